@@ -1,0 +1,201 @@
+"""Loading, saving and assembling: VLM, projector and fusion in `model.safetensors`, the generator in its own files.
+
+Layout of a checkpoint: `config.json`, `model.safetensors`, `generator/transformer/`, `generator/vae/` (the last two in
+diffusers' own layout, copied file by file).
+"""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, UMT5EncoderModel
+
+from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
+from .generator_vega3d import PARTS, copy_files, resolve_files
+
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
+UNQUANTISED = ("generator", "projector", "fusion", "vlm.model.visual", "vlm.lm_head")
+
+
+class CheckpointMixin:
+    """`from_pretrained`, `save_pretrained` and `from_backbones` of the fused model."""
+
+    weights_prefix = ""  # path of the `VegaModel` inside the class
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers; the generator is loaded from its own files by its own loader.
+
+        With a bitsandbytes `quantization_config` the language model is quantised, and nothing else.
+
+        Raises:
+            ValueError: if the folder holds another kind of model, if weights are missing, or if the generator's files
+                are missing, truncated or of other shapes.
+        """
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = keep_unquantised(kwargs["quantization_config"], cls.weights_prefix)
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weights in {pretrained_model_name_or_path} cannot be read: {error}. Copy the checkpoint again."
+            ) from error
+        if info["missing_keys"]:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(info['missing_keys'])} weights, the first is "
+                f"{min(info['missing_keys'])}. Copy the checkpoint again, or assemble it anew."
+            )
+        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        source = model.config.generator_config.source
+        model.generator_module.load_files(resolve_files(source, pretrained_model_name_or_path, **hub))
+        model.exclude_generator_weights()
+        return (model, info) if output_loading_info else model
+
+    def exclude_generator_weights(self) -> None:
+        """The generator's weights stay in its own files, so saving leaves them out and resuming does not miss them."""
+        self._keys_to_ignore_on_save = {key for key in self.state_dict() if ".tower." in f".{key}"}
+
+    def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
+        """As in transformers, with the generator's files copied beside the weights unless `source` is a Hub id.
+
+        Raises:
+            ValueError: if the generator was not loaded from files, or its files are gone.
+        """
+        generator = self.generator_module
+        if generator.files is None or not generator.files.is_dir():
+            raise ValueError(
+                f"The generator's files ({generator.files}) are not there to copy: a generator is never written from "
+                "memory. Load the model with `from_pretrained` or `from_backbones`, and keep its folder."
+            )
+        self.exclude_generator_weights()
+        kwargs["save_original_format"] = False  # Trainer cannot resume from Qwen2.5-VL's legacy key names
+        if is_main_process and generator.config.is_relative:
+            copy_files(generator.files, Path(save_directory) / generator.config.source)
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+
+    @classmethod
+    def from_backbones(
+        cls,
+        vlm: str | Path,
+        generator: str | Path,
+        prompt_embeds: torch.Tensor | None = None,
+        dtype: torch.dtype | str = "auto",
+        seed: int = 0,
+        **config,
+    ):
+        """Assembles a new model from a pretrained VLM and a pretrained generator.
+
+        Args:
+            vlm: Hub id or folder of the vision-language model (Qwen2.5-VL).
+            generator: Hub id or folder of the generator in its published layout: `transformer/`, `vae/`, and
+                `text_encoder/`, by which the empty prompt is embedded once.
+            prompt_embeds: float[P, text_dim], used in place of the embedding of the empty prompt.
+            dtype: of the weights; "auto" keeps the VLM's.
+            seed: of the new weights of projector and fusion.
+            config: fields of `VegaConfig` (`fusion`, `projector`, ...) and `VegaGeneratorConfig` (`block`, ...).
+
+        Raises:
+            ValueError: for an unknown or bad option, or if files are missing.
+        """
+        folder = download_generator(generator, with_text_encoder=prompt_embeds is None)
+        if prompt_embeds is None:
+            prompt_embeds = embed_empty_prompt(folder)
+        vlm_config, generator_fields = split_config(config)
+        generator_config = VegaGeneratorConfig(
+            transformer=read_part_config(folder, "transformer"),
+            vae=read_part_config(folder, "vae"),
+            prompt_tokens=prompt_embeds.shape[0],
+            **generator_fields,
+        )
+        vlm_model = AutoModelForImageTextToText.from_pretrained(vlm, dtype=dtype)
+        vega_config = VegaConfig(
+            vlm_config=vlm_model.config.to_dict(), generator_config=generator_config.to_dict(), **vlm_config
+        )
+        vega_config.dtype = vlm_model.dtype
+        with torch.device("meta"):
+            model = cls(vega_config)
+        core = model.base_model
+        core.vlm = vlm_model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for part in (core.projector, core.fusion):
+                if part is not None:
+                    initialise(core, part, vlm_model)
+        core.generator.to_empty(device=vlm_model.device)
+        core.generator.prompt_embeds = prompt_embeds.to(vlm_model.device, vlm_model.dtype)
+        core.generator.load_files(folder)
+        model.generation_config = vlm_model.generation_config
+        model.exclude_generator_weights()
+        return model.eval()
+
+
+def initialise(core, part: torch.nn.Module, vlm: torch.nn.Module) -> None:
+    """Gives a part built under the meta device its first weights."""
+    part.to_empty(device=vlm.device)
+    part.apply(core._init_weights)
+    kept = [name for name, _ in part.named_parameters() if name == "residual_scale"]
+    values = {name: part.get_parameter(name).data.clone() for name in kept}
+    part.to(vlm.dtype)
+    for name, value in values.items():
+        part.get_parameter(name).data = value
+
+
+def keep_unquantised(quantization_config, prefix: str):
+    """Fills the list of modules that bitsandbytes leaves alone, unless the caller did.
+
+    Its patterns anchor at the full module name, and without a list it would quantise generator and gate.
+    """
+    modules = [prefix + name for name in UNQUANTISED]
+    if isinstance(quantization_config, dict):
+        return {"llm_int8_skip_modules": modules, **quantization_config}
+    if quantization_config.llm_int8_skip_modules is None:
+        quantization_config.llm_int8_skip_modules = modules
+    return quantization_config
+
+
+def split_config(options: dict) -> tuple[dict, dict]:
+    """Sorts options into those of `VegaConfig` and those of `VegaGeneratorConfig`."""
+    inherited = {field.name for field in fields(PreTrainedConfig)}
+    derived = {"vlm_config", "generator_config", "transformer", "vae", "prompt_tokens"}
+    names = [
+        {field.name for field in fields(config_class)} - inherited - derived
+        for config_class in (VegaConfig, VegaGeneratorConfig)
+    ]
+    unknown = [name for name in options if name not in names[0] | names[1]]
+    if unknown:
+        raise ValueError(f"Unknown options {unknown}. Known are {sorted(names[0] | names[1])}.")
+    model, generator = ({name: options[name] for name in options if name in known} for known in names)
+    return model, generator
+
+
+def download_generator(generator: str | Path, with_text_encoder: bool) -> Path:
+    """Local folder of a generator in its published layout."""
+    parts = [*PARTS, "text_encoder"] if with_text_encoder else PARTS
+    folder = Path(generator)
+    if not folder.is_dir():
+        if len(folder.parts) != 2 or folder.is_absolute():
+            raise ValueError(f"{generator} is neither a folder nor a Hub id. Give one with `transformer/` and `vae/`.")
+        folder = Path(snapshot_download(str(generator), allow_patterns=[f"{part}/*" for part in parts]))
+    missing = [part for part in parts if not (folder / part / "config.json").is_file()]
+    if missing:
+        remedy = " Give prompt_embeds to do without a text encoder." if missing == ["text_encoder"] else ""
+        raise ValueError(f"{generator} has no {', '.join(missing)}: it must hold {', '.join(parts)}.{remedy}")
+    return folder
+
+
+def read_part_config(folder: Path, part: str) -> dict:
+    config = json.loads((folder / part / "config.json").read_text())
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+@torch.no_grad()
+def embed_empty_prompt(folder: Path) -> torch.Tensor:
+    """float[1, text_dim]: the empty prompt is the end-of-sequence token alone; Wan pads with zeros after it."""
+    encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype="auto")
+    tokens = torch.tensor([[encoder.config.eos_token_id]])
+    return encoder(tokens).last_hidden_state[0]

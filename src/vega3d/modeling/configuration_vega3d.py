@@ -1,0 +1,260 @@
+"""Configuration of the fused model and of its frozen generator."""
+
+import difflib
+from dataclasses import fields
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+Fusion = Literal[
+    "token_gated_residual",
+    "token_gated",
+    "token_gated_norm",
+    "channel_gated",
+    "instruction_gated",
+    "add",
+    "weighted",
+    "concat",
+    "cross_attention",
+    "generative_only",
+    "none",
+]
+Projector = Literal["merger_mlp", "avg", "mlp2x"]
+NUM_TRAIN_TIMESTEPS = 1000
+
+
+def refuse_misspelled(config_class: type, unknown: dict[str, Any]) -> None:
+    """`PreTrainedConfig` keeps unknown keys without a word, so a misspelled option would silently do nothing."""
+    names = [field.name for field in fields(config_class)]
+    for key in unknown:
+        close = difflib.get_close_matches(key, names, n=1, cutoff=0.8)
+        if close:
+            raise ValueError(f"{config_class.__name__} has no option {key!r}; did you mean {close[0]!r}?")
+
+
+def require(condition: bool, name: str, value: Any, limit: str, remedy: str) -> None:
+    if not condition:
+        raise ValueError(f"{name}={value!r} is out of range: it must be {limit}. {remedy}")
+
+
+@strict
+class VegaGeneratorConfig(PreTrainedConfig):
+    """The frozen video diffusion model that is queried as a latent world simulator.
+
+    Args:
+        family: which generator; `wan` is Wan2.1 text-to-video.
+        source: where its files are: a folder relative to the checkpoint (`generator`), a path, or a Hub id in the
+            published diffusers layout (`transformer/`, `vae/`).
+        transformer: diffusers config of `WanTransformer3DModel`, with all its layers.
+        vae: diffusers config of `AutoencoderKLWan`.
+        block: block whose output is read, 0-based; a negative value counts from the end (paper: 20 of 30).
+        timestep: noise level asked for, in [0, 1000); the scheduler's nearest step is used (paper: 300).
+        shift: shift of the flow-matching schedule.
+        noise_seed: seed of the noise, which is a function of (seed, frame index).
+        noise_shared: one noise map for all frames; it leaks a position code into the features and is for study only.
+        clip_mode: `frame` = each frame alone (the published way); `views` = frames through the VAE one by one, then
+            jointly through the transformer; `clip` = consecutive frames through the causal VAE.
+        max_area: largest area of a frame given to the generator [px]; frames keep their aspect ratio.
+        frame_fit: `resize` keeps the whole field of view; `center_crop` is the published way.
+        frame_size: (height, width) [px] of the crop; only for `frame_fit="center_crop"`.
+        chunk_frames: frames computed at a time; a chunk never spans two clips.
+        prompt_tokens: rows of the stored prompt embedding (1 for the empty prompt).
+        prompt_length: rows after zero padding, before the text projection; padded rows take part in attention.
+        compile: compile the blocks with `torch.compile`.
+    """
+
+    model_type = "vega3d_generator"
+
+    family: Literal["wan"] = "wan"
+    source: str = "generator"
+    transformer: dict | None = None
+    vae: dict | None = None
+    block: int = 20
+    timestep: int = 300
+    shift: float = 5.0
+    noise_seed: int = 0
+    noise_shared: bool = False
+    clip_mode: Literal["frame", "views", "clip"] = "frame"
+    max_area: int = 832 * 480
+    frame_fit: Literal["resize", "center_crop"] = "resize"
+    frame_size: list[int] | tuple[int, ...] | None = None
+    chunk_frames: int = 8
+    prompt_tokens: int = 1
+    prompt_length: int = 512
+    compile: bool = False
+
+    def __post_init__(self, **kwargs):
+        refuse_misspelled(type(self), kwargs)
+        self.transformer = {} if self.transformer is None else dict(self.transformer)
+        self.vae = {} if self.vae is None else dict(self.vae)
+        super().__post_init__(**kwargs)
+
+    @property
+    def num_layers(self) -> int:
+        return self.transformer.get("num_layers", 40)
+
+    @property
+    def block_index(self) -> int:
+        """`block` counted from the start."""
+        return self.block if self.block >= 0 else self.num_layers + self.block
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels C of the hidden states."""
+        return self.transformer.get("num_attention_heads", 40) * self.transformer.get("attention_head_dim", 128)
+
+    @property
+    def cell(self) -> int:
+        """Edge of the square of pixels that one token covers [px]: VAE stride times patch."""
+        levels = len(self.vae.get("dim_mult", [1, 2, 4, 4]))
+        return 2 ** (levels - 1) * self.transformer.get("patch_size", (1, 2, 2))[-1]
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the generator's files are in the checkpoint itself (`source` is a plain folder name)."""
+        return "/" not in self.source
+
+    def validate_generator(self):
+        last = self.num_layers - 1
+        require(
+            -self.num_layers <= self.block <= last,
+            "block",
+            self.block,
+            f"in [{-self.num_layers}, {last}] for a transformer of {self.num_layers} blocks",
+            "Choose a block of the middle, about two thirds of the depth.",
+        )
+        require(
+            0 <= self.timestep < NUM_TRAIN_TIMESTEPS,
+            "timestep",
+            self.timestep,
+            f"in [0, {NUM_TRAIN_TIMESTEPS})",
+            "The paper uses 300.",
+        )
+        require(self.shift > 0, "shift", self.shift, "positive", "Wan2.1 uses 5.0.")
+        require(0 <= self.noise_seed < 2**31, "noise_seed", self.noise_seed, "in [0, 2**31)", "Use 0 if in doubt.")
+        require(self.chunk_frames >= 1, "chunk_frames", self.chunk_frames, "at least 1", "Use 8 if in doubt.")
+        require(
+            self.max_area >= self.cell**2,
+            "max_area",
+            self.max_area,
+            f"at least one token of {self.cell} x {self.cell} px",
+            f"Use {832 * 480} (832x480) if in doubt.",
+        )
+        require(
+            1 <= self.prompt_tokens <= self.prompt_length,
+            "prompt_tokens",
+            self.prompt_tokens,
+            f"in [1, prompt_length={self.prompt_length}]",
+            "The empty prompt has 1 token.",
+        )
+        require(bool(self.source), "source", self.source, "a folder or a Hub id", "The default is 'generator'.")
+        self._validate_frame_size()
+
+    def _validate_frame_size(self):
+        if self.frame_fit == "resize":
+            require(
+                self.frame_size is None,
+                "frame_size",
+                self.frame_size,
+                "None with frame_fit='resize'",
+                "Set frame_fit='center_crop' or leave frame_size out; max_area bounds the size.",
+            )
+            return
+        size = self.frame_size or ()
+        require(
+            len(size) == 2 and all(side > 0 and side % self.cell == 0 for side in size),
+            "frame_size",
+            self.frame_size,
+            f"(height, width) in multiples of {self.cell} px with frame_fit='center_crop'",
+            "The official release uses (480, 832).",
+        )
+
+
+@strict
+class VegaConfig(PreTrainedConfig):
+    """Configuration of `VegaForSpatialReasoning`.
+
+    Args:
+        vlm_config: config of the vision-language model (Qwen2.5-VL).
+        generator_config: config of the frozen generator.
+        fusion: how generative and semantic tokens are fused. `token_gated_residual` leaves the VLM unchanged while
+            its residual scale is 0; `token_gated` is the paper's equation; `none` is the plain VLM.
+        fusion_residual_init: first value of the residual scale r (0.0: equals the VLM at step 0; 0.2: official).
+        fusion_gate_bias: first value of the extra bias of `instruction_gated`.
+        fusion_num_heads: attention heads of `cross_attention`.
+        fusion_num_layers: blocks of `cross_attention`.
+        projector: `merger_mlp` = RMSNorm, 2x2 merge, MLP; `avg` = 2x2 mean, MLP; `mlp2x` = MLP on the token grid.
+        projector_hidden_size: hidden width of the projector.
+        initializer_range: standard deviation of new Linear weights.
+        notice: text shown with every answer, such as "untrained".
+    """
+
+    model_type = "vega3d"
+    sub_configs_defaults = {  # noqa: RUF012 (the contract of PreTrainedConfig)
+        "vlm_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_5_vl"),
+        "generator_config": SubConfigSpec(config_class=VegaGeneratorConfig),
+    }
+
+    vlm_config: dict | PreTrainedConfig | None = None
+    generator_config: dict | PreTrainedConfig | None = None
+    fusion: Fusion = "token_gated_residual"
+    fusion_residual_init: float = 0.0
+    fusion_gate_bias: float = 0.0
+    fusion_num_heads: int = 8
+    fusion_num_layers: int = 1
+    projector: Projector = "merger_mlp"
+    projector_hidden_size: int = 2048
+    initializer_range: float = 0.02
+    notice: str | None = None
+
+    def __post_init__(self, **kwargs):
+        refuse_misspelled(type(self), kwargs)
+        super().__post_init__(**kwargs)
+        self.tie_word_embeddings = self.vlm_config.tie_word_embeddings
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        model_type = config_dict.get("model_type", cls.model_type)
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"This is a checkpoint of model_type {model_type!r}, not {cls.model_type!r}. "
+                "Assemble a fused model from it with `vega3d assemble` or `from_backbones`."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:
+        return self.vlm_config.get_text_config(*args, **kwargs)
+
+    @property
+    def image_token_id(self) -> int:
+        return self.vlm_config.image_token_id
+
+    @property
+    def video_token_id(self) -> int:
+        return self.vlm_config.video_token_id
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the visual tokens."""
+        return self.get_text_config().hidden_size
+
+    def validate_fusion(self):
+        for name in ("fusion_num_layers", "fusion_num_heads", "projector_hidden_size"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1", "Leave it out for the default.")
+        require(
+            -1.0 <= self.fusion_residual_init <= 1.0,
+            "fusion_residual_init",
+            self.fusion_residual_init,
+            "in [-1, 1]",
+            "0.0 starts as the plain VLM, 0.2 is the official value.",
+        )
+        if self.fusion == "cross_attention":
+            require(
+                self.hidden_size % self.fusion_num_heads == 0 and self.hidden_size % 4 == 0,
+                "fusion_num_heads",
+                self.fusion_num_heads,
+                f"a divisor of the hidden size {self.hidden_size}, itself a multiple of 4",
+                "Choose another number of heads.",
+            )

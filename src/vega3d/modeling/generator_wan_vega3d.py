@@ -1,0 +1,257 @@
+"""Wan2.1 text-to-video as a latent world simulator: VAE, blocks 0..l of the transformer, and nothing after them.
+
+Everything that does not depend on the frames is computed once: modulations of the single noise level, keys and values
+of the constant prompt, rotary tables.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors import SafetensorError
+from torch import nn
+
+from .configuration_vega3d import VegaGeneratorConfig
+from .vae_wan_vega3d import FoldedWanEncoder
+
+
+class BlockConstants(NamedTuple):
+    """What a block needs besides the hidden states; C channels, H heads, P + 1 distinct prompt rows."""
+
+    attention_scale: torch.Tensor  # float[C]
+    attention_shift: torch.Tensor  # float[C]
+    attention_gate: torch.Tensor  # float[C]
+    feed_forward_scale: torch.Tensor  # float[C]
+    feed_forward_shift: torch.Tensor  # float[C]
+    feed_forward_gate: torch.Tensor  # float[C]
+    prompt_norm: tuple[torch.Tensor, torch.Tensor]  # weight and bias, float[C]
+    prompt_key: torch.Tensor  # float[1, H, P + 1, C / H]
+    prompt_value: torch.Tensor  # float[1, H, P + 1, C / H]
+
+
+class WanConstants(NamedTuple):
+    blocks: list[BlockConstants]
+    prompt_bias: torch.Tensor  # float[1, 1, 1, P + 1], log of how often each prompt row occurs
+
+
+class EarlyExitWanTransformer(WanTransformer3DModel):
+    """Wan's transformer, loaded up to the block that is read: the blocks after it are in the files and not wanted."""
+
+    _keys_to_ignore_on_load_unexpected = ("norm_added_q", r"^blocks\.")
+
+
+class CausalWanEncoder(nn.Module):
+    """The VAE's encoder as it is, for consecutive frames; the decoder is dropped."""
+
+    def __init__(self, vae: AutoencoderKLWan):
+        super().__init__()
+        vae.decoder = None
+        vae.post_quant_conv = None
+        self.vae = vae
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """float[T, 3, H, W] with T = 1 + 4k -> float[1 + k, Z, H / 8, W / 8]"""
+        clip = frames.transpose(0, 1).unsqueeze(0)  # float[1, 3, T, H, W]
+        return self.vae.encode(clip).latent_dist.mean[0].transpose(0, 1)
+
+
+class WanTower(nn.Module):
+    """VAE encoder and transformer up to the block that is read.
+
+    Args:
+        transformer: with blocks 0..l only.
+        vae: with its encoder; its decoder is not kept.
+        clip_mode: see `VegaGeneratorConfig`.
+    """
+
+    def __init__(self, transformer: WanTransformer3DModel, vae: AutoencoderKLWan, clip_mode: str):
+        super().__init__()
+        self.transformer = transformer
+        self.encoder = CausalWanEncoder(vae) if clip_mode == "clip" else FoldedWanEncoder(vae)
+        self.latents_mean = vae.config.latents_mean
+        self.latents_std = vae.config.latents_std
+
+    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            frames: float[N, 3, H, W] in [-1, 1].
+
+        Returns:
+            float32[n, Z, h, w], mean of the posterior, normalised per channel.
+        """
+        mean = self.encoder(frames.to(next(self.encoder.parameters()).dtype)).float()
+        center, spread = (
+            mean.new_tensor(statistic).view(-1, 1, 1) for statistic in (self.latents_mean, self.latents_std)
+        )
+        return (mean - center) / spread
+
+    def embed_prompt(self, prompt: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The distinct rows of the projected prompt, and the logarithm of how often each occurs.
+
+        The prompt is padded with zero rows before the text projection and attention has no mask, so the padded rows
+        take part. They are all the same row: one key, counted `length - P` times.
+
+        Args:
+            prompt: float[P, text_dim].
+            length: rows after padding.
+
+        Returns:
+            float[1, P + 1, C] and float[P + 1] (P, if nothing is padded).
+        """
+        padded = length - prompt.shape[0]
+        count = torch.ones(prompt.shape[0], device=prompt.device)
+        if padded > 0:
+            prompt = torch.cat([prompt, torch.zeros_like(prompt[:1])])
+            count = torch.cat([count, count.new_tensor([float(padded)])])
+        return self.transformer.condition_embedder.text_embedder(prompt)[None], count.log()
+
+    def constants(self, prompt: torch.Tensor, prompt_length: int, timestep: int) -> WanConstants:
+        """Modulations, prompt keys and values for one prompt and one noise level.
+
+        Args:
+            prompt: float[P, text_dim], embedding of the prompt without padding.
+            prompt_length: rows after padding.
+            timestep: step of the scheduler, an integer in [0, 1000).
+        """
+        embedder = self.transformer.condition_embedder
+        dtype = embedder.time_proj.weight.dtype
+        embedded, prompt_bias = self.embed_prompt(prompt.to(dtype), prompt_length)
+        frequencies = embedder.timesteps_proj(torch.tensor([timestep], device=prompt.device))
+        time = embedder.time_embedder(frequencies.to(embedder.time_embedder.linear_1.weight.dtype)).to(dtype)
+        modulation = embedder.time_proj(embedder.act_fn(time)).unflatten(1, (6, -1)).float()  # float[1, 6, C]
+        blocks = [block_constants(block, modulation, embedded) for block in self.transformer.blocks]
+        return WanConstants(blocks, prompt_bias.to(dtype).view(1, 1, 1, -1))
+
+    def rotary(self, latents: torch.Tensor) -> torch.Tensor:
+        """complex[1, L, 1, C / H / 2] for float[B, Z, t, h, w]"""
+        cosine, sine = self.transformer.rope(latents)
+        return torch.complex(cosine[..., 0::2].float(), sine[..., 1::2].float())
+
+    def forward(self, latents: torch.Tensor, constants: WanConstants) -> torch.Tensor:
+        """Hidden state after the last block, before the output head.
+
+        Args:
+            latents: float[B, Z, t, h, w], noisy.
+            constants: of this prompt and noise level.
+
+        Returns:
+            float[B, t, h / 2, w / 2, C].
+        """
+        rotary = self.rotary(latents)
+        embedded = self.transformer.patch_embedding(latents.to(self.transformer.patch_embedding.weight.dtype))
+        grid = embedded.shape[2:]
+        hidden = embedded.flatten(2).transpose(1, 2).contiguous()  # float[B, L, C]
+        for block, block_constant in zip(self.transformer.blocks, constants.blocks, strict=True):
+            hidden = run_block(block, hidden, block_constant, constants.prompt_bias, rotary)
+        return hidden.unflatten(1, grid)
+
+
+def split_heads(hidden: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """float[B, L, C] -> float[B, L, H, C / H]"""
+    return hidden.unflatten(2, (num_heads, -1))
+
+
+def block_constants(block: nn.Module, modulation: torch.Tensor, prompt: torch.Tensor) -> BlockConstants:
+    """
+    Args:
+        block: `WanTransformerBlock`.
+        modulation: float32[1, 6, C], projection of the time embedding.
+        prompt: float[1, P + 1, C], distinct rows of the projected prompt.
+    """
+    shift, scale, gate, ff_shift, ff_scale, ff_gate = (block.scale_shift_table.float() + modulation)[0].to(prompt.dtype)
+    cross = block.attn2
+    key = split_heads(cross.norm_k(cross.to_k(prompt)), cross.heads).transpose(1, 2)
+    value = split_heads(cross.to_v(prompt), cross.heads).transpose(1, 2)
+    norm = (block.norm2.weight.to(prompt.dtype), block.norm2.bias.to(prompt.dtype))
+    return BlockConstants(1 + scale, shift, gate, 1 + ff_scale, ff_shift, ff_gate, norm, key, value)
+
+
+def rotate(hidden: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+    """Rotates pairs of neighbouring channels of float[B, L, H, C / H] by the angles of the token's (t, h, w)."""
+    pairs = torch.view_as_complex(hidden.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotary).flatten(-2).to(hidden.dtype)
+
+
+def self_attention(attention: nn.Module, hidden: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+    query = rotate(split_heads(attention.norm_q(attention.to_q(hidden)), attention.heads), rotary)
+    key = rotate(split_heads(attention.norm_k(attention.to_k(hidden)), attention.heads), rotary)
+    value = split_heads(attention.to_v(hidden), attention.heads)
+    attended = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    return attention.to_out[0](attended.transpose(1, 2).flatten(2))
+
+
+def prompt_attention(
+    attention: nn.Module, hidden: torch.Tensor, constants: BlockConstants, prompt_bias: torch.Tensor
+) -> torch.Tensor:
+    query = split_heads(attention.norm_q(attention.to_q(hidden)), attention.heads).transpose(1, 2)
+    key, value = (rows.expand(query.shape[0], -1, -1, -1) for rows in (constants.prompt_key, constants.prompt_value))
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=prompt_bias)
+    return attention.to_out[0](attended.transpose(1, 2).flatten(2))
+
+
+def run_block(
+    block: nn.Module,
+    hidden: torch.Tensor,
+    constants: BlockConstants,
+    prompt_bias: torch.Tensor,
+    rotary: torch.Tensor,
+) -> torch.Tensor:
+    """One `WanTransformerBlock` on float[B, L, C]; the modulations are the affine part of its norms."""
+    size, epsilon = hidden.shape[-1:], block.norm1.eps
+    # 1. Self-attention
+    normed = F.layer_norm(hidden, size, constants.attention_scale, constants.attention_shift, epsilon)
+    hidden = torch.addcmul(hidden, self_attention(block.attn1, normed, rotary), constants.attention_gate)
+    # 2. Cross-attention to the prompt
+    normed = F.layer_norm(hidden, size, *constants.prompt_norm, epsilon)
+    hidden = hidden + prompt_attention(block.attn2, normed, constants, prompt_bias)
+    # 3. Feed-forward
+    normed = F.layer_norm(hidden, size, constants.feed_forward_scale, constants.feed_forward_shift, epsilon)
+    return torch.addcmul(hidden, block.ffn(normed), constants.feed_forward_gate)
+
+
+def build_wan_tower(config: VegaGeneratorConfig) -> WanTower:
+    """A tower with random weights, for tests and benchmarks."""
+    transformer = WanTransformer3DModel.from_config({**config.transformer, "num_layers": config.block_index + 1})
+    return WanTower(transformer, AutoencoderKLWan.from_config(config.vae), config.clip_mode)
+
+
+def load_wan_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> WanTower:
+    """Loads blocks 0..l and the VAE by diffusers' own loader, with its own float32 exceptions.
+
+    Args:
+        config: of the generator; its `transformer` and `vae` must describe the files.
+        folder: with `transformer/` and `vae/`.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: if a file is missing, truncated, or of other shapes than the config says.
+    """
+    transformer = load_part(EarlyExitWanTransformer, folder, "transformer", dtype, num_layers=config.block_index + 1)
+    vae = load_part(AutoencoderKLWan, folder, "vae", dtype)
+    return WanTower(transformer, vae, config.clip_mode)
+
+
+def load_part(part_class: type, folder: Path, name: str, dtype: torch.dtype, **config) -> nn.Module:
+    if not (folder / name / "config.json").is_file():
+        raise ValueError(
+            f"The generator's {name} is missing: {folder / name} has no config.json. "
+            "Copy the checkpoint whole, with its generator folder, or assemble it again."
+        )
+    try:
+        model, info = part_class.from_pretrained(
+            folder, subfolder=name, torch_dtype=dtype, use_safetensors=True, output_loading_info=True, **config
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The generator's {name} in {folder / name} cannot be loaded: {error} "
+            "Copy the checkpoint again; its files may be missing, truncated or of another model."
+        ) from error
+    wrong = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
+    if wrong:
+        raise ValueError(
+            f"The generator's {name} in {folder / name} lacks {len(wrong)} of its weights, the first is {wrong[0]}. "
+            "Copy the checkpoint again; a generator is never initialised at random."
+        )
+    return model

@@ -1,0 +1,385 @@
+"""The fused model: a vision-language model whose visual tokens are fused with those of a frozen video generator."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, Cache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import ModelOutput
+
+from .alignment_vega3d import PROJECTORS
+from .checkpoint_vega3d import CheckpointMixin
+from .configuration_vega3d import VegaConfig
+from .fusion_vega3d import FUSIONS, InstructionGatedFusion, TokenGatedResidualFusion, WeightedFusion
+from .generator_vega3d import VegaGenerator
+from .inputs_vega3d import (
+    check_placeholders,
+    instruction_embeddings,
+    token_type_ids,
+    unpack_cells,
+    visual_rows,
+)
+
+MODALITIES = ("image", "video")
+Gates = dict[str, tuple[torch.Tensor, ...]]
+
+
+@dataclass
+class VegaEncoderOutput:
+    """Fused visual tokens, computed once a prompt. Not a `ModelOutput`, which would unpack the dict of its first field.
+
+    Args:
+        mm_encoder_outputs: for each of `image` and `video` given, the VLM's encoder output with the fused tokens,
+            float[N, D] an item, as its `pooler_output`.
+        gates: for each modality, float[t, h, w] an item on its token grid ([t, h, w, D] for `channel_gated`), where 1
+            keeps only the semantic token; None unless asked for, or for a fusion without a gate.
+    """
+
+    mm_encoder_outputs: dict[str, ModelOutput]
+    gates: Gates | None = None
+
+
+@dataclass
+class VegaModelOutput(BaseModelOutputWithPast):
+    """`last_hidden_state` float[B, L, D], cache, and `gates` as in `VegaEncoderOutput`."""
+
+    gates: Gates | None = None
+
+
+@dataclass
+class VegaCausalLMOutput(CausalLMOutputWithPast):
+    """`loss`, `logits` float[B, L, V], cache, and `gates` as in `VegaEncoderOutput`."""
+
+    gates: Gates | None = None
+
+
+class VegaPreTrainedModel(CheckpointMixin, PreTrainedModel):
+    config_class = VegaConfig
+    config: VegaConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["fusion.residual_scale"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False  # the generator and the VLM's vision tower have data-dependent sizes
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TokenGatedResidualFusion):
+            init.constant_(module.residual_scale, self.config.fusion_residual_init)
+        elif isinstance(module, WeightedFusion):
+            init.constant_(module.semantic_weight, 0.5)
+            init.constant_(module.generative_weight, 0.5)
+        elif isinstance(module, InstructionGatedFusion):
+            init.constant_(module.gate_bias, self.config.fusion_gate_bias)
+            init.constant_(module.instruction_scale, 1.0)
+        elif isinstance(module, nn.MultiheadAttention):
+            init.normal_(module.in_proj_weight, mean=0.0, std=self.config.initializer_range)
+            init.zeros_(module.in_proj_bias)
+
+
+class VegaModel(VegaPreTrainedModel):
+    """VLM, frozen generator, projector and fusion; returns the hidden states of the language model."""
+
+    def __init__(self, config: VegaConfig):
+        super().__init__(config)
+        self.vlm = AutoModelForImageTextToText.from_config(config.vlm_config)
+        self.generator = VegaGenerator(config.generator_config)
+        self.projector = None if config.fusion == "none" else PROJECTORS[config.projector](config)
+        self.fusion = None if config.fusion == "none" else FUSIONS[config.fusion](config)
+        self.post_init()
+
+    @property
+    def generator_module(self) -> VegaGenerator:
+        return self.generator
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vlm.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.vlm.set_input_embeddings(value)
+
+    def encode(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        generator_pixel_values: torch.Tensor | None = None,
+        generator_pixel_values_videos: torch.Tensor | None = None,
+        generator_image_grid_thw: torch.Tensor | None = None,
+        generator_video_grid_thw: torch.Tensor | None = None,
+        generator_hidden_states: Sequence[torch.Tensor] | None = None,
+        output_gates: bool = False,
+        **generator_kwargs,
+    ) -> VegaEncoderOutput:
+        """Both streams of all images and videos of a batch, aligned and fused.
+
+        Args:
+            input_ids: int[B, L]; says which prompt a visual belongs to, and what the question is.
+            attention_mask: int[B, L].
+            labels: int[B, L]; tokens with a label are the answer, and no part of the instruction.
+            pixel_values: float[patches, C], semantic stream of the images, as the VLM's processor packs it.
+            pixel_values_videos: the same for the videos.
+            image_grid_thw: int[n, 3], patch grid of each image.
+            video_grid_thw: int[n, 3], patch grid of each video.
+            generator_pixel_values: uint8[P, 3 * cell * cell] or float in [-1, 1], generative stream of the images.
+            generator_pixel_values_videos: the same for the videos.
+            generator_image_grid_thw: int[n, 3], cell grid of each image.
+            generator_video_grid_thw: int[n, 3], cell grid of each video; t is its number of frames.
+            generator_hidden_states: float[t, h, w, C] for each image, then each video, in place of generator pixels
+                (features of `VegaGenerator.encode`, on its native grid). The generator grids may be left out in the
+                `frame` and `views` modes, where t is the number of frames.
+            output_gates: also return the gates.
+            generator_kwargs: `noise`, `on_chunk` of `VegaGenerator.encode`.
+
+        Raises:
+            ValueError: if the counts of placeholders, visuals and generator clips do not match.
+        """
+        pixels = {"image": pixel_values, "video": pixel_values_videos}
+        grids = {"image": image_grid_thw, "video": video_grid_thw}
+        check_placeholders(input_ids, self.config, pixels, grids)
+        given = [modality for modality in MODALITIES if pixels[modality] is not None]
+        semantic = {modality: self._semantic(modality, pixels[modality], grids[modality]) for modality in given}
+        if self.config.fusion == "none":
+            return VegaEncoderOutput(mm_encoder_outputs=semantic)
+        clips = {"image": generator_pixel_values, "video": generator_pixel_values_videos}
+        cells = {"image": generator_image_grid_thw, "video": generator_video_grid_thw}
+        hidden, num_frames = self._generative(given, clips, cells, grids, generator_hidden_states, generator_kwargs)
+        instructions = None
+        if self.fusion.needs_instruction and given:
+            text = instruction_embeddings(input_ids, attention_mask, labels, self.config, self.get_input_embeddings())
+            instructions = {modality: text[visual_rows(input_ids, modality, grids[modality], self.config)] for modality in given}
+
+        gates: Gates = {}
+        for modality in given:
+            fused = []
+            for index, grid in enumerate(grids[modality].tolist()):
+                instruction = instructions[modality][index] if instructions else None
+                tokens = semantic[modality].pooler_output[index]  # float[N, D]
+                generative = self.projector(hidden.pop(0), num_frames.pop(0), tuple(grid))  # float[N, D]
+                t, h, w = grid[0], grid[1] // self.projector.merge, grid[2] // self.projector.merge
+                tokens, gate = self.fusion(tokens, generative.to(tokens.device), (t, h, w), instruction)
+                fused.append(tokens)
+                if output_gates and gate is not None:
+                    gates[modality] = (*gates.get(modality, ()), gate.unflatten(0, (t, h, w)).squeeze(-1))
+            semantic[modality].pooler_output = tuple(fused)
+        return VegaEncoderOutput(mm_encoder_outputs=semantic, gates=gates or None)
+
+    def _semantic(self, modality: str, pixels: torch.Tensor, grid: torch.Tensor) -> ModelOutput:
+        features = self.vlm.get_image_features if modality == "image" else self.vlm.get_video_features
+        return features(pixels, grid, return_dict=True)
+
+    def _generative(self, given, clips, cells, grids, hidden_states, generator_kwargs):
+        """Hidden states and frame counts of all clips, images first."""
+        wanted = [len(grids[modality]) for modality in given]
+        if hidden_states is not None:
+            if len(hidden_states) != sum(wanted):
+                raise ValueError(
+                    f"There are {sum(wanted)} images and videos, but generator_hidden_states of {len(hidden_states)} "
+                    "clips. Give one entry for each image, then for each video."
+                )
+            hidden = [state.to(self.projector_device, self.dtype) for state in hidden_states]
+            if all(cells[modality] is not None for modality in given):
+                return hidden, [int(t) for modality in given for t in cells[modality][:, 0]]
+            if self.config.generator_config.clip_mode == "clip":
+                raise ValueError("clip_mode='clip' needs generator_video_grid_thw: its t is the number of frames.")
+            return hidden, [len(state) for state in hidden]
+        frames: list[torch.Tensor] = []
+        for modality, count in zip(given, wanted, strict=True):
+            frames += unpack_cells(clips[modality], cells[modality], modality, count, self.config.generator_config.cell)
+        return self.generator.encode(frames, **generator_kwargs), [len(clip) for clip in frames]
+
+    @property
+    def projector_device(self) -> torch.device:
+        return next(self.projector.parameters()).device
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        mm_token_type_ids: torch.Tensor | None = None,
+        second_per_grid_ts: torch.Tensor | None = None,
+        generator_pixel_values: torch.Tensor | None = None,
+        generator_pixel_values_videos: torch.Tensor | None = None,
+        generator_image_grid_thw: torch.Tensor | None = None,
+        generator_video_grid_thw: torch.Tensor | None = None,
+        generator_hidden_states: Sequence[torch.Tensor] | None = None,
+        mm_encoder_outputs: dict[str, ModelOutput] | None = None,
+        output_gates: bool = False,
+        **kwargs,
+    ) -> VegaModelOutput:
+        """Arguments as in `encode`, or its `mm_encoder_outputs`, and as in the VLM; `labels` only mark the answer."""
+        gates = None
+        if mm_encoder_outputs is None and past_key_values is None and input_ids is not None:
+            encoded = self.encode(
+                input_ids,
+                attention_mask,
+                labels,
+                pixel_values=pixel_values,
+                pixel_values_videos=pixel_values_videos,
+                image_grid_thw=image_grid_thw,
+                video_grid_thw=video_grid_thw,
+                generator_pixel_values=generator_pixel_values,
+                generator_pixel_values_videos=generator_pixel_values_videos,
+                generator_image_grid_thw=generator_image_grid_thw,
+                generator_video_grid_thw=generator_video_grid_thw,
+                generator_hidden_states=generator_hidden_states,
+                output_gates=output_gates,
+            )
+            mm_encoder_outputs, gates = encoded.mm_encoder_outputs, encoded.gates
+        if mm_token_type_ids is None and input_ids is not None:
+            mm_token_type_ids = token_type_ids(input_ids, self.config)
+        outputs = self.vlm.base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            mm_token_type_ids=mm_token_type_ids,
+            second_per_grid_ts=second_per_grid_ts,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        return VegaModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            gates=gates,
+        )
+
+
+class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
+    """Answers questions about the space that images and videos show.
+
+    Example:
+
+    ```python
+    model = VegaForSpatialReasoning.from_pretrained("org/vega3d", device_map="auto")
+    processor = AutoProcessor.from_pretrained("org/vega3d")
+    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    answer = model.generate(**inputs.to(model.device), max_new_tokens=16)
+    ```
+    """
+
+    weights_prefix = "model."
+    accepts_loss_kwargs = False  # the loss is a mean over the answer tokens of each batch, as in the VLM
+
+    def __init__(self, config: VegaConfig):
+        super().__init__(config)
+        self.model = VegaModel(config)
+        self.post_init()
+
+    @property
+    def generator_module(self) -> VegaGenerator:
+        return self.model.generator
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.model.vlm.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.model.vlm.set_output_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> VegaCausalLMOutput:
+        """
+        Args:
+            input_ids: int[B, L].
+            attention_mask: int[B, L].
+            labels: int[B, L], -100 where no loss is wanted.
+            logits_to_keep: number of last positions, or their indices, for which logits are computed; 0 = all.
+            kwargs: as in `VegaModel.forward`.
+        """
+        outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.get_output_embeddings()(outputs.last_hidden_state[:, kept])  # float[B, L, V]
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.get_input_embeddings().num_embeddings)
+        return VegaCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            gates=outputs.gates,
+        )
+
+    def encode(self, input_ids: torch.Tensor, **inputs) -> VegaEncoderOutput:
+        """Fused visual tokens of a batch, as in `VegaModel.encode`; hand them to `generate` to ask several questions.
+
+        Inputs that only the language model reads (`second_per_grid_ts`, `mm_token_type_ids`) may be among `inputs`.
+        """
+        inputs = {name: value for name, value in inputs.items() if name not in LANGUAGE_INPUTS}
+        return self.model.encode(input_ids, **inputs)
+
+    @torch.no_grad()
+    def generate(self, inputs: torch.Tensor | None = None, generation_config=None, **kwargs: Any):
+        """The VLM's own `generate` (cache, beams, sampling, streamer, static cache) on visuals encoded once.
+
+        Args:
+            inputs: int[B, L], another name of `input_ids`.
+            generation_config: of transformers; the model's own by default.
+            kwargs: the processor's output and any option of `GenerationMixin.generate`; with `mm_encoder_outputs` from
+                `encode` the visuals are not encoded again.
+        """
+        input_ids = kwargs.pop("input_ids", inputs)
+        visual = {name: kwargs.pop(name) for name in VISUAL_INPUTS if name in kwargs}
+        if input_ids is not None:
+            kwargs.setdefault("mm_token_type_ids", token_type_ids(input_ids, self.config))
+            if kwargs.get("mm_encoder_outputs") is None:
+                grids = {name: kwargs.get(name) for name in ("image_grid_thw", "video_grid_thw")}
+                encoded = self.encode(input_ids, attention_mask=kwargs.get("attention_mask"), **grids, **visual)
+                kwargs["mm_encoder_outputs"] = encoded.mm_encoder_outputs
+            kwargs["input_ids"] = input_ids
+        self.model.vlm.generation_config = self.generation_config
+        return self.model.vlm.generate(generation_config=generation_config, **kwargs)
+
+
+VISUAL_INPUTS = (
+    "pixel_values",
+    "pixel_values_videos",
+    "generator_pixel_values",
+    "generator_pixel_values_videos",
+    "generator_image_grid_thw",
+    "generator_video_grid_thw",
+    "generator_hidden_states",
+)
+LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts")

@@ -1,0 +1,156 @@
+"""The encoder of Wan's VAE for single frames, folded to exact 2D convolutions.
+
+At T = 1 a causal 3D convolution sees only zeros before the frame, so its last temporal slice does all the work and
+the temporal down-sampling does nothing. The folded encoder has a third of the weights and runs in channels_last.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanAttentionBlock,
+    WanCausalConv3d,
+    WanResample,
+    WanResidualBlock,
+    WanRMS_norm,
+)
+from torch import nn
+
+
+def fold_conv(conv: WanCausalConv3d) -> nn.Conv2d:
+    """The 2D convolution that equals a causal 3D one on a clip of one frame."""
+    folded = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        kernel_size=conv.kernel_size[1:],
+        stride=conv.stride[1:],
+        padding=(conv._padding[2], conv._padding[0]),
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    folded.weight.data.copy_(conv.weight.data[:, :, -1])
+    folded.bias.data.copy_(conv.bias.data)
+    return folded
+
+
+class ChannelRMSNorm(nn.Module):
+    """`WanRMS_norm` over the channels of float[N, C, H, W], as one fused kernel where memory is channels_last."""
+
+    def __init__(self, norm: WanRMS_norm):
+        super().__init__()
+        self.weight = nn.Parameter(norm.gamma.data.flatten().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        # F.normalize divides by max(norm, 1e-12); RMSNorm's eps is added to the mean square instead.
+        return F.rms_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, eps=1e-24).permute(0, 3, 1, 2)
+
+
+class FoldedResidualBlock(nn.Module):
+    def __init__(self, block: WanResidualBlock):
+        super().__init__()
+        self.norm1 = ChannelRMSNorm(block.norm1)
+        self.conv1 = fold_conv(block.conv1)
+        self.norm2 = ChannelRMSNorm(block.norm2)
+        self.conv2 = fold_conv(block.conv2)
+        is_identity = isinstance(block.conv_shortcut, nn.Identity)
+        self.shortcut = nn.Identity() if is_identity else fold_conv(block.conv_shortcut)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        residual = self.conv1(F.silu(self.norm1(x), inplace=True))
+        residual = self.conv2(F.silu(self.norm2(residual), inplace=True))
+        return residual.add_(self.shortcut(x))
+
+
+class FoldedDownsample(nn.Module):
+    def __init__(self, block: WanResample):
+        super().__init__()
+        self.pad, conv = block.resample
+        self.conv = nn.Conv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            stride=conv.stride,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+        self.conv.load_state_dict(conv.state_dict())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.pad(x))
+
+
+class FoldedAttention(nn.Module):
+    """Single-head attention over the pixels of a frame."""
+
+    def __init__(self, block: WanAttentionBlock):
+        super().__init__()
+        self.norm = ChannelRMSNorm(block.norm)
+        self.to_qkv = nn.Linear(block.dim, 3 * block.dim, device=block.to_qkv.weight.device)
+        self.proj = nn.Linear(block.dim, block.dim, device=block.proj.weight.device)
+        for linear, conv in ((self.to_qkv, block.to_qkv), (self.proj, block.proj)):
+            linear.to(conv.weight.dtype)
+            linear.weight.data.copy_(conv.weight.data[:, :, 0, 0])
+            linear.bias.data.copy_(conv.bias.data)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height = x.shape[2]
+        tokens = self.norm(x).permute(0, 2, 3, 1).flatten(1, 2)  # float[N, H * W, C]
+        query, key, value = self.to_qkv(tokens).unsqueeze(1).chunk(3, dim=-1)
+        attended = self.proj(F.scaled_dot_product_attention(query, key, value).squeeze(1))
+        return x + attended.unflatten(1, (height, -1)).permute(0, 3, 1, 2)
+
+
+def fold_block(block: nn.Module) -> nn.Module:
+    if isinstance(block, WanResidualBlock):
+        return FoldedResidualBlock(block)
+    if isinstance(block, WanAttentionBlock):
+        return FoldedAttention(block)
+    if isinstance(block, WanResample):
+        return FoldedDownsample(block)
+    raise ValueError(
+        f"The VAE has a block of type {type(block).__name__}, which cannot be folded to two dimensions: "
+        "use a Wan2.1 VAE (`AutoencoderKLWan` with is_residual=False)."
+    )
+
+
+class FoldedWanEncoder(nn.Module):
+    """`AutoencoderKLWan.encode(...).latent_dist.mean` of single frames, normalised per channel.
+
+    Derived from a loaded VAE and never stored. Raises ValueError for a VAE with patches or residual shortcuts (Wan2.2).
+    """
+
+    def __init__(self, vae: AutoencoderKLWan):
+        super().__init__()
+        if vae.config.patch_size is not None:
+            raise ValueError(
+                f"The VAE packs pixels in patches of {vae.config.patch_size}: use a Wan2.1 VAE (patch_size=None)."
+            )
+        encoder = vae.encoder
+        self.z_dim = vae.config.z_dim
+        self.conv_in = fold_conv(encoder.conv_in)
+        self.down_blocks = nn.ModuleList(fold_block(block) for block in encoder.down_blocks)
+        first, *pairs = encoder.mid_block.resnets
+        mid = [FoldedResidualBlock(first)]
+        for attention, resnet in zip(encoder.mid_block.attentions, pairs, strict=True):
+            mid += [FoldedAttention(attention), FoldedResidualBlock(resnet)]
+        self.mid_blocks = nn.ModuleList(mid)
+        self.norm_out = ChannelRMSNorm(encoder.norm_out)
+        self.conv_out = fold_conv(encoder.conv_out)
+        self.quant_conv = fold_conv(vae.quant_conv)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            frames: float[N, 3, H, W] in [-1, 1].
+
+        Returns:
+            float[N, Z, H / 8, W / 8], mean of the posterior, not yet normalised.
+        """
+        x = self.conv_in(frames.contiguous(memory_format=torch.channels_last))
+        for block in self.down_blocks:
+            x = block(x)
+        for block in self.mid_blocks:
+            x = block(x)
+        x = self.conv_out(F.silu(self.norm_out(x), inplace=True))
+        return self.quant_conv(x)[:, : self.z_dim]

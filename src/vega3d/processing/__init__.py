@@ -1,0 +1,1 @@
+"""From messages, images and videos to the two pixel streams of the model."""

@@ -1,0 +1,162 @@
+"""Fits frames to the video generator and packs them as cells, so that any mix of sizes and lengths is one batch."""
+
+from collections.abc import Sequence
+from numbers import Integral
+
+import torch
+import torch.nn.functional as F
+
+MAX_ASPECT_RATIO = 200
+FRAME_FITS = ("resize", "center_crop")
+
+
+def check_frame_settings(cell: int, max_area: int, frame_fit: str, frame_size: Sequence[int] | None) -> None:
+    """Raises a ValueError unless the settings of the generator's frames (see `VegaProcessor`) are in range."""
+    for name, value in (("generator_cell", cell), ("generator_max_area", max_area)):
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"`{name}` must be a whole number of at least 1, but got {value!r}.")
+    if max_area < cell**2:
+        raise ValueError(
+            f"`generator_max_area` ({max_area} px) must hold at least one cell of {cell}x{cell} px ({cell**2} px). "
+            "Raise it, or lower `generator_cell`."
+        )
+    if frame_fit not in FRAME_FITS:
+        raise ValueError(f"`generator_frame_fit` must be one of {FRAME_FITS}, but got {frame_fit!r}.")
+    if (frame_size is not None) != (frame_fit == "center_crop"):
+        raise ValueError(
+            "`generator_frame_size` goes with `generator_frame_fit='center_crop'`, and only with it, but got "
+            f"{frame_size} and {frame_fit!r}. Give both or neither."
+        )
+    if frame_size is not None and (
+        len(frame_size) != 2 or any(not isinstance(side, Integral) or side < 1 or side % cell for side in frame_size)
+    ):
+        raise ValueError(
+            f"`generator_frame_size` must be [height, width] in multiples of `generator_cell` ({cell} px), but got "
+            f"{list(frame_size)}."
+        )
+
+
+def fit_frames(frames: torch.Tensor, cell: int, max_area: int, frame_size: Sequence[int] | None) -> torch.Tensor:
+    """Fits whole frames at their own aspect ratio, or their centre to `frame_size` if that is given.
+
+    Args:
+        frames: uint8[T, 3, H, W].
+        cell: side of a cell [px].
+        max_area: the most pixels of a whole frame [px^2].
+        frame_size: (height, width) of the centre crop [px].
+
+    Returns:
+        uint8[T, 3, h, w].
+    """
+    if frame_size is not None:
+        return center_crop_frames(frames, *frame_size)
+    return resize_frames(frames, *generator_frame_size(frames.shape[-2], frames.shape[-1], cell, max_area))
+
+
+def generator_frame_size(height: int, width: int, cell: int, max_area: int) -> tuple[int, int]:
+    """Returns the (height, width) [px] of a frame for the generator: its own aspect ratio, in whole cells.
+
+    The nearest multiples of `cell`, after scaling down to `max_area` where the frame is larger. A frame is never
+    scaled up, except to the next multiple.
+
+    Args:
+        height: of the frame [px].
+        width: of the frame [px].
+        cell: side of a cell [px].
+        max_area: the most pixels [px^2], at least one cell.
+
+    Raises:
+        ValueError: if one side is more than `MAX_ASPECT_RATIO` times the other.
+    """
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise ValueError(
+            f"A frame of {width}x{height} (width x height) is more than {MAX_ASPECT_RATIO} times as long as wide. "
+            "Cut it into parts."
+        )
+    scale = min(1.0, (max_area / (height * width)) ** 0.5)
+    rows, columns = (max(1, round(side * scale / cell)) for side in (height, width))
+    while rows * columns * cell**2 > max_area:
+        # Rounding went over the area: give up the row or the column that changes the aspect ratio less.
+        fewer = [(rows - 1, columns), (rows, columns - 1)]
+        rows, columns = min(
+            (grid for grid in fewer if 0 not in grid), key=lambda grid: _distortion(grid, height, width)
+        )
+    return rows * cell, columns * cell
+
+
+def _distortion(grid: tuple[int, int], height: int, width: int) -> float:
+    ratio = grid[0] * width / (grid[1] * height)
+    return max(ratio, 1 / ratio)
+
+
+def resize_frames(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Resizes whole frames, antialiased, without a crop.
+
+    Args:
+        frames: uint8[T, 3, H, W].
+        height: of the result [px].
+        width: of the result [px].
+
+    Returns:
+        uint8[T, 3, height, width].
+    """
+    # Frame by frame: a clip in floating point would take four times its memory.
+    return torch.stack(
+        [
+            _to_uint8(F.interpolate(frame[None].float(), size=(height, width), mode="bilinear", antialias=True)[0])
+            for frame in frames
+        ]
+    )
+
+
+def resize_and_center_crop(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Scales frames until they cover `height` x `width` and cuts out the centre, as the official VEGA-3D code does.
+
+    Bilinear without antialiasing, and what lies outside the centre is not seen: for converted checkpoints only.
+
+    Args:
+        frames: float[N, 3, h, w] in any range.
+        height: of the result [px].
+        width: of the result [px].
+
+    Returns:
+        float[N, 3, height, width].
+    """
+    scale = max(height / frames.shape[-2], width / frames.shape[-1])
+    size = (round(frames.shape[-2] * scale), round(frames.shape[-1] * scale))
+    frames = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    return frames[..., top : top + height, left : left + width]
+
+
+def center_crop_frames(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """`resize_and_center_crop` of uint8[T, 3, H, W] frames, rounded to uint8[T, 3, height, width]."""
+    return torch.stack([_to_uint8(resize_and_center_crop(frame[None].float(), height, width)[0]) for frame in frames])
+
+
+def _to_uint8(frames: torch.Tensor) -> torch.Tensor:
+    return frames.round().clamp(0, 255).to(torch.uint8)
+
+
+def pack_cells(frames: torch.Tensor, cell: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cuts frames into square cells, one row each, in (t, h, w) order.
+
+    Args:
+        frames: uint8[T, 3, H, W] or float[T, 3, H, W].
+        cell: side of a cell [px].
+
+    Returns:
+        cells: [T * h * w, 3 * cell * cell] of the same dtype, each a (3, cell, cell) block flattened; and
+        grid: int64[3], (T, h, w) with h = H / cell, w = W / cell.
+
+    Raises:
+        ValueError: if the frames have another shape, or H or W is no multiple of `cell`.
+    """
+    if frames.ndim != 4 or frames.shape[1] != 3 or frames.shape[2] % cell or frames.shape[3] % cell:
+        raise ValueError(
+            f"Frames to pack must be [T, 3, H, W] with H and W multiples of {cell}, but got {list(frames.shape)}. "
+            "Resize them first (`resize_frames`)."
+        )
+    num_frames, rows, columns = frames.shape[0], frames.shape[2] // cell, frames.shape[3] // cell
+    cells = frames.reshape(num_frames, 3, rows, cell, columns, cell).permute(0, 2, 4, 1, 3, 5)
+    return cells.reshape(-1, 3 * cell * cell), torch.tensor([num_frames, rows, columns])

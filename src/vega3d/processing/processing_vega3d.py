@@ -1,0 +1,264 @@
+"""`VegaProcessor`: messages, images and videos to one batch with both pixel streams."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from .generator_frames_vega3d import check_frame_settings, fit_frames, pack_cells
+from .media_vega3d import (
+    check_counts,
+    flatten_images,
+    flatten_videos,
+    load_clips,
+    load_image_array,
+    metadata_of_clip,
+)
+from .video_vega3d import VideoClip, check_sampling
+
+
+class VegaProcessor(ProcessorMixin):
+    """Prepares the semantic stream (the VLM's own pixels and tokens) and the generative stream from the same frames.
+
+    The VLM's processor class is named, built from the same sub-processors, and does all that concerns the VLM. The
+    generative stream holds the frames as uint8 cells of `generator_cell` x `generator_cell` pixels, one row a cell, in
+    (t, h, w) order, packed over all images or videos of the batch.
+
+    Args:
+        image_processor: of the VLM.
+        tokenizer: of the VLM.
+        video_processor: of the VLM.
+        chat_template: Jinja template of the conversation.
+        vlm_processor_class: name of the VLM's processor class in transformers.
+        num_frames: frames sampled from a video if a call does not say otherwise.
+        generator_cell: side of a cell [px]: the VAE's stride times the patch size of the generator.
+        generator_max_area: the most pixels of a frame for the generator [px^2].
+        generator_frame_fit: `resize` keeps the whole frame at its own aspect ratio, so that both streams see the same
+            place at the same relative position; `center_crop` is the official preparation, for converted checkpoints.
+        generator_frame_size: [height, width] of the centre crop [px].
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        video_processor=None,
+        chat_template=None,
+        vlm_processor_class="Qwen2_5_VLProcessor",
+        num_frames=16,
+        generator_cell=16,
+        generator_max_area=399360,
+        generator_frame_fit="resize",
+        generator_frame_size=None,
+    ):
+        self.vlm_processor_class = vlm_processor_class
+        self.num_frames = num_frames
+        self.generator_cell = generator_cell
+        self.generator_max_area = generator_max_area
+        self.generator_frame_fit = generator_frame_fit
+        self.generator_frame_size = None if generator_frame_size is None else list(generator_frame_size)
+        self._check_settings()
+        super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
+
+    @classmethod
+    def from_vlm_processor(cls, processor: ProcessorMixin, **settings) -> "VegaProcessor":
+        """Builds the processor around that of a VLM; `settings` are the other arguments of the constructor."""
+        return cls(
+            processor.image_processor,
+            processor.tokenizer,
+            processor.video_processor,
+            chat_template=processor.chat_template,
+            vlm_processor_class=type(processor).__name__,
+            **settings,
+        )
+
+    @property
+    def vlm_processor(self) -> ProcessorMixin:
+        """The VLM's own processor; it shares the sub-processors, so changes to them are seen at once."""
+        return self._vlm_processor_type()(
+            image_processor=self.image_processor,
+            tokenizer=self.tokenizer,
+            video_processor=self.video_processor,
+            chat_template=self.chat_template,
+        )
+
+    @property
+    def image_token(self) -> str:
+        return self.vlm_processor.image_token
+
+    @property
+    def video_token(self) -> str:
+        return self.vlm_processor.video_token
+
+    @property
+    def image_token_id(self) -> int:
+        return self.vlm_processor.image_token_id
+
+    @property
+    def video_token_id(self) -> int:
+        return self.vlm_processor.video_token_id
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [
+            *self.vlm_processor.model_input_names,
+            "generator_pixel_values",
+            "generator_image_grid_thw",
+            "generator_pixel_values_videos",
+            "generator_video_grid_thw",
+        ]
+
+    def __call__(
+        self,
+        images=None,
+        text=None,
+        videos=None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        seconds: Sequence | None = None,
+        video_metadata: Sequence | Mapping | None = None,
+        do_sample_frames: bool = True,
+        return_metadata: bool = False,
+        return_tensors: str | None = "pt",
+        **kwargs,
+    ) -> BatchFeature:
+        """Prepares a batch of prompts.
+
+        Args:
+            images: one image, a list, or a list for each prompt. An image is a path, an address, base64 text, a PIL
+                image, or an array uint8[H, W, 3].
+            text: one prompt or a list, with one image or video placeholder for each image or video, in order.
+            videos: one video, a list, or a list for each prompt. A video is a path (of a video file or of a folder of
+                images), a `VideoClip`, an array uint8[T, H, W, 3], or a list of frames or of image paths.
+            num_frames: frames sampled evenly over each video, the processor's own `num_frames` if `fps` is not given.
+            fps: frames a second sampled from each video instead.
+            seconds: for each video the times of its frames [s], or None where they are unknown or in the file. Frames
+                without times count as one a second.
+            video_metadata: the same in transformers' form: for each video `fps` and `frames_indices`.
+            do_sample_frames: False keeps all frames of each video.
+            return_metadata: also return `video_metadata`, one for each video; its `timestamps` are the times of the
+                frames used [s].
+            return_tensors: "pt" for tensors; None leaves the token ids as lists.
+            **kwargs: for the VLM's processor (`padding`, `text_kwargs`, `images_kwargs`, ...).
+
+        Returns:
+            What the VLM's processor returns, and for N images or videos of P cells in all:
+            `generator_pixel_values`, `generator_pixel_values_videos`: uint8[P, 3 * cell * cell];
+            `generator_image_grid_thw`, `generator_video_grid_thw`: int64[N, 3], frames and cells per frame.
+
+        Raises:
+            ValueError: if images or videos and placeholders differ in number, or an input cannot be used.
+        """
+        videos_kwargs = dict(kwargs.pop("videos_kwargs", None) or {})
+        num_frames, fps = videos_kwargs.pop("num_frames", num_frames), videos_kwargs.pop("fps", fps)
+        sampling = {
+            "num_frames": self.num_frames if num_frames is None and fps is None else num_frames,
+            "fps": fps,
+            "do_sample_frames": videos_kwargs.pop("do_sample_frames", do_sample_frames),
+        }
+        video_metadata = videos_kwargs.pop("video_metadata", video_metadata)
+        return_metadata = videos_kwargs.pop("return_metadata", return_metadata)
+        # Text that is cleaned of control tokens may hold placeholders that do not count; the VLM's processor knows.
+        if text is not None and not kwargs.get("sanitize_control_tokens"):
+            self._check_counts(text, images, videos)
+        pictures = None if images is None else [load_image_array(image) for image in flatten_images(images)]
+        clips = None if videos is None else load_clips(flatten_videos(videos), seconds, video_metadata, **sampling)
+        semantic = self._semantic_stream(text, pictures, clips, videos_kwargs, return_tensors, kwargs)
+        generative = self._generative_stream(pictures, clips)
+        metadata = {"video_metadata": [metadata_of_clip(clip) for clip in clips]} if return_metadata and clips else {}
+        return BatchFeature(
+            {**semantic, **generative, **metadata},
+            tensor_type=return_tensors,
+            skip_tensor_conversion=self.skip_tensor_conversion,
+        )
+
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template: str | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        processor_kwargs: Mapping | None = None,
+        **kwargs,
+    ):
+        """Renders conversations and, with `tokenize=True`, prepares their images and videos too.
+
+        As in transformers, with `num_frames` and `fps` for the videos: content `{"type": "video", "video": ...}` or
+        `{"type": "video", "path": ...}` is any video, `{"type": "image", "image" | "path" | "url": ...}` any image
+        that `__call__` accepts.
+
+        Returns:
+            The prompt(s); with `tokenize=True` the `input_ids`, or with `return_dict=True` too the BatchFeature.
+        """
+        sampling = {"num_frames": num_frames, "fps": fps}
+        processor_kwargs = {**(processor_kwargs or {}), **{k: v for k, v in sampling.items() if v is not None}}
+        return super().apply_chat_template(
+            conversation, chat_template=chat_template, processor_kwargs=processor_kwargs, **kwargs
+        )
+
+    def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
+        """Decodes generated token ids int[B, L] as the VLM's processor does."""
+        return self.vlm_processor.post_process_image_text_to_text(
+            generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs
+        )
+
+    def _check_settings(self) -> None:
+        """Raises a ValueError if a setting is out of range."""
+        check_sampling(self.num_frames, None)
+        check_frame_settings(
+            self.generator_cell, self.generator_max_area, self.generator_frame_fit, self.generator_frame_size
+        )
+        self._vlm_processor_type()
+
+    def _vlm_processor_type(self) -> type[ProcessorMixin]:
+        name = self.vlm_processor_class
+        found = self.get_possibly_dynamic_module(name) if str(name).endswith("Processor") else None
+        if not isinstance(found, type) or not issubclass(found, ProcessorMixin):
+            raise ValueError(
+                "`vlm_processor_class` must name a processor class of transformers, such as 'Qwen2_5_VLProcessor', "
+                f"but got {name!r}."
+            )
+        return found
+
+    def _check_counts(self, text, images, videos) -> None:
+        """Raises a ValueError unless the images and videos fit the placeholders of the prompts."""
+        prompts = [text] if isinstance(text, str) else list(text)
+        vlm = self.vlm_processor
+        check_counts("image", [prompt.count(vlm.image_token) for prompt in prompts], images)
+        check_counts("video", [prompt.count(vlm.video_token) for prompt in prompts], videos)
+
+    def _semantic_stream(self, text, pictures, clips, videos_kwargs: dict, return_tensors, kwargs: dict) -> dict:
+        """Runs the VLM's processor on frames that are already sampled."""
+        kwargs = {**kwargs, "text": text, "return_tensors": return_tensors}
+        if pictures is not None:
+            images_kwargs = kwargs.get("images_kwargs") or {}
+            kwargs.update(images=pictures, images_kwargs={**images_kwargs, "input_data_format": "channels_last"})
+        if clips is not None:
+            fixed = {
+                "input_data_format": "channels_last",
+                "do_sample_frames": False,
+                "video_metadata": [metadata_of_clip(clip) for clip in clips],
+            }
+            kwargs.update(videos=[clip.frames for clip in clips], videos_kwargs={**videos_kwargs, **fixed})
+        return dict(self.vlm_processor(**kwargs))
+
+    def _generative_stream(self, pictures: list[np.ndarray] | None, clips: list[VideoClip] | None) -> dict:
+        """Fits and packs all frames for the generator."""
+        stream = {}
+        if pictures:
+            cells, grid = self._pack([picture[None] for picture in pictures])
+            stream.update(generator_pixel_values=cells, generator_image_grid_thw=grid)
+        if clips:
+            cells, grid = self._pack([clip.frames for clip in clips])
+            stream.update(generator_pixel_values_videos=cells, generator_video_grid_thw=grid)
+        return stream
+
+    def _pack(self, clips: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns cells uint8[P, 3 * cell * cell] and grids int64[N, 3] of N clips uint8[T, H, W, 3]."""
+        cell, max_area, frame_size = self.generator_cell, self.generator_max_area, self.generator_frame_size
+        frames = [torch.from_numpy(clip).permute(0, 3, 1, 2) for clip in clips]
+        packed = [pack_cells(fit_frames(clip, cell, max_area, frame_size), cell) for clip in frames]
+        cells, grids = zip(*packed, strict=True)
+        return torch.cat(cells), torch.stack(grids)
