@@ -318,7 +318,7 @@ def test_images_that_cannot_be_read(tmp_path):
         ([small, large], r"small.png is \[6, 8, 3\] and .*large.png is \[6, 9, 3\]"),
         ([tmp_path / "broken.png"], "broken.png cannot be read as an image"),
         ([tmp_path / "missing.png"], "missing.png: there is no such image file"),
-        ([], "empty list of image files"),
+        ([], "Got 0 image files. Give at least one"),
         (tmp_path / "folder", "holds no images. Supported suffixes: .png, .jpg, .jpeg, .webp, .bmp"),
         (tmp_path / "nowhere", "there is no such folder"),
     ]:

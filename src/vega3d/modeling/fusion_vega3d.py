@@ -116,7 +116,7 @@ class InstructionGatedFusion(_NormedStreams):
         self.gate = nn.Linear(2 * size, 1)
         self.gate_bias = nn.Parameter(torch.tensor(config.fusion_gate_bias))
         self.instruction_norm = nn.LayerNorm(size)
-        self.instruction_gate = nn.Sequential(nn.Linear(size, size // 2), nn.GELU(), nn.Linear(size // 2, 1))
+        self.instruction_gate = nn.Sequential(nn.Linear(size, size // 2), nn.SiLU(), nn.Linear(size // 2, 1))
         self.instruction_scale = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, instruction=None) -> Fused:

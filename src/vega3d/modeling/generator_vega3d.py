@@ -160,7 +160,7 @@ class VegaGenerator(PreTrainedModel):
         else:
             padding = -(len(clip) - 1) % 4
             latents = self._latents(torch.cat([clip, clip[-1:].expand(padding, -1, -1, -1)]))
-        noisy = self._add_noise(latents, 0, noise)
+        noisy = self._noisy(latents, 0, noise)
         hidden = self.tower(noisy.transpose(0, 1)[None], self._constants)[0]  # float[t, h, w, C]
         if on_chunk is not None:
             on_chunk(len(clip))
@@ -171,7 +171,7 @@ class VegaGenerator(PreTrainedModel):
 
     def _encode_chunk(self, clip, noise, start: int, on_chunk) -> torch.Tensor:
         frames = clip[start : start + self.config.chunk_frames]
-        noisy = self._add_noise(self._latents(frames), start, noise)
+        noisy = self._noisy(self._latents(frames), start, noise)
         hidden = self.tower(noisy.unsqueeze(2), self._constants)  # float[n, 1, h, w, C]
         if on_chunk is not None:
             on_chunk(len(frames))
@@ -183,11 +183,12 @@ class VegaGenerator(PreTrainedModel):
             frames = frames.float() / 127.5 - 1
         return self.tower.encode_frames(frames)
 
-    def _add_noise(self, latents: torch.Tensor, start: int, noise: torch.Tensor | None) -> torch.Tensor:
-        if noise is None:
-            noise = self.noise(start, latents.shape)
-        else:
-            noise = noise[start : start + len(latents)].to(latents)
+    def _noisy(self, latents: torch.Tensor, start: int, noise: torch.Tensor | None) -> torch.Tensor:
+        given = self.noise(start, latents.shape) if noise is None else noise[start : start + len(latents)].to(latents)
+        return self.add_noise(latents, given)
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Flow matching: (1 - sigma) latents + sigma noise."""
         return (1 - self.sigma) * latents + self.sigma * noise
 
     def noise(self, start: int, shape: Sequence[int]) -> torch.Tensor:

@@ -163,8 +163,8 @@ class VegaProcessor(ProcessorMixin):
         # Text that is cleaned of control tokens may hold placeholders that do not count; the VLM's processor knows.
         if text is not None and not kwargs.get("sanitize_control_tokens"):
             self._check_counts(text, images, videos)
-        pictures = None if images is None else [load_image_array(image) for image in flatten_images(images)]
-        clips = None if videos is None else load_clips(flatten_videos(videos), seconds, video_metadata, **sampling)
+        pictures = [] if images is None else [load_image_array(image) for image in flatten_images(images)]
+        clips = load_clips([] if videos is None else flatten_videos(videos), seconds, video_metadata, **sampling)
         semantic = self._semantic_stream(text, pictures, clips, videos_kwargs, return_tensors, kwargs)
         generative = self._generative_stream(pictures, clips)
         metadata = {"video_metadata": [metadata_of_clip(clip) for clip in clips]} if return_metadata and clips else {}
@@ -232,10 +232,10 @@ class VegaProcessor(ProcessorMixin):
     def _semantic_stream(self, text, pictures, clips, videos_kwargs: dict, return_tensors, kwargs: dict) -> dict:
         """Runs the VLM's processor on frames that are already sampled."""
         kwargs = {**kwargs, "text": text, "return_tensors": return_tensors}
-        if pictures is not None:
+        if pictures:
             images_kwargs = kwargs.get("images_kwargs") or {}
             kwargs.update(images=pictures, images_kwargs={**images_kwargs, "input_data_format": "channels_last"})
-        if clips is not None:
+        if clips:
             fixed = {
                 "input_data_format": "channels_last",
                 "do_sample_frames": False,
@@ -244,7 +244,7 @@ class VegaProcessor(ProcessorMixin):
             kwargs.update(videos=[clip.frames for clip in clips], videos_kwargs={**videos_kwargs, **fixed})
         return dict(self.vlm_processor(**kwargs))
 
-    def _generative_stream(self, pictures: list[np.ndarray] | None, clips: list[VideoClip] | None) -> dict:
+    def _generative_stream(self, pictures: list[np.ndarray], clips: list[VideoClip]) -> dict:
         """Fits and packs all frames for the generator."""
         stream = {}
         if pictures:

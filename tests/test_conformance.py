@@ -1,0 +1,407 @@
+"""The official code's numbers, through public classes and an explicit table of names.
+
+Sizes come from the fixtures' metadata, so other fixtures can be tried: `VEGA3D_GOLDEN=folder pytest tests/test_conformance.py`.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from golden_models import (
+    Fixture,
+    encoder_parts,
+    fusion_config,
+    load_generator,
+    wan_transformer,
+    wan_vae,
+)
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from vega3d import VegaForSpatialReasoning
+from vega3d.hub.official import FUSION, FUSION_NAMES, PROJECTOR, QWEN_VLM, rename
+from vega3d.modeling.alignment_vega3d import PROJECTORS, align_space
+from vega3d.modeling.fusion_vega3d import FUSIONS
+from vega3d.modeling.generator_vega3d import flow_matching_step
+from vega3d.processing.generator_frames_vega3d import resize_and_center_crop
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, atol: float) -> None:
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
+
+
+# --- Wan ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dit(tmp_path_factory):
+    fixture = Fixture("wan_dit")
+    transformer = wan_transformer(fixture.config, fixture.under("state."))
+    vae = AutoencoderKLWan(base_dim=3, num_res_blocks=1)
+
+    def at_block(block: int):
+        folder = tmp_path_factory.getbasetemp() / "golden_dit"
+        context, length = fixture["input.context"], fixture.config["text_len"]
+        return load_generator(folder, transformer, vae, context, block=block, prompt_length=length)
+
+    return fixture, transformer, at_block
+
+
+def test_every_block_of_the_transformer(dit):
+    fixture, _, at_block = dit
+    for block in range(fixture.config["num_layers"]):
+        generator = at_block(block)
+        for frame, step in enumerate(fixture["input.timestep"].tolist()):
+            constants = generator.tower.constants(generator.prompt_embeds, fixture.config["text_len"], step)
+            hidden = generator.tower(fixture["input.latents"][frame : frame + 1], constants)
+            close(hidden.flatten(1, 3)[0], fixture[f"expected.block{block}"][frame], 2e-5)
+
+
+def test_rotary_positions_in_time(dit):
+    fixture, _, at_block = dit
+    generator = at_block(-1)
+    step = int(fixture["input.timestep"][0])
+    constants = generator.tower.constants(generator.prompt_embeds, fixture.config["text_len"], step)
+    hidden = generator.tower(fixture["input.video_latents"], constants)
+    close(hidden.flatten(1, 3), fixture["expected.video_last_block"], 2e-5)
+
+
+def test_the_key_table_covers_the_output_head(dit):
+    fixture, transformer, _ = dit
+    context = fixture["input.context"]
+    padded = torch.cat([context, context.new_zeros(fixture.config["text_len"] - len(context), context.shape[1])])
+    for latents, step, expected in [
+        (fixture["input.latents"], fixture["input.timestep"], fixture["expected.out"]),
+        (fixture["input.video_latents"], fixture["input.timestep"][:1], fixture["expected.video_out"]),
+    ]:
+        prompt = padded.expand(len(latents), -1, -1)
+        close(transformer(latents, step, prompt).sample, expected, 2e-5)
+
+
+@pytest.fixture(scope="module")
+def vae_fixture(tmp_path_factory):
+    fixture = Fixture("wan_vae")
+    config = fixture.config
+    vae = wan_vae(
+        config["dim"],
+        config["num_res_blocks"],
+        fixture.under("state."),
+        z_dim=config["z_dim"],
+        dim_mult=config["dim_mult"],
+        attn_scales=config["attn_scales"],
+        temperal_downsample=config["temperal_downsample"],
+        latents_mean=fixture["input.latents_mean"].tolist(),
+        latents_std=fixture["input.latents_std"].tolist(),
+    )
+    dit_fixture = Fixture("wan_dit")
+    transformer = wan_transformer(dit_fixture.config, dit_fixture.under("state."))
+
+    def in_mode(clip_mode: str):
+        folder = tmp_path_factory.getbasetemp() / "golden_vae"
+        prompt = dit_fixture["input.context"]
+        return load_generator(folder, transformer, vae, prompt, block=-1, clip_mode=clip_mode)
+
+    return fixture, in_mode
+
+
+def test_single_frames_through_the_folded_vae(vae_fixture):
+    fixture, in_mode = vae_fixture
+    tower = in_mode("frame").tower
+    close(tower.encoder(fixture["input.frames"]), fixture["expected.frames_mu_raw"][:, :, 0], 1e-5)
+    close(tower.encode_frames(fixture["input.frames"]), fixture["expected.frames_latents"][:, :, 0], 1e-5)
+
+
+def test_a_video_through_the_causal_vae(vae_fixture):
+    fixture, in_mode = vae_fixture
+    latents = in_mode("clip").tower.encode_frames(fixture["input.video"].transpose(0, 1))
+    close(latents.transpose(0, 1), fixture["expected.video_latents"], 1e-5)
+
+
+def test_noise_levels():
+    fixture = Fixture("wan_noise")
+    shift = fixture.config["shift"]
+    for targets, steps, sigmas in (("all_targets", "all_tau", "all_sigma"), ("target_timestep", "tau", "sigma")):
+        for target, step, sigma in zip(
+            fixture[f"input.{targets}"], fixture[f"expected.{steps}"], fixture[f"expected.{sigmas}"], strict=True
+        ):
+            our_step, our_sigma = flow_matching_step(int(target), shift)
+            assert our_step == int(step)
+            assert our_sigma == pytest.approx(float(sigma), abs=1e-6)
+
+
+def test_noisy_latents(vae_fixture):
+    _, in_mode = vae_fixture
+    fixture = Fixture("wan_noise")
+    latents, noise = (fixture[f"input.{name}"][:, :, 0] for name in ("x0", "noise"))
+    generator = in_mode("frame")
+    for target, expected in zip(fixture["input.target_timestep"], fixture["expected.noisy"], strict=True):
+        _, generator.sigma = flow_matching_step(int(target), fixture.config["shift"])
+        close(generator.add_noise(latents, noise), expected[:, :, 0], 1e-6)
+
+
+@pytest.mark.parametrize("name", ["wan_encoder_main_t2v", "wan_encoder_sr_t2v"])
+def test_the_whole_tower(name, tmp_path):
+    fixture = Fixture(name)
+    config = fixture.config
+    transformer, vae = encoder_parts(config, fixture.under("state.dit."), fixture.under("state.vae."))
+    frames = resize_and_center_crop(fixture["input.frames"] * 2 - 1, config["frame_height"], config["frame_width"])
+    close(frames[0, :, frames.shape[2] // 2], fixture["expected.prepared_frame0_row"], 1e-5)
+    for case, options in config["cases"].items():
+        generator = load_generator(
+            tmp_path / "generator",
+            transformer,
+            vae,
+            fixture["input.prompt_embeds"],
+            block=options["feat_block_idx"],
+            timestep=options["timestep"],
+            shift=config["shift"],
+            prompt_length=config["text_len"],
+            chunk_frames=2,
+        )
+        assert generator.step == options["tau"]
+        close(generator.tower.encode_frames(frames), fixture["expected.latents"][:, :, 0], 1e-5)
+        noise = fixture["input.noise"][:, :, 0]
+        features = generator.encode([frames], noise=[noise])[0].permute(0, 3, 1, 2)
+        expected = fixture[f"expected.{case}.features"]
+        if config["branch"] == "main":  # this branch pools its features to a square before it hands them on
+            features = F.adaptive_avg_pool2d(features, expected.shape[2:])
+        close(features, expected, 5e-5)
+
+
+@pytest.mark.parametrize("case", Fixture("wan_frame_prep").config["resize_cases"], ids=lambda case: str(case["index"]))
+def test_resize_and_centre_crop(case):
+    fixture = Fixture("wan_frame_prep")
+    frames = fixture[f"input.resize.{case['index']}"]
+    close(resize_and_center_crop(frames, *case["out_hw"]), fixture[f"expected.resize.{case['index']}"], 1e-5)
+
+
+# --- Alignment and fusion ----------------------------------------------------------------------------------------
+
+
+def test_alignment_in_space():
+    fixture = Fixture("align")
+    features = fixture["input.align.features"].permute(0, 2, 3, 1)  # float[N, h, w, C]
+    for index, (height, width) in enumerate(fixture.config["align_targets_hw"]):
+        close(align_space(features, height, width).flatten(1, 2), fixture[f"expected.align.{index}"], 1e-5)
+
+
+def projector(name: str, fixture: Fixture, state: dict):
+    config = fusion_config(
+        fixture.config["output_dim"], "add", projector=name, projector_hidden_size=state["mlp.0.weight"].shape[0]
+    )
+    size = fixture.config["context_dim"]
+    config.generator_config.transformer = {"num_attention_heads": 1, "attention_head_dim": size}
+    module = PROJECTORS[name](config)
+    module.load_state_dict(state, strict=True)
+    return module.eval()
+
+
+@pytest.mark.parametrize(("official", "ours"), [("mlp", "merger_mlp"), ("avg", "avg")])
+def test_mergers(official, ours):
+    fixture = Fixture("merger")
+    module = projector(ours, fixture, rename(fixture.under(f"state.{official}."), PROJECTOR))
+    close(module.project(fixture["input.features"]), fixture[f"expected.{official}.out"], 1e-5)
+    # The official code drops odd rows and columns without a word; ours refuses them, and its callers never make them.
+    odd = fixture["input.features_odd"]
+    with pytest.raises(ValueError, match="must be multiples of 2"):
+        module.project(odd)
+    even = odd[:, : odd.shape[1] // 2 * 2, : odd.shape[2] // 2 * 2]
+    close(module.project(even), fixture[f"expected.{official}.out_odd"], 1e-5)
+
+
+def test_mlp2x_projector():
+    fixture = Fixture("merger")
+    module = projector("mlp2x", fixture, rename(fixture.under("state.projector_mlp2x_gelu."), PROJECTOR))
+    tokens = module.project(fixture["input.generative_tokens"][:, :, None])
+    close(tokens[:, :, 0], fixture["expected.projector_mlp2x_gelu.out"], 1e-5)
+
+
+FUSION_CASES = [
+    (branch, method)
+    for branch in ("main", "sr")
+    for method in Fixture("fusion").config[f"{branch}_methods"]
+]
+
+
+@pytest.mark.parametrize(("branch", "method"), FUSION_CASES)
+def test_fusion(branch, method):
+    fixture = Fixture("fusion")
+    ours = FUSION_NAMES[branch, method]
+    config = fusion_config(
+        fixture.config["hidden_size"],
+        ours,
+        fusion_num_heads=fixture.config["num_heads"],
+        fusion_num_layers=fixture.config["num_layers"],
+    )
+    module = FUSIONS[ours](config).eval()
+    module.load_state_dict(rename(fixture.under(f"state.{branch}.{method}."), FUSION[ours]), strict=True)
+    generative = fixture[f"input.{branch}.features_" + ("gen" if branch == "main" else "3d")]
+    semantic = fixture[f"input.{branch}.features_2d"]
+    expected = {key: value for key, value in fixture.under(f"expected.{branch}.{method}.").items()}
+    assert expected
+    for output, values in expected.items():
+        for item in range(len(semantic)):
+            side = round(semantic.shape[1] ** 0.5)
+            grid = (1, *semantic.shape[1:3]) if branch == "sr" else (1, side, side)
+            streams = (stream[item].reshape(-1, stream.shape[-1]) for stream in (semantic, generative))
+            fused, _ = module(*streams, grid, instruction_of(fixture, output, item))
+            close(fused.reshape(values[item].shape), values[item], 1e-5)
+
+
+def instruction_of(fixture: Fixture, output: str, item: int) -> torch.Tensor | None:
+    """The official code takes one context for all, one for each, or, if their number is wrong, the first for all."""
+    if output == "out":
+        return None
+    context = fixture[f"input.main.instruction_{output.removeprefix('out_')}"]
+    if output == "out_ctx_1d":
+        return context
+    return context[item] if output == "out_ctx_2d" else context[0]
+
+
+# --- The fused model, whole --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fused_model(tmp_path_factory):
+    fixture = Fixture("qwen_generative")
+    folder = tmp_path_factory.mktemp("golden_qwen")
+    config, generative = fixture.config, fixture.config["generative"]
+    names = (
+        "hidden_size hidden_act intermediate_size max_position_embeddings num_attention_heads num_hidden_layers "
+        "num_key_value_heads rms_norm_eps vocab_size use_sliding_window"
+    ).split()
+    text = {name: config[name] for name in names}
+    text["rope_parameters"] = {
+        "rope_type": "default",
+        "rope_theta": config["rope_theta"],
+        "mrope_section": config["rope_scaling"]["mrope_section"],
+    }
+    tokens = [f"{name}_token_id" for name in ("image", "video", "vision_start", "vision_end", "pad", "eos")]
+    vlm_config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=config["vision_config"],
+        tie_word_embeddings=config["tie_word_embeddings"],
+        attn_implementation=config["attn_implementation"],
+        **{name: config[name] for name in tokens},
+    )
+    vlm = Qwen2_5_VLForConditionalGeneration(vlm_config)
+    state = fixture.under("state.model.")
+    vlm_state = {key: value for key, value in state.items() if not key.startswith("generative_")}
+    vlm.load_state_dict(rename(vlm_state, QWEN_VLM), strict=True)
+    vlm.save_pretrained(folder / "vlm")
+    transformer, vae = encoder_parts(
+        generative, fixture.under("state.model.generative_encoder.tower.model."), fixture.under("state.vae.")
+    )
+    transformer.save_pretrained(folder / "generator" / "transformer")
+    vae.save_pretrained(folder / "generator" / "vae")
+    model = VegaForSpatialReasoning.from_backbones(
+        folder / "vlm",
+        folder / "generator",
+        prompt_embeds=fixture["input.prompt_embeds"],
+        fusion=FUSION_NAMES["sr", generative["fusion_method"]],
+        projector={"mlp": "merger_mlp", "avg": "avg"}[generative["merger_type"]],
+        projector_hidden_size=generative["merger_hidden_dim"],
+        block=generative["feat_block_idx"],
+        timestep=generative["timestep"],
+        shift=generative["shift"],
+        prompt_length=generative["text_len"],
+        frame_fit="center_crop",
+        frame_size=(generative["frame_height"], generative["frame_width"]),
+    )
+    core = model.model
+    core.fusion.load_state_dict(
+        rename(fixture.under("state.model.generative_fusion."), FUSION[model.config.fusion]), strict=True
+    )
+    core.projector.load_state_dict(rename(fixture.under("state.model.generative_merger."), PROJECTOR), strict=True)
+    return fixture, model
+
+
+CASES = Fixture("qwen_generative").names("expected.")
+
+
+def case_inputs(fixture: Fixture, model, case: str):
+    """Inputs of the VLM, generator clips of one frame each, and their noise, in the order of the images."""
+    vlm_names = ("input_ids", "attention_mask", "image_grid_thw", "pixel_values")
+    inputs = {name: fixture[f"input.{case}.{name}"] for name in vlm_names}
+    height, width = model.config.generator_config.frame_size
+    clips, noise = [], []
+    for prompt in fixture.names(f"input.{case}.geometry_encoder_inputs."):
+        frames = fixture[f"input.{case}.geometry_encoder_inputs.{prompt}"] * 2 - 1
+        clips += resize_and_center_crop(frames, height, width).split(1)
+        noise += fixture[f"input.{case}.noise.{prompt}"][:, :, 0].split(1)
+    return inputs, clips, noise
+
+
+def pack(clips: list[torch.Tensor], cell: int) -> dict[str, torch.Tensor]:
+    grids = [(len(clip), clip.shape[2] // cell, clip.shape[3] // cell) for clip in clips]
+    cells = [
+        clip.reshape(t, 3, h, cell, w, cell).permute(0, 2, 4, 1, 3, 5).reshape(t * h * w, -1)
+        for clip, (t, h, w) in zip(clips, grids, strict=True)
+    ]
+    return {"generator_pixel_values": torch.cat(cells), "generator_image_grid_thw": torch.tensor(grids)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fused_embeddings_and_logits(fused_model, case):
+    fixture, model = fused_model
+    inputs, clips, noise = case_inputs(fixture, model, case)
+    expected = fixture.under(f"expected.{case}.")
+
+    hidden = model.model.generator.encode(clips, noise=noise)
+    towers = [expected[f"tower_features.{k}"] for k in fixture.names(f"input.{case}.noise.")]
+    close(torch.cat(hidden).permute(0, 3, 1, 2), torch.cat(towers), 5e-5)
+    grids = [tuple(grid) for grid in inputs["image_grid_thw"].tolist()]
+    merged = [model.model.projector(state, 1, grid) for state, grid in zip(hidden, grids, strict=True)]
+    close(torch.cat(merged), expected["generative_merged"], 5e-5)
+
+    packed = pack(clips, model.config.generator_config.cell)
+    encoded = model.encode(**inputs, **packed, noise=noise).mm_encoder_outputs
+    close(torch.cat(encoded["image"].pooler_output), expected["image_embeds_fused"], 5e-5)
+    grid_inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "image_grid_thw")}
+    outputs = model(**grid_inputs, mm_encoder_outputs=encoded, labels=fixture.tensors.get(f"input.{case}.labels"))
+    attended = inputs["attention_mask"][..., None]
+    close(outputs.logits * attended, expected["logits"], 3e-4)
+    if "loss" in expected:
+        close(outputs.loss, expected["loss"], 1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_plain_vlm_and_positions(fused_model, case):
+    fixture, model = fused_model
+    inputs, _, _ = case_inputs(fixture, model, case)
+    expected = fixture.under(f"expected.{case}.")
+    vlm = model.model.vlm
+    features = vlm.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"], return_dict=True)
+    close(torch.cat(features.pooler_output), expected["image_embeds_2d"], 5e-5)
+    types = (inputs["input_ids"] == model.config.image_token_id).int()
+    logits = vlm(**inputs, mm_token_type_ids=types).logits
+    close(logits * inputs["attention_mask"][..., None], expected["logits_without_generative"], 3e-4)
+    positions, deltas = vlm.model.get_rope_index(
+        inputs["input_ids"],
+        image_grid_thw=inputs["image_grid_thw"],
+        attention_mask=inputs["attention_mask"],
+        mm_token_type_ids=types,
+    )
+    attended = inputs["attention_mask"].bool().expand_as(positions)
+    assert torch.equal(positions[attended], expected["position_ids"][attended])  # padding counts nowhere
+    # transformers 5 counts a prompt without its padding, transformers 4.50 with it; the positions above are the same.
+    padding = (inputs["attention_mask"] == 0).sum(-1, keepdim=True)
+    assert torch.equal(deltas - padding, expected["rope_deltas"])
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "greedy_ids" in Fixture("qwen_generative").under(f"expected.{case}.")])
+def test_greedy_answer(fused_model, case):
+    fixture, model = fused_model
+    inputs, clips, noise = case_inputs(fixture, model, case)
+    expected = fixture.under(f"expected.{case}.")
+    encoded = model.encode(**inputs, **pack(clips, model.config.generator_config.cell), noise=noise)
+    del inputs["pixel_values"]
+    answer = model.generate(
+        **inputs,
+        mm_encoder_outputs=encoded.mm_encoder_outputs,
+        max_new_tokens=len(expected["greedy_ids"]),
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    assert torch.equal(answer.sequences[0, inputs["input_ids"].shape[1] :], expected["greedy_ids"])
+    close(torch.cat(answer.logits), expected["greedy_logits"], 3e-4)
