@@ -1,0 +1,163 @@
+"""Speed and memory of the latent world simulator, against the straightforward way with diffusers.
+
+    python benchmarks/generator.py                                 # CPU, tiny shapes
+    python benchmarks/generator.py --full --output generator.json  # GPU, Wan2.1-T2V-1.3B shapes, random weights
+
+The straightforward way encodes and denoises frame by frame, runs all blocks, and reads the wanted one by a hook.
+Its float32 run is the reference of the cosine. Both ways load the same files.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import diffusers
+import torch
+import torch.nn.functional as F
+import transformers
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from tqdm import tqdm
+
+import vega3d
+from vega3d import VegaGenerator, VegaGeneratorConfig
+
+WAN_1_3B = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
+TINY = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 96, "num_layers": 6, "text_dim": 32}
+
+
+def write_generator(folder: Path, full: bool, device: str) -> VegaGeneratorConfig:
+    """Random weights in the published layout, stored in bfloat16, so that every way starts from the same numbers."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        transformer = WanTransformer3DModel(**(WAN_1_3B if full else TINY))
+        vae = AutoencoderKLWan() if full else AutoencoderKLWan(base_dim=8)
+    for name, part in (("transformer", transformer), ("vae", vae)):
+        part.to(torch.bfloat16).save_pretrained(folder / name)
+    configs = {
+        name: {key: value for key, value in part.config.items() if not key.startswith("_")}
+        for name, part in (("transformer", transformer), ("vae", vae))
+    }
+    return VegaGeneratorConfig(**configs, block=20 if full else 3)
+
+
+class Straightforward:
+    """What one writes first: one frame at a time, the whole transformer, a hook on the block."""
+
+    def __init__(self, folder: Path, generator: VegaGenerator, dtype: torch.dtype, device: str):
+        load = {"torch_dtype": dtype}
+        self.transformer = WanTransformer3DModel.from_pretrained(folder, subfolder="transformer", **load).to(device)
+        self.vae = AutoencoderKLWan.from_pretrained(folder, subfolder="vae", **load).to(device)
+        self.transformer.blocks[generator.config.block_index].register_forward_hook(self.keep)
+        self.generator, self.dtype = generator, dtype
+        prompt = generator.prompt_embeds.to(dtype)
+        padding = prompt.new_zeros(generator.config.prompt_length - len(prompt), prompt.shape[1])
+        self.prompt = torch.cat([prompt, padding])[None]
+
+    def keep(self, module, inputs, output):
+        self.hidden = output
+
+    @torch.no_grad()
+    def __call__(self, clip: torch.Tensor) -> torch.Tensor:
+        config = self.vae.config
+        mean, std = (clip.new_tensor(x, dtype=torch.float32).view(-1, 1, 1, 1) for x in (config.latents_mean, config.latents_std))
+        step = torch.tensor([self.generator.step], device=clip.device)
+        frames = []
+        for index, frame in enumerate(clip):
+            pixels = (frame.float() / 127.5 - 1).to(self.dtype)[None, :, None]
+            latent = (self.vae.encode(pixels).latent_dist.mean.float() - mean) / std
+            noise = self.generator.noise(index, latent[:, :, 0].shape)[:, :, None]
+            self.transformer(self.generator.add_noise(latent, noise).to(self.dtype), step, self.prompt)
+            frames.append(self.hidden)
+        height, width = clip.shape[2] // 16, clip.shape[3] // 16
+        return torch.cat(frames).unflatten(1, (height, width))
+
+
+def measure(function, clip: torch.Tensor, repeats: int) -> dict:
+    """Median milliseconds and peak memory [GiB] of `function(clip)`, after one call that warms up."""
+    cuda = clip.is_cuda
+    function(clip)
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function(clip)
+        if cuda:
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - start))
+    peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
+    return {"milliseconds": statistics.median(times), "fastest": min(times), "slowest": max(times), "peak_gib": peak}
+
+
+def cosine(ours: torch.Tensor, reference: torch.Tensor) -> float:
+    return F.cosine_similarity(ours.float(), reference.float(), dim=-1).mean().item()
+
+
+def compare(folder: Path, config: VegaGeneratorConfig, size: tuple[int, int], options) -> dict:
+    width, height = size
+    random = torch.Generator().manual_seed(0)
+    clip = torch.randint(0, 256, (options.frames, 3, height // 8, width // 8), dtype=torch.float, generator=random)
+    clip = F.interpolate(clip, size=(height, width), mode="bilinear").to(torch.uint8).to(options.device)
+    dtype, name = (torch.bfloat16, "bf16") if clip.is_cuda else (torch.float32, "float32")
+    generator = VegaGenerator(config)
+    generator.prompt_embeds = torch.randn(generator.prompt_embeds.shape, generator=random)
+    generator.to(options.device).load_files(folder, dtype)
+    rows = {}
+    rows[f"vega3d, {name}"] = measure(lambda frames: generator.encode([frames])[0], clip, options.repeats)
+    ours = generator.encode([clip])[0].cpu()
+    generator.tower.cpu()
+    straight = Straightforward(folder, generator, dtype, options.device)
+    rows[f"diffusers, frame by frame, hook, {name}"] = measure(straight, clip, max(1, options.repeats // 3))
+    theirs = straight(clip).cpu()
+    del straight
+    reference = Straightforward(folder, generator, torch.float32, options.device)(clip).cpu()
+    rows[f"vega3d, {name}"]["cosine"] = cosine(ours, reference)
+    rows[f"diffusers, frame by frame, hook, {name}"]["cosine"] = cosine(theirs, reference)
+    return rows
+
+
+def print_table(size: str, rows: dict, frames: int) -> None:
+    slowest = max(row["milliseconds"] for row in rows.values())
+    print(f"\n{size}, {frames} frames")
+    print(f"{'':40} {'ms':>9} {'ratio':>6} {'peak GiB':>9} {'cosine':>8}")
+    for name, row in rows.items():
+        peak = f"{row['peak_gib']:.2f}" if row["peak_gib"] is not None else "-"
+        ratio = slowest / row["milliseconds"]
+        print(f"{name:40} {row['milliseconds']:9.1f} {ratio:6.2f} {peak:>9} {row['cosine']:8.5f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="Wan2.1-T2V-1.3B shapes instead of tiny ones")
+    parser.add_argument("--sizes", nargs="+", metavar="WxH", help="default: 832x480 1280x720, or 128x96 when tiny")
+    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--output", type=Path, help="JSON file")
+    options = parser.parse_args()
+    sizes = options.sizes or (["832x480", "1280x720"] if options.full else ["128x96"])
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    results = {
+        "command": "python benchmarks/generator.py" + (" --full" if options.full else ""),
+        "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor(),
+        "versions": {module.__name__: module.__version__ for module in (torch, diffusers, transformers, vega3d)},
+        "frames": options.frames,
+        "sizes": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        config = write_generator(Path(folder), options.full, options.device)
+        for size in tqdm(sizes, desc="sizes"):
+            rows = compare(Path(folder), config, tuple(map(int, size.split("x"))), options)
+            results["sizes"][size] = rows
+            print_table(size, rows, options.frames)
+    if options.output:
+        options.output.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
