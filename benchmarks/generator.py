@@ -8,6 +8,7 @@ Its float32 run is the reference of the cosine. Both ways load the same files.
 """
 
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -94,6 +95,12 @@ def measure(function, clip: torch.Tensor, repeats: int) -> dict:
     return {"milliseconds": statistics.median(times), "fastest": min(times), "slowest": max(times), "peak_gib": peak}
 
 
+def release() -> None:
+    """The memory of one way must not count for the next."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def cosine(ours: torch.Tensor, reference: torch.Tensor) -> float:
     return F.cosine_similarity(ours.float(), reference.float(), dim=-1).mean().item()
 
@@ -110,11 +117,13 @@ def compare(folder: Path, config: VegaGeneratorConfig, size: tuple[int, int], op
     rows = {}
     rows[f"vega3d, {name}"] = measure(lambda frames: generator.encode([frames])[0], clip, options.repeats)
     ours = generator.encode([clip])[0].cpu()
-    generator.tower.cpu()
+    generator.tower = None
+    release()
     straight = Straightforward(folder, generator, dtype, options.device)
     rows[f"diffusers, frame by frame, hook, {name}"] = measure(straight, clip, max(1, options.repeats // 3))
     theirs = straight(clip).cpu()
     del straight
+    release()
     reference = Straightforward(folder, generator, torch.float32, options.device)(clip).cpu()
     rows[f"vega3d, {name}"]["cosine"] = cosine(ours, reference)
     rows[f"diffusers, frame by frame, hook, {name}"]["cosine"] = cosine(theirs, reference)

@@ -17,12 +17,15 @@ from vega3d.modeling.modeling_vega3d import (
     VegaModel,
     VegaModelOutput,
 )
+from vega3d.processing.processing_vega3d import VegaProcessor
 
 AutoConfig.register(VegaConfig.model_type, VegaConfig)
 for auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
     auto_class.register(VegaConfig, VegaForSpatialReasoning)
+AutoProcessor.register(VegaConfig, VegaProcessor)
 VegaConfig.register_for_auto_class()
 VegaForSpatialReasoning.register_for_auto_class("AutoModelForImageTextToText")
+VegaProcessor.register_for_auto_class()
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,4 +37,5 @@ __all__ = [
     "VegaGeneratorConfig",
     "VegaModel",
     "VegaModelOutput",
+    "VegaProcessor",
 ]

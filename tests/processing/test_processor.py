@@ -119,6 +119,23 @@ def test_frames_that_fit_reach_the_generator_unchanged(processor):
     assert np.array_equal(unpacked.permute(0, 2, 3, 1).numpy(), frames)
 
 
+def test_frames_are_averaged_when_they_shrink():
+    stripes = np.zeros((1, 64, 64, 3), np.uint8)
+    stripes[:, :, ::4] = 255
+
+    batch = build_processor(generator_max_area=16 * 16)(text=VIDEO, videos=stripes)
+
+    inner = batch["generator_pixel_values_videos"].reshape(3, 16, 16)[:, :, 1:-1].float()
+    assert inner.min() > 40 and inner.max() < 90
+
+
+def test_three_rows_of_pixels_are_not_taken_for_channels(processor):
+    batch = processor(text=VIDEO + IMAGE, videos=random_frames(2, 3, 90), images=random_frames(1, 3, 90)[0])
+
+    for name in ("video_grid_thw", "image_grid_thw", "generator_video_grid_thw", "generator_image_grid_thw"):
+        assert batch[name][0, 2] > 2 * batch[name][0, 1], name
+
+
 def test_centre_crop_option():
     processor = build_processor(generator_frame_fit="center_crop", generator_frame_size=(32, 48))
     frames = random_frames(2, 40, 100)
@@ -303,6 +320,8 @@ def test_given_times(processor, count):
 
     assert by_seconds["second_per_grid_ts"].tolist() == pytest.approx([expected])
     assert_same_batch(by_seconds, by_metadata)
+    by_rate = processor(text=VIDEO, videos=frames, video_metadata={"fps": 4}, return_metadata=True)
+    assert by_rate["video_metadata"][0].timestamps == [0.25 * number for number in range(count)]
     assert_same_batch(by_seconds, processor(text=VIDEO, videos=clip_from_frames(frames, seconds=seconds)))
 
 

@@ -13,6 +13,7 @@ from processing.video_files import (
     write_video,
     write_without_frames,
 )
+from vega3d.processing.video_decoding_vega3d import decode_frames, read_timeline
 from vega3d.processing.video_vega3d import (
     VideoClip,
     choose_frames,
@@ -53,6 +54,7 @@ def write_image(path, size=(8, 6), colour=(200, 0, 0), **options):
         (np.arange(31) / 30, {"fps": 3}, [0, 10, 20, 30]),
         (np.arange(30) / 30, {"fps": 3}, [0, 10, 20]),
         (np.arange(4) / 4, {"fps": 100}, [0, 1, 2, 3]),
+        (np.arange(30) / 100, {"fps": 100}, list(range(30))),  # 0.29 * 100 is below 29 in floating point
         (np.array([0, 0.1, 0.2, 5, 5.1, 10]), {"fps": 1}, [0, 2, 3, 4, 5]),
     ],
 )
@@ -203,6 +205,19 @@ def test_only_chosen_frames_are_decoded_from_their_keyframes(tmp_path):
         read_video(path, num_frames=40)
 
 
+@pytest.mark.parametrize("group", [1, 2, 3, 5])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+def test_seeking_lands_on_the_right_keyframe(tmp_path, suffix, group):
+    """Decoding times run ahead of presentation times where frames are reordered."""
+    path = write_video(tmp_path / f"video.{suffix}", 40, options={"g": str(group), "bf": "1"})
+    timeline = read_timeline(path)
+
+    frames = decode_frames(path, timeline, np.arange(1, 40, 7))
+
+    assert len(timeline.keyframes) >= 40 // group
+    assert [frame_number(frame) for frame in frames] == list(range(1, 40, 7))
+
+
 # Files that are no video
 
 
@@ -228,6 +243,8 @@ def test_text_is_no_video(tmp_path, name):
 def test_audio_only(tmp_path):
     with pytest.raises(ValueError, match=r"holds no video stream \(its streams: audio\)"):
         read_video(write_audio(tmp_path / "sound.m4a"))
+    with pytest.raises(ValueError, match=r"holds no video stream \(its streams: audio, video\)"):
+        read_video(write_audio(tmp_path / "album.m4a", cover=True))
 
 
 @pytest.mark.parametrize("name", ["none.mp4", "none.avi"])
@@ -347,6 +364,15 @@ def test_every_form_gives_the_same_clip():
         clip = clip_from_frames(frames, fps=2)
         assert np.array_equal(clip.frames, array), form
         assert clip.seconds.tolist() == [0, 0.5, 1, 1.5, 2], form
+
+
+def test_reversed_and_read_only_arrays_are_taken():
+    array = np.random.default_rng(0).integers(0, 256, (5, 6, 8, 3), dtype=np.uint8)
+    array.flags.writeable = False
+    for frames in (array, array[::-1], array[:, :, ::-1]):
+        clip = clip_from_frames(frames)
+        assert np.array_equal(clip.frames, frames)
+        assert torch.equal(torch.from_numpy(clip.frames), torch.tensor(frames.copy()))
 
 
 def test_times_of_frames_in_memory():

@@ -63,14 +63,21 @@ def write_two_sizes(path: Path) -> Path:
     return path
 
 
-def write_audio(path: Path) -> Path:
-    """Writes a second of silence and no video."""
-    with av.open(str(path), "w") as container:
+def write_audio(path: Path, cover: bool = False) -> Path:
+    """Writes a second of silence and no video, if wanted with an album cover."""
+    with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=16000)
+        image = container.add_stream("mjpeg", rate=1) if cover else None
+        if image is not None:
+            image.width, image.height, image.pix_fmt = 64, 48, "yuvj420p"
+            image.disposition = av.stream.Disposition.attached_pic
         samples = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
         samples.sample_rate = 16000
         for packet in [*stream.encode(samples), *stream.encode(None)]:
             container.mux(packet)
+        if image is not None:
+            for packet in [*image.encode(_picture(numbered_frame(0), 0)), *image.encode(None)]:
+                container.mux(packet)
     return path
 
 

@@ -17,6 +17,12 @@ from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 from .generator_vega3d import PARTS, copy_files, resolve_files
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
+AUTO_MAP = {  # what `trust_remote_code=True` looks up; register_for_auto_class knows one class only
+    "AutoConfig": "configuration_vega3d.VegaConfig",
+    "AutoModel": "modeling_vega3d.VegaForSpatialReasoning",
+    "AutoModelForImageTextToText": "modeling_vega3d.VegaForSpatialReasoning",
+    "AutoModelForMultimodalLM": "modeling_vega3d.VegaForSpatialReasoning",
+}
 UNQUANTISED = ("generator", "projector", "fusion", "vlm.model.visual", "vlm.lm_head")
 
 
@@ -73,6 +79,7 @@ class CheckpointMixin:
                 "memory. Load the model with `from_pretrained` or `from_backbones`, and keep its folder."
             )
         self.exclude_generator_weights()
+        self.config.auto_map = dict(AUTO_MAP)
         kwargs["save_original_format"] = False  # Trainer cannot resume from Qwen2.5-VL's legacy key names
         if is_main_process and generator.config.is_relative:
             copy_files(generator.files, Path(save_directory) / generator.config.source)

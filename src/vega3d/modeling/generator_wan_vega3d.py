@@ -51,6 +51,9 @@ class CausalWanEncoder(nn.Module):
         vae.post_quant_conv = None
         self.vae = vae
 
+    def parts(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (frames,)  # later frames need the earlier ones
+
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """float[T, 3, H, W] with T = 1 + 4k -> float[1 + k, Z, H / 8, W / 8]"""
         clip = frames.transpose(0, 1).unsqueeze(0)  # float[1, 3, T, H, W]
@@ -81,7 +84,8 @@ class WanTower(nn.Module):
         Returns:
             float32[n, Z, h, w], mean of the posterior, normalised per channel.
         """
-        mean = self.encoder(frames.to(next(self.encoder.parameters()).dtype)).float()
+        frames = frames.to(next(self.encoder.parameters()).dtype)
+        mean = torch.cat([self.encoder(part) for part in self.encoder.parts(frames)]).float()
         center, spread = (
             mean.new_tensor(statistic).view(-1, 1, 1) for statistic in (self.latents_mean, self.latents_std)
         )

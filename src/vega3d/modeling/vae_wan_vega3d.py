@@ -16,6 +16,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import nn
 
+FRAMES_AT_A_TIME = 4
+
 
 def fold_conv(conv: WanCausalConv3d) -> nn.Conv2d:
     """The 2D convolution that equals a causal 3D one on a clip of one frame."""
@@ -138,6 +140,10 @@ class FoldedWanEncoder(nn.Module):
         self.conv_out = fold_conv(encoder.conv_out)
         self.quant_conv = fold_conv(vae.quant_conv)
         self.to(memory_format=torch.channels_last)
+
+    def parts(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Frames to encode at a time: more take gigabytes at 1280x720 and save no time."""
+        return frames.split(FRAMES_AT_A_TIME)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """

@@ -1,6 +1,7 @@
 """`VegaProcessor`: messages, images and videos to one batch with both pixel streams."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ class VegaProcessor(ProcessorMixin):
         )
 
     @property
-    def vlm_processor(self) -> ProcessorMixin:
+    def vlm_processor(self) -> Any:
         """The VLM's own processor; it shares the sub-processors, so changes to them are seen at once."""
         return self._vlm_processor_type()(
             image_processor=self.image_processor,
@@ -174,13 +175,14 @@ class VegaProcessor(ProcessorMixin):
             skip_tensor_conversion=self.skip_tensor_conversion,
         )
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]
         self,
         conversation,
         chat_template: str | None = None,
+        *,
         num_frames: int | None = None,
         fps: float | None = None,
-        processor_kwargs: Mapping | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
         **kwargs,
     ):
         """Renders conversations and, with `tokenize=True`, prepares their images and videos too.
@@ -246,7 +248,7 @@ class VegaProcessor(ProcessorMixin):
 
     def _generative_stream(self, pictures: list[np.ndarray], clips: list[VideoClip]) -> dict:
         """Fits and packs all frames for the generator."""
-        stream = {}
+        stream: dict[str, torch.Tensor] = {}
         if pictures:
             cells, grid = self._pack([picture[None] for picture in pictures])
             stream.update(generator_pixel_values=cells, generator_image_grid_thw=grid)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -73,16 +74,16 @@ def read_timeline(path: Path) -> Timeline | None:
         )
     if not packets:
         raise ValueError(f"{path} holds no frames (0 packets in its video stream). Record or export it again.")
-    if any(packet.pts is None for packet in packets):
-        return None
-    keyframes = [packet for packet in packets if packet.is_keyframe]
-    # A recording cut out of a stream may begin between keyframes: what precedes the first one cannot be decoded.
-    start = keyframes[0].pts if keyframes else min(packet.pts for packet in packets)
-    shown = sorted(packet.pts for packet in packets if packet.pts >= start and not packet.is_discard)
-    if not shown or len(set(shown)) < len(shown):
-        return None
     # Seeking looks at decoding times where there are any; a keyframe's is never after its presentation time.
-    targets = tuple(sorted((packet.pts, packet.pts if packet.dts is None else packet.dts) for packet in keyframes))
+    timed = [
+        (packet.pts, packet.pts if packet.dts is None else packet.dts, packet)
+        for packet in packets
+        if packet.pts is not None
+    ]
+    shown = sorted(pts for pts, _, packet in timed if not packet.is_discard)
+    if len(timed) < len(packets) or not shown or len(set(shown)) < len(shown):
+        return None
+    targets = tuple(sorted((pts, place) for pts, place, packet in timed if packet.is_keyframe))
     return Timeline(np.array(shown), time_base, targets)
 
 
@@ -97,12 +98,13 @@ def decode_timeline(path: Path) -> Timeline:
         time_base = float(stream.time_base)
     if not pts:
         raise ValueError(f"{path} holds no frame that can be decoded (0 decoded). Record or export it again.")
-    if None in pts or any(later <= earlier for earlier, later in pairwise(pts)):
+    known = [time for time in pts if time is not None]
+    if len(known) < len(pts) or any(later <= earlier for earlier, later in pairwise(known)):
         raise ValueError(
             f"{path}: its {len(pts)} frames do not carry increasing presentation times. Write it as MP4 with times, "
             "for example `ffmpeg -fflags +genpts -i input output.mp4`, or read its frames and use `clip_from_frames`."
         )
-    return Timeline(np.array(pts), time_base, ())
+    return Timeline(np.array(known), time_base, ())
 
 
 def decode_frames(path: Path, timeline: Timeline, indices: np.ndarray) -> list[np.ndarray] | None:
@@ -137,8 +139,8 @@ def decode_frames(path: Path, timeline: Timeline, indices: np.ndarray) -> list[n
 
 
 @contextmanager
-def _open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """Opens a file and picks its first video stream (an album cover does not count)."""
+def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
+    """Opens a file: its container and first video stream (an album cover does not count)."""
     try:
         container = av.open(str(path))
     except av.FFmpegError as error:
@@ -192,7 +194,7 @@ def _decoded(path: Path, container, stream) -> Iterator[av.VideoFrame]:
 def _upright(path: Path, frame: av.VideoFrame) -> np.ndarray:
     """Returns uint8[H, W, 3], turned and mirrored as the display matrix of the frame says."""
     pixels = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return pixels
     # x' = a x + c y, y' = b x + d y. `frame.rotation` is not enough: a mirrored frame reads as turned by 180 degrees.

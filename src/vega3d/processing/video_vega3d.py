@@ -50,6 +50,8 @@ class VideoClip:
             raise ValueError(
                 f"{self.source}: the times of the frames must increase, but got {self.seconds.tolist()} s."
             )
+        # torch takes neither reversed nor read-only arrays; a frozen dataclass is set through `object`.
+        object.__setattr__(self, "frames", np.require(self.frames, requirements=["C", "W"]))
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -74,13 +76,13 @@ def choose_frames(seconds: np.ndarray, num_frames: int | None = None, fps: float
         ValueError: unless exactly one of `num_frames` and `fps` is given, and is in range.
     """
     check_sampling(num_frames, fps)
-    if num_frames is None and fps is None:
-        raise ValueError("Give `num_frames` or `fps` to say how to sample the frames; got neither.")
     first, last = float(seconds[0]), float(seconds[-1])
-    if num_frames is None:
+    if fps is not None:
         # The tolerance keeps the last frame where (last - first) * fps is a whole number up to rounding.
         count = int((last - first) * fps + 1e-6) + 1
         return np.unique(_nearest(seconds, first + np.arange(count) / fps))
+    if num_frames is None:
+        raise ValueError("Give `num_frames` or `fps` to say how to sample the frames; got neither.")
     if num_frames >= len(seconds):
         return np.arange(len(seconds))
     indices = _nearest(seconds, np.linspace(first, last, num_frames)) if num_frames > 1 else np.zeros(1, np.int64)
@@ -131,17 +133,13 @@ def read_video(path: str | Path, num_frames: int | None = None, fps: float | Non
     if num_frames is None and fps is None:
         num_frames = DEFAULT_NUM_FRAMES
     path = check_video_file(path)
-    timeline = read_timeline(path)
-    frames = None
-    if timeline is not None:
+    # Packets without a time, or that never become a frame (VP8's alternate references), need the slower reading.
+    for timeline in filter(None, (read(path) for read in (read_timeline, decode_timeline))):
         chosen = choose_frames(timeline.seconds, num_frames, fps)
         frames = decode_frames(path, timeline, chosen)
-    if frames is None:
-        # Some packets carry no time or never become a frame (VP8's alternate references): ask the decoder.
-        timeline = decode_timeline(path)
-        chosen = choose_frames(timeline.seconds, num_frames, fps)
-        frames = decode_frames(path, timeline, chosen)
-    return VideoClip(np.stack(frames), timeline.seconds[chosen], str(path))
+        if frames is not None:
+            return VideoClip(np.stack(frames), timeline.seconds[chosen], str(path))
+    raise ValueError(f"{path}: decoding it twice gave different frame times. Re-encode it.")
 
 
 def read_images(
@@ -169,8 +167,8 @@ def read_images(
     _check_timed(source, seconds is not None, fps)
     files = _list_images(Path(paths)) if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     if not files or (seconds is not None and len(seconds) != len(files)):
-        times = "" if seconds is None else f" and {len(seconds)} times"
-        raise ValueError(f"Got {len(files)} image files{times}. Give at least one file, and a time for each or none.")
+        given = "" if seconds is None else f" and {len(seconds)} times"
+        raise ValueError(f"Got {len(files)} image files{given}. Give at least one file, and a time for each or none.")
     times = np.arange(len(files), dtype=np.float64) if seconds is None else np.asarray(seconds, dtype=np.float64)
     chosen = np.arange(len(files)) if num_frames is None and fps is None else choose_frames(times, num_frames, fps)
     frames = [_read_image(files[index]) for index in chosen]
