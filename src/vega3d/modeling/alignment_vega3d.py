@@ -9,6 +9,16 @@ from .configuration_vega3d import VegaConfig
 TEMPORAL_STRIDE = 4  # frames a latent of Wan's causal VAE stands for, after the first
 
 
+def check_frames(num_frames: int, num_patches: int) -> None:
+    """Raises ValueError unless a clip of `num_frames` has `num_patches` temporal patches of two frames."""
+    expected = (num_frames + 1) // 2
+    if num_patches != expected:
+        raise ValueError(
+            f"A clip of {num_frames} generator frames has {expected} temporal patches, but the VLM has {num_patches}. "
+            "Give both pixel streams the same frames."
+        )
+
+
 def align_time(hidden: torch.Tensor, num_frames: int, num_patches: int, clip_mode: str) -> torch.Tensor:
     """Averages the generator's frames over the temporal patches of the VLM.
 
@@ -25,12 +35,7 @@ def align_time(hidden: torch.Tensor, num_frames: int, num_patches: int, clip_mod
     Raises:
         ValueError: if `num_patches` does not fit `num_frames`.
     """
-    expected = (num_frames + 1) // 2
-    if num_patches != expected:
-        raise ValueError(
-            f"A clip of {num_frames} generator frames has {expected} temporal patches, but the VLM has {num_patches}. "
-            "Give both pixel streams the same frames."
-        )
+    check_frames(num_frames, num_patches)
     first = torch.arange(0, num_frames, 2, device=hidden.device)
     second = (first + 1).clamp(max=num_frames - 1)
     if clip_mode == "clip":

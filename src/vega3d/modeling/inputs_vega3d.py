@@ -1,29 +1,106 @@
 """What the fused model reads off its inputs: clips from packed cells, placeholders, the question."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import nn
 
-from .configuration_vega3d import VegaConfig
+from .alignment_vega3d import check_frames
+from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 
-MERGED = {"image": 1, "video": 2}  # the VLM's mm_token_type_ids
+TOKEN_TYPES = {"image": 1, "video": 2}  # the VLM's mm_token_type_ids
 
 
-def unpack_cells(
-    cells: torch.Tensor | None, grid: torch.Tensor | None, modality: str, count: int, cell: int
-) -> list[torch.Tensor]:
+@dataclass(frozen=True)
+class VisualInputs:
+    """All images, or all videos, of a batch.
+
+    Args:
+        pixels: float[patches, C], semantic stream as the VLM's processor packs it.
+        grid: int[n, 3], patch grid (t, h, w) of each.
+        cells: uint8[P, 3 * cell * cell] or float in [-1, 1], generative stream.
+        cell_grid: int[n, 3], cell grid (t, h, w) of each; t is the number of frames.
+    """
+
+    pixels: torch.Tensor | None
+    grid: torch.Tensor | None
+    cells: torch.Tensor | None
+    cell_grid: torch.Tensor | None
+
+
+def given_visuals(**visuals: VisualInputs) -> dict[str, VisualInputs]:
+    """Drops a modality that is not given; raises ValueError if its grid is missing."""
+    given = {name: visual for name, visual in visuals.items() if visual.pixels is not None}
+    for name, visual in given.items():
+        if visual.grid is None:
+            raise ValueError(f"{name} pixels come without {name}_grid_thw. Use VegaProcessor.")
+    return given
+
+
+def check_times(visuals: dict[str, VisualInputs], num_frames: Sequence[int]) -> None:
+    patches = [int(t) for visual in visuals.values() for t in visual.grid[:, 0]]
+    for count, num_patches in zip(num_frames, patches, strict=True):
+        check_frames(count, num_patches)
+
+
+def generator_clips(
+    visuals: dict[str, VisualInputs], config: VegaGeneratorConfig
+) -> tuple[list[torch.Tensor], list[int]]:
+    """Frames [t, 3, H, W] of each image, then each video, and their numbers.
+
+    Raises:
+        ValueError: if clips are missing, or of other numbers or lengths than the VLM's.
+    """
+    clips = [clip for name, visual in visuals.items() for clip in unpack_cells(visual, name, config.cell)]
+    num_frames = [len(clip) for clip in clips]
+    check_times(visuals, num_frames)
+    return clips, num_frames
+
+
+def cached_frames(
+    visuals: dict[str, VisualInputs], hidden_states: Sequence[torch.Tensor], config: VegaGeneratorConfig
+) -> list[int]:
+    """Number of frames of each clip whose hidden states are given.
+
+    Raises:
+        ValueError: if clips are missing, of other lengths than the VLM's, or of other channels than the generator's.
+    """
+    wanted = sum(len(visual.grid) for visual in visuals.values())
+    if len(hidden_states) != wanted:
+        raise ValueError(
+            f"There are {wanted} images and videos, but generator_hidden_states of {len(hidden_states)} clips. "
+            "Give one entry for each image, then for each video."
+        )
+    for state in hidden_states:
+        if state.ndim != 4 or state.shape[-1] != config.hidden_size:
+            raise ValueError(
+                f"generator_hidden_states must be float[t, h, w, {config.hidden_size}], but one is {tuple(state.shape)}. "
+                "They are the output of this generator's `encode`."
+            )
+    if all(visual.cell_grid is not None for visual in visuals.values()):
+        num_frames = [int(t) for visual in visuals.values() for t in visual.cell_grid[:, 0]]
+    elif config.clip_mode == "clip":
+        raise ValueError("clip_mode='clip' needs the generator's grids: their t is the number of frames.")
+    else:
+        num_frames = [len(state) for state in hidden_states]
+    check_times(visuals, num_frames)
+    return num_frames
+
+
+def unpack_cells(visual: VisualInputs, modality: str, cell: int) -> list[torch.Tensor]:
     """Packed cells -> one [t, 3, h * cell, w * cell] a clip.
 
     Args:
-        cells: [P, 3 * cell * cell], rows in (t, h, w) order, clip after clip.
-        grid: int[n, 3], (t, h, w) of each clip in cells.
+        visual: with rows of cells in (t, h, w) order, clip after clip.
         modality: `image` or `video`, for messages.
-        count: clips expected, as many as the VLM sees.
         cell: edge of a cell [px].
 
     Raises:
         ValueError: if clips are missing or of another size than the grid says.
     """
     suffix = "" if modality == "image" else "_videos"
+    cells, grid, count = visual.cells, visual.cell_grid, len(visual.grid)
     if cells is None or grid is None:
         raise ValueError(
             f"There are {count} {modality}s, but no generator_pixel_values{suffix} with their "
@@ -54,25 +131,17 @@ def token_id(modality: str, config: VegaConfig) -> int:
 def token_type_ids(input_ids: torch.Tensor, config: VegaConfig) -> torch.Tensor:
     """int[B, L]: 1 at image placeholders, 2 at video placeholders, 0 elsewhere."""
     types = torch.zeros_like(input_ids, dtype=torch.int)
-    for modality, number in MERGED.items():
+    for modality, number in TOKEN_TYPES.items():
         types[input_ids == token_id(modality, config)] = number
     return types
 
 
-def check_placeholders(
-    input_ids: torch.Tensor,
-    config: VegaConfig,
-    pixels: dict[str, torch.Tensor | None],
-    grids: dict[str, torch.Tensor | None],
-) -> None:
+def check_placeholders(input_ids: torch.Tensor, config: VegaConfig, visuals: dict[str, VisualInputs]) -> None:
     """Raises ValueError, before any heavy work, if placeholders in the text and visuals given do not match."""
     merge = config.vlm_config.vision_config.spatial_merge_size
-    for modality in MERGED:
+    for modality in TOKEN_TYPES:
         tokens = int((input_ids == token_id(modality, config)).sum())
-        grid = grids[modality]
-        if pixels[modality] is not None and grid is None:
-            raise ValueError(f"{modality} pixels come without {modality}_grid_thw. Use VegaProcessor.")
-        features = 0 if pixels[modality] is None else int((grid.prod(-1) // merge**2).sum())
+        features = int((visuals[modality].grid.prod(-1) // merge**2).sum()) if modality in visuals else 0
         if tokens != features:
             raise ValueError(
                 f"The text has {tokens} {modality} placeholder tokens, but the {modality}s given have {features}. "

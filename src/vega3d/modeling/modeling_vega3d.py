@@ -17,14 +17,16 @@ from .configuration_vega3d import VegaConfig
 from .fusion_vega3d import FUSIONS, InstructionGatedFusion, TokenGatedResidualFusion, WeightedFusion
 from .generator_vega3d import VegaGenerator
 from .inputs_vega3d import (
+    VisualInputs,
+    cached_frames,
     check_placeholders,
+    generator_clips,
+    given_visuals,
     instruction_embeddings,
     token_type_ids,
-    unpack_cells,
     visual_rows,
 )
 
-MODALITIES = ("image", "video")
 Gates = dict[str, tuple[torch.Tensor, ...]]
 
 
@@ -148,63 +150,59 @@ class VegaModel(VegaPreTrainedModel):
         Raises:
             ValueError: if the counts of placeholders, visuals and generator clips do not match.
         """
-        pixels = {"image": pixel_values, "video": pixel_values_videos}
-        grids = {"image": image_grid_thw, "video": video_grid_thw}
-        check_placeholders(input_ids, self.config, pixels, grids)
-        given = [modality for modality in MODALITIES if pixels[modality] is not None]
-        semantic = {modality: self._semantic(modality, pixels[modality], grids[modality]) for modality in given}
+        visuals = given_visuals(
+            image=VisualInputs(pixel_values, image_grid_thw, generator_pixel_values, generator_image_grid_thw),
+            video=VisualInputs(
+                pixel_values_videos, video_grid_thw, generator_pixel_values_videos, generator_video_grid_thw
+            ),
+        )
+        check_placeholders(input_ids, self.config, visuals)
         if self.config.fusion == "none":
-            return VegaEncoderOutput(mm_encoder_outputs=semantic)
-        clips = {"image": generator_pixel_values, "video": generator_pixel_values_videos}
-        cells = {"image": generator_image_grid_thw, "video": generator_video_grid_thw}
-        hidden, num_frames = self._generative(given, clips, cells, grids, generator_hidden_states, generator_kwargs)
-        instructions = None
-        if self.fusion.needs_instruction and given:
-            text = instruction_embeddings(input_ids, attention_mask, labels, self.config, self.get_input_embeddings())
-            instructions = {modality: text[visual_rows(input_ids, modality, grids[modality], self.config)] for modality in given}
+            return VegaEncoderOutput(mm_encoder_outputs=self._semantic(visuals))
+        if generator_hidden_states is None:
+            clips, num_frames = generator_clips(visuals, self.config.generator_config)
+        else:
+            num_frames = cached_frames(visuals, generator_hidden_states, self.config.generator_config)
+        questions = self._questions(input_ids, attention_mask, labels, visuals)
 
+        semantic = self._semantic(visuals)
+        hidden = generator_hidden_states
+        if hidden is None:
+            hidden = self.generator.encode(clips, **generator_kwargs)  # float[t, h, w, C] a clip
+        gates = self._fuse(semantic, visuals, hidden, num_frames, questions)
+        return VegaEncoderOutput(mm_encoder_outputs=semantic, gates=gates if output_gates and gates else None)
+
+    def _semantic(self, visuals: dict[str, VisualInputs]) -> dict[str, ModelOutput]:
+        """The VLM's own encoder outputs; their `pooler_output` is a tuple of float[N, D]."""
+        encoders = {"image": self.vlm.get_image_features, "video": self.vlm.get_video_features}
+        return {name: encoders[name](visual.pixels, visual.grid, return_dict=True) for name, visual in visuals.items()}
+
+    def _questions(self, input_ids, attention_mask, labels, visuals) -> dict[str, list[torch.Tensor | None]]:
+        """float[D] for each visual, the mean embedding of its prompt's text, if the fusion reads it."""
+        if not (self.fusion.needs_instruction and visuals):
+            return {name: [None] * len(visual.grid) for name, visual in visuals.items()}
+        text = instruction_embeddings(input_ids, attention_mask, labels, self.config, self.get_input_embeddings())
+        rows = {name: visual_rows(input_ids, name, visual.grid, self.config) for name, visual in visuals.items()}
+        return {name: [text[row] for row in rows[name]] for name in visuals}
+
+    def _fuse(self, semantic, visuals, hidden, num_frames, questions) -> Gates:
+        """Replaces the semantic tokens by the fused ones, item by item; returns the gates on their token grids."""
         gates: Gates = {}
-        for modality in given:
+        clips = zip(hidden, num_frames, strict=True)
+        merge = self.projector.merge
+        for name, visual in visuals.items():
             fused = []
-            for index, grid in enumerate(grids[modality].tolist()):
-                instruction = instructions[modality][index] if instructions else None
-                tokens = semantic[modality].pooler_output[index]  # float[N, D]
-                generative = self.projector(hidden.pop(0), num_frames.pop(0), tuple(grid))  # float[N, D]
-                t, h, w = grid[0], grid[1] // self.projector.merge, grid[2] // self.projector.merge
-                tokens, gate = self.fusion(tokens, generative.to(tokens.device), (t, h, w), instruction)
+            items = zip(semantic[name].pooler_output, visual.grid.tolist(), questions[name], strict=True)
+            for tokens, (t, h, w), question in items:
+                clip, count = next(clips)
+                generative = self.projector(clip.to(tokens.device, tokens.dtype), count, (t, h, w))  # float[N, D]
+                grid = (t, h // merge, w // merge)
+                tokens, gate = self.fusion(tokens, generative, grid, question)
                 fused.append(tokens)
-                if output_gates and gate is not None:
-                    gates[modality] = (*gates.get(modality, ()), gate.unflatten(0, (t, h, w)).squeeze(-1))
-            semantic[modality].pooler_output = tuple(fused)
-        return VegaEncoderOutput(mm_encoder_outputs=semantic, gates=gates or None)
-
-    def _semantic(self, modality: str, pixels: torch.Tensor, grid: torch.Tensor) -> ModelOutput:
-        features = self.vlm.get_image_features if modality == "image" else self.vlm.get_video_features
-        return features(pixels, grid, return_dict=True)
-
-    def _generative(self, given, clips, cells, grids, hidden_states, generator_kwargs):
-        """Hidden states and frame counts of all clips, images first."""
-        wanted = [len(grids[modality]) for modality in given]
-        if hidden_states is not None:
-            if len(hidden_states) != sum(wanted):
-                raise ValueError(
-                    f"There are {sum(wanted)} images and videos, but generator_hidden_states of {len(hidden_states)} "
-                    "clips. Give one entry for each image, then for each video."
-                )
-            hidden = [state.to(self.projector_device, self.dtype) for state in hidden_states]
-            if all(cells[modality] is not None for modality in given):
-                return hidden, [int(t) for modality in given for t in cells[modality][:, 0]]
-            if self.config.generator_config.clip_mode == "clip":
-                raise ValueError("clip_mode='clip' needs generator_video_grid_thw: its t is the number of frames.")
-            return hidden, [len(state) for state in hidden]
-        frames: list[torch.Tensor] = []
-        for modality, count in zip(given, wanted, strict=True):
-            frames += unpack_cells(clips[modality], cells[modality], modality, count, self.config.generator_config.cell)
-        return self.generator.encode(frames, **generator_kwargs), [len(clip) for clip in frames]
-
-    @property
-    def projector_device(self) -> torch.device:
-        return next(self.projector.parameters()).device
+                if gate is not None:
+                    gates[name] = (*gates.get(name, ()), gate.unflatten(0, grid).squeeze(-1))
+            semantic[name].pooler_output = tuple(fused)
+        return gates
 
     def forward(
         self,
