@@ -1,5 +1,6 @@
 """Real classes at tiny size: a Qwen2.5-VL, a Wan transformer and VAE, a UMT5 encoder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -87,18 +88,24 @@ def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     return model.eval()
 
 
+def seeded(build: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return randomise(build(), seed)
+
+
 def save_vlm(folder: Path, seed: int = 1, **config) -> Path:
-    randomise(Qwen2_5_VLForConditionalGeneration(tiny_vlm_config(**config)), seed).save_pretrained(folder)
+    seeded(lambda: Qwen2_5_VLForConditionalGeneration(tiny_vlm_config(**config)), seed).save_pretrained(folder)
     return folder
 
 
 def save_generator(folder: Path, seed: int = 2, with_text_encoder: bool = True) -> Path:
     """A generator in the published diffusers layout."""
-    randomise(WanTransformer3DModel(**WAN_TRANSFORMER), seed).save_pretrained(folder / "transformer")
-    randomise(AutoencoderKLWan(**WAN_VAE), seed + 1).save_pretrained(folder / "vae")
+    seeded(lambda: WanTransformer3DModel(**WAN_TRANSFORMER), seed).save_pretrained(folder / "transformer")
+    seeded(lambda: AutoencoderKLWan(**WAN_VAE), seed + 1).save_pretrained(folder / "vae")
     if with_text_encoder:
         config = UMT5Config(
             vocab_size=32, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, eos_token_id=1, pad_token_id=0
         )
-        randomise(UMT5EncoderModel(config), seed + 2).save_pretrained(folder / "text_encoder")
+        seeded(lambda: UMT5EncoderModel(config), seed + 2).save_pretrained(folder / "text_encoder")
     return folder

@@ -1,5 +1,4 @@
 import pytest
-from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from tiny_models import WAN_TRANSFORMER, WAN_VAE
 
 from vega3d import VegaConfig, VegaGeneratorConfig
@@ -39,14 +38,13 @@ def test_block_counts_from_either_end(block, index):
     ],
 )
 def test_generator_values_out_of_range(option, value, message):
-    with pytest.raises(StrictDataclassClassValidationError) as error:
+    with pytest.raises(ValueError, match=message):
         VegaGeneratorConfig(**{**GENERATOR, option: value})
-    error.match(message)
 
 
 @pytest.mark.parametrize("size", [None, (480,), (480, 830), (0, 832)])
 def test_centre_crop_needs_a_size_in_cells(size):
-    with pytest.raises(StrictDataclassClassValidationError, match="multiples of 16 px with frame_fit='center_crop'"):
+    with pytest.raises(ValueError, match="multiples of 16 px with frame_fit='center_crop'"):
         VegaGeneratorConfig(**GENERATOR, frame_fit="center_crop", frame_size=size)
 
 
@@ -55,13 +53,13 @@ def test_centre_crop_needs_a_size_in_cells(size):
     [("clip_mode", "video"), ("family", "ltx"), ("block", 1.5), ("timestep", "300"), ("noise_shared", "no")],
 )
 def test_generator_values_of_the_wrong_kind(option, value):
-    with pytest.raises(StrictDataclassFieldValidationError, match=option):
+    with pytest.raises(ValueError, match=option):
         VegaGeneratorConfig(**{**GENERATOR, option: value})
 
 
 @pytest.mark.parametrize(("option", "value"), [("fusion", "gated"), ("projector", "linear"), ("fusion_residual_init", "0")])
 def test_fused_values_of_the_wrong_kind(option, value):
-    with pytest.raises(StrictDataclassFieldValidationError, match=option):
+    with pytest.raises(ValueError, match=option):
         VegaConfig(generator_config=GENERATOR, **{option: value})
 
 
@@ -74,7 +72,7 @@ def test_fused_values_of_the_wrong_kind(option, value):
     ],
 )
 def test_fused_values_out_of_range(options, message):
-    with pytest.raises(StrictDataclassClassValidationError, match=message):
+    with pytest.raises(ValueError, match=message):
         VegaConfig(generator_config=GENERATOR, **options)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from golden_models import load_generator
-from tiny_models import BLOCK, WAN_TRANSFORMER, WAN_VAE, randomise
+from tiny_models import BLOCK, WAN_TRANSFORMER, WAN_VAE, seeded
 
 from vega3d import VegaGenerator
 
@@ -13,7 +13,7 @@ PROMPT_LENGTH = 12
 
 @pytest.fixture(scope="module")
 def parts():
-    return randomise(WanTransformer3DModel(**WAN_TRANSFORMER), 2), randomise(AutoencoderKLWan(**WAN_VAE), 3)
+    return seeded(lambda: WanTransformer3DModel(**WAN_TRANSFORMER), 2), seeded(lambda: AutoencoderKLWan(**WAN_VAE), 3)
 
 
 @pytest.fixture(scope="module")

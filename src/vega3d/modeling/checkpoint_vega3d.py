@@ -109,10 +109,10 @@ class CheckpointMixin:
         Raises:
             ValueError: for an unknown or bad option, or if files are missing.
         """
+        vlm_fields, generator_fields = split_config(config)
         folder = download_generator(generator, with_text_encoder=prompt_embeds is None)
         if prompt_embeds is None:
             prompt_embeds = embed_empty_prompt(folder)
-        vlm_config, generator_fields = split_config(config)
         generator_config = VegaGeneratorConfig(
             transformer=read_part_config(folder, "transformer"),
             vae=read_part_config(folder, "vae"),
@@ -121,7 +121,7 @@ class CheckpointMixin:
         )
         vlm_model = AutoModelForImageTextToText.from_pretrained(vlm, dtype=dtype)
         vega_config = VegaConfig(
-            vlm_config=vlm_model.config.to_dict(), generator_config=generator_config.to_dict(), **vlm_config
+            vlm_config=vlm_model.config.to_dict(), generator_config=generator_config.to_dict(), **vlm_fields
         )
         vega_config.dtype = vlm_model.dtype
         with torch.device("meta"):

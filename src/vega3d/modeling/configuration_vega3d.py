@@ -1,10 +1,12 @@
 """Configuration of the fused model and of its frozen generator."""
 
 import difflib
+import functools
 from dataclasses import fields
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -25,6 +27,22 @@ Projector = Literal["merger_mlp", "avg", "mlp2x"]
 NUM_TRAIN_TIMESTEPS = 1000
 
 
+def with_value_errors(config_class: type) -> type:
+    """`strict` raises an error of its own for a value of the wrong kind; callers catch ValueError for bad input."""
+    strict_init = config_class.__init__
+
+    @functools.wraps(strict_init)
+    def init(self, *args, **kwargs):
+        try:
+            strict_init(self, *args, **kwargs)
+        except StrictDataclassError as error:
+            cause = error.__cause__ or error
+            raise ValueError(f"{config_class.__name__}: {cause}") from error
+
+    config_class.__init__ = init
+    return config_class
+
+
 def refuse_misspelled(config_class: type, unknown: dict[str, Any]) -> None:
     """`PreTrainedConfig` keeps unknown keys without a word, so a misspelled option would silently do nothing."""
     names = [field.name for field in fields(config_class)]
@@ -39,6 +57,7 @@ def require(condition: bool, name: str, value: Any, limit: str, remedy: str) -> 
         raise ValueError(f"{name}={value!r} is out of range: it must be {limit}. {remedy}")
 
 
+@with_value_errors
 @strict
 class VegaGeneratorConfig(PreTrainedConfig):
     """The frozen video diffusion model that is queried as a latent world simulator.
@@ -172,6 +191,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
         )
 
 
+@with_value_errors
 @strict
 class VegaConfig(PreTrainedConfig):
     """Configuration of `VegaForSpatialReasoning`.

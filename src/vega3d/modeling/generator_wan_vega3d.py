@@ -4,6 +4,7 @@ Everything that does not depend on the frames is computed once: modulations of t
 of the constant prompt, rotary tables.
 """
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -232,20 +233,30 @@ def load_wan_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype
     Raises:
         ValueError: if a file is missing, truncated, or of other shapes than the config says.
     """
-    transformer = load_part(EarlyExitWanTransformer, folder, "transformer", dtype, num_layers=config.block_index + 1)
-    vae = load_part(AutoencoderKLWan, folder, "vae", dtype)
+    last = config.block_index
+    transformer = load_part(EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, num_layers=last + 1)
+    vae = load_part(AutoencoderKLWan, folder, "vae", config.vae, dtype)
     return WanTower(transformer, vae, config.clip_mode)
 
 
-def load_part(part_class: type, folder: Path, name: str, dtype: torch.dtype, **config) -> nn.Module:
-    if not (folder / name / "config.json").is_file():
+def load_part(part_class: type, folder: Path, name: str, config: dict, dtype: torch.dtype, **changes) -> nn.Module:
+    file = folder / name / "config.json"
+    if not file.is_file():
         raise ValueError(
             f"The generator's {name} is missing: {folder / name} has no config.json. "
             "Copy the checkpoint whole, with its generator folder, or assemble it again."
         )
+    stored = json.loads(file.read_text())
+    for key in config.keys() & stored.keys():
+        ours, theirs = (list(value) if isinstance(value, tuple) else value for value in (config[key], stored[key]))
+        if ours != theirs:
+            raise ValueError(
+                f"The generator's {name} in {folder / name} has {key}={theirs!r}, but the model's config says {ours!r}. "
+                "The files are of another generator: copy the checkpoint again, or assemble it anew."
+            )
     try:
         model, info = part_class.from_pretrained(
-            folder, subfolder=name, torch_dtype=dtype, use_safetensors=True, output_loading_info=True, **config
+            folder, subfolder=name, torch_dtype=dtype, use_safetensors=True, output_loading_info=True, **changes
         )
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         raise ValueError(
