@@ -64,7 +64,10 @@ class Straightforward:
     @torch.no_grad()
     def __call__(self, clip: torch.Tensor) -> torch.Tensor:
         config = self.vae.config
-        mean, std = (clip.new_tensor(x, dtype=torch.float32).view(-1, 1, 1, 1) for x in (config.latents_mean, config.latents_std))
+        mean, std = (
+            clip.new_tensor(x, dtype=torch.float32).view(-1, 1, 1, 1)
+            for x in (config.latents_mean, config.latents_std)
+        )
         step = torch.tensor([self.generator.step], device=clip.device)
         frames = []
         for index, frame in enumerate(clip):

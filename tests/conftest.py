@@ -5,8 +5,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a hub
 from pathlib import Path
 
 import pytest
-from tiny_models import BLOCK, save_generator, save_vlm
 
+from tiny_models import BLOCK, save_generator, save_vlm
 from vega3d import VegaForSpatialReasoning
 
 

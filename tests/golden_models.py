@@ -75,7 +75,9 @@ def load_generator(folder: Path, transformer, vae, prompt: torch.Tensor, **confi
     return generator
 
 
-def encoder_parts(config: dict, transformer_state: dict, vae_state: dict) -> tuple[WanTransformer3DModel, AutoencoderKLWan]:
+def encoder_parts(
+    config: dict, transformer_state: dict, vae_state: dict
+) -> tuple[WanTransformer3DModel, AutoencoderKLWan]:
     """Transformer and VAE of the `wan_encoder_*` and `qwen_generative` fixtures."""
     return wan_transformer(config, transformer_state), wan_vae(config["vae_dim"], config["vae_res"], vae_state)
 

@@ -1,12 +1,15 @@
 """The official code's numbers, through public classes and an explicit table of names.
 
-Sizes come from the fixtures' metadata, so other fixtures can be tried: `VEGA3D_GOLDEN=folder pytest tests/test_conformance.py`.
+Sizes come from the fixtures' metadata, so other fixtures can be tried:
+`VEGA3D_GOLDEN=folder pytest tests/test_conformance.py`.
 """
 
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
 from golden_models import (
     Fixture,
     encoder_parts,
@@ -15,8 +18,6 @@ from golden_models import (
     wan_transformer,
     wan_vae,
 )
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
 from vega3d import VegaForSpatialReasoning
 from vega3d.hub.official import FUSION, FUSION_NAMES, PROJECTOR, QWEN_VLM, rename
 from vega3d.modeling.alignment_vega3d import PROJECTORS, align_space
@@ -216,9 +217,7 @@ def test_mlp2x_projector():
 
 
 FUSION_CASES = [
-    (branch, method)
-    for branch in ("main", "sr")
-    for method in Fixture("fusion").config[f"{branch}_methods"]
+    (branch, method) for branch in ("main", "sr") for method in Fixture("fusion").config[f"{branch}_methods"]
 ]
 
 
@@ -236,7 +235,7 @@ def test_fusion(branch, method):
     module.load_state_dict(rename(fixture.under(f"state.{branch}.{method}."), FUSION[ours]), strict=True)
     generative = fixture[f"input.{branch}.features_" + ("gen" if branch == "main" else "3d")]
     semantic = fixture[f"input.{branch}.features_2d"]
-    expected = {key: value for key, value in fixture.under(f"expected.{branch}.{method}.").items()}
+    expected = fixture.under(f"expected.{branch}.{method}.")
     assert expected
     for output, values in expected.items():
         for item in range(len(semantic)):
@@ -265,10 +264,18 @@ def fused_model(tmp_path_factory):
     fixture = Fixture("qwen_generative")
     folder = tmp_path_factory.mktemp("golden_qwen")
     config, generative = fixture.config, fixture.config["generative"]
-    names = (
-        "hidden_size hidden_act intermediate_size max_position_embeddings num_attention_heads num_hidden_layers "
-        "num_key_value_heads rms_norm_eps vocab_size use_sliding_window"
-    ).split()
+    names = [
+        "hidden_size",
+        "hidden_act",
+        "intermediate_size",
+        "max_position_embeddings",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "vocab_size",
+        "use_sliding_window",
+    ]
     text = {name: config[name] for name in names}
     text["rope_parameters"] = {
         "rope_type": "default",
@@ -388,7 +395,9 @@ def test_plain_vlm_and_positions(fused_model, case):
     assert torch.equal(deltas - padding, expected["rope_deltas"])
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "greedy_ids" in Fixture("qwen_generative").under(f"expected.{case}.")])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if "greedy_ids" in Fixture("qwen_generative").under(f"expected.{case}.")]
+)
 def test_greedy_answer(fused_model, case):
     fixture, model = fused_model
     inputs, clips, noise = case_inputs(fixture, model, case)

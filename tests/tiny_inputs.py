@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+
 from tiny_models import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START
 
 PATCH_VALUES = 3 * 2 * 8 * 8
@@ -50,7 +51,9 @@ Prompt = list["int | Visual"]
 
 def batch(*prompts: Prompt) -> dict[str, torch.Tensor]:
     """Prompts of token ids and visuals, padded on the left."""
-    rows = [[t for part in prompt for t in (part.tokens if isinstance(part, Visual) else [part])] for prompt in prompts]
+    rows = [
+        [t for part in prompt for t in (part.tokens if isinstance(part, Visual) else [part])] for prompt in prompts
+    ]
     length = max(map(len, rows))
     inputs = {
         "input_ids": torch.tensor([[0] * (length - len(row)) + row for row in rows]),

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from golden_models import fusion_config
 
+from golden_models import fusion_config
 from vega3d.modeling.alignment_vega3d import PROJECTORS, align_space, align_time, merge_cells
 
 

@@ -12,8 +12,6 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from safetensors.torch import load_file
-from tiny_inputs import CASES, batch
-from tiny_models import BLOCK, save_generator, save_vlm
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -24,6 +22,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from tiny_inputs import CASES, batch
+from tiny_models import BLOCK, save_generator, save_vlm
 from vega3d import VegaForSpatialReasoning, VegaModel
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
 
@@ -298,7 +298,9 @@ def drop_key(folder: Path) -> None:
 
 def shallow_files(folder: Path) -> None:
     config = json.loads((folder / "generator" / "transformer" / "config.json").read_text())
-    WanTransformer3DModel.from_config({**config, "num_layers": 1}).save_pretrained(folder / "generator" / "transformer")
+    WanTransformer3DModel.from_config({**config, "num_layers": 1}).save_pretrained(
+        folder / "generator" / "transformer"
+    )
 
 
 TRANSFORMER = Path("generator") / "transformer"
@@ -372,7 +374,7 @@ def test_the_empty_prompt_is_its_end_token(assemble, backbones):
 
 def test_a_given_prompt_needs_no_text_encoder(backbones, tmp_path):
     save_generator(tmp_path, with_text_encoder=False)
-    with pytest.raises(ValueError, match="no text_encoder.*Give prompt_embeds"):
+    with pytest.raises(ValueError, match=r"no text_encoder.*Give prompt_embeds"):
         VegaForSpatialReasoning.from_backbones(backbones[0], tmp_path, block=BLOCK)
     prompt = torch.randn(3, 16)
     model = VegaForSpatialReasoning.from_backbones(backbones[0], tmp_path, prompt_embeds=prompt, block=BLOCK)

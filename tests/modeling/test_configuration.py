@@ -1,6 +1,6 @@
 import pytest
-from tiny_models import WAN_TRANSFORMER, WAN_VAE
 
+from tiny_models import WAN_TRANSFORMER, WAN_VAE
 from vega3d import VegaConfig, VegaGeneratorConfig
 
 GENERATOR = {"transformer": WAN_TRANSFORMER, "vae": WAN_VAE, "block": 1}
@@ -57,7 +57,9 @@ def test_generator_values_of_the_wrong_kind(option, value):
         VegaGeneratorConfig(**{**GENERATOR, option: value})
 
 
-@pytest.mark.parametrize(("option", "value"), [("fusion", "gated"), ("projector", "linear"), ("fusion_residual_init", "0")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("fusion", "gated"), ("projector", "linear"), ("fusion_residual_init", "0")]
+)
 def test_fused_values_of_the_wrong_kind(option, value):
     with pytest.raises(ValueError, match=option):
         VegaConfig(generator_config=GENERATOR, **{option: value})
@@ -78,7 +80,11 @@ def test_fused_values_out_of_range(options, message):
 
 @pytest.mark.parametrize(
     ("config_class", "wrong", "right"),
-    [(VegaConfig, "fusoin", "fusion"), (VegaGeneratorConfig, "blok", "block"), (VegaGeneratorConfig, "time_step", "timestep")],
+    [
+        (VegaConfig, "fusoin", "fusion"),
+        (VegaGeneratorConfig, "blok", "block"),
+        (VegaGeneratorConfig, "time_step", "timestep"),
+    ],
 )
 def test_a_misspelled_option_is_refused(config_class, wrong, right):
     with pytest.raises(ValueError, match=f"no option '{wrong}'; did you mean '{right}'"):

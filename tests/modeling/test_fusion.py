@@ -1,7 +1,7 @@
 import pytest
 import torch
-from golden_models import fusion_config
 
+from golden_models import fusion_config
 from vega3d.modeling.fusion_vega3d import FUSIONS
 
 SIZE, GRID = 16, (2, 2, 3)
@@ -95,6 +95,8 @@ def test_tokens_are_fused_alone_or_within_their_frame(name):
 def test_the_question_moves_the_gate():
     semantic, generative = streams()
     module = build("instruction_gated")
-    gates = [module(semantic, generative, GRID, question)[1] for question in (None, torch.randn(SIZE), torch.randn(SIZE))]
+    gates = [
+        module(semantic, generative, GRID, question)[1] for question in (None, torch.randn(SIZE), torch.randn(SIZE))
+    ]
     assert not torch.equal(gates[0], gates[1])
     assert not torch.equal(gates[1], gates[2])

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
 from golden_models import load_generator
 from tiny_models import BLOCK, WAN_TRANSFORMER, WAN_VAE, seeded
-
 from vega3d import VegaGenerator
 
 PROMPT_LENGTH = 12

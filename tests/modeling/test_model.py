@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from tiny_inputs import CASES, IMAGE, SHORT_VIDEO, VIDEO, Visual, batch, without_generator
-from tiny_models import VIDEO_TOKEN
 from transformers import Qwen2_5_VLForConditionalGeneration, TextIteratorStreamer
 
+from tiny_inputs import CASES, IMAGE, SHORT_VIDEO, VIDEO, Visual, batch, without_generator
+from tiny_models import VIDEO_TOKEN
 from vega3d.modeling.fusion_vega3d import FUSIONS
 
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
@@ -303,6 +303,9 @@ def test_a_prompt_without_text_has_no_instruction(assemble):
     model = assemble(fusion="instruction_gated")
     inputs = batch([IMAGE])
     keep = inputs["input_ids"] == IMAGE_TOKEN
-    inputs["input_ids"], inputs["attention_mask"] = inputs["input_ids"][keep][None], inputs["attention_mask"][keep][None]
+    inputs["input_ids"], inputs["attention_mask"] = (
+        inputs["input_ids"][keep][None],
+        inputs["attention_mask"][keep][None],
+    )
     with pytest.raises(ValueError, match="needs a question"):
         model(**inputs)

@@ -110,10 +110,10 @@ def rename(state: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, torc
     """
     renamed = {}
     for key, value in state.items():
-        pattern, replacement = next((row for row in table if re.search(row[0], key)), (None, None))
-        if pattern is None:
+        row = next((row for row in table if re.search(row[0], key)), None)
+        if row is None:
             raise ValueError(f"No vega3d name is known for {key!r}: the checkpoint is of another kind.")
-        renamed[re.sub(pattern, replacement, key, count=1)] = value
+        renamed[re.sub(*row, key, count=1)] = value
     return renamed
 
 

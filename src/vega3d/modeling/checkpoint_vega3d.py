@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, UMT5EncoderModel
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, UMT5EncoderModel
 
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 from .generator_vega3d import PARTS, copy_files, resolve_files
@@ -26,7 +26,7 @@ AUTO_MAP = {  # what `trust_remote_code=True` looks up; register_for_auto_class 
 UNQUANTISED = ("generator", "projector", "fusion", "vlm.model.visual", "vlm.lm_head")
 
 
-class CheckpointMixin:
+class CheckpointedModel(PreTrainedModel):
     """`from_pretrained`, `save_pretrained` and `from_backbones` of the fused model."""
 
     weights_prefix = ""  # path of the `VegaModel` inside the class
@@ -141,7 +141,7 @@ class CheckpointMixin:
         return model.eval()
 
 
-def initialise(core, part: torch.nn.Module, vlm: torch.nn.Module) -> None:
+def initialise(core: PreTrainedModel, part: torch.nn.Module, vlm: PreTrainedModel) -> None:
     """Gives a part built under the meta device its first weights."""
     part.to_empty(device=vlm.device)
     part.apply(core._init_weights)

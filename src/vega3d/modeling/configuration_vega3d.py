@@ -2,7 +2,7 @@
 
 import difflib
 import functools
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -29,7 +29,7 @@ NUM_TRAIN_TIMESTEPS = 1000
 
 def with_value_errors(config_class: type) -> type:
     """`strict` raises an error of its own for a value of the wrong kind; callers catch ValueError for bad input."""
-    strict_init = config_class.__init__
+    strict_init = config_class.__init__  # type: ignore[misc]
 
     @functools.wraps(strict_init)
     def init(self, *args, **kwargs):
@@ -39,13 +39,13 @@ def with_value_errors(config_class: type) -> type:
             cause = error.__cause__ or error
             raise ValueError(f"{config_class.__name__}: {cause}") from error
 
-    config_class.__init__ = init
+    config_class.__init__ = init  # type: ignore[misc]
     return config_class
 
 
 def refuse_misspelled(config_class: type, unknown: dict[str, Any]) -> None:
     """`PreTrainedConfig` keeps unknown keys without a word, so a misspelled option would silently do nothing."""
-    names = [field.name for field in fields(config_class)]
+    names = [known.name for known in fields(config_class)]
     for key in unknown:
         close = difflib.get_close_matches(key, names, n=1, cutoff=0.8)
         if close:
@@ -88,8 +88,8 @@ class VegaGeneratorConfig(PreTrainedConfig):
 
     family: Literal["wan"] = "wan"
     source: str = "generator"
-    transformer: dict | None = None
-    vae: dict | None = None
+    transformer: dict = field(default_factory=dict)
+    vae: dict = field(default_factory=dict)
     block: int = 20
     timestep: int = 300
     shift: float = 5.0
@@ -106,8 +106,6 @@ class VegaGeneratorConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         refuse_misspelled(type(self), kwargs)
-        self.transformer = {} if self.transformer is None else dict(self.transformer)
-        self.vae = {} if self.vae is None else dict(self.vae)
         super().__post_init__(**kwargs)
 
     @property
@@ -217,8 +215,8 @@ class VegaConfig(PreTrainedConfig):
         "generator_config": SubConfigSpec(config_class=VegaGeneratorConfig),
     }
 
-    vlm_config: dict | PreTrainedConfig | None = None
-    generator_config: dict | PreTrainedConfig | None = None
+    vlm_config: Any = None
+    generator_config: Any = None
     fusion: Fusion = "token_gated_residual"
     fusion_residual_init: float = 0.0
     fusion_gate_bias: float = 0.0

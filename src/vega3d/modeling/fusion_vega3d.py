@@ -167,9 +167,7 @@ def sincos_2d(height: int, width: int, size: int, device: torch.device) -> torch
     MAE's fixed position code: frequencies 10000 ** (-4 i / size), sines before cosines.
     """
     frequency = 10000 ** (-torch.arange(size // 4, dtype=torch.float64, device=device) / (size // 4))
-    rows, columns = (
-        torch.arange(n, dtype=torch.float64, device=device)[:, None] * frequency for n in (height, width)
-    )
+    rows, columns = (torch.arange(n, dtype=torch.float64, device=device)[:, None] * frequency for n in (height, width))
     rows = torch.cat([rows.sin(), rows.cos()], dim=-1)[:, None].expand(height, width, -1)
     columns = torch.cat([columns.sin(), columns.cos()], dim=-1)[None].expand(height, width, -1)
     return torch.cat([rows, columns], dim=-1).reshape(height * width, size)

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
@@ -20,8 +21,8 @@ def flow_matching_step(timestep: int, shift: float) -> tuple[int, float]:
     """The scheduler's step nearest to `timestep`, and its noise level.
 
     Sigmas of Wan's flow-matching schedule: s = 0.999 (1 - k / 1000), sigma = shift s / (1 + (shift - 1) s). Steps are
-    1000 sigma cut to integers; of two steps equally near the larger is taken, and of equal steps the second one's sigma,
-    as Wan's scheduler does when it adds noise.
+    1000 sigma cut to integers; of two steps equally near the larger is taken, and of equal steps the second one's
+    sigma, as Wan's scheduler does when it adds noise.
 
     Args:
         timestep: wanted level, in [0, 1000].
@@ -79,7 +80,7 @@ class VegaGenerator(PreTrainedModel):
         text_dim = config.transformer.get("text_dim", 4096)
         self.register_buffer("prompt_embeds", torch.zeros(config.prompt_tokens, text_dim))
         self.files: Path | None = None
-        self.tower: nn.Module | None = None
+        self.tower: Any = None  # a family's tower, once its weights are there
         self.step, self.sigma = flow_matching_step_on_cpu(config.timestep, config.shift)
         self._constants = None
         self._noise: dict[tuple, torch.Tensor] = {}
@@ -142,7 +143,9 @@ class VegaGenerator(PreTrainedModel):
             ValueError: for a clip of another type, shape or range, or if the weights were not loaded.
         """
         if self.tower is None:
-            raise ValueError("The generator has no weights: load the model with `from_pretrained` or `from_backbones`.")
+            raise ValueError(
+                "The generator has no weights: load the model with `from_pretrained` or `from_backbones`."
+            )
         for clip in clips:
             check_clip(clip, self.config.cell)
         given = noise if noise is not None else [None] * len(clips)
@@ -156,7 +159,9 @@ class VegaGenerator(PreTrainedModel):
         if self.config.clip_mode == "frame":
             return torch.cat([self._encode_chunk(clip, noise, start, on_chunk) for start in self._chunk_starts(clip)])
         if self.config.clip_mode == "views":
-            latents = torch.cat([self._latents(clip[s : s + self.config.chunk_frames]) for s in self._chunk_starts(clip)])
+            latents = torch.cat(
+                [self._latents(clip[s : s + self.config.chunk_frames]) for s in self._chunk_starts(clip)]
+            )
         else:
             padding = -(len(clip) - 1) % 4
             latents = self._latents(torch.cat([clip, clip[-1:].expand(padding, -1, -1, -1)]))

@@ -6,11 +6,12 @@ of the constant prompt, rotary tables.
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
 from safetensors import SafetensorError
 from torch import nn
 
@@ -72,7 +73,7 @@ class WanTower(nn.Module):
 
     def __init__(self, transformer: WanTransformer3DModel, vae: AutoencoderKLWan, clip_mode: str):
         super().__init__()
-        self.transformer = transformer
+        self.transformer: Any = transformer
         self.encoder = CausalWanEncoder(vae) if clip_mode == "clip" else FoldedWanEncoder(vae)
         self.latents_mean = vae.config.latents_mean
         self.latents_std = vae.config.latents_std
@@ -158,14 +159,16 @@ def split_heads(hidden: torch.Tensor, num_heads: int) -> torch.Tensor:
     return hidden.unflatten(2, (num_heads, -1))
 
 
-def block_constants(block: nn.Module, modulation: torch.Tensor, prompt: torch.Tensor) -> BlockConstants:
+def block_constants(block: WanTransformerBlock, modulation: torch.Tensor, prompt: torch.Tensor) -> BlockConstants:
     """
     Args:
-        block: `WanTransformerBlock`.
+        block: of the transformer.
         modulation: float32[1, 6, C], projection of the time embedding.
         prompt: float[1, P + 1, C], distinct rows of the projected prompt.
     """
-    shift, scale, gate, ff_shift, ff_scale, ff_gate = (block.scale_shift_table.float() + modulation)[0].to(prompt.dtype)
+    shift, scale, gate, ff_shift, ff_scale, ff_gate = (block.scale_shift_table.float() + modulation)[0].to(
+        prompt.dtype
+    )
     cross = block.attn2
     key = split_heads(cross.norm_k(cross.to_k(prompt)), cross.heads).transpose(1, 2)
     value = split_heads(cross.to_v(prompt), cross.heads).transpose(1, 2)
@@ -179,7 +182,7 @@ def rotate(hidden: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(pairs * rotary).flatten(-2).to(hidden.dtype)
 
 
-def self_attention(attention: nn.Module, hidden: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+def self_attention(attention: WanAttention, hidden: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
     query = rotate(split_heads(attention.norm_q(attention.to_q(hidden)), attention.heads), rotary)
     key = rotate(split_heads(attention.norm_k(attention.to_k(hidden)), attention.heads), rotary)
     value = split_heads(attention.to_v(hidden), attention.heads)
@@ -188,7 +191,7 @@ def self_attention(attention: nn.Module, hidden: torch.Tensor, rotary: torch.Ten
 
 
 def prompt_attention(
-    attention: nn.Module, hidden: torch.Tensor, constants: BlockConstants, prompt_bias: torch.Tensor
+    attention: WanAttention, hidden: torch.Tensor, constants: BlockConstants, prompt_bias: torch.Tensor
 ) -> torch.Tensor:
     query = split_heads(attention.norm_q(attention.to_q(hidden)), attention.heads).transpose(1, 2)
     key, value = (rows.expand(query.shape[0], -1, -1, -1) for rows in (constants.prompt_key, constants.prompt_value))
@@ -197,7 +200,7 @@ def prompt_attention(
 
 
 def run_block(
-    block: nn.Module,
+    block: WanTransformerBlock,
     hidden: torch.Tensor,
     constants: BlockConstants,
     prompt_bias: torch.Tensor,
@@ -234,12 +237,14 @@ def load_wan_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype
         ValueError: if a file is missing, truncated, or of other shapes than the config says.
     """
     last = config.block_index
-    transformer = load_part(EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, num_layers=last + 1)
+    transformer = load_part(
+        EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, num_layers=last + 1
+    )
     vae = load_part(AutoencoderKLWan, folder, "vae", config.vae, dtype)
     return WanTower(transformer, vae, config.clip_mode)
 
 
-def load_part(part_class: type, folder: Path, name: str, config: dict, dtype: torch.dtype, **changes) -> nn.Module:
+def load_part(part_class: Any, folder: Path, name: str, config: dict, dtype: torch.dtype, **changes) -> nn.Module:
     file = folder / name / "config.json"
     if not file.is_file():
         raise ValueError(
@@ -251,8 +256,8 @@ def load_part(part_class: type, folder: Path, name: str, config: dict, dtype: to
         ours, theirs = (list(value) if isinstance(value, tuple) else value for value in (config[key], stored[key]))
         if ours != theirs:
             raise ValueError(
-                f"The generator's {name} in {folder / name} has {key}={theirs!r}, but the model's config says {ours!r}. "
-                "The files are of another generator: copy the checkpoint again, or assemble it anew."
+                f"The generator's {name} in {folder / name} has {key}={theirs!r}, but the model's config says "
+                f"{ours!r}. The files are of another generator: copy the checkpoint again, or assemble it anew."
             )
     try:
         model, info = part_class.from_pretrained(

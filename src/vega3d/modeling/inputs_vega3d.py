@@ -23,22 +23,28 @@ class VisualInputs:
         cell_grid: int[n, 3], cell grid (t, h, w) of each; t is the number of frames.
     """
 
-    pixels: torch.Tensor | None
-    grid: torch.Tensor | None
+    pixels: torch.Tensor
+    grid: torch.Tensor
     cells: torch.Tensor | None
     cell_grid: torch.Tensor | None
 
 
-def given_visuals(**visuals: VisualInputs) -> dict[str, VisualInputs]:
-    """Drops a modality that is not given; raises ValueError if its grid is missing."""
-    given = {name: visual for name, visual in visuals.items() if visual.pixels is not None}
-    for name, visual in given.items():
-        if visual.grid is None:
+def given_visuals(**visuals: tuple[torch.Tensor | None, ...]) -> dict[str, VisualInputs]:
+    """Fields of `VisualInputs` of each modality; one without pixels is left out.
+
+    Raises:
+        ValueError: if there are pixels without their grid.
+    """
+    given = {}
+    for name, (pixels, grid, cells, cell_grid) in visuals.items():
+        if pixels is not None and grid is None:
             raise ValueError(f"{name} pixels come without {name}_grid_thw. Use VegaProcessor.")
+        if pixels is not None and grid is not None:
+            given[name] = VisualInputs(pixels, grid, cells, cell_grid)
     return given
 
 
-def check_times(visuals: dict[str, VisualInputs], num_frames: Sequence[int]) -> None:
+def check_lengths(visuals: dict[str, VisualInputs], num_frames: Sequence[int]) -> None:
     patches = [int(t) for visual in visuals.values() for t in visual.grid[:, 0]]
     for count, num_patches in zip(num_frames, patches, strict=True):
         check_frames(count, num_patches)
@@ -54,7 +60,7 @@ def generator_clips(
     """
     clips = [clip for name, visual in visuals.items() for clip in unpack_cells(visual, name, config.cell)]
     num_frames = [len(clip) for clip in clips]
-    check_times(visuals, num_frames)
+    check_lengths(visuals, num_frames)
     return clips, num_frames
 
 
@@ -75,16 +81,17 @@ def cached_frames(
     for state in hidden_states:
         if state.ndim != 4 or state.shape[-1] != config.hidden_size:
             raise ValueError(
-                f"generator_hidden_states must be float[t, h, w, {config.hidden_size}], but one is {tuple(state.shape)}. "
-                "They are the output of this generator's `encode`."
+                f"generator_hidden_states must be float[t, h, w, {config.hidden_size}], but one is "
+                f"{tuple(state.shape)}. They are the output of this generator's `encode`."
             )
-    if all(visual.cell_grid is not None for visual in visuals.values()):
-        num_frames = [int(t) for visual in visuals.values() for t in visual.cell_grid[:, 0]]
+    grids = [visual.cell_grid for visual in visuals.values() if visual.cell_grid is not None]
+    if len(grids) == len(visuals):
+        num_frames = [int(t) for grid in grids for t in grid[:, 0]]
     elif config.clip_mode == "clip":
         raise ValueError("clip_mode='clip' needs the generator's grids: their t is the number of frames.")
     else:
         num_frames = [len(state) for state in hidden_states]
-    check_times(visuals, num_frames)
+    check_lengths(visuals, num_frames)
     return num_frames
 
 
@@ -167,7 +174,7 @@ def instruction_embeddings(
     attention_mask: torch.Tensor | None,
     labels: torch.Tensor | None,
     config: VegaConfig,
-    embeddings: nn.Module,
+    embeddings: nn.Embedding,
 ) -> torch.Tensor:
     """float[B, D]: mean embedding of each prompt's text tokens, without visuals, padding and the answer.
 

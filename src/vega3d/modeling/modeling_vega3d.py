@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText, Cache, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForImageTextToText, Cache, GenerationMixin
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from .alignment_vega3d import PROJECTORS
-from .checkpoint_vega3d import CheckpointMixin
+from .checkpoint_vega3d import CheckpointedModel
 from .configuration_vega3d import VegaConfig
 from .fusion_vega3d import FUSIONS, InstructionGatedFusion, TokenGatedResidualFusion, WeightedFusion
 from .generator_vega3d import VegaGenerator
@@ -32,7 +32,7 @@ Gates = dict[str, tuple[torch.Tensor, ...]]
 
 @dataclass
 class VegaEncoderOutput:
-    """Fused visual tokens, computed once a prompt. Not a `ModelOutput`, which would unpack the dict of its first field.
+    """Fused visual tokens, computed once a prompt. A `ModelOutput` would unpack the dict of its first field.
 
     Args:
         mm_encoder_outputs: for each of `image` and `video` given, the VLM's encoder output with the fused tokens,
@@ -59,7 +59,7 @@ class VegaCausalLMOutput(CausalLMOutputWithPast):
     gates: Gates | None = None
 
 
-class VegaPreTrainedModel(CheckpointMixin, PreTrainedModel):
+class VegaPreTrainedModel(CheckpointedModel):
     config_class = VegaConfig
     config: VegaConfig
     base_model_prefix = "model"
@@ -96,15 +96,16 @@ class VegaModel(VegaPreTrainedModel):
         super().__init__(config)
         self.vlm = AutoModelForImageTextToText.from_config(config.vlm_config)
         self.generator = VegaGenerator(config.generator_config)
-        self.projector = None if config.fusion == "none" else PROJECTORS[config.projector](config)
-        self.fusion = None if config.fusion == "none" else FUSIONS[config.fusion](config)
+        fuses = config.fusion != "none"
+        self.projector: Any = PROJECTORS[config.projector](config) if fuses else None
+        self.fusion: Any = FUSIONS[config.fusion](config) if fuses else None
         self.post_init()
 
     @property
     def generator_module(self) -> VegaGenerator:
         return self.generator
 
-    def get_input_embeddings(self) -> nn.Module:
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.vlm.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
@@ -151,9 +152,12 @@ class VegaModel(VegaPreTrainedModel):
             ValueError: if the counts of placeholders, visuals and generator clips do not match.
         """
         visuals = given_visuals(
-            image=VisualInputs(pixel_values, image_grid_thw, generator_pixel_values, generator_image_grid_thw),
-            video=VisualInputs(
-                pixel_values_videos, video_grid_thw, generator_pixel_values_videos, generator_video_grid_thw
+            image=(pixel_values, image_grid_thw, generator_pixel_values, generator_image_grid_thw),
+            video=(
+                pixel_values_videos,
+                video_grid_thw,
+                generator_pixel_values_videos,
+                generator_video_grid_thw,
             ),
         )
         check_placeholders(input_ids, self.config, visuals)
@@ -330,7 +334,9 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
         logits = self.get_output_embeddings()(outputs.last_hidden_state[:, kept])  # float[B, L, V]
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.get_input_embeddings().num_embeddings)
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.get_input_embeddings().num_embeddings
+            )
         return VegaCausalLMOutput(
             loss=loss,
             logits=logits,

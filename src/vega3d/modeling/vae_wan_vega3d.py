@@ -30,8 +30,7 @@ def fold_conv(conv: WanCausalConv3d) -> nn.Conv2d:
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
-    folded.weight.data.copy_(conv.weight.data[:, :, -1])
-    folded.bias.data.copy_(conv.bias.data)
+    folded.load_state_dict({"weight": conv.weight.data[:, :, -1], "bias": conv.bias.data})
     return folded
 
 
@@ -118,7 +117,10 @@ def fold_block(block: nn.Module) -> nn.Module:
 class FoldedWanEncoder(nn.Module):
     """`AutoencoderKLWan.encode(...).latent_dist.mean` of single frames, normalised per channel.
 
-    Derived from a loaded VAE and never stored. Raises ValueError for a VAE with patches or residual shortcuts (Wan2.2).
+    Derived from a loaded VAE and never stored.
+
+    Raises:
+        ValueError: for a VAE with patches or residual shortcuts (Wan2.2).
     """
 
     def __init__(self, vae: AutoencoderKLWan):
@@ -132,7 +134,7 @@ class FoldedWanEncoder(nn.Module):
         self.conv_in = fold_conv(encoder.conv_in)
         self.down_blocks = nn.ModuleList(fold_block(block) for block in encoder.down_blocks)
         first, *pairs = encoder.mid_block.resnets
-        mid = [FoldedResidualBlock(first)]
+        mid: list[nn.Module] = [FoldedResidualBlock(first)]
         for attention, resnet in zip(encoder.mid_block.attentions, pairs, strict=True):
             mid += [FoldedAttention(attention), FoldedResidualBlock(resnet)]
         self.mid_blocks = nn.ModuleList(mid)

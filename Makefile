@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.PHONY: ask test stress lint style clean
+
+ask: $(INSTALLED)  ## answer one question about a shipped clip
+	$(BIN)/vega3d ask room "Which is closer to the bed?" --options "the table" "the wardrobe"
+
+test: $(INSTALLED)  ## the tests; no network, no GPU
+	$(BIN)/python -m pytest -m "not stress"
+
+stress: $(INSTALLED)  ## long kill and soak tests
+	$(BIN)/python -m pytest -m stress
+
+lint: $(INSTALLED)  ## style, types, and who may import whom
+	$(BIN)/ruff check src tests benchmarks recipes
+	$(BIN)/ruff format --check src tests benchmarks recipes
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+style: $(INSTALLED)  ## mend what can be mended
+	$(BIN)/ruff check --fix src tests benchmarks recipes
+	$(BIN)/ruff format src tests benchmarks recipes
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)

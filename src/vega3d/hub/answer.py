@@ -1,0 +1,114 @@
+"""Asking a loaded model one question, by free text or by the likelihood of the options."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from transformers import TextStreamer
+
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.processing.processing_vega3d import VegaProcessor
+from vega3d.spatial_qa import SpatialQuestion
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    Args:
+        text: the answer; for a choice its letter and text.
+        notice: what the model's config says about itself with every answer, such as "untrained".
+        options: probability of each letter among the options, or None for an open question.
+        frame_seconds: times of the frames used [s]; frame numbers where the source has no times; None for an image.
+        seconds: time taken [s], without loading.
+        gates: float[t, h, w] on the token grid, if asked for and the fusion has a gate for each token.
+    """
+
+    text: str
+    notice: str | None
+    options: dict[str, float] | None
+    frame_seconds: list[float] | None
+    seconds: float
+    gates: torch.Tensor | None = None
+
+    def to_dict(self) -> dict:
+        """Plain values for JSON, without the gates."""
+        values = asdict(self)
+        del values["gates"]
+        return values
+
+
+@torch.no_grad()
+def answer_question(
+    model: VegaForSpatialReasoning,
+    processor: VegaProcessor,
+    question: SpatialQuestion,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    max_new_tokens: int = 64,
+    output_gates: bool = False,
+    streamer: TextStreamer | None = None,
+    on_frames: Callable[[int], None] | None = None,
+) -> Answer:
+    """Answers greedily, so that the same question has the same answer.
+
+    Args:
+        model: loaded.
+        processor: of the model.
+        question: with its video or image.
+        num_frames: frames sampled evenly; the processor's default if neither this nor `fps` is given.
+        fps: frames sampled a second instead.
+        max_new_tokens: of an open answer.
+        output_gates: also return the gates of the visual tokens.
+        streamer: receives an open answer as it is made.
+        on_frames: called with a number of frames when the generator has done them.
+    """
+    start = time.perf_counter()
+    inputs = processor.apply_chat_template(
+        question.messages(),
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        num_frames=num_frames,
+        fps=fps,
+        processor_kwargs={"return_metadata": True},
+    )
+    metadata = inputs.pop("video_metadata", None)
+    inputs = inputs.to(model.device)
+    encoded = model.encode(**inputs, output_gates=output_gates, on_chunk=on_frames)
+    inputs["mm_encoder_outputs"] = encoded.mm_encoder_outputs
+    options = None
+    if question.options:
+        options = option_probabilities(model, processor, question.letters, inputs)
+        best = max(options, key=options.__getitem__)
+        text = f"{best}. {question.options[question.letters.index(best)]}"
+    else:
+        generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
+        text = processor.decode(generated[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    gates = next(iter(encoded.gates.values()))[0].float().cpu() if encoded.gates else None
+    return Answer(
+        text=text,
+        notice=model.config.notice,
+        options=options,
+        frame_seconds=[round(float(second), 3) for second in metadata[0].timestamps] if metadata else None,
+        seconds=round(time.perf_counter() - start, 3),
+        gates=gates,
+    )
+
+
+def option_probabilities(
+    model: VegaForSpatialReasoning, processor: VegaProcessor, letters: str, inputs: dict
+) -> dict[str, float]:
+    """Probability of each letter as the next token, among the letters.
+
+    Raises:
+        ValueError: if the tokenizer has no single token for a letter.
+    """
+    tokens = [processor.tokenizer.encode(letter, add_special_tokens=False) for letter in letters]
+    if any(len(token) != 1 for token in tokens):
+        raise ValueError(
+            f"The tokenizer splits the option letters {letters} into several tokens; ask without options."
+        )
+    logits = model(**inputs, logits_to_keep=1).logits[0, -1].float()
+    probabilities = logits[[token[0] for token in tokens]].softmax(-1).tolist()
+    return dict(zip(letters, probabilities, strict=True))

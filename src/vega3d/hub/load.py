@@ -1,0 +1,77 @@
+"""Loading a model with its processor by name: the embedded one, a folder, a Hub id."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from transformers import BitsAndBytesConfig
+
+from vega3d import VegaForSpatialReasoning, VegaProcessor
+
+EMBEDDED = ("vega3d-tiny",)
+ASSETS = Path(str(files("vega3d"))) / "assets"
+
+
+def model_folder(name_or_path: str | Path) -> Path:
+    """Local folder of a checkpoint; one on the Hub is downloaded first.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    name = str(name_or_path)
+    if name in EMBEDDED:
+        return ASSETS / name
+    if Path(name).is_dir():
+        if not (Path(name) / "config.json").is_file():
+            raise ValueError(f"{name} is no checkpoint: it has no config.json. Give the folder that was saved.")
+        return Path(name)
+    remedy = f"Give {EMBEDDED[0]!r}, a folder, or the id of a repository such as 'org/vega3d'."
+    if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/")):
+        raise ValueError(f"There is no model {name!r}. {remedy}")
+    try:
+        return Path(snapshot_download(name))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise ValueError(f"The model {name!r} cannot be downloaded: {first_line} {remedy}") from error
+
+
+def load_vega(
+    name_or_path: str | Path, four_bit: bool = False, device: str | torch.device | None = None
+) -> tuple[VegaForSpatialReasoning, VegaProcessor]:
+    """The model, in eval mode on its device, and its processor.
+
+    Args:
+        name_or_path: `vega3d-tiny` (embedded), a folder, or a Hub id.
+        four_bit: quantise the language model to 4 bits (nf4, bitsandbytes); generator, projector, fusion and vision
+            tower keep their precision.
+        device: by default the GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: if there is no such model, or its files are broken.
+    """
+    folder = model_folder(name_or_path)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    options: dict = {"dtype": "auto", "device_map": {"": device}}
+    if four_bit:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
+        )
+    model = VegaForSpatialReasoning.from_pretrained(folder, **options)
+    return model.eval(), VegaProcessor.from_pretrained(folder)
+
+
+def example_clip(name: str) -> Path:
+    """Path of a shipped clip, such as `room`.
+
+    Raises:
+        ValueError: if there is no clip of this name.
+    """
+    clips = {path.stem: path for path in sorted((ASSETS / "clips").glob("*.mp4"))}
+    if name not in clips:
+        raise ValueError(f"There is no example clip {name!r}. Shipped are {', '.join(clips)}.")
+    return clips[name]

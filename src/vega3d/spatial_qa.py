@@ -1,0 +1,55 @@
+"""A question about the space that a video shows, and the prompt it becomes (VSI-Bench's wording)."""
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+PRE_PROMPT = "These are frames of a video."
+CHOICE_POST_PROMPT = "Answer with the option's letter from the given choices directly."
+
+
+@dataclass(frozen=True)
+class SpatialQuestion:
+    """
+    Args:
+        visual: a video or an image, as `VegaProcessor` takes it (path, frames, clip).
+        question: text.
+        options: texts of the choices, without letters; empty for an open question.
+        is_image: whether `visual` is one image.
+
+    Raises:
+        ValueError: if there is no question, or one option, or more options than letters.
+    """
+
+    visual: Any
+    question: str
+    options: Sequence[str] = ()
+    is_image: bool = False
+
+    def __post_init__(self):
+        if not self.question.strip():
+            raise ValueError("The question is empty. Ask something about the scene.")
+        if len(self.options) == 1 or len(self.options) > len(string.ascii_uppercase):
+            raise ValueError(
+                f"A question has 2 to {len(string.ascii_uppercase)} options, but got {len(self.options)}: "
+                f"{list(self.options)}. Leave them out for an open question."
+            )
+
+    @property
+    def letters(self) -> str:
+        return string.ascii_uppercase[: len(self.options)]
+
+    @property
+    def prompt(self) -> str:
+        if not self.options:
+            return self.question
+        lines = [f"{letter}. {option}" for letter, option in zip(self.letters, self.options, strict=True)]
+        pre = [] if self.is_image else [PRE_PROMPT]
+        return "\n".join([*pre, self.question, "Options:", *lines, CHOICE_POST_PROMPT])
+
+    def messages(self) -> list[dict]:
+        """Chat messages for `VegaProcessor.apply_chat_template`."""
+        kind = "image" if self.is_image else "video"
+        content = [{"type": kind, kind: self.visual}, {"type": "text", "text": self.prompt}]
+        return [{"role": "user", "content": content}]
