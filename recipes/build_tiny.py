@@ -160,7 +160,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**patches),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(**patches),
+        video_processor=Qwen2VLVideoProcessor(**patches, cap_pixels_per_frame=False),
         chat_template=CHAT_TEMPLATE,
     )
 

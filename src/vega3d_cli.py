@@ -1,6 +1,7 @@
 """The `vega3d` command. Argument parsing only: the package, which takes seconds to import, is imported in commands."""
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -45,11 +46,12 @@ def quieten(quiet: bool) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        from transformers.utils import logging
+        from transformers.utils.logging import disable_progress_bar
 
-        logging.disable_progress_bar()
+        disable_progress_bar()
 
 
 def read_visual(media: list[str], num_frames: int | None, fps: float | None):
@@ -123,6 +125,8 @@ def ask(
         visual = clip.frames[0] if is_image else clip
         asked = SpatialQuestion(visual, question, options or (), is_image)
         loaded, processor = load_vega(model, four_bit, device)
+        if save_gates is not None:
+            check_gates(loaded.config.fusion)
         if loaded.config.notice and not as_json:
             typer.echo(f"note: {loaded.config.notice}", err=True)
         with frame_bar(len(clip.frames), as_json) as on_frames:
@@ -137,7 +141,9 @@ def ask(
                 on_frames=on_frames,
             )
         if save_gates is not None:
-            write_gates(save_gates, clip, answer)
+            from vega3d.hub.gate_figure import save_gate_figure
+
+            save_gate_figure(save_gates, clip.frames, answer.gates.numpy(), answer.frame_seconds)
     report(answer, question, model, as_json, bool(options))
 
 
@@ -147,12 +153,11 @@ def answer_streamer(processor):
     return TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
-def write_gates(path: Path, clip, answer) -> None:
-    if answer.gates is None or answer.gates.ndim != 3:
-        raise ValueError("This model's fusion has no gate for each token, so there is no gate map to save.")
-    from vega3d.hub.gate_figure import save_gate_figure
+def check_gates(fusion: str) -> None:
+    from vega3d.modeling.fusion_vega3d import ONE_GATE_A_TOKEN
 
-    save_gate_figure(path, clip.frames, answer.gates.numpy(), answer.frame_seconds)
+    if fusion not in ONE_GATE_A_TOKEN:
+        raise ValueError(f"fusion={fusion!r} has no gate for each token, so there is no map to save. Leave it out.")
 
 
 def report(answer, question: str, model: str, as_json: bool, is_choice: bool) -> None:

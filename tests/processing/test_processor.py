@@ -462,6 +462,13 @@ def test_every_output_is_a_model_input(vlm):
     assert set(batch) <= set(processor.model_input_names)
 
 
+def without_auto_map(values):
+    """A save notes where the code is, in the processor and in its parts."""
+    if not isinstance(values, dict):
+        return values
+    return {key: without_auto_map(value) for key, value in values.items() if key != "auto_map"}
+
+
 @pytest.mark.parametrize("vlm", ["Qwen2_5_VLProcessor", "Qwen3VLProcessor"])
 def test_saved_and_loaded_processor_is_the_same(vlm, tmp_path):
     settings = {
@@ -472,6 +479,7 @@ def test_saved_and_loaded_processor_is_the_same(vlm, tmp_path):
         "generator_frame_size": (32, 48),
     }
     processor = build_processor(vlm, **settings)
+    values = processor.to_dict()
     processor.save_pretrained(tmp_path)
     inputs = {"text": f"{IMAGE}{VIDEO} where?", "videos": random_frames(9), "images": random_frames(1)[0]}
     expected = processor(**inputs)
@@ -480,7 +488,7 @@ def test_saved_and_loaded_processor_is_the_same(vlm, tmp_path):
     for loader in (VegaProcessor, AutoProcessor):
         loaded = loader.from_pretrained(tmp_path)
         assert type(loaded) is VegaProcessor
-        assert loaded.to_dict() == processor.to_dict()
+        assert without_auto_map(loaded.to_dict()) == without_auto_map(values)
         assert loaded.chat_template == processor.chat_template
         assert_same_batch(loaded(**inputs), expected)
     assert VegaProcessor.from_pretrained(tmp_path, generator_max_area=999424).generator_max_area == 999424

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from transformers import TextStreamer
@@ -33,9 +33,7 @@ class Answer:
 
     def to_dict(self) -> dict:
         """Plain values for JSON, without the gates."""
-        values = asdict(self)
-        del values["gates"]
-        return values
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "gates"}
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import BitsAndBytesConfig
 
-from vega3d import VegaForSpatialReasoning, VegaProcessor
+from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
 
 EMBEDDED = ("vega3d-tiny",)
 ASSETS = Path(str(files("vega3d"))) / "assets"
@@ -49,10 +49,13 @@ def load_vega(
         device: by default the GPU if there is one, else the CPU.
 
     Raises:
-        ValueError: if there is no such model, or its files are broken.
+        ValueError: if there is no such model or device, its files are broken, or its processor is of another model.
     """
     folder = model_folder(name_or_path)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(device)
+    config = VegaConfig.from_pretrained(folder)
+    processor = VegaProcessor.from_pretrained(folder)
+    check_processor(processor, config.generator_config)
     options: dict = {"dtype": "auto", "device_map": {"": device}}
     if four_bit:
         options["quantization_config"] = BitsAndBytesConfig(
@@ -62,7 +65,33 @@ def load_vega(
             bnb_4bit_compute_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
         )
     model = VegaForSpatialReasoning.from_pretrained(folder, **options)
-    return model.eval(), VegaProcessor.from_pretrained(folder)
+    return model.eval(), processor
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, by default the GPU if there is one; raises ValueError if it is not there."""
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"The device {str(device)!r} cannot be used: {error} Leave it out, or use 'cpu'.") from error
+    return chosen
+
+
+def check_processor(processor: VegaProcessor, config: VegaGeneratorConfig) -> None:
+    """Raises ValueError if the processor prepares other frames than the generator's config describes."""
+    size = None if config.frame_size is None else list(config.frame_size)
+    for name, ours, theirs in (
+        ("cell", processor.generator_cell, config.cell),
+        ("max_area", processor.generator_max_area, config.max_area),
+        ("frame_fit", processor.generator_frame_fit, config.frame_fit),
+        ("frame_size", processor.generator_frame_size, size),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"The processor has generator_{name}={ours!r}, but the model's generator_config says {theirs!r}. "
+                "Make it with `vega3d.hub.assemble.make_processor`, or mend processor_config.json."
+            )
 
 
 def example_clip(name: str) -> Path:

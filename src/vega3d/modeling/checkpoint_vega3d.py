@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, UMT5EncoderModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, UMT5EncoderModel
 
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 from .generator_vega3d import PARTS, copy_files, resolve_files
@@ -111,14 +111,16 @@ class CheckpointedModel(PreTrainedModel):
         """
         vlm_fields, generator_fields = split_config(config)
         folder = download_generator(generator, with_text_encoder=prompt_embeds is None)
-        if prompt_embeds is None:
-            prompt_embeds = embed_empty_prompt(folder)
         generator_config = VegaGeneratorConfig(
             transformer=read_part_config(folder, "transformer"),
             vae=read_part_config(folder, "vae"),
-            prompt_tokens=prompt_embeds.shape[0],
+            prompt_tokens=1 if prompt_embeds is None else prompt_embeds.shape[0],
             **generator_fields,
         )
+        # Bad options are found before gigabytes are loaded.
+        VegaConfig(vlm_config=AutoConfig.from_pretrained(vlm), generator_config=generator_config, **vlm_fields)
+        if prompt_embeds is None:
+            prompt_embeds = embed_empty_prompt(folder)
         vlm_model = AutoModelForImageTextToText.from_pretrained(vlm, dtype=dtype)
         vega_config = VegaConfig(
             vlm_config=vlm_model.config.to_dict(), generator_config=generator_config.to_dict(), **vlm_fields

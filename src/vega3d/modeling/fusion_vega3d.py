@@ -219,6 +219,7 @@ class GenerativeOnlyFusion(Fusion):
         return generative.to(semantic.dtype), None
 
 
+ONE_GATE_A_TOKEN = ("token_gated_residual", "token_gated", "token_gated_norm", "instruction_gated")
 FUSIONS: dict[str, type[Fusion]] = {
     "token_gated_residual": TokenGatedResidualFusion,
     "token_gated": TokenGatedFusion,

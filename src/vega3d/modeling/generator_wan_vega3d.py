@@ -68,13 +68,14 @@ class WanTower(nn.Module):
     Args:
         transformer: with blocks 0..l only.
         vae: with its encoder; its decoder is not kept.
-        clip_mode: see `VegaGeneratorConfig`.
+        config: of the generator; its `clip_mode` and `compile` are read.
     """
 
-    def __init__(self, transformer: WanTransformer3DModel, vae: AutoencoderKLWan, clip_mode: str):
+    def __init__(self, transformer: WanTransformer3DModel, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
         super().__init__()
+        self.run_block = torch.compile(run_block) if config.compile else run_block
         self.transformer: Any = transformer
-        self.encoder = CausalWanEncoder(vae) if clip_mode == "clip" else FoldedWanEncoder(vae)
+        self.encoder = CausalWanEncoder(vae) if config.clip_mode == "clip" else FoldedWanEncoder(vae)
         self.latents_mean = vae.config.latents_mean
         self.latents_std = vae.config.latents_std
 
@@ -150,7 +151,7 @@ class WanTower(nn.Module):
         grid = embedded.shape[2:]
         hidden = embedded.flatten(2).transpose(1, 2).contiguous()  # float[B, L, C]
         for block, block_constant in zip(self.transformer.blocks, constants.blocks, strict=True):
-            hidden = run_block(block, hidden, block_constant, constants.prompt_bias, rotary)
+            hidden = self.run_block(block, hidden, block_constant, constants.prompt_bias, rotary)
         return hidden.unflatten(1, grid)
 
 
@@ -222,7 +223,7 @@ def run_block(
 def build_wan_tower(config: VegaGeneratorConfig) -> WanTower:
     """A tower with random weights, for tests and benchmarks."""
     transformer = WanTransformer3DModel.from_config({**config.transformer, "num_layers": config.block_index + 1})
-    return WanTower(transformer, AutoencoderKLWan.from_config(config.vae), config.clip_mode)
+    return WanTower(transformer, AutoencoderKLWan.from_config(config.vae), config)
 
 
 def load_wan_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> WanTower:
@@ -241,7 +242,7 @@ def load_wan_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype
         EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, num_layers=last + 1
     )
     vae = load_part(AutoencoderKLWan, folder, "vae", config.vae, dtype)
-    return WanTower(transformer, vae, config.clip_mode)
+    return WanTower(transformer, vae, config)
 
 
 def load_part(part_class: Any, folder: Path, name: str, config: dict, dtype: torch.dtype, **changes) -> nn.Module:

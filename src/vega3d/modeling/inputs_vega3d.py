@@ -58,7 +58,21 @@ def generator_clips(
     Raises:
         ValueError: if clips are missing, or of other numbers or lengths than the VLM's.
     """
-    clips = [clip for name, visual in visuals.items() for clip in unpack_cells(visual, name, config.cell)]
+    clips: list[torch.Tensor] = []
+    for name, visual in visuals.items():
+        count = len(visual.grid)
+        if visual.cells is None or visual.cell_grid is None:
+            suffix = "" if name == "image" else "_videos"
+            raise ValueError(
+                f"There are {count} {name}s, but no generator_pixel_values{suffix} with their "
+                f"generator_{name}_grid_thw. Use VegaProcessor, give generator_hidden_states, or set fusion='none'."
+            )
+        if len(visual.cell_grid) != count:
+            raise ValueError(
+                f"There are {count} {name}s for the VLM, but {len(visual.cell_grid)} for the generator. "
+                "Give both streams the same frames."
+            )
+        clips += unpack_cells(visual.cells, visual.cell_grid, config.cell)
     num_frames = [len(clip) for clip in clips]
     check_lengths(visuals, num_frames)
     return clips, num_frames
@@ -95,34 +109,24 @@ def cached_frames(
     return num_frames
 
 
-def unpack_cells(visual: VisualInputs, modality: str, cell: int) -> list[torch.Tensor]:
-    """Packed cells -> one [t, 3, h * cell, w * cell] a clip.
+def unpack_cells(cells: torch.Tensor | None, grid: torch.Tensor | None, cell: int) -> list[torch.Tensor]:
+    """Packed cells -> one [t, 3, h * cell, w * cell] a clip; none if there are no cells.
 
     Args:
-        visual: with rows of cells in (t, h, w) order, clip after clip.
-        modality: `image` or `video`, for messages.
+        cells: [P, 3 * cell * cell], rows in (t, h, w) order, clip after clip.
+        grid: int[n, 3], (t, h, w) of each clip in cells.
         cell: edge of a cell [px].
 
     Raises:
-        ValueError: if clips are missing or of another size than the grid says.
+        ValueError: if the cells do not fill the grid.
     """
-    suffix = "" if modality == "image" else "_videos"
-    cells, grid, count = visual.cells, visual.cell_grid, len(visual.grid)
     if cells is None or grid is None:
-        raise ValueError(
-            f"There are {count} {modality}s, but no generator_pixel_values{suffix} with their "
-            f"generator_{modality}_grid_thw. Use VegaProcessor, give generator_hidden_states, or set fusion='none'."
-        )
-    if len(grid) != count:
-        raise ValueError(
-            f"There are {count} {modality}s for the VLM, but {len(grid)} for the generator. "
-            "Give both streams the same frames."
-        )
+        return []
     sizes = grid.prod(-1).tolist()
     if cells.ndim != 2 or cells.shape != (sum(sizes), 3 * cell * cell):
         raise ValueError(
-            f"generator_pixel_values{suffix} must be [{sum(sizes)}, {3 * cell * cell}] for the grid "
-            f"{grid.tolist()}, but is {list(cells.shape)}."
+            f"The generator's pixels must be [{sum(sizes)}, {3 * cell * cell}] for the grid {grid.tolist()}, "
+            f"but are {list(cells.shape)}."
         )
     clips = []
     for packed, (t, h, w) in zip(cells.split(sizes), grid.tolist(), strict=True):

@@ -24,6 +24,7 @@ from .inputs_vega3d import (
     given_visuals,
     instruction_embeddings,
     token_type_ids,
+    unpack_cells,
     visual_rows,
 )
 
@@ -175,6 +176,27 @@ class VegaModel(VegaPreTrainedModel):
             hidden = self.generator.encode(clips, **generator_kwargs)  # float[t, h, w, C] a clip
         gates = self._fuse(semantic, visuals, hidden, num_frames, questions)
         return VegaEncoderOutput(mm_encoder_outputs=semantic, gates=gates if output_gates and gates else None)
+
+    def generator_features(
+        self,
+        generator_pixel_values: torch.Tensor | None = None,
+        generator_pixel_values_videos: torch.Tensor | None = None,
+        generator_image_grid_thw: torch.Tensor | None = None,
+        generator_video_grid_thw: torch.Tensor | None = None,
+        **generator_kwargs,
+    ) -> list[torch.Tensor]:
+        """Hidden states to keep and to give back later as `generator_hidden_states`.
+
+        Args:
+            generator_pixel_values: and the rest as in `encode`.
+
+        Returns:
+            float[t, h, w, C] for each image, then each video.
+        """
+        cell = self.config.generator_config.cell
+        clips = unpack_cells(generator_pixel_values, generator_image_grid_thw, cell)
+        clips += unpack_cells(generator_pixel_values_videos, generator_video_grid_thw, cell)
+        return self.generator.encode(clips, **generator_kwargs)
 
     def _semantic(self, visuals: dict[str, VisualInputs]) -> dict[str, ModelOutput]:
         """The VLM's own encoder outputs; their `pooler_output` is a tuple of float[N, D]."""
@@ -354,6 +376,11 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
         inputs = {name: value for name, value in inputs.items() if name not in LANGUAGE_INPUTS}
         return self.model.encode(input_ids, **inputs)
 
+    def generator_features(self, **inputs) -> list[torch.Tensor]:
+        """Hidden states of the generator for the processor's output, as in `VegaModel.generator_features`."""
+        kept = {name: value for name, value in inputs.items() if name in GENERATOR_INPUTS}
+        return self.model.generator_features(**kept)
+
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, generation_config=None, **kwargs: Any):
         """The VLM's own `generate` (cache, beams, sampling, streamer, static cache) on visuals encoded once.
@@ -377,13 +404,11 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
         return self.model.vlm.generate(generation_config=generation_config, **kwargs)
 
 
-VISUAL_INPUTS = (
-    "pixel_values",
-    "pixel_values_videos",
+GENERATOR_INPUTS = (
     "generator_pixel_values",
     "generator_pixel_values_videos",
     "generator_image_grid_thw",
     "generator_video_grid_thw",
-    "generator_hidden_states",
 )
+VISUAL_INPUTS = ("pixel_values", "pixel_values_videos", "generator_hidden_states", *GENERATOR_INPUTS)
 LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts")

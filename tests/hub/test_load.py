@@ -1,0 +1,112 @@
+"""The embedded checkpoint, loading by name, and the checks between model and processor."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from vega3d import VegaForSpatialReasoning, VegaProcessor
+from vega3d.hub.load import ASSETS, example_clip, load_vega, model_folder
+
+QUESTION = "Which is closer to the bed: the table or the wardrobe?"
+
+
+def messages(video, question: str = QUESTION) -> list[dict]:
+    return [{"role": "user", "content": [{"type": "video", "path": str(video)}, {"type": "text", "text": question}]}]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_vega("vega3d-tiny", device="cpu")
+
+
+def ask(model, processor, video, **options) -> torch.Tensor:
+    inputs = processor.apply_chat_template(
+        messages(video), add_generation_prompt=True, tokenize=True, return_dict=True, **options
+    )
+    return model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+
+
+def test_sizes_of_the_assets():
+    files = [file for file in ASSETS.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 20e6
+    assert max(file.stat().st_size for file in files) < 16e6
+    clips = [file for file in files if file.suffix == ".mp4"]
+    assert len(clips) == 2
+    assert all(file.stat().st_size < 300_000 for file in clips)
+    assert not list(ASSETS.rglob("*.py"))
+    assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+
+
+def test_the_embedded_model_says_that_it_is_untrained(tiny):
+    model, processor = tiny
+    assert isinstance(model, VegaForSpatialReasoning)
+    assert isinstance(processor, VegaProcessor)
+    assert "untrained" in model.config.notice
+    assert not model.training
+    widths = {module.weight.shape for module in model.model.vlm.modules() if isinstance(module, torch.nn.Linear)}
+    assert all(side % 64 == 0 for shape in widths for side in shape)
+
+
+@pytest.mark.parametrize("clip", ["room", "corridor"])
+def test_the_same_answer_every_time(tiny, clip):
+    first = ask(*tiny, example_clip(clip))
+    assert torch.equal(ask(*load_vega("vega3d-tiny", device="cpu"), example_clip(clip)), first)
+
+
+def test_both_streams_matter(tiny):
+    """What the generator sees changes the logits, and so does what the VLM sees."""
+    model, processor = tiny
+    inputs = processor.apply_chat_template(
+        messages(example_clip("room")), add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    logits = model(**inputs).logits[0, -1]
+    for name in ("generator_pixel_values_videos", "pixel_values_videos"):
+        changed = {**inputs, name: inputs[name].flip(0)}
+        assert (model(**changed).logits[0, -1] - logits).abs().max() > 1e-4, name
+
+
+def test_four_bit_on_the_cpu(tmp_path):
+    model, processor = load_vega("vega3d-tiny", four_bit=True, device="cpu")
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    quantised = {name for name, kind in kinds.items() if kind == "Linear4bit"}
+    assert quantised
+    assert all(".language_model." in name for name in quantised)
+    answer = ask(model, processor, example_clip("room"))
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    assert torch.equal(ask(*load_vega(tmp_path, device="cpu"), example_clip("room")), answer)
+
+
+def test_unknown_names_are_refused(tmp_path):
+    for name in ("vega3d-huge", "./nowhere", str(tmp_path / "nowhere"), "a/b/c", str(example_clip("room"))):
+        with pytest.raises(ValueError, match="There is no model"):
+            model_folder(name)
+    with pytest.raises(ValueError, match="is no checkpoint: it has no config.json"):
+        model_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"'org/vega3d-none' cannot be downloaded"):
+        model_folder("org/vega3d-none")
+    with pytest.raises(ValueError, match="no example clip 'kitchen'. Shipped are corridor, room"):
+        example_clip("kitchen")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that must not be there")
+def test_a_device_that_is_not_there():
+    with pytest.raises(ValueError, match="'cuda' cannot be used"):
+        load_vega("vega3d-tiny", device="cuda")
+
+
+def test_no_such_device():
+    with pytest.raises(ValueError, match="'gpu' cannot be used"):
+        load_vega("vega3d-tiny", device="gpu")
+
+
+def test_a_processor_of_another_model_is_refused(tmp_path):
+    folder = Path(shutil.copytree(ASSETS / "vega3d-tiny", tmp_path / "model"))
+    file = folder / "processor_config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "generator_max_area": 65536}))
+    with pytest.raises(ValueError, match=r"generator_max_area=65536, but the model's generator_config says 49152"):
+        load_vega(folder, device="cpu")

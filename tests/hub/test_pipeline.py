@@ -1,0 +1,87 @@
+"""What users of transformers type: Auto classes on a saved folder, pipelines, remote code with its processor."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from test_load import messages
+from transformers import AutoModel, AutoProcessor, pipeline
+
+from vega3d import VegaForSpatialReasoning, VegaProcessor
+from vega3d.hub.load import example_clip, load_vega
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    model, processor = load_vega("vega3d-tiny", device="cpu")
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_auto_classes_answer_about_an_mp4(saved):
+    model, processor = AutoModel.from_pretrained(saved), AutoProcessor.from_pretrained(saved)
+    assert isinstance(model, VegaForSpatialReasoning)
+    assert isinstance(processor, VegaProcessor)
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    inputs = processor.apply_chat_template(messages(example_clip("room")), num_frames=6, **options)
+    assert inputs["generator_video_grid_thw"][0, 0] == 6
+    answer = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    tiny, tiny_processor = load_vega("vega3d-tiny", device="cpu")
+    expected = tiny_processor.apply_chat_template(messages(example_clip("room")), num_frames=6, **options)
+    assert torch.equal(answer, tiny.generate(**expected, max_new_tokens=5, do_sample=False))
+
+
+@pytest.mark.parametrize("kind", ["video", "image"])
+def test_pipeline(saved, kind, tmp_path):
+    answerer = pipeline("image-text-to-text", model=str(saved), device="cpu")
+    assert isinstance(answerer.model, VegaForSpatialReasoning)
+    conversation = messages(example_clip("room"))
+    if kind == "image":
+        from PIL import Image
+
+        from vega3d.processing.video_vega3d import read_video
+
+        Image.fromarray(read_video(example_clip("room"), num_frames=1).frames[0]).save(tmp_path / "frame.png")
+        conversation[0]["content"][0] = {"type": "image", "url": str(tmp_path / "frame.png")}
+    output = answerer(text=conversation, max_new_tokens=5, do_sample=False, return_full_text=False)
+    text = output[0]["generated_text"]
+    processor = AutoProcessor.from_pretrained(saved)
+    inputs = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=True, return_dict=True)
+    assert ("pixel_values" in inputs) == (kind == "image")
+    answer = answerer.model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    assert text == processor.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def test_remote_code_answers_about_an_mp4(saved, tmp_path):
+    """Model and processor from the folder's own code files, in a process that cannot import the package."""
+    script = textwrap.dedent("""
+        import importlib.abc, sys
+        class Hidden(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path=None, target=None):
+                if name.partition(".")[0] in ("vega3d", "vega3d_cli"):
+                    raise ModuleNotFoundError(name)
+        sys.meta_path.insert(0, Hidden())
+        from transformers import AutoModel, AutoProcessor
+        folder, clip = sys.argv[1:]
+        model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+        assert type(processor).__module__.startswith("transformers_modules.")
+        content = [{"type": "video", "path": clip}, {"type": "text", "text": "Where is the bed?"}]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
+        )
+        print("answer", model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, -5:].tolist())
+    """)
+    (tmp_path / "remote.py").write_text(script)
+    environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(tmp_path)}
+    command = [sys.executable, "-I", str(tmp_path / "remote.py"), str(saved), str(example_clip("room"))]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    model, processor = load_vega("vega3d-tiny", device="cpu")
+    conversation = messages(example_clip("room"), "Where is the bed?")
+    inputs = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=True, return_dict=True)
+    expected = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, -5:].tolist()
+    assert f"answer {expected}" in result.stdout, result.stderr

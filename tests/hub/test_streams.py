@@ -1,0 +1,57 @@
+"""A marked patch in a frame moves the same token in both streams, at the same time index."""
+
+import numpy as np
+import pytest
+import torch
+
+from vega3d.hub.load import load_vega
+from vega3d.processing.video_vega3d import clip_from_frames
+
+PROMPT = "<|vision_start|><|video_pad|><|vision_end|>Where is the mark?"
+TOKEN = 16  # px
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_vega("vega3d-tiny", device="cpu")
+
+
+def textured(frames: int, height: int, width: int) -> np.ndarray:
+    random = np.random.default_rng(0)
+    return random.integers(90, 160, (frames, height, width, 3), dtype=np.uint8)
+
+
+@torch.no_grad()
+def tokens_of_both_streams(model, processor, frames: np.ndarray) -> dict[str, torch.Tensor]:
+    """float[t, h, w, D] on the VLM's token grid, before they are fused."""
+    inputs = processor(text=PROMPT, videos=[clip_from_frames(frames)], do_sample_frames=False)
+    core, grid = model.model, inputs["video_grid_thw"][0].tolist()
+    features = core.vlm.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
+    hidden = model.generator_features(**inputs)[0]
+    generative = core.projector(hidden, len(frames), tuple(grid))
+    t, h, w = grid[0], grid[1] // 2, grid[2] // 2
+    return {
+        "semantic": features.pooler_output[0].unflatten(0, (t, h, w)),
+        "generative": generative.unflatten(0, (t, h, w)),
+    }
+
+
+def centre_of(moved: torch.Tensor) -> tuple[float, float]:
+    """Centre of the strongest movement of float[h, w]: a convolution spreads a mark over its neighbours."""
+    weight = moved.where(moved > moved.max() / 2, 0.0)
+    rows, columns = (torch.arange(size, dtype=weight.dtype) for size in weight.shape)
+    return float((weight.sum(1) * rows).sum() / weight.sum()), float((weight.sum(0) * columns).sum() / weight.sum())
+
+
+@pytest.mark.parametrize("shape", [(192, 256), (256, 192), (128, 128), (192, 112)], ids=str)
+@pytest.mark.parametrize(("frame", "row", "column"), [(0, 0, 0), (3, 2, 5), (4, 5, 1), (6, 3, 6)])
+def test_a_mark_moves_the_same_token(tiny, shape, frame, row, column):
+    frames = textured(7, *shape)
+    marked = frames.copy()
+    marked[frame, TOKEN * row : TOKEN * (row + 1), TOKEN * column : TOKEN * (column + 1)] = (255, 0, 0)
+    before, after = (tokens_of_both_streams(*tiny, clip) for clip in (frames, marked))
+    for stream in before:
+        moved = (after[stream] - before[stream]).norm(dim=-1)
+        assert centre_of(moved[frame // 2]) == pytest.approx((row, column), abs=0.75), stream
+        others = torch.cat([moved[: frame // 2], moved[frame // 2 + 1 :]])
+        assert not others.any(), stream  # other times see nothing of it

@@ -1,0 +1,262 @@
+"""The command: answers, JSON, pictures, one-line errors."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import vega3d_cli
+from tiny_models import save_generator, save_vlm
+from vega3d.hub.load import ASSETS, example_clip
+from vega3d.processing.video_vega3d import read_video
+
+QUESTION = "Which is closer to the bed?"
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(vega3d_cli.app, vega3d_cli.spread_options([str(argument) for argument in arguments]))
+
+
+def answer(*arguments: str) -> dict:
+    result = run("ask", *arguments, "--json", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory) -> Path:
+    """A folder with four frames of the shipped clip."""
+    folder = tmp_path_factory.mktemp("frames")
+    for index, frame in enumerate(read_video(example_clip("room"), num_frames=4).frames):
+        Image.fromarray(frame).save(folder / f"frame{index}.png")
+    return folder
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, vega3d_cli; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("command", ["ask", "assemble", "info"])
+def test_help_has_examples(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.stdout
+
+
+def test_json():
+    values = answer("room", QUESTION)
+    assert values["question"] == QUESTION
+    assert "untrained" in values["notice"]
+    assert len(values["frame_seconds"]) == 16
+    assert values["frame_seconds"][0] == 0.0
+    assert values["options"] is None
+    again = answer("room", QUESTION)
+    assert {**again, "seconds": 0} == {**values, "seconds": 0}
+
+
+def test_text_is_streamed_and_notes_go_to_standard_error():
+    result = run("ask", "room", QUESTION, "--device", "cpu", "--max-new-tokens", "4")
+    assert result.exit_code == 0
+    assert result.stdout.strip() == answer("room", QUESTION, "--max-new-tokens", "4")["text"]
+    assert "untrained" in result.stderr
+
+
+def test_options_are_chosen_by_likelihood():
+    values = answer("room", QUESTION, "--options", "the table", "the wardrobe", "the lamp")
+    assert sum(values["options"].values()) == pytest.approx(1)
+    best = max(values["options"], key=values["options"].get)
+    assert values["text"] == f"{best}. {['the table', 'the wardrobe', 'the lamp']['ABC'.index(best)]}"
+
+
+@pytest.mark.parametrize(
+    ("sampling", "count"), [(["--num-frames", "5"], 5), (["--fps", "2"], 8), (["--num-frames", "1"], 1)]
+)
+def test_sampling(sampling, count):
+    assert len(answer("corridor", QUESTION, *sampling)["frame_seconds"]) == count
+
+
+def test_images(frames):
+    assert len(answer(frames, QUESTION)["frame_seconds"]) == 4
+    files = sorted(frames.iterdir())
+    assert answer(*files, QUESTION)["text"] == answer(frames, QUESTION)["text"]
+    assert answer(files[0], QUESTION)["frame_seconds"] is None
+
+
+def test_gate_figure(tmp_path, frames):
+    for visual in ("room", frames / "frame0.png"):
+        picture = tmp_path / "gates.png"
+        answer(visual, QUESTION, "--save-gates", picture)
+        with Image.open(picture) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 100
+        assert list(tmp_path.iterdir()) == [picture]
+        picture.unlink()
+
+
+def test_info():
+    values = json.loads(run("info", "vega3d-tiny", "--json").stdout)
+    assert values["block"] == "4 of 6"
+    assert (values["step"], values["sigma"]) == (299, 0.299924)
+    assert values["fusion"] == "token_gated_residual"
+    parts = values["parameters"]
+    assert sum(parts.values()) == values["parameters_in_use"]
+    from vega3d.hub.load import load_vega
+
+    model = load_vega("vega3d-tiny", device="cpu")[0].model
+    assert parts["vlm"] == model.vlm.num_parameters()
+    assert parts["generator VAE encoder"] == sum(p.numel() for p in model.generator.tower.encoder.parameters())
+    text = run("info").stdout
+    assert "generator transformer, blocks used" in text
+
+
+@pytest.fixture(scope="module")
+def backbones_with_processor(tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("assemble")
+    vlm, generator = save_vlm(folder / "vlm"), save_generator(folder / "generator")
+    tiny = ASSETS / "vega3d-tiny"
+    from transformers import Qwen2_5_VLProcessor
+
+    from vega3d import VegaProcessor
+
+    processor: Qwen2_5_VLProcessor = VegaProcessor.from_pretrained(tiny).vlm_processor
+    processor.save_pretrained(vlm)
+    return vlm, generator
+
+
+def test_assemble_and_describe(backbones_with_processor, tmp_path):
+    vlm, generator = backbones_with_processor
+    out = tmp_path / "out"
+    result = run("assemble", "--vlm", vlm, "--generator", generator, out, "--block", "-2", "--set", "clip_mode=views")
+    assert result.exit_code == 0, result.stderr
+    values = json.loads(run("info", out, "--json").stdout)
+    assert (values["block"], values["clip_mode"]) == ("1 of 3", "views")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    from transformers import AutoProcessor
+
+    assert AutoProcessor.from_pretrained(out).generator_max_area == 832 * 480
+    again = run("assemble", "--vlm", vlm, "--generator", generator, out, "--block", "1")
+    assert again.exit_code == 2
+    assert "is already there" in again.stderr
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def broken_model(folder: Path) -> Path:
+    shutil.copytree(ASSETS / "vega3d-tiny", folder)
+    shutil.rmtree(folder / "generator" / "vae")
+    return folder
+
+
+def plain_vlm(folder: Path) -> Path:
+    return save_vlm(folder)
+
+
+def no_gate(folder: Path) -> Path:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(ASSETS / "vega3d-tiny", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "fusion": "add"}))
+    state = {key: value for key, value in load_file(folder / "model.safetensors").items() if ".fusion." not in key}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+ROOM = str(example_clip("room"))
+BAD_INPUT = {
+    "no question": (lambda tmp: ["ask", "room"], "Give a video or images and then a question"),
+    "blank question": (lambda tmp: ["ask", "room", " "], "The question is empty"),
+    "missing file": (lambda tmp: ["ask", tmp / "no.mp4", "Where?"], "no.mp4"),
+    "no such clip": (lambda tmp: ["ask", "kitchen", "Where?"], "Shipped are corridor, room"),
+    "empty file": (lambda tmp: ["ask", write(tmp / "a.mp4", b""), "Where?"], "a.mp4"),
+    "text file": (lambda tmp: ["ask", write(tmp / "a.mp4", b"no video at all"), "Where?"], "a.mp4"),
+    "truncated file": (
+        lambda tmp: ["ask", write(tmp / "a.mp4", example_clip("room").read_bytes()[:30_000]), "Where?"],
+        "a.mp4",
+    ),
+    "folder without images": (lambda tmp: ["ask", tmp, "Where?"], "png"),
+    "no frames": (lambda tmp: ["ask", "room", "Where?", "--num-frames", "0"], "num_frames"),
+    "both samplings": (lambda tmp: ["ask", "room", "Where?", "--num-frames", "4", "--fps", "1"], "fps"),
+    "one option": (lambda tmp: ["ask", "room", "Where?", "--options", "here"], "2 to 26 options, but got 1"),
+    "no tokens": (lambda tmp: ["ask", "room", "Where?", "--max-new-tokens", "0"], "must be at least 1"),
+    "no folder for the picture": (
+        lambda tmp: ["ask", "room", "Where?", "--save-gates", tmp / "none" / "a.png"],
+        "There is no folder",
+    ),
+    "no such model": (lambda tmp: ["ask", "room", "Where?", "--model", "vega4d"], "There is no model 'vega4d'"),
+    "a plain VLM": (
+        lambda tmp: ["ask", "room", "Where?", "--model", plain_vlm(tmp / "vlm")],
+        "model_type 'qwen2_5_vl', not 'vega3d'",
+    ),
+    "a broken generator": (
+        lambda tmp: ["ask", "room", "Where?", "--model", broken_model(tmp / "model")],
+        "vae is missing",
+    ),
+    "no gate to save": (
+        lambda tmp: ["ask", "room", "Where?", "--model", no_gate(tmp / "m"), "--save-gates", tmp / "a.png"],
+        "no gate for each token",
+    ),
+    "no such device": (lambda tmp: ["ask", "room", "Where?", "--device", "gpu"], "'gpu' cannot be used"),
+    "no backbone": (
+        lambda tmp: ["assemble", "--vlm", tmp / "a", "--generator", tmp / "b", tmp / "out"],
+        "neither a folder nor a Hub id",
+    ),
+    "bad setting": (
+        lambda tmp: ["assemble", "--vlm", "a", "--generator", "b", tmp / "out", "--set", "blok"],
+        "is not NAME=VALUE",
+    ),
+    "unknown setting": (
+        lambda tmp: ["assemble", "--vlm", "a", "--generator", "b", tmp / "out", "--set", "blok=1"],
+        "Unknown options",
+    ),
+    "bad dtype": (
+        lambda tmp: ["assemble", "--vlm", "a", "--generator", "b", tmp / "out", "--dtype", "int8"],
+        "must be auto, float32",
+    ),
+    "nothing to describe": (lambda tmp: ["info", tmp], "no config.json"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_one_line(name, tmp_path):
+    arguments, message = BAD_INPUT[name]
+    result = run(*arguments(tmp_path))
+    assert result.exit_code == 2, result.stderr
+    errors = [line for line in result.stderr.splitlines() if "error: " in line]
+    assert len(errors) == 1, result.stderr
+    assert message in errors[0]
+    assert result.stderr.endswith(errors[0] + "\n")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_assembly_leaves_nothing_behind(backbones_with_processor, tmp_path):
+    vlm, generator = backbones_with_processor
+    bare = tmp_path / "bare"
+    shutil.copytree(vlm, bare, ignore=shutil.ignore_patterns("*processor*", "token*", "chat*"))
+    out = tmp_path / "made" / "out"
+    result = run("assemble", "--vlm", bare, "--generator", generator, out, "--block", "1")
+    assert result.exit_code == 2
+    assert not out.exists()
+    result = run("assemble", "--vlm", vlm, "--generator", generator, out, "--block", "7")
+    assert result.exit_code == 2
+    assert "block=7" in result.stderr
+
+
+def test_the_installed_command_runs_as_a_process():
+    command = Path(sys.executable).with_name("vega3d")
+    arguments = ["ask", ROOM, QUESTION, "--options", "the table", "the wardrobe", "--4bit", "--device", "cpu"]
+    result = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() in ("A. the table", "B. the wardrobe")
+    assert torch.cuda.is_available() or "Traceback" not in result.stderr
