@@ -140,7 +140,7 @@ def ask(
                 streamer=None if as_json or options else answer_streamer(processor),
                 on_frames=on_frames,
             )
-        if save_gates is not None:
+        if save_gates is not None and answer.gates is not None:
             from vega3d.hub.gate_figure import save_gate_figure
 
             save_gate_figure(save_gates, clip.frames, answer.gates.numpy(), answer.frame_seconds)

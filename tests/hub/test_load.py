@@ -84,11 +84,11 @@ def test_unknown_names_are_refused(tmp_path):
     for name in ("vega3d-huge", "./nowhere", str(tmp_path / "nowhere"), "a/b/c", str(example_clip("room"))):
         with pytest.raises(ValueError, match="There is no model"):
             model_folder(name)
-    with pytest.raises(ValueError, match="is no checkpoint: it has no config.json"):
+    with pytest.raises(ValueError, match=r"is no checkpoint: it has no config\.json"):
         model_folder(tmp_path)
     with pytest.raises(ValueError, match=r"'org/vega3d-none' cannot be downloaded"):
         model_folder("org/vega3d-none")
-    with pytest.raises(ValueError, match="no example clip 'kitchen'. Shipped are corridor, room"):
+    with pytest.raises(ValueError, match=r"no example clip 'kitchen'\. Shipped are corridor, room"):
         example_clip("kitchen")
 
 

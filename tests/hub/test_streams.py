@@ -29,11 +29,8 @@ def tokens_of_both_streams(model, processor, frames: np.ndarray) -> dict[str, to
     features = core.vlm.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
     hidden = model.generator_features(**inputs)[0]
     generative = core.projector(hidden, len(frames), tuple(grid))
-    t, h, w = grid[0], grid[1] // 2, grid[2] // 2
-    return {
-        "semantic": features.pooler_output[0].unflatten(0, (t, h, w)),
-        "generative": generative.unflatten(0, (t, h, w)),
-    }
+    streams = {"semantic": features.pooler_output[0], "generative": generative}
+    return {name: tokens.unflatten(0, (grid[0], grid[1] // 2, grid[2] // 2)) for name, tokens in streams.items()}
 
 
 def centre_of(moved: torch.Tensor) -> tuple[float, float]:
