@@ -109,6 +109,7 @@ def cosine(ours: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def compare(folder: Path, config: VegaGeneratorConfig, size: tuple[int, int], options) -> dict:
+    release()
     width, height = size
     random = torch.Generator().manual_seed(0)
     clip = torch.randint(0, 256, (options.frames, 3, height // 8, width // 8), dtype=torch.float, generator=random)

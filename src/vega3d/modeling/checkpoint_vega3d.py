@@ -5,17 +5,19 @@ diffusers' own layout, copied file by file).
 """
 
 import json
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, UMT5EncoderModel
 
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 from .generator_vega3d import PARTS, copy_files, resolve_files
 
+UPLOAD_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message", "commit_description", "create_pr")
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 AUTO_MAP = {  # what `trust_remote_code=True` looks up; register_for_auto_class knows one class only
     "AutoConfig": "configuration_vega3d.VegaConfig",
@@ -66,8 +68,10 @@ class CheckpointedModel(PreTrainedModel):
         """The generator's weights stay in its own files, so saving leaves them out and resuming does not miss them."""
         self._keys_to_ignore_on_save = {key for key in self.state_dict() if ".tower." in f".{key}"}
 
-    def save_pretrained(self, save_directory, is_main_process: bool = True, **kwargs):
+    def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
         """As in transformers, with the generator's files copied beside the weights unless `source` is a Hub id.
+
+        With `push_to_hub=True` the folder is also uploaded, whole, to `repo_id` (by default the folder's name).
 
         Raises:
             ValueError: if the generator was not loaded from files, or its files are gone.
@@ -83,7 +87,22 @@ class CheckpointedModel(PreTrainedModel):
         kwargs["save_original_format"] = False  # Trainer cannot resume from Qwen2.5-VL's legacy key names
         if is_main_process and generator.config.is_relative:
             copy_files(generator.files, Path(save_directory) / generator.config.source)
+        hub = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if push_to_hub and name in kwargs}
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if push_to_hub and is_main_process:
+            upload(Path(save_directory), hub.pop("repo_id", Path(save_directory).name), **hub)
+
+    def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "50GB", **hub):
+        """Uploads the checkpoint, whole; upstream's version leaves out folders inside folders, as the generator's are.
+
+        Args:
+            repo_id: `org/name`; made if it is not there.
+            max_shard_size: of the weight files.
+            hub: `private`, `token`, `revision`, `commit_message`, `create_pr` of huggingface_hub.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            return upload(Path(folder), repo_id, **hub)
 
     @classmethod
     def from_backbones(
@@ -141,6 +160,14 @@ class CheckpointedModel(PreTrainedModel):
         model.generation_config = vlm_model.generation_config
         model.exclude_generator_weights()
         return model.eval()
+
+
+def upload(folder: Path, repo_id: str, private: bool | None = None, token: str | bool | None = None, **commit):
+    """Creates the repository if needed and commits the folder to it."""
+    api = HfApi()
+    repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
+    commit.setdefault("commit_message", "Upload model")
+    return api.upload_folder(repo_id=repo_id, folder_path=folder, token=token, **commit)
 
 
 def initialise(core: PreTrainedModel, part: torch.nn.Module, vlm: PreTrainedModel) -> None:

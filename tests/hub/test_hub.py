@@ -1,0 +1,110 @@
+"""Hub ids, by the real client against a stand-in server; the endpoint is read at import, hence processes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiny_models import save_generator, save_vlm
+from vega3d.hub.load import ASSETS, example_clip
+
+SERVER = Path(__file__).with_name("hub_server.py")
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """(endpoint, folder of its repositories)"""
+    root = tmp_path_factory.mktemp("hub")
+    save_vlm(root / "org" / "vlm")
+    save_generator(root / "org" / "wan")
+    shutil.copytree(ASSETS / "vega3d-tiny", root / "org" / "vega3d-tiny")
+    server = subprocess.Popen([sys.executable, str(SERVER), str(root)], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    yield f"http://127.0.0.1:{int(server.stdout.readline())}", root
+    server.terminate()
+    server.wait()
+
+
+def run(hub, code: str, home: Path) -> str:
+    environment = {**os.environ, "HF_ENDPOINT": hub[0], "HF_HOME": str(home), "HF_TOKEN": "hf_test"}
+    environment.pop("HF_HUB_OFFLINE", None)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_backbones_from_two_hub_ids(hub, tmp_path):
+    code = """
+import torch
+from vega3d import VegaForSpatialReasoning
+for backbones in (("org/vlm", "org/wan"), ({root!r} + "/org/vlm", {root!r} + "/org/wan")):
+    model = VegaForSpatialReasoning.from_backbones(*backbones, block=1, projector_hidden_size=32)
+    print(sum(p.double().abs().sum().item() for p in model.parameters()))
+""".format(root=str(hub[1]))
+    remote, local = run(hub, code, tmp_path).split()
+    assert remote == local
+
+
+def test_a_checkpoint_whose_generator_is_a_hub_id(hub, tmp_path):
+    code = f"""
+import os, torch
+from vega3d import VegaForSpatialReasoning
+model = VegaForSpatialReasoning.from_backbones("org/vlm", "org/wan", block=1, source="org/wan")
+model.save_pretrained({str(tmp_path / "model")!r})
+assert not os.path.exists({str(tmp_path / "model" / "generator")!r})
+again = VegaForSpatialReasoning.from_pretrained({str(tmp_path / "model")!r})
+for (name, ours), (_, theirs) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+    assert torch.equal(ours, theirs), name
+print("equal")
+"""
+    assert "equal" in run(hub, code, tmp_path)
+
+
+def test_asking_a_model_on_the_hub(hub, tmp_path):
+    code = f"""
+import sys
+import vega3d_cli
+sys.argv = ["vega3d", "ask", {str(example_clip("room"))!r}, "Where?", "--options", "here", "there", "--device", "cpu",
+            "--model", "org/vega3d-tiny"]
+vega3d_cli.main()
+"""
+    assert run(hub, code, tmp_path).strip() in ("A. here", "B. there")
+
+
+def test_from_pretrained_takes_the_generator_from_the_same_repository(hub, tmp_path):
+    code = """
+from transformers import AutoModel, AutoProcessor
+import vega3d
+model = AutoModel.from_pretrained("org/vega3d-tiny")
+processor = AutoProcessor.from_pretrained("org/vega3d-tiny")
+print(type(processor).__name__, model.model.generator.files.name, len(model.model.generator.tower.transformer.blocks))
+"""
+    assert run(hub, code, tmp_path).strip() == "VegaProcessor generator 5"
+
+
+UPLOADS = {
+    "pushed": "model.push_to_hub('org/pushed')",
+    "saved": "model.save_pretrained('saved', push_to_hub=True, repo_id='org/saved')",
+}
+
+
+@pytest.mark.parametrize("name", UPLOADS)
+def test_an_upload_is_whole(hub, tmp_path, name):
+    code = f"""
+import os
+from vega3d import VegaForSpatialReasoning
+from vega3d.hub.load import ASSETS
+os.chdir({str(tmp_path)!r})
+model = VegaForSpatialReasoning.from_pretrained(ASSETS / "vega3d-tiny")
+{UPLOADS[name]}
+"""
+    run(hub, code, tmp_path)
+    uploaded = hub[1] / "org" / name
+    source = ASSETS / "vega3d-tiny" / "generator"
+    for file in source.rglob("*.*"):
+        assert (uploaded / "generator" / file.relative_to(source)).read_bytes() == file.read_bytes()
+    assert (uploaded / "model.safetensors").is_file()
+    assert (uploaded / "modeling_vega3d.py").is_file()
