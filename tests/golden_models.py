@@ -43,6 +43,8 @@ def wan_transformer(config: dict, state: dict[str, torch.Tensor]) -> WanTransfor
         freq_dim=config["freq_dim"],
         ffn_dim=config["ffn_dim"],
         num_layers=config["num_layers"],
+        patch_size=tuple(config.get("patch_size", (1, 2, 2))),
+        eps=config.get("eps", 1e-6),
     )
     model.load_state_dict(rename(state, WAN_TRANSFORMER), strict=True)
     return model.eval()
@@ -75,11 +77,12 @@ def load_generator(folder: Path, transformer, vae, prompt: torch.Tensor, **confi
     return generator
 
 
-def encoder_parts(
-    config: dict, transformer_state: dict, vae_state: dict
-) -> tuple[WanTransformer3DModel, AutoencoderKLWan]:
+def encoder_parts(config: dict, transformer_state: dict, vae_state: dict) -> tuple:
     """Transformer and VAE of the `wan_encoder_*` and `qwen_generative` fixtures."""
-    return wan_transformer(config, transformer_state), wan_vae(config["vae_dim"], config["vae_res"], vae_state)
+    names = {"z_dim": "z_dim", "vae_dim_mult": "dim_mult", "vae_temperal_downsample": "temperal_downsample"}
+    options = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+    vae = wan_vae(config["vae_dim"], config["vae_res"], vae_state, **options)
+    return wan_transformer(config, transformer_state), vae
 
 
 def fusion_config(hidden_size: int, fusion: str, **config) -> VegaConfig:
