@@ -3,8 +3,8 @@
     python benchmarks/model.py                             # CPU, tiny shapes
     python benchmarks/model.py --full --output model.json  # GPU, Qwen2.5-VL-7B + Wan2.1-T2V-1.3B, random weights
 
-Every way loads the same checkpoint, which is written first: assembled, saved, loaded by `from_pretrained`. One question
-about 16 frames; `generator` is the part of the time that the latent world simulator takes.
+Every way loads the same checkpoint, which is written first: assembled, saved, loaded by `from_pretrained`. One
+question about 16 frames; `generator` is the part of the time that the latent world simulator takes.
 """
 
 import argparse

@@ -358,6 +358,45 @@ def test_a_model_from_memory_cannot_be_saved(checkpoint, tmp_path):
         model.save_pretrained(tmp_path)
 
 
+class Trap:
+    """Unpickling it leaves a mark."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+PICKLES = {
+    "model.safetensors": "pytorch_model.bin",
+    str(TRANSFORMER / WEIGHTS): str(TRANSFORMER / "diffusion_pytorch_model.bin"),
+    f"generator/vae/{WEIGHTS}": "generator/vae/diffusion_pytorch_model.bin",
+}
+
+
+@pytest.mark.parametrize("trapped", [True, False])
+@pytest.mark.parametrize("name", PICKLES)
+def test_pickled_weights_are_refused(copied, tmp_path, name, trapped):
+    """With a trap inside, and also harmless ones: weights are safetensors only."""
+    state = load_file(copied / name)
+    (copied / name).unlink()
+    torch.save({**state, **({"trap": Trap(tmp_path / "unpickled")} if trapped else {})}, copied / PICKLES[name])
+    with pytest.raises((ValueError, OSError)):
+        VegaForSpatialReasoning.from_pretrained(copied)
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_pickled_backbones_are_refused(backbones, tmp_path):
+    for part, name in ((0, "model"), (1, "text_encoder/model")):
+        folder = Path(shutil.copytree(backbones[part], tmp_path / str(part)))
+        torch.save(load_file(folder / f"{name}.safetensors"), folder / f"{name.replace('model', 'pytorch_model')}.bin")
+        (folder / f"{name}.safetensors").unlink()
+        pair = [folder if index == part else backbones[index] for index in (0, 1)]
+        with pytest.raises((ValueError, OSError)):
+            VegaForSpatialReasoning.from_backbones(*pair, block=BLOCK)
+
+
 # --- Assembling --------------------------------------------------------------------------------------------------
 
 

@@ -43,6 +43,7 @@ class CheckpointedModel(PreTrainedModel):
             ValueError: if the folder holds another kind of model, if weights are missing, or if the generator's files
                 are missing, truncated or of other shapes.
         """
+        kwargs["use_safetensors"] = True  # nothing is unpickled
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = keep_unquantised(kwargs["quantization_config"], cls.weights_prefix)
         try:
@@ -140,7 +141,7 @@ class CheckpointedModel(PreTrainedModel):
         VegaConfig(vlm_config=AutoConfig.from_pretrained(vlm), generator_config=generator_config, **vlm_fields)
         if prompt_embeds is None:
             prompt_embeds = embed_empty_prompt(folder)
-        vlm_model = AutoModelForImageTextToText.from_pretrained(vlm, dtype=dtype)
+        vlm_model = AutoModelForImageTextToText.from_pretrained(vlm, dtype=dtype, use_safetensors=True)
         vega_config = VegaConfig(
             vlm_config=vlm_model.config.to_dict(), generator_config=generator_config.to_dict(), **vlm_fields
         )
@@ -232,6 +233,6 @@ def read_part_config(folder: Path, part: str) -> dict:
 @torch.no_grad()
 def embed_empty_prompt(folder: Path) -> torch.Tensor:
     """float[1, text_dim]: the empty prompt is the end-of-sequence token alone; Wan pads with zeros after it."""
-    encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype="auto")
+    encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype="auto", use_safetensors=True)
     tokens = torch.tensor([[encoder.config.eos_token_id]])
     return encoder(tokens).last_hidden_state[0]
