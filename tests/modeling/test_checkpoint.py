@@ -143,6 +143,15 @@ def test_saves_are_exact_and_repeatable(model, tmp_path):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_a_smaller_save_leaves_no_old_shards(model, tmp_path):
+    model.save_pretrained(tmp_path, max_shard_size="100kB")
+    model.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.glob("model*.safetensors*")] == ["model.safetensors"]
+    (tmp_path / ".saving-killed").mkdir()
+    model.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob(".saving*"))
+
+
 def test_a_save_onto_its_own_folder(model, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = VegaForSpatialReasoning.from_pretrained(tmp_path)

@@ -4,8 +4,11 @@ Layout of a checkpoint: `config.json`, `model.safetensors`, `generator/transform
 diffusers' own layout, copied file by file).
 """
 
+import contextlib
 import json
+import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 from .generator_vega3d import PARTS, copy_files, resolve_files
 
+PARTIAL_SAVE = ".saving-"
 UPLOAD_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message", "commit_description", "create_pr")
 HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
 AUTO_MAP = {  # what `trust_remote_code=True` looks up; register_for_auto_class knows one class only
@@ -86,12 +90,19 @@ class CheckpointedModel(PreTrainedModel):
         self.exclude_generator_weights()
         self.config.auto_map = dict(AUTO_MAP)
         kwargs["save_original_format"] = False  # Trainer cannot resume from Qwen2.5-VL's legacy key names
-        if is_main_process and generator.config.is_relative:
-            copy_files(generator.files, Path(save_directory) / generator.config.source)
         hub = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if push_to_hub and name in kwargs}
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if push_to_hub and is_main_process:
-            upload(Path(save_directory), hub.pop("repo_id", Path(save_directory).name), **hub)
+        folder = Path(save_directory)
+        if is_main_process:
+            for left_over in folder.glob(f"{PARTIAL_SAVE}*"):
+                shutil.rmtree(left_over)
+        with saving_into(folder) as partial:
+            super().save_pretrained(partial, is_main_process=is_main_process, **kwargs)
+        if not is_main_process:
+            return
+        if generator.config.is_relative:
+            copy_files(generator.files, folder / generator.config.source)
+        if push_to_hub:
+            upload(folder, hub.pop("repo_id", folder.name), **hub)
 
     def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "50GB", **hub):
         """Uploads the checkpoint, whole; upstream's version leaves out folders inside folders, as the generator's are.
@@ -161,6 +172,27 @@ class CheckpointedModel(PreTrainedModel):
         model.generation_config = vlm_model.generation_config
         model.exclude_generator_weights()
         return model.eval()
+
+
+@contextlib.contextmanager
+def saving_into(folder: Path) -> Iterator[Path]:
+    """A folder to write a save into; at the end its files replace those of `folder`, one by one, each of them whole.
+
+    A save that is killed leaves each file as it was or as it will be, and a hidden folder that the next save removes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=PARTIAL_SAVE) as partial:
+        yield Path(partial)
+        saved = sorted(Path(partial).iterdir())
+        for file in saved:
+            if (folder / file.name).is_dir():
+                shutil.rmtree(folder / file.name)
+            file.replace(folder / file.name)
+    names = {file.name for file in saved}
+    if any(name.startswith("model") for name in names):
+        stale = [file for file in folder.glob("model*.safetensors*") if file.name not in names]
+        for file in stale:
+            file.unlink()
 
 
 def upload(folder: Path, repo_id: str, private: bool | None = None, token: str | bool | None = None, **commit):
