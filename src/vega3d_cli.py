@@ -37,7 +37,8 @@ def frame_bar(total: int | None, quiet: bool) -> Iterator:
     """A progress bar over the frames that the generator encodes, on standard error."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc="world simulator", unit="frame", disable=quiet, leave=False) as bar:
+    shown = sys.stderr.isatty() and not quiet
+    with tqdm(total=total, desc="world simulator", unit="frame", disable=not shown, leave=False) as bar:
         yield lambda frames: bar.update(frames)
 
 

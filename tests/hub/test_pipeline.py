@@ -1,14 +1,11 @@
 """What users of transformers type: Auto classes on a saved folder, pipelines, remote code with its processor."""
 
-import subprocess
-import sys
-import textwrap
-
 import pytest
 import torch
 from test_load import messages
 from transformers import AutoModel, AutoProcessor, pipeline
 
+from remote_process import run_without_package
 from vega3d import VegaForSpatialReasoning, VegaProcessor
 from vega3d.hub.load import example_clip, load_vega
 
@@ -58,30 +55,21 @@ def test_pipeline(saved, kind, tmp_path):
 
 def test_remote_code_answers_about_an_mp4(saved, tmp_path):
     """Model and processor from the folder's own code files, in a process that cannot import the package."""
-    script = textwrap.dedent("""
-        import importlib.abc, sys
-        class Hidden(importlib.abc.MetaPathFinder):
-            def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] in ("vega3d", "vega3d_cli"):
-                    raise ModuleNotFoundError(name)
-        sys.meta_path.insert(0, Hidden())
-        from transformers import AutoModel, AutoProcessor
-        folder, clip = sys.argv[1:]
-        model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-        assert type(processor).__module__.startswith("transformers_modules.")
-        content = [{"type": "video", "path": clip}, {"type": "text", "text": "Where is the bed?"}]
-        inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
-        )
-        print("answer", model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, -5:].tolist())
-    """)
-    (tmp_path / "remote.py").write_text(script)
-    environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(tmp_path)}
-    command = [sys.executable, "-I", str(tmp_path / "remote.py"), str(saved), str(example_clip("room"))]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    code = """
+from transformers import AutoModel, AutoProcessor
+
+folder, clip = sys.argv[1:]
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+assert type(processor).__module__.startswith("transformers_modules.")
+content = [{"type": "video", "path": clip}, {"type": "text", "text": "Where is the bed?"}]
+inputs = processor.apply_chat_template(
+    [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
+)
+print("answer", model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, -5:].tolist())
+"""
     model, processor = load_vega("vega3d-tiny", device="cpu")
     conversation = messages(example_clip("room"), "Where is the bed?")
     inputs = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=True, return_dict=True)
     expected = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, -5:].tolist()
-    assert f"answer {expected}" in result.stdout, result.stderr
+    assert f"answer {expected}" in run_without_package(code, tmp_path, str(saved), str(example_clip("room")))

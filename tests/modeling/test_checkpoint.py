@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -22,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from remote_process import run_without_package
 from tiny_inputs import CASES, batch
 from tiny_models import BLOCK, save_generator, save_vlm
 from vega3d import VegaForSpatialReasoning, VegaModel
@@ -248,31 +246,22 @@ def test_remote_code_gives_the_same_logits(model, backbones, tmp_path):
     model.save_pretrained(tmp_path / "model")
     inputs = batch(*CASES["mixture"])
     torch.save({"inputs": inputs, "logits": model(**inputs).logits.detach()}, tmp_path / "expected.pt")
-    script = textwrap.dedent("""
-        import importlib.abc, sys
-        class Hidden(importlib.abc.MetaPathFinder):
-            def find_spec(self, name, path=None, target=None):
-                if name.partition(".")[0] in ("vega3d", "vega3d_cli"):
-                    raise ModuleNotFoundError(name)
-        sys.meta_path.insert(0, Hidden())
-        import torch
-        from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
-        folder = sys.argv[1]
-        expected = torch.load(folder + "/expected.pt")
-        for auto in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
-            model = auto.from_pretrained(folder + "/model", trust_remote_code=True)
-            assert type(model).__module__.startswith("transformers_modules."), type(model)
-            torch.testing.assert_close(model(**expected["inputs"]).logits, expected["logits"], atol=1e-6, rtol=0)
-        model.save_pretrained(folder + "/again")
-        again = AutoModel.from_pretrained(folder + "/again", trust_remote_code=True)
-        torch.testing.assert_close(again(**expected["inputs"]).logits, expected["logits"], atol=1e-6, rtol=0)
-        print("same logits")
-    """)
-    (tmp_path / "remote.py").write_text(script)
-    environment = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(tmp_path)}
-    command = [sys.executable, "-I", str(tmp_path / "remote.py"), str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert "same logits" in result.stdout, result.stderr
+    code = """
+import torch
+from transformers import AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM
+
+folder = sys.argv[1]
+expected = torch.load(folder + "/expected.pt")
+for auto in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+    model = auto.from_pretrained(folder + "/model", trust_remote_code=True)
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    torch.testing.assert_close(model(**expected["inputs"]).logits, expected["logits"], atol=1e-6, rtol=0)
+model.save_pretrained(folder + "/again")
+again = AutoModel.from_pretrained(folder + "/again", trust_remote_code=True)
+torch.testing.assert_close(again(**expected["inputs"]).logits, expected["logits"], atol=1e-6, rtol=0)
+print("same logits")
+"""
+    assert "same logits" in run_without_package(code, tmp_path, str(tmp_path))
 
 
 # --- Broken and wrong files --------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ def test_block_counts_from_either_end(block, index):
         ("max_area", 255, "max_area=255 .*at least one token of 16 x 16 px"),
         ("prompt_tokens", 513, r"prompt_tokens=513 .*\[1, prompt_length=512\]"),
         ("source", "", "source=''"),
+        ("source", "..", r"source='\.\.'"),
         ("frame_size", (480, 832), "frame_size=.* None with frame_fit='resize'"),
     ],
 )

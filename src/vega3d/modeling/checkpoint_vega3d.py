@@ -5,6 +5,7 @@ diffusers' own layout, copied file by file).
 """
 
 import contextlib
+import fnmatch
 import json
 import shutil
 import tempfile
@@ -189,10 +190,11 @@ def saving_into(folder: Path) -> Iterator[Path]:
                 shutil.rmtree(folder / file.name)
             file.replace(folder / file.name)
     names = {file.name for file in saved}
-    if any(name.startswith("model") for name in names):
-        stale = [file for file in folder.glob("model*.safetensors*") if file.name not in names]
-        for file in stale:
-            file.unlink()
+    weights = "model*.safetensors*"
+    if fnmatch.filter(names, weights):
+        for file in folder.glob(weights):
+            if file.name not in names:  # a shard of an earlier save
+                file.unlink()
 
 
 def upload(folder: Path, repo_id: str, private: bool | None = None, token: str | bool | None = None, **commit):

@@ -166,7 +166,8 @@ class VegaGeneratorConfig(PreTrainedConfig):
             f"in [1, prompt_length={self.prompt_length}]",
             "The empty prompt has 1 token.",
         )
-        require(bool(self.source), "source", self.source, "a folder or a Hub id", "The default is 'generator'.")
+        named = self.source not in ("", ".", "..")
+        require(named, "source", self.source, "the name of a folder or a Hub id", "The default is 'generator'.")
         self._validate_frame_size()
 
     def _validate_frame_size(self):
