@@ -85,11 +85,11 @@ def encoder_parts(config: dict, transformer_state: dict, vae_state: dict) -> tup
     return wan_transformer(config, transformer_state), vae
 
 
-def fusion_config(hidden_size: int, fusion: str, **config) -> VegaConfig:
+def fusion_config(hidden_size: int, fusion: str, merge: int = 2, **config) -> VegaConfig:
     """Only what a fusion or projector reads matters; the VLM is the smallest that is valid."""
     text = {"hidden_size": hidden_size, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
     return VegaConfig(
-        vlm_config={"model_type": "qwen2_5_vl", "text_config": text, "vision_config": {"spatial_merge_size": 2}},
+        vlm_config={"model_type": "qwen2_5_vl", "text_config": text, "vision_config": {"spatial_merge_size": merge}},
         fusion=fusion,
         **config,
     )

@@ -186,9 +186,8 @@ def test_alignment_in_space():
 
 
 def projector(name: str, fixture: Fixture, state: dict):
-    config = fusion_config(
-        fixture.config["output_dim"], "add", projector=name, projector_hidden_size=state["mlp.0.weight"].shape[0]
-    )
+    sizes = {"merge": fixture.config["spatial_merge_size"], "projector_hidden_size": state["mlp.0.weight"].shape[0]}
+    config = fusion_config(fixture.config["output_dim"], "add", projector=name, **sizes)
     size = fixture.config["context_dim"]
     config.generator_config.transformer = {"num_attention_heads": 1, "attention_head_dim": size}
     module = PROJECTORS[name](config)
@@ -202,10 +201,10 @@ def test_mergers(official, ours):
     module = projector(ours, fixture, rename(fixture.under(f"state.{official}."), PROJECTOR))
     close(module.project(fixture["input.features"]), fixture[f"expected.{official}.out"], 1e-5)
     # The official code drops odd rows and columns without a word; ours refuses them, and its callers never make them.
-    odd = fixture["input.features_odd"]
-    with pytest.raises(ValueError, match="must be multiples of 2"):
+    odd, merge = fixture["input.features_odd"], fixture.config["spatial_merge_size"]
+    with pytest.raises(ValueError, match=f"must be multiples of {merge}"):
         module.project(odd)
-    even = odd[:, : odd.shape[1] // 2 * 2, : odd.shape[2] // 2 * 2]
+    even = odd[:, : odd.shape[1] // merge * merge, : odd.shape[2] // merge * merge]
     close(module.project(even), fixture[f"expected.{official}.out_odd"], 1e-5)
 
 
