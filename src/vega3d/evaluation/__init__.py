@@ -1,0 +1,1 @@
+"""Benchmarks of spatial questions: VSI-Bench's protocol, intervals over scenes, comparisons, baselines."""

@@ -1,0 +1,243 @@
+"""Bootstrap intervals over scenes, and the paired comparison of results on the same questions.
+
+Questions about one scene share its video and are not independent, so whole scenes are drawn with replacement (cluster
+bootstrap, percentile method: Davison and Hinkley, Bootstrap Methods and their Application, 1997, 3.8 and 5.3).
+Letters: R resamples, S scenes, K question types, F result files (training seeds).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES, QUESTION_TYPES
+
+RESAMPLES = 2000
+COVERAGE = 0.95
+LEAST_USABLE = 0.5  # share of the resamples that must have a score
+SAME_FIELDS = ("dataset", "scene", "question_type", "question", "options", "ground_truth")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """
+    Attributes:
+        score: on all questions; None if it has none.
+        low, high: ends of the 95 % interval; None with fewer than two scenes, or if more than half of the resamples
+            lack a question type.
+    """
+
+    score: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """
+    Attributes:
+        first, second: scores of the two sides, means over their result files.
+        interval: of `second - first`.
+        better: share of the resamples in which the second side is better, half of the ties included; None like the
+            interval's ends.
+    """
+
+    first: float
+    second: float
+    interval: Interval
+    better: float | None
+
+
+def scene_sums(rows: Iterable[tuple[str, str, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores added up within scenes and types.
+
+    Args:
+        rows: scene, question type and score of each question.
+
+    Returns:
+        float64[S, K] sums and float64[S, K] numbers of questions; scenes in alphabetical order.
+    """
+    rows = list(rows)
+    places = {scene: place for place, scene in enumerate(sorted({scene for scene, _, _ in rows}))}
+    sums, counts = np.zeros((2, len(places), len(QUESTION_TYPES)))
+    for scene, question_type, score in rows:
+        cell = places[scene], QUESTION_TYPES.index(question_type)
+        sums[cell] += score
+        counts[cell] += 1
+    return sums, counts
+
+
+def scores_of_types(sums: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Every figure of the table from sums and numbers float[..., K] of the types, as `metrics.average` takes them.
+
+    Returns:
+        float[...] for each category, extra type, `macro` and `micro`; NaN where a type has no question. What has no
+        question in the last entry of the leading axis is left out, and out of `macro`.
+    """
+    with np.errstate(invalid="ignore"):
+        types = sums / counts  # float[..., K]
+    scores = {}
+    for name, members in {**CATEGORIES, **{name: (name,) for name in EXTRA_CHOICE_TYPES}}.items():
+        score = types[..., [QUESTION_TYPES.index(member) for member in members]].mean(-1)
+        if np.isfinite(score[-1]):
+            scores[name] = score
+    scored = [score for name, score in scores.items() if name in CATEGORIES]
+    if scored:
+        scores["macro"] = np.mean(scored, axis=0)
+    averaged = [place for place, name in enumerate(QUESTION_TYPES) if name not in EXTRA_CHOICE_TYPES]
+    if counts[-1, averaged].sum():
+        with np.errstate(invalid="ignore"):
+            scores["micro"] = sums[..., averaged].sum(-1) / counts[..., averaged].sum(-1)
+    return scores
+
+
+def drawn(random: np.random.Generator, resamples: int, size: int) -> np.ndarray:
+    """float64[R + 1, size]: how often each of `size` things is drawn in R resamples; the last row is all of them once.
+
+    The last row carries the score itself through the same arithmetic.
+    """
+    draws = random.multinomial(size, np.full(size, 1 / size), size=resamples)
+    return np.concatenate([draws, np.ones((1, size))]).astype(np.float64)
+
+
+def interval_of(values: np.ndarray, scenes: int) -> Interval:
+    """Interval of float[R + 1], the last one being the score itself."""
+    usable = values[:-1][np.isfinite(values[:-1])]
+    if scenes < 2 or len(usable) < LEAST_USABLE * (len(values) - 1):
+        return Interval(float(values[-1]), None, None)
+    low, high = np.quantile(usable, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return Interval(float(values[-1]), float(low), float(high))
+
+
+def scene_intervals(
+    rows: Iterable[tuple[str, str, float]], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
+    """95 % intervals over scenes.
+
+    A resample without a question of some type counts neither for that type's category nor for `macro`.
+
+    Args:
+        rows: scene, question type and score of each question.
+        resamples: how many times scenes are drawn.
+        seed: of the draws.
+
+    Returns:
+        For each category and extra type that has a score, `macro` and `micro`.
+
+    Raises:
+        ValueError: if there are no questions or no resamples.
+    """
+    sums, counts = scene_sums(rows)
+    if not len(sums) or resamples < 1:
+        raise ValueError(f"Got {len(sums)} scenes and {resamples} resamples, but an interval needs one of each.")
+    weights = drawn(np.random.default_rng(seed), resamples, len(sums))
+    scores = scores_of_types(weights @ sums, weights @ counts)
+    return {name: interval_of(values, len(sums)) for name, values in scores.items()}
+
+
+def scene_of(question: Mapping) -> str:
+    return f"{question['dataset']}/{question['scene']}"
+
+
+def rows_of(result: Mapping, scoring: str) -> list[tuple[str, str, float]]:
+    """Scene, type and score of each question of a result.
+
+    Raises:
+        ValueError: if it lacks scores of this kind.
+    """
+    unscored = [question["id"] for question in result["questions"] if question["scores"].get(scoring) is None]
+    if unscored:
+        raise ValueError(
+            f"The result has no {scoring!r} score for {len(unscored)} of {len(result['questions'])} questions, the "
+            f"first is {unscored[0]}. Choose another scoring, such as 'official'."
+        )
+    return [(scene_of(item), item["question_type"], item["scores"][scoring]) for item in result["questions"]]
+
+
+def check_same_questions(results: Iterable[tuple[str, Mapping]]) -> None:
+    """Raises ValueError, naming the difference, unless all results (with their names) are on the same questions."""
+    (first_name, first), *others = (
+        (name, {question["id"]: question for question in result["questions"]}) for name, result in results
+    )
+    for name, other in others:
+        differences = [
+            f"{len(ids)} only in {where}, the first is {min(ids)}"
+            for where, ids in ((first_name, first.keys() - other.keys()), (name, other.keys() - first.keys()))
+            if ids
+        ]
+        changed = [
+            f"question {key} differs in {field}: {first[key][field]!r} and {other[key][field]!r}"
+            for key in first
+            if key in other
+            for field in SAME_FIELDS
+            if first[key][field] != other[key][field]
+        ]
+        differences += [f"{len(changed)} fields differ, the first: {changed[0]}"] if changed else []
+        if differences:
+            raise ValueError(
+                f"{first_name} and {name} are results of other questions: {'; '.join(differences)}. Evaluate both "
+                "models on the same table, videos and limit."
+            )
+
+
+def side_scores(results: Sequence[Mapping], scoring: str, scenes: np.ndarray, files: np.ndarray) -> dict:
+    """Scores float[R + 1] of one side, the mean over its drawn result files, each on the drawn scenes.
+
+    Args:
+        results: F results on the same questions.
+        scoring: name of the scores.
+        scenes: float[R + 1, S], how often each scene is drawn.
+        files: float[R + 1, F], how often each file is drawn.
+    """
+    tables = [scene_sums(rows_of(result, scoring)) for result in results]
+    counts = scenes @ tables[0][1]  # float[R + 1, K]
+    sums = np.stack([scenes @ table for table, _ in tables], axis=1)  # float[R + 1, F, K]
+    shares = files / files.sum(-1, keepdims=True)
+    return scores_of_types(np.einsum("rf,rfk->rk", shares, sums), counts)
+
+
+def compare(
+    first: Mapping[str, Mapping],
+    second: Mapping[str, Mapping],
+    scoring: str = "official",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """Paired comparison: both sides are scored on the same drawn scenes.
+
+    Where a side has several results, of several training seeds, these are drawn with replacement too, each side by
+    itself. With one result a side the interval says nothing about another training seed.
+
+    Args:
+        first: results by name (of their file), one for each seed.
+        second: the same of the other model.
+        scoring: `official`, `lmms_eval` or `likelihood`.
+        resamples: number of draws.
+        seed: of the draws.
+
+    Returns:
+        For each category and extra type that has a score, `macro` and `micro`.
+
+    Raises:
+        ValueError: if a side is empty, the questions differ, or there are no such scores.
+    """
+    if not first or not second or resamples < 1:
+        raise ValueError(f"Got {len(first)} and {len(second)} results and {resamples} resamples; give one at least.")
+    check_same_questions([*first.items(), *second.items()])
+    random = np.random.default_rng(seed)
+    num_scenes = len({scene_of(question) for question in next(iter(first.values()))["questions"]})
+    scenes = drawn(random, resamples, num_scenes)
+    ours, theirs = (
+        side_scores(list(side.values()), scoring, scenes, drawn(random, resamples, len(side)))
+        for side in (first, second)
+    )
+    return {name: difference_of(ours[name], theirs[name], num_scenes) for name in ours}
+
+
+def difference_of(first: np.ndarray, second: np.ndarray, scenes: int) -> Difference:
+    """From the scores float[R + 1] of both sides, the last one being the score itself."""
+    values = second - first
+    interval = interval_of(values, scenes)
+    usable = values[:-1][np.isfinite(values[:-1])]
+    better = None if interval.low is None else float(np.mean((usable > 0) + 0.5 * (usable == 0)))
+    return Difference(float(first[-1]), float(second[-1]), interval, better)

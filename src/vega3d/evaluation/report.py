@@ -1,0 +1,154 @@
+"""Result files: reading and writing them, their summary, and the tables that are printed."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from vega3d.evaluation.bootstrap import RESAMPLES, Difference, compare, rows_of, scene_intervals, scene_of
+from vega3d.evaluation.metrics import CATEGORIES, average
+
+FORMAT = "vega3d-evaluation-1"
+SCORINGS = ("official", "lmms_eval", "likelihood")
+
+
+def summarise(questions: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0) -> dict:
+    """Figures of each kind of scoring, in [0, 1], with 95 % bootstrap intervals over scenes.
+
+    Args:
+        questions: of a result, with `dataset`, `scene`, `question_type` and `scores`.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        For each scoring that all questions have: `figures`, `{name: {score, low, high}}` of each category and extra
+        type with questions, `macro` and `micro`; `types`, the mean of each question type; `missing`, the types
+        without questions.
+    """
+    summary = {}
+    for scoring in SCORINGS:
+        if any(question["scores"][scoring] is None for question in questions):
+            continue
+        rows = rows_of({"questions": questions}, scoring)
+        averages = average((question_type, score) for _, question_type, score in rows)
+        intervals = scene_intervals(rows, resamples, seed)
+        summary[scoring] = {
+            "figures": {name: asdict(interval) for name, interval in intervals.items()},
+            "types": averages.types,
+            "missing": list(averages.missing),
+        }
+    return summary
+
+
+def write_json(path: Path, values: Mapping) -> None:
+    """Writes a whole file or nothing: under a temporary name, then renamed."""
+    partial = path.with_name(f"{path.name}.writing-{os.getpid()}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(values, file, indent=1, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_result(path: str | Path) -> dict:
+    """A result file of `run.evaluate`.
+
+    Raises:
+        ValueError: if there is none at this path.
+    """
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no result file {path}. Make it with `vega3d evaluate --output`.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no JSON: {error}. Make it anew with `vega3d evaluate --output`.") from error
+    if not isinstance(result, dict) or result.get("format") != FORMAT:
+        found = result.get("format") if isinstance(result, dict) else type(result).__name__
+        raise ValueError(f"{path} has the format {found!r}, but must be a result file, {FORMAT!r}.")
+    return result
+
+
+def compare_files(
+    first: Sequence[str | Path],
+    second: Sequence[str | Path],
+    scoring: str = "official",
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Difference]:
+    """`bootstrap.compare` of result files; several files a side are several training seeds of one model.
+
+    Raises:
+        ValueError: if a file is no result file, is given twice on one side, or is on other questions.
+    """
+    for side in (first, second):
+        if len({Path(path).resolve() for path in side}) < len(side):
+            raise ValueError(f"A file is given twice: {', '.join(map(str, side))}. Give one file for each seed.")
+    sides = [{str(path): read_result(path) for path in side} for side in (first, second)]
+    return compare(sides[0], sides[1], scoring, resamples, seed)
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def span(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"[{percent(low)}, {percent(high)}]"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+
+
+def format_table(result: Mapping) -> str:
+    """The table of a result, in percent: both parsers, the likelihood, the interval of the official scores."""
+    summary, questions = result["summary"], result["questions"]
+    official = summary["official"]
+    scorings = [scoring for scoring in SCORINGS if scoring in summary]
+    rows = [["category", "questions", "official", "95 % interval", *scorings[1:]]]
+    for name in [*CATEGORIES, *sorted(official["figures"].keys() - CATEGORIES - {"macro", "micro"}), "macro", "micro"]:
+        types = CATEGORIES.get(name, (name,))
+        count = sum(question["question_type"] in types for question in questions)
+        figures = [summary[scoring]["figures"].get(name, {"score": None}) for scoring in scorings]
+        interval = span(figures[0].get("low"), figures[0].get("high"))
+        scores = [percent(figure["score"]) for figure in figures]
+        rows.append([name, str(count) if name not in ("macro", "micro") else "", scores[0], interval, *scores[1:]])
+    scenes = len({scene_of(question) for question in questions})
+    head = f"{result['settings']['name']} on {result['benchmark']}: {len(questions)} questions, {scenes} scenes"
+    return "\n".join([head, *aligned(rows), *notes(result)])
+
+
+def notes(result: Mapping) -> list[str]:
+    """What keeps the figures of a result from being compared with published ones."""
+    lines = []
+    if result["summary"]["official"]["missing"]:
+        missing = ", ".join(result["summary"]["official"]["missing"])
+        lines.append(f"note: no questions of {missing}; macro is over the other categories, no VSI-Bench figure")
+    if result["missing_videos"]:
+        lines.append(f"note: missing videos, their questions left out: {len(result['missing_videos'])}")
+    if result["settings"].get("notice"):
+        lines.append(f"note: {result['settings']['notice']}")
+    return lines
+
+
+def format_comparison(differences: Mapping[str, Difference]) -> str:
+    """The table of a comparison, in percent and points; the last column is the share of draws the second side wins."""
+    rows = [["category", "first", "second", "difference", "95 % interval", "second better"]]
+    for name, difference in differences.items():
+        interval = difference.interval
+        signed = f"{100 * (difference.second - difference.first):+.1f}"
+        better = "-" if difference.better is None else f"{difference.better:.1%}"
+        scores = percent(difference.first), percent(difference.second)
+        rows.append([name, *scores, signed, span(interval.low, interval.high), better])
+    return "\n".join(aligned(rows))

@@ -1,0 +1,219 @@
+"""Pinhole projection, rigid poses and boxes, exact and in numpy.
+
+World coordinates are in metres with z up. A camera looks along its +z axis, with +x to the right and +y down (OpenCV).
+Pixel coordinates are continuous: the first pixel covers [0, 1) x [0, 1) and its centre is (0.5, 0.5). Depth is the
+coordinate along the optical axis, not the length of the ray. Boxes stand upright: they turn about z only.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = np.ndarray
+CHUNK = 1 << 20  # pairs of points compared at once, which bounds the memory of `point_set_distance`
+
+
+class Box(NamedTuple):
+    """An upright box; `size` is measured along its own axes before it is turned by `yaw` about its centre.
+
+    Args:
+        center: float[3], world [m].
+        size: float[3], width, depth, height [m].
+        yaw: about world z, counter-clockwise from above [rad]; 0 is axis-aligned.
+    """
+
+    center: Array
+    size: Array
+    yaw: float = 0.0
+
+
+def intrinsics_from_field_of_view(width: int, height: int, field_of_view: float) -> Array:
+    """
+    Args:
+        width, height: of the image [px].
+        field_of_view: along the width [deg].
+
+    Returns:
+        float[3, 3], the pinhole matrix [px] of square pixels with the centre of the image as principal point.
+
+    Raises:
+        ValueError: if the image is empty or the field of view is not inside (0, 180).
+    """
+    if width < 1 or height < 1:
+        raise ValueError(f"An image has at least 1 x 1 pixels, but got {width} x {height}.")
+    if not 0 < field_of_view < 180:
+        raise ValueError(f"The field of view lies between 0 and 180 degrees, but got {field_of_view}.")
+    focal = width / 2 / np.tan(np.radians(field_of_view) / 2)
+    return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+
+
+def look_at(position: npt.ArrayLike, target: npt.ArrayLike) -> Array:
+    """
+    Args:
+        position, target: float[3], world [m]: where the camera stands, and a point in the middle of its image.
+
+    Returns:
+        float[4, 4], world_from_camera of an upright camera.
+
+    Raises:
+        ValueError: if the camera would look straight up or down, or at its own place.
+    """
+    position, target = np.asarray(position, float), np.asarray(target, float)
+    forward = target - position
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    if np.linalg.norm(right) <= 1e-9 * max(1.0, float(np.linalg.norm(forward))):
+        raise ValueError(
+            f"An upright camera at {position} cannot look at {target}: the line of sight is vertical or empty. "
+            "Move the target sideways."
+        )
+    forward, right = forward / np.linalg.norm(forward), right / np.linalg.norm(right)
+    world_from_camera = np.eye(4)
+    world_from_camera[:3] = np.stack([right, np.cross(forward, right), forward, position], axis=1)
+    return world_from_camera
+
+
+def invert_pose(pose: Array) -> Array:
+    """
+    Args:
+        pose: float[..., 4, 4], rigid.
+
+    Returns:
+        float[..., 4, 4], its inverse, by transposing the rotation.
+    """
+    rotation = np.swapaxes(pose[..., :3, :3], -1, -2)
+    inverse = np.zeros_like(pose, dtype=float)
+    inverse[..., :3, :3] = rotation
+    inverse[..., :3, 3] = -(rotation @ pose[..., :3, 3:])[..., 0]
+    inverse[..., 3, 3] = 1
+    return inverse
+
+
+def transform_points(pose: Array, points: npt.ArrayLike) -> Array:
+    """
+    Args:
+        pose: float[4, 4], a_from_b.
+        points: float[..., 3], in b [m].
+
+    Returns:
+        float[..., 3], in a [m].
+    """
+    return np.asarray(points, float) @ pose[:3, :3].T + pose[:3, 3]
+
+
+def project(points: npt.ArrayLike, intrinsics: Array, world_from_camera: Array) -> tuple[Array, Array]:
+    """
+    Args:
+        points: float[..., 3], world [m].
+        intrinsics: float[3, 3] [px].
+        world_from_camera: float[4, 4].
+
+    Returns:
+        float[..., 2], pixels [px]; and float[...], depth along the optical axis [m]. Behind the camera the depth is
+        negative or zero and the pixels are NaN.
+    """
+    camera = transform_points(invert_pose(world_from_camera), points)
+    depth = camera[..., 2]
+    scale = np.divide(1.0, depth, out=np.full_like(depth, np.nan), where=depth > 0)
+    return ((camera * scale[..., None]) @ intrinsics.T)[..., :2], depth
+
+
+def unproject(pixels: npt.ArrayLike, depth: npt.ArrayLike, intrinsics: Array, world_from_camera: Array) -> Array:
+    """The inverse of `project`.
+
+    Args:
+        pixels: float[..., 2] [px].
+        depth: float[...], along the optical axis [m].
+        intrinsics: float[3, 3] [px].
+        world_from_camera: float[4, 4].
+
+    Returns:
+        float[..., 3], world [m].
+    """
+    pixels = np.asarray(pixels, float)
+    rays = np.concatenate([pixels, np.ones_like(pixels[..., :1])], axis=-1) @ np.linalg.inv(intrinsics).T
+    return transform_points(world_from_camera, rays * np.asarray(depth, float)[..., None])
+
+
+def rotation_about_z(yaw: float) -> Array:
+    """float[3, 3], counter-clockwise from above; `yaw` in [rad]."""
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+
+
+def box_corners(box: Box) -> Array:
+    """float[8, 3], world [m]: the lower four counter-clockwise from above, then the upper four in the same order."""
+    signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    unit = np.concatenate([np.insert(signs, 2, level, axis=1) for level in (-1, 1)])
+    return unit * np.asarray(box.size) / 2 @ rotation_about_z(box.yaw).T + np.asarray(box.center)
+
+
+def box_contains(box: Box, points: npt.ArrayLike, margin: float = 0.0) -> Array:
+    """bool[...]: whether points float[..., 3] lie in the box grown by `margin` [m] on every side."""
+    local = (np.asarray(points, float) - box.center) @ rotation_about_z(box.yaw)
+    return (np.abs(local) <= np.asarray(box.size) / 2 + margin).all(axis=-1)
+
+
+def boxes_overlap(first: Box, second: Box, margin: float = 0.0) -> bool:
+    """Whether two boxes come nearer than `margin` [m]; boxes that only touch do not overlap."""
+    distance = box_distance(first, second)
+    return distance < margin if margin > 0 else distance == 0 and penetration(first, second) > 1e-9
+
+
+def penetration(first: Box, second: Box) -> float:
+    """Least overlap of the two boxes over all separating axes [m]; negative or zero if they are disjoint or touch."""
+    axes = np.concatenate([rotation_about_z(box.yaw).T[:2] for box in (first, second)] + [np.eye(3)[2:]])
+    low, high = _extents(first, axes), _extents(second, axes)
+    return float((np.minimum(low[1], high[1]) - np.maximum(low[0], high[0])).min())
+
+
+def _extents(box: Box, axes: Array) -> tuple[Array, Array]:
+    along = box_corners(box) @ axes.T
+    return along.min(axis=0), along.max(axis=0)
+
+
+def box_distance(first: Box, second: Box) -> float:
+    """Distance between the closest points of two boxes [m]; 0 if they touch or overlap."""
+    gap = abs(first.center[2] - second.center[2]) - (first.size[2] + second.size[2]) / 2
+    footprints = [box_corners(box)[:4, :2] for box in (first, second)]
+    return float(np.hypot(max(gap, 0.0), convex_distance(*footprints)))
+
+
+def convex_distance(first: Array, second: Array) -> float:
+    """Distance between two convex polygons, float[n, 2] and float[m, 2], counter-clockwise [m]; 0 if they overlap."""
+    edges = [np.roll(polygon, -1, axis=0) - polygon for polygon in (first, second)]
+    normals = np.concatenate(edges)[:, ::-1] * (1, -1)
+    a, b = first @ normals.T, second @ normals.T
+    if not ((a.min(axis=0) > b.max(axis=0)) | (b.min(axis=0) > a.max(axis=0))).any():
+        return 0.0
+    return min(
+        float(segment_distance(first, second, edges[1]).min()),
+        float(segment_distance(second, first, edges[0]).min()),
+    )
+
+
+def segment_distance(points: Array, starts: Array, directions: Array) -> Array:
+    """float[n, m]: distance [m] of points float[n, d] to segments of starts and directions float[m, d]."""
+    offset = points[:, None] - starts[None]
+    length = np.maximum((directions**2).sum(axis=-1), 1e-18)
+    along = np.clip((offset * directions).sum(axis=-1) / length, 0, 1)
+    return np.linalg.norm(offset - along[..., None] * directions, axis=-1)
+
+
+def point_set_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """
+    Args:
+        first, second: float[n, d] and float[m, d] [m].
+
+    Returns:
+        Distance of the closest pair [m].
+
+    Raises:
+        ValueError: if a set is empty.
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    if not len(first) or not len(second):
+        raise ValueError(f"Closest points need two sets with points, but got {len(first)} and {len(second)}.")
+    step = max(1, CHUNK // len(second))
+    chunks = (first[start : start + step] for start in range(0, len(first), step))
+    return float(np.sqrt(min(((chunk[:, None] - second[None]) ** 2).sum(axis=-1).min() for chunk in chunks)))

@@ -1,0 +1,23 @@
+"""Procedural furnished rooms with exact geometry. Only the renderer needs `embreex`."""
+
+from vega3d.synthetic.classes import CLASSES
+from vega3d.synthetic.furniture import Furniture, load_furniture
+from vega3d.synthetic.layout import KINDS
+from vega3d.synthetic.scene import SPLITS, Scene, SceneObject, sample_scene, scene_seed, split_of_seed
+from vega3d.synthetic.walk import WALKS, Walk, sample_walk
+
+__all__ = [
+    "CLASSES",
+    "KINDS",
+    "SPLITS",
+    "WALKS",
+    "Furniture",
+    "Scene",
+    "SceneObject",
+    "Walk",
+    "load_furniture",
+    "sample_scene",
+    "sample_walk",
+    "scene_seed",
+    "split_of_seed",
+]

@@ -1,0 +1,160 @@
+"""The furniture pack: meshes of real furniture with class names and true sizes."""
+
+import io
+import json
+import os
+import zipfile
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vega3d.synthetic.classes import CLASSES
+from vega3d.synthetic.meshes import Mesh, creased_mesh, join
+
+PACK = Path(__file__).parents[1] / "assets" / "furniture" / "furniture_cc0.npz"
+HEIGHT_CELL = 0.02  # [m], of `Furniture.height_map`
+MILLIMETRE = 1e-3  # [m], unit of the stored vertices
+
+
+class Model(NamedTuple):
+    """What is drawn of a piece of furniture.
+
+    Args:
+        mesh: z up, front towards -y, origin at the centre of the footprint on the floor [m].
+        images: uint8[h, w, 3] each, sRGB; `mesh.texture` numbers them.
+    """
+
+    mesh: Mesh
+    images: list[np.ndarray]
+
+
+class Furniture:
+    """One object of a pack; its mesh is decoded when it is first asked for.
+
+    Args:
+        name: of the class, one of `CLASSES`.
+        source: where the pack's maker took it from; unique in a pack.
+        arrays: the archive's arrays of this object's parts, by their names without the object's number.
+        parts: colour and whether it is textured, of each part.
+
+    Raises:
+        ValueError: if a part is missing or damaged.
+    """
+
+    def __init__(self, name: str, source: str, arrays: dict[str, np.ndarray], parts: list[dict]):
+        self.name, self.source, self._arrays, self._parts = name, source, arrays, parts
+
+    @classmethod
+    def from_model(cls, name: str, model: Model) -> "Furniture":
+        """An object that is in no pack."""
+        item = cls(name, "built", {}, [])
+        item.__dict__["model"] = model
+        return item
+
+    @cached_property
+    def model(self) -> Model:
+        meshes, images = [], []
+        for number, part in enumerate(self._parts):
+            vertices = self._arrays[f"{number}_v"].astype(float) * MILLIMETRE
+            uv = self._arrays[f"{number}_uv"].astype(float) if part["textured"] else None
+            meshes.append(creased_mesh(vertices, self._arrays[f"{number}_f"].astype(np.int64), uv, number))
+            images.append(self._image(number, part))
+        return Model(_centred(join(meshes)), images)
+
+    def _image(self, number: int, part: dict) -> np.ndarray:
+        if not part["textured"]:
+            return np.array(part["color"], np.uint8).reshape(1, 1, 3)
+        try:
+            image = Image.open(io.BytesIO(self._arrays[f"{number}_jpg"].tobytes())).convert("RGB")
+        except OSError as error:
+            raise ValueError(f"Texture {number} of {self.source} is damaged. Fetch the pack again.") from error
+        return np.asarray(image)
+
+    @cached_property
+    def size(self) -> np.ndarray:
+        """float[3]: width, depth and height of the mesh [m]."""
+        return np.ptp(self.model.mesh.vertices, axis=0).astype(float)
+
+    @cached_property
+    def height_map(self) -> np.ndarray:
+        """float[n, m]: height of the mesh from above [m], in cells from the lower left corner; 0 where empty."""
+        vertices, faces = self.model.mesh.vertices.astype(float), self.model.mesh.faces
+        heights = np.zeros(np.ceil(self.size[:2] / HEIGHT_CELL - 1e-6).astype(int))
+        corners = vertices[faces] + (*self.size[:2] / 2, 0)
+        longest = np.linalg.norm(np.ptp(corners[:, :, :2], axis=1), axis=1)
+        splits = 2 ** np.ceil(np.log2(np.maximum(longest / HEIGHT_CELL * 2, 1))).astype(int)
+        for split in np.unique(splits):
+            points = (_lattice(int(split)) @ corners[splits == split]).reshape(-1, 3)
+            cells = np.minimum((points[:, :2] / HEIGHT_CELL).astype(int).clip(0), np.array(heights.shape) - 1)
+            np.maximum.at(heights, (cells[:, 0], cells[:, 1]), points[:, 2])
+        return heights
+
+
+def _lattice(split: int) -> np.ndarray:
+    """float[(split + 1) (split + 2) / 2, 3]: barycentric coordinates of a regular lattice on a triangle."""
+    first, second = np.indices((split + 1, split + 1)).reshape(2, -1)
+    keep = first + second <= split
+    return np.stack([first, second, split - first - second], axis=1)[keep] / split
+
+
+def _centred(mesh: Mesh) -> Mesh:
+    """The pack's origin is the centre only up to a millimetre; boxes are exact only if it is the centre."""
+    low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
+    middle = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]], np.float32)
+    return mesh._replace(vertices=mesh.vertices - middle)
+
+
+def load_furniture(path: str | os.PathLike = PACK) -> list[Furniture]:
+    """
+    Args:
+        path: a pack (docs/data: `.npz`, one JSON table and the arrays of each part), with a class for each object.
+
+    Returns:
+        Its objects, in the order of the file.
+
+    Raises:
+        ValueError: if the file is no pack, is damaged, or has an unknown class.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        table = json.loads(arrays.pop("meta").tobytes())
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is no furniture pack or is damaged ({error}). Fetch it again.") from error
+    owned: dict[str, dict[str, np.ndarray]] = {}
+    for key, array in arrays.items():
+        number, _, name = key.partition("_")
+        owned.setdefault(number, {})[name] = array
+    return [_object(path, str(number), entry, owned.get(str(number), {})) for number, entry in enumerate(table)]
+
+
+def _object(path: str | os.PathLike, number: str, entry: dict, arrays: dict[str, np.ndarray]) -> Furniture:
+    missing = {"class", "source", "parts"} - set(entry)
+    if missing:
+        raise ValueError(
+            f"Object {number} of {path} has no {sorted(missing)}. Repack it with recipes/contact_sheet.py."
+        )
+    if entry["class"] not in CLASSES:
+        raise ValueError(f"Object {number} of {path} is a {entry['class']!r}, which is none of {sorted(CLASSES)}.")
+    for part_number, part in enumerate(entry["parts"]):
+        names = ["v", "f", "uv", "jpg"] if part["textured"] else ["v", "f"]
+        absent = [name for name in names if f"{part_number}_{name}" not in arrays]
+        if absent:
+            raise ValueError(f"Part {part_number} of object {number} of {path} lacks {absent}. Fetch the pack again.")
+        _check_part(f"Part {part_number} of object {number} of {path}", part_number, arrays)
+    return Furniture(entry["class"], entry["source"], arrays, entry["parts"])
+
+
+def _check_part(what: str, number: int, arrays: dict[str, np.ndarray]) -> None:
+    vertices, faces = arrays[f"{number}_v"], arrays[f"{number}_f"]
+    if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
+        raise ValueError(f"{what} has vertices {vertices.shape} and faces {faces.shape}; both need 3 columns.")
+    if faces.size and not 0 <= faces.min() <= faces.max() < len(vertices):
+        raise ValueError(f"{what} has faces up to vertex {faces.max()}, but {len(vertices)} vertices.")
+    uv = arrays.get(f"{number}_uv")
+    if uv is not None and (uv.shape != (len(vertices), 2) or not np.isfinite(uv).all()):
+        raise ValueError(f"{what} has texture coordinates {uv.shape} that are not finite or not one a vertex.")

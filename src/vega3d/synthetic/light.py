@@ -1,0 +1,199 @@
+"""Soft light baked once a room: area lights with soft shadows, then diffuse bounces between all surfaces.
+
+Light is computed at sparse points, each vertex of the shell and one point for a patch of furniture, and for both sides
+of a surface, because furniture meshes are sheets without an inside. All bounces reuse one set of rays.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vega3d.geometry import rotation_about_z
+from vega3d.synthetic.raycast import Caster
+from vega3d.synthetic.scene import Scene
+
+PATCH = 0.09  # [m], edge of the cells that share one light point on furniture
+SHADOW_RAYS = 8  # a point and light
+BOUNCE_RAYS = 24  # a point and side
+BOUNCES = 3
+OFFSET = 5e-3  # [m], of a ray's start from its surface: more than the gap between doubled sheets of meshes
+INSET = 0.12  # of the way to the middle of a triangle, because corners touch other things
+BRIGHTNESS = {"window": 4.5, "ceiling light": 16.0, "chandelier": 2.2}  # radiance; exposure sets the scale of all
+TINTS = {"window": (0.92, 0.98, 1.08), "ceiling light": (1.05, 1.0, 0.9), "chandelier": (1.1, 1.0, 0.82)}
+
+
+class Lamp(NamedTuple):
+    """
+    Args:
+        center: float[3] [m].
+        sides: float[2, 3], from the centre to the edges [m].
+        normal: float[3], unit, towards the lit side; zero for a lamp that shines everywhere.
+        power: float[3], radiance times area.
+    """
+
+    center: np.ndarray
+    sides: np.ndarray
+    normal: np.ndarray
+    power: np.ndarray
+
+
+class LightPoints(NamedTuple):
+    """
+    Args:
+        places, normals: float32[P, 3], world [m].
+        of_vertex: int[V], the point of each vertex.
+        links: int[2, L], points that share an edge of a triangle, once in each direction.
+    """
+
+    places: np.ndarray
+    normals: np.ndarray
+    of_vertex: np.ndarray
+    links: np.ndarray
+
+
+def linear(colours: np.ndarray) -> np.ndarray:
+    """float32: light of sRGB colours of uint8."""
+    scaled = np.asarray(colours, np.float32) / 255
+    return np.where(scaled <= 0.04045, scaled / 12.92, ((scaled + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def lamps(scene: Scene) -> list[Lamp]:
+    """The lights of a scene: windows, ceiling lights and chandeliers."""
+    found = []
+    for item in scene.objects:
+        if item.name not in BRIGHTNESS:
+            continue
+        width, depth, height = item.box.size
+        turn = rotation_about_z(item.box.yaw)
+        if item.name == "window":
+            place, normal = (0.0, -depth / 2 - 0.01, 0.0), (0.0, -1.0, 0.0)
+            sides = ((width / 2, 0.0, 0.0), (0.0, 0.0, height / 2))
+        else:
+            place, normal = (0.0, 0.0, -height / 2 - 0.02), (0.0, 0.0, -1.0 * (item.name == "ceiling light"))
+            sides = ((width / 2, 0.0, 0.0), (0.0, depth / 2, 0.0))
+        area = 4 * np.linalg.norm(sides, axis=1).prod()
+        power = np.array(TINTS[item.name]) * BRIGHTNESS[item.name] * area
+        found.append(Lamp(item.box.center + turn @ place, np.array(sides) @ turn.T, turn @ normal, power))
+    return found
+
+
+def light_points(scene: Scene) -> LightPoints:
+    """Every vertex of the shell, and for furniture one vertex of each small cell and direction."""
+    mesh = scene.mesh
+    owner = np.zeros(len(mesh.vertices), np.int64)
+    owner[mesh.faces.reshape(-1)] = np.repeat(scene.instance, 3)
+    cell = np.floor((mesh.vertices + 1) / PATCH).astype(np.int64) @ (1, 1 << 9, 1 << 18)
+    facing = np.round((mesh.normals + 1) * 1.5).astype(np.int64) @ (1, 4, 16)
+    key = (owner << 34) | (cell << 7) | facing
+    shell = owner == 0
+    key[shell] = -1 - np.arange(shell.sum())
+    _, first, of_vertex = np.unique(key, return_index=True, return_inverse=True)
+    edges = of_vertex[mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)]
+    edges = np.unique(np.sort(edges[edges[:, 0] != edges[:, 1]], axis=1) @ (len(first), 1))
+    pairs = np.stack(np.divmod(edges, len(first)))
+    middles = np.empty_like(mesh.vertices)
+    middles[mesh.faces.reshape(-1)] = np.repeat(mesh.vertices[mesh.faces].mean(axis=1), 3, axis=0)
+    places = mesh.vertices[first] + INSET * (middles[first] - mesh.vertices[first])
+    return LightPoints(places, mesh.normals[first], of_vertex, np.concatenate([pairs, pairs[::-1]], axis=1))
+
+
+def smoothed(values: np.ndarray, links: np.ndarray, times: int) -> np.ndarray:
+    """float[P, ...]: each point moved half-way to the mean of its neighbours, `times` times over."""
+    flat = values.reshape(len(values), -1)
+    count = np.maximum(np.bincount(links[0], minlength=len(values)), 1)[:, None]
+    lonely = np.bincount(links[0], minlength=len(values))[:, None] == 0
+    for _ in range(times):
+        around = np.stack([np.bincount(links[0], column[links[1]], len(values)) for column in flat.T], axis=1) / count
+        flat = np.where(lonely, flat, (flat + around) / 2)
+    return flat.reshape(values.shape)
+
+
+def direct_light(points: LightPoints, sources: list[Lamp], caster: Caster, random: np.random.Generator) -> np.ndarray:
+    """float[P, 2, 3]: irradiance from the lamps on the front and the back of each point."""
+    light = np.zeros((len(points.places), 2, 3))
+    strata = np.stack(np.divmod(np.arange(SHADOW_RAYS), 4), axis=1)
+    for lamp in sources:
+        for stratum in strata:
+            spot = (stratum + random.random((len(light), 2))) / (SHADOW_RAYS / 4, 4) * 2 - 1
+            way = (lamp.center + spot @ lamp.sides - points.places).astype(np.float32)
+            distance = np.linalg.norm(way, axis=1)
+            cosine = (way * points.normals).sum(axis=1) / distance
+            spread = np.where(lamp.normal.any(), np.clip(-(way @ lamp.normal) / distance, 0, None), 1.0)
+            start = points.places + points.normals * (np.sign(cosine) * OFFSET)[:, None].astype(np.float32)
+            strength = np.abs(cosine) * spread / np.maximum(distance, 0.15) ** 2 / SHADOW_RAYS
+            lit = np.flatnonzero(strength > 1e-6)
+            lit = lit[~caster.blocked(start[lit], way[lit] * np.float32(0.99))]
+            light[lit, (cosine[lit] < 0).astype(int)] += strength[lit, None] * lamp.power
+    return light
+
+
+class Bounce(NamedTuple):
+    """Rays from points to what they hit; the same for every bounce.
+
+    Args:
+        target: int[P, 2, R]: 2 * point + side of what a ray hits, or -1.
+        albedo: float32[P, 2, R, 3], of what it hits.
+    """
+
+    target: np.ndarray
+    albedo: np.ndarray
+
+    def gather(self, light: np.ndarray) -> np.ndarray:
+        """float[P, 2, 3]: irradiance that comes back of light float[P, 2, 3] on all surfaces."""
+        arriving = light.reshape(-1, 3).astype(np.float32)[self.target] * self.albedo
+        return arriving.mean(axis=2)
+
+
+def bounce_rays(scene: Scene, points: LightPoints, caster: Caster, random: np.random.Generator) -> Bounce:
+    """Casts cosine-weighted rays from both sides of furniture, and from the inner side of the shell."""
+    number, rays = len(points.places), BOUNCE_RAYS
+    target = np.zeros((number, 2, rays), np.int64)
+    albedo = np.zeros((number, 2, rays, 3), np.float32)
+    tangent = np.cross(points.normals, np.where(np.abs(points.normals[:, 2:]) < 0.9, (0, 0, 1.0), (1.0, 0, 0)))
+    tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
+    other = np.cross(points.normals, tangent)
+    on_shell = np.ones(number, bool)
+    on_shell[points.of_vertex[scene.mesh.faces[scene.instance > 0].reshape(-1)]] = False
+    mean = _mean_colours(scene)
+    shift = random.random((number, 2))
+    for ray in range(rays):
+        first, turn = (np.array([(ray + 0.5) / rays, ray * 0.6180339887]) + shift).T % 1
+        radius, angle = np.sqrt(first)[:, None], 2 * np.pi * turn[:, None]
+        flat = radius * (np.cos(angle) * tangent + np.sin(angle) * other)
+        for side, sign in enumerate((1, -1)):
+            chosen = np.flatnonzero(~on_shell) if side else np.arange(number)
+            way = flat[chosen] + sign * np.sqrt(1 - first[chosen])[:, None] * points.normals[chosen]
+            start = points.places[chosen] + sign * OFFSET * points.normals[chosen]
+            face, back = caster.first_face(start, way)
+            hit = face >= 0
+            target[chosen[hit], side, ray] = 2 * points.of_vertex[scene.mesh.faces[face[hit], 0]] + back[hit]
+            albedo[chosen[hit], side, ray] = mean[scene.mesh.texture[face[hit]]]
+    return Bounce(target, albedo)
+
+
+def _mean_colours(scene: Scene) -> np.ndarray:
+    """float32[K, 3]: mean reflected light of each texture; none from those that glow."""
+    smallest = scene.textures.texels[scene.textures.levels[:, -1, 0]]
+    return linear(smallest) * 0.9 * (scene.textures.glow[:, None] == 0)
+
+
+def bake_light(scene: Scene, caster: Caster) -> np.ndarray:
+    """
+    Args:
+        scene: the room.
+        caster: of the same room.
+
+    Returns:
+        float32[V, 2, 3]: irradiance on the front (where the normal points) and the back of each vertex, scaled so that
+        an average surface of the shell receives 1.
+    """
+    random = np.random.default_rng(np.random.SeedSequence([scene.seed, 1]))
+    points = light_points(scene)
+    direct = smoothed(direct_light(points, lamps(scene), caster, random), points.links, 1)
+    bounce = bounce_rays(scene, points, caster, random)
+    indirect = np.zeros_like(direct)
+    for _ in range(BOUNCES):
+        indirect = smoothed(bounce.gather(direct + indirect), points.links, 3)
+    light = direct + indirect
+    shell = points.of_vertex[scene.mesh.faces[scene.instance == 0].reshape(-1)]
+    return (light / max(float(light[shell, 0].mean()), 1e-6)).astype(np.float32)[points.of_vertex]

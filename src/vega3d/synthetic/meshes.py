@@ -1,0 +1,170 @@
+"""Triangle meshes with textures as arrays: shading normals, joining, and one flat table of all texels."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+CREASE = 40.0  # [deg]: faces that meet at a sharper angle keep an edge
+LEVELS = 9  # of a texture pyramid: 256 texels down to 1
+
+
+class Mesh(NamedTuple):
+    """Triangles that share neither normals nor texture coordinates across a sharp edge.
+
+    Args:
+        vertices: float32[V, 3] [m].
+        normals: float32[V, 3], unit.
+        uv: float32[V, 2], repeating, v upwards.
+        faces: int32[F, 3].
+        texture: int32[F], number of the face's texture.
+    """
+
+    vertices: np.ndarray
+    normals: np.ndarray
+    uv: np.ndarray
+    faces: np.ndarray
+    texture: np.ndarray
+
+
+def creased_mesh(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray | None = None, texture: int = 0) -> Mesh:
+    """
+    Args:
+        vertices: float[V, 3] [m].
+        faces: int[F, 3].
+        uv: float[V, 2], or None.
+        texture: number of the texture of all faces.
+
+    Returns:
+        A mesh without its faces of no area, whose normals are smooth where faces meet below the crease angle.
+    """
+    corners = vertices[faces]
+    areas = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    length = np.linalg.norm(areas, axis=1)
+    keep = length > 1e-10
+    faces, areas = faces[keep], areas[keep]
+    normals = _corner_normals(vertices, faces, areas, areas / length[keep, None])
+    where = faces.reshape(-1)
+    uv = np.zeros((len(vertices), 2)) if uv is None else uv
+    key = np.concatenate([vertices[where], np.round(normals, 2), uv[where]], axis=1).astype(np.float32) + np.float32(0)
+    packed = np.ascontiguousarray(key).view(np.dtype((np.void, key.itemsize * key.shape[1])))[:, 0]
+    _, first, inverse = np.unique(packed, return_index=True, return_inverse=True)
+    return Mesh(
+        vertices[where][first].astype(np.float32),
+        normals[first].astype(np.float32),
+        uv[where][first].astype(np.float32),
+        inverse.reshape(-1, 3).astype(np.int32),
+        np.full(len(faces), texture, np.int32),
+    )
+
+
+def _corner_normals(vertices: np.ndarray, faces: np.ndarray, areas: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """float[3 F, 3]: for each corner, the mean of the faces around its place that bend less than the crease angle."""
+    _, place = np.unique(np.round(vertices * 2000).astype(np.int64) @ (1, 1 << 20, 1 << 40), return_inverse=True)
+    place = place[faces].reshape(-1)
+    order = np.argsort(place, kind="stable")
+    counts = np.bincount(place)
+    starts = np.cumsum(counts) - counts
+    around = counts[place]
+    corner = np.repeat(np.arange(len(place)), around)
+    step = np.arange(len(corner)) - np.repeat(np.cumsum(around) - around, around)
+    other = order[starts[place[corner]] + step] // 3
+    alignment = (units[corner // 3] * units[other]).sum(axis=1)
+    weight = (np.abs(alignment) > np.cos(np.radians(CREASE))) * np.sign(alignment)
+    total = np.stack([np.bincount(corner, weight * areas[other, axis], len(place)) for axis in range(3)], axis=1)
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+
+def join(meshes: list[Mesh]) -> Mesh:
+    """One mesh of all; their texture numbers stay as they are."""
+    offsets = np.cumsum([0, *[len(mesh.vertices) for mesh in meshes[:-1]]])
+    faces = [mesh.faces + offset for mesh, offset in zip(meshes, offsets, strict=True)]
+    return Mesh(
+        np.concatenate([mesh.vertices for mesh in meshes]),
+        np.concatenate([mesh.normals for mesh in meshes]),
+        np.concatenate([mesh.uv for mesh in meshes]),
+        np.concatenate(faces).astype(np.int32),
+        np.concatenate([mesh.texture for mesh in meshes]),
+    )
+
+
+def moved(mesh: Mesh, rotation: np.ndarray, translation: np.ndarray) -> Mesh:
+    """The mesh turned by float[3, 3] and then shifted by float[3] [m]."""
+    return mesh._replace(
+        vertices=(mesh.vertices @ rotation.T + translation).astype(np.float32),
+        normals=(mesh.normals @ rotation.T).astype(np.float32),
+    )
+
+
+def refined(mesh: Mesh, longest: float) -> Mesh:
+    """The mesh with triangles cut in four until no edge is longer than `longest` [m]."""
+    mesh = _oriented(mesh)
+    while True:
+        corners = mesh.vertices[mesh.faces]
+        large = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1) > longest
+        if not large.any():
+            return mesh
+        pairs = mesh.faces[large][:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
+        codes, edge = np.unique(np.sort(pairs, axis=1) @ (len(mesh.vertices), 1), return_inverse=True)
+        ends = np.stack(np.divmod(codes, len(mesh.vertices)))
+        normals = mesh.normals[ends].mean(axis=0)
+        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+        ab, bc, ca = (edge.reshape(-1, 3) + len(mesh.vertices)).T
+        a, b, c = mesh.faces[large].T
+        cut = [np.stack(triple, axis=1) for triple in ((a, ab, ca), (b, bc, ab), (c, ca, bc), (ab, bc, ca))]
+        mesh = Mesh(
+            np.concatenate([mesh.vertices, mesh.vertices[ends].mean(axis=0)]),
+            np.concatenate([mesh.normals, normals]),
+            np.concatenate([mesh.uv, mesh.uv[ends].mean(axis=0)]),
+            np.concatenate([mesh.faces[~large], *cut]).astype(np.int32),
+            np.concatenate([mesh.texture[~large], *[mesh.texture[large]] * 4]),
+        )
+
+
+def _oriented(mesh: Mesh) -> Mesh:
+    """The mesh with faces counter-clockwise seen from where their normals point."""
+    corners = mesh.vertices[mesh.faces]
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    wrong = (across * mesh.normals[mesh.faces].sum(axis=1)).sum(axis=1) < 0
+    return mesh._replace(faces=np.where(wrong[:, None], mesh.faces[:, ::-1], mesh.faces))
+
+
+class Textures(NamedTuple):
+    """All textures and their pyramids in one table.
+
+    Args:
+        texels: uint8[N, 3], sRGB, row by row.
+        levels: int32[K, LEVELS, 3]: offset into `texels`, height and width of each level; the last one repeats.
+        glow: float32[K]: light that a texture sends out, as a factor of its colour; 0 for all but lamps and sky.
+    """
+
+    texels: np.ndarray
+    levels: np.ndarray
+    glow: np.ndarray
+
+
+def pack_textures(images: list[np.ndarray], glow: list[float]) -> Textures:
+    """
+    Args:
+        images: uint8[h, w, 3] each, sRGB.
+        glow: one factor each.
+    """
+    texels, levels, offset = [], np.zeros((len(images), LEVELS, 3), np.int32), 0
+    for number, image in enumerate(images):
+        for level in range(LEVELS):
+            texels.append(image.reshape(-1, 3))
+            levels[number, level] = offset, *image.shape[:2]
+            offset += len(texels[-1])
+            if image.shape[:2] == (1, 1):
+                levels[number, level:] = levels[number, level]
+                break
+            image = _half(image)
+    return Textures(np.concatenate(texels), levels, np.array(glow, np.float32))
+
+
+def _half(image: np.ndarray) -> np.ndarray:
+    for axis in (0, 1):
+        if image.shape[axis] > 1:
+            even = np.take(image, range(0, image.shape[axis] - 1, 2), axis).astype(np.uint16)
+            odd = np.take(image, range(1, image.shape[axis], 2), axis)
+            image = ((even + odd + 1) // 2).astype(np.uint8)
+    return image

@@ -1,0 +1,268 @@
+"""Puts things into a room one by one, so that nothing interpenetrates and one can still walk."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vega3d.geometry import Box, box_corners, penetration, rotation_about_z
+from vega3d.synthetic.builders import BUILDERS
+from vega3d.synthetic.furniture import HEIGHT_CELL, Furniture, Model
+from vega3d.synthetic.materials import CLOTHS, WOODS, pick
+from vega3d.synthetic.room import Room, Wall
+
+WALL_GAP = 0.025  # [m], more than the skirting board is thick
+BODY = 0.22  # [m], half the width of a person
+CELL = 0.1  # [m], of the map of walkable floor
+LEVEL = 0.02  # [m]: a surface that varies less carries things
+SCALES = (0.94, 1.06)  # each piece is stretched along each axis by a factor of this range
+NEUTRALS = ((228, 226, 220), (196, 194, 190), (120, 122, 126), (62, 62, 66))
+SOFT = ("armchair", "sofa", "bed", "towel", "handbag", "shoes", "chair")
+HARD = ("wardrobe", "desk", "table", "nightstand", "crib", "stool", "box")
+PALETTES: dict[str, tuple] = {
+    **dict.fromkeys(SOFT, CLOTHS + NEUTRALS),
+    **dict.fromkeys(HARD, WOODS + NEUTRALS),
+    **dict.fromkeys(("cabinet", "lamp", "trash can"), WOODS + CLOTHS + NEUTRALS),
+    **dict.fromkeys(("cup", "bottle"), CLOTHS),
+}
+
+
+class Piece(NamedTuple):
+    """A thing to place.
+
+    Args:
+        name: of its class.
+        source: of the pack, or "built".
+        model: as in the pack, before it is stretched.
+        scale: float[3], factors along its axes.
+        size: float[3], after stretching [m].
+        heights: `Furniture.height_map`, or None if nothing stands on it.
+    """
+
+    name: str
+    source: str
+    model: Model
+    scale: np.ndarray
+    size: np.ndarray
+    heights: np.ndarray | None
+
+
+class Placed(NamedTuple):
+    """A thing in its place; `on` is the number of the thing it stands on, -1 for the floor, a wall or the ceiling."""
+
+    piece: Piece
+    box: Box
+    on: int = -1
+
+
+class Layout:
+    """
+    Args:
+        room: the room.
+        furniture: objects of a pack.
+        random: generator; each choice draws from it.
+    """
+
+    def __init__(self, room: Room, furniture: list[Furniture], random: np.random.Generator):
+        self.room, self.random, self.placed = room, random, list[Placed]()
+        self.keep_out: list[Box] = []
+        self._stock: dict[str, list[Furniture]] = {}
+        for item in furniture:
+            self._stock.setdefault(item.name, []).append(item)
+        x, y = (np.arange(CELL / 2, edge, CELL) for edge in room.size[:2])
+        self._floor = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
+
+    def piece(self, name: str, widest: float = np.inf) -> Piece:
+        """A thing of a class, at most `widest` [m] wide if there is one."""
+        stock = [item for item in self._stock.get(name, []) if item.size[0] <= widest] or self._stock.get(name, [])
+        if name in BUILDERS and (not stock or self.random.random() < 0.6):
+            model = BUILDERS[name](self.random)
+            size = np.ptp(model.mesh.vertices, axis=0).astype(float)
+            built = Furniture.from_model(name, model) if name in ("coffee table", "tv stand", "shelf") else None
+            return Piece(name, "built", model, np.ones(3), size, None if built is None else built.height_map)
+        if not stock:
+            raise ValueError(f"The pack has no {name!r}, but has {sorted(self._stock)}. Add one or change the layout.")
+        item = stock[self.random.integers(len(stock))]
+        scale = self.random.uniform(*SCALES, 3)
+        model = (
+            self._recoloured(item.model, PALETTES[name])
+            if name in PALETTES and self.random.random() < 0.6
+            else item.model
+        )
+        return Piece(name, item.source, model, scale, item.size * scale, item.height_map)
+
+    def _recoloured(self, model: Model, colours: tuple) -> Model:
+        """The model with its largest plain or textured part in another colour of the same light and shade."""
+        corners = model.mesh.vertices[model.mesh.faces]
+        areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+        largest = int(np.bincount(model.mesh.texture, areas).argmax())
+        image = model.images[largest].astype(float)
+        shade = image.mean(axis=-1, keepdims=True)
+        colour = pick(self.random, colours)
+        images = list(model.images)
+        images[largest] = np.clip(shade / max(shade.mean(), 40) * colour, 0, 250).astype(np.uint8)
+        return model._replace(images=images)
+
+    def against_wall(self, piece: Piece, tries: int = 24, bottom: float = 0.0) -> int | None:
+        """With its back to a wall; with `bottom` > 0 it hangs there [m]. Returns its number, or None without space."""
+        for _ in range(tries):
+            wall = self.room.walls[self.random.integers(len(self.room.walls))]
+            if wall.length > piece.size[0] + 0.1:
+                along = self.random.uniform(piece.size[0] / 2 + 0.05, wall.length - piece.size[0] / 2 - 0.05)
+                if self.random.random() < 0.3 and bottom == 0:
+                    along = piece.size[0] / 2 + 0.06
+                number = self.add(piece, self._at_wall(wall, along, piece, bottom))
+                if number is not None:
+                    return number
+        return None
+
+    def _at_wall(self, wall: Wall, along: float, piece: Piece, bottom: float) -> Box:
+        gap = 0.0 if bottom > 0 or piece.name == "door" else WALL_GAP
+        place = wall.at(along, piece.size[1] / 2 + gap)
+        return Box(np.array([*place, bottom + piece.size[2] / 2]), piece.size, wall.yaw)
+
+    def relative(self, anchor: int, piece: Piece, offset: tuple[float, float], turn: float = 0.0) -> int | None:
+        """At `offset` [m] from the anchor's centre in the anchor's axes (front is -y), turned by `turn` [rad]."""
+        box = self.placed[anchor].box
+        place = (rotation_about_z(box.yaw) @ (*offset, 0.0) + box.center)[:2]
+        return self.add(piece, Box(np.array([*place, piece.size[2] / 2]), piece.size, box.yaw + turn))
+
+    def beside(self, anchor: int, piece: Piece, gap: float = 0.04) -> int | None:
+        """To the left or right of the anchor, backs aligned."""
+        size, side = self.placed[anchor].box.size, float(self.random.choice([-1, 1]))
+        for sign in (side, -side):
+            offset = sign * (size[0] / 2 + piece.size[0] / 2 + gap), size[1] / 2 - piece.size[1] / 2
+            number = self.relative(anchor, piece, offset)
+            if number is not None:
+                return number
+        return None
+
+    def in_front(self, anchor: int, piece: Piece, gap: float, turn: float = 0.0, aside: float = 0.0) -> int | None:
+        """In front of the anchor, `gap` [m] away, shifted by `aside` [m]; `turn` = pi makes it face the anchor."""
+        reach = np.abs(np.sin(turn)) * piece.size[0] + np.abs(np.cos(turn)) * piece.size[1]
+        return self.relative(anchor, piece, (aside, -(self.placed[anchor].box.size[1] / 2 + gap + reach / 2)), turn)
+
+    def around(self, anchor: int, pieces: list[Piece]) -> None:
+        """Chairs at the sides of a table, facing it."""
+        width, depth = self.placed[anchor].box.size[:2]
+        seats = [(sign * width / 4 * (width > 1.4), sign2) for sign2 in (-1, 1) for sign in (-1, 1)]
+        sides = [(x, sign * depth / 2, 0.0 if sign > 0 else np.pi) for x, sign in dict.fromkeys(seats)]
+        sides += [(sign * width / 2, 0.0, -sign * np.pi / 2) for sign in (-1, 1)]
+        order = self.random.permutation(len(sides))
+        for piece, number in zip(pieces, order, strict=False):
+            x, y, turn = sides[number]
+            away = piece.size[1] / 2 + self.random.uniform(0.02, 0.12)
+            offset = (x, y + np.sign(y) * away) if y else (x + np.sign(x) * away, 0.0)
+            self.relative(anchor, piece, offset, turn + self.random.normal(0, 0.06))
+
+    def standing(self, piece: Piece, tries: int = 24, jitter: float = 0.0) -> int | None:
+        """Somewhere on the floor, along the walls' directions up to `jitter` [rad]."""
+        for _ in range(tries):
+            place = self.random.uniform(0, self.room.size[:2])
+            yaw = self.random.integers(4) * np.pi / 2 + self.random.normal(0, jitter) * (jitter > 0)
+            number = self.add(piece, Box(np.array([*place, piece.size[2] / 2]), piece.size, yaw))
+            if number is not None:
+                return number
+        return None
+
+    def hung_from_ceiling(self, piece: Piece, place: np.ndarray) -> int | None:
+        """Under the ceiling at float[2] [m]."""
+        return self.add(piece, Box(np.array([*place, self.room.size[2] - piece.size[2] / 2]), piece.size, 0.0))
+
+    def on_top(self, support: int, piece: Piece, tries: int = 16, facing: bool = False) -> int | None:
+        """On a level part of the support; with `facing` it looks where the support does."""
+        under, box = self.placed[support].piece, self.placed[support].box
+        if under.heights is None:
+            return None
+        for _ in range(tries):
+            turn = self.random.normal(0, 0.1) if facing else self.random.uniform(-np.pi, np.pi)
+            reach = np.ptp(box_corners(Box(np.zeros(3), piece.size, turn)), axis=0)[:2]
+            space = box.size[:2] - reach
+            if (space < 0.01).any():
+                continue
+            place = self.random.uniform(-space / 2, space / 2) * (0.3 if facing else 1.0)
+            low = np.floor((place - reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_CELL).astype(int).clip(0)
+            high = np.ceil((place + reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_CELL).astype(int)
+            patch = under.heights[low[0] : high[0], low[1] : high[1]] * under.scale[2]
+            if (
+                patch.max() - patch.min() < LEVEL * (4 if piece.name in ("pillow", "teddy bear") else 1)
+                and patch.max() > 0.2
+            ):
+                top = box.center[2] - box.size[2] / 2 + patch.max() + 1e-3
+                shift = rotation_about_z(box.yaw) @ (*place, 0.0)
+                center = np.array([*(box.center + shift)[:2], top + piece.size[2] / 2])
+                number = self.add(piece, Box(center, piece.size, box.yaw + turn), support)
+                if number is not None:
+                    return number
+        return None
+
+    def add(self, piece: Piece, box: Box, on: int = -1) -> int | None:
+        """Places a thing if it is inside, hits nothing, keeps openings free, and leaves the floor walkable."""
+        if piece.name != "rug" and on < 0 and abs(box.center[2] - box.size[2] / 2) < 1e-9:
+            lift = max((rug.box.size[2] + 5e-4 for rug in self.placed if self._overlaps(rug, box, "rug")), default=0.0)
+            box = box._replace(center=box.center + np.array([0, 0, lift]))
+        obstacles = [item.box for number, item in enumerate(self.placed) if number != on]
+        if not self.room.holds(box) or any(penetration(box, other) > -0.004 for other in obstacles):
+            return None
+        if piece.name != "rug" and any(penetration(box, zone) > 0 for zone in self.keep_out):
+            return None
+        self.placed.append(Placed(piece, box, on))
+        if on < 0 and piece.name != "rug" and not self.walkable():
+            self.placed.pop()
+            return None
+        return len(self.placed) - 1
+
+    def _overlaps(self, item: Placed, box: Box, name: str) -> bool:
+        return item.piece.name == name and penetration(item.box, box) > -0.004
+
+    def walkable(self) -> bool:
+        """Whether a person reaches nearly all of the free floor, and there is enough of it."""
+        free = self.free_floor(BODY)
+        largest = largest_region(free)
+        return bool(largest.sum() >= 0.93 * free.sum() and largest.sum() * CELL**2 >= 0.16 * self.room.area)
+
+    def free_floor(self, radius: float) -> np.ndarray:
+        """bool[n, m], cells of `CELL`: where a body of a radius [m] can stand."""
+        return standing_room(self.room, [item.box for item in self.placed], self._floor, radius)
+
+
+def standing_room(room: Room, boxes: list[Box], points: np.ndarray, radius: float, head: float = 1.9) -> np.ndarray:
+    """
+    Args:
+        room: the room.
+        boxes: of its objects; those below 5 cm or above `head` do not hinder.
+        points: float[..., 2] [m].
+        radius: of the body [m].
+        head: its height [m].
+
+    Returns:
+        bool[...], whether the body fits there.
+    """
+    free = room.contains(points, radius)
+    for box in boxes:
+        if box.center[2] + box.size[2] / 2 > 0.05 and box.center[2] - box.size[2] / 2 < head:
+            local = (points - box.center[:2]) @ rotation_about_z(box.yaw)[:2, :2]
+            outside = np.maximum(np.abs(local) - np.asarray(box.size[:2]) / 2, 0)
+            free &= (outside**2).sum(axis=-1) >= radius**2
+    return free
+
+
+def largest_region(free: np.ndarray) -> np.ndarray:
+    """bool[n, m]: the largest 4-connected region of bool[n, m]."""
+    left, best = free.copy(), np.zeros_like(free)
+    while left.sum() > best.sum():
+        region = np.zeros_like(free)
+        region[np.unravel_index(left.argmax(), free.shape)] = True
+        count = 0
+        while (size := int(region.sum())) != count:
+            count = size
+            for _ in range(4):
+                grown = region.copy()
+                grown[1:] |= region[:-1]
+                grown[:-1] |= region[1:]
+                grown[:, 1:] |= region[:, :-1]
+                grown[:, :-1] |= region[:, 1:]
+                region = grown & left
+        left &= ~region
+        if region.sum() > best.sum():
+            best = region
+    return best

@@ -1,0 +1,41 @@
+"""Rays through a triangle mesh by embree."""
+
+import numpy as np
+from embreex.mesh_construction import TriangleMesh
+from embreex.rtcore_scene import EmbreeScene
+
+from vega3d.synthetic.meshes import Mesh
+
+
+class Caster:
+    """
+    Args:
+        mesh: the triangles that rays hit [m].
+    """
+
+    def __init__(self, mesh: Mesh):
+        corners = mesh.vertices[mesh.faces]
+        self.face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        self._scene = EmbreeScene()
+        TriangleMesh(self._scene, corners)
+
+    def hits(self, origins: np.ndarray, directions: np.ndarray) -> dict[str, np.ndarray]:
+        """
+        Args:
+            origins, directions: float[n, 3], world [m]; directions of any length.
+
+        Returns:
+            `primID` int[n], the face or -1; `tfar` float[n], the distance in lengths of the direction; `u`, `v`
+            float[n], weights of the second and third corner.
+        """
+        return self._scene.run(np.float32(origins), np.float32(directions), output=1)
+
+    def first_face(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int[n] faces that rays hit first, or -1; and bool[n], whether on the back."""
+        face = self._scene.run(np.float32(origins), np.float32(directions))
+        return face, (self.face_normals[face] * directions).sum(axis=1) > 0
+
+    def blocked(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """bool[n]: whether something is between the origin and origin + direction."""
+        reach = np.ones(len(origins), np.float32)
+        return self._scene.run(np.float32(origins), np.float32(directions), reach, query="OCCLUDED") >= 0

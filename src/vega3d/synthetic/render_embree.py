@@ -1,0 +1,142 @@
+"""Renders a room with embree: colour, depth and instance ids of a pixel come from one ray through its centre."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vega3d.geometry import intrinsics_from_field_of_view
+from vega3d.synthetic.light import bake_light, linear
+from vega3d.synthetic.meshes import LEVELS
+from vega3d.synthetic.raycast import Caster
+from vega3d.synthetic.scene import Scene
+from vega3d.synthetic.walk import Walk
+
+SUBPIXELS = np.array([(0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)])  # [px]
+SIZES = (16, 4096)  # [px]
+EXPOSURE = 0.72
+WHITE = 2.6  # light that is shown white
+DEPTH_EDGE = 0.04  # relative step of depth between neighbours that is antialiased
+GLOW = 1.6
+
+
+class Clip(NamedTuple):
+    """
+    Args:
+        rgb: uint8[T, H, W, 3].
+        depth: float32[T, H, W], along the optical axis, of the pixel's centre [m].
+        instance: int32[T, H, W], of the pixel's centre; 0 for floor, walls and ceiling.
+        world_from_camera: float[T, 4, 4].
+        intrinsics: float[3, 3] [px].
+    """
+
+    rgb: np.ndarray
+    depth: np.ndarray
+    instance: np.ndarray
+    world_from_camera: np.ndarray
+    intrinsics: np.ndarray
+
+
+class EmbreeRenderer:
+    """Bakes the light of a room once, and renders any number of walks through it.
+
+    Args:
+        scene: the room.
+    """
+
+    def __init__(self, scene: Scene):
+        self.scene = scene
+        self._caster = Caster(scene.mesh)
+        self._light = bake_light(scene, self._caster).reshape(-1, 3)
+        self._density = _texel_density(scene)
+        self._linear = linear(np.arange(256))
+
+    def render(self, walk: Walk, width: int, height: int, antialias: bool = True) -> Clip:
+        """
+        Args:
+            walk: where the camera is.
+            width, height: of the frames [px].
+            antialias: average 2 x 2 rays in the pixels at edges, which changes `rgb` only.
+
+        Returns:
+            The frames with depth, ids and poses.
+
+        Raises:
+            ValueError: if the frames are smaller or larger than 16 to 4096 px.
+        """
+        if not (SIZES[0] <= width <= SIZES[1] and SIZES[0] <= height <= SIZES[1]):
+            raise ValueError(f"Frames have {SIZES[0]} to {SIZES[1]} pixels a side, but got {width} x {height}.")
+        intrinsics = intrinsics_from_field_of_view(width, height, walk.field_of_view)
+        frames = [self._frame(pose, intrinsics, width, height, antialias) for pose in walk.world_from_camera]
+        rgb, depth, instance = (np.stack(parts) for parts in zip(*frames, strict=True))
+        return Clip(rgb, depth, instance, walk.world_from_camera, intrinsics)
+
+    def _frame(self, pose: np.ndarray, intrinsics: np.ndarray, width: int, height: int, antialias: bool) -> tuple:
+        x, y = np.meshgrid(np.arange(width), np.arange(height))
+        corners = np.stack([x, y], axis=-1).reshape(-1, 2)
+        colour, depth, face = self._shoot(corners + 0.5, pose, intrinsics)
+        instance = np.where(face >= 0, self.scene.instance[face], 0).astype(np.int32)
+        shape = (height, width)
+        if antialias:
+            edge = np.flatnonzero(self._edges(face.reshape(shape), depth.reshape(shape)))
+            fine = (corners[edge, None] + SUBPIXELS).reshape(-1, 2)
+            colour[edge] = self._shoot(fine, pose, intrinsics)[0].reshape(-1, len(SUBPIXELS), 3).mean(axis=1)
+        rgb = (colour * 255 + 0.5).astype(np.uint8)
+        return rgb.reshape(*shape, 3), depth.reshape(shape), instance.reshape(shape)
+
+    def _edges(self, face: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """bool[H, W]: pixels beside another object, another texture, or a step of depth."""
+        kind = self.scene.instance[face] * 4096 + self.scene.mesh.texture[face]
+        edge = np.zeros(face.shape, bool)
+        for here, there in (
+            ((slice(1, None),), (slice(-1),)),
+            ((slice(None), slice(1, None)), (slice(None), slice(-1))),
+        ):
+            step = np.abs(depth[here] - depth[there]) > DEPTH_EDGE * np.minimum(depth[here], depth[there])
+            differs = (kind[here] != kind[there]) | step
+            edge[here] |= differs
+            edge[there] |= differs
+        return edge
+
+    def _shoot(self, pixels: np.ndarray, pose: np.ndarray, intrinsics: np.ndarray) -> tuple:
+        """float32[n, 3] colours in [0, 1], float32[n] depths [m] and int[n] faces at pixels float[n, 2]."""
+        rays = np.concatenate([(pixels - intrinsics[:2, 2]) / intrinsics[0, 0], np.ones((len(pixels), 1))], axis=1)
+        rays = (rays @ pose[:3, :3].T).astype(np.float32)
+        hit = self._caster.hits(np.broadcast_to(pose[:3, 3], rays.shape), rays)
+        face, depth = hit["primID"], hit["tfar"]
+        mesh = self.scene.mesh
+        corners = mesh.faces[face]
+        second, third = hit["u"][:, None], hit["v"][:, None]
+        first = 1 - second - third
+        uv = mesh.uv[corners[:, 0]] * first + mesh.uv[corners[:, 1]] * second + mesh.uv[corners[:, 2]] * third
+        slope = (self._caster.face_normals[face] * rays).sum(axis=1)
+        lit = 2 * corners + (slope > 0)[:, None]
+        light = self._light[lit[:, 0]] * first + self._light[lit[:, 1]] * second + self._light[lit[:, 2]] * third
+        footprint = depth / intrinsics[0, 0] * np.linalg.norm(rays, axis=1) * self._density[face]
+        albedo, glow = self._texels(mesh.texture[face], uv, footprint)
+        return tone_mapped(albedo * (light * EXPOSURE * (glow == 0) + GLOW * glow)), depth, face
+
+    def _texels(self, texture: np.ndarray, uv: np.ndarray, footprint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float32[n, 3] reflected light, from the pyramid's level that fits `footprint` [texels]; and the glow."""
+        level = np.clip(np.log2(np.maximum(footprint, 1e-3)) + 0.5, 0, LEVELS - 1).astype(np.int64)
+        table = self.scene.textures
+        offset, height, width = table.levels[texture, level].T
+        row = (((1 - uv[:, 1]) % 1) * height).astype(np.int64) % height
+        column = ((uv[:, 0] % 1) * width).astype(np.int64) % width
+        return self._linear[table.texels[offset + row * width + column]], table.glow[texture][:, None]
+
+
+def tone_mapped(light: np.ndarray) -> np.ndarray:
+    """float32[..., 3] in [0, 1], sRGB: light with a soft shoulder, so that bright walls keep their shade."""
+    curve = np.clip(light * (1 + light / WHITE**2) / (1 + 0.8 * light), 0, 1)
+    return np.where(curve <= 0.0031308, 12.92 * curve, 1.055 * curve ** (1 / 2.4) - 0.055)
+
+
+def _texel_density(scene: Scene) -> np.ndarray:
+    """float32[F]: texels a metre on each face, the geometric mean of both directions."""
+    mesh = scene.mesh
+    corners, uv = mesh.vertices[mesh.faces], mesh.uv[mesh.faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    first, second = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
+    covered = np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0])
+    texels = scene.textures.levels[mesh.texture, 0, 1:].prod(axis=1)
+    return np.sqrt(covered * texels / np.maximum(area, 1e-12)).astype(np.float32)

@@ -1,0 +1,213 @@
+"""Camera walks through a room: turning on the spot, circling something, and walking from place to place."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from vega3d.geometry import intrinsics_from_field_of_view, look_at, project
+from vega3d.synthetic.placing import CELL, largest_region, standing_room
+from vega3d.synthetic.scene import Scene
+
+BODY = 0.3  # [m], kept between the camera and everything else
+FIELDS_OF_VIEW = (50.0, 90.0)  # [deg]
+EYE_HEIGHTS = (1.2, 1.7)  # [m]
+LENGTHS = (2.0, 6.0)  # [m], of a walk-through
+CANDIDATES = 10  # walks drawn, of which the one that sees most is kept
+
+
+class Walk(NamedTuple):
+    """
+    Args:
+        kind: "pan", "orbit" or "walk".
+        world_from_camera: float[T, 4, 4].
+        field_of_view: along the width [deg].
+    """
+
+    kind: str
+    world_from_camera: np.ndarray
+    field_of_view: float
+
+
+class _Ground(NamedTuple):
+    """Where the camera may be: the free cells' centres float[n, m, 2] and bool[n, m]; and a test of points between."""
+
+    centres: np.ndarray
+    free: np.ndarray
+    scene: Scene
+
+    def clear(self, points: np.ndarray) -> bool:
+        boxes = [item.box for item in self.scene.objects]
+        return bool(standing_room(self.scene.room, boxes, points, BODY).all())
+
+    def draw(self, random: np.random.Generator) -> np.ndarray:
+        cells = np.argwhere(self.free)
+        return self.centres[tuple(cells[random.integers(len(cells))])]
+
+
+def sample_walk(scene: Scene, number: int, num_frames: int = 16, kind: str | None = None) -> Walk:
+    """
+    Args:
+        scene: the room.
+        number: of the walk in this room; each has a random stream of its own.
+        num_frames: T.
+        kind: one of `WALKS`; drawn if None.
+
+    Returns:
+        The walk, of those drawn, that has most objects in view; the same for the same scene and number.
+
+    Raises:
+        ValueError: if there are no frames, or the kind is unknown, or the camera has no place in the room.
+    """
+    if num_frames < 1:
+        raise ValueError(f"A walk has at least 1 frame, but got {num_frames}.")
+    if kind is not None and kind not in WALKS:
+        raise ValueError(f"There is no walk {kind!r}. Choose one of {list(WALKS)}.")
+    random = np.random.default_rng(np.random.SeedSequence([scene.seed, 2, number]))
+    ground = _ground(scene)
+    drawn = str(random.choice(list(WALKS), p=[0.2, 0.3, 0.5]))
+    field_of_view = float(random.uniform(*FIELDS_OF_VIEW))
+    best, best_score = None, -1.0
+    for _ in range(CANDIDATES):
+        path, gaze = WALKS[kind or drawn](ground, num_frames, random)
+        poses = np.stack([look_at(eye, target) for eye, target in zip(path, gaze, strict=True)])
+        score = _in_view(scene, poses, field_of_view)
+        if score > best_score:
+            best, best_score = Walk(kind or drawn, poses, field_of_view), score
+    assert best is not None
+    return best
+
+
+def _ground(scene: Scene) -> _Ground:
+    x, y = (np.arange(CELL / 2, edge, CELL) for edge in scene.room.size[:2])
+    centres = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
+    free = largest_region(standing_room(scene.room, [item.box for item in scene.objects], centres, BODY))
+    if not free.any():
+        raise ValueError(f"The camera has no free place in the room of seed {scene.seed}. Use another seed.")
+    return _Ground(centres, free, scene)
+
+
+def _in_view(scene: Scene, poses: np.ndarray, field_of_view: float) -> float:
+    """Objects whose centre comes into the image, and, in logarithms, how many are in each frame."""
+    intrinsics = intrinsics_from_field_of_view(2, 2, field_of_view)
+    centers = np.array([item.box.center for item in scene.objects])
+    seen = np.zeros((len(poses), len(centers)), bool)
+    for frame, pose in enumerate(poses):
+        pixels, depth = project(centers, intrinsics, pose)
+        seen[frame] = (depth > 0.3) & (np.abs(np.nan_to_num(pixels, nan=9.0) - 1) < 1).all(axis=1)
+    return float(seen.any(axis=0).sum() / 3 + 4 * np.log1p(seen.sum(axis=1)).mean())
+
+
+def _targets(path: np.ndarray, headings: np.ndarray, pitch: np.ndarray | float) -> np.ndarray:
+    """float[T, 3]: points one metre ahead, by heading and pitch [rad]."""
+    down = np.broadcast_to(pitch, headings.shape)
+    ahead = np.stack([np.cos(headings) * np.cos(down), np.sin(headings) * np.cos(down), -np.sin(down)], axis=1)
+    return path + ahead
+
+
+def _eyes(places: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """float[T, 3]: places float[T, 2] at eye height, with the sway of a step."""
+    moved = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(places, axis=0), axis=1))])
+    return np.column_stack([places, random.uniform(*EYE_HEIGHTS) + 0.015 * np.sin(moved * 2 * np.pi / 0.7)])
+
+
+def _pan(ground: _Ground, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Turns by 120 to 330 degrees on one spot."""
+    path = _eyes(np.tile(ground.draw(random), (count, 1)), random)
+    turn = np.radians(random.uniform(120, 330)) * random.choice([-1, 1])
+    headings = random.uniform(-np.pi, np.pi) + np.linspace(0, turn, count)
+    return path, _targets(path, headings, np.radians(random.uniform(2, 18)))
+
+
+def _orbit(ground: _Ground, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Circles a point and looks at it, as far as the furniture lets it; turns on the spot where it never does."""
+    boxes = [item.box for item in ground.scene.objects if item.box.center[2] < 1.3]
+    for _ in range(40):
+        target = boxes[random.integers(len(boxes))].center if boxes else np.array([*ground.draw(random), 0.7])
+        radius, start = random.uniform(1.0, 2.4), random.uniform(-np.pi, np.pi)
+        sweep = random.uniform(max(0.7, LENGTHS[0] / radius), 2.6) * random.choice([-1, 1])
+        angles = start + np.linspace(0, sweep, count)
+        places = target[:2] + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        fine = start + np.linspace(0, sweep, 40)
+        if ground.clear(target[:2] + radius * np.stack([np.cos(fine), np.sin(fine)], axis=1)):
+            path = _eyes(places, random)
+            return path, np.broadcast_to([*target[:2], min(target[2], path[0, 2] - 0.2)], path.shape)
+    return _pan(ground, count, random)
+
+
+def _walk(ground: _Ground, count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Walks 2 to 6 m around the furniture, looking ahead and to the sides; turns on the spot in very small rooms."""
+    for _ in range(12):
+        route = _route(ground, ground.draw(random), random)
+        if route is None:
+            continue
+        steps = np.linalg.norm(np.diff(route, axis=0), axis=1)
+        along = np.concatenate([[0.0], np.cumsum(steps)])
+        stops = np.linspace(0, along[-1], count)
+        places = np.stack([np.interp(stops, along, route[:, axis]) for axis in (0, 1)], axis=1)
+        ahead = np.stack([np.interp(stops + 0.6, along, route[:, axis]) for axis in (0, 1)], axis=1) - places
+        last = route[-1] - route[max(0, np.searchsorted(along, along[-1] - 0.6) - 1)]
+        ahead = np.where(np.linalg.norm(ahead, axis=1, keepdims=True) < 0.3, last, ahead)
+        headings = _smooth(np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0])), 2)
+        swing = np.radians(random.uniform(10, 50)) * np.sin(
+            np.linspace(0, random.uniform(3, 7), count) + random.uniform(0, 6)
+        )
+        path = _eyes(places, random)
+        return path, _targets(path, headings + swing, np.radians(random.uniform(2, 16)))
+    return _pan(ground, count, random)
+
+
+def _smooth(values: np.ndarray, times: int) -> np.ndarray:
+    for _ in range(times):
+        padded = np.concatenate([values[:1], values, values[-1:]])
+        values = (padded[:-2] + 2 * padded[1:-1] + padded[2:]) / 4
+    return values
+
+
+def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> np.ndarray | None:
+    """float[n, 2]: a smooth free path of 2 to 6 m from a free cell's centre [m], or None if there is none."""
+    origin = tuple(np.round((start - CELL / 2) / CELL).astype(int))
+    steps = _steps_from(ground.free, origin)
+    longest = random.uniform(*LENGTHS)
+    ends = np.argwhere(
+        (steps >= 0) & (steps * CELL <= longest * 1.2) & (steps * CELL > max(LENGTHS[0], longest * 0.6))
+    )
+    if not len(ends):
+        return None
+    cell, cells = tuple(ends[random.integers(len(ends))]), []
+    while cell != origin:
+        cells.append(cell)
+        around = [(cell[0] + i, cell[1] + j) for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1))]
+        around = [near for near in around if all(0 <= k < n for k, n in zip(near, steps.shape, strict=True))]
+        cell = min((near for near in around if steps[near] >= 0), key=lambda near: (steps[near], random.random()))
+    route = np.array([ground.centres[cell] for cell in [*cells, origin]][::-1])
+    for _ in range(30):
+        smoother = np.concatenate([route[:1], (route[:-2] + 2 * route[1:-1] + route[2:]) / 4, route[-1:]])
+        if not ground.clear(smoother):
+            break
+        route = smoother
+    length = np.linalg.norm(np.diff(route, axis=0), axis=1).sum()
+    return route if LENGTHS[0] <= length <= LENGTHS[1] and ground.clear(_halves(route)) else None
+
+
+def _halves(route: np.ndarray) -> np.ndarray:
+    return (route[1:] + route[:-1]) / 2
+
+
+def _steps_from(free: np.ndarray, origin: tuple) -> np.ndarray:
+    """int[n, m]: steps between free 4-neighbours from a cell; -1 where none lead."""
+    steps = np.full(free.shape, -1)
+    front, count = np.zeros_like(free), 0
+    front[origin] = True
+    while front.any():
+        steps[front] = count
+        grown = np.zeros_like(free)
+        grown[1:] |= front[:-1]
+        grown[:-1] |= front[1:]
+        grown[:, 1:] |= front[:, :-1]
+        grown[:, :-1] |= front[:, 1:]
+        front, count = grown & free & (steps < 0), count + 1
+    return steps
+
+
+WALKS: dict[str, Callable] = {"pan": _pan, "orbit": _orbit, "walk": _walk}

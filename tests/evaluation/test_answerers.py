@@ -1,0 +1,180 @@
+"""A real model and the baselines as answerers."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from evaluation_data import OPTIONS, question_records
+
+from vega3d.evaluation.answerers import BlindAnswerer, ChanceAnswerer, ModelAnswerer, MostFrequentAnswerer
+from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
+from vega3d.hub.answer import answer_question
+from vega3d.hub.load import example_clip, load_vega
+from vega3d.modeling.fusion_vega3d import FUSIONS
+from vega3d.processing.video_vega3d import read_video
+from vega3d.spatial_qa import SpatialQuestion
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_vega("vega3d-tiny", device="cpu")
+
+
+def record(clip: str = "room", choice: bool = True, number: int = 0) -> QuestionRecord:
+    return QuestionRecord(
+        id=str(number),
+        dataset="clips",
+        scene=clip,
+        question_type="object_rel_distance" if choice else "object_counting",
+        question=f"Question {number}: what is nearer to the bed?",
+        ground_truth="A" if choice else "2",
+        options=tuple(OPTIONS) if choice else (),
+        visual=example_clip(clip),
+    )
+
+
+def test_likelihood_and_text_are_those_of_a_single_question(tiny):
+    """The two ways of answering, done apart without anything kept, agree bit for bit."""
+    answerer = ModelAnswerer(*tiny, "vega3d-tiny", num_frames=6)
+    text, probabilities = answerer.answer(record())
+    asked = record()
+    bare = [option.split(". ")[1] for option in OPTIONS]
+    likelihood = answer_question(*tiny, SpatialQuestion(asked.visual, asked.question, bare), num_frames=6)
+    assert probabilities == likelihood.options
+    free = answer_question(*tiny, SpatialQuestion(asked.visual, asked.prompt), num_frames=6, max_new_tokens=16)
+    assert text.strip() == free.text
+    text, probabilities = answerer.answer(record(choice=False))
+    free = answer_question(
+        *tiny, SpatialQuestion(asked.visual, record(choice=False).prompt), num_frames=6, max_new_tokens=16
+    )
+    assert probabilities is None and text.strip() == free.text
+
+
+def test_answers_do_not_depend_on_order(tiny):
+    questions = [record(), record("corridor", number=1), record(number=2), record("room", choice=False, number=3)]
+    forth, back = (ModelAnswerer(*tiny, "tiny", num_frames=4) for _ in range(2))
+    answers = [forth.answer(question) for question in questions]
+    assert answers == [back.answer(question) for question in reversed(questions)][::-1]
+    assert answers[0][1] != answers[1][1]
+
+
+def test_a_fusion_that_reads_the_question_keeps_nothing_of_the_last_one():
+    model, processor = load_vega("vega3d-tiny", device="cpu")
+    torch.manual_seed(0)
+    model.config.fusion = "instruction_gated"
+    model.model.fusion = FUSIONS["instruction_gated"](model.config).eval()
+    questions = [record(), record(number=1)]
+    answerer = ModelAnswerer(model, processor, "tiny", num_frames=4)
+    tokens = []
+    for question in questions:
+        kept = answerer.inputs_of(question)["mm_encoder_outputs"]["video"].pooler_output[0]
+        alone = ModelAnswerer(model, processor, "tiny", num_frames=4).inputs_of(question)
+        assert torch.equal(kept, alone["mm_encoder_outputs"]["video"].pooler_output[0])
+        tokens.append(kept)
+    assert not torch.equal(*tokens)
+
+
+def test_a_scene_costs_one_pass_of_generator_and_vision_tower(tiny):
+    model, processor = tiny
+    for module in (model.model.generator.tower, model.model.vlm.model.visual):
+        passes: list[int] = []
+        hook = module.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+        answerer = ModelAnswerer(model, processor, "tiny", num_frames=4)
+        answerer.answer(record())
+        once = len(passes)
+        answerer.answer(record(number=1))
+        assert once > 0 and len(passes) == once
+        answerer.answer(record("corridor", number=2))
+        assert len(passes) == 2 * once
+        hook.remove()
+
+
+def test_clips_in_memory_are_sampled_like_files(tiny):
+    whole = read_video(example_clip("room"), num_frames=10_000)
+    from_memory = ModelAnswerer(*tiny, "tiny", num_frames=5).answer(replace(record(), visual=whole))
+    assert from_memory == ModelAnswerer(*tiny, "tiny", num_frames=5).answer(record())
+
+
+def test_the_result_says_what_answered(tiny):
+    settings = ModelAnswerer(*tiny, "vega3d-tiny").settings
+    assert settings["num_frames"] == tiny[1].num_frames and settings["generation"] == GENERATION
+    assert "untrained" in settings["notice"] and settings["seed"] == tiny[0].config.generator_config.noise_seed
+    assert ModelAnswerer(*tiny, "vega3d-tiny", fps=2).settings["num_frames"] is None
+
+
+def test_the_blind_model_sees_no_video(tiny):
+    blind = BlindAnswerer(*tiny, "vega3d-tiny")
+    first = blind.answer(record())
+    assert first == blind.answer(replace(record(), visual=None))
+    assert first == blind.answer(replace(record("corridor"), scene="other"))
+    assert first[1].keys() == set("ABC") and sum(first[1].values()) == pytest.approx(1)
+    assert first[1] != ModelAnswerer(*tiny, "tiny", num_frames=4).answer(record())[1]
+    assert blind.settings["kind"] == "blind"
+    assert first[1] != blind.answer(replace(record(), question="Something else?"))[1]
+
+
+def test_a_model_without_generator_answers(tiny):
+    """`fusion="none"`, the plain VLM, is a baseline too."""
+    model, processor = tiny
+    fusion = model.config.fusion
+    model.config.fusion = "none"
+    try:
+        text, probabilities = ModelAnswerer(model, processor, "plain", num_frames=4).answer(record())
+    finally:
+        model.config.fusion = fusion
+    assert isinstance(text, str) and all(math.isfinite(value) for value in probabilities.values())
+
+
+def test_a_missing_video_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"Question 0 has no video clips/room\.mp4"):
+        ModelAnswerer(*tiny, "tiny").answer(replace(record(), visual=None))
+    with pytest.raises(ValueError, match=r"absent\.mp4"):
+        ModelAnswerer(*tiny, "tiny").answer(replace(record(), visual=example_clip("room").with_name("absent.mp4")))
+
+
+def test_no_gradients(tiny):
+    enabled: list[bool] = []
+    hook = tiny[0].model.fusion.register_forward_hook(lambda *_: enabled.append(torch.is_grad_enabled()))
+    ModelAnswerer(*tiny, "tiny", num_frames=2).answer(record())
+    hook.remove()
+    assert enabled == [False] and torch.is_grad_enabled()
+
+
+def test_chance():
+    records = [item for item in question_records(scenes=300) if item.options]
+    answers = [ChanceAnswerer(seed=3).answer(item) for item in records]
+    letters = [text for text, _ in answers]
+    assert all(abs(letters.count(letter) / len(letters) - 1 / 3) < 0.04 for letter in "ABC")
+    assert all(set(probabilities.values()) == {1 / 3} for _, probabilities in answers)
+    assert answers == [ChanceAnswerer(seed=3).answer(item) for item in records]
+    assert answers != [ChanceAnswerer(seed=4).answer(item) for item in records]
+    assert ChanceAnswerer().answer(record(choice=False)) == ("", None)
+
+
+def counted(question_type: str, answers: list[str], scene: str = "train") -> list[QuestionRecord]:
+    return [
+        QuestionRecord(str(number), "rooms", scene, question_type, "?", answer, tuple(OPTIONS))
+        for number, answer in enumerate(answers)
+    ]
+
+
+def test_most_frequent():
+    train = counted("object_counting", ["10", "2", "10", "2", "3"]) + counted("route_planning", ["B", "A", "C", "C"])
+    answerer = MostFrequentAnswerer(train)
+    asked = replace(record(choice=False), dataset="rooms")
+    assert answerer.answer(asked) == ("2", None)  # of equals the smaller number, not the first text
+    assert answerer.answer(replace(asked, question_type="route_planning")) == ("C", None)
+    assert answerer.settings["answers"] == {"object_counting": "2", "route_planning": "C"}
+
+
+def test_most_frequent_is_never_counted_on_the_test_scenes():
+    train = counted("object_counting", ["2"])
+    with pytest.raises(
+        ValueError, match="Question 0 is on rooms/train, which the most frequent answers were counted on"
+    ):
+        MostFrequentAnswerer(train).answer(train[0])
+    with pytest.raises(ValueError, match="training table has no object_rel_distance, but question 0"):
+        MostFrequentAnswerer(train).answer(record())
+    with pytest.raises(ValueError, match="got none"):
+        MostFrequentAnswerer([])

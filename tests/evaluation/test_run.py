@@ -1,0 +1,325 @@
+"""Whole runs: result files, continuing, refusals, tables, comparisons of files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from evaluation_data import download, question_records, question_rows
+
+from vega3d.evaluation.answerers import BlindAnswerer, ChanceAnswerer, ModelAnswerer, MostFrequentAnswerer
+from vega3d.evaluation.metrics import CATEGORIES
+from vega3d.evaluation.report import compare_files, format_comparison, format_table, read_result, write_json
+from vega3d.evaluation.run import evaluate
+from vega3d.evaluation.vsibench import load_vsibench, take_balanced
+from vega3d.hub.load import example_clip, load_vega
+
+SLOW_RUN = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from evaluation_data import question_records
+from vega3d.evaluation.answerers import ChanceAnswerer
+from vega3d.evaluation.run import evaluate
+
+class Slow(ChanceAnswerer):
+    def answer(self, record):
+        time.sleep(0.02)
+        return super().answer(record)
+
+evaluate(Slow(), question_records(), sys.argv[1], on_question=lambda done: print(done, flush=True))
+"""
+
+
+class Scripted:
+    """An answerer with prepared answers that keeps what it was asked."""
+
+    def __init__(self, answers: dict, name: str = "scripted"):
+        self.answers, self.asked = answers, []
+        self.settings = {"name": name, "seed": 0}
+
+    def answer(self, record):
+        self.asked.append(record.id)
+        return self.answers[record.id]
+
+
+def right_answers(records) -> dict:
+    return {
+        record.id: (record.ground_truth, {letter: float(letter == record.ground_truth) for letter in record.letters})
+        if record.options
+        else (record.ground_truth, None)
+        for record in records
+    }
+
+
+def test_a_perfect_run(tmp_path):
+    records = question_records()
+    result = evaluate(Scripted(right_answers(records)), records, tmp_path / "result.json")
+    assert result == read_result(tmp_path / "result.json")
+    assert os.listdir(tmp_path) == ["result.json"]
+    for scoring in ("official", "lmms_eval", "likelihood"):
+        figures = result["summary"][scoring]["figures"]
+        assert set(figures) == {*CATEGORIES, "macro", "micro"}
+        assert all(figure == {"score": 1, "low": 1, "high": 1} for figure in figures.values())
+    question = result["questions"][0]
+    assert question["prompt"] == records[0].prompt and question["answer"] == records[0].ground_truth
+    assert question["parsed"] == {"official": records[0].ground_truth, "lmms_eval": records[0].ground_truth}
+    assert [question["id"] for question in result["questions"]] == [record.id for record in records]
+    assert result["versions"].keys() >= {"vega3d", "torch", "transformers", "python"}
+    assert result["bootstrap"] == {"seed": 0, "resamples": 2000}
+
+
+def test_both_parsers_stand_side_by_side(tmp_path):
+    records = [record for record in question_records() if not record.options]
+    answers = {record.id: (f"About {record.ground_truth}.", None) for record in records}
+    result = evaluate(Scripted(answers), records, tmp_path / "result.json")
+    assert result["summary"]["official"]["figures"]["macro"]["score"] == 0
+    assert result["summary"]["lmms_eval"]["figures"]["macro"]["score"] == 1
+    assert result["questions"][0]["parsed"]["official"] == "About"
+
+
+def test_the_likelihood_may_differ_from_the_text(tmp_path):
+    records = [record for record in question_records() if record.question_type == "route_planning"]
+    answers = {key: ("none of them", probabilities) for key, (_, probabilities) in right_answers(records).items()}
+    result = evaluate(Scripted(answers), records, tmp_path / "result.json")
+    assert result["summary"]["official"]["figures"]["micro"]["score"] == 0
+    assert result["summary"]["likelihood"]["figures"]["micro"]["score"] == 1
+    without = evaluate(Scripted(dict.fromkeys(answers, ("A", None))), records, tmp_path / "other.json")
+    assert "likelihood" not in without["summary"]
+
+
+def test_scenes_are_asked_one_after_another_and_reported_in_order(tmp_path):
+    records = question_records(scenes=3)
+    mixed = records[::2] + records[1::2]
+    answerer = Scripted(right_answers(records))
+    result = evaluate(answerer, mixed, tmp_path / "result.json")
+    scenes = [int(key) // 10 for key in answerer.asked]
+    assert scenes == sorted(scenes)
+    assert [question["id"] for question in result["questions"]] == [record.id for record in mixed]
+
+
+def test_a_killed_run_continues(tmp_path):
+    """Killed by the system in the middle, three times; then the same bytes as from a run that was left alone."""
+    output = tmp_path / "result.json"
+    command = [sys.executable, "-c", SLOW_RUN, str(output), str(Path(__file__).parent)]
+    done = []
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        done.append(int(process.stdout.readline()))  # what an earlier run did
+        for _ in range(6):
+            process.stdout.readline()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+    assert not output.exists() and done[0] == 0 and done[1] >= 6 and done[2] >= done[1] + 6
+    progress: list[int] = []
+    evaluate(ChanceAnswerer(), question_records(), output, on_question=progress.append)
+    assert progress[0] >= 18 and sum(progress) == 60
+    evaluate(ChanceAnswerer(), question_records(), tmp_path / "alone.json")
+    assert output.read_bytes() == (tmp_path / "alone.json").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["alone.json", "result.json"]
+
+
+def interrupted(tmp_path, answers: int) -> tuple[Path, Path]:
+    """A run that stops with an error after some answers: its output and its partial file."""
+    records = question_records()
+    few = dict(list(right_answers(records).items())[:answers])
+    with pytest.raises(KeyError):
+        evaluate(Scripted(few), records, tmp_path / "result.json")
+    return tmp_path / "result.json", tmp_path / "result.json.partial.jsonl"
+
+
+@pytest.mark.parametrize("cut", [1, 10, 30])
+def test_a_line_cut_off_is_asked_again(tmp_path, cut):
+    output, journal = interrupted(tmp_path, 5)
+    journal.write_bytes(journal.read_bytes()[:-cut])
+    records = question_records()
+    answerer = Scripted(right_answers(records))
+    evaluate(answerer, records, output)
+    assert answerer.asked == [record.id for record in records[4:]]
+
+
+def test_what_was_cut_off_leaves_nothing_behind(tmp_path):
+    """A torn line longer than the next answer, then another stop: every line that is left is whole."""
+    _, journal = interrupted(tmp_path, 3)
+    with journal.open("ab") as file:
+        file.write(b'{"id": "3", "answer": ["' + b"x" * 1000)
+    interrupted(tmp_path, 4)
+    assert [json.loads(line).get("id") for line in journal.read_bytes().splitlines()] == [None, "0", "1", "2", "3"]
+
+
+def test_a_header_cut_off_starts_anew(tmp_path):
+    output, journal = interrupted(tmp_path, 5)
+    journal.write_bytes(journal.read_bytes()[:50])
+    records = question_records()
+    answerer = Scripted(right_answers(records))
+    evaluate(answerer, records, output)
+    assert len(answerer.asked) == len(records)
+
+
+def test_a_damaged_partial_file_is_refused(tmp_path):
+    output, journal = interrupted(tmp_path, 5)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"{broken\n", *lines[3:]]))
+    with pytest.raises(ValueError, match="line 4, is damaged"):
+        evaluate(Scripted({}), question_records(), output)
+
+
+def test_another_run_does_not_continue(tmp_path):
+    output, _ = interrupted(tmp_path, 5)
+    with pytest.raises(ValueError, match=r"of another run: settings\.name was 'scripted' and is 'other'\. Delete it"):
+        evaluate(Scripted({}, "other"), question_records(), output)
+    with pytest.raises(ValueError, match="questions_sha256 was"):
+        evaluate(Scripted({}), question_records(seed=1), output)
+
+
+def test_a_finished_run_is_returned_and_never_overwritten(tmp_path):
+    records = question_records()
+    first = evaluate(Scripted(right_answers(records)), records, tmp_path / "result.json")
+    again = Scripted({})
+    assert evaluate(again, records, tmp_path / "result.json") == first and again.asked == []
+    with pytest.raises(ValueError, match=r"result\.json is of another run: benchmark was 'vsibench' and is 'rooms'"):
+        evaluate(again, records, tmp_path / "result.json", benchmark="rooms")
+    (tmp_path / "notes.json").write_text("{}")
+    with pytest.raises(ValueError, match="has the format None"):
+        evaluate(again, records, tmp_path / "notes.json")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (("A", {"A": float("nan"), "B": 0.5, "C": 0.5}), "option probabilities of question 0 are .*nan"),
+        (("A", {"A": 0.5, "B": 0.5}), r"has the options 'ABC', but the answer has probabilities of \['A', 'B'\]"),
+        ((None, None), "answer to question 0 is None"),
+    ],
+)
+def test_answers_that_cannot_be_scored_stop_the_run(tmp_path, answer, message):
+    records = question_records()
+    with pytest.raises(ValueError, match=message):
+        evaluate(Scripted({"0": answer}), records, tmp_path / "result.json")
+    answerer = Scripted(right_answers(records))
+    evaluate(answerer, records, tmp_path / "result.json")  # the bad answer was not kept
+    assert answerer.asked[0] == "0"
+
+
+def test_empty_answers_score_zero(tmp_path):
+    records = question_records()
+    result = evaluate(Scripted({record.id: ("", None) for record in records}), records, tmp_path / "result.json")
+    assert result["summary"]["official"]["figures"]["macro"] == {"score": 0, "low": 0, "high": 0}
+
+
+def test_bad_outputs_are_refused_before_any_question(tmp_path):
+    answerer = Scripted({})
+    with pytest.raises(ValueError, match="is a folder"):
+        evaluate(answerer, question_records(), tmp_path)
+    with pytest.raises(ValueError, match=r"no folder .*absent"):
+        evaluate(answerer, question_records(), tmp_path / "absent" / "result.json")
+    with pytest.raises(ValueError, match="Got 0 questions"):
+        evaluate(answerer, [], tmp_path / "result.json")
+    with pytest.raises(ValueError, match="an id of its own"):
+        evaluate(answerer, question_records()[:1] * 2, tmp_path / "result.json")
+    assert answerer.asked == [] and os.listdir(tmp_path) == []
+
+
+def test_writing_leaves_the_old_file_or_the_new(tmp_path):
+    write_json(tmp_path / "a.json", {"a": 1})
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1} and os.listdir(tmp_path) == ["a.json"]
+
+
+def test_chance_scores_chance(tmp_path):
+    result = evaluate(ChanceAnswerer(), question_records(), tmp_path / "result.json")
+    likelihood = result["summary"]["likelihood"]["figures"]
+    assert likelihood["route_planning"]["score"] == likelihood["route_planning"]["low"] == pytest.approx(1 / 3)
+    assert likelihood["object_counting"]["score"] == 0
+
+
+def test_tables(tmp_path):
+    records = question_records()
+    chance = evaluate(ChanceAnswerer(), records, tmp_path / "chance.json")
+    lines = format_table(chance).splitlines()
+    assert lines[0] == "chance on vsibench: 60 questions, 6 scenes"
+    assert lines[1].split() == ["category", "questions", "official", "95", "%", "interval", "lmms_eval", "likelihood"]
+    assert [line.split()[0] for line in lines[2:]] == [*CATEGORIES, "macro", "micro"]
+    assert lines[7].split()[:2] == ["object_rel_direction", "18"]
+    macro = chance["summary"]["official"]["figures"]["macro"]
+    assert lines[-2].split()[1] == f"{100 * macro['score']:.1f}" and macro["low"] < macro["high"]
+    assert f"[{100 * macro['low']:.1f}, {100 * macro['high']:.1f}]" in lines[-2]
+    train = question_records(seed=5, prefix="train")
+    frequent = evaluate(
+        MostFrequentAnswerer(train), records[:-10], tmp_path / "frequent.json", missing_videos=["a.mp4"]
+    )
+    assert "missing videos, their questions left out: 1" in format_table(
+        frequent
+    ) and "likelihood" not in format_table(frequent)
+    few = [record for record in records if record.question_type != "object_rel_direction_hard"]
+    table = format_table(evaluate(ChanceAnswerer(), few, tmp_path / "few.json"))
+    assert "no questions of object_rel_direction_hard; macro is over the other categories" in table
+    assert [line.split() for line in table.splitlines() if line.startswith("object_rel_direction")] == [
+        ["object_rel_direction", "12", "-", "-", "-", "-"]
+    ]
+
+
+def test_extra_types_have_a_row_and_no_part_in_the_averages(tmp_path):
+    records = question_records()
+    extra = [
+        replace(record, id=f"extra{record.id}", question_type="localisation_by_choice")
+        for record in records
+        if record.question_type == "route_planning"
+    ]
+    plain = evaluate(ChanceAnswerer(), records, tmp_path / "plain.json")
+    result = evaluate(ChanceAnswerer(), records + extra, tmp_path / "extra.json")
+    figures = result["summary"]["official"]["figures"]
+    assert all(figures[name] == figure for name, figure in plain["summary"]["official"]["figures"].items())
+    row = next(line for line in format_table(result).splitlines() if line.startswith("localisation_by_choice"))
+    assert row.split()[1] == "6" and row.endswith("33.3")
+
+
+def test_files_are_compared(tmp_path):
+    records = question_records()
+    evaluate(Scripted(right_answers(records)), records, tmp_path / "right.json")
+    for seed in range(2):
+        evaluate(ChanceAnswerer(seed), records, tmp_path / f"chance{seed}.json")
+    chance = [tmp_path / f"chance{seed}.json" for seed in range(2)]
+    differences = compare_files(chance, [tmp_path / "right.json"])
+    assert differences["macro"].second == 1 and differences["macro"].better == 1
+    macro = next(line for line in format_comparison(differences).splitlines() if line.startswith("macro"))
+    assert macro.split()[2] == "100.0" and macro.split()[3].startswith("+") and macro.endswith("100.0%")
+    with pytest.raises(ValueError, match="given twice"):
+        compare_files([chance[0], chance[0]], [tmp_path / "right.json"])
+    evaluate(ChanceAnswerer(), records[:-1], tmp_path / "fewer.json")
+    with pytest.raises(ValueError, match=r"1 only in .*chance0\.json, the first is 59"):
+        compare_files(chance[:1], [tmp_path / "fewer.json"])
+    for text, message in (("", "no JSON"), ("[]", "has the format 'list'"), ("{}", "has the format None")):
+        (tmp_path / "broken.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_result(tmp_path / "broken.json")
+    with pytest.raises(ValueError, match="There is no result file"):
+        read_result(tmp_path / "absent.json")
+
+
+def test_a_model_over_a_download(tmp_path):
+    """Everything with real parts: files as published, the embedded model, the blind baseline, a comparison."""
+    folder = tmp_path / "VSI-Bench"
+    folder.mkdir()
+    rows = question_rows(scenes=3)
+    download(folder, rows, skip=("scene0002",))
+    for scene, clip in (("arkitscenes/scene0000", "room"), ("scannet/scene0001", "corridor")):
+        (folder / f"{scene}.mp4").write_bytes(example_clip(clip).read_bytes())
+    records, missing = load_vsibench(folder, allow_missing=True)
+    records = take_balanced(records, 10)
+    tiny = load_vega("vega3d-tiny", device="cpu")
+    result = evaluate(
+        ModelAnswerer(*tiny, "vega3d-tiny", num_frames=4), records, tmp_path / "tiny.json", missing_videos=missing
+    )
+    assert len({question["question_type"] for question in result["questions"]}) == 10
+    assert all(question["option_probabilities"] for question in result["questions"] if question["options"])
+    table = format_table(result)
+    assert "untrained" in table and "missing videos, their questions left out: 1" in table
+    evaluate(BlindAnswerer(*tiny, "vega3d-tiny blind"), records, tmp_path / "blind.json", missing_videos=missing)
+    assert "macro" in format_comparison(compare_files([tmp_path / "blind.json"], [tmp_path / "tiny.json"]))

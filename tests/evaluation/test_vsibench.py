@@ -1,0 +1,126 @@
+"""Loading VSI-Bench from a local download, its prompts, balanced subsets."""
+
+import json
+from collections import Counter
+
+import pytest
+from evaluation_data import OPTIONS, download, question_records, question_rows, write_jsonl
+
+from vega3d.evaluation.metrics import QUESTION_TYPES
+from vega3d.evaluation.vsibench import build_prompt, load_vsibench, records_from_rows, take_balanced
+
+
+def test_a_download_loads(tmp_path):
+    rows = question_rows()
+    records, missing = load_vsibench(download(tmp_path, rows))
+    assert missing == []
+    assert [record.id for record in records] == [str(row["id"]) for row in rows]
+    first = records[0]
+    assert first.visual == tmp_path / "arkitscenes" / "scene0000.mp4"
+    assert first.options == tuple(OPTIONS) and first.letters == "ABC"
+    assert first.prompt == build_prompt(first.question_type, rows[0]["question"], OPTIONS)
+    assert records[9].options == ()
+
+
+def test_parquet_and_datasets_give_the_same_questions(tmp_path):
+    pyarrow, datasets = pytest.importorskip("pyarrow"), pytest.importorskip("datasets")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [{**row, "pruned": False} for row in question_rows()]
+    records, _ = load_vsibench(download(tmp_path, rows))
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "test_debiased.parquet")
+    assert load_vsibench(tmp_path, "test_debiased.parquet")[0] == records
+    assert records_from_rows(datasets.Dataset.from_list(rows), tmp_path) == records
+
+
+def test_a_variant_is_another_file(tmp_path):
+    rows = question_rows()
+    download(tmp_path, rows)
+    variant = write_jsonl(tmp_path / "test_pruned.jsonl", rows[::3])
+    for table in ("test_pruned.jsonl", variant):
+        assert [record.id for record in load_vsibench(tmp_path, table)[0]] == [str(row["id"]) for row in rows[::3]]
+    with pytest.raises(ValueError, match=r"no table of questions; looked for absent\.jsonl, .*absent\.jsonl"):
+        load_vsibench(tmp_path, "absent.jsonl")
+
+
+def test_missing_videos_are_listed_and_left_out_only_if_allowed(tmp_path):
+    download(tmp_path, question_rows(), skip=("scene0003", "scene0000"))
+    with pytest.raises(ValueError, match=r"lacks 2 videos: arkitscenes/scene0000\.mp4, scannet/scene0003\.mp4"):
+        load_vsibench(tmp_path)
+    records, missing = load_vsibench(tmp_path, allow_missing=True)
+    assert missing == ["arkitscenes/scene0000.mp4", "scannet/scene0003.mp4"]
+    assert {record.scene for record in records} == {"scene0001", "scene0002", "scene0004", "scene0005"}
+
+
+def test_without_any_video_there_is_nothing_to_allow(tmp_path):
+    write_jsonl(tmp_path / "test.jsonl", question_rows())
+    with pytest.raises(ValueError, match="none of the 6 videos"):
+        load_vsibench(tmp_path, allow_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question": " "}, "row 2, has an empty question"),
+        ({"question_type": "colour"}, "row 2, has the question type 'colour', but the types are"),
+        ({"ground_truth": None}, "row 2, lacks ground_truth"),
+        ({"ground_truth": "D"}, "the answer 'D', but its options are A, B, C"),
+        ({"ground_truth": "AB"}, "the answer 'AB'"),
+        ({"options": None}, r"the options \[\], but needs two or more"),
+        ({"options": ["left", "right"]}, "written 'A. ...', 'B. ...'"),
+        ({"id": 0}, "the id 0, which an earlier row has too"),
+        ({"question_type": "object_counting", "ground_truth": "many"}, "is a number from 0 up"),
+        ({"question_type": "object_counting", "ground_truth": "nan"}, "is a number from 0 up"),
+        ({"question_type": "object_counting", "ground_truth": "-1"}, "is a number from 0 up"),
+    ],
+)
+def test_broken_rows_are_refused(tmp_path, change, message):
+    rows = question_rows()[:3]
+    rows[1] |= change
+    with pytest.raises(ValueError, match=message):
+        load_vsibench(download(tmp_path, rows))
+
+
+def test_broken_files_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no folder"):
+        load_vsibench(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"looked for .*test\.jsonl, .*test\.parquet"):
+        load_vsibench(tmp_path)
+    (tmp_path / "test.jsonl").write_text(json.dumps(question_rows()[0]) + "\n{'id'")
+    with pytest.raises(ValueError, match="line 2, is no JSON"):
+        load_vsibench(tmp_path)
+    (tmp_path / "test.jsonl").write_text("[1]\n")
+    with pytest.raises(ValueError, match="line 1, is a list"):
+        load_vsibench(tmp_path)
+    (tmp_path / "test.jsonl").write_text("")
+    with pytest.raises(ValueError, match="holds no question"):
+        load_vsibench(tmp_path)
+    (tmp_path / "test.csv").touch()
+    with pytest.raises(ValueError, match=r"test\.csv is no table"):
+        load_vsibench(tmp_path, "test.csv")
+
+
+def test_a_choice_needs_options():
+    with pytest.raises(ValueError, match="has options, but got None"):
+        build_prompt("route_planning", "Where to?")
+
+
+def test_subsets_are_balanced_over_types():
+    records = question_records(scenes=8)
+    records = [record for record in records if record.question_type != "route_planning" or record.scene == "scene0000"]
+    chosen = take_balanced(records, 37)
+    counts = Counter(record.question_type for record in chosen)
+    assert len(chosen) == 37 and counts.pop("route_planning") == 1
+    assert set(counts.values()) == {4} and set(counts) < set(QUESTION_TYPES)
+    assert chosen == [record for record in records if record in chosen]
+    assert chosen == take_balanced(records, 37) != take_balanced(records, 37, seed=1)
+    assert take_balanced(records, 10_000) == records
+    assert len({record.scene for record in take_balanced(records, 20)}) > 2
+    with pytest.raises(ValueError, match="limit is 0"):
+        take_balanced(records, 0)
+
+
+def test_a_cut_off_parquet_file_is_refused(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="cannot be read as parquet"):
+        load_vsibench(tmp_path, "cut.parquet")
