@@ -246,22 +246,133 @@ def info(
         typer.echo(f"{name.replace('_', ' '):38} {shown if shown is not None else '-'}")
 
 
-def spread_options(arguments: list[str]) -> list[str]:
+@app.command(
+    epilog="""Examples:
+
+    vega3d synthesize rooms-test --split test --scenes 20 --workers 2
+
+    vega3d synthesize rooms --split train --scenes 1000 --walks 8 --size 128"""
+)
+def synthesize(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder, or one of an earlier run to continue.")],
+    split: Annotated[str, typer.Option(help="train, validation, test or test_unseen; their rooms differ.")] = "train",
+    scenes: Annotated[int, typer.Option(help="Rooms.")] = 10,
+    workers: Annotated[int, typer.Option(help="Processes; the result does not depend on their number.")] = 1,
+    walks: Annotated[int, typer.Option(help="Walkthroughs of a room, which share its light.")] = 1,
+    size: Annotated[int, typer.Option(help="Edge of the frames [px].")] = 192,
+    num_frames: Annotated[int, typer.Option(help="Frames of a walkthrough.")] = 17,
+    questions_per_type: Annotated[int, typer.Option(help="Most questions of one type about a walkthrough.")] = 2,
+) -> None:
+    """Make a data set of rooms: walkthroughs, their geometry, and questions in VSI-Bench's form."""
+    with one_line_errors():
+        from tqdm import tqdm
+
+        from vega3d.synthetic.dataset import DatasetSettings
+        from vega3d.synthetic.dataset import synthesize as make_dataset
+
+        settings = DatasetSettings(split, size, num_frames, walks, questions_per_type)
+        with tqdm(total=scenes, desc="rooms", unit="room", disable=not sys.stderr.isatty()) as bar:
+            table = make_dataset(output, settings, scenes, workers, on_scene=lambda count: bar.update())
+    typer.echo(f"{table}")
+
+
+@app.command(
+    epilog="""Examples:
+
+    vega3d evaluate vega3d-tiny --data rooms-test --output tiny.json
+
+    vega3d evaluate vega3d-tiny --data rooms-test --baseline chance --output chance.json
+
+    vega3d evaluate org/vega3d --benchmark vsibench --data VSI-Bench --limit 200 --4bit --output vsi.json"""
+)
+def evaluate(
+    model: Annotated[str, typer.Argument(help="vega3d-tiny (embedded), a folder, or a Hub id.")],
+    data: Annotated[Path, typer.Option(help="Folder with {dataset}/{scene_name}.mp4 and the table of questions.")],
+    output: Annotated[Path, typer.Option(help="JSON file of the result; a killed run continues.")],
+    benchmark: Annotated[str, typer.Option(help="rooms or vsibench.")] = "rooms",
+    table: Annotated[str | None, typer.Option(help="Table in the folder.  [default: test.jsonl or .parquet]")] = None,
+    baseline: Annotated[str | None, typer.Option(help="chance, or blind (the model without the video).")] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions, balanced over the types.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames sampled evenly.  [default: the processor's]")] = None,
+    allow_missing: Annotated[bool, typer.Option(help="Leave out questions whose video is missing.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap and of chance.")] = 0,
+    four_bit: Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
+) -> None:
+    """Answer a benchmark: score by type, macro and micro average, 95 % intervals over scenes."""
+    with one_line_errors():
+        if benchmark not in ("rooms", "vsibench"):
+            raise ValueError(f"--benchmark is {benchmark!r}, but must be rooms or vsibench.")
+        if baseline not in (None, "chance", "blind"):
+            raise ValueError(f"--baseline is {baseline!r}, but must be chance or blind.")
+        quieten(False)
+        from tqdm import tqdm
+
+        from vega3d.evaluation.report import format_table
+        from vega3d.evaluation.run import evaluate as run_benchmark
+        from vega3d.evaluation.vsibench import load_vsibench, take_balanced
+
+        records, missing = load_vsibench(data, table, allow_missing)
+        if limit is not None:
+            records = take_balanced(records, limit, seed)
+        answerer = choose_answerer(model, baseline, num_frames, seed, four_bit, device)
+        with tqdm(total=len(records), desc=benchmark, unit="question", disable=not sys.stderr.isatty()) as bar:
+            result = run_benchmark(
+                answerer, records, output, benchmark, missing, seed, on_question=lambda count: bar.update(count)
+            )
+    typer.echo(format_table(result))
+
+
+def choose_answerer(model: str, baseline: str | None, num_frames: int | None, seed: int, four_bit: bool, device):
+    from vega3d.evaluation.answerers import BlindAnswerer, ChanceAnswerer, ModelAnswerer
+
+    if baseline == "chance":
+        return ChanceAnswerer(seed)
+    from vega3d.hub.load import load_vega
+
+    answerer = BlindAnswerer if baseline == "blind" else ModelAnswerer
+    return answerer(*load_vega(model, four_bit, device), model, num_frames)
+
+
+@app.command(
+    epilog="""Example:
+
+    vega3d compare --first fused-seed0.json fused-seed1.json --second plain-seed0.json plain-seed1.json"""
+)
+def compare(
+    first: Annotated[list[Path], typer.Option(help="Result files of one model, one for each training seed.")],
+    second: Annotated[list[Path], typer.Option(help="Result files of the other, in the same order of seeds.")],
+    scoring: Annotated[str, typer.Option(help="official, lmms_eval or likelihood.")] = "official",
+) -> None:
+    """Compare two models on the same questions: differences with 95 % intervals over seeds and scenes."""
+    with one_line_errors():
+        quieten(False)
+        from vega3d.evaluation.report import compare_files, format_comparison
+
+        differences = compare_files(first, second, scoring)
+    typer.echo(format_comparison(differences))
+
+
+LISTS = ("--options", "--first", "--second")
+
+
+def spread_lists(arguments: list[str]) -> list[str]:
     """`--options A B C` -> `--options A --options B --options C`: the parser takes one value an option."""
-    spread, taking = [], False
+    spread: list[str] = []
+    taking = None
     for argument in arguments:
-        if argument == "--options":
-            taking = True
-        elif taking and not argument.startswith("--"):
-            spread += ["--options", argument]
+        if argument in LISTS:
+            taking = argument
+        elif taking is not None and not argument.startswith("--"):
+            spread += [taking, argument]
         else:
-            taking = False
+            taking = None
             spread.append(argument)
     return spread
 
 
 def main() -> None:
-    app(spread_options(sys.argv[1:]))
+    app(spread_lists(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ QUESTION = "Which is closer to the bed?"
 
 
 def run(*arguments: str):
-    return CliRunner().invoke(vega3d_cli.app, vega3d_cli.spread_options([str(argument) for argument in arguments]))
+    return CliRunner().invoke(vega3d_cli.app, vega3d_cli.spread_lists([str(argument) for argument in arguments]))
 
 
 def answer(*arguments: str) -> dict:
@@ -43,7 +43,7 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("command", ["ask", "assemble", "info"])
+@pytest.mark.parametrize("command", ["ask", "assemble", "info", "synthesize", "evaluate", "compare"])
 def test_help_has_examples(command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -144,6 +144,27 @@ def test_assemble_and_describe(backbones_with_processor, tmp_path):
     again = run("assemble", "--vlm", vlm, "--generator", generator, out, "--block", "1")
     assert again.exit_code == 2
     assert "is already there" in again.stderr
+
+
+def test_a_data_set_is_made_answered_and_compared(tmp_path):
+    rooms, results = tmp_path / "rooms", [tmp_path / "tiny.json", tmp_path / "chance.json"]
+    made = run("synthesize", rooms, "--split", "test", "--scenes", "1", "--size", "128", "--num-frames", "4")
+    assert made.exit_code == 0, made.stderr
+    assert made.stdout.strip() == str(rooms / "test.jsonl")
+    for result, options in zip(results, ([], ["--baseline", "chance"]), strict=True):
+        asked = run("evaluate", "vega3d-tiny", "--data", rooms, "--limit", "6", "--output", result, *options)
+        assert asked.exit_code == 0, asked.stderr
+        values = json.loads(result.read_text())
+        assert len(values["questions"]) == 6
+        assert values["versions"]["vega3d"] == "0.1.0"
+    compared = run("compare", "--first", results[0], "--second", results[1])
+    assert compared.exit_code == 0, compared.stderr
+    again = run("synthesize", rooms, "--split", "train", "--scenes", "1")
+    assert again.exit_code == 2
+    assert "other settings" in again.stderr
+    missing = run("evaluate", "vega3d-tiny", "--data", tmp_path / "none", "--output", tmp_path / "x.json")
+    assert missing.exit_code == 2
+    assert "There is no folder" in missing.stderr
 
 
 def write(path: Path, content: bytes) -> Path:
