@@ -36,8 +36,10 @@ def test_commands(workplace, monkeypatch):
     """After the Python snippets, which save `my-vega3d`; what needs the Hub is not run."""
     monkeypatch.chdir(workplace)
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    commands = [line for line in lines if line.startswith(("vega3d ask", "vega3d info"))]
-    assert len(commands) >= 6
+    commands = [
+        line for line in lines if line.startswith(("vega3d ask", "vega3d info", "vega3d synth", "vega3d eval"))
+    ]
+    assert len(commands) >= 8
     for command in commands:
         result = run(*shlex.split(command, comments=True)[1:])
         assert result.exit_code == 0, f"{command}\n{result.stderr}"

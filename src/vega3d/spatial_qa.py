@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from transformers import PreTrainedTokenizerBase
+
 PRE_PROMPT = "These are frames of a video."
 CHOICE_POST_PROMPT = "Answer with the option's letter from the given choices directly."
 
@@ -53,3 +56,23 @@ class SpatialQuestion:
         kind = "image" if self.is_image else "video"
         content = [{"type": kind, kind: self.visual}, {"type": "text", "text": self.prompt}]
         return [{"role": "user", "content": content}]
+
+
+def letter_probabilities(logits: torch.Tensor, letters: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    """Probability of each option letter as the next token, among the letters.
+
+    Args:
+        logits: float[V], of the next token.
+        letters: of the options.
+        tokenizer: of the model.
+
+    Raises:
+        ValueError: if the tokenizer has no single token for a letter.
+    """
+    tokens = [tokenizer.encode(letter, add_special_tokens=False) for letter in letters]
+    if any(len(token) != 1 for token in tokens):
+        raise ValueError(
+            f"The tokenizer splits an option letter of {letters} into several tokens; ask without options."
+        )
+    probabilities = logits.float()[[token[0] for token in tokens]].softmax(-1).tolist()
+    return dict(zip(letters, probabilities, strict=True))

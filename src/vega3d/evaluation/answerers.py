@@ -16,7 +16,7 @@ from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.video_vega3d import VideoClip, choose_frames, read_video
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.spatial_qa import SpatialQuestion, letter_probabilities
 
 Answer = tuple[str, dict[str, float] | None]
 
@@ -137,12 +137,8 @@ class ModelAnswerer:
 
     def probabilities_of(self, letters: str, inputs: BatchFeature) -> dict[str, float]:
         """Probability of each letter as the next token, among the letters; ValueError if a letter is no token."""
-        tokens = [self.processor.tokenizer.encode(letter, add_special_tokens=False) for letter in letters]
-        if any(len(token) != 1 for token in tokens):
-            raise ValueError(f"The tokenizer splits an option letter of {letters} into several tokens.")
-        logits = self.model(**inputs, logits_to_keep=1).logits[0, -1].float()  # float[vocabulary]
-        probabilities = logits[[token[0] for token in tokens]].softmax(-1).tolist()
-        return dict(zip(letters, probabilities, strict=True))
+        logits = self.model(**inputs, logits_to_keep=1).logits[0, -1]  # float[vocabulary]
+        return letter_probabilities(logits, letters, self.processor.tokenizer)
 
 
 class BlindAnswerer(ModelAnswerer):

@@ -9,7 +9,7 @@ from transformers import TextStreamer
 
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.spatial_qa import SpatialQuestion, letter_probabilities
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def answer_question(
     inputs["mm_encoder_outputs"] = encoded.mm_encoder_outputs
     options = None
     if question.options:
-        options = option_probabilities(model, processor, question.letters, inputs)
+        logits = model(**inputs, logits_to_keep=1).logits[0, -1]
+        options = letter_probabilities(logits, question.letters, processor.tokenizer)
         best = max(options, key=options.__getitem__)
         text = f"{best}. {question.options[question.letters.index(best)]}"
     else:
@@ -92,21 +93,3 @@ def answer_question(
         seconds=round(time.perf_counter() - start, 3),
         gates=gates,
     )
-
-
-def option_probabilities(
-    model: VegaForSpatialReasoning, processor: VegaProcessor, letters: str, inputs: dict
-) -> dict[str, float]:
-    """Probability of each letter as the next token, among the letters.
-
-    Raises:
-        ValueError: if the tokenizer has no single token for a letter.
-    """
-    tokens = [processor.tokenizer.encode(letter, add_special_tokens=False) for letter in letters]
-    if any(len(token) != 1 for token in tokens):
-        raise ValueError(
-            f"The tokenizer splits the option letters {letters} into several tokens; ask without options."
-        )
-    logits = model(**inputs, logits_to_keep=1).logits[0, -1].float()
-    probabilities = logits[[token[0] for token in tokens]].softmax(-1).tolist()
-    return dict(zip(letters, probabilities, strict=True))
