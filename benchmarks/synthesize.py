@@ -31,6 +31,7 @@ def time_room(number: int, walks: int, furniture: list, options) -> dict[str, fl
     scene = sample_scene(scene_seed("train", number), furniture)
     marks.append(time.perf_counter())
     renderer = EmbreeRenderer(scene)
+    _ = renderer.light
     marks.append(time.perf_counter())
     paths = [sample_walk(scene, walk, options.frames) for walk in range(walks)]
     marks.append(time.perf_counter())

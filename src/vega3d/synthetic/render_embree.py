@@ -1,5 +1,6 @@
 """Renders a room with embree: colour, depth and instance ids of a pixel come from one ray through its centre."""
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class Clip(NamedTuple):
 
 
 class EmbreeRenderer:
-    """Bakes the light of a room once, and renders any number of walks through it.
+    """Renders any number of walks through a room, whose light is baked once, when colours are first asked for.
 
     Args:
         scene: the room.
@@ -46,9 +47,29 @@ class EmbreeRenderer:
     def __init__(self, scene: Scene):
         self.scene = scene
         self._caster = Caster(scene.mesh)
-        self._light = bake_light(scene, self._caster).reshape(-1, 3)
-        self._density = _texel_density(scene)
         self._linear = linear(np.arange(256))
+
+    @cached_property
+    def light(self) -> np.ndarray:
+        """float32[V, 2, 3]: of `bake_light`."""
+        return bake_light(self.scene, self._caster)
+
+    @cached_property
+    def _density(self) -> np.ndarray:
+        return texel_density(self.scene)
+
+    def geometry(self, walk: Walk, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+        """Depth float32[T, H, W] [m] and instance ids int32[T, H, W] as in `render`, without light and colours.
+
+        Raises:
+            ValueError: as `render` does.
+        """
+        intrinsics = camera(walk, width, height)
+        corners = _pixel_corners(width, height)
+        hits = [self._cast(corners + 0.5, pose, intrinsics)[1] for pose in walk.world_from_camera]
+        depth = np.stack([hit["tfar"].reshape(height, width) for hit in hits])
+        instance = np.stack([self._instances(hit["primID"]).reshape(height, width) for hit in hits])
+        return depth, instance
 
     def render(self, walk: Walk, width: int, height: int, antialias: bool = True) -> Clip:
         """
@@ -63,18 +84,15 @@ class EmbreeRenderer:
         Raises:
             ValueError: if the frames are smaller or larger than 16 to 4096 px.
         """
-        if not (SIZES[0] <= width <= SIZES[1] and SIZES[0] <= height <= SIZES[1]):
-            raise ValueError(f"Frames have {SIZES[0]} to {SIZES[1]} pixels a side, but got {width} x {height}.")
-        intrinsics = intrinsics_from_field_of_view(width, height, walk.field_of_view)
+        intrinsics = camera(walk, width, height)
         frames = [self._frame(pose, intrinsics, width, height, antialias) for pose in walk.world_from_camera]
         rgb, depth, instance = (np.stack(parts) for parts in zip(*frames, strict=True))
         return Clip(rgb, depth, instance, walk.world_from_camera, intrinsics)
 
     def _frame(self, pose: np.ndarray, intrinsics: np.ndarray, width: int, height: int, antialias: bool) -> tuple:
-        x, y = np.meshgrid(np.arange(width), np.arange(height))
-        corners = np.stack([x, y], axis=-1).reshape(-1, 2)
+        corners = _pixel_corners(width, height)
         colour, depth, face = self._shoot(corners + 0.5, pose, intrinsics)
-        instance = np.where(face >= 0, self.scene.instance[face], 0).astype(np.int32)
+        instance = self._instances(face)
         shape = (height, width)
         if antialias:
             edge = np.flatnonzero(self._edges(face.reshape(shape), depth.reshape(shape)))
@@ -97,11 +115,19 @@ class EmbreeRenderer:
             edge[there] |= differs
         return edge
 
-    def _shoot(self, pixels: np.ndarray, pose: np.ndarray, intrinsics: np.ndarray) -> tuple:
-        """float32[n, 3] colours in [0, 1], float32[n] depths [m] and int[n] faces at pixels float[n, 2]."""
+    def _instances(self, face: np.ndarray) -> np.ndarray:
+        """int32[n]: instance ids of faces; 0 where a ray hit none."""
+        return np.where(face >= 0, self.scene.instance[face], 0).astype(np.int32)
+
+    def _cast(self, pixels: np.ndarray, pose: np.ndarray, intrinsics: np.ndarray) -> tuple[np.ndarray, dict]:
+        """float32[n, 3] rays of depth 1 through pixels float[n, 2], and what they hit."""
         rays = np.concatenate([(pixels - intrinsics[:2, 2]) / intrinsics[0, 0], np.ones((len(pixels), 1))], axis=1)
         rays = (rays @ pose[:3, :3].T).astype(np.float32)
-        hit = self._caster.hits(np.broadcast_to(pose[:3, 3], rays.shape), rays)
+        return rays, self._caster.hits(np.broadcast_to(pose[:3, 3], rays.shape), rays)
+
+    def _shoot(self, pixels: np.ndarray, pose: np.ndarray, intrinsics: np.ndarray) -> tuple:
+        """float32[n, 3] colours in [0, 1], float32[n] depths [m] and int[n] faces at pixels float[n, 2]."""
+        rays, hit = self._cast(pixels, pose, intrinsics)
         face, depth = hit["primID"], hit["tfar"]
         mesh = self.scene.mesh
         corners = mesh.faces[face]
@@ -110,7 +136,8 @@ class EmbreeRenderer:
         uv = mesh.uv[corners[:, 0]] * first + mesh.uv[corners[:, 1]] * second + mesh.uv[corners[:, 2]] * third
         slope = (self._caster.face_normals[face] * rays).sum(axis=1)
         lit = 2 * corners + (slope > 0)[:, None]
-        light = self._light[lit[:, 0]] * first + self._light[lit[:, 1]] * second + self._light[lit[:, 2]] * third
+        baked = self.light.reshape(-1, 3)
+        light = baked[lit[:, 0]] * first + baked[lit[:, 1]] * second + baked[lit[:, 2]] * third
         footprint = depth / intrinsics[0, 0] * np.linalg.norm(rays, axis=1) * self._density[face]
         albedo, glow = self._texels(mesh.texture[face], uv, footprint)
         return tone_mapped(albedo * (light * EXPOSURE * (glow == 0) + GLOW * glow)), depth, face
@@ -131,7 +158,24 @@ def tone_mapped(light: np.ndarray) -> np.ndarray:
     return np.where(curve <= 0.0031308, 12.92 * curve, 1.055 * curve ** (1 / 2.4) - 0.055)
 
 
-def _texel_density(scene: Scene) -> np.ndarray:
+def camera(walk: Walk, width: int, height: int) -> np.ndarray:
+    """float[3, 3]: the intrinsics of a walk's frames [px].
+
+    Raises:
+        ValueError: if the frames are smaller or larger than 16 to 4096 px.
+    """
+    if not (SIZES[0] <= width <= SIZES[1] and SIZES[0] <= height <= SIZES[1]):
+        raise ValueError(f"Frames have {SIZES[0]} to {SIZES[1]} pixels a side, but got {width} x {height}.")
+    return intrinsics_from_field_of_view(width, height, walk.field_of_view)
+
+
+def _pixel_corners(width: int, height: int) -> np.ndarray:
+    """int[H W, 2]: (x, y) of the upper left corner of each pixel, row by row."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    return np.stack([x, y], axis=-1).reshape(-1, 2)
+
+
+def texel_density(scene: Scene) -> np.ndarray:
     """float32[F]: texels a metre on each face, the geometric mean of both directions."""
     mesh = scene.mesh
     corners, uv = mesh.vertices[mesh.faces], mesh.uv[mesh.faces]
