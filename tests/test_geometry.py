@@ -7,13 +7,9 @@ from vega3d.geometry import (
     Box,
     box_contains,
     box_corners,
-    box_distance,
-    boxes_overlap,
     intrinsics_from_field_of_view,
     invert_pose,
     look_at,
-    penetration,
-    point_set_distance,
     project,
     transform_points,
     unproject,
@@ -74,69 +70,11 @@ def test_corners_of_a_turned_box():
     np.testing.assert_allclose(corners[6], (0, 3, 2), atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("second", "distance"),
-    [
-        (Box((3, 0, 0), (1, 1, 1)), 2.0),
-        (Box((3, 4, 0), (1, 1, 1)), np.hypot(2, 3)),
-        (Box((0, 0, 5), (9, 9, 1)), 4.0),
-        (Box((3, 0, 4), (1, 1, 1)), np.hypot(2, 3)),
-        (Box((3, 0, 0), (1, 1, 1), np.pi / 4), 3 - 0.5 - np.sqrt(0.5)),
-        (Box((0.2, 0.1, 0), (4, 0.1, 0.1), 0.3), 0.0),
-        (Box((1, 0, 0), (1, 1, 1)), 0.0),
-    ],
-)
-def test_distance_of_boxes(second, distance):
-    first = Box((0, 0, 0), (1, 1, 1))
-
-    assert box_distance(first, second) == pytest.approx(distance, abs=1e-12)
-    assert box_distance(second, first) == pytest.approx(distance, abs=1e-12)
-
-
-def test_distance_of_boxes_agrees_with_points(random):
-    for _ in range(30):
-        boxes = [Box(random.uniform(-2, 2, 3), random.uniform(0.2, 1.5, 3), random.uniform(0, 7)) for _ in range(2)]
-        grid = np.stack(np.meshgrid(*[np.linspace(-0.5, 0.5, 13)] * 3), axis=-1).reshape(-1, 3)
-        clouds = [transform_points(_pose(box), grid * box.size) for box in boxes]
-
-        exact, sampled = box_distance(*boxes), point_set_distance(*clouds)
-
-        assert exact <= sampled + 1e-9
-        assert sampled - exact < 0.25
-        assert boxes_overlap(*boxes) == (exact == 0)
-        assert (penetration(*boxes) > 0) == (exact == 0)
-
-
-def _pose(box):
-    pose = np.eye(4)
-    pose[:2, :2] = [[np.cos(box.yaw), -np.sin(box.yaw)], [np.sin(box.yaw), np.cos(box.yaw)]]
-    pose[:3, 3] = box.center
-    return pose
-
-
-def test_touching_boxes_do_not_overlap():
-    first = Box((0, 0, 0), (1, 1, 1))
-
-    assert not boxes_overlap(first, Box((1, 0, 0), (1, 1, 1)))
-    assert boxes_overlap(first, Box((0.99, 0, 0), (1, 1, 1)))
-    assert boxes_overlap(first, Box((1.05, 0, 0), (1, 1, 1)), margin=0.1)
-
-
 def test_inside_a_turned_box():
     box = Box((0, 0, 0), (2, 0.2, 1), np.pi / 4)
 
     assert box_contains(box, [[0.6, 0.6, 0], [0.6, -0.6, 0], [0, 0, 0.6]]).tolist() == [True, False, False]
     assert box_contains(box, [0, 0, 0.6], margin=0.2)
-
-
-def test_closest_points_in_chunks(random, monkeypatch):
-    first, second = random.normal(size=(40, 3)), random.normal(size=(30, 3))
-    whole = point_set_distance(first, second)
-
-    monkeypatch.setattr("vega3d.geometry.CHUNK", 64)
-
-    assert point_set_distance(first, second) == whole
-    assert whole == np.linalg.norm(first[:, None] - second[None], axis=-1).min()
 
 
 @pytest.mark.parametrize(
@@ -145,7 +83,6 @@ def test_closest_points_in_chunks(random, monkeypatch):
         (lambda: intrinsics_from_field_of_view(0, 4, 60), "0 x 4"),
         (lambda: intrinsics_from_field_of_view(4, 4, 180), "got 180"),
         (lambda: look_at((0, 0, 1), (0, 0, 0)), "vertical"),
-        (lambda: point_set_distance(np.zeros((0, 3)), np.zeros((2, 3))), "0 and 2"),
     ],
 )
 def test_bad_input_is_refused(call, message):

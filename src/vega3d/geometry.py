@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = np.ndarray
-CHUNK = 1 << 20  # pairs of points compared at once, which bounds the memory of `point_set_distance`
 
 
 class Box(NamedTuple):
@@ -154,12 +153,6 @@ def box_contains(box: Box, points: npt.ArrayLike, margin: float = 0.0) -> Array:
     return (np.abs(local) <= np.asarray(box.size) / 2 + margin).all(axis=-1)
 
 
-def boxes_overlap(first: Box, second: Box, margin: float = 0.0) -> bool:
-    """Whether two boxes come nearer than `margin` [m]; boxes that only touch do not overlap."""
-    distance = box_distance(first, second)
-    return distance < margin if margin > 0 else distance == 0 and penetration(first, second) > 1e-9
-
-
 def penetration(first: Box, second: Box) -> float:
     """Least overlap of the two boxes over all separating axes [m]; negative or zero if they are disjoint or touch."""
     axes = np.concatenate([rotation_about_z(box.yaw).T[:2] for box in (first, second)] + [np.eye(3)[2:]])
@@ -170,50 +163,3 @@ def penetration(first: Box, second: Box) -> float:
 def _extents(box: Box, axes: Array) -> tuple[Array, Array]:
     along = box_corners(box) @ axes.T
     return along.min(axis=0), along.max(axis=0)
-
-
-def box_distance(first: Box, second: Box) -> float:
-    """Distance between the closest points of two boxes [m]; 0 if they touch or overlap."""
-    gap = abs(first.center[2] - second.center[2]) - (first.size[2] + second.size[2]) / 2
-    footprints = [box_corners(box)[:4, :2] for box in (first, second)]
-    return float(np.hypot(max(gap, 0.0), convex_distance(*footprints)))
-
-
-def convex_distance(first: Array, second: Array) -> float:
-    """Distance between two convex polygons, float[n, 2] and float[m, 2], counter-clockwise [m]; 0 if they overlap."""
-    edges = [np.roll(polygon, -1, axis=0) - polygon for polygon in (first, second)]
-    normals = np.concatenate(edges)[:, ::-1] * (1, -1)
-    a, b = first @ normals.T, second @ normals.T
-    if not ((a.min(axis=0) > b.max(axis=0)) | (b.min(axis=0) > a.max(axis=0))).any():
-        return 0.0
-    return min(
-        float(segment_distance(first, second, edges[1]).min()),
-        float(segment_distance(second, first, edges[0]).min()),
-    )
-
-
-def segment_distance(points: Array, starts: Array, directions: Array) -> Array:
-    """float[n, m]: distance [m] of points float[n, d] to segments of starts and directions float[m, d]."""
-    offset = points[:, None] - starts[None]
-    length = np.maximum((directions**2).sum(axis=-1), 1e-18)
-    along = np.clip((offset * directions).sum(axis=-1) / length, 0, 1)
-    return np.linalg.norm(offset - along[..., None] * directions, axis=-1)
-
-
-def point_set_distance(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """
-    Args:
-        first, second: float[n, d] and float[m, d] [m].
-
-    Returns:
-        Distance of the closest pair [m].
-
-    Raises:
-        ValueError: if a set is empty.
-    """
-    first, second = np.asarray(first, float), np.asarray(second, float)
-    if not len(first) or not len(second):
-        raise ValueError(f"Closest points need two sets with points, but got {len(first)} and {len(second)}.")
-    step = max(1, CHUNK // len(second))
-    chunks = (first[start : start + step] for start in range(0, len(first), step))
-    return float(np.sqrt(min(((chunk[:, None] - second[None]) ** 2).sum(axis=-1).min() for chunk in chunks)))

@@ -11,10 +11,8 @@ No times, hosts or worker counts: two runs on one machine give the same bytes.
 """
 
 import json
-import multiprocessing
 import string
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -23,16 +21,16 @@ import av
 import numpy as np
 
 from vega3d.synthetic.furniture import Furniture, load_furniture
-from vega3d.synthetic.observation import Observation, ObservedObject
+from vega3d.synthetic.observation import observe
 from vega3d.synthetic.questions import GeometricQuestion, make_questions
 from vega3d.synthetic.render_embree import Clip, EmbreeRenderer
+from vega3d.synthetic.resumable import run_all, write_whole
 from vega3d.synthetic.scene import Scene, sample_scene, scene_seed
 from vega3d.synthetic.walk import sample_walk
 
 DATASET = "rooms"
 LOCALISATION = "localisation_by_choice"
 FPS = 4
-SURFACE_POINTS = 800
 FORMAT = 1
 
 
@@ -69,29 +67,6 @@ class DatasetSettings:
             )
 
 
-def surface_points(scene: Scene, instance: int) -> np.ndarray:
-    """float[n, 3]: the object's vertices and points drawn evenly on its faces, world [m]."""
-    faces = scene.mesh.faces[scene.instance == instance]
-    corners = scene.mesh.vertices[faces]  # float[F, 3, 3]
-    random = np.random.default_rng([scene.seed, instance])
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)
-    chosen = random.choice(len(faces), SURFACE_POINTS, p=area / area.sum())
-    weights = random.dirichlet(np.ones(3), SURFACE_POINTS)
-    drawn = (corners[chosen] * weights[..., None]).sum(axis=1)
-    vertices = corners.reshape(-1, 3)
-    kept = vertices[random.permutation(len(vertices))[:SURFACE_POINTS]]
-    return np.concatenate([drawn, kept])
-
-
-def observe(scene: Scene, clip: Clip) -> Observation:
-    """What a rendered walkthrough shows of its scene."""
-    objects = tuple(
-        ObservedObject(item.instance, item.name, item.box, surface_points(scene, item.instance))
-        for item in scene.objects
-    )
-    return Observation(objects, clip.instance.astype(np.uint16), scene.room.area)
-
-
 def question_row(question: GeometricQuestion, scene_name: str, number: int) -> dict:
     """A row with VSI-Bench's columns, and the geometry that the answer came from."""
     options = [f"{letter}. {text}" for letter, text in zip(string.ascii_uppercase, question.options, strict=False)]
@@ -107,14 +82,6 @@ def question_row(question: GeometricQuestion, scene_name: str, number: int) -> d
         "frame": question.frame,
         "marks": [list(mark) for mark in question.marks],
     }
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` make a file under a temporary name, and gives it its own when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial_path = path.with_name(f".{path.name}.partial")
-    write(partial_path)
-    partial_path.replace(path)
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:
@@ -155,7 +122,7 @@ def make_room(number: int, output: Path, settings: DatasetSettings, furniture: l
         for walk, name in enumerate(names):
             if name in missing:
                 clip = renderer.render(sample_walk(scene, walk, settings.num_frames), settings.size, settings.size)
-                questions = make_questions(observe(scene, clip), seed + walk, settings.questions_per_type)
+                questions = make_questions(observe(scene, clip.instance), (seed, 3, walk), settings.questions_per_type)
                 rows = [json.dumps(question_row(question, name, row)) for row, question in enumerate(questions)]
                 write_whole(output / DATASET / f"{name}.mp4", partial(write_video, frames=clip.rgb))
                 write_whole(output / "arrays" / f"{name}.npz", partial(write_arrays, scene=scene, clip=clip))
@@ -202,15 +169,6 @@ def synthesize(
         table = output / f"{settings.split}{suffix}.jsonl"
         write_whole(table, partial(Path.write_text, data=text))
     return table
-
-
-def run_all(make: Callable[[int], int], num_scenes: int, workers: int) -> Iterator[int]:
-    if workers == 1:
-        yield from map(make, range(num_scenes))
-        return
-    # A forked process inherits locks of threads that it does not have (torch, FFmpeg) and can wait for them for ever.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(make, range(num_scenes))
 
 
 def claim(output: Path, settings: DatasetSettings) -> None:

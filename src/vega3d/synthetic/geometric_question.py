@@ -3,12 +3,14 @@
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
-from vega3d.synthetic.observation import Observation, ObservedObject
+from vega3d.synthetic.observation import Observation
 
 MAX_OPTIONS = 4
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class GeometricQuestion:
     frame: int | None = None
     marks: tuple[tuple[int, int, int, int], ...] = ()
 
+    @property
+    def right(self) -> int:
+        """Number of the right option."""
+        return string.ascii_uppercase.index(self.answer)
+
 
 Candidates = Iterator[GeometricQuestion]
 Maker = Callable[[Observation, np.random.Generator], Candidates]
@@ -53,8 +60,8 @@ def choice(
 
 
 def shuffled_groups(
-    items: Sequence[ObservedObject], size: int, random: np.random.Generator, tries: int = 20
-) -> Iterator[list[ObservedObject]]:
+    items: Sequence[Item], size: int, random: np.random.Generator, tries: int = 20
+) -> Iterator[list[Item]]:
     """Up to `tries` random groups of `size` items."""
     if len(items) < size:
         return

@@ -1,12 +1,16 @@
 """What a walkthrough shows of a scene: which objects are truly visible, and when and where they appear."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from scipy.spatial import KDTree
 
-from vega3d.geometry import Box, box_contains, box_corners, point_set_distance
+from vega3d.geometry import Box, box_corners
+from vega3d.synthetic.scene import Scene
 
+SURFACE_POINTS = 2000  # drawn on the faces of an object; with the vertices, distances are right to 1 cm
+COARSE_POINTS = 100  # of which the distance is a bound for the search among all
 VISIBLE_FRACTION = 0.004  # of a frame's pixels, in at least one frame: about 8 x 8 px of 128 x 128
 GLIMPSE_FRACTION = 0.0008
 
@@ -18,13 +22,17 @@ class ObservedObject:
         id: instance id in the masks, 1 or more; 0 is everything that is not an object.
         name: class in the singular.
         box: upright box around it, world [m].
-        points: float[n, 3], points of its surface, world [m].
+        triangles: float[F, 3, 3], its surface, world [m].
+        on: id of the object that it stands on, or 0.
+        colour: uint8[3], mean sRGB colour of its largest part, or None if no colour is its own.
     """
 
     id: int
     name: str
     box: Box
-    points: np.ndarray
+    triangles: np.ndarray
+    on: int = 0
+    colour: np.ndarray | None = None
 
     @property
     def place(self) -> np.ndarray:
@@ -36,11 +44,27 @@ class ObservedObject:
         """float[4, 2]: corners on the floor plan, counter-clockwise [m]."""
         return box_corners(self.box)[:4, :2]
 
-    def distance(self, other: "ObservedObject") -> float:
-        """Between the closest points of the two surfaces [m]; 0 if one stands in the other's box."""
-        if box_contains(self.box, other.points).any() or box_contains(other.box, self.points).any():
-            return 0.0
-        return point_set_distance(self.points, other.points)
+    @cached_property
+    def points(self) -> np.ndarray:
+        """float[n, 3]: points drawn evenly on its surface, in random order, and then its vertices, world [m]."""
+        corners = np.asarray(self.triangles, float)
+        random = np.random.default_rng(self.id)
+        area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)
+        chosen = random.choice(len(corners), SURFACE_POINTS, p=area / area.sum())
+        weights = random.dirichlet(np.ones(3), SURFACE_POINTS)
+        drawn = (corners[chosen] * weights[..., None]).sum(axis=1)
+        return np.concatenate([drawn, np.unique(np.round(corners.reshape(-1, 3), 3), axis=0)])
+
+    @cached_property
+    def tree(self) -> KDTree:
+        return KDTree(self.points)
+
+
+def surface_distance(first: ObservedObject, second: ObservedObject) -> float:
+    """Between the closest points of the two surfaces [m]."""
+    few, many = sorted((first, second), key=lambda item: len(item.points))
+    bound = float(many.tree.query(few.points[:COARSE_POINTS])[0].min())
+    return min(bound, float(many.tree.query(few.points, distance_upper_bound=bound)[0].min()))
 
 
 @dataclass(frozen=True)
@@ -55,6 +79,18 @@ class Observation:
     objects: tuple[ObservedObject, ...]
     ids: np.ndarray
     floor_area: float
+    _distances: dict[tuple[int, int], float] = field(default_factory=dict, repr=False, compare=False)
+
+    def distance(self, first: ObservedObject, second: ObservedObject) -> float:
+        """Between the closest points of the surfaces of two of its objects [m]."""
+        key = min(first.id, second.id), max(first.id, second.id)
+        if key not in self._distances:
+            self._distances[key] = surface_distance(first, second)
+        return self._distances[key]
+
+    @cached_property
+    def by_id(self) -> dict[int, ObservedObject]:
+        return {item.id: item for item in self.objects}
 
     @cached_property
     def mask_fractions(self) -> dict[int, np.ndarray]:
@@ -92,3 +128,13 @@ class Observation:
         if not len(rows):
             raise ValueError(f"Object {item.id} ({item.name}) is not in frame {frame}: choose a frame that shows it.")
         return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def observe(scene: Scene, instance: np.ndarray) -> Observation:
+    """What a walkthrough with instance ids int[T, H, W] shows of its scene."""
+    corners = scene.mesh.vertices[scene.mesh.faces]
+    objects = tuple(
+        ObservedObject(item.instance, item.name, item.box, corners[scene.instance == item.instance], item.on)
+        for item in scene.objects
+    )
+    return Observation(objects, instance.astype(np.uint16), scene.room.area)

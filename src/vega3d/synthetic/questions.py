@@ -7,6 +7,7 @@ or more, directions keep 15 degrees from the border of their sector, objects are
 
 import itertools
 import string
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ from vega3d.synthetic.geometric_question import (
     shuffled_groups,
 )
 from vega3d.synthetic.observation import GLIMPSE_FRACTION, VISIBLE_FRACTION, Observation
+from vega3d.synthetic.text_prior import CLUES, unrevealing
 
 DISTANCE_MARGIN = 1.15
 SHORTEST_DISTANCE = 0.3  # [m]; VSI-Bench's answers have one decimal
@@ -39,7 +41,7 @@ def object_counting(observation: Observation, random: np.random.Generator) -> Ca
 
 def object_abs_distance(observation: Observation, random: np.random.Generator) -> Candidates:
     for first, second in itertools.combinations(observation.unique, 2):
-        distance = first.distance(second)
+        distance = observation.distance(first, second)
         if distance >= SHORTEST_DISTANCE:
             text = (
                 "Measuring from the closest point of each object, what is the distance between the "
@@ -71,7 +73,7 @@ def object_rel_distance(observation: Observation, random: np.random.Generator) -
     """Which of four objects is closest; no two of the four within 15 % of each other."""
     for anchor in observation.unique:
         others = [item for item in observation.unique if item.id != anchor.id]
-        distances = {item.id: anchor.distance(item) for item in others}
+        distances = {item.id: observation.distance(anchor, item) for item in others}
         for four in shuffled_groups(others, MAX_OPTIONS, random):
             ranked = sorted(four, key=lambda item: distances[item.id])
             lengths = [distances[item.id] for item in ranked]
@@ -85,7 +87,6 @@ def object_rel_distance(observation: Observation, random: np.random.Generator) -
             wrong = [item.name for item in ranked[1:]]
             ids = [anchor.id, *(item.id for item in ranked)]
             yield choice("object_rel_distance", text, ranked[0].name, wrong, ids, random)
-            break
 
 
 def apart(lengths: Sequence[float]) -> bool:
@@ -101,11 +102,10 @@ def obj_appearance_order(observation: Observation, random: np.random.Generator) 
     by_frame: dict[int, str] = {}
     for name in (names[i] for i in random.permutation(len(names))):
         frame = clear[name]
-        if frame is not None and frame > 0:
+        if frame is not None:
             by_frame.setdefault(frame, name)
-    ordered = [by_frame[frame] for frame in sorted(by_frame)]
-    for start in range(len(ordered) - MAX_OPTIONS + 1):
-        four = ordered[start : start + MAX_OPTIONS]
+    fours = shuffled_groups(list(by_frame.values()), MAX_OPTIONS, random)
+    for four in dict.fromkeys(tuple(sorted(names, key=lambda name: clear[name] or 0)) for names in fours):
         firsts = [glimpse[name] for name in four]
         if any(a is None or b is None or a >= b for a, b in itertools.pairwise(firsts)):
             continue
@@ -134,8 +134,9 @@ def localisation_by_choice(observation: Observation, random: np.random.Generator
             if len(items) + len(fillers) < MAX_OPTIONS:
                 continue
             for anchor in observation.unique:
-                ranked = sorted(items, key=anchor.distance)
-                if not apart([anchor.distance(item) for item in ranked[:2]]):
+                distances = {item.id: observation.distance(anchor, item) for item in items}
+                ranked = sorted(items, key=lambda item: distances[item.id])
+                if not apart([distances[item.id] for item in ranked[:2]]):
                     continue
                 extra = [fillers[i] for i in random.permutation(len(fillers))[: MAX_OPTIONS - len(items)]]
                 yield marked(observation, frame, ranked, extra, anchor, random)
@@ -171,10 +172,11 @@ QUESTION_MAKERS: dict[str, Maker] = {
 }
 
 
-def make_questions(observation: Observation, seed: int, per_type: int = 2) -> list[GeometricQuestion]:
+def make_questions(observation: Observation, seed: Sequence[int], per_type: int = 2) -> list[GeometricQuestion]:
     """Up to `per_type` questions of each type, chosen at random from all that can be asked.
 
-    A type of choice takes answers in turn where it can, so that no letter is right more often than another.
+    A type of choice leaves out questions so that words alone do not tell the answer (`text_prior`); a numeric type
+    takes answers in turn.
 
     Args:
         observation: of one walkthrough.
@@ -187,31 +189,38 @@ def make_questions(observation: Observation, seed: int, per_type: int = 2) -> li
     if per_type < 1:
         raise ValueError(f"per_type is {per_type}, but must be at least 1.")
     questions: list[GeometricQuestion] = []
-    for stream, maker in enumerate(QUESTION_MAKERS.values()):
-        random = np.random.default_rng([seed, stream])
-        candidates = list(maker(observation, random))
-        candidates = [candidates[i] for i in random.permutation(len(candidates))]
-        questions += spread_answers(candidates, per_type, random)
+    for stream, name in enumerate(QUESTION_MAKERS):
+        random = np.random.default_rng([*seed, stream])
+        candidates = shuffled_candidates(name, observation, random)
+        if name in CLUES:
+            kept = unrevealing(candidates, [names_in(question, observation) for question in candidates], random)
+            questions += itertools.islice(kept, per_type)
+        else:
+            questions += spread_answers(candidates, per_type)
     return questions
 
 
-def spread_answers(
-    candidates: list[GeometricQuestion], count: int, random: np.random.Generator
+def shuffled_candidates(
+    question_type: str, observation: Observation, random: np.random.Generator
 ) -> list[GeometricQuestion]:
-    """The first `count` candidates, taking in turn those whose answer text has been given least."""
+    """All questions of a type that can be asked, in random order."""
+    candidates = list(QUESTION_MAKERS[question_type](observation, random))
+    return [candidates[i] for i in random.permutation(len(candidates))]
+
+
+def names_in(question: GeometricQuestion, observation: Observation) -> list[str]:
+    """Classes of the objects of a question."""
+    return [observation.by_id[number].name for number in question.object_ids]
+
+
+def spread_answers(candidates: list[GeometricQuestion], count: int) -> list[GeometricQuestion]:
+    """The first `count` candidates, taking in turn those whose answer has been given least."""
     chosen: list[GeometricQuestion] = []
-    given: dict[str, int] = {}
+    given: Counter[str] = Counter()
     left = list(candidates)
     while left and len(chosen) < count:
-        best = min(left, key=lambda question: given.get(answer_text(question), 0))
+        best = min(left, key=lambda question: given[question.answer])
         left.remove(best)
         chosen.append(best)
-        given[answer_text(best)] = given.get(answer_text(best), 0) + 1
+        given[best.answer] += 1
     return chosen
-
-
-def answer_text(question: GeometricQuestion) -> str:
-    """What a classifier of texts could learn: the option's text, as letters are shuffled."""
-    if not question.options:
-        return question.answer
-    return question.options[string.ascii_uppercase.index(question.answer)]

@@ -1,0 +1,27 @@
+"""Long work that may be cut off at any moment: whole files, and the same results from any number of processes."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` make a file under a temporary name, and gives it its own when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial_path = path.with_name(f".{path.name}.partial")
+    write(partial_path)
+    partial_path.replace(path)
+
+
+def run_all(make: Callable[[int], Result], count: int, workers: int) -> Iterator[Result]:
+    """The results for 0 to `count` - 1, in this order; with several workers, `make` and its results are pickled."""
+    if workers == 1:
+        yield from map(make, range(count))
+        return
+    # A forked process inherits locks of threads that it does not have (torch, FFmpeg) and can wait for them for ever.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(make, range(count))
