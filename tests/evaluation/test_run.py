@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from evaluation_data import download, question_records, question_rows
 
-from vega3d.evaluation.answerers import BlindAnswerer, ChanceAnswerer, ModelAnswerer, MostFrequentAnswerer
+from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
+from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
 from vega3d.evaluation.metrics import CATEGORIES
 from vega3d.evaluation.report import compare_files, format_comparison, format_table, read_result, write_json
 from vega3d.evaluation.run import evaluate
@@ -22,15 +23,15 @@ SLOW_RUN = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from evaluation_data import question_records
-from vega3d.evaluation.answerers import ChanceAnswerer
+from vega3d.evaluation.baselines import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 
 class Slow(ChanceAnswerer):
-    def answer(self, record):
+    def answer_one(self, record):
         time.sleep(0.02)
-        return super().answer(record)
+        return super().answer_one(record)
 
-evaluate(Slow(), question_records(), sys.argv[1], on_question=lambda done: print(done, flush=True))
+evaluate(Slow(), question_records(), sys.argv[1], batch_size=2, on_question=lambda done: print(done, flush=True))
 """
 
 
@@ -38,12 +39,13 @@ class Scripted:
     """An answerer with prepared answers that keeps what it was asked."""
 
     def __init__(self, answers: dict, name: str = "scripted"):
-        self.answers, self.asked = answers, []
+        self.answers, self.asked, self.batches = answers, [], []
         self.settings = {"name": name, "seed": 0}
 
-    def answer(self, record):
-        self.asked.append(record.id)
-        return self.answers[record.id]
+    def answer(self, records):
+        self.asked += [record.id for record in records]
+        self.batches.append(len(records))
+        return [self.answers[record.id] for record in records]
 
 
 def right_answers(records) -> dict:
