@@ -377,8 +377,13 @@ def compare(
     """Compare two models on the same questions: differences with 95 % intervals over seeds and scenes."""
     with one_line_errors():
         quieten(False)
-        from vega3d.evaluation.report import check_output, compare_files, comparison_values, format_comparison
-        from vega3d.evaluation.report import write_json
+        from vega3d.evaluation.report import (
+            check_output,
+            compare_files,
+            comparison_values,
+            format_comparison,
+            write_json,
+        )
 
         check_output(output)
         differences = compare_files(first, second, scoring)
