@@ -326,33 +326,33 @@ def evaluate(
         check_request(output, batch_size)
         check_baseline(baseline, model, train_table)
         if baseline in PLAIN_BASELINES:
-            with progress("rooms of split train", "room") as bar:
-                answerer = plain_baseline(baseline, seed, data, train_table, workers, on_rooms=bar)
+            with progress("rooms of split train", "room") as advance:
+                answerer = plain_baseline(baseline, seed, data, train_table, workers, on_rooms=advance)
         else:
             answerer = model_answerer(str(model), baseline == "blind", num_frames, four_bit, device)
-        with progress("rooms", "room") as bar:
+        with progress("rooms", "room") as advance:
             records, missing = load_benchmark(
-                benchmark, data, table, limit, allow_missing, seed, workers, on_rooms=bar
+                benchmark, data, table, limit, allow_missing, seed, workers, on_rooms=advance
             )
-        with progress(benchmark, "question", len(records)) as bar:
+        with progress(benchmark, "question", len(records)) as advance:
             result = run_benchmark(
-                answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_question=bar.update
+                answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_question=advance
             )
     typer.echo(json.dumps(overview(result), indent=2) if as_json else format_table(result))
 
 
 @contextmanager
 def progress(name: str, unit: str, total: int | None = None) -> Iterator:
-    """A progress bar on standard error, which can also be called with how much is done and how much is wanted."""
+    """A progress bar on standard error; yields a function of how much is newly done, and of how much is wanted."""
     from tqdm import tqdm
 
-    class Bar(tqdm):
-        def __call__(self, done: int, wanted: int) -> None:
-            self.total, self.n = wanted, done
-            self.refresh()
+    with tqdm(total=total, desc=name, unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
 
-    with Bar(total=total, desc=name, unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
-        yield bar
+        def advance(count: int, wanted: int | None = total) -> None:
+            bar.total = wanted
+            bar.update(count)
+
+        yield advance
 
 
 def model_answerer(model: str, blind: bool, num_frames: int | None, four_bit: bool, device: str | None):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
-from vega3d.evaluation.rooms import TRAIN_ROOMS, RoomsBenchmark, load_rooms
+from vega3d.evaluation.rooms import ROOMS, TRAIN_ROOMS, load_rooms
 from vega3d.evaluation.tables import read_table
 from vega3d.evaluation.vsibench import QuestionRecord, load_vsibench, records_from_rows, take_balanced
 
@@ -47,7 +47,7 @@ def load_benchmark(
     elif name == "rooms":
         if table is not None or allow_missing:
             raise ValueError("--table and --allow-missing are for a folder. Give it with --data, or leave them out.")
-        records, missing = load_rooms(RoomsBenchmark(), limit, workers, on_rooms=on_rooms), []
+        records, missing = load_rooms(ROOMS, limit, workers, on_rooms=on_rooms), []
     else:
         raise ValueError(f"{name} is not downloaded for you. Give the folder of your local download with --data.")
     return (records if limit is None else take_balanced(records, limit, seed)), missing

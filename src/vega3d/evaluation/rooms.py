@@ -37,6 +37,7 @@ class RoomsBenchmark:
         return f"format={FORMAT}-{values}"
 
 
+ROOMS = RoomsBenchmark()
 TRAIN_ROOMS = RoomsBenchmark(DatasetSettings(split="train"), num_rooms=40)
 
 
@@ -58,7 +59,7 @@ def load_rooms(
         limit: how many questions are wanted, balanced over the types; None for all. See `rooms_for_limit`.
         workers: processes that make rooms.
         cache: folder for the rooms; by default below `HF_HOME`.
-        on_rooms: called with the number of rooms that are there and of those wanted for now, after each room.
+        on_rooms: called after each room, with the number of rooms newly done and of those wanted for now.
 
     Raises:
         ValueError: if `limit` is below 1, or the cache holds something else.
@@ -66,15 +67,19 @@ def load_rooms(
     cache = default_cache() if cache is None else cache
     cache.mkdir(parents=True, exist_ok=True)
     folder = cache / benchmark.folder_name
-    report = on_rooms or (lambda done, wanted: None)
+    known = 0
 
     def first_rooms(count: int) -> list[QuestionRecord]:
-        done = 0
+        nonlocal known
+        passed = 0
 
         def on_scene(_: int) -> None:
-            nonlocal done
-            done += 1
-            report(done, count)
+            nonlocal known, passed
+            passed += 1
+            if passed > known:
+                known = passed
+                if on_rooms is not None:
+                    on_rooms(1, count)
 
         # The table is written anew for each number of rooms, so it is read before another process may change it.
         lock = FileLock(cache / f"{benchmark.folder_name}.lock")

@@ -65,7 +65,7 @@ def evaluate(
     if output is not None and output.exists():
         return finished_result(output, header)
     journal = None if output is None else output.with_name(f"{output.name}.partial.jsonl")
-    answers = ask_all(answerer, records, batch_size, journal, header, on_question or (lambda _: None))
+    answers = ask_all(answerer, records, batch_size, journal, header, on_question)
     questions = [scored(record, answers[record.id]) for record in records]
     result = {
         **header,
@@ -94,11 +94,12 @@ def ask_all(
     batch_size: int,
     journal_path: Path | None,
     header: dict,
-    report: Callable[[int], None],
+    on_question: Callable[[int], None] | None,
 ) -> dict[str, Answer]:
     """Answers by id; each batch is in the journal before the next one is asked."""
     with open_journal(journal_path, header) as (answers, journal):
-        report(len(answers))
+        if on_question is not None:
+            on_question(len(answers))
         for batch in batches(records, batch_size):
             open_questions = [record for record in batch if record.id not in answers]
             if not open_questions:
@@ -108,7 +109,8 @@ def ask_all(
             new = {record.id: checked(record, answer) for record, answer in pairs}
             journal.append({"answers": new})
             answers.update(new)
-            report(len(new))
+            if on_question is not None:
+                on_question(len(new))
     return answers
 
 

@@ -71,7 +71,7 @@ def read_parquet(path: Path) -> list[dict]:
 
 
 def read_dataset(folder: Path, split: str | None) -> tuple[list[dict], str]:
-    """Rows and name of a split of a folder in one of the layouts of `datasets`; nothing is written to its cache."""
+    """Rows and name of a split of a folder in a layout of `datasets`; streamed, so that no copy fills its cache."""
     try:
         import datasets
     except ImportError as error:
