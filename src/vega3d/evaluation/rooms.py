@@ -65,8 +65,6 @@ def load_rooms(
         ValueError: if `limit` is below 1, or the cache holds something else.
     """
     cache = default_cache() if cache is None else cache
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / benchmark.folder_name
     known = 0
 
     def first_rooms(count: int) -> list[QuestionRecord]:
@@ -74,20 +72,27 @@ def load_rooms(
         passed = 0
 
         def on_scene(_: int) -> None:
-            nonlocal known, passed
+            nonlocal passed
             passed += 1
-            if passed > known:
-                known = passed
-                if on_rooms is not None:
-                    on_rooms(1, count)
+            if on_rooms is not None and passed > known:
+                on_rooms(1, count)
 
-        # The table is written anew for each number of rooms, so it is read before another process may change it.
-        lock = FileLock(cache / f"{benchmark.folder_name}.lock")
-        with waited_for(lock):
-            table = synthesize(folder, benchmark.settings, count, workers, on_scene)
-            return load_vsibench(folder, table)[0]
+        records = make_rooms(benchmark, count, workers, cache, on_scene)
+        known = count
+        return records
 
     return rooms_for_limit(first_rooms, benchmark.num_rooms, limit)
+
+
+def make_rooms(
+    benchmark: RoomsBenchmark, count: int, workers: int, cache: Path, on_scene: Callable[[int], None]
+) -> list[QuestionRecord]:
+    """Questions of the first `count` rooms, of which those that are not in the cache are made."""
+    cache.mkdir(parents=True, exist_ok=True)
+    # The table is written anew for each number of rooms, so it is read before another process may change it.
+    with waited_for(FileLock(cache / f"{benchmark.folder_name}.lock")):
+        table = synthesize(cache / benchmark.folder_name, benchmark.settings, count, workers, on_scene)
+        return load_vsibench(table)[0]
 
 
 def waited_for(lock: FileLock):
