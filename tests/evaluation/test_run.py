@@ -226,6 +226,20 @@ def test_marked_questions_follow_the_others_of_their_scene():
     assert order == [*map(str, range(10)), "m4", *map(str, range(10, 20)), "m14"]
 
 
+def test_other_marks_are_other_questions(tmp_path):
+    records = question_records()
+    paths = []
+    for name, mark in (("one", (0, 0, 5, 5)), ("other", (0, 0, 5, 6))):
+        marked = [replace(records[0], frame=1, marks=(mark,)), *records[1:]]
+        result = evaluate(Scripted(right_answers(records)), marked, tmp_path / f"{name}.json")
+        assert result["questions"][0]["marks"] == [list(mark)] and result["questions"][0]["frame"] == 1
+        paths.append(tmp_path / f"{name}.json")
+    with pytest.raises(ValueError, match="questions_sha256"):
+        evaluate(Scripted({}), records, paths[0])
+    with pytest.raises(ValueError, match=r"question 0 differs in marks: \[\[0, 0, 5, 5\]\] and \[\[0, 0, 5, 6\]\]"):
+        compare_files(paths[:1], paths[1:])
+
+
 def test_another_run_does_not_continue(tmp_path):
     output, _ = interrupted(tmp_path, 5)
     with pytest.raises(ValueError, match=r"of another run: settings\.name was 'scripted' and is 'other'\. Delete it"):
@@ -379,6 +393,8 @@ def test_a_comparison_says_what_is_noise(tmp_path):
     text, values = compared("right", "one_wrong")  # one scene of six: many draws do not hold it
     assert text == "macro: -0.7 points, inside the noise: the 95 % interval of the difference holds 0."
     assert values["differences"]["macro"]["verdict"] == "noise"
+    evaluate(Scripted(right), records, tmp_path / "again.json")
+    assert "+0.0 points, inside the noise" in compared("right", "again")[0]
     for name in ("a", "b"):
         evaluate(Scripted(right), records[:10], tmp_path / f"{name}.json")
     assert "without an interval" in compared("a", "b")[0]
