@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from evaluation_data import question_records, write_jsonl
+from filelock import FileLock
 
 from vega3d.evaluation.benchmarks import check_baseline, load_benchmark, training_questions
 from vega3d.evaluation.metrics import QUESTION_TYPES
@@ -82,9 +83,14 @@ def test_what_the_cache_is_called():
 
 
 def test_two_processes_share_a_cache_and_it_grows(tmp_path):
-    """Both start with nothing and end with the same two rooms; what is there already changes no result."""
+    """Both wait for a third, start with nothing and end with the same two rooms; what is there changes no result."""
     command = [sys.executable, "-c", LOAD, str(tmp_path)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent) for _ in range(2)]
+    pipes: dict = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": Path(__file__).parent}
+    with FileLock(tmp_path / f"{SMALL.folder_name}.lock"):
+        both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+        for process in both:
+            assert any("Another process is making rooms" in line for line in process.stderr)
+        assert not (tmp_path / SMALL.folder_name).exists()
     outputs = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert outputs[0] == outputs[1]

@@ -97,6 +97,14 @@ def test_tags_do_not_cover_each_other():
     assert min(areas[:3]) > 60
 
 
+def test_the_rest_of_the_frame_is_left_alone(whole):
+    frame = whole.frames[0]
+    changed = (draw_marks(frame, MARKS) != frame).any(-1)
+    assert changed.any() and not changed[:, 100:].any() and not changed[70:].any()
+    for left, top, right, bottom in MARKS:
+        assert not changed[top + 14 : bottom - 2, left + 16 : right - 2].any()
+
+
 def test_letters_differ():
     first, second = (draw_marks(np.zeros((128, 128, 3), np.uint8), [(9, 40, 20, 60)] * count) for count in (1, 2))
     assert (first != second).any()
