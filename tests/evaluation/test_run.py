@@ -277,6 +277,17 @@ def test_answers_that_cannot_be_scored_stop_the_run(tmp_path, answer, message):
     assert answerer.asked[0] == "0"
 
 
+def test_nothing_is_kept_of_a_batch_with_an_answer_that_cannot_be_scored(tmp_path):
+    records = question_records()
+    right = right_answers(records)
+    broken = {**right, "11": ("A", dict.fromkeys("ABC", float("inf")))}
+    with pytest.raises(ValueError, match=r"option probabilities of question 11 are .*inf"):
+        evaluate(Scripted(broken), records, tmp_path / "result.json")
+    answerer = Scripted(right)
+    evaluate(answerer, records, tmp_path / "result.json")
+    assert answerer.asked == [record.id for record in records[8:]]
+
+
 def test_empty_answers_score_zero(tmp_path):
     records = question_records()
     result = evaluate(Scripted({record.id: ("", None) for record in records}), records, tmp_path / "result.json")
