@@ -146,25 +146,106 @@ def test_assemble_and_describe(backbones_with_processor, tmp_path):
     assert "is already there" in again.stderr
 
 
-def test_a_data_set_is_made_answered_and_compared(tmp_path):
-    rooms, results = tmp_path / "rooms", [tmp_path / "tiny.json", tmp_path / "chance.json"]
+@pytest.fixture(scope="module")
+def small_rooms(tmp_path_factory) -> Path:
+    """A data set of one room, where the benchmark `rooms` looks for its own if its home is the folder's."""
+    from vega3d.evaluation.rooms import RoomsBenchmark
+    from vega3d.synthetic.dataset import DatasetSettings
+
+    home = tmp_path_factory.mktemp("home")
+    settings = DatasetSettings("test", size=128, num_frames=4)
+    rooms = home / "vega3d" / "rooms" / RoomsBenchmark(settings).folder_name
     made = run("synthesize", rooms, "--split", "test", "--scenes", "1", "--size", "128", "--num-frames", "4")
     assert made.exit_code == 0, made.stderr
     assert made.stdout.strip() == str(rooms / "test.jsonl")
-    for result, options in zip(results, ([], ["--baseline", "chance"]), strict=True):
-        asked = run("evaluate", "vega3d-tiny", "--data", rooms, "--limit", "6", "--output", result, *options)
-        assert asked.exit_code == 0, asked.stderr
-        values = json.loads(result.read_text())
-        assert len(values["questions"]) == 6
-        assert values["versions"]["vega3d"] == "0.1.0"
-    compared = run("compare", "--first", results[0], "--second", results[1])
-    assert compared.exit_code == 0, compared.stderr
     again = run("synthesize", rooms, "--split", "train", "--scenes", "1")
     assert again.exit_code == 2
     assert "other settings" in again.stderr
-    missing = run("evaluate", "vega3d-tiny", "--data", tmp_path / "none", "--output", tmp_path / "x.json")
+    return rooms
+
+
+def test_a_data_set_is_answered_and_compared(small_rooms, tmp_path):
+    results = [tmp_path / "tiny.json", tmp_path / "chance.json"]
+    for result, options in zip(results, (["vega3d-tiny"], ["--baseline", "chance"]), strict=True):
+        asked = run("evaluate", "--data", small_rooms, "--limit", "6", "--output", result, *options)
+        assert asked.exit_code == 0, asked.stderr
+        assert "macro" in asked.stdout
+        values = json.loads(result.read_text())
+        assert len(values["questions"]) == 6
+        assert values["versions"]["vega3d"] == "0.1.0"
+    compared = run("compare", "--first", results[0], "--second", results[1], "--output", tmp_path / "both.json")
+    assert compared.exit_code == 0, compared.stderr
+    differences = json.loads((tmp_path / "both.json").read_text())["differences"]
+    assert "micro" in differences and "verdict" in differences["micro"]
+    missing = run("compare", "--first", results[0], "--second", results[1], "--output", tmp_path / "none" / "x.json")
     assert missing.exit_code == 2
     assert "There is no folder" in missing.stderr
+
+
+def test_batches_of_the_command_change_no_score(small_rooms, tmp_path):
+    summaries = []
+    for size in ("1", "5"):
+        output = tmp_path / f"{size}.json"
+        asked = run("evaluate", "vega3d-tiny", "--data", small_rooms, "--batch-size", size, "--output", output)
+        assert asked.exit_code == 0, asked.stderr
+        assert json.loads(output.read_text())["batch_size"] == int(size)
+        summaries.append(asked.stdout)
+    assert summaries[0] == summaries[1]
+
+
+def test_rooms_without_a_folder_come_from_the_cache(small_rooms, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    from vega3d.evaluation import benchmarks
+    from vega3d.evaluation.rooms import RoomsBenchmark
+    from vega3d.synthetic.dataset import DatasetSettings
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HOME", str(small_rooms.parents[2]))
+    monkeypatch.setattr(benchmarks, "ROOMS", RoomsBenchmark(DatasetSettings("test", size=128, num_frames=4), 1))
+    answers = []
+    for model in (["--baseline", "chance"], ["vega3d-tiny", "--baseline", "blind"], ["vega3d-tiny"]):
+        asked = run("evaluate", *model, "--limit", "9", "--json")
+        assert asked.exit_code == 0, asked.stderr
+        values = json.loads(asked.stdout)
+        assert (values["benchmark"], values["num_questions"], values["num_scenes"]) == ("rooms", 9, 1)
+        assert "questions" not in values
+        assert "micro" in values["summary"]["lmms_eval"]["figures"]
+        answers.append(values)
+    assert len({values["questions_sha256"] for values in answers}) == 1
+    assert [values["settings"]["kind"] for values in answers] == ["chance", "blind", "model"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_most_frequent_answers_of_a_table(small_rooms, tmp_path):
+    from vega3d.evaluation.vsibench import load_vsibench
+
+    records, _ = load_vsibench(small_rooms)
+    train = tmp_path / "train.jsonl"
+    rows = [
+        {
+            "id": record.id,
+            "dataset": "elsewhere",
+            "scene_name": record.scene,
+            "question_type": record.question_type,
+            "question": record.question,
+            "ground_truth": record.ground_truth,
+            "options": list(record.options) or None,
+            "frame": record.frame,
+            "marks": [list(mark) for mark in record.marks],
+        }
+        for record in records
+    ]
+    train.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    arguments = ["evaluate", "--data", small_rooms, "--baseline", "most-frequent", "--json"]
+    asked = run(*arguments, "--train-table", train)
+    assert asked.exit_code == 0, asked.stderr
+    values = json.loads(asked.stdout)
+    assert values["settings"]["kind"] == "most_frequent"
+    assert values["settings"]["train"] == values["num_questions"] == len(records)
+    refused = run(*arguments)
+    assert refused.exit_code == 2
+    assert "--train-table" in refused.stderr
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -243,6 +324,27 @@ BAD_INPUT = {
     "bad dtype": (
         lambda tmp: ["assemble", "--vlm", "a", "--generator", "b", tmp / "out", "--dtype", "int8"],
         "must be auto, float32",
+    ),
+    "no model to evaluate": (lambda tmp: ["evaluate"], "Give a model, such as vega3d-tiny"),
+    "no such baseline": (lambda tmp: ["evaluate", "--baseline", "luck"], "must be chance, most-frequent, blind"),
+    "no such benchmark": (
+        lambda tmp: ["evaluate", "--baseline", "chance", "--benchmark", "colours"],
+        "must be rooms or vsibench",
+    ),
+    "VSI-Bench without its folder": (
+        lambda tmp: ["evaluate", "--baseline", "chance", "--benchmark", "vsibench"],
+        "Give the folder of your local download",
+    ),
+    "no questions": (lambda tmp: ["evaluate", "--baseline", "chance", "--data", tmp / "none"], "There is no folder"),
+    "no batch": (lambda tmp: ["evaluate", "--baseline", "chance", "--batch-size", "0"], "must be at least 1"),
+    "no limit": (lambda tmp: ["evaluate", "--baseline", "chance", "--limit", "0"], "must be at least 1 question"),
+    "nowhere to write": (
+        lambda tmp: ["evaluate", "--baseline", "chance", "--output", tmp / "none" / "a.json"],
+        "There is no folder",
+    ),
+    "nothing to compare": (
+        lambda tmp: ["compare", "--first", tmp / "a.json", "--second", tmp / "b.json"],
+        "There is no result file",
     ),
     "nothing to describe": (lambda tmp: ["info", tmp], "no config.json"),
 }

@@ -37,7 +37,9 @@ def test_commands(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     lines = [line for block in blocks("bash") for line in block.splitlines()]
     commands = [
-        line for line in lines if line.startswith(("vega3d ask", "vega3d info", "vega3d synth", "vega3d eval"))
+        line
+        for line in lines
+        if line.startswith(("vega3d ask", "vega3d info", "vega3d synth", "vega3d eval", "vega3d comp"))
     ]
     assert len(commands) >= 8
     for command in commands:

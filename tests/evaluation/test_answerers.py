@@ -7,7 +7,8 @@ import pytest
 import torch
 from evaluation_data import OPTIONS, question_records
 
-from vega3d.evaluation.answerers import BlindAnswerer, ChanceAnswerer, ModelAnswerer, MostFrequentAnswerer
+from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
+from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
 from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
 from vega3d.hub.answer import answer_question
 from vega3d.hub.load import example_clip, load_vega
@@ -37,14 +38,14 @@ def record(clip: str = "room", choice: bool = True, number: int = 0) -> Question
 def test_likelihood_and_text_are_those_of_a_single_question(tiny):
     """The two ways of answering, done apart without anything kept, agree bit for bit."""
     answerer = ModelAnswerer(*tiny, "vega3d-tiny", num_frames=6)
-    text, probabilities = answerer.answer(record())
+    text, probabilities = answerer.answer([record()])[0]
     asked = record()
     bare = [option.split(". ")[1] for option in OPTIONS]
     likelihood = answer_question(*tiny, SpatialQuestion(asked.visual, asked.question, bare), num_frames=6)
     assert probabilities == likelihood.options
     free = answer_question(*tiny, SpatialQuestion(asked.visual, asked.prompt), num_frames=6, max_new_tokens=16)
     assert text.strip() == free.text
-    text, probabilities = answerer.answer(record(choice=False))
+    text, probabilities = answerer.answer([record(choice=False)])[0]
     free = answer_question(
         *tiny, SpatialQuestion(asked.visual, record(choice=False).prompt), num_frames=6, max_new_tokens=16
     )
@@ -54,8 +55,8 @@ def test_likelihood_and_text_are_those_of_a_single_question(tiny):
 def test_answers_do_not_depend_on_order(tiny):
     questions = [record(), record("corridor", number=1), record(number=2), record("room", choice=False, number=3)]
     forth, back = (ModelAnswerer(*tiny, "tiny", num_frames=4) for _ in range(2))
-    answers = [forth.answer(question) for question in questions]
-    assert answers == [back.answer(question) for question in reversed(questions)][::-1]
+    answers = [forth.answer([question])[0] for question in questions]
+    assert answers == [back.answer([question])[0] for question in reversed(questions)][::-1]
     assert answers[0][1] != answers[1][1]
 
 
@@ -68,8 +69,8 @@ def test_a_fusion_that_reads_the_question_keeps_nothing_of_the_last_one():
     answerer = ModelAnswerer(model, processor, "tiny", num_frames=4)
     tokens = []
     for question in questions:
-        kept = answerer.inputs_of(question)["mm_encoder_outputs"]["video"].pooler_output[0]
-        alone = ModelAnswerer(model, processor, "tiny", num_frames=4).inputs_of(question)
+        kept = answerer.inputs_of([question])["mm_encoder_outputs"]["video"].pooler_output[0]
+        alone = ModelAnswerer(model, processor, "tiny", num_frames=4).inputs_of([question])
         assert torch.equal(kept, alone["mm_encoder_outputs"]["video"].pooler_output[0])
         tokens.append(kept)
     assert not torch.equal(*tokens)
@@ -81,19 +82,19 @@ def test_a_scene_costs_one_pass_of_generator_and_vision_tower(tiny):
         passes: list[int] = []
         hook = module.register_forward_hook(lambda *_, passes=passes: passes.append(1))
         answerer = ModelAnswerer(model, processor, "tiny", num_frames=4)
-        answerer.answer(record())
+        answerer.answer([record()])[0]
         once = len(passes)
-        answerer.answer(record(number=1))
+        answerer.answer([record(number=1)])
         assert once > 0 and len(passes) == once
-        answerer.answer(record("corridor", number=2))
+        answerer.answer([record("corridor", number=2)])
         assert len(passes) == 2 * once
         hook.remove()
 
 
 def test_clips_in_memory_are_sampled_like_files(tiny):
     whole = read_video(example_clip("room"), num_frames=10_000)
-    from_memory = ModelAnswerer(*tiny, "tiny", num_frames=5).answer(replace(record(), visual=whole))
-    assert from_memory == ModelAnswerer(*tiny, "tiny", num_frames=5).answer(record())
+    from_memory = ModelAnswerer(*tiny, "tiny", num_frames=5).answer([replace(record(), visual=whole)])[0]
+    assert from_memory == ModelAnswerer(*tiny, "tiny", num_frames=5).answer([record()])[0]
 
 
 def test_the_result_says_what_answered(tiny):
@@ -105,13 +106,13 @@ def test_the_result_says_what_answered(tiny):
 
 def test_the_blind_model_sees_no_video(tiny):
     blind = BlindAnswerer(*tiny, "vega3d-tiny")
-    first = blind.answer(record())
-    assert first == blind.answer(replace(record(), visual=None))
-    assert first == blind.answer(replace(record("corridor"), scene="other"))
+    first = blind.answer([record()])[0]
+    assert first == blind.answer([replace(record(), visual=None)])[0]
+    assert first == blind.answer([replace(record("corridor"), scene="other")])[0]
     assert first[1].keys() == set("ABC") and sum(first[1].values()) == pytest.approx(1)
-    assert first[1] != ModelAnswerer(*tiny, "tiny", num_frames=4).answer(record())[1]
+    assert first[1] != ModelAnswerer(*tiny, "tiny", num_frames=4).answer([record()])[0][1]
     assert blind.settings["kind"] == "blind"
-    assert first[1] != blind.answer(replace(record(), question="Something else?"))[1]
+    assert first[1] != blind.answer([replace(record(), question="Something else?")])[0][1]
 
 
 def test_a_model_without_generator_answers(tiny):
@@ -120,7 +121,7 @@ def test_a_model_without_generator_answers(tiny):
     fusion = model.config.fusion
     model.config.fusion = "none"
     try:
-        text, probabilities = ModelAnswerer(model, processor, "plain", num_frames=4).answer(record())
+        text, probabilities = ModelAnswerer(model, processor, "plain", num_frames=4).answer([record()])[0]
     finally:
         model.config.fusion = fusion
     assert isinstance(text, str) and all(math.isfinite(value) for value in probabilities.values())
@@ -128,28 +129,30 @@ def test_a_model_without_generator_answers(tiny):
 
 def test_a_missing_video_is_refused(tiny):
     with pytest.raises(ValueError, match=r"Question 0 has no video clips/room\.mp4"):
-        ModelAnswerer(*tiny, "tiny").answer(replace(record(), visual=None))
+        ModelAnswerer(*tiny, "tiny").answer([replace(record(), visual=None)])[0]
     with pytest.raises(ValueError, match=r"absent\.mp4"):
-        ModelAnswerer(*tiny, "tiny").answer(replace(record(), visual=example_clip("room").with_name("absent.mp4")))
+        ModelAnswerer(*tiny, "tiny").answer([replace(record(), visual=example_clip("room").with_name("absent.mp4"))])[
+            0
+        ]
 
 
 def test_no_gradients(tiny):
     enabled: list[bool] = []
     hook = tiny[0].model.fusion.register_forward_hook(lambda *_: enabled.append(torch.is_grad_enabled()))
-    ModelAnswerer(*tiny, "tiny", num_frames=2).answer(record())
+    ModelAnswerer(*tiny, "tiny", num_frames=2).answer([record()])[0]
     hook.remove()
     assert enabled == [False] and torch.is_grad_enabled()
 
 
 def test_chance():
     records = [item for item in question_records(scenes=300) if item.options]
-    answers = [ChanceAnswerer(seed=3).answer(item) for item in records]
+    answers = [ChanceAnswerer(seed=3).answer([item])[0] for item in records]
     letters = [text for text, _ in answers]
     assert all(abs(letters.count(letter) / len(letters) - 1 / 3) < 0.04 for letter in "ABC")
     assert all(set(probabilities.values()) == {1 / 3} for _, probabilities in answers)
-    assert answers == [ChanceAnswerer(seed=3).answer(item) for item in records]
-    assert answers != [ChanceAnswerer(seed=4).answer(item) for item in records]
-    assert ChanceAnswerer().answer(record(choice=False)) == ("", None)
+    assert answers == ChanceAnswerer(seed=3).answer(records)
+    assert answers != [ChanceAnswerer(seed=4).answer([item])[0] for item in records]
+    assert ChanceAnswerer().answer([record(choice=False)])[0] == ("", None)
 
 
 def counted(question_type: str, answers: list[str], scene: str = "train") -> list[QuestionRecord]:
@@ -163,8 +166,8 @@ def test_most_frequent():
     train = counted("object_counting", ["10", "2", "10", "2", "3"]) + counted("route_planning", ["B", "A", "C", "C"])
     answerer = MostFrequentAnswerer(train)
     asked = replace(record(choice=False), dataset="rooms")
-    assert answerer.answer(asked) == ("2", None)  # of equals the smaller number, not the first text
-    assert answerer.answer(replace(asked, question_type="route_planning")) == ("C", None)
+    assert answerer.answer([asked])[0] == ("2", None)  # of equals the smaller number, not the first text
+    assert answerer.answer([replace(asked, question_type="route_planning")])[0] == ("C", None)
     assert answerer.settings["answers"] == {"object_counting": "2", "route_planning": "C"}
 
 
@@ -173,8 +176,8 @@ def test_most_frequent_is_never_counted_on_the_test_scenes():
     with pytest.raises(
         ValueError, match="Question 0 is on rooms/train, which the most frequent answers were counted on"
     ):
-        MostFrequentAnswerer(train).answer(train[0])
+        MostFrequentAnswerer(train).answer([train[0]])
     with pytest.raises(ValueError, match="training table has no object_rel_distance, but question 0"):
-        MostFrequentAnswerer(train).answer(record())
+        MostFrequentAnswerer(train).answer([record()])[0]
     with pytest.raises(ValueError, match="got none"):
         MostFrequentAnswerer([])

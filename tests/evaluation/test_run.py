@@ -11,10 +11,19 @@ from pathlib import Path
 import pytest
 from evaluation_data import download, question_records, question_rows
 
-from vega3d.evaluation.answerers import BlindAnswerer, ChanceAnswerer, ModelAnswerer, MostFrequentAnswerer
+from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
+from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
 from vega3d.evaluation.metrics import CATEGORIES
-from vega3d.evaluation.report import compare_files, format_comparison, format_table, read_result, write_json
-from vega3d.evaluation.run import evaluate
+from vega3d.evaluation.report import (
+    compare_files,
+    comparison_values,
+    format_comparison,
+    format_table,
+    overview,
+    read_result,
+    write_json,
+)
+from vega3d.evaluation.run import batches, evaluate
 from vega3d.evaluation.vsibench import load_vsibench, take_balanced
 from vega3d.hub.load import example_clip, load_vega
 
@@ -22,15 +31,15 @@ SLOW_RUN = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from evaluation_data import question_records
-from vega3d.evaluation.answerers import ChanceAnswerer
+from vega3d.evaluation.baselines import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 
 class Slow(ChanceAnswerer):
-    def answer(self, record):
+    def answer_one(self, record):
         time.sleep(0.02)
-        return super().answer(record)
+        return super().answer_one(record)
 
-evaluate(Slow(), question_records(), sys.argv[1], on_question=lambda done: print(done, flush=True))
+evaluate(Slow(), question_records(), sys.argv[1], batch_size=2, on_question=lambda done: print(done, flush=True))
 """
 
 
@@ -38,12 +47,13 @@ class Scripted:
     """An answerer with prepared answers that keeps what it was asked."""
 
     def __init__(self, answers: dict, name: str = "scripted"):
-        self.answers, self.asked = answers, []
+        self.answers, self.asked, self.batches = answers, [], []
         self.settings = {"name": name, "seed": 0}
 
-    def answer(self, record):
-        self.asked.append(record.id)
-        return self.answers[record.id]
+    def answer(self, records):
+        self.asked += [record.id for record in records]
+        self.batches.append(len(records))
+        return [self.answers[record.id] for record in records]
 
 
 def right_answers(records) -> dict:
@@ -120,7 +130,7 @@ def test_a_killed_run_continues(tmp_path):
     evaluate(ChanceAnswerer(), question_records(), output, on_question=progress.append)
     assert progress[0] >= 18 and sum(progress) == 60
     evaluate(ChanceAnswerer(), question_records(), tmp_path / "alone.json")
-    assert output.read_bytes() == (tmp_path / "alone.json").read_bytes()
+    assert output.read_bytes() == (tmp_path / "alone.json").read_bytes()  # and in other batches than the killed runs
     assert sorted(os.listdir(tmp_path)) == ["alone.json", "result.json"]
 
 
@@ -129,7 +139,7 @@ def interrupted(tmp_path, answers: int) -> tuple[Path, Path]:
     records = question_records()
     few = dict(list(right_answers(records).items())[:answers])
     with pytest.raises(KeyError):
-        evaluate(Scripted(few), records, tmp_path / "result.json")
+        evaluate(Scripted(few), records, tmp_path / "result.json", batch_size=1)
     return tmp_path / "result.json", tmp_path / "result.json.partial.jsonl"
 
 
@@ -147,9 +157,10 @@ def test_what_was_cut_off_leaves_nothing_behind(tmp_path):
     """A torn line longer than the next answer, then another stop: every line that is left is whole."""
     _, journal = interrupted(tmp_path, 3)
     with journal.open("ab") as file:
-        file.write(b'{"id": "3", "answer": ["' + b"x" * 1000)
+        file.write(b'{"answers": {"3": ["' + b"x" * 1000)
     interrupted(tmp_path, 4)
-    assert [json.loads(line).get("id") for line in journal.read_bytes().splitlines()] == [None, "0", "1", "2", "3"]
+    lines = [json.loads(line).get("answers") for line in journal.read_bytes().splitlines()]
+    assert [line and list(line) for line in lines] == [None, ["0"], ["1"], ["2"], ["3"]]
 
 
 def test_a_header_cut_off_starts_anew(tmp_path):
@@ -167,6 +178,66 @@ def test_a_damaged_partial_file_is_refused(tmp_path):
     journal.write_bytes(b"".join([*lines[:3], b"{broken\n", *lines[3:]]))
     with pytest.raises(ValueError, match="line 4, is damaged"):
         evaluate(Scripted({}), question_records(), output)
+
+
+def test_a_batch_is_kept_whole_or_not_at_all(tmp_path):
+    """So a run that was killed asks the rest in the batches of a run that was not."""
+    records = question_records()
+    first = dict(list(right_answers(records).items())[:16])
+    with pytest.raises(KeyError):
+        evaluate(Scripted(first), records, tmp_path / "result.json")
+    journal = tmp_path / "result.json.partial.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-5])
+    answerer = Scripted(right_answers(records))
+    result = evaluate(answerer, records, tmp_path / "result.json")
+    assert answerer.batches == [8] * 6 + [4] and answerer.asked == [record.id for record in records[8:]]
+    assert result["batch_size"] == 8
+
+
+def test_a_run_continues_with_another_batch_size(tmp_path):
+    records = question_records()
+    few = dict(list(right_answers(records).items())[:9])
+    with pytest.raises(KeyError):
+        evaluate(Scripted(few), records, tmp_path / "result.json", batch_size=3)
+    answerer = Scripted(right_answers(records))
+    evaluate(answerer, records, tmp_path / "result.json", batch_size=2)
+    assert answerer.asked == [record.id for record in records[9:]]
+    assert max(answerer.batches) == 2
+    with pytest.raises(ValueError, match="batch size is 0"):
+        evaluate(answerer, records, batch_size=0)
+
+
+def test_without_an_output_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records = question_records()
+    result = evaluate(Scripted(right_answers(records)), records)
+    assert result == evaluate(Scripted(right_answers(records)), records, "result.json")
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_marked_questions_follow_the_others_of_their_scene():
+    records = question_records(scenes=2)
+    marked = [
+        replace(record, id=f"m{record.id}", frame=3, marks=((0, 0, 9, 9),))
+        for record in records
+        if record.question_type == "route_planning"
+    ]
+    order = [record.id for batch in batches([*marked, *records], 4) for record in batch]
+    assert order == [*map(str, range(10)), "m4", *map(str, range(10, 20)), "m14"]
+
+
+def test_other_marks_are_other_questions(tmp_path):
+    records = question_records()
+    paths = []
+    for name, mark in (("one", (0, 0, 5, 5)), ("other", (0, 0, 5, 6))):
+        marked = [replace(records[0], frame=1, marks=(mark,)), *records[1:]]
+        result = evaluate(Scripted(right_answers(records)), marked, tmp_path / f"{name}.json")
+        assert result["questions"][0]["marks"] == [list(mark)] and result["questions"][0]["frame"] == 1
+        paths.append(tmp_path / f"{name}.json")
+    with pytest.raises(ValueError, match="questions_sha256"):
+        evaluate(Scripted({}), records, paths[0])
+    with pytest.raises(ValueError, match=r"question 0 differs in marks: \[\[0, 0, 5, 5\]\] and \[\[0, 0, 5, 6\]\]"):
+        compare_files(paths[:1], paths[1:])
 
 
 def test_another_run_does_not_continue(tmp_path):
@@ -200,10 +271,21 @@ def test_a_finished_run_is_returned_and_never_overwritten(tmp_path):
 def test_answers_that_cannot_be_scored_stop_the_run(tmp_path, answer, message):
     records = question_records()
     with pytest.raises(ValueError, match=message):
-        evaluate(Scripted({"0": answer}), records, tmp_path / "result.json")
+        evaluate(Scripted({"0": answer}), records, tmp_path / "result.json", batch_size=1)
     answerer = Scripted(right_answers(records))
     evaluate(answerer, records, tmp_path / "result.json")  # the bad answer was not kept
     assert answerer.asked[0] == "0"
+
+
+def test_nothing_is_kept_of_a_batch_with_an_answer_that_cannot_be_scored(tmp_path):
+    records = question_records()
+    right = right_answers(records)
+    broken = {**right, "11": ("A", dict.fromkeys("ABC", float("inf")))}
+    with pytest.raises(ValueError, match=r"option probabilities of question 11 are .*inf"):
+        evaluate(Scripted(broken), records, tmp_path / "result.json")
+    answerer = Scripted(right)
+    evaluate(answerer, records, tmp_path / "result.json")
+    assert answerer.asked == [record.id for record in records[8:]]
 
 
 def test_empty_answers_score_zero(tmp_path):
@@ -280,6 +362,55 @@ def test_extra_types_have_a_row_and_no_part_in_the_averages(tmp_path):
     assert row.split()[1] == "6" and row.endswith("33.3")
 
 
+def test_pruned_questions_are_reported(tmp_path):
+    """A table of VSI-Bench that says what its debiased variant leaves out: both figures from one run."""
+    records = [replace(record, pruned=number % 20 < 10) for number, record in enumerate(question_records())]
+    answers = {record.id: (record.ground_truth if record.pruned else "no", None) for record in records}
+    result = evaluate(Scripted(answers), records, tmp_path / "result.json")
+    assert result["debiased"]["questions"] == 30
+    assert result["debiased"]["summary"]["official"]["figures"]["macro"]["score"] == 0
+    assert result["summary"]["official"]["figures"]["macro"]["score"] == 0.5
+    assert "marks as pruned, 30 are left: macro 0.0" in format_table(result)
+    plain = evaluate(Scripted(answers), question_records())
+    assert plain["debiased"] is None and plain["questions"][0]["pruned"] is None
+
+
+def test_an_overview_has_no_questions():
+    records = question_records()
+    values = overview(evaluate(Scripted(right_answers(records)), records))
+    assert "questions" not in values and (values["num_questions"], values["num_scenes"]) == (60, 6)
+    assert values["summary"]["official"]["figures"]["macro"]["score"] == 1
+
+
+def test_a_comparison_says_what_is_noise(tmp_path):
+    records = question_records()
+    right = right_answers(records)
+    wrong = dict.fromkeys(right, ("no", None))
+    one_wrong = {**right, "0": ("no", None)}
+    for name, answers in (("right", right), ("wrong", wrong), ("one_wrong", one_wrong)):
+        evaluate(Scripted(answers), records, tmp_path / f"{name}.json")
+
+    def compared(first: str, second: str, scoring: str = "official") -> tuple[str, dict]:
+        sides = [tmp_path / f"{first}.json"], [tmp_path / f"{second}.json"]
+        differences = compare_files(*sides, scoring)
+        text, values = format_comparison(differences), comparison_values(*sides, scoring, differences)
+        return text.splitlines()[-1], json.loads(json.dumps(values, allow_nan=False))
+
+    text, values = compared("wrong", "right")
+    assert text == "macro: +100.0 points, outside the noise: the second side is better."
+    assert values["differences"]["macro"]["verdict"] == "second" and values["scoring"] == "official"
+    assert values["differences"]["macro"]["interval"] == {"score": 1, "low": 1, "high": 1}
+    assert compared("right", "wrong")[0].endswith("outside the noise: the first side is better.")
+    text, values = compared("right", "one_wrong")  # one scene of six: many draws do not hold it
+    assert text == "macro: -0.7 points, inside the noise: the 95 % interval of the difference holds 0."
+    assert values["differences"]["macro"]["verdict"] == "noise"
+    evaluate(Scripted(right), records, tmp_path / "again.json")
+    assert "+0.0 points, inside the noise" in compared("right", "again")[0]
+    for name in ("a", "b"):
+        evaluate(Scripted(right), records[:10], tmp_path / f"{name}.json")
+    assert "without an interval" in compared("a", "b")[0]
+
+
 def test_files_are_compared(tmp_path):
     records = question_records()
     evaluate(Scripted(right_answers(records)), records, tmp_path / "right.json")
@@ -289,7 +420,8 @@ def test_files_are_compared(tmp_path):
     differences = compare_files(chance, [tmp_path / "right.json"])
     assert differences["macro"].second == 1 and differences["macro"].better == 1
     macro = next(line for line in format_comparison(differences).splitlines() if line.startswith("macro"))
-    assert macro.split()[2] == "100.0" and macro.split()[3].startswith("+") and macro.endswith("100.0%")
+    assert macro.split()[2] == "100.0" and macro.split()[3].startswith("+")
+    assert macro.split()[-2:] == ["100.0%", "second"]
     with pytest.raises(ValueError, match="given twice"):
         compare_files([chance[0], chance[0]], [tmp_path / "right.json"])
     evaluate(ChanceAnswerer(), records[:-1], tmp_path / "fewer.json")

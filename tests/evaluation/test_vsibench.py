@@ -32,6 +32,100 @@ def test_parquet_and_datasets_give_the_same_questions(tmp_path):
     assert records_from_rows(datasets.Dataset.from_list(rows), tmp_path) == records
 
 
+def write_parquet(path, rows):
+    datasets = pytest.importorskip("datasets")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_list(rows).to_parquet(str(path))
+    return path
+
+
+def test_a_parquet_file_may_stand_for_its_folder(tmp_path):
+    rows = question_rows()
+    records, _ = load_vsibench(download(tmp_path, rows))
+    table = write_parquet(tmp_path / "validation.parquet", rows)
+    assert load_vsibench(table) == (records, [])
+    with pytest.raises(ValueError, match=r"is a table, and --table names another one, test\.jsonl"):
+        load_vsibench(table, "test.jsonl")
+
+
+def test_the_only_table_is_found(tmp_path):
+    rows = question_rows()
+    records, _ = load_vsibench(download(tmp_path, rows))
+    (tmp_path / "test.jsonl").unlink()
+    write_parquet(tmp_path / "validation.parquet", rows)
+    assert load_vsibench(tmp_path)[0] == records
+    write_parquet(tmp_path / "train.parquet", rows[:3])
+    with pytest.raises(
+        ValueError, match=r"several tables of questions: train\.parquet, validation\.parquet\. .*--table"
+    ):
+        load_vsibench(tmp_path)
+    assert len(load_vsibench(tmp_path, "train.parquet")[0]) == 3
+
+
+def test_a_folder_of_datasets_is_read(tmp_path, monkeypatch):
+    """Shards below `data/`, as `push_to_hub` lays them out, beside the videos; no copy is made of them."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "VSI"
+    folder.mkdir()
+    rows = question_rows()
+    records, _ = load_vsibench(download(folder, rows))
+    (folder / "test.jsonl").unlink()
+    write_parquet(folder / "data" / "test-00000-of-00002.parquet", rows[:25])
+    write_parquet(folder / "data" / "test-00001-of-00002.parquet", rows[25:])
+    write_parquet(folder / "data" / "train-00000-of-00001.parquet", rows[:4])
+    assert load_vsibench(folder)[0] == records
+    assert len(load_vsibench(folder, "train")[0]) == 4
+    with pytest.raises(ValueError, match="no split 'pruned', only "):
+        load_vsibench(folder, "pruned")
+    for path in (folder / "data").glob("test-*"):
+        path.unlink()
+    assert len(load_vsibench(folder)[0]) == 4
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+    (folder / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match="cannot be read as a data set"):
+        load_vsibench(folder)
+
+
+def marked_row(**changes) -> dict:
+    row = {**question_rows()[0], "question_type": "localisation_by_choice", "frame": 2}
+    return {**row, "marks": [[0, 0, 5, 5], [5, 5, 9, 9], [1, 2, 3, 4]], **changes}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_marks_and_pruned_are_read(tmp_path, suffix):
+    """All types in one table, where the columns of most questions are empty."""
+    plain = [{**row, "frame": None, "marks": [], "pruned": row["id"] == 2} for row in question_rows()[1:4]]
+    rows = [{**marked_row(), "pruned": False}, *plain]
+    download(tmp_path, rows)
+    if suffix == "parquet":
+        (tmp_path / "test.jsonl").unlink()
+        write_parquet(tmp_path / "test.parquet", rows)
+    records, _ = load_vsibench(tmp_path)
+    assert records[0].frame == 2 and records[0].marks == ((0, 0, 5, 5), (5, 5, 9, 9), (1, 2, 3, 4))
+    assert all(record.frame is None and record.marks == () for record in records[1:])
+    assert [record.pruned for record in records] == [False, False, True, False]
+    assert {record.pruned for record in question_records()} == {None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"frame": None},
+        {"frame": -1},
+        {"marks": []},
+        {"marks": None},
+        {"marks": [[0, 0, 5, 5]]},
+        {"marks": [[0, 0, 5, 5], [5, 5, 5, 9], [1, 2, 3, 4]]},
+        {"marks": [[0, 0, 5], [5, 5, 9, 9], [1, 2, 3, 4]]},
+    ],
+)
+def test_broken_marks_are_refused(tmp_path, change):
+    with pytest.raises(ValueError, match=r"row 1, has the frame .* for each of its 3 options"):
+        load_vsibench(download(tmp_path, [marked_row(**change)]))
+
+
 def test_a_variant_is_another_file(tmp_path):
     rows = question_rows()
     download(tmp_path, rows)

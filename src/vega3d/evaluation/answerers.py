@@ -1,21 +1,15 @@
-"""What can be evaluated: a fused model, and the baselines blind, chance and most frequent."""
+"""What can be evaluated: a fused model, and the same model blind. `baselines` has those without a model."""
 
-import math
-import random
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 import torch
-from transformers import BatchFeature
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vega3d.evaluation.metrics import to_number
+from vega3d.evaluation.visuals import EncodedVisual, encode_visual, fused_tokens, sampled_clip, visual_key
 from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
-from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.processing.video_vega3d import VideoClip, choose_frames, read_video
 from vega3d.spatial_qa import SpatialQuestion, letter_probabilities
 
 Answer = tuple[str, dict[str, float] | None]
@@ -31,10 +25,10 @@ class Answerer(Protocol):
 
     settings: dict
 
-    def answer(self, record: QuestionRecord) -> Answer:
-        """The raw text, and the probability of each letter for a choice, or None.
+    def answer(self, records: Sequence[QuestionRecord]) -> list[Answer]:
+        """For each question of a batch the raw text, and the probability of each letter for a choice, or None.
 
-        The answer must not depend on other questions or their order.
+        An answer must not depend on other questions, their order or the size of the batch.
         """
         ...
 
@@ -42,8 +36,9 @@ class Answerer(Protocol):
 class ModelAnswerer:
     """A fused model: 16 new tokens, greedy, as VSI-Bench asks, and the likelihood of the letters as the next token.
 
-    The last video's frames and their fused tokens are kept, so that all questions on one scene cost one pass of the
-    generator and of the vision tower. A fusion that reads the question keeps the generator's features only.
+    Questions are answered in batches, with padding on the left. The fused tokens of a video are kept for the batch and
+    the next one, so that all questions on one scene cost one pass of the generator and of the vision tower, if they
+    come one after another. A fusion that reads the question keeps the generator's features and the pixels only.
 
     Args:
         model: loaded, in eval mode.
@@ -81,64 +76,88 @@ class ModelAnswerer:
             "generation": GENERATION,
             "notice": model.config.notice,
         }
-        self._visual: Path | VideoClip | None = None
-        self._clip: VideoClip | None = None
-        self._features: list[torch.Tensor] | None = None
-        self._tokens: Mapping | None = None
+        self._visuals: dict[Hashable, EncodedVisual] = {}
 
     @torch.no_grad()
-    def answer(self, record: QuestionRecord) -> Answer:
+    def answer(self, records: Sequence[QuestionRecord]) -> list[Answer]:
         """
         Raises:
-            ValueError: if the video cannot be read.
+            ValueError: if a video cannot be read, or a letter is no token.
         """
-        inputs = self.inputs_of(record)
-        probabilities = self.probabilities_of(record.letters, inputs) if record.options else None
+        inputs = self.inputs_of(records)
         greedy: dict = {name: GENERATION[name] for name in ("max_new_tokens", "num_beams", "do_sample")}
-        generated = self.model.generate(**inputs, **greedy)
-        new_tokens = generated[0, inputs["input_ids"].shape[1] :]
-        return self.processor.decode(new_tokens, skip_special_tokens=True), probabilities
+        generated = self.model.generate(**inputs, **greedy, output_logits=True, return_dict_in_generate=True)
+        first = generated.logits[0]  # float[B, V], of the first new token
+        new_tokens = generated.sequences[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(new_tokens, skip_special_tokens=True)
+        tokenizer = self.processor.tokenizer
+        return [
+            (text, letter_probabilities(logits, record.letters, tokenizer) if record.options else None)
+            for record, text, logits in zip(records, texts, first, strict=True)
+        ]
 
-    def inputs_of(self, record: QuestionRecord) -> BatchFeature:
-        """The prompt with its visual tokens, encoded once for likelihood and generation."""
-        clip = self.clip_of(record)
-        messages = SpatialQuestion(clip, record.prompt).messages()
-        inputs = self.tokenise(messages, num_frames=len(clip))
-        fusion = self.model.config.fusion
-        if fusion != "none":
-            if self._features is None:
-                self._features = self.model.generator_features(**inputs)
-            inputs["generator_hidden_states"] = self._features
-            del inputs["generator_pixel_values_videos"]
-        if self._tokens is None or (fusion != "none" and FUSIONS[fusion].needs_instruction):
-            self._tokens = self.model.encode(**inputs).mm_encoder_outputs
-        inputs["mm_encoder_outputs"] = self._tokens
+    def inputs_of(self, records: Sequence[QuestionRecord]) -> dict:
+        """The prompts, padded on the left, with their visual tokens."""
+        visuals = self.visuals_of(records)
+        prompts = [
+            self.prompt_with_video(record, visual.num_tokens) for record, visual in zip(records, visuals, strict=True)
+        ]
+        inputs = self.tokenise(prompts)
+        for name in visuals[0].language:
+            inputs[name] = torch.cat([visual.language[name] for visual in visuals])
+        rows = zip(visuals, inputs["input_ids"], inputs["attention_mask"], strict=True)
+        tokens = [
+            fused_tokens(self.model, visual.encoder, ids[mask.bool()][None])
+            if visual.tokens is None
+            else visual.tokens
+            for visual, ids, mask in rows
+        ]
+        inputs["mm_encoder_outputs"] = {"video": BaseModelOutputWithPooling(pooler_output=tuple(tokens))}
         return inputs
 
-    def tokenise(self, messages: list[dict], **sampling) -> BatchFeature:
+    def visuals_of(self, records: Sequence[QuestionRecord]) -> list[EncodedVisual]:
+        """The encoded video of each question; those of earlier batches that this one does not need are dropped."""
+        keys = [visual_key(record) for record in records]
+        self._visuals = {key: visual for key, visual in self._visuals.items() if key in keys}
+        for record, key in zip(records, keys, strict=True):
+            if key not in self._visuals:
+                self._visuals[key] = self.encoded(record)
+        return [self._visuals[key] for key in keys]
+
+    def encoded(self, record: QuestionRecord) -> EncodedVisual:
+        clip = sampled_clip(record, self.num_frames, self.fps)
         inputs = self.processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=True, **sampling
-        )
-        return inputs.to(self.model.device)
+            SpatialQuestion(clip, record.prompt).messages(),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            num_frames=len(clip),
+        ).to(self.model.device)
+        visual = encode_visual(self.model, inputs)
+        ids = self.tokenise([self.prompt_with_video(record, visual.num_tokens)])["input_ids"]
+        if not torch.equal(ids, inputs["input_ids"]):
+            raise ValueError(
+                f"The processor writes more into the prompt of question {record.id} than one placeholder for each of "
+                f"the {visual.num_tokens} visual tokens. Videos of this VLM cannot be shared between questions."
+            )
+        return visual
 
-    def clip_of(self, record: QuestionRecord) -> VideoClip:
-        """The sampled frames of a question's video, kept while the next questions are on the same one."""
-        if record.visual is None:
-            raise ValueError(f"Question {record.id} has no video {record.dataset}/{record.scene}.mp4. Leave it out.")
-        if self._clip is None or record.visual != self._visual:
-            if isinstance(record.visual, VideoClip):
-                whole = record.visual
-                chosen = choose_frames(whole.seconds, self.num_frames, self.fps)
-                self._clip = VideoClip(whole.frames[chosen], whole.seconds[chosen], whole.source, whole.timed)
-            else:
-                self._clip = read_video(record.visual, self.num_frames, self.fps)
-            self._visual, self._features, self._tokens = record.visual, None, None
-        return self._clip
+    def prompt_with_video(self, record: QuestionRecord, num_tokens: int) -> str:
+        """The conversation as text, with a placeholder for each token of the video."""
+        prompt = self.render([{"type": "video"}, {"type": "text", "text": record.prompt}])
+        placeholder = self.processor.video_token
+        if prompt.count(placeholder) != 1 or self.processor.image_token in prompt:
+            raise ValueError(f"Question {record.id} holds placeholders of images or videos. Reword it.")
+        return prompt.replace(placeholder, placeholder * num_tokens)
 
-    def probabilities_of(self, letters: str, inputs: BatchFeature) -> dict[str, float]:
-        """Probability of each letter as the next token, among the letters; ValueError if a letter is no token."""
-        logits = self.model(**inputs, logits_to_keep=1).logits[0, -1]  # float[vocabulary]
-        return letter_probabilities(logits, letters, self.processor.tokenizer)
+    def render(self, content: list[dict]) -> str:
+        messages = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+    def tokenise(self, prompts: list[str]) -> dict:
+        """`input_ids` and `attention_mask` int[B, L], padded on the left, so that the last token is each prompt's."""
+        tokens = self.processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+        return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
 
 class BlindAnswerer(ModelAnswerer):
@@ -146,76 +165,5 @@ class BlindAnswerer(ModelAnswerer):
 
     kind = "blind"
 
-    def inputs_of(self, record: QuestionRecord) -> BatchFeature:
-        return self.tokenise([{"role": "user", "content": [{"type": "text", "text": record.prompt}]}])
-
-
-class ChanceAnswerer:
-    """A letter by chance; equal likelihoods, whose score is exactly the level of chance; no answer to a number.
-
-    Args:
-        seed: the letter is a function of the seed and the question.
-    """
-
-    def __init__(self, seed: int = 0):
-        self.settings = {"name": "chance", "kind": "chance", "seed": seed}
-        self.seed = seed
-
-    def answer(self, record: QuestionRecord) -> Answer:
-        if not record.options:
-            return "", None
-        letter = random.Random(f"{self.seed}:{record.dataset}:{record.scene}:{record.id}").choice(record.letters)
-        return letter, dict.fromkeys(record.letters, 1 / len(record.letters))
-
-
-class MostFrequentAnswerer:
-    """Always the most frequent right answer of the question's type, counted on a training table.
-
-    Of equally frequent ones the smallest number or the first letter. VSI-Bench's own "frequency" row counts on the
-    test questions and is therefore higher.
-
-    Args:
-        train: questions of other scenes than those to be answered.
-
-    Raises:
-        ValueError: if there are none.
-    """
-
-    def __init__(self, train: Sequence[QuestionRecord]):
-        if not train:
-            raise ValueError("The most frequent answer is counted on training questions, but got none.")
-        counts: dict[str, Counter] = {}
-        for record in train:
-            counts.setdefault(record.question_type, Counter())[record.ground_truth] += 1
-        self.answers = {name: most_frequent(counter) for name, counter in counts.items()}
-        self.scenes = {(record.dataset, record.scene) for record in train}
-        self.settings = {
-            "name": "most frequent",
-            "kind": "most_frequent",
-            "answers": self.answers,
-            "train": len(train),
-        }
-
-    def answer(self, record: QuestionRecord) -> Answer:
-        """
-        Raises:
-            ValueError: if the question is on a training scene, or of a type that the training table lacks.
-        """
-        if (record.dataset, record.scene) in self.scenes:
-            raise ValueError(
-                f"Question {record.id} is on {record.dataset}/{record.scene}, which the most frequent answers were "
-                "counted on. Give a training table of other scenes."
-            )
-        if record.question_type not in self.answers:
-            raise ValueError(f"The training table has no {record.question_type}, but question {record.id} is one.")
-        return self.answers[record.question_type], None
-
-
-def most_frequent(counts: Counter[str]) -> str:
-    """The answer with the highest count; of equals the smallest number or the first letter."""
-
-    def rank(text: str) -> tuple[int, float, str]:
-        number = to_number(text)
-        return -counts[text], math.inf if number is None else number, text
-
-    return min(counts, key=rank)
+    def inputs_of(self, records: Sequence[QuestionRecord]) -> dict:
+        return self.tokenise([self.render([{"type": "text", "text": record.prompt}]) for record in records])

@@ -15,7 +15,7 @@ from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES, QUESTION_T
 RESAMPLES = 2000
 COVERAGE = 0.95
 LEAST_USABLE = 0.5  # share of the resamples that must have a score
-SAME_FIELDS = ("dataset", "scene", "question_type", "question", "options", "ground_truth")
+SAME_FIELDS = ("dataset", "scene", "question_type", "question", "options", "ground_truth", "frame", "marks")
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def check_same_questions(results: Iterable[tuple[str, Mapping]]) -> None:
             for key in first
             if key in other
             for field in SAME_FIELDS
-            if first[key][field] != other[key][field]
+            if first[key].get(field) != other[key].get(field)
         ]
         differences += [f"{len(changed)} fields differ, the first: {changed[0]}"] if changed else []
         if differences:

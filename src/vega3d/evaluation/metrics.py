@@ -4,11 +4,12 @@ The formulas are those of VSI-Bench's task in lmms-eval (`tasks/vsibench/utils.p
 code uses; the conformance tests compare with numbers recorded from it.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+from vega3d.evaluation.number_words import first_number
 
 CHOICE_TYPES = (
     "object_rel_direction_easy",
@@ -36,7 +37,6 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
 # Bit for bit `numpy.linspace(0.5, 0.95, 10)`: with 0.9 in place of 0.8999999999999999 an error of exactly 10 % would
 # score 0.8 and not the official 0.9.
 MRA_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95)
-FIRST_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def is_choice(question_type: str) -> bool:
@@ -60,14 +60,11 @@ def parse_official(text: str, question_type: str) -> str:
 
 
 def parse_lmms_eval(text: str, question_type: str) -> str:
-    """As the 2026 lmms-eval: the first number anywhere ("about 25cm" is 25) or nothing; a choice as `parse_official`.
+    """As lmms-eval 0.7.3: the first number anywhere, in digits or words, or nothing; a choice as `parse_official`.
 
-    A number has an optional sign, point and exponent; "20-30" is 20 and "3,000" is 3.
+    "About 25cm" is 25, and "Three chairs" is 3; see `number_words.first_number`.
     """
-    if is_choice(question_type):
-        return parse_official(text, question_type)
-    found = FIRST_NUMBER.search(text)
-    return found.group() if found else ""
+    return parse_official(text, question_type) if is_choice(question_type) else first_number(text)
 
 
 PARSERS: dict[str, Callable[[str, str], str]] = {"official": parse_official, "lmms_eval": parse_lmms_eval}

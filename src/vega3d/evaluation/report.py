@@ -10,6 +10,7 @@ from vega3d.evaluation.bootstrap import RESAMPLES, Difference, compare, rows_of,
 from vega3d.evaluation.metrics import CATEGORIES, average
 
 FORMAT = "vega3d-evaluation-1"
+COMPARISON_FORMAT = "vega3d-comparison-1"
 SCORINGS = ("official", "lmms_eval", "likelihood")
 
 
@@ -39,6 +40,16 @@ def summarise(questions: Sequence[Mapping], resamples: int = RESAMPLES, seed: in
             "missing": list(averages.missing),
         }
     return summary
+
+
+def check_output(output: Path | None) -> None:
+    """Raises ValueError unless the folder of an output is there and the output no folder."""
+    if output is None:
+        return
+    if output.is_dir():
+        raise ValueError(f"{output} is a folder. Give a file for the result, such as {output / 'result.json'}.")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"There is no folder {output.absolute().parent} to write {output.name} into.")
 
 
 def write_json(path: Path, values: Mapping) -> None:
@@ -137,18 +148,72 @@ def notes(result: Mapping) -> list[str]:
         lines.append(f"note: no questions of {missing}; macro is over the other categories, no VSI-Bench figure")
     if result["missing_videos"]:
         lines.append(f"note: missing videos, their questions left out: {len(result['missing_videos'])}")
+    if result["debiased"]:
+        kept, figures = result["debiased"]["questions"], result["debiased"]["summary"]["official"]["figures"]
+        macro = f"macro {percent(figures['macro']['score'])}" if "macro" in figures else "no macro"
+        lines.append(f"note: without the questions that the table marks as pruned, {kept} are left: {macro}")
     if result["settings"].get("notice"):
         lines.append(f"note: {result['settings']['notice']}")
     return lines
 
 
 def format_comparison(differences: Mapping[str, Difference]) -> str:
-    """The table of a comparison, in percent and points; the last column is the share of draws the second side wins."""
-    rows = [["category", "first", "second", "difference", "95 % interval", "second better"]]
+    """The table of a comparison, in percent and points, and what it says about the macro average.
+
+    `second better` is the share of draws the second side wins; `verdict` is `noise` where the interval holds 0.
+    """
+    rows = [["category", "first", "second", "difference", "95 % interval", "second better", "verdict"]]
     for name, difference in differences.items():
         interval = difference.interval
         signed = f"{100 * (difference.second - difference.first):+.1f}"
         better = "-" if difference.better is None else f"{difference.better:.1%}"
         scores = percent(difference.first), percent(difference.second)
-        rows.append([name, *scores, signed, span(interval.low, interval.high), better])
-    return "\n".join(aligned(rows))
+        rows.append([name, *scores, signed, span(interval.low, interval.high), better, verdict(difference)])
+    return "\n".join([*aligned(rows), *conclusion(differences)])
+
+
+def verdict(difference: Difference) -> str:
+    """`first` or `second` where the 95 % interval of the difference leaves out 0, `noise` where it holds 0."""
+    low, high = difference.interval.low, difference.interval.high
+    if low is None or high is None:
+        return "-"
+    return "noise" if low <= 0 <= high else "second" if low > 0 else "first"
+
+
+def conclusion(differences: Mapping[str, Difference]) -> list[str]:
+    """One sentence on the macro average; with nine or more rows, one of them lies outside by chance now and then."""
+    if "macro" not in differences:
+        return []
+    macro = differences["macro"]
+    points = f"{100 * (macro.second - macro.first):+.1f} points"
+    return [
+        {
+            "-": f"macro: {points}, without an interval; more scenes with every question type are needed to say more.",
+            "noise": f"macro: {points}, inside the noise: the 95 % interval of the difference holds 0.",
+            "first": f"macro: {points}, outside the noise: the first side is better.",
+            "second": f"macro: {points}, outside the noise: the second side is better.",
+        }[verdict(macro)]
+    ]
+
+
+def comparison_values(
+    first: Sequence[str | Path], second: Sequence[str | Path], scoring: str, differences: Mapping[str, Difference]
+) -> dict:
+    """A comparison as plain values for JSON; scores and differences in [0, 1] and [-1, 1]."""
+    return {
+        "format": COMPARISON_FORMAT,
+        "first": [str(path) for path in first],
+        "second": [str(path) for path in second],
+        "scoring": scoring,
+        "resamples": RESAMPLES,
+        "differences": {
+            name: {**asdict(difference), "verdict": verdict(difference)} for name, difference in differences.items()
+        },
+    }
+
+
+def overview(result: Mapping) -> dict:
+    """A result without its questions, for a short JSON output."""
+    questions = result["questions"]
+    counts = {"num_questions": len(questions), "num_scenes": len({scene_of(question) for question in questions})}
+    return {**{name: value for name, value in result.items() if name != "questions"}, **counts}

@@ -1,36 +1,37 @@
 """Asks an answerer every question of a benchmark and writes one result file; a killed run continues.
 
-Answers go line by line into `OUTPUT.partial.jsonl`, and at the end, scored, into OUTPUT, as one file.
+Answers go batch by batch into `OUTPUT.partial.jsonl`, and at the end, scored, into OUTPUT, as one file.
 """
 
 import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
 
 from vega3d import __version__
 from vega3d.evaluation.answerers import Answer, Answerer
 from vega3d.evaluation.bootstrap import RESAMPLES
+from vega3d.evaluation.journal import check_same_run, open_journal
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
-from vega3d.evaluation.report import FORMAT, read_result, summarise, write_json
+from vega3d.evaluation.report import FORMAT, check_output, read_result, summarise, write_json
 from vega3d.evaluation.vsibench import QuestionRecord
 
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "av")
+BATCH_SIZE = 8
 
 
 def evaluate(
     answerer: Answerer,
     records: Sequence[QuestionRecord],
-    output: str | Path,
+    output: str | Path | None = None,
     benchmark: str = "vsibench",
     missing_videos: Sequence[str] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
+    batch_size: int = BATCH_SIZE,
     on_question: Callable[[int], None] | None = None,
 ) -> dict:
     """Answers, scores and writes; what an earlier run answered is not asked again.
@@ -38,48 +39,103 @@ def evaluate(
     Args:
         answerer: model or baseline.
         records: questions, with their videos where the answerer needs them.
-        output: JSON file of the result. If it is there already, and of the same run, it is returned as it is.
+        output: JSON file of the result. If it is there already, and of the same run, it is returned as it is. None
+            keeps nothing, so that a killed run starts anew.
         benchmark: name for the result file.
         missing_videos: videos whose questions were left out, for the result file.
         seed: of the bootstrap.
         resamples: of the bootstrap.
+        batch_size: questions answered at a time. The answers do not depend on it but for rounding, so a run may be
+            continued with another one.
         on_question: called with the number of questions that are newly done, at first with those of an earlier run.
 
     Returns:
         The values of the file: `format`, `benchmark`, `settings`, `versions`, `questions_sha256`, `missing_videos`,
-        `bootstrap`, `summary` (see `report.summarise`), and `questions` in the order of `records`, each with prompt,
-        raw answer, both parses, option probabilities and scores.
+        `batch_size`, `bootstrap`, `summary` (see `report.summarise`), `debiased` (the summary without the questions
+        that the table says are pruned; None if it does not say), and `questions` in the order of `records`, each with
+        prompt, raw answer, both parses, option probabilities and scores.
 
     Raises:
-        ValueError: if there are no questions, the output cannot be written, or it or its partial file is of another
-            run; or as the answerer does.
+        ValueError: if there are no questions, `batch_size` is below 1, the output cannot be written, or it or its
+            partial file is of another run; or as the answerer does.
     """
-    output = Path(output)
+    output = None if output is None else Path(output)
+    check_request(output, batch_size)
     header = describe_run(answerer, records, benchmark, missing_videos)
-    journal = output.with_name(f"{output.name}.partial.jsonl")
-    check_output(output)
-    if output.exists():
-        result = read_result(output)
-        check_same_run({name: result.get(name) for name in header}, header, output)
-        return result
-    report = on_question or (lambda _: None)
-    with open_journal(journal, header) as (answers, file):
-        report(len(answers))
-        for record in grouped_by_scene(records):
-            if record.id not in answers:
-                answers[record.id] = checked(record, answerer.answer(record))
-                append(file, {"id": record.id, "answer": answers[record.id]})
-                report(1)
+    if output is not None and output.exists():
+        return finished_result(output, header)
+    journal = None if output is None else output.with_name(f"{output.name}.partial.jsonl")
+    answers = ask_all(answerer, records, batch_size, journal, header, on_question)
     questions = [scored(record, answers[record.id]) for record in records]
     result = {
         **header,
+        "batch_size": batch_size,
         "bootstrap": {"seed": seed, "resamples": resamples},
         "summary": summarise(questions, resamples, seed),
+        "debiased": summarise_debiased(questions, resamples, seed),
         "questions": questions,
     }
-    write_json(output, result)
-    journal.unlink()
+    if output is not None and journal is not None:
+        write_json(output, result)
+        journal.unlink()
     return result
+
+
+def finished_result(output: Path, header: dict) -> dict:
+    """The result that is there already; raises ValueError if it is of another run."""
+    result = read_result(output)
+    check_same_run({name: result.get(name) for name in header}, header, output)
+    return result
+
+
+def ask_all(
+    answerer: Answerer,
+    records: Sequence[QuestionRecord],
+    batch_size: int,
+    journal_path: Path | None,
+    header: dict,
+    on_question: Callable[[int], None] | None,
+) -> dict[str, Answer]:
+    """Answers by id; each batch is in the journal before the next one is asked."""
+    with open_journal(journal_path, header) as (answers, journal):
+        if on_question is not None:
+            on_question(len(answers))
+        for batch in batches(records, batch_size):
+            open_questions = [record for record in batch if record.id not in answers]
+            if not open_questions:
+                continue
+            given = answerer.answer(open_questions)
+            pairs = zip(open_questions, given, strict=True)
+            new = {record.id: checked(record, answer) for record, answer in pairs}
+            journal.append({"answers": new})
+            answers.update(new)
+            if on_question is not None:
+                on_question(len(new))
+    return answers
+
+
+def batches(records: Sequence[QuestionRecord], size: int) -> list[list[QuestionRecord]]:
+    """Questions on one scene after another, those with marks after the others, cut into batches.
+
+    Answerers keep what they know of the videos of the last batch, so each video is in batches that follow each other.
+    """
+    scenes: dict[tuple[str, str], int] = {}
+    for record in records:
+        scenes.setdefault((record.dataset, record.scene), len(scenes))
+
+    def place(record: QuestionRecord) -> tuple:
+        return scenes[record.dataset, record.scene], record.frame is not None, record.frame or 0, record.marks
+
+    ordered = sorted(records, key=place)
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def summarise_debiased(questions: Sequence[dict], resamples: int, seed: int) -> dict | None:
+    """The summary of the questions that the table keeps in VSI-Bench-Debiased; None if it names none as pruned."""
+    kept = [question for question in questions if question["pruned"] is False]
+    if not kept or len(kept) == len(questions):
+        return None
+    return {"questions": len(kept), "summary": summarise(kept, resamples, seed)}
 
 
 def describe_run(
@@ -88,7 +144,9 @@ def describe_run(
     """All that the answers depend on, as JSON gives it back; raises ValueError for no questions or equal ids."""
     if not records or len({record.id for record in records}) < len(records):
         raise ValueError(f"Got {len(records)} questions; give at least one, each with an id of its own.")
-    asked = [[record.id, record.dataset, record.scene, record.prompt, record.ground_truth] for record in records]
+    asked = [
+        [item.id, item.dataset, item.scene, item.prompt, item.ground_truth, item.frame, item.marks] for item in records
+    ]
     header = {
         "format": FORMAT,
         "benchmark": benchmark,
@@ -104,71 +162,11 @@ def describe_run(
     return json.loads(json.dumps(header, allow_nan=False))
 
 
-def check_output(output: Path) -> None:
-    """Raises ValueError unless the folder of the output is there and the output no folder."""
-    if output.is_dir():
-        raise ValueError(f"{output} is a folder. Give a file for the result, such as {output / 'result.json'}.")
-    if not output.absolute().parent.is_dir():
-        raise ValueError(f"There is no folder {output.absolute().parent} to write {output.name} into.")
-
-
-def flattened(values: Mapping, prefix: str = "") -> dict:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
-    flat: dict = {}
-    for name, value in values.items():
-        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
-
-
-def check_same_run(found: Mapping, header: Mapping, path: Path) -> None:
-    """Raises ValueError, naming the differences, unless a file is of the run that `header` describes."""
-    theirs, ours = flattened(found), flattened(header)
-    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-    if names:
-        differences = "; ".join(f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}" for name in names)
-        raise ValueError(f"{path} is of another run: {differences}. Delete it, or write to another file.")
-
-
-@contextmanager
-def open_journal(path: Path, header: Mapping) -> Iterator[tuple[dict[str, Answer], IO[bytes]]]:
-    """The answers of an earlier run by id, and the file to append to; what a kill cut off is cut away.
-
-    Raises:
-        ValueError: if the file is of another run, or damaged otherwise than at its end.
-    """
-    path.touch()
-    with path.open("r+b") as file:
-        whole = file.read()
-        whole = whole[: whole.rfind(b"\n") + 1]
-        lines = []
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                lines.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(
-                    f"{path}, line {number}, is damaged: {error}. Delete the file to start anew."
-                ) from error
-        if lines:
-            check_same_run(lines[0], header, path)
-        file.truncate(len(whole))
-        file.seek(len(whole))
-        if not lines:
-            append(file, header)
-        yield {line["id"]: (line["answer"][0], line["answer"][1]) for line in lines[1:]}, file
-
-
-def append(file: IO[bytes], values: Mapping) -> None:
-    """One line, handed to the system at once, so that killing this process loses no answer."""
-    file.write(json.dumps(values, allow_nan=False).encode() + b"\n")
-    file.flush()
-
-
-def grouped_by_scene(records: Sequence[QuestionRecord]) -> list[QuestionRecord]:
-    """Questions on one scene after another, for answerers that keep what they know of the last video."""
-    scenes: dict[tuple[str, str], list[QuestionRecord]] = {}
-    for record in records:
-        scenes.setdefault((record.dataset, record.scene), []).append(record)
-    return [record for group in scenes.values() for record in group]
+def check_request(output: Path | None, batch_size: int) -> None:
+    """Raises ValueError, before anything is loaded, if the batches or the place of the output cannot be."""
+    if batch_size < 1:
+        raise ValueError(f"The batch size is {batch_size}, but must be at least 1 question.")
+    check_output(output)
 
 
 def checked(record: QuestionRecord, answer: Answer) -> Answer:
@@ -209,6 +207,9 @@ def scored(record: QuestionRecord, answer: Answer) -> dict:
         "options": list(record.options),
         "ground_truth": record.ground_truth,
         "prompt": record.prompt,
+        "frame": record.frame,
+        "marks": [list(mark) for mark in record.marks],
+        "pruned": record.pruned,
         "answer": text,
         "parsed": parsed,
         "option_probabilities": probabilities,

@@ -1,10 +1,10 @@
 """VSI-Bench: its questions from a local download, and its prompts.
 
 Published layout: `{dataset}/{scene_name}.mp4` beside a table of questions, `test.jsonl` or parquet, with the columns
-id, dataset, scene_name, question_type, question, ground_truth, options (lettered: "A. left").
+id, dataset, scene_name, question_type, question, ground_truth, options (lettered: "A. left"). Two more columns are
+optional: `pruned` of VSI-Bench's newer tables, and `frame` and `marks` of questions about boxes drawn into the video.
 """
 
-import json
 import math
 import random
 import string
@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vega3d.evaluation.metrics import QUESTION_TYPES, is_choice, to_number
+from vega3d.evaluation.metrics import EXTRA_CHOICE_TYPES, QUESTION_TYPES, is_choice, to_number
+from vega3d.evaluation.tables import read_questions
 from vega3d.spatial_qa import CHOICE_POST_PROMPT, PRE_PROMPT
 
 NUMERIC_POST_PROMPT = "Please answer the question using a single word or phrase."
 GENERATION = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False}
 COLUMNS = ("id", "dataset", "scene_name", "question_type", "question", "ground_truth")
-DEFAULT_TABLES = ("test.jsonl", "test.parquet")
+Mark = tuple[int, int, int, int]
 
 
 def build_prompt(
@@ -55,7 +56,10 @@ class QuestionRecord:
         question: text.
         ground_truth: a letter, or a number as text.
         options: lettered choices ("A. left"); empty for a numeric question.
-        visual: the video, as `VegaProcessor` takes it; None if it is not there.
+        visual: the video, a path or a `VideoClip`; None if it is not there.
+        frame: index of the frame of the video that shows the marks.
+        marks: boxes A, B, ... drawn on that frame: left, top, right, bottom [px] at the video's own size.
+        pruned: whether VSI-Bench-Debiased leaves the question out; None if the table does not say.
     """
 
     id: str
@@ -66,6 +70,9 @@ class QuestionRecord:
     ground_truth: str
     options: tuple[str, ...] = ()
     visual: Any = None
+    frame: int | None = None
+    marks: tuple[Mark, ...] = ()
+    pruned: bool | None = None
 
     @property
     def letters(self) -> str:
@@ -104,6 +111,38 @@ def check_row(row: Mapping, place: str) -> None:
         raise ValueError(f"{place} has the options {options}, but needs two or more, written 'A. ...', 'B. ...'.")
     if len(truth) != 1 or truth not in letters:
         raise ValueError(f"{place} has the answer {truth!r}, but its options are {', '.join(letters)}.")
+    if row["question_type"] in EXTRA_CHOICE_TYPES:
+        check_marks(row, len(options), place)
+
+
+def check_marks(row: Mapping, count: int, place: str) -> None:
+    """Raises ValueError unless a question about marked boxes has a frame and a box for each of its `count` options."""
+    frame, marks = row.get("frame"), row.get("marks") or []
+    whole = all(len(mark) == 4 and mark[0] < mark[2] and mark[1] < mark[3] and min(mark) >= 0 for mark in marks)
+    if frame is None or frame < 0 or len(marks) != count or not whole:
+        raise ValueError(
+            f"{place} has the frame {frame!r} and the marks {marks!r}, but a {row['question_type']} has a frame "
+            f"from 0 up and a box [left, top, right, bottom] for each of its {count} options."
+        )
+
+
+def record_from_row(row: Mapping, video: Path | None) -> QuestionRecord:
+    """The question of a row that `check_row` passed; options and marks of types that have none are ignored."""
+    is_marked = row["question_type"] in EXTRA_CHOICE_TYPES
+    marks = row["marks"] if is_marked else ()
+    return QuestionRecord(
+        id=str(row["id"]),
+        dataset=str(row["dataset"]),
+        scene=str(row["scene_name"]),
+        question_type=row["question_type"],
+        question=row["question"],
+        ground_truth=str(row["ground_truth"]),
+        options=tuple(row["options"]) if is_choice(row["question_type"]) else (),
+        visual=video,
+        frame=int(row["frame"]) if is_marked else None,
+        marks=tuple((int(left), int(top), int(right), int(bottom)) for left, top, right, bottom in marks),
+        pruned=None if row.get("pruned") is None else bool(row["pruned"]),
+    )
 
 
 def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = "row") -> list[QuestionRecord]:
@@ -127,62 +166,10 @@ def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = 
         video = Path(folder) / str(row["dataset"]) / f"{row['scene_name']}.mp4"
         if video not in found:
             found[video] = video.is_file()
-        records[str(row["id"])] = QuestionRecord(
-            id=str(row["id"]),
-            dataset=str(row["dataset"]),
-            scene=str(row["scene_name"]),
-            question_type=row["question_type"],
-            question=row["question"],
-            ground_truth=str(row["ground_truth"]),
-            options=tuple(row["options"]) if is_choice(row["question_type"]) else (),
-            visual=video if found[video] else None,
-        )
+        records[str(row["id"])] = record_from_row(row, video if found[video] else None)
     if not records:
         raise ValueError(f"{table} holds no question. Download it again.")
     return list(records.values())
-
-
-def read_table(path: Path) -> list[dict]:
-    """Rows of a `.jsonl` or `.parquet` file; raises ValueError if it is neither or broken."""
-    if path.suffix == ".parquet":
-        return read_parquet(path)
-    if path.suffix != ".jsonl":
-        raise ValueError(f"{path} is no table of questions. Give a .jsonl or a .parquet file.")
-    rows = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{path}, line {number}, is no JSON: {error}. Download it again.") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}, is a {type(row).__name__}, but must be a JSON object.")
-            rows.append(row)
-    return rows
-
-
-def read_parquet(path: Path) -> list[dict]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ValueError(f"Reading {path.name} needs pyarrow: `pip install pyarrow`, or use test.jsonl.") from error
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} cannot be read as parquet: {error}. Download it again.") from error
-
-
-def find_table(folder: Path, table: str | Path | None) -> Path:
-    """The table of questions; raises ValueError if there is none."""
-    candidates = [Path(table), folder / table] if table is not None else [folder / name for name in DEFAULT_TABLES]
-    for path in candidates:
-        if path.is_file():
-            return path
-    looked = ", ".join(str(path) for path in candidates)
-    raise ValueError(f"There is no table of questions; looked for {looked}. Give the file of the variant you mean.")
 
 
 def load_vsibench(
@@ -191,9 +178,8 @@ def load_vsibench(
     """Questions of a local download.
 
     Args:
-        folder: with the videos in the published layout.
-        table: file of a variant (debiased, pruned), as a path or a name in `folder`; `test.jsonl` or `test.parquet`
-            by default.
+        folder: with the videos in the published layout, or a `.parquet` or `.jsonl` file in it.
+        table: file of a variant (debiased, pruned), or a split, as `tables.read_questions` finds it.
         allow_missing: leave out the questions whose video is not there.
 
     Returns:
@@ -203,10 +189,14 @@ def load_vsibench(
         ValueError: if there is no such folder or table, a row is broken, or videos are missing and may not be.
     """
     folder = Path(folder)
+    if folder.is_file():
+        if table is not None:
+            raise ValueError(f"{folder} is a table, and --table names another one, {table}. Give one of them.")
+        folder, table = folder.parent, folder
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}. Give the local download of VSI-Bench.")
-    path = find_table(folder, table)
-    records = records_from_rows(read_table(path), folder, str(path))
+    rows, name = read_questions(folder, table)
+    records = records_from_rows(rows, folder, name)
     missing = sorted({f"{record.dataset}/{record.scene}.mp4" for record in records if record.visual is None})
     if missing and not allow_missing:
         raise ValueError(

@@ -1,0 +1,99 @@
+"""The videos of questions: sampled, with marks drawn in, and encoded once for all their questions."""
+
+import sys
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import BatchFeature
+
+from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.modeling.fusion_vega3d import FUSIONS
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.processing.video_vega3d import VideoClip, choose_frames, read_video
+from vega3d.synthetic.marks import draw_marks
+
+
+def visual_key(record: QuestionRecord) -> Hashable:
+    """Questions with equal keys show the model the same frames."""
+    return record.visual, record.frame, record.marks
+
+
+def sampled_clip(record: QuestionRecord, num_frames: int | None, fps: float | None) -> VideoClip:
+    """The frames of a question's video that the model sees.
+
+    If the question is about marked boxes, its frame is among them, with the boxes drawn in: where sampling leaves it
+    out, it takes the place of the sampled frame that is nearest in time.
+
+    Raises:
+        ValueError: if the video is missing or cannot be read, or lacks the frame or a marked place.
+    """
+    if record.visual is None:
+        raise ValueError(f"Question {record.id} has no video {record.dataset}/{record.scene}.mp4. Leave it out.")
+    is_file = not isinstance(record.visual, VideoClip)
+    if is_file and not record.marks:
+        return read_video(record.visual, num_frames, fps)
+    whole = read_video(record.visual, sys.maxsize) if is_file else record.visual
+    chosen = choose_frames(whole.seconds, num_frames, fps)
+    frames = whole.frames[chosen]
+    if record.marks and record.frame is not None:
+        if record.frame >= len(whole):
+            raise ValueError(
+                f"Question {record.id} marks frame {record.frame}, but {whole.source} has {len(whole)} frames. Give "
+                "the video that the question was made for."
+            )
+        place = int(np.abs(whole.seconds[chosen] - whole.seconds[record.frame]).argmin())
+        chosen[place] = record.frame
+        frames[place] = draw_marks(whole.frames[record.frame], record.marks)
+    return VideoClip(frames, whole.seconds[chosen], whole.source, whole.timed)
+
+
+@dataclass(frozen=True)
+class EncodedVisual:
+    """What all questions about one video share.
+
+    Attributes:
+        num_tokens: placeholders of the video in a prompt.
+        language: inputs of the language model for this video, such as its grid.
+        encoder: inputs of `encode`, for a fusion that reads the question; the generator's features stand in for its
+            pixels.
+        tokens: float[N, D], fused; None if they depend on the question.
+    """
+
+    num_tokens: int
+    language: Mapping[str, torch.Tensor]
+    encoder: Mapping
+    tokens: torch.Tensor | None
+
+
+LANGUAGE_INPUTS = ("video_grid_thw", "second_per_grid_ts")
+
+
+def encode_visual(model: VegaForSpatialReasoning, inputs: BatchFeature) -> EncodedVisual:
+    """One pass of the generator and of the vision tower.
+
+    Args:
+        model: on the device of the inputs.
+        inputs: of the processor, of one prompt with one video.
+    """
+    fusion = model.config.fusion
+    encoder = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
+    if fusion != "none":
+        encoder["generator_hidden_states"] = model.generator_features(**inputs)
+        del encoder["generator_pixel_values_videos"]
+    tokens = None
+    if fusion == "none" or not FUSIONS[fusion].needs_instruction:
+        tokens = fused_tokens(model, encoder, inputs["input_ids"])
+        encoder = {}
+    return EncodedVisual(
+        num_tokens=int((inputs["input_ids"] == model.config.video_token_id).sum()),
+        language={name: torch.as_tensor(inputs[name]) for name in LANGUAGE_INPUTS if name in inputs},
+        encoder=encoder,
+        tokens=tokens,
+    )
+
+
+def fused_tokens(model: VegaForSpatialReasoning, encoder: Mapping, input_ids: torch.Tensor) -> torch.Tensor:
+    """float[N, D] of one video, for one prompt int[1, L] without padding."""
+    return model.encode(input_ids, **encoder).mm_encoder_outputs["video"].pooler_output[0]

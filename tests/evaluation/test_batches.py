@@ -1,0 +1,108 @@
+"""Batches: the answers are those of questions asked alone, whatever stands beside them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from evaluation_data import OPTIONS
+
+from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
+from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.hub.load import example_clip, load_vega
+from vega3d.modeling.fusion_vega3d import FUSIONS
+
+TOLERANCE = 1e-6  # of a probability; float32 on a CPU, where padding changes the order of sums (measured: 6e-8)
+MARKS = ((2, 2, 30, 30), (40, 40, 60, 60), (5, 50, 25, 60))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_vega("vega3d-tiny", device="cpu")
+
+
+def question(number: int) -> QuestionRecord:
+    """Two scenes, marked and not, two or three options or none, and lengths that differ."""
+    options = tuple(OPTIONS[: 2 + number % 2]) if number % 3 else ()
+    asked = QuestionRecord(
+        id=str(number),
+        dataset="clips",
+        scene=("room", "corridor")[number // 2 % 2],
+        question_type="object_rel_distance" if options else "object_counting",
+        question=f"Question {number}: what is {'very ' * (7 * number % 20)}near?",
+        ground_truth="A" if options else "2",
+        options=options,
+        visual=example_clip(("room", "corridor")[number // 2 % 2]),
+    )
+    return replace(asked, frame=3, marks=MARKS) if number % 4 == 1 else asked
+
+
+QUESTIONS = [question(number) for number in range(12)]
+
+
+def ask(answerer: ModelAnswerer, questions: list[QuestionRecord], size: int) -> dict:
+    pairs = [
+        pair
+        for start in range(0, len(questions), size)
+        for pair in zip(questions[start : start + size], answerer.answer(questions[start : start + size]), strict=True)
+    ]
+    return {record.id: answer for record, answer in pairs}
+
+
+def check_equal(answers: dict, alone: dict) -> None:
+    assert answers.keys() == alone.keys()
+    for key, (text, probabilities) in alone.items():
+        assert answers[key][0] == text
+        assert answers[key][1] == (None if probabilities is None else pytest.approx(probabilities, abs=TOLERANCE))
+
+
+@pytest.mark.parametrize("answerer", [ModelAnswerer, BlindAnswerer])
+def test_answers_do_not_depend_on_batches_or_order(tiny, answerer):
+    alone = {item.id: answerer(*tiny, "tiny", num_frames=4).answer([item])[0] for item in QUESTIONS}
+    assert len({text for text, _ in alone.values()}) >= 5
+    for size in (1, 5, 12):
+        check_equal(ask(answerer(*tiny, "tiny", num_frames=4), QUESTIONS, size), alone)
+    check_equal(ask(answerer(*tiny, "tiny", num_frames=4), QUESTIONS[::-1], 8), alone)
+
+
+def test_answers_to_a_fusion_that_reads_the_question(tiny):
+    model, processor = load_vega("vega3d-tiny", device="cpu")
+    torch.manual_seed(0)
+    model.config.fusion = "instruction_gated"
+    model.model.fusion = FUSIONS["instruction_gated"](model.config).eval()
+    alone = {item.id: ModelAnswerer(model, processor, "t", 4).answer([item])[0] for item in QUESTIONS[:6]}
+    check_equal(ask(ModelAnswerer(model, processor, "t", 4), QUESTIONS[:6], 6), alone)
+
+
+def passes_of(module, answerer: ModelAnswerer, questions: list[QuestionRecord], size: int) -> int:
+    passes: list[int] = []
+    hook = module.register_forward_hook(lambda *_: passes.append(1))
+    ask(answerer, questions, size)
+    hook.remove()
+    return len(passes)
+
+
+def test_a_video_is_encoded_once_in_and_between_batches(tiny):
+    """Three videos, one of them marked, whose questions run over the ends of the batches."""
+    model = tiny[0]
+    scenes = sorted(QUESTIONS, key=lambda item: (item.scene, bool(item.marks)))
+    videos = len({(item.scene, item.marks) for item in scenes})
+    for module in (model.model.generator.tower, model.model.vlm.model.visual):
+        once = passes_of(module, ModelAnswerer(*tiny, "tiny", num_frames=4), scenes[:1], 1)
+        for size in (2, 5, 12):
+            assert passes_of(module, ModelAnswerer(*tiny, "tiny", num_frames=4), scenes, size) == videos * once
+
+
+def test_only_the_videos_of_the_batch_are_kept(tiny):
+    answerer = ModelAnswerer(*tiny, "tiny", num_frames=4)
+    answerer.answer(QUESTIONS[:6])
+    assert len(answerer._visuals) > 1
+    answerer.answer(QUESTIONS[6:7])
+    assert len(answerer._visuals) == 1
+
+
+def test_a_prompt_with_a_placeholder_of_its_own_is_refused(tiny):
+    asked = replace(QUESTIONS[0], question="What is <|video_pad|>?")
+    with pytest.raises(ValueError, match="placeholder"):
+        ModelAnswerer(*tiny, "tiny", num_frames=4).answer([asked])
+    with pytest.raises(ValueError, match="Question 0 holds placeholders"):
+        ModelAnswerer(*tiny, "tiny", num_frames=4).prompt_with_video(asked, 3)
