@@ -136,7 +136,7 @@ def _object(path: str | os.PathLike, number: str, entry: dict, arrays: dict[str,
     missing = {"class", "source", "parts"} - set(entry)
     if missing:
         raise ValueError(
-            f"Object {number} of {path} has no {sorted(missing)}. Repack it with recipes/contact_sheet.py."
+            f"Object {number} of {path} has no {sorted(missing)}. Repack it with recipes/pack_furniture.py."
         )
     if entry["class"] not in CLASSES:
         raise ValueError(f"Object {number} of {path} is a {entry['class']!r}, which is none of {sorted(CLASSES)}.")
