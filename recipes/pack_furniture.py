@@ -59,7 +59,13 @@ class Part(NamedTuple):
 
 
 def open_libraries(source: Path) -> dict[str, zipfile.ZipFile]:
-    """The libraries (`.sh3f`) in a .deb or in a folder where it is unpacked, by their names."""
+    """The libraries (`.sh3f`) in a .deb or in a folder where it is unpacked, by their names.
+
+    Raises:
+        ValueError: if the source is missing, neither of both, or has none.
+    """
+    if not source.exists():
+        raise ValueError(f"There is no {source}. Get it by `apt-get download sweethome3d-furniture`.")
     if source.is_dir():
         found = {path.stem: zipfile.ZipFile(path) for path in sorted(source.rglob("*.sh3f"))}
     else:

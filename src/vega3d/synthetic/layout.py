@@ -203,10 +203,13 @@ def finishing(layout: Layout) -> None:
 
 
 def lighting(layout: Layout) -> None:
-    """A light in the middle of each rectangle of the floor; a built one where the pack has no chandelier."""
+    """The style's number of lights over each rectangle of the floor; built ones where the pack has no chandelier."""
     name = str(layout.random.choice(["ceiling light", "ceiling light", "chandelier"]))
     for low, high in layout.room.rectangles:
-        layout.hung_from_ceiling(layout.piece(name) or layout.piece("ceiling light"), (low + high) / 2)
+        longer = (high - low) * (high - low == (high - low).max())
+        for number in range(layout.style.lights):
+            place = (low + high) / 2 + longer * ((number + 0.5) / layout.style.lights - 0.5)
+            layout.hung_from_ceiling(layout.piece(name) or layout.piece("ceiling light"), place)
     if name != "chandelier" and _chance(layout, 0.15) and layout.room.size[2] > 2.6:
         layout.hung_from_ceiling(layout.piece("ceiling fan"), layout.room.rectangles[0][0] + (1.0, 1.0))
 

@@ -71,9 +71,9 @@ def hexagons(random: Random) -> Material:
 
 def terrazzo(random: Random) -> Material:
     """Chips of stone in polished cement."""
-    chips = 260
+    chips = 160
     nearest, second, number = _tiled_distances(*random.random((2, chips)))
-    radius = random.uniform(0.012, 0.034, chips)[number]
+    radius = random.uniform(0.014, 0.04, chips)[number]
     colours = np.stack([pick(random, (*STONES, *STRONG_WALLS, *WOODS)) for _ in range(4)])[
         random.integers(4, size=chips)
     ]

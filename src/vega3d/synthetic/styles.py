@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.synthetic import builders, builders_unseen, materials, materials_unseen
-from vega3d.synthetic.furniture import Model
+from vega3d.synthetic.furniture import UNSEEN_SPLIT, Model
 from vega3d.synthetic.materials import Material
 
 Random = np.random.Generator
@@ -26,6 +26,7 @@ class Style(NamedTuple):
         builders: of the things that are built from boxes, by class.
         palettes: colours that a thing from the pack may take instead of its own, by class.
         ratios: least and greatest of a room's width divided by its depth.
+        lights: in a row over each rectangle of the floor.
     """
 
     floors: tuple[Callable[[Random], Material], ...]
@@ -35,6 +36,7 @@ class Style(NamedTuple):
     builders: dict[str, Callable[[Random], Model]]
     palettes: dict[str, Colours]
     ratios: tuple[float, float]
+    lights: int
 
 
 def palettes(woods: Colours, cloths: Colours, neutrals: Colours) -> dict[str, Colours]:
@@ -57,6 +59,7 @@ FAMILIAR = Style(
         materials.WOODS, materials.CLOTHS, ((228, 226, 220), (196, 194, 190), (120, 122, 126), (62, 62, 66))
     ),
     ratios=(0.72, 1.4),
+    lights=1,
 )
 
 UNSEEN = Style(
@@ -71,6 +74,7 @@ UNSEEN = Style(
         ((238, 230, 216), (210, 200, 190), (150, 142, 136), (84, 88, 80)),
     ),
     ratios=(1.45, 1.9),
+    lights=2,
 )
 
-STYLES = {"train": FAMILIAR, "validation": FAMILIAR, "test": FAMILIAR, "test_unseen": UNSEEN}
+STYLES = {"train": FAMILIAR, "validation": FAMILIAR, "test": FAMILIAR, UNSEEN_SPLIT: UNSEEN}
