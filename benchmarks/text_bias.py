@@ -5,9 +5,9 @@
     python benchmarks/text_bias.py train/train.parquet validation/validation.parquet --output text_bias.json
 
 For each type of multiple choice: logistic regression (scikit-learn) on all pairs of words or neighbouring words of the
-question with an option and with each part of the option; the strength of its penalty is chosen by cross-validation over
-scenes of the training table. Its accuracy is compared with chance, with a 95 % interval over scenes. Numeric types:
-mean relative accuracy of the most frequent answer of the training table.
+question with an option and with each part of the option; the strength of its penalty is chosen by cross-validation
+over scenes of the training table. Its accuracy is compared with chance, with a 95 % interval over scenes. Numeric
+types: mean relative accuracy of the most frequent answer of the training table.
 """
 
 import argparse

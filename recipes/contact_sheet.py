@@ -1,11 +1,8 @@
-"""Packs the vetted furniture, and draws every object of a pack by class, for people to look at.
+"""Draws every object of a furniture pack by class, for people to look at.
 
-python recipes/contact_sheet.py pack FETCHED.npz PACK.npz  # keeps what `vega3d.synthetic.classes.VETTED` names
-python recipes/contact_sheet.py draw PACK.npz SHEET.png
+python recipes/contact_sheet.py PACK.npz SHEET.png
 """
 
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -15,30 +12,9 @@ from embreex.rtcore_scene import EmbreeScene
 from PIL import Image, ImageDraw
 
 from vega3d.geometry import intrinsics_from_field_of_view, look_at, unproject
-from vega3d.synthetic.classes import VETTED
 from vega3d.synthetic.furniture import Furniture, load_furniture
 
 CELL, COLUMNS, TITLE = 150, 10, 14  # [px]
-KEPT = ("name", "source", "creator", "parts")
-
-
-def pack(fetched: Path, packed: Path) -> None:
-    """Writes the vetted objects of a fetched pack, each with its class, to `packed`."""
-    chosen = {number: name for name, numbers in VETTED.items() for number in numbers}
-    with np.load(fetched, allow_pickle=False) as archive:
-        table = json.loads(archive["meta"].tobytes())
-        arrays = {key: archive[key] for key in archive.files if key != "meta"}
-    order = {str(number): str(place) for place, number in enumerate(sorted(chosen))}
-    entries = [{"class": chosen[number], **{key: table[number][key] for key in KEPT}} for number in sorted(chosen)]
-    kept = {"meta": np.frombuffer(json.dumps(entries).encode(), np.uint8)}
-    for key, array in arrays.items():
-        number, _, name = key.partition("_")
-        if number in order:
-            kept[f"{order[number]}_{name}"] = array
-    temporary = packed.with_suffix(".partial.npz")
-    np.savez_compressed(temporary, **kept)
-    os.replace(temporary, packed)
-    print(f"{len(entries)} objects of {len(VETTED)} classes, {packed.stat().st_size / 1e6:.2f} MB")
 
 
 def draw(packed: Path, sheet: Path) -> None:
@@ -83,4 +59,4 @@ def _texel(image: np.ndarray, place: np.ndarray) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    {"pack": pack, "draw": draw}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    draw(Path(sys.argv[1]), Path(sys.argv[2]))

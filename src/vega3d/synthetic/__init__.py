@@ -1,7 +1,7 @@
 """Procedural furnished rooms with exact geometry. Only the renderer needs `embreex`."""
 
 from vega3d.synthetic.classes import CLASSES
-from vega3d.synthetic.furniture import Furniture, load_furniture
+from vega3d.synthetic.furniture import Furniture, furniture_for, load_furniture
 from vega3d.synthetic.layout import KINDS
 from vega3d.synthetic.scene import SPLITS, Scene, SceneObject, sample_scene, scene_seed, split_of_seed
 from vega3d.synthetic.walk import WALKS, Walk, sample_walk
@@ -15,6 +15,7 @@ __all__ = [
     "Scene",
     "SceneObject",
     "Walk",
+    "furniture_for",
     "load_furniture",
     "sample_scene",
     "sample_walk",

@@ -44,18 +44,18 @@ def block(low: np.ndarray, high: np.ndarray, texture: int, tile: float | None = 
     )
 
 
-def _model(parts: list[Part], images: list[np.ndarray], whole: tuple[int, ...] = ()) -> Model:
+def model(parts: list[Part], images: list[np.ndarray], whole: tuple[int, ...] = ()) -> Model:
     """Blocks as a model; textures in `whole` cover each side once instead of in tiles."""
     return Model(
         join([block(low, high, texture, None if texture in whole else 1.0) for low, high, texture in parts]), images
     )
 
 
-def _part(low: tuple[float, ...], high: tuple[float, ...], texture: int = 0) -> Part:
+def part(low: tuple[float, ...], high: tuple[float, ...], texture: int = 0) -> Part:
     return np.array(low), np.array(high), texture
 
 
-def _plain(random: Random, colours: tuple = materials.CLOTHS) -> np.ndarray:
+def plain(random: Random, colours: tuple = materials.CLOTHS) -> np.ndarray:
     return materials.pick(random, colours).astype(np.uint8).reshape(1, 1, 3)
 
 
@@ -64,22 +64,22 @@ def door(random: Random) -> Model:
     leaf = materials.wood(random).image if random.random() < 0.6 else WHITE
     x, frame = width / 2, 0.07
     parts = [
-        _part((-x, 0.0, 0), (-x + frame, 0.05, height), 1),
-        _part((x - frame, 0.0, 0), (x, 0.05, height), 1),
-        _part((-x + frame, 0.0, height - frame), (x - frame, 0.05, height), 1),
-        _part((-x + frame, 0.015, 0), (x - frame, 0.05, height - frame)),
-        _part((x - 0.2, -0.04, 1.0), (x - 0.1, 0.01, 1.03), 2),
+        part((-x, 0.0, 0), (-x + frame, 0.05, height), 1),
+        part((x - frame, 0.0, 0), (x, 0.05, height), 1),
+        part((-x + frame, 0.0, height - frame), (x - frame, 0.05, height), 1),
+        part((-x + frame, 0.015, 0), (x - frame, 0.05, height - frame)),
+        part((x - 0.2, -0.04, 1.0), (x - 0.1, 0.01, 1.03), 2),
     ]
     for low, high in ((0.2, 0.9), (1.15, height - 0.25)):
-        parts.append(_part((-x + 0.2, 0.008, low), (x - 0.25, 0.02, high)))
-    return _model(_shifted(parts), [leaf, WHITE, METAL])
+        parts.append(part((-x + 0.2, 0.008, low), (x - 0.25, 0.02, high)))
+    return model(shifted(parts), [leaf, WHITE, METAL])
 
 
-def _shifted(parts: list[Part]) -> list[Part]:
+def shifted(parts: list[Part]) -> list[Part]:
     """The parts with their common box centred over the origin and standing on the floor."""
-    low, high = np.min([part[0] for part in parts], axis=0), np.max([part[1] for part in parts], axis=0)
+    low, high = np.min([lower for lower, _, _ in parts], axis=0), np.max([upper for _, upper, _ in parts], axis=0)
     middle = np.array([*(low + high)[:2] / 2, low[2]])
-    return [(part[0] - middle, part[1] - middle, part[2]) for part in parts]
+    return [(lower - middle, upper - middle, texture) for lower, upper, texture in parts]
 
 
 def window(random: Random) -> Model:
@@ -87,58 +87,65 @@ def window(random: Random) -> Model:
     frame = WHITE if random.random() < 0.6 else materials.wood(random).image
     edge = 0.06
     parts = [
-        _part((-x, -0.05, 0), (-x + edge, 0.0, height)),
-        _part((x - edge, -0.05, 0), (x, 0.0, height)),
-        _part((-x + edge, -0.05, height - edge), (x - edge, 0.0, height)),
-        _part((-x + edge, -0.1, 0), (x - edge, 0.0, edge)),
-        _part((-x + edge, -0.015, edge), (x - edge, 0.0, height - edge), 1),
-        _part((-0.025, -0.04, edge), (0.025, -0.015, height - edge)),
+        part((-x, -0.05, 0), (-x + edge, 0.0, height)),
+        part((x - edge, -0.05, 0), (x, 0.0, height)),
+        part((-x + edge, -0.05, height - edge), (x - edge, 0.0, height)),
+        part((-x + edge, -0.1, 0), (x - edge, 0.0, edge)),
+        part((-x + edge, -0.015, edge), (x - edge, 0.0, height - edge), 1),
+        part((-0.025, -0.04, edge), (0.025, -0.015, height - edge)),
     ]
     if random.random() < 0.5:
-        parts.append(_part((-x + edge, -0.04, height * 0.62), (x - edge, -0.015, height * 0.62 + 0.04)))
-    return _model(_shifted(parts), [frame, materials.view(random)], whole=(1,))
+        parts.append(part((-x + edge, -0.04, height * 0.62), (x - edge, -0.015, height * 0.62 + 0.04)))
+    return model(shifted(parts), [frame, materials.view(random)], whole=(1,))
 
 
 def rug(random: Random) -> Model:
     x, y = random.uniform(0.8, 1.3), random.uniform(0.55, 0.9)
-    return _model([_part((-x, -y, 0), (x, y, 0.008))], [materials.rug(random)], whole=(0,))
+    return model([part((-x, -y, 0), (x, y, 0.008))], [materials.rug(random)], whole=(0,))
 
 
 def picture(random: Random) -> Model:
     x, height = random.uniform(0.2, 0.55), random.uniform(0.4, 0.8)
     edge = 0.03
     parts = [
-        _part((-x, -0.03, 0), (-x + edge, 0, height)),
-        _part((x - edge, -0.03, 0), (x, 0, height)),
-        _part((-x + edge, -0.03, 0), (x - edge, 0, edge)),
-        _part((-x + edge, -0.03, height - edge), (x - edge, 0, height)),
-        _part((-x + edge, -0.015, edge), (x - edge, 0, height - edge), 1),
+        part((-x, -0.03, 0), (-x + edge, 0, height)),
+        part((x - edge, -0.03, 0), (x, 0, height)),
+        part((-x + edge, -0.03, 0), (x - edge, 0, edge)),
+        part((-x + edge, -0.03, height - edge), (x - edge, 0, height)),
+        part((-x + edge, -0.015, edge), (x - edge, 0, height - edge), 1),
     ]
-    frame = materials.wood(random).image if random.random() < 0.6 else _plain(random, ((30, 30, 32), (230, 228, 222)))
-    return _model(_shifted(parts), [frame, materials.painting(random)], whole=(1,))
+    frame = materials.wood(random).image if random.random() < 0.6 else plain(random, ((30, 30, 32), (230, 228, 222)))
+    return model(shifted(parts), [frame, materials.painting(random)], whole=(1,))
 
 
-def _volume(
-    x: float, y: float, z: float, thick: float, wide: float, high: float, cover: int, pages: int
-) -> list[Part]:
+def volume(x: float, y: float, z: float, thick: float, wide: float, high: float, cover: int, pages: int) -> list[Part]:
     """An upright book whose spine faces -y."""
     return [
-        _part((x, y, z), (x + thick, y + 0.012, z + high), cover),
-        _part((x, y + 0.012, z), (x + 0.004, y + wide, z + high), cover),
-        _part((x + thick - 0.004, y + 0.012, z), (x + thick, y + wide, z + high), cover),
-        _part((x + 0.004, y + 0.012, z + 0.004), (x + thick - 0.004, y + wide - 0.004, z + high - 0.006), pages),
+        part((x, y, z), (x + thick, y + 0.012, z + high), cover),
+        part((x, y + 0.012, z), (x + 0.004, y + wide, z + high), cover),
+        part((x + thick - 0.004, y + 0.012, z), (x + thick, y + wide, z + high), cover),
+        part((x + 0.004, y + 0.012, z + 0.004), (x + thick - 0.004, y + wide - 0.004, z + high - 0.006), pages),
     ]
 
 
 def book(random: Random) -> Model:
+    return bound_book(random, materials.CLOTHS)
+
+
+def bound_book(random: Random, colours: tuple) -> Model:
+    """A book that lies, its cover in one of the colours."""
     width, depth, thick = random.uniform(0.14, 0.22), random.uniform(0.2, 0.3), random.uniform(0.02, 0.05)
-    upright = _volume(0, 0, 0, thick, width, depth, 0, 1)
+    upright = volume(0, 0, 0, thick, width, depth, 0, 1)
     flat = [(low[[2, 1, 0]], high[[2, 1, 0]], texture) for low, high, texture in upright]
-    return _model(_shifted(flat), [_plain(random), WHITE])
+    return model(shifted(flat), [plain(random, colours), WHITE])
 
 
 def pillow(random: Random) -> Model:
-    """A cushion: a square that swells towards the middle."""
+    return cushion(random, materials.fabric)
+
+
+def cushion(random: Random, fabric: Callable[[Random], materials.Material]) -> Model:
+    """A square of cloth that swells towards the middle."""
     side, thick, count = random.uniform(0.36, 0.5), random.uniform(0.1, 0.16), 11
     s, t = np.meshgrid(np.linspace(-1, 1, count), np.linspace(-1, 1, count))
     swell = np.clip((1 - s**4) * (1 - t**4), 0, 1) ** 0.5
@@ -154,38 +161,38 @@ def pillow(random: Random) -> Model:
         faces = quads[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
         places, ups = (array.reshape(-1, 3).astype(np.float32) for array in (points, normals))
         sheets.append(Mesh(places, ups, uv.astype(np.float32), faces.astype(np.int32), np.zeros(len(faces), np.int32)))
-    return Model(join(sheets), [materials.fabric(random).image])
+    return Model(join(sheets), [fabric(random).image])
 
 
 def coffee_table(random: Random) -> Model:
     x, y, height = random.uniform(0.4, 0.65), random.uniform(0.25, 0.38), random.uniform(0.36, 0.48)
     leg, top = random.uniform(0.03, 0.07), random.uniform(0.02, 0.05)
-    parts = [_part((-x, -y, height - top), (x, y, height))]
+    parts = [part((-x, -y, height - top), (x, y, height))]
     for u, v in ((-x, -y), (x - leg, -y), (-x, y - leg), (x - leg, y - leg)):
-        parts.append(_part((u, v, 0), (u + leg, v + leg, height - top), 1))
+        parts.append(part((u, v, 0), (u + leg, v + leg, height - top), 1))
     if random.random() < 0.5:
-        parts.append(_part((-x + leg, -y + leg, 0.12), (x - leg, y - leg, 0.14)))
+        parts.append(part((-x + leg, -y + leg, 0.12), (x - leg, y - leg, 0.14)))
     wood = materials.wood(random).image
-    return _model(parts, [wood, wood if random.random() < 0.6 else METAL])
+    return model(parts, [wood, wood if random.random() < 0.6 else METAL])
 
 
 def tv_stand(random: Random) -> Model:
     x, depth, height = random.uniform(0.55, 0.9), random.uniform(0.36, 0.45), random.uniform(0.4, 0.6)
     y, doors = depth / 2, int(random.integers(2, 4))
-    parts = [_part((-x, -y + 0.02, 0.05), (x, y, height)), _part((-x + 0.05, -y + 0.06, 0), (x - 0.05, y, 0.05), 2)]
+    parts = [part((-x, -y + 0.02, 0.05), (x, y, height)), part((-x + 0.05, -y + 0.06, 0), (x - 0.05, y, 0.05), 2)]
     for number in range(doors):
         left = -x + 0.01 + number * 2 * (x - 0.005) / doors
         right = left + 2 * (x - 0.005) / doors - 0.015
-        parts.append(_part((left, -y + 0.008, 0.07), (right, -y + 0.02, height - 0.03), 1))
+        parts.append(part((left, -y + 0.008, 0.07), (right, -y + 0.02, height - 0.03), 1))
         parts.append(
-            _part(
+            part(
                 ((left + right) / 2 - 0.06, -y, height * 0.7),
                 ((left + right) / 2 + 0.06, -y + 0.008, height * 0.7 + 0.012),
                 2,
             )
         )
     wood = materials.wood(random).image
-    return _model(parts, [wood, wood if random.random() < 0.5 else WHITE, METAL])
+    return model(parts, [wood, wood if random.random() < 0.5 else WHITE, METAL])
 
 
 def shelf(random: Random) -> Model:
@@ -193,27 +200,27 @@ def shelf(random: Random) -> Model:
     x, y, rows = random.uniform(0.35, 0.55), random.uniform(0.13, 0.18), int(random.integers(3, 6))
     board, pitch = 0.02, 0.34
     height = rows * pitch + board
-    parts = [_part((-x, y - 0.01, 0), (x, y, height)), _part((-x, -y, 0), (-x + board, y - 0.01, height))]
-    parts.append(_part((x - board, -y, 0), (x, y - 0.01, height)))
+    parts = [part((-x, y - 0.01, 0), (x, y, height)), part((-x, -y, 0), (-x + board, y - 0.01, height))]
+    parts.append(part((x - board, -y, 0), (x, y - 0.01, height)))
     for row in range(rows + 1):
         z = row * pitch
-        parts.append(_part((-x + board, -y, z), (x - board, y - 0.01, z + board)))
+        parts.append(part((-x + board, -y, z), (x - board, y - 0.01, z + board)))
         place, end = -x + board + 0.01, -x + board + random.uniform(0.2, 1.0) * 2 * (x - board)
         while row < rows and place < min(end, x - board - 0.06):
             thick, high = random.uniform(0.02, 0.05), random.uniform(0.2, 0.29)
-            parts += _volume(place, -y + 0.02, z + board, thick, 0.2, high, int(random.integers(2, 8)), 1)[:1]
+            parts += volume(place, -y + 0.02, z + board, thick, 0.2, high, int(random.integers(2, 8)), 1)[:1]
             parts.append(
-                _part((place, -y + 0.032, z + board), (place + thick, y - 0.03, z + board + high), parts[-1][2])
+                part((place, -y + 0.032, z + board), (place + thick, y - 0.03, z + board + high), parts[-1][2])
             )
             place += thick + 0.001
     wood = materials.wood(random).image if random.random() < 0.7 else WHITE
-    return _model(parts, [wood, WHITE, *[_plain(random) for _ in range(6)]])
+    return model(parts, [wood, WHITE, *[plain(random) for _ in range(6)]])
 
 
 def ceiling_light(random: Random) -> Model:
     x, y = random.uniform(0.2, 0.35), random.uniform(0.2, 0.6)
-    parts = [_part((-x, -y, 0.02), (x, y, 0.06)), _part((-x + 0.02, -y + 0.02, 0), (x - 0.02, y - 0.02, 0.02), 1)]
-    return _model(parts, [METAL, LIGHT], whole=(1,))
+    parts = [part((-x, -y, 0.02), (x, y, 0.06)), part((-x + 0.02, -y + 0.02, 0), (x - 0.02, y - 0.02, 0.02), 1)]
+    return model(parts, [METAL, LIGHT], whole=(1,))
 
 
 BUILDERS: dict[str, Callable[[Random], Model]] = {

@@ -12,12 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vega3d.synthetic.classes import CLASSES
+from vega3d.synthetic.classes import CLASSES, VETTED_UNSEEN
 from vega3d.synthetic.meshes import Mesh, creased_mesh, join
 
 PACK = Path(__file__).parents[1] / "assets" / "furniture" / "furniture_cc0.npz"
+UNSEEN_SPLIT = "test_unseen"  # the split whose furniture no other split has
 HEIGHT_CELL = 0.02  # [m], of `Furniture.height_map`
 MILLIMETRE = 1e-3  # [m], unit of the stored vertices
+UNSEEN_REMEDY = (
+    "Make one with `python recipes/pack_furniture.py sweethome3d-furniture_*.deb furniture_unseen.npz "
+    "--licence cc-by` and give it as --furniture."
+)
 
 
 class Model(NamedTuple):
@@ -47,6 +52,11 @@ class Furniture:
 
     def __init__(self, name: str, source: str, arrays: dict[str, np.ndarray], parts: list[dict]):
         self.name, self.source, self._arrays, self._parts = name, source, arrays, parts
+
+    @property
+    def identifier(self) -> str:
+        """`{library}/{model}`, as in `classes.py`, of an object of a pack."""
+        return f"{self.source.partition('/')[0]}/{Path(self.source).stem}"
 
     @classmethod
     def from_model(cls, name: str, model: Model) -> "Furniture":
@@ -132,11 +142,36 @@ def load_furniture(path: str | os.PathLike = PACK) -> list[Furniture]:
     return [_object(path, str(number), entry, owned.get(str(number), {})) for number, entry in enumerate(table)]
 
 
+def furniture_for(split: str, path: Path | None = None) -> list[Furniture]:
+    """
+    Args:
+        split: that the rooms belong to.
+        path: a pack; the CC0 pack of this package if None, which `test_unseen` does not accept.
+
+    Returns:
+        Its objects: all of `VETTED_UNSEEN` for `test_unseen`, none of them for another split.
+
+    Raises:
+        ValueError: if the pack is not for the split, or cannot be read (`load_furniture`).
+    """
+    if split == UNSEEN_SPLIT and path is None:
+        raise ValueError(f"{split} needs a pack of furniture that no other split has. {UNSEEN_REMEDY}")
+    furniture = load_furniture(PACK if path is None else path)
+    unseen = {identifier for identifiers in VETTED_UNSEEN.values() for identifier in identifiers}
+    wrong = [item.identifier for item in furniture if (item.identifier in unseen) != (split == UNSEEN_SPLIT)]
+    if wrong:
+        found = f"{len(wrong)} of {len(furniture)} objects of {path}, the first of them {wrong[0]},"
+        if split == UNSEEN_SPLIT:
+            raise ValueError(f"{found} are not kept for {UNSEEN_SPLIT}. {UNSEEN_REMEDY}")
+        raise ValueError(f"{found} are kept for {UNSEEN_SPLIT}, but the split is {split}. Leave that pack out.")
+    return furniture
+
+
 def _object(path: str | os.PathLike, number: str, entry: dict, arrays: dict[str, np.ndarray]) -> Furniture:
     missing = {"class", "source", "parts"} - set(entry)
     if missing:
         raise ValueError(
-            f"Object {number} of {path} has no {sorted(missing)}. Repack it with recipes/contact_sheet.py."
+            f"Object {number} of {path} has no {sorted(missing)}. Repack it with recipes/pack_furniture.py."
         )
     if entry["class"] not in CLASSES:
         raise ValueError(f"Object {number} of {path} is a {entry['class']!r}, which is none of {sorted(CLASSES)}.")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from vega3d.geometry import Box
+from vega3d.synthetic.furniture import Furniture
 from vega3d.synthetic.placing import Layout
 
 SMALL = (
@@ -79,6 +80,8 @@ def lounging(layout: Layout) -> None:
         if low is not None and _chance(layout, 0.7):
             side = float(layout.random.choice([-1, 1]))
             chair = layout.piece("armchair")
+            if chair is None:
+                continue
             away = layout.placed[low].box.size[0] / 2 + chair.size[1] / 2 + 0.3
             layout.relative(low, chair, (side * away, -0.1), -side * np.pi / 2 + layout.random.normal(0, 0.12))
     television(layout)
@@ -200,10 +203,13 @@ def finishing(layout: Layout) -> None:
 
 
 def lighting(layout: Layout) -> None:
-    """A light in the middle of each rectangle of the floor."""
+    """The style's number of lights over each rectangle of the floor; built ones where the pack has no chandelier."""
     name = str(layout.random.choice(["ceiling light", "ceiling light", "chandelier"]))
     for low, high in layout.room.rectangles:
-        layout.hung_from_ceiling(layout.piece(name), (low + high) / 2)
+        longer = (high - low) * (high - low == (high - low).max())
+        for number in range(layout.style.lights):
+            place = (low + high) / 2 + longer * ((number + 0.5) / layout.style.lights - 0.5)
+            layout.hung_from_ceiling(layout.piece(name) or layout.piece("ceiling light"), place)
     if name != "chandelier" and _chance(layout, 0.15) and layout.room.size[2] > 2.6:
         layout.hung_from_ceiling(layout.piece("ceiling fan"), layout.room.rectangles[0][0] + (1.0, 1.0))
 
@@ -222,3 +228,32 @@ KINDS: dict[str, tuple[tuple[float, float], tuple[Step, ...]]] = {
     "games room": ((24, 40), (pool, lounging)),
     "studio": ((24, 45), (sleeping, lounging, dining, cooking)),
 }
+
+# What makes a room of a kind; a pack without it furnishes no such room.
+MAIN_THINGS = {
+    "bedroom": "bed",
+    "living room": "sofa",
+    "kitchen": "refrigerator",
+    "study": "desk",
+    "bathroom": "toilet",
+    "nursery": "crib",
+    "music room": "piano",
+    "games room": "pool table",
+    "studio": "bed",
+}
+
+
+def kinds_for(furniture: list[Furniture]) -> list[str]:
+    """The kinds of rooms whose main thing is among the furniture, in the order of `KINDS`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    names = {item.name for item in furniture}
+    kinds = [kind for kind in KINDS if MAIN_THINGS[kind] in names]
+    if not kinds:
+        raise ValueError(
+            f"The furniture has no {' or '.join(sorted(set(MAIN_THINGS.values())))}, but only {sorted(names)}, which "
+            "furnish no room. Pack more of the vetted objects with recipes/pack_furniture.py."
+        )
+    return kinds

@@ -49,18 +49,18 @@ def noise(random: Random, across: float, along: float | None = None) -> np.ndarr
     return (field - field.mean()) / (field.std() + 1e-9)
 
 
-def _tile(colour: np.ndarray, shade: np.ndarray, edge: float) -> Material:
+def tile(colour: np.ndarray, shade: np.ndarray, edge: float) -> Material:
     image = colour * (1 + shade[..., None]) if shade.ndim == 2 else colour * (1 + shade)
     return Material(np.clip(image, 0, 255).astype(np.uint8), edge)
 
 
-def _grain(random: Random) -> np.ndarray:
+def grain(random: Random) -> np.ndarray:
     return 0.05 * noise(random, 2, 60) + 0.04 * noise(random, 1, 16) + 0.02 * noise(random, 24)
 
 
 def wood(random: Random) -> Material:
     """Smooth wood, for furniture."""
-    return _tile(pick(random, WOODS), _grain(random), 1.0)
+    return tile(pick(random, WOODS), grain(random), 1.0)
 
 
 def planks(random: Random) -> Material:
@@ -72,7 +72,7 @@ def planks(random: Random) -> Material:
     board = (column - ends) % SIZE // (SIZE // 2)
     tone = random.normal(0, 0.09, (rows, 2))[row, board]
     joint = (np.arange(SIZE)[:, None] % height == 0) | ((column - ends) % (SIZE // 2) == 0)
-    return _tile(pick(random, WOODS), _grain(random) + tone - 0.3 * joint, float(random.uniform(1.2, 2.0)))
+    return tile(pick(random, WOODS), grain(random) + tone - 0.3 * joint, float(random.uniform(1.2, 2.0)))
 
 
 def parquet(random: Random) -> Material:
@@ -84,9 +84,9 @@ def parquet(random: Random) -> Material:
     lines, columns = np.indices((SIZE, SIZE)) % size
     strip = np.where(turned, columns, lines) // (size // 4)
     tone = random.normal(0, 0.07, (cells, cells, 4))[row, column, strip]
-    grain = np.where(turned, _grain(random).T, _grain(random))
+    fibres = np.where(turned, grain(random).T, grain(random))
     joint = (np.where(turned, columns, lines) % (size // 4) == 0) | (lines == 0) | (columns == 0)
-    return _tile(pick(random, WOODS), grain + tone - 0.22 * joint, float(random.uniform(1.2, 1.8)))
+    return tile(pick(random, WOODS), fibres + tone - 0.22 * joint, float(random.uniform(1.2, 1.8)))
 
 
 def tiles(random: Random) -> Material:
@@ -101,18 +101,18 @@ def tiles(random: Random) -> Material:
     joint = (lines < 2) | (columns < 2)
     colour = pick(random, (*WALLS, (150, 150, 148), (178, 160, 140), (120, 124, 128)))
     shade = 0.03 * noise(random, 16) + tone
-    return _tile(colour, np.where(joint, random.choice([-0.35, -0.2, 0.1]), shade), 0.4 * cells)
+    return tile(colour, np.where(joint, random.choice([-0.35, -0.2, 0.1]), shade), 0.4 * cells)
 
 
 def carpet(random: Random) -> Material:
     """Short pile."""
     shade = 0.07 * noise(random, 1) + 0.03 * noise(random, 30)
-    return _tile(pick(random, (*CLOTHS, *WALLS)), shade, 1.0)
+    return tile(pick(random, (*CLOTHS, *WALLS)), shade, 1.0)
 
 
 def concrete(random: Random) -> Material:
     """Grey and cloudy."""
-    return _tile(
+    return tile(
         pick(random, ((150, 150, 148), (172, 168, 160))), 0.05 * noise(random, 40) + 0.02 * noise(random, 3), 3.0
     )
 
@@ -120,14 +120,14 @@ def concrete(random: Random) -> Material:
 def plaster(random: Random) -> Material:
     """A painted wall."""
     colour = pick(random, WALLS if random.random() < 0.75 else STRONG_WALLS, 6)
-    return _tile(colour, 0.008 * noise(random, 30) + 0.012 * noise(random, 3), 1.5)
+    return tile(colour, 0.008 * noise(random, 30) + 0.012 * noise(random, 3), 1.5)
 
 
 def stripes(random: Random) -> Material:
     """Wallpaper with upright stripes of two near tones."""
     count = int(random.choice([4, 8, 16]))
     band = (np.arange(SIZE)[None] * count // SIZE % 2).repeat(SIZE, axis=0)
-    return _tile(
+    return tile(
         pick(random, (*WALLS, *STRONG_WALLS)), random.uniform(0.05, 0.16) * band + 0.01 * noise(random, 3), 1.2
     )
 
@@ -140,12 +140,12 @@ def bricks(random: Random) -> Material:
     tone = random.normal(0, 0.06, (rows, columns))[row, across // (SIZE // columns) % columns]
     joint = (np.arange(SIZE)[:, None] % (SIZE // rows) < 2) | (across % (SIZE // columns) < 2)
     colour = pick(random, ((168, 92, 70), (222, 216, 208), (150, 120, 104)))
-    return _tile(colour, np.where(joint, -0.18, tone + 0.04 * noise(random, 2)), 1.1)
+    return tile(colour, np.where(joint, -0.18, tone + 0.04 * noise(random, 2)), 1.1)
 
 
 def white(random: Random) -> Material:
     """A ceiling."""
-    return _tile(pick(random, ((244, 243, 240),), 2), 0.008 * noise(random, 4), 2.0)
+    return tile(pick(random, ((244, 243, 240),), 2), 0.008 * noise(random, 4), 2.0)
 
 
 def fabric(random: Random) -> Material:
@@ -157,7 +157,7 @@ def fabric(random: Random) -> Material:
         weave = weave + random.uniform(0.2, 0.6) * band[None]
     elif kind < 0.45:
         weave = weave + 0.25 * (band[None] + band[:, None])
-    return _tile(colour * 0.8, weave, 0.8)
+    return tile(colour * 0.8, weave, 0.8)
 
 
 FLOORS: tuple[Callable[[Random], Material], ...] = (planks, parquet, tiles, carpet, concrete)

@@ -5,25 +5,16 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.geometry import Box, box_corners, penetration, rotation_about_z
-from vega3d.synthetic.builders import BUILDERS
 from vega3d.synthetic.furniture import HEIGHT_CELL, Furniture, Model
-from vega3d.synthetic.materials import CLOTHS, WOODS, pick
+from vega3d.synthetic.materials import pick
 from vega3d.synthetic.room import Room, Wall
+from vega3d.synthetic.styles import Style
 
 WALL_GAP = 0.025  # [m], more than the skirting board is thick
 BODY = 0.22  # [m], half the width of a person
 CELL = 0.1  # [m], of the map of walkable floor
 LEVEL = 0.02  # [m]: a surface that varies less carries things
 SCALES = (0.94, 1.06)  # each piece is stretched along each axis by a factor of this range
-NEUTRALS = ((228, 226, 220), (196, 194, 190), (120, 122, 126), (62, 62, 66))
-SOFT = ("armchair", "sofa", "bed", "towel", "handbag", "shoes", "chair")
-HARD = ("wardrobe", "desk", "table", "nightstand", "crib", "stool", "box")
-PALETTES: dict[str, tuple] = {
-    **dict.fromkeys(SOFT, CLOTHS + NEUTRALS),
-    **dict.fromkeys(HARD, WOODS + NEUTRALS),
-    **dict.fromkeys(("cabinet", "lamp", "trash can"), WOODS + CLOTHS + NEUTRALS),
-    **dict.fromkeys(("cup", "bottle"), CLOTHS),
-}
 
 
 class Piece(NamedTuple):
@@ -55,15 +46,17 @@ class Placed(NamedTuple):
 
 
 class Layout:
-    """
+    """Places `Piece`s; a thing that the style and the pack lack is None, and placing None does nothing.
+
     Args:
         room: the room.
         furniture: objects of a pack.
         random: generator; each choice draws from it.
+        style: of the room.
     """
 
-    def __init__(self, room: Room, furniture: list[Furniture], random: np.random.Generator):
-        self.room, self.random, self.placed = room, random, list[Placed]()
+    def __init__(self, room: Room, furniture: list[Furniture], random: np.random.Generator, style: Style):
+        self.room, self.random, self.style, self.placed = room, random, style, list[Placed]()
         self.keep_out: list[Box] = []
         self._stock: dict[str, list[Furniture]] = {}
         for item in furniture:
@@ -71,21 +64,21 @@ class Layout:
         x, y = (np.arange(CELL / 2, edge, CELL) for edge in room.size[:2])
         self._floor = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
 
-    def piece(self, name: str, widest: float = np.inf) -> Piece:
-        """A thing of a class, at most `widest` [m] wide if there is one."""
+    def piece(self, name: str, widest: float = np.inf) -> Piece | None:
+        """A thing of a class, at most `widest` [m] wide if there is one; None if the class is not to be had."""
         stock = [item for item in self._stock.get(name, []) if item.size[0] <= widest] or self._stock.get(name, [])
-        if name in BUILDERS and (not stock or self.random.random() < 0.6):
-            model = BUILDERS[name](self.random)
+        if name in self.style.builders and (not stock or self.random.random() < 0.6):
+            model = self.style.builders[name](self.random)
             size = np.ptp(model.mesh.vertices, axis=0).astype(float)
             built = Furniture.from_model(name, model) if name in ("coffee table", "tv stand", "shelf") else None
             return Piece(name, "built", model, np.ones(3), size, None if built is None else built.height_map)
         if not stock:
-            raise ValueError(f"The pack has no {name!r}, but has {sorted(self._stock)}. Add one or change the layout.")
+            return None
         item = stock[self.random.integers(len(stock))]
         scale = self.random.uniform(*SCALES, 3)
         model = (
-            self._recoloured(item.model, PALETTES[name])
-            if name in PALETTES and self.random.random() < 0.6
+            self._recoloured(item.model, self.style.palettes[name])
+            if name in self.style.palettes and self.random.random() < 0.6
             else item.model
         )
         return Piece(name, item.source, model, scale, item.size * scale, item.height_map)
@@ -102,8 +95,10 @@ class Layout:
         images[largest] = np.clip(shade / max(shade.mean(), 40) * colour, 0, 250).astype(np.uint8)
         return model._replace(images=images)
 
-    def against_wall(self, piece: Piece, tries: int = 24, bottom: float = 0.0) -> int | None:
+    def against_wall(self, piece: Piece | None, tries: int = 24, bottom: float = 0.0) -> int | None:
         """With its back to a wall; with `bottom` > 0 it hangs there [m]. Returns its number, or None without space."""
+        if piece is None:
+            return None
         for _ in range(tries):
             wall = self.room.walls[self.random.integers(len(self.room.walls))]
             if wall.length > piece.size[0] + 0.1:
@@ -120,14 +115,18 @@ class Layout:
         place = wall.at(along, piece.size[1] / 2 + gap)
         return Box(np.array([*place, bottom + piece.size[2] / 2]), piece.size, wall.yaw)
 
-    def relative(self, anchor: int, piece: Piece, offset: tuple[float, float], turn: float = 0.0) -> int | None:
+    def relative(self, anchor: int, piece: Piece | None, offset: tuple[float, float], turn: float = 0.0) -> int | None:
         """At `offset` [m] from the anchor's centre in the anchor's axes (front is -y), turned by `turn` [rad]."""
+        if piece is None:
+            return None
         box = self.placed[anchor].box
         place = (rotation_about_z(box.yaw) @ (*offset, 0.0) + box.center)[:2]
         return self.add(piece, Box(np.array([*place, piece.size[2] / 2]), piece.size, box.yaw + turn))
 
-    def beside(self, anchor: int, piece: Piece, gap: float = 0.04) -> int | None:
+    def beside(self, anchor: int, piece: Piece | None, gap: float = 0.04) -> int | None:
         """To the left or right of the anchor, backs aligned."""
+        if piece is None:
+            return None
         size, side = self.placed[anchor].box.size, float(self.random.choice([-1, 1]))
         for sign in (side, -side):
             offset = sign * (size[0] / 2 + piece.size[0] / 2 + gap), size[1] / 2 - piece.size[1] / 2
@@ -136,12 +135,16 @@ class Layout:
                 return number
         return None
 
-    def in_front(self, anchor: int, piece: Piece, gap: float, turn: float = 0.0, aside: float = 0.0) -> int | None:
+    def in_front(
+        self, anchor: int, piece: Piece | None, gap: float, turn: float = 0.0, aside: float = 0.0
+    ) -> int | None:
         """In front of the anchor, `gap` [m] away, shifted by `aside` [m]; `turn` = pi makes it face the anchor."""
+        if piece is None:
+            return None
         reach = np.abs(np.sin(turn)) * piece.size[0] + np.abs(np.cos(turn)) * piece.size[1]
         return self.relative(anchor, piece, (aside, -(self.placed[anchor].box.size[1] / 2 + gap + reach / 2)), turn)
 
-    def around(self, anchor: int, pieces: list[Piece]) -> None:
+    def around(self, anchor: int, pieces: list[Piece | None]) -> None:
         """Chairs at the sides of a table, facing it."""
         width, depth = self.placed[anchor].box.size[:2]
         seats = [(sign * width / 4 * (width > 1.4), sign2) for sign2 in (-1, 1) for sign in (-1, 1)]
@@ -149,13 +152,17 @@ class Layout:
         sides += [(sign * width / 2, 0.0, -sign * np.pi / 2) for sign in (-1, 1)]
         order = self.random.permutation(len(sides))
         for piece, number in zip(pieces, order, strict=False):
+            if piece is None:
+                continue
             x, y, turn = sides[number]
             away = piece.size[1] / 2 + self.random.uniform(0.02, 0.12)
             offset = (x, y + np.sign(y) * away) if y else (x + np.sign(x) * away, 0.0)
             self.relative(anchor, piece, offset, turn + self.random.normal(0, 0.06))
 
-    def standing(self, piece: Piece, tries: int = 24, jitter: float = 0.0) -> int | None:
+    def standing(self, piece: Piece | None, tries: int = 24, jitter: float = 0.0) -> int | None:
         """Somewhere on the floor, along the walls' directions up to `jitter` [rad]."""
+        if piece is None:
+            return None
         for _ in range(tries):
             place = self.random.uniform(0, self.room.size[:2])
             yaw = self.random.integers(4) * np.pi / 2 + self.random.normal(0, jitter) * (jitter > 0)
@@ -164,12 +171,16 @@ class Layout:
                 return number
         return None
 
-    def hung_from_ceiling(self, piece: Piece, place: np.ndarray) -> int | None:
+    def hung_from_ceiling(self, piece: Piece | None, place: np.ndarray) -> int | None:
         """Under the ceiling at float[2] [m]."""
+        if piece is None:
+            return None
         return self.add(piece, Box(np.array([*place, self.room.size[2] - piece.size[2] / 2]), piece.size, 0.0))
 
-    def on_top(self, support: int, piece: Piece, tries: int = 16, facing: bool = False) -> int | None:
+    def on_top(self, support: int, piece: Piece | None, tries: int = 16, facing: bool = False) -> int | None:
         """On a level part of the support; with `facing` it looks where the support does."""
+        if piece is None:
+            return None
         under, box = self.placed[support].piece, self.placed[support].box
         if under.heights is None:
             return None

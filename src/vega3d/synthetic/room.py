@@ -108,16 +108,19 @@ class Room(NamedTuple):
         return np.asarray(inside)
 
 
-def sample_room(random: np.random.Generator, area: tuple[float, float]) -> Room:
+def sample_room(
+    random: np.random.Generator, area: tuple[float, float], ratios: tuple[float, float] = (0.72, 1.4)
+) -> Room:
     """
     Args:
         random: generator.
         area: least and greatest floor area of the enclosing rectangle [m^2].
+        ratios: least and greatest of its width divided by its depth.
 
     Returns:
         A room; one of four is L-shaped where it is large enough.
     """
-    surface, ratio = random.uniform(*area), random.uniform(0.72, 1.4)
+    surface, ratio = random.uniform(*area), random.uniform(*ratios)
     width, depth = np.round([np.sqrt(surface * ratio), np.sqrt(surface / ratio)], 2)
     size = np.array([width, depth, np.round(random.uniform(2.4, 3.1), 2)])
     if surface < 16 or random.random() > 0.3:

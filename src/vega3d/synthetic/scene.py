@@ -6,16 +6,15 @@ import numpy as np
 
 from vega3d.geometry import Box, rotation_about_z
 from vega3d.synthetic.furniture import Furniture
-from vega3d.synthetic.layout import KINDS, finishing, lighting, openings
-from vega3d.synthetic.materials import FLOORS, WALLPAPERS, white
+from vega3d.synthetic.layout import KINDS, MAIN_THINGS, finishing, kinds_for, lighting, openings
 from vega3d.synthetic.meshes import Mesh, Textures, join, moved, pack_textures, refined
 from vega3d.synthetic.placing import Layout, Placed
 from vega3d.synthetic.room import Room, sample_room, shell
+from vega3d.synthetic.styles import STYLES
 
-SPLITS = ("train", "validation", "test", "test_unseen")
+SPLITS = tuple(STYLES)
 SEEDS_PER_SPLIT = 1 << 30
 LONGEST_EDGE = 0.22  # [m], of furniture, so that shadows show on it
-SKIRTING_COLOUR = np.array([[[238, 237, 232]]], np.uint8)
 GLOWS = {("window", 1): 1.0, ("ceiling light", 1): 1.0}  # textures that send out light, by class and number
 
 
@@ -90,35 +89,39 @@ def split_of_seed(seed: int) -> str:
 def sample_scene(seed: int, furniture: list[Furniture], kind: str | None = None) -> Scene:
     """
     Args:
-        seed: of everything in the room.
-        furniture: objects of a pack (`load_furniture`).
-        kind: of room, of `KINDS`; drawn from the seed if None.
+        seed: of everything in the room; its split has a style (`STYLES`).
+        furniture: objects of a pack (`furniture_for`). A class that it lacks is left out.
+        kind: of room, of `KINDS`; drawn from the seed if None, among those that the pack can furnish.
 
     Returns:
         The room; the same arrays for the same seed and pack.
 
     Raises:
-        ValueError: if the seed is in no split or the kind is unknown.
+        ValueError: if the seed is in no split, the kind is unknown, or the furniture lacks its main thing.
     """
-    split_of_seed(seed)
-    random = np.random.default_rng(np.random.SeedSequence([seed, 0]))
-    drawn = str(random.choice(list(KINDS)))
-    kind = kind or drawn
-    if kind not in KINDS:
+    style = STYLES[split_of_seed(seed)]
+    if kind is not None and kind not in KINDS:
         raise ValueError(f"There is no kind of room {kind!r}. Choose one of {list(KINDS)}.")
+    kinds = kinds_for(furniture)
+    random = np.random.default_rng(np.random.SeedSequence([seed, 0]))
+    drawn = str(random.choice(kinds))
+    kind = kind or drawn
+    if kind not in kinds:
+        raise ValueError(f"The furniture has no {MAIN_THINGS[kind]!r} for a {kind}. It furnishes {kinds}.")
     area, steps = KINDS[kind]
-    layout = Layout(sample_room(random, area), furniture, random)
+    layout = Layout(sample_room(random, area, style.ratios), furniture, random, style)
     for step in (lighting, openings, *steps, finishing):
         step(layout)
     return _assemble(seed, kind, layout)
 
 
 def _assemble(seed: int, kind: str, layout: Layout) -> Scene:
-    random = layout.random
-    floor, wall = FLOORS[random.integers(len(FLOORS))](random), WALLPAPERS[random.integers(len(WALLPAPERS))](random)
-    ceiling = white(random)
+    random, style = layout.random, layout.style
+    floor = style.floors[random.integers(len(style.floors))](random)
+    wall = style.wallpapers[random.integers(len(style.wallpapers))](random)
+    ceiling = style.ceiling(random)
     meshes = shell(layout.room, (floor.edge, wall.edge, ceiling.edge))
-    images = [floor.image, wall.image, ceiling.image, SKIRTING_COLOUR]
+    images = [floor.image, wall.image, ceiling.image, style.skirting]
     glow, instance = [0.0] * 4, [np.zeros(sum(len(mesh.faces) for mesh in meshes), np.int32)]
     objects = []
     for number, item in enumerate(layout.placed, start=1):
