@@ -9,6 +9,7 @@ of the penalty on weights is chosen for each type on rooms that the fit does not
 
 import argparse
 import gzip
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -40,13 +41,14 @@ def furniture() -> list:
     return load_furniture()
 
 
-def room_candidates(number: int, split: str, walks: int, per_type: int) -> list[list]:
-    """Questions on a room: type, classes, options, number of the right option, number of the room."""
+def room_candidates(place: int, first: int, split: str, walks: int, per_type: int) -> list[list]:
+    """Questions on room `first` + `place`: type, classes, options, number of the right option, number of the room."""
+    number = first + place
     scene = sample_scene(scene_seed(split, number), furniture())
-    renderer, found = EmbreeRenderer(scene), []
+    renderer, observation, found = EmbreeRenderer(scene), None, []
     for walk in range(walks):
         _, instance = renderer.geometry(sample_walk(scene, walk, NUM_FRAMES), SIZE, SIZE)
-        observation = observe(scene, instance)
+        observation = observe(scene, instance, observation)
         for stream, name in enumerate(CLUES):
             random = np.random.default_rng([scene.seed, 4, walk, stream])
             for question in shuffled_candidates(name, observation, random)[:per_type]:
@@ -55,7 +57,9 @@ def room_candidates(number: int, split: str, walks: int, per_type: int) -> list[
 
 
 def collect(options: argparse.Namespace) -> None:
-    make = partial(room_candidates, split=options.split, walks=options.walks, per_type=options.per_type)
+    make = partial(
+        room_candidates, first=options.first, split=options.split, walks=options.walks, per_type=options.per_type
+    )
     counts: Counter[str] = Counter()
     with gzip.open(options.file, "wt", encoding="utf-8") as file:
         for questions in tqdm(run_all(make, options.rooms, options.workers), total=options.rooms, unit="room"):
@@ -129,7 +133,7 @@ def read(path: Path) -> Iterator[list]:
 
 def fit(options: argparse.Namespace) -> None:
     questions: dict[str, list[list]] = {name: [] for name in CLUES}
-    for question in read(options.file):
+    for question in itertools.chain.from_iterable(map(read, options.files)):
         questions[question[0]].append(question)
     fitted = {name: fit_type(asked) for name, asked in tqdm(questions.items(), unit="type")}
     for name, (weights, figures) in fitted.items():
@@ -148,13 +152,14 @@ def main() -> None:
     collecting = commands.add_parser("collect")
     collecting.add_argument("file", type=Path)
     collecting.add_argument("--split", default="train")
+    collecting.add_argument("--first", type=int, default=0, help="number of the first room")
     collecting.add_argument("--rooms", type=int, default=4000)
     collecting.add_argument("--walks", type=int, default=2)
     collecting.add_argument("--per-type", type=int, default=14)
     collecting.add_argument("--workers", type=int, default=2)
     collecting.set_defaults(run=collect)
     fitting = commands.add_parser("fit")
-    fitting.add_argument("file", type=Path)
+    fitting.add_argument("files", type=Path, nargs="+")
     fitting.add_argument("--output", type=Path, default=WEIGHTS)
     fitting.set_defaults(run=fit)
     options = parser.parse_args()

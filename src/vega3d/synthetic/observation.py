@@ -1,15 +1,18 @@
 """What a walkthrough shows of a scene: which objects are truly visible, and when and where they appear."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from scipy.spatial import KDTree
 
 from vega3d.geometry import Box, box_corners
+from vega3d.synthetic.meshes import Textures
 from vega3d.synthetic.scene import Scene
 
 SURFACE_POINTS = 2000  # drawn on the faces of an object; with the vertices, distances are right to 1 cm
+MAIN_SHARE = 0.6  # of the surface, of a part whose colour is the object's
+COARSE_LEVEL, PLAIN = 5, 22.0  # of a texture pyramid (8 x 8 texels), and their greatest deviation in a plain colour
 COARSE_POINTS = 100  # of which the distance is a bound for the search among all
 VISIBLE_FRACTION = 0.004  # of a frame's pixels, in at least one frame: about 8 x 8 px of 128 x 128
 GLIMPSE_FRACTION = 0.0008
@@ -130,11 +133,39 @@ class Observation:
         return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
-def observe(scene: Scene, instance: np.ndarray) -> Observation:
-    """What a walkthrough with instance ids int[T, H, W] shows of its scene."""
+def observe(scene: Scene, instance: np.ndarray, before: Observation | None = None) -> Observation:
+    """
+    Args:
+        scene: the room.
+        instance: int[T, H, W], instance ids in a walkthrough.
+        before: of another walkthrough of the same room, whose distances are used again.
+
+    Returns:
+        What the walkthrough shows.
+    """
+    ids = instance.astype(np.uint16)
+    if before is not None:
+        return replace(before, ids=ids)
     corners = scene.mesh.vertices[scene.mesh.faces]
-    objects = tuple(
-        ObservedObject(item.instance, item.name, item.box, corners[scene.instance == item.instance], item.on)
-        for item in scene.objects
-    )
-    return Observation(objects, instance.astype(np.uint16), scene.room.area)
+    objects = []
+    for item in scene.objects:
+        chosen = scene.instance == item.instance
+        triangles = corners[chosen]
+        colour = main_colour(triangles, scene.mesh.texture[chosen], scene.textures)
+        objects.append(ObservedObject(item.instance, item.name, item.box, triangles, item.on, colour))
+    return Observation(tuple(objects), ids, scene.room.area)
+
+
+def main_colour(triangles: np.ndarray, texture: np.ndarray, textures: Textures) -> np.ndarray | None:
+    """uint8[3]: mean colour of the texture int[F] that covers most of float[F, 3, 3], or None if it is not of one.
+
+    That is, if it covers less than `MAIN_SHARE` of the surface, or its colours differ.
+    """
+    area = np.linalg.norm(np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]), axis=-1)
+    shares = np.bincount(texture, area) / area.sum()
+    largest = int(shares.argmax())
+    offset, height, width = textures.levels[largest, COARSE_LEVEL]
+    texels = textures.texels[offset : offset + height * width].astype(float)
+    if shares[largest] < MAIN_SHARE or texels.std(axis=0).max() > PLAIN:
+        return None
+    return texels.mean(axis=0).round().astype(np.uint8)
