@@ -10,11 +10,18 @@ Result = TypeVar("Result")
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` make a file under a temporary name, and gives it its own when it is whole."""
+    """Lets `write` make a file under a temporary name, and gives it its own when it is whole.
+
+    What a failed write leaves, as on a full disk, is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_name(f".{path.name}.partial")
-    write(partial_path)
-    partial_path.replace(path)
+    try:
+        write(partial_path)
+        partial_path.replace(path)
+    except BaseException:
+        partial_path.unlink(missing_ok=True)
+        raise
 
 
 def run_all(make: Callable[[int], Result], count: int, workers: int) -> Iterator[Result]:
