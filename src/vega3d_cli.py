@@ -249,9 +249,11 @@ def info(
 @app.command(
     epilog="""Examples:
 
-    vega3d synthesize rooms-test --split test --scenes 20 --workers 2
+    vega3d synthesize rooms-test --split test --scenes 20 --workers 2 --preview
 
-    vega3d synthesize rooms --split train --scenes 1000 --walks 8 --size 128"""
+    vega3d synthesize rooms --split train --scenes 1000 --walks 8 --size 128
+
+    vega3d synthesize rooms-unseen --split test_unseen --furniture furniture_unseen.npz"""
 )
 def synthesize(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder, or one of an earlier run to continue.")],
@@ -262,6 +264,11 @@ def synthesize(
     size: Annotated[int, typer.Option(help="Edge of the frames [px].")] = 192,
     num_frames: Annotated[int, typer.Option(help="Frames of a walkthrough.")] = 17,
     questions_per_type: Annotated[int, typer.Option(help="Most questions of one type about a walkthrough.")] = 2,
+    furniture: Annotated[
+        Path | None, typer.Option(help="Pack of furniture, for test_unseen.  [default: the CC0 pack]")
+    ] = None,
+    videos: Annotated[bool, typer.Option(help="Videos and arrays, or tables alone.")] = True,
+    preview: Annotated[bool, typer.Option("--preview", help="Draw a contact sheet, OUT/preview.png.")] = False,
 ) -> None:
     """Make a data set of rooms: walkthroughs, their geometry, and questions in VSI-Bench's form."""
     with one_line_errors():
@@ -270,9 +277,17 @@ def synthesize(
         from vega3d.synthetic.dataset import DatasetSettings
         from vega3d.synthetic.dataset import synthesize as make_dataset
 
-        settings = DatasetSettings(split, size, num_frames, walks, questions_per_type)
+        settings = DatasetSettings(split, size, num_frames, walks, questions_per_type, videos)
         with tqdm(total=scenes, desc="rooms", unit="room", disable=not sys.stderr.isatty()) as bar:
-            table = make_dataset(output, settings, scenes, workers, on_scene=lambda count: bar.update())
+            table = make_dataset(
+                output,
+                settings,
+                scenes,
+                workers,
+                on_scene=lambda count: bar.update(),
+                furniture=furniture,
+                preview=preview,
+            )
     typer.echo(f"{table}")
 
 

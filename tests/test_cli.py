@@ -157,7 +157,7 @@ def small_rooms(tmp_path_factory) -> Path:
     rooms = home / "vega3d" / "rooms" / RoomsBenchmark(settings).folder_name
     made = run("synthesize", rooms, "--split", "test", "--scenes", "1", "--size", "128", "--num-frames", "4")
     assert made.exit_code == 0, made.stderr
-    assert made.stdout.strip() == str(rooms / "test.jsonl")
+    assert made.stdout.strip() == str(rooms / "test.parquet")
     again = run("synthesize", rooms, "--split", "train", "--scenes", "1")
     assert again.exit_code == 2
     assert "other settings" in again.stderr

@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 PRE_PROMPT = "These are frames of a video."
 CHOICE_POST_PROMPT = "Answer with the option's letter from the given choices directly."
+NUMERIC_POST_PROMPT = "Please answer the question using a single word or phrase."
+Mark = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,11 @@ class SpatialQuestion:
         question: text.
         options: texts of the choices, without letters; empty for an open question.
         is_image: whether `visual` is one image.
+        is_numeric: whether the answer is a number, which VSI-Bench's prompt asks for in a way of its own.
+        answer: the right one, a letter or a number as text; empty if it is not known.
+        question_type: name of the type in its benchmark; empty if it has none.
+        frame: number of the frame of the video that the marks are to be drawn on.
+        marks: left, top, right, bottom [px] of the boxes A, B, ... that the question is about.
 
     Raises:
         ValueError: if there is no question, or one option, or more options than letters.
@@ -29,6 +36,11 @@ class SpatialQuestion:
     question: str
     options: Sequence[str] = ()
     is_image: bool = False
+    is_numeric: bool = False
+    answer: str = ""
+    question_type: str = ""
+    frame: int | None = None
+    marks: Sequence[Mark] = ()
 
     def __post_init__(self):
         if not self.question.strip():
@@ -45,10 +57,12 @@ class SpatialQuestion:
 
     @property
     def prompt(self) -> str:
+        pre = [] if self.is_image else [PRE_PROMPT]
+        if self.is_numeric:
+            return "\n".join([*pre, self.question, NUMERIC_POST_PROMPT])
         if not self.options:
             return self.question
         lines = [f"{letter}. {option}" for letter, option in zip(self.letters, self.options, strict=True)]
-        pre = [] if self.is_image else [PRE_PROMPT]
         return "\n".join([*pre, self.question, "Options:", *lines, CHOICE_POST_PROMPT])
 
     def messages(self) -> list[dict]:

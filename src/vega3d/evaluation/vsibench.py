@@ -15,12 +15,10 @@ from typing import Any
 
 from vega3d.evaluation.metrics import EXTRA_CHOICE_TYPES, QUESTION_TYPES, is_choice, to_number
 from vega3d.evaluation.tables import read_questions
-from vega3d.spatial_qa import CHOICE_POST_PROMPT, PRE_PROMPT
+from vega3d.spatial_qa import CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT, PRE_PROMPT, Mark
 
-NUMERIC_POST_PROMPT = "Please answer the question using a single word or phrase."
 GENERATION = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False}
 COLUMNS = ("id", "dataset", "scene_name", "question_type", "question", "ground_truth")
-Mark = tuple[int, int, int, int]
 
 
 def build_prompt(
