@@ -278,9 +278,7 @@ def pack(source: Path, packed: Path, licence: str, objects: list[str] | None = N
     np.savez_compressed(temporary, meta=table, **arrays)
     os.replace(temporary, packed)
     packed.with_name(f"{packed.stem}_ATTRIBUTION.txt").write_text(attribution(entries), encoding="utf-8")
-    print(
-        f"{len(entries)} objects of {len({entry['class'] for entry in entries})} classes, {packed.stat().st_size / 1e6:.2f} MB"
-    )
+    print(f"{len(entries)} objects of {len({entry['class'] for entry in entries})} classes in {packed}")
 
 
 def attribution(entries: list[dict]) -> str:
