@@ -59,11 +59,7 @@ class Part(NamedTuple):
 
 
 def open_libraries(source: Path) -> dict[str, zipfile.ZipFile]:
-    """The libraries (`.sh3f`) in a .deb or in a folder where it is unpacked, by their names.
-
-    Raises:
-        ValueError: if the source is missing, neither of both, or has none.
-    """
+    """The libraries (`.sh3f`) in a .deb or in a folder where it is unpacked, by their names."""
     if not source.exists():
         raise ValueError(f"There is no {source}. Get it by `apt-get download sweethome3d-furniture`.")
     if source.is_dir():
@@ -163,8 +159,7 @@ def _part(look: tuple, pairs: np.ndarray, points: np.ndarray, texture_points: np
     """Welds corners of the same place and texture coordinates."""
     color, image = look
     places = points[pairs[:, 0]]
-    span = max(float(np.ptp(points, axis=0).max()), 1e-9)
-    key = np.round(places / span * 20_000)
+    key = np.round(places / max(float(np.ptp(points, axis=0).max()), 1e-9) * 20_000)
     uv = np.nan_to_num(texture_points[pairs[:, 1]], nan=0, posinf=0, neginf=0) if image else np.zeros((len(pairs), 2))
     _, first, inverse = np.unique(np.concatenate([key, uv], axis=1), axis=0, return_index=True, return_inverse=True)
     return Part(places[first], inverse.reshape(-1, 3), uv[first] if image else None, color, image)
@@ -283,8 +278,7 @@ def pack(source: Path, packed: Path, licence: str, objects: list[str] | None = N
     np.savez_compressed(temporary, meta=table, **arrays)
     os.replace(temporary, packed)
     packed.with_name(f"{packed.stem}_ATTRIBUTION.txt").write_text(attribution(entries), encoding="utf-8")
-    classes = {entry["class"] for entry in entries}
-    print(f"{len(entries)} objects of {len(classes)} classes, {packed.stat().st_size / 1e6:.2f} MB")
+    print(f"{len(entries)} objects of {len({entry['class'] for entry in entries})} classes in {packed}")
 
 
 def attribution(entries: list[dict]) -> str:

@@ -124,7 +124,7 @@ VETTED_UNSEEN = _identifiers(
         "Scopia/wooden_office_alder_table Scopia/wooden_table_office",
         "toilet": "BlendSwap-CC-BY/modernToilet BlendSwap-CC-BY/toilets_unit_jay_hardy",
         "towel": "BlendSwap-CC-BY/towel Scopia/com_bath3",
-        "trash can": "KatorLegaz/bullet-trash-can KatorLegaz/recycling-bin KatorLegaz/residential-trashcan",
+        "trash can": "KatorLegaz/bullet-trash-can KatorLegaz/recycling-bin",
         "tv": "Scopia/tv Scopia/wall-flat-tv",
         "tv stand": "BlendSwap-CC-BY/tvStand",
         "wardrobe": "BlendSwap-CC-BY/wardrobe BlendSwap-CC-BY/wardrobe2 Scopia/wardrobe1",
