@@ -121,7 +121,7 @@ class OpenGLRenderer:
             program["lens"], program["frames"] = lens, float(frames)
             image.use()
             image.viewport = (0, 0, target.width, target.height * frames)
-            image.clear(np.inf, 0.0, 0.0, 1.0, viewport=image.viewport)
+            image.clear(0.0, 0.0, 0.0, 0.0, viewport=image.viewport)
             mesh.render_indirect(context.commands, count=count)
 
     def _read(self, target: Target, frames: int) -> list[np.ndarray]:

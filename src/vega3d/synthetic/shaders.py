@@ -107,13 +107,13 @@ void main() {
     uint colours[4];
     for (int i = 0; i < 4; i++) {
         int number = min(first + i, pixels - 1);
-        ivec2 pixel = ivec2(number % width, number / width);
+        ivec2 pixel = covered(ivec2(number % width, number / width));
         vec2 surface = texelFetch(surface_image, pixel, 0).rg;
         words[first + i] = floatBitsToUint(surface.x);
         words[count + first + i] = uint(surface.y);
         vec4 sum = vec4(0.0);
         for (int s = 0; s < SAMPLES; s++) sum += texelFetch(colour_image, pixel, s);
-        colours[i] = packUnorm4x8(sum / SAMPLES) & 0xffffffu;
+        colours[i] = packUnorm4x8(sum / max(sum.a, 1e-3)) & 0xffffffu;
     }
     int place = 2 * count + 3 * int(gl_GlobalInvocationID.x);
     words[place] = colours[0] | colours[1] << 24;
