@@ -100,6 +100,16 @@ layout(binding = 0) uniform sampler2D surface_image;
 layout(binding = 1) uniform sampler2DMS colour_image;
 layout(std430, binding = 4) writeonly buffer Packed { uint words[]; };  // depths, instances, colours
 uniform int pixels, width;  // of all frames together, of one row [px]
+// The pixel, or one beside it where the rounding of corners leaves a gap between two triangles.
+ivec2 covered(ivec2 pixel) {
+    int beside[3] = int[3](0, -1, 1);
+    for (int i = 0; i < 3; i++) {
+        ivec2 place = ivec2(clamp(pixel.x + beside[i], 0, width - 1), pixel.y);
+        if (texelFetch(surface_image, place, 0).r > 0.0) return place;
+    }
+    return pixel;
+}
+
 void main() {
     int first = 4 * int(gl_GlobalInvocationID.x);
     int count = (pixels + 3) / 4 * 4;
