@@ -4,7 +4,7 @@ Light is computed at sparse points, each vertex of the shell and one point for a
 of a surface, because furniture meshes are sheets without an inside. All bounces reuse one set of rays.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from vega3d.synthetic.raycast import Caster
 from vega3d.synthetic.scene import Scene
 
 PATCH = 0.09  # [m], edge of the cells that share one light point on furniture
-SHADOW_RAYS = 8  # a point and light
-BOUNCE_RAYS = 24  # a point and side
+Quality = Literal["full", "fast"]
+RAYS = {"full": (8, 24), "fast": (4, 10)}  # shadow rays a point and light (a multiple of 4); bounce rays a point and side
 BOUNCES = 3
 OFFSET = 5e-3  # [m], of a ray's start from its surface: more than the gap between doubled sheets of meshes
 INSET = 0.12  # of the way to the middle of a triangle, because corners touch other things
@@ -108,19 +108,21 @@ def smoothed(values: np.ndarray, links: np.ndarray, times: int) -> np.ndarray:
     return flat.reshape(values.shape)
 
 
-def direct_light(points: LightPoints, sources: list[Lamp], caster: Caster, random: np.random.Generator) -> np.ndarray:
-    """float[P, 2, 3]: irradiance from the lamps on the front and the back of each point."""
+def direct_light(
+    points: LightPoints, sources: list[Lamp], caster: Caster, random: np.random.Generator, rays: int
+) -> np.ndarray:
+    """float[P, 2, 3]: irradiance from the lamps on the front and the back of each point, by `rays` rays to a lamp."""
     light = np.zeros((len(points.places), 2, 3))
-    strata = np.stack(np.divmod(np.arange(SHADOW_RAYS), 4), axis=1)
+    strata = np.stack(np.divmod(np.arange(rays), 4), axis=1)
     for lamp in sources:
         for stratum in strata:
-            spot = (stratum + random.random((len(light), 2))) / (SHADOW_RAYS / 4, 4) * 2 - 1
+            spot = (stratum + random.random((len(light), 2))) / (rays / 4, 4) * 2 - 1
             way = (lamp.center + spot @ lamp.sides - points.places).astype(np.float32)
             distance = np.linalg.norm(way, axis=1)
             cosine = (way * points.normals).sum(axis=1) / distance
             spread = np.where(lamp.normal.any(), np.clip(-(way @ lamp.normal) / distance, 0, None), 1.0)
             start = points.places + points.normals * (np.sign(cosine) * OFFSET)[:, None].astype(np.float32)
-            strength = np.abs(cosine) * spread / np.maximum(distance, 0.15) ** 2 / SHADOW_RAYS
+            strength = np.abs(cosine) * spread / np.maximum(distance, 0.15) ** 2 / rays
             lit = np.flatnonzero(strength > 1e-6)
             lit = lit[~caster.blocked(start[lit], way[lit] * np.float32(0.99))]
             light[lit, (cosine[lit] < 0).astype(int)] += strength[lit, None] * lamp.power
@@ -144,9 +146,11 @@ class Bounce(NamedTuple):
         return arriving.mean(axis=2)
 
 
-def bounce_rays(scene: Scene, points: LightPoints, caster: Caster, random: np.random.Generator) -> Bounce:
-    """Casts cosine-weighted rays from both sides of furniture, and from the inner side of the shell."""
-    number, rays = len(points.places), BOUNCE_RAYS
+def bounce_rays(
+    scene: Scene, points: LightPoints, caster: Caster, random: np.random.Generator, rays: int
+) -> Bounce:
+    """Casts cosine-weighted rays, `rays` each, from both sides of furniture, and from the inner side of the shell."""
+    number = len(points.places)
     target = np.zeros((number, 2, rays), np.int64)
     albedo = np.zeros((number, 2, rays, 3), np.float32)
     tangent = np.cross(points.normals, np.where(np.abs(points.normals[:, 2:]) < 0.9, (0, 0, 1.0), (1.0, 0, 0)))
@@ -177,20 +181,27 @@ def _mean_colours(scene: Scene) -> np.ndarray:
     return linear(smallest) * 0.9 * (scene.textures.glow[:, None] == 0)
 
 
-def bake_light(scene: Scene, caster: Caster) -> np.ndarray:
+def bake_light(scene: Scene, caster: Caster, quality: Quality = "full") -> np.ndarray:
     """
     Args:
         scene: the room.
         caster: of the same room.
+        quality: "full", or "fast" with fewer rays and so more noise; they differ by QQ of 255 in the mean.
 
     Returns:
         float32[V, 2, 3]: irradiance on the front (where the normal points) and the back of each vertex, scaled so that
         an average surface of the shell receives 1.
+
+    Raises:
+        ValueError: if there is no such quality.
     """
+    if quality not in RAYS:
+        raise ValueError(f"There is no quality of light {quality!r}. Choose one of {list(RAYS)}.")
+    shadow_rays, rays = RAYS[quality]
     random = np.random.default_rng(np.random.SeedSequence([scene.seed, 1]))
     points = light_points(scene)
-    direct = smoothed(direct_light(points, lamps(scene), caster, random), points.links, 1)
-    bounce = bounce_rays(scene, points, caster, random)
+    direct = smoothed(direct_light(points, lamps(scene), caster, random, shadow_rays), points.links, 1)
+    bounce = bounce_rays(scene, points, caster, random, rays)
     indirect = np.zeros_like(direct)
     for _ in range(BOUNCES):
         indirect = smoothed(bounce.gather(direct + indirect), points.links, 3)

@@ -5,7 +5,7 @@ from functools import cached_property
 import numpy as np
 
 from vega3d.synthetic.clip import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
-from vega3d.synthetic.light import bake_light, linear
+from vega3d.synthetic.light import Quality, bake_light, linear
 from vega3d.synthetic.meshes import LEVELS
 from vega3d.synthetic.raycast import Caster
 from vega3d.synthetic.scene import Scene
@@ -20,17 +20,18 @@ class EmbreeRenderer:
 
     Args:
         scene: the room.
+        quality: of its light, see `bake_light`.
     """
 
-    def __init__(self, scene: Scene):
-        self.scene = scene
+    def __init__(self, scene: Scene, quality: Quality = "full"):
+        self.scene, self._quality = scene, quality
         self._caster = Caster(scene.mesh)
         self._linear = linear(np.arange(256))
 
     @cached_property
     def light(self) -> np.ndarray:
         """float32[V, 2, 3]: of `bake_light`."""
-        return bake_light(self.scene, self._caster)
+        return bake_light(self.scene, self._caster, self._quality)
 
     @cached_property
     def _density(self) -> np.ndarray:
