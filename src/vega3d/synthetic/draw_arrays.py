@@ -47,7 +47,9 @@ def draw_arrays(scene: Scene, light: np.ndarray) -> DrawArrays:
     if light.shape != (len(mesh.vertices), 2, 3):
         raise ValueError(f"Light is float32[{len(mesh.vertices)}, 2, 3] in this room, but got {light.shape}. Bake it.")
     if (np.diff(scene.instance) < 0).any():
-        raise ValueError("Faces are drawn in runs of one instance, but theirs do not ascend. Sort the faces by instance.")
+        raise ValueError(
+            "Faces are drawn in runs of one instance, but theirs do not ascend. Sort the faces by instance."
+        )
     vertices = np.zeros(len(mesh.vertices), VERTEX)
     vertices["position"], vertices["uv"], vertices["light"] = mesh.vertices, mesh.uv, light.reshape(-1, 6)
     surfaces = np.zeros(len(mesh.faces), FACE)

@@ -14,7 +14,10 @@ from vega3d.synthetic.scene import Scene
 
 PATCH = 0.09  # [m], edge of the cells that share one light point on furniture
 Quality = Literal["full", "fast"]
-RAYS = {"full": (8, 24), "fast": (4, 10)}  # shadow rays a point and light (a multiple of 4); bounce rays a point and side
+RAYS = {
+    "full": (8, 24),
+    "fast": (4, 10),
+}  # shadow rays a point and light (a multiple of 4); bounce rays a point and side
 BOUNCES = 3
 OFFSET = 5e-3  # [m], of a ray's start from its surface: more than the gap between doubled sheets of meshes
 INSET = 0.12  # of the way to the middle of a triangle, because corners touch other things
@@ -146,9 +149,7 @@ class Bounce(NamedTuple):
         return arriving.mean(axis=2)
 
 
-def bounce_rays(
-    scene: Scene, points: LightPoints, caster: Caster, random: np.random.Generator, rays: int
-) -> Bounce:
+def bounce_rays(scene: Scene, points: LightPoints, caster: Caster, random: np.random.Generator, rays: int) -> Bounce:
     """Casts cosine-weighted rays, `rays` each, from both sides of furniture, and from the inner side of the shell."""
     number = len(points.places)
     target = np.zeros((number, 2, rays), np.int64)

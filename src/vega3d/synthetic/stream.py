@@ -23,7 +23,7 @@ from vega3d.synthetic.light import Quality, bake_light
 from vega3d.synthetic.raycast import Caster
 from vega3d.synthetic.render_embree import EmbreeRenderer
 from vega3d.synthetic.scene import SEEDS_PER_SPLIT, sample_scene, scene_seed
-from vega3d.synthetic.walk import Walk, sample_walk
+from vega3d.synthetic.walk import Walk, sample_walks
 
 
 class StreamedClip(NamedTuple):
@@ -52,7 +52,7 @@ class RoomJob:
 
     def __call__(self, number: int) -> tuple[object, list[np.ndarray]]:
         scene = sample_scene(scene_seed(self.split, number), _furniture())
-        walks = [sample_walk(scene, walk, self.num_frames) for walk in range(self.walks)]
+        walks = sample_walks(scene, self.walks, self.num_frames)
         facts = [(walk.kind, walk.field_of_view) for walk in walks]
         poses = np.stack([walk.world_from_camera for walk in walks])
         if self.renderer == "opengl":

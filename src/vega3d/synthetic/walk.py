@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vega3d.geometry import intrinsics_from_field_of_view, look_at, project
+from vega3d.geometry import look_at
 from vega3d.synthetic.placing import CELL, largest_region, standing_room
 from vega3d.synthetic.scene import Scene
 
@@ -13,6 +13,7 @@ BODY = 0.3  # [m], kept between the camera and everything else
 FIELDS_OF_VIEW = (50.0, 90.0)  # [deg]
 EYE_HEIGHTS = (1.2, 1.7)  # [m]
 LENGTHS = (2.0, 6.0)  # [m], of a walk-through
+FLAT, HEAD = 0.05, 1.9  # [m]: what ends below or begins above does not hinder, as in `standing_room`
 CANDIDATES = 10  # walks drawn, of which the one that sees most is kept
 
 
@@ -30,15 +31,29 @@ class Walk(NamedTuple):
 
 
 class _Ground(NamedTuple):
-    """Where the camera may be: the free cells' centres float[n, m, 2] and bool[n, m]; and a test of points between."""
+    """Where the camera may be.
+
+    Args:
+        centres: float[n, m, 2], of cells [m].
+        free: bool[n, m].
+        obstacles: float[B, 6]: centre, cosine and sine of the yaw, and half the sides of what hinders [m].
+        scene: the room.
+    """
 
     centres: np.ndarray
     free: np.ndarray
+    obstacles: np.ndarray
     scene: Scene
 
     def clear(self, points: np.ndarray) -> bool:
-        boxes = [item.box for item in self.scene.objects]
-        return bool(standing_room(self.scene.room, boxes, points, BODY).all())
+        """As `standing_room` at all points float[n, 2], for all boxes at once, which is what most time goes to."""
+        if not self.scene.room.contains(points, BODY).all():
+            return False
+        away = points[:, None] - self.obstacles[:, :2]  # float[n, B, 2]
+        cos, sin, width, depth = self.obstacles[:, 2:].T
+        across = np.maximum(np.abs(away[..., 0] * cos + away[..., 1] * sin) - width, 0)
+        along = np.maximum(np.abs(away[..., 1] * cos - away[..., 0] * sin) - depth, 0)
+        return bool((across**2 + along**2 >= BODY**2).all())
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
         cells = np.argwhere(self.free)
@@ -63,38 +78,62 @@ def sample_walk(scene: Scene, number: int, num_frames: int = 16, kind: str | Non
         raise ValueError(f"A walk has at least 1 frame, but got {num_frames}.")
     if kind is not None and kind not in WALKS:
         raise ValueError(f"There is no walk {kind!r}. Choose one of {list(WALKS)}.")
-    random = np.random.default_rng(np.random.SeedSequence([scene.seed, 2, number]))
+    return _sample(_ground(scene), number, num_frames, kind)
+
+
+def sample_walks(scene: Scene, count: int, num_frames: int = 16) -> list[Walk]:
+    """The first walks of a room, as `sample_walk` gives them; what they share is made once.
+
+    Raises:
+        ValueError: as `sample_walk` does.
+    """
+    if num_frames < 1:
+        raise ValueError(f"A walk has at least 1 frame, but got {num_frames}.")
     ground = _ground(scene)
+    return [_sample(ground, number, num_frames, None) for number in range(count)]
+
+
+def _sample(ground: _Ground, number: int, num_frames: int, kind: str | None) -> Walk:
+    random = np.random.default_rng(np.random.SeedSequence([ground.scene.seed, 2, number]))
     drawn = str(random.choice(list(WALKS), p=[0.2, 0.3, 0.5]))
     field_of_view = float(random.uniform(*FIELDS_OF_VIEW))
     best, best_score = None, -1.0
     for _ in range(CANDIDATES):
         path, gaze = WALKS[kind or drawn](ground, num_frames, random)
-        poses = np.stack([look_at(eye, target) for eye, target in zip(path, gaze, strict=True)])
-        score = _in_view(scene, poses, field_of_view)
+        score = _in_view(ground.scene, path, gaze, field_of_view)
         if score > best_score:
-            best, best_score = Walk(kind or drawn, poses, field_of_view), score
+            best, best_score = (path, gaze), score
     assert best is not None
-    return best
+    poses = np.stack([look_at(eye, target) for eye, target in zip(*best, strict=True)])
+    return Walk(kind or drawn, poses, field_of_view)
 
 
 def _ground(scene: Scene) -> _Ground:
     x, y = (np.arange(CELL / 2, edge, CELL) for edge in scene.room.size[:2])
     centres = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
-    free = largest_region(standing_room(scene.room, [item.box for item in scene.objects], centres, BODY))
+    boxes = [item.box for item in scene.objects]
+    free = largest_region(standing_room(scene.room, boxes, centres, BODY))
     if not free.any():
         raise ValueError(f"The camera has no free place in the room of seed {scene.seed}. Use another seed.")
-    return _Ground(centres, free, scene)
+    obstacles = [
+        (*box.center[:2], np.cos(box.yaw), np.sin(box.yaw), *np.asarray(box.size[:2]) / 2)
+        for box in boxes
+        if box.center[2] + box.size[2] / 2 > FLAT and box.center[2] - box.size[2] / 2 < HEAD
+    ]
+    return _Ground(centres, free, np.array(obstacles).reshape(-1, 6), scene)
 
 
-def _in_view(scene: Scene, poses: np.ndarray, field_of_view: float) -> float:
+def _in_view(scene: Scene, path: np.ndarray, gaze: np.ndarray, field_of_view: float) -> float:
     """Objects whose centre comes into the image, and, in logarithms, how many are in each frame."""
-    intrinsics = intrinsics_from_field_of_view(2, 2, field_of_view)
+    forward = gaze - path
+    forward = forward / np.linalg.norm(forward, axis=1, keepdims=True)
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right /= np.linalg.norm(right, axis=1, keepdims=True)
+    axes = np.stack([right, np.cross(forward, right), forward], axis=1)  # float[T, 3, 3], camera_from_world
     centers = np.array([item.box.center for item in scene.objects])
-    seen = np.zeros((len(poses), len(centers)), bool)
-    for frame, pose in enumerate(poses):
-        pixels, depth = project(centers, intrinsics, pose)
-        seen[frame] = (depth > 0.3) & (np.abs(np.nan_to_num(pixels, nan=9.0) - 1) < 1).all(axis=1)
+    x, y, depth = ((centers - path[:, None]) @ axes.transpose(0, 2, 1)).transpose(2, 0, 1)  # float[T, K] each
+    reach = depth * np.tan(np.radians(field_of_view) / 2)
+    seen = (depth > 0.3) & (np.abs(x) < reach) & (np.abs(y) < reach)
     return float(seen.any(axis=0).sum() / 3 + 4 * np.log1p(seen.sum(axis=1)).mean())
 
 
