@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.geometry import intrinsics_from_field_of_view
+from vega3d.synthetic.raycast import face_normals, length
 from vega3d.synthetic.scene import Scene
 from vega3d.synthetic.walk import Walk
 
@@ -45,8 +46,8 @@ def camera(walk: Walk, width: int, height: int) -> np.ndarray:
 def texel_density(scene: Scene) -> np.ndarray:
     """float32[F]: texels a metre on each face, the geometric mean of both directions."""
     mesh = scene.mesh
-    corners, uv = mesh.vertices[mesh.faces], mesh.uv[mesh.faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    uv = mesh.uv[mesh.faces]
+    area = length(face_normals(mesh))
     first, second = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
     covered = np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0])
     texels = scene.textures.levels[mesh.texture, 0, 1:].prod(axis=1)

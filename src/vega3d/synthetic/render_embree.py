@@ -7,7 +7,7 @@ import numpy as np
 from vega3d.synthetic.clip import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
 from vega3d.synthetic.light import Quality, bake_light, linear
 from vega3d.synthetic.meshes import LEVELS
-from vega3d.synthetic.raycast import Caster
+from vega3d.synthetic.raycast import Caster, dot, length
 from vega3d.synthetic.scene import Scene
 from vega3d.synthetic.walk import Walk
 
@@ -113,11 +113,11 @@ class EmbreeRenderer:
         second, third = hit["u"][:, None], hit["v"][:, None]
         first = 1 - second - third
         uv = mesh.uv[corners[:, 0]] * first + mesh.uv[corners[:, 1]] * second + mesh.uv[corners[:, 2]] * third
-        slope = (self._caster.face_normals[face] * rays).sum(axis=1)
+        slope = dot(self._caster.face_normals[face], rays)
         lit = 2 * corners + (slope > 0)[:, None]
         baked = self.light.reshape(-1, 3)
         light = baked[lit[:, 0]] * first + baked[lit[:, 1]] * second + baked[lit[:, 2]] * third
-        footprint = depth / intrinsics[0, 0] * np.linalg.norm(rays, axis=1) * self._density[face]
+        footprint = depth / intrinsics[0, 0] * length(rays) * self._density[face]
         albedo, glow = self._texels(mesh.texture[face], uv, footprint)
         return tone_mapped(albedo * (light * EXPOSURE * (glow == 0) + GLOW * glow)), depth, face
 

@@ -14,6 +14,7 @@ FIELDS_OF_VIEW = (50.0, 90.0)  # [deg]
 EYE_HEIGHTS = (1.2, 1.7)  # [m]
 LENGTHS = (2.0, 6.0)  # [m], of a walk-through
 FLAT, HEAD = 0.05, 1.9  # [m]: what ends below or begins above does not hinder, as in `standing_room`
+SMOOTHINGS = 30  # of a route, at most
 CANDIDATES = 10  # walks drawn, of which the one that sees most is kept
 
 
@@ -45,15 +46,14 @@ class _Ground(NamedTuple):
     obstacles: np.ndarray
     scene: Scene
 
-    def clear(self, points: np.ndarray) -> bool:
-        """As `standing_room` at all points float[n, 2], for all boxes at once, which is what most time goes to."""
-        if not self.scene.room.contains(points, BODY).all():
-            return False
-        away = points[:, None] - self.obstacles[:, :2]  # float[n, B, 2]
-        cos, sin, width, depth = self.obstacles[:, 2:].T
-        across = np.maximum(np.abs(away[..., 0] * cos + away[..., 1] * sin) - width, 0)
-        along = np.maximum(np.abs(away[..., 1] * cos - away[..., 0] * sin) - depth, 0)
-        return bool((across**2 + along**2 >= BODY**2).all())
+    def clear(self, points: np.ndarray) -> np.ndarray:
+        """bool[...]: `standing_room` at all points float[..., n, 2], for all boxes at once, where most time goes to."""
+        centre_x, centre_y, cos, sin, width, depth = self.obstacles.T
+        x, y = points[..., :1] - centre_x, points[..., 1:] - centre_y  # float[..., n, B]
+        across = np.maximum(np.abs(x * cos + y * sin) - width, 0)
+        along = np.maximum(np.abs(y * cos - x * sin) - depth, 0)
+        away = (across**2 + along**2 >= BODY**2).all(axis=(-2, -1))
+        return np.asarray(away & self.scene.room.contains(points, BODY).all(axis=-1))
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
         cells = np.argwhere(self.free)
@@ -206,8 +206,8 @@ def _smooth(values: np.ndarray, times: int) -> np.ndarray:
 def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> np.ndarray | None:
     """float[n, 2]: a smooth free path of 2 to 6 m from a free cell's centre [m], or None if there is none."""
     origin = tuple(np.round((start - CELL / 2) / CELL).astype(int))
-    steps = _steps_from(ground.free, origin)
     longest = random.uniform(*LENGTHS)
+    steps = _steps_from(ground.free, origin, int(longest * 1.2 / CELL) + 2)  # as far as a way back from an end looks
     ends = np.argwhere(
         (steps >= 0) & (steps * CELL <= longest * 1.2) & (steps * CELL > max(LENGTHS[0], longest * 0.6))
     )
@@ -220,11 +220,12 @@ def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> n
         around = [near for near in around if all(0 <= k < n for k, n in zip(near, steps.shape, strict=True))]
         cell = min((near for near in around if steps[near] >= 0), key=lambda near: (steps[near], random.random()))
     route = np.array([ground.centres[cell] for cell in [*cells, origin]][::-1])
-    for _ in range(30):
-        smoother = np.concatenate([route[:1], (route[:-2] + 2 * route[1:-1] + route[2:]) / 4, route[-1:]])
-        if not ground.clear(smoother):
-            break
-        route = smoother
+    smoother = [route]
+    for _ in range(SMOOTHINGS):
+        last = smoother[-1]
+        smoother.append(np.concatenate([last[:1], (last[:-2] + 2 * last[1:-1] + last[2:]) / 4, last[-1:]]))
+    clear = ground.clear(np.stack(smoother[1:]))
+    route = smoother[SMOOTHINGS if clear.all() else int(clear.argmin())]
     length = np.linalg.norm(np.diff(route, axis=0), axis=1).sum()
     return route if LENGTHS[0] <= length <= LENGTHS[1] and ground.clear(_halves(route)) else None
 
@@ -233,20 +234,26 @@ def _halves(route: np.ndarray) -> np.ndarray:
     return (route[1:] + route[:-1]) / 2
 
 
-def _steps_from(free: np.ndarray, origin: tuple) -> np.ndarray:
-    """int[n, m]: steps between free 4-neighbours from a cell; -1 where none lead."""
-    steps = np.full(free.shape, -1)
-    front, count = np.zeros_like(free), 0
-    front[origin] = True
-    while front.any():
-        steps[front] = count
-        grown = np.zeros_like(free)
-        grown[1:] |= front[:-1]
-        grown[:-1] |= front[1:]
-        grown[:, 1:] |= front[:, :-1]
-        grown[:, :-1] |= front[:, 1:]
-        front, count = grown & free & (steps < 0), count + 1
-    return steps
+def _steps_from(free: np.ndarray, origin: tuple, most: int) -> np.ndarray:
+    """int[n, m]: steps between free 4-neighbours from a cell, up to `most`; -1 where none lead.
+
+    A whole map is one integer with a bit a cell, because arrays this small cost more in calls than in work.
+    """
+    rows, columns = free.shape
+    width = columns + 1  # an empty column parts a row from the next one
+    size = (rows * width + 7) // 8
+    padded = np.pad(free, ((0, 0), (0, 1)))
+    left = int.from_bytes(np.packbits(padded, bitorder="little").tobytes(), "little")
+    front, fronts = 1 << int(origin[0] * width + origin[1]), []  # a Python integer, which has no largest value
+    while front and len(fronts) <= most:
+        left &= ~front
+        fronts.append(front.to_bytes(size, "little"))
+        front = (front << 1 | front >> 1 | front << width | front >> width) & left
+    bits = np.unpackbits(np.frombuffer(b"".join(fronts), np.uint8).reshape(-1, size), axis=1, bitorder="little")
+    count, cell = np.nonzero(bits)
+    steps = np.full(size * 8, -1)
+    steps[cell] = count
+    return steps[: rows * width].reshape(rows, width)[:, :-1]
 
 
 WALKS: dict[str, Callable] = {"pan": _pan, "orbit": _orbit, "walk": _walk}
