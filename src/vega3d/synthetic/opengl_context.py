@@ -10,19 +10,29 @@ from vega3d.synthetic.meshes import LEVELS
 VERSION = 430  # of OpenGL: storage buffers, compute shaders, indirect drawing
 SAMPLES = 4  # a pixel
 LARGEST_IMAGE = 1 << 24  # [px], of all frames that are drawn together, which bounds the memory
+PENDING = 2  # clips that are drawn before the first of them is read
 MOST_RUNS = 1 << 16  # of faces that are drawn together
 CLIP_DISTANCES = (0x3000, 0x3001)  # GL_CLIP_DISTANCE0, 1
 
 
 class Target(NamedTuple):
-    """Images for `frames` frames of `width` x `height` pixels, one under the other, and the words they are packed in."""
+    """Images for `frames` frames of `width` x `height` pixels, one under the other, and the words they are packed in.
+
+    Args:
+        width, height, frames: as above.
+        surface: framebuffer of depths and instances.
+        colour: framebuffer of several samples a pixel.
+        resolved: framebuffer of their means.
+        packed: buffers that are written in turns, so that one can be read while the next is drawn.
+    """
 
     width: int
     height: int
     frames: int
     surface: object
     colour: object
-    packed: object
+    resolved: object
+    packed: list
 
 
 class OpenGLContext:
@@ -82,15 +92,17 @@ class OpenGLContext:
         gl, size = self.gl, (width, height * frames)
         surface = gl.framebuffer(gl.texture(size, 2, dtype="f4"), gl.depth_renderbuffer(size))
         colour = gl.framebuffer(gl.texture(size, 4, samples=SAMPLES), gl.depth_renderbuffer(size, samples=SAMPLES))
+        resolved = gl.framebuffer(gl.texture(size, 4))
         words = packed_words(width * height * frames)
-        return Target(width, height, frames, surface, colour, gl.buffer(reserve=4 * words, dynamic=True))
+        packed = [gl.buffer(reserve=4 * words, dynamic=True) for _ in range(PENDING)]
+        return Target(width, height, frames, surface, colour, resolved, packed)
 
     def _release_target(self) -> None:
         if self._target is not None:
-            for image in (self._target.surface, self._target.colour):
-                for part in (*image.color_attachments, image.depth_attachment, image):
-                    part.release()
-            self._target.packed.release()
+            surface, colour, resolved = self._target.surface, self._target.colour, self._target.resolved
+            parts = [part for image in (surface, colour, resolved) for part in (*image.color_attachments, image)]
+            for part in (*parts, surface.depth_attachment, colour.depth_attachment, *self._target.packed):
+                part.release()
             self._target = None
 
     def release(self) -> None:

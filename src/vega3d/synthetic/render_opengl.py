@@ -4,6 +4,11 @@ All frames of a clip are drawn into one tall image by one call and read back onc
 longer than drawing a frame. Depth and ids are drawn a second time without antialiasing, exactly at the pixels' centres.
 """
 
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
 import numpy as np
 
 from vega3d.geometry import invert_pose
@@ -80,22 +85,41 @@ class OpenGLRenderer:
         Raises:
             ValueError: if the frames are smaller or larger than 16 to 4096 px.
         """
-        intrinsics = camera(walk, width, height)
-        together = self.context.together(width, height, len(self._arrays.chunks))
-        batches = [
-            self._batch(walk.world_from_camera[start : start + together], intrinsics, width, height)
-            for start in range(0, len(walk.world_from_camera), together)
-        ]
-        images = batches[0] if len(batches) == 1 else [np.concatenate(parts) for parts in zip(*batches, strict=True)]
-        return Clip(*images, walk.world_from_camera, intrinsics)
+        return next(self.render_all([walk], width, height))
 
-    def _batch(self, poses: np.ndarray, intrinsics: np.ndarray, width: int, height: int) -> list[np.ndarray]:
-        target = self.context.target(width, height, len(poses))
-        cameras = invert_pose(poses)
-        lens = 2 * intrinsics[0, 0] / width, 2 * intrinsics[1, 1] / height, NEAR, self._far
-        count = self._aim(cameras, lens)
-        self._draw(target, len(poses), count, lens, float(intrinsics[0, 0]))
-        return self._read(target, len(poses))
+    def render_all(self, walks: Sequence[Walk], width: int, height: int) -> Iterator[Clip]:
+        """The clips of `render`, faster: one is read while the next is drawn.
+
+        The context can draw nothing else until the iterator has ended or is closed.
+
+        Raises:
+            ValueError: as `render` does.
+        """
+        images = []
+        for part in _one_ahead(self._parts(walks, width, height)):
+            images.append(self._read(part))
+            if part.last:
+                together = images[0] if len(images) == 1 else [np.concatenate(n) for n in zip(*images, strict=True)]
+                yield Clip(*together, part.walk.world_from_camera, part.intrinsics)
+                images = []
+
+    def _parts(self, walks: Sequence[Walk], width: int, height: int) -> Iterator["_Part"]:
+        """Draws the frames of walks, as many together as the context can."""
+        cameras = [camera(walk, width, height) for walk in walks]
+        together = self.context.together(width, height, len(self._arrays.chunks))
+        most = max((len(walk.world_from_camera) for walk in walks), default=0)
+        target = self.context.target(width, height, min(together, most))
+        packed = itertools.cycle(target.packed)
+        for walk, intrinsics in zip(walks, cameras, strict=True):
+            lens = 2 * intrinsics[0, 0] / width, 2 * intrinsics[1, 1] / height, NEAR, self._far
+            for start in range(0, len(walk.world_from_camera), together):
+                poses = walk.world_from_camera[start : start + together]
+                last = start + together >= len(walk.world_from_camera)
+                part = _Part(walk, intrinsics, (len(poses), height, width), last, next(packed))
+                count = self._aim(invert_pose(poses), lens)
+                self._draw(target, part, count, lens)
+                self._pack(target, part)
+                yield part
 
     def _aim(self, cameras: np.ndarray, lens: tuple[float, float, float, float]) -> int:
         """Hands over the cameras float[T, 4, 4] and what each of them sees; returns the number of runs of faces."""
@@ -111,34 +135,67 @@ class OpenGLRenderer:
             buffer.write(data)
         return len(runs)
 
-    def _draw(self, target: Target, frames: int, count: int, lens: tuple, focal: float) -> None:
+    def _draw(self, target: Target, part: "_Part", count: int, lens: tuple[float, float, float, float]) -> None:
         context = self.context
-        for binding, buffer in enumerate([context.cameras, *self._tables, target.packed]):
+        for binding, buffer in enumerate([context.cameras, *self._tables]):
             buffer.bind_to_storage_buffer(binding)
-        context.colour["focal"] = focal
+        context.colour["focal"] = float(part.intrinsics[0, 0])
         passes = ((target.surface, context.surface, self._surface), (target.colour, context.colour, self._colour))
         for image, program, mesh in passes:
-            program["lens"], program["frames"] = lens, float(frames)
+            program["lens"], program["frames"] = lens, float(part.shape[0])
             image.use()
-            image.viewport = (0, 0, target.width, target.height * frames)
+            image.viewport = (0, 0, target.width, target.height * part.shape[0])
             image.clear(0.0, 0.0, 0.0, 0.0, viewport=image.viewport)
             mesh.render_indirect(context.commands, count=count)
 
-    def _read(self, target: Target, frames: int) -> list[np.ndarray]:
-        pixels = target.width * target.height * frames
-        words = np.empty(packed_words(pixels), np.uint32)
-        pack = self.context.pack
+    def _pack(self, target: Target, part: "_Part") -> None:
+        context, pack = self.context, self.context.pack
+        pixels = math.prod(part.shape)
+        context.gl.copy_framebuffer(target.resolved, target.colour)
         target.surface.color_attachments[0].use(0)
-        target.colour.color_attachments[0].use(1)
+        target.resolved.color_attachments[0].use(1)
+        part.packed.bind_to_storage_buffer(len(self._tables) + 1)
         pack["pixels"], pack["width"] = pixels, target.width
+        pack.run(-(-packed_words(pixels) // (11 * GROUP)))
+        context.gl.memory_barrier()
+
+    def _read(self, part: "_Part") -> list[np.ndarray]:
+        pixels = math.prod(part.shape)
+        words = np.empty(packed_words(pixels), np.uint32)
+        part.packed.read_into(words, words.nbytes)
         padded = len(words) // 11 * 4
-        pack.run(-(-padded // (4 * GROUP)))
-        self.context.gl.memory_barrier()
-        target.packed.read_into(words, words.nbytes)
-        shape = frames, target.height, target.width
         depth, instance = words[:pixels].view(np.float32), words[padded : padded + pixels].view(np.int32)
         rgb = words[2 * padded :].view(np.uint8)[: 3 * pixels]
-        return [rgb.reshape(*shape, 3), depth.reshape(shape), instance.reshape(shape)]
+        return [rgb.reshape(*part.shape, 3), depth.reshape(part.shape), instance.reshape(part.shape)]
+
+
+class _Part(NamedTuple):
+    """Frames of a walk that were drawn together.
+
+    Args:
+        walk: of which they are.
+        intrinsics: float[3, 3] [px].
+        shape: number, height and width of the frames.
+        last: whether they are the last ones of the walk.
+        packed: buffer that they are in.
+    """
+
+    walk: Walk
+    intrinsics: np.ndarray
+    shape: tuple[int, int, int]
+    last: bool
+    packed: object
+
+
+def _one_ahead(parts: Iterator[_Part]) -> Iterator[_Part]:
+    """The same parts; each is handed on when the next one was begun."""
+    before = None
+    for part in parts:
+        if before is not None:
+            yield before
+        before = part
+    if before is not None:
+        yield before
 
 
 def visible(spheres: np.ndarray, cameras: np.ndarray, lens: tuple) -> tuple[np.ndarray, np.ndarray]:

@@ -93,37 +93,37 @@ void main() {
 }
 """
 
-# Four pixels an invocation: their twelve bytes of colour are three words.
+# Four pixels an invocation: their twelve bytes of colour are three words. Samples are averaged before, by the blit.
 PACK = """#version 430
 layout(local_size_x = 64) in;
 layout(binding = 0) uniform sampler2D surface_image;
-layout(binding = 1) uniform sampler2DMS colour_image;
+layout(binding = 1) uniform sampler2D colour_image;
 layout(std430, binding = 4) writeonly buffer Packed { uint words[]; };  // depths, instances, colours
 uniform int pixels, width;  // of all frames together, of one row [px]
-// The pixel, or one beside it where the rounding of corners leaves a gap between two triangles.
-ivec2 covered(ivec2 pixel) {
-    int beside[3] = int[3](0, -1, 1);
-    for (int i = 0; i < 3; i++) {
-        ivec2 place = ivec2(clamp(pixel.x + beside[i], 0, width - 1), pixel.y);
-        if (texelFetch(surface_image, place, 0).r > 0.0) return place;
-    }
-    return pixel;
-}
 
 void main() {
     int first = 4 * int(gl_GlobalInvocationID.x);
     int count = (pixels + 3) / 4 * 4;
     if (first >= count) return;
     uint colours[4];
+    int row = first / width, column = first - row * width;
     for (int i = 0; i < 4; i++) {
-        int number = min(first + i, pixels - 1);
-        ivec2 pixel = covered(ivec2(number % width, number / width));
+        ivec2 pixel = ivec2(column, row);
         vec2 surface = texelFetch(surface_image, pixel, 0).rg;
+        // The rounding of corners leaves gaps between triangles, which take a pixel beside them.
+        if (surface.x == 0.0) {
+            pixel.x = max(column - 1, 0);
+            surface = texelFetch(surface_image, pixel, 0).rg;
+            if (surface.x == 0.0) {
+                pixel.x = min(column + 1, width - 1);
+                surface = texelFetch(surface_image, pixel, 0).rg;
+            }
+        }
         words[first + i] = floatBitsToUint(surface.x);
         words[count + first + i] = uint(surface.y);
-        vec4 sum = vec4(0.0);
-        for (int s = 0; s < SAMPLES; s++) sum += texelFetch(colour_image, pixel, s);
-        colours[i] = packUnorm4x8(sum / max(sum.a, 1e-3)) & 0xffffffu;
+        vec4 mean = texelFetch(colour_image, pixel, 0);
+        colours[i] = packUnorm4x8(mean / max(mean.a, 0.2)) & 0xffffffu;
+        if (++column == width) { column = 0; row++; }
     }
     int place = 2 * count + 3 * int(gl_GlobalInvocationID.x);
     words[place] = colours[0] | colours[1] << 24;

@@ -135,8 +135,10 @@ def _drawn(result: Result, size: int) -> Iterator[Clip]:
 
     poses, *arrays = result.arrays
     with OpenGLRenderer(DrawArrays(*arrays)) as renderer:
-        for (kind, field_of_view), path in zip(result.facts, poses, strict=True):
-            yield renderer.render(Walk(kind, path, field_of_view), size, size)
+        walks = [
+            Walk(kind, path, field_of_view) for (kind, field_of_view), path in zip(result.facts, poses, strict=True)
+        ]
+        yield from renderer.render_all(walks, size, size)
 
 
 def _received(result: Result, size: int) -> Iterator[Clip]:
