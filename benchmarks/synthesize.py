@@ -5,7 +5,7 @@
     python benchmarks/synthesize.py --opengl --workers 15 --rooms 48 --frames 17 --size 192 --output card.json
 
 Colour, depth and instance ids of every frame; loading the furniture and starting processes are not counted. The first
-command uses one core, the second all of them, the third a graphics card beside them. Each compares two ways in one run.
+command uses one core, the second all of them, the third a graphics card beside them. Each compares ways in one run.
 """
 
 import argparse

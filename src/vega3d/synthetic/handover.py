@@ -1,7 +1,7 @@
 """Numbered jobs for worker processes, whose arrays come back through shared memory, in the order of their numbers.
 
-The memory has no name: its descriptor travels through the worker's socket, so that whatever is killed, nothing is left.
-Descriptors travel between processes on Linux and macOS, not on Windows.
+The memory has no name: its descriptor travels through the worker's socket, so that nothing is left, whatever is killed.
+It needs Linux.
 """
 
 import mmap
@@ -10,15 +10,14 @@ import os
 import pickle
 import signal
 import sys
-import tempfile
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import connection as connections
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,14 +35,14 @@ class Result(NamedTuple):
     """
 
     number: int
-    facts: object
+    facts: Any
     arrays: list[np.ndarray]
 
 
 Job = Callable[[int], tuple[object, list[np.ndarray]]]
 
 
-def run_in_order(job: Job, numbers: Iterator[int], workers: int, prefetch: int) -> Iterator[Result]:
+def run_in_order(job: Job, numbers: Iterator[int], workers: int, prefetch: int) -> Generator[Result, None, None]:
     """
     Args:
         job: makes facts and arrays of a number; is pickled, and called in the workers.
@@ -196,7 +195,7 @@ def _send(connection: Connection, number: int, facts: object, arrays: list[np.nd
     for array in arrays:
         layout.append((array.dtype, array.shape, size))
         size += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-    with _nameless() as file:
+    with os.fdopen(os.memfd_create("vega3d"), "wb+", buffering=0) as file:
         file.truncate(max(size, 1))
         with mmap.mmap(file.fileno(), max(size, 1)) as block:
             for array, (_, _, offset) in zip(arrays, layout, strict=True):
@@ -205,10 +204,3 @@ def _send(connection: Connection, number: int, facts: object, arrays: list[np.nd
                 del view  # a block with views cannot be closed
         connection.send((number, facts, layout))
         reduction.send_handle(connection, file.fileno(), os.getppid())
-
-
-def _nameless():
-    """A file without a name, in memory where the system has such."""
-    if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("vega3d"), "wb+", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)

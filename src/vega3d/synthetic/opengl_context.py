@@ -1,7 +1,7 @@
 """The OpenGL context, its programs, and the images that clips are drawn into; all rooms share them."""
 
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vega3d.synthetic import shaders
 from vega3d.synthetic.clip import EXPOSURE, GLOW, WHITE
@@ -29,9 +29,9 @@ class Target(NamedTuple):
     width: int
     height: int
     frames: int
-    surface: object
-    colour: object
-    resolved: object
+    surface: Any
+    colour: Any
+    resolved: Any
     packed: list
 
 
@@ -42,7 +42,7 @@ class OpenGLContext:
         device: number of the graphics card among those that EGL lists.
 
     Raises:
-        ImportError: if moderngl, EGL or a driver of OpenGL 4.3 is missing.
+        ValueError: if moderngl, EGL or a driver of OpenGL 4.3 is missing.
     """
 
     def __init__(self, device: int = 0):
@@ -128,17 +128,20 @@ def _defined(source: str, constants: dict[str, float]) -> str:
     return "\n".join([version, *[f"#define {name} {value}" for name, value in constants.items()], body])
 
 
-def _standalone(device: int):
+def _standalone(device: int) -> Any:
     try:
         import moderngl
     except ImportError as error:
-        raise ImportError("OpenGL rendering needs moderngl. Install vega3d[render].") from error
+        raise ValueError(
+            'Rendering with OpenGL needs moderngl, which is missing. Run `pip install "vega3d[render]"`, or render with '
+            "EmbreeRenderer."
+        ) from error
+    settings: dict[str, Any] = {"backend": "egl", "device_index": device}
     try:
-        context = moderngl.create_context(standalone=True, require=VERSION, backend="egl", device_index=device)
+        return moderngl.create_context(require=VERSION, standalone=True, **settings)
     except Exception as error:  # moderngl raises nothing more special
-        raise ImportError(
-            f"No OpenGL {VERSION / 100:.1f} by EGL on device {device} ({error}). Install EGL (Debian: libegl1, and "
-            "libgl1-mesa-dri where there is no graphics card); on a bare NVIDIA machine set "
+        raise ValueError(
+            f"EGL gives no OpenGL {VERSION / 100:.1f} on device {device} ({error}). Install Debian's libegl1, and "
+            "libgl1-mesa-dri where there is no graphics card; on a bare NVIDIA machine set "
             "__EGL_VENDOR_LIBRARY_FILENAMES to the driver's 10_nvidia.json. Or render with EmbreeRenderer."
         ) from error
-    return context

@@ -1,13 +1,13 @@
 """Renders a room with OpenGL on a graphics card: what `EmbreeRenderer` shows, many times faster.
 
 All frames of a clip are drawn into one tall image by one call and read back once, because waiting for a read takes
-longer than drawing a frame. Depth and ids are drawn a second time without antialiasing, exactly at the pixels' centres.
+longer than drawing a frame. Depth and ids are drawn without antialiasing, exactly at the pixels' centres.
 """
 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class OpenGLRenderer:
         context: to draw with; the one that this thread shares if None.
 
     Raises:
-        ImportError: if moderngl, EGL or a driver is missing.
+        ValueError: if moderngl, EGL or a driver is missing.
     """
 
     def __init__(self, arrays: DrawArrays, context: OpenGLContext | None = None):
@@ -100,7 +100,8 @@ class OpenGLRenderer:
             images.append(self._read(part))
             if part.last:
                 together = images[0] if len(images) == 1 else [np.concatenate(n) for n in zip(*images, strict=True)]
-                yield Clip(*together, part.walk.world_from_camera, part.intrinsics)
+                rgb, depth, instance = together
+                yield Clip(rgb, depth, instance, part.walk.world_from_camera, part.intrinsics)
                 images = []
 
     def _parts(self, walks: Sequence[Walk], width: int, height: int) -> Iterator["_Part"]:
@@ -184,7 +185,7 @@ class _Part(NamedTuple):
     intrinsics: np.ndarray
     shape: tuple[int, int, int]
     last: bool
-    packed: object
+    packed: Any
 
 
 def _one_ahead(parts: Iterator[_Part]) -> Iterator[_Part]:

@@ -82,7 +82,8 @@ void main() {
     int row = int(fract(1.0 - texture_place.y) * float(place.y)) % place.y;
     int column = int(fract(texture_place.x) * float(place.z)) % place.z;
     vec3 encoded = texel(place.x + row * place.z + column);
-    vec3 albedo = mix(pow((encoded + 0.055) / 1.055, vec3(2.4)), encoded / 12.92, lessThanEqual(encoded, vec3(0.04045)));
+    bvec3 dark = lessThanEqual(encoded, vec3(0.04045));
+    vec3 albedo = mix(pow((encoded + 0.055) / 1.055, vec3(2.4)), encoded / 12.92, dark);
     float glow = intBitsToFloat(place.w);
     // Rows run downwards, which turns the sense of faces round.
     vec3 received = gl_FrontFacing ? back : front;

@@ -73,7 +73,7 @@ def stream_clips(
     start: int = 0,
     rooms: int | None = None,
     *,
-    walks: int = 8,
+    walks: int = 16,
     num_frames: int = 17,
     size: int = 192,
     workers: int = 1,
@@ -86,7 +86,7 @@ def stream_clips(
         split: `train`, `validation`, `test` or `test_unseen`.
         start: number of the first room in its split.
         rooms: how many; to the end of the split, which is practically never, if None.
-        walks: clips of a room, which share its light.
+        walks: clips of a room, which share its light; more of them a room are faster, and see fewer rooms.
         num_frames: of a clip.
         size: edge of the square frames [px].
         workers: processes.
@@ -99,8 +99,7 @@ def stream_clips(
         workers. The same room, walk and size give the clip that `EmbreeRenderer` or `OpenGLRenderer` gives.
 
     Raises:
-        ValueError: for a value out of range; in the iterator, also what a worker raised.
-        ImportError: in the iterator, if OpenGL is missing.
+        ValueError: for a value out of range; in the iterator, if OpenGL is missing, and what a worker raised.
         RuntimeError: in the iterator, if a worker was ended from outside.
     """
     prefetch = workers if prefetch is None else prefetch

@@ -47,7 +47,7 @@ class _Ground(NamedTuple):
     scene: Scene
 
     def clear(self, points: np.ndarray) -> np.ndarray:
-        """bool[...]: `standing_room` at all points float[..., n, 2], for all boxes at once, where most time goes to."""
+        """bool[...]: `standing_room` at all of float[..., n, 2], for all boxes at once, as most time goes here."""
         centre_x, centre_y, cos, sin, width, depth = self.obstacles.T
         x, y = points[..., :1] - centre_x, points[..., 1:] - centre_y  # float[..., n, B]
         across = np.maximum(np.abs(x * cos + y * sin) - width, 0)
@@ -244,7 +244,8 @@ def _steps_from(free: np.ndarray, origin: tuple, most: int) -> np.ndarray:
     size = (rows * width + 7) // 8
     padded = np.pad(free, ((0, 0), (0, 1)))
     left = int.from_bytes(np.packbits(padded, bitorder="little").tobytes(), "little")
-    front, fronts = 1 << int(origin[0] * width + origin[1]), []  # a Python integer, which has no largest value
+    fronts: list[bytes] = []
+    front = 1 << int(origin[0] * width + origin[1])  # a Python integer, which has no largest value
     while front and len(fronts) <= most:
         left &= ~front
         fronts.append(front.to_bytes(size, "little"))
