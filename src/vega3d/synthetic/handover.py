@@ -1,6 +1,6 @@
 """Numbered jobs for worker processes, whose arrays come back through shared memory, in the order of their numbers.
 
-The memory has no name: its descriptor travels through the worker's socket, so that nothing is left, whatever is killed.
+The memory has no name: its descriptor travels through the worker's socket, so that nothing stays, whatever is killed.
 It needs Linux.
 """
 

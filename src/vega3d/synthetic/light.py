@@ -200,6 +200,15 @@ def _mean_colours(scene: Scene) -> np.ndarray:
     return linear(smallest) * 0.9 * (scene.textures.glow[:, None] == 0)
 
 
+def check_quality(quality: str) -> None:
+    """
+    Raises:
+        ValueError: if there is no such quality.
+    """
+    if quality not in RAYS:
+        raise ValueError(f"There is no quality of light {quality!r}. Choose one of {list(RAYS)}.")
+
+
 def bake_light(scene: Scene, caster: Caster, quality: Quality = "full") -> np.ndarray:
     """
     Args:
@@ -216,8 +225,7 @@ def bake_light(scene: Scene, caster: Caster, quality: Quality = "full") -> np.nd
     Raises:
         ValueError: if there is no such quality.
     """
-    if quality not in RAYS:
-        raise ValueError(f"There is no quality of light {quality!r}. Choose one of {list(RAYS)}.")
+    check_quality(quality)
     shadow_rays, rays = RAYS[quality]
     random = np.random.default_rng(np.random.SeedSequence([scene.seed, 1]))
     points = light_points(scene)

@@ -19,7 +19,7 @@ from vega3d.synthetic.clip import Clip, camera
 from vega3d.synthetic.draw_arrays import DrawArrays, draw_arrays
 from vega3d.synthetic.furniture import Furniture, load_furniture
 from vega3d.synthetic.handover import Result, run_in_order
-from vega3d.synthetic.light import Quality, bake_light
+from vega3d.synthetic.light import Quality, bake_light, check_quality
 from vega3d.synthetic.raycast import Caster
 from vega3d.synthetic.render_embree import EmbreeRenderer
 from vega3d.synthetic.scene import SEEDS_PER_SPLIT, sample_scene, scene_seed
@@ -108,6 +108,7 @@ def stream_clips(
     for name, (value, least) in lowest.items():
         if value < least:
             raise ValueError(f"{name} is {value}, but must be at least {least}.")
+    check_quality(quality)
     if renderer not in RENDERERS:
         raise ValueError(f"There is no renderer {renderer!r}. Choose one of {list(RENDERERS)}.")
     end = SEEDS_PER_SPLIT if rooms is None else start + rooms
