@@ -5,30 +5,38 @@
     python benchmarks/synthesize.py --opengl --workers 15 --rooms 48 --frames 17 --size 192 --output card.json
 
 Colour, depth and instance ids of every frame; loading the furniture and starting processes are not counted. The first
-command uses one core, the second all of them, the third a graphics card beside them. Each compares ways in one run.
+command uses one core, the second all of them, the third a graphics card beside them; each compares ways in one run. With
+`--opengl` the streams have their own numbers of walks and qualities of light, and embree 16 frames of 128 px.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
+import shlex
+import sys
 import time
+from importlib import metadata
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-import vega3d
 from vega3d.synthetic.draw_arrays import draw_arrays
 from vega3d.synthetic.furniture import load_furniture
+from vega3d.synthetic.light import Quality
 from vega3d.synthetic.render_embree import EmbreeRenderer
 from vega3d.synthetic.scene import sample_scene, scene_seed
 from vega3d.synthetic.stream import stream_clips
 from vega3d.synthetic.walk import sample_walks
 
 STAGES = ("scene", "bake", "walk", "render")
+PACKAGES = ("vega3d", "numpy", "embreex", "moderngl")
 SAMPLED_ROOMS = 6  # at most, that both renderers show, and that warm rendering is timed on
-EMBREE_ROOMS = 16  # at most, beside OpenGL
+EMBREE_ROOMS = 24  # at most, beside OpenGL
+QUIET: dict[str, Any] = {"mininterval": 10}  # of progress bars
 
 
 def time_room(number: int, walks: int, furniture: list, options) -> dict[str, float]:
@@ -56,7 +64,7 @@ def one_core(options) -> dict:
         _ = item.model, item.height_map
     ways = {}
     for walks in (options.walks, 1):
-        rooms = [time_room(number, walks, furniture, options) for number in tqdm(range(options.rooms))]
+        rooms = [time_room(number, walks, furniture, options) for number in tqdm(range(options.rooms), **QUIET)]
         seconds = {stage: sum(room[stage] for room in rooms) / options.rooms for stage in STAGES}
         rate = walks / sum(seconds.values())
         ways[f"{walks} walks a bake"] = {"walks_a_second": rate, "seconds_a_room": seconds}
@@ -67,39 +75,57 @@ def one_core(options) -> dict:
     return {"ways": ways, "ratio": first / second}
 
 
-def time_stream(renderer: str, rooms: int, workers: int, quality: str, options) -> dict[str, float]:
-    """Rate of a stream after its first rooms, whose making starts the workers."""
-    # Each worker's first room carries the import of the package and the decoding of the furniture.
-    first, total = 2 * workers, 2 * workers + rooms
+class Way(NamedTuple):
+    """Settings of a stream."""
+
+    renderer: Literal["opengl", "embree"]
+    rooms: int
+    walks: int
+    frames: int
+    size: int
+    workers: int
+    quality: Quality
+
+
+def time_stream(way: Way) -> dict:
+    """Rate of a stream between its first rooms, whose making starts the workers, and others that still wait."""
+    # Each worker's first room carries the import of the package and the decoding of the furniture. Rooms that are ready
+    # when the clock starts are made up for by those that are ready when it stops.
+    first = 2 * way.workers
     stream = stream_clips(
         "train",
-        rooms=total,
-        walks=options.walks,
-        num_frames=options.frames,
-        size=options.size,
-        workers=workers,
-        renderer=renderer,
-        quality=quality,
+        walks=way.walks,
+        num_frames=way.frames,
+        size=way.size,
+        workers=way.workers,
+        renderer=way.renderer,
+        quality=way.quality,
     )
     started = time.perf_counter()
-    for number, _ in enumerate(tqdm(stream, total=total * options.walks, desc=f"{renderer}, {workers} workers")):
-        if number == first * options.walks - 1:
+    total = (first + way.rooms) * way.walks
+    title = f"{way.renderer}, {way.workers} workers"
+    for number, _ in enumerate(tqdm(itertools.islice(stream, total), total=total, desc=title, **QUIET), start=1):
+        if number == first * way.walks:
             warm = time.perf_counter()
-    ended = time.perf_counter()
-    rate = rooms * options.walks / (ended - warm)
-    print(f"{renderer}, {workers} workers, {quality} light, {options.walks} walks a room: {rate:.1f} clips a second")
-    return {"clips_a_second": rate, "rooms": rooms, "seconds": ended - warm, "seconds_to_warm": warm - started}
+    seconds = time.perf_counter() - warm
+    stream.close()
+    rate = way.rooms * way.walks / seconds
+    shown = f"{way.frames} frames of {way.size} px, {way.quality} light, {way.walks} walks a room"
+    print(f"{title}, {shown}: {rate:.1f} clips a second")
+    seeds = {"split": "train", "first": first, "last": first + way.rooms - 1}
+    return {**way._asdict(), "clips_a_second": rate, "seconds": seconds, "seconds_to_warm": warm - started} | {
+        "seeds": seeds
+    }
 
 
 def many_cores(options) -> dict:
     """Rates of embree on many cores, and on half of them."""
-    ways = {
-        f"{workers} workers": time_stream("embree", options.rooms, workers, options.quality, options)
-        for workers in dict.fromkeys((options.workers, max(1, options.workers // 2)))
-    }
-    rates = [way["clips_a_second"] for way in ways.values()]
-    print(f"ratio {rates[0] / rates[-1]:.2f}")
-    return {"ways": ways, "ratio": rates[0] / rates[-1]}
+    counts = dict.fromkeys((options.workers, max(1, options.workers // 2)))
+    settings = options.rooms, options.walks, options.frames, options.size
+    ways = [time_stream(Way("embree", *settings, workers, options.quality)) for workers in counts]
+    ratio = ways[0]["clips_a_second"] / ways[-1]["clips_a_second"]
+    print(f"ratio {ratio:.2f}")
+    return {"ways": ways, "ratio": ratio}
 
 
 def compare_renderers(options) -> tuple[dict, dict]:
@@ -108,8 +134,8 @@ def compare_renderers(options) -> tuple[dict, dict]:
     from vega3d.synthetic.render_opengl import OpenGLRenderer
 
     furniture, differences = load_furniture(), []
-    times: dict[str, list[float]] = {"embree": [], "opengl": [], "pack": [], "upload": []}
-    for number in tqdm(range(min(options.rooms, SAMPLED_ROOMS)), desc="both renderers"):
+    times: dict[str, list[float]] = {"embree": [], "opengl": [], "ahead": [], "pack": [], "upload": []}
+    for number in tqdm(range(min(options.rooms, SAMPLED_ROOMS)), desc="both renderers", **QUIET):
         scene = sample_scene(scene_seed("test", number), furniture)
         paths = sample_walks(scene, 2, options.frames)
         embree = EmbreeRenderer(scene)
@@ -122,14 +148,17 @@ def compare_renderers(options) -> tuple[dict, dict]:
         with OpenGLRenderer(arrays) as renderer:
             renderer.context.gl.finish()
             marks.append(time.perf_counter())
-            found = [renderer.render(path, options.size, options.size) for path in paths]  # not timed: warms up
+            found = list(renderer.render_all(paths, options.size, options.size))  # not timed: warms up
             times["opengl"] += [timed_render(renderer, path, options) for path in paths * options.repeats]
+            times["ahead"].append(timed_ahead(renderer, paths * options.repeats, options))
         times["embree"].append((marks[1] - marks[0]) / len(paths))
         times["pack"].append(marks[2] - marks[1])
         times["upload"].append(marks[3] - marks[2])
         differences += [difference(*pair) for pair in zip(expected, found, strict=True)]
     agreement = {name: float(np.mean([one[name] for one in differences])) for name in differences[0]}
-    speed = {f"{name}_ms_a_frame": 1000 * median(times[name]) / options.frames for name in ("embree", "opengl")}
+    speed = {
+        f"{name}_ms_a_frame": 1000 * median(times[name]) / options.frames for name in ("embree", "opengl", "ahead")
+    }
     speed |= {f"{name}_ms_a_room": 1000 * median(times[name]) for name in ("pack", "upload")}
     speed["ratio"] = speed["embree_ms_a_frame"] / speed["opengl_ms_a_frame"]
     print(f"{shared_context().device}: " + ", ".join(f"{name} {value:.3f}" for name, value in speed.items()))
@@ -141,6 +170,14 @@ def timed_render(renderer, path, options) -> float:
     started = time.perf_counter()
     renderer.render(path, options.size, options.size)
     return time.perf_counter() - started
+
+
+def timed_ahead(renderer, paths: list, options) -> float:
+    """Seconds a walk, if one is read while the next is drawn."""
+    started = time.perf_counter()
+    for _ in renderer.render_all(paths, options.size, options.size):
+        pass
+    return (time.perf_counter() - started) / len(paths)
 
 
 def difference(expected, found) -> dict[str, float]:
@@ -159,18 +196,21 @@ def median(values: list[float]) -> float:
 
 
 def graphics_card(options) -> dict:
-    """Agreement, warm speed, and the whole stream by OpenGL with full and fast light, beside embree."""
+    """Agreement, warm speed, and whole streams: OpenGL with few and many walks a bake, and embree on the same cores."""
     agreement, speed = compare_renderers(options)
-    ways = {
-        f"opengl, {quality} light": time_stream("opengl", options.rooms, options.workers, quality, options)
-        for quality in ("full", "fast")
-    }
-    rooms = min(options.rooms, EMBREE_ROOMS)
-    ways["embree, full light"] = time_stream("embree", rooms, options.workers, "full", options)
-    full, fast, embree = (way["clips_a_second"] for way in ways.values())
-    ratios = {"opengl to embree": full / embree, "fast to full light": fast / full}
-    print(", ".join(f"{name}: ratio {value:.2f}" for name, value in ratios.items()))
-    return {"agreement": agreement, "warm": speed, "ways": ways, "ratios": ratios}
+    rooms, clip = options.rooms, (options.frames, options.size, options.workers)
+    ways = [time_stream(Way("opengl", rooms, walks, *clip, quality)) for walks, quality in ((8, "full"), (32, "fast"))]
+    fewer = min(rooms, EMBREE_ROOMS)
+    ways += [time_stream(Way("embree", fewer, walks, 16, 128, options.workers, "full")) for walks in (8, 16)]
+    return {"agreement": agreement, "warm": speed, "ways": ways}
+
+
+def version(package: str) -> str | None:
+    """None if it is not installed, as the package itself if it is run from its source."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def main() -> None:
@@ -190,10 +230,10 @@ def main() -> None:
     measure = graphics_card if options.opengl else many_cores if options.workers else one_core
     settings = {name: value for name, value in vars(options).items() if name != "output"}
     results = {
-        "command": "python benchmarks/synthesize.py",
+        "command": shlex.join(["python", "benchmarks/synthesize.py", *sys.argv[1:]]),
         "processor": platform.processor(),
         "cores": os.cpu_count(),
-        "versions": {"vega3d": vega3d.__version__, "numpy": np.__version__},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "settings": settings,
         **measure(options),
     }
