@@ -5,8 +5,8 @@
     python benchmarks/synthesize.py --opengl --workers 15 --rooms 48 --frames 17 --size 192 --output card.json
 
 Colour, depth and instance ids of every frame; loading the furniture and starting processes are not counted. The first
-command uses one core, the second all of them, the third a graphics card beside them; each compares ways in one run. With
-`--opengl` the streams have their own numbers of walks and qualities of light, and embree 16 frames of 128 px.
+command uses one core, the second all of them, the third a graphics card beside them; each compares ways in one run.
+With `--opengl` the streams have their own numbers of walks and qualities of light, and embree 16 frames of 128 px.
 """
 
 import argparse
@@ -89,8 +89,8 @@ class Way(NamedTuple):
 
 def time_stream(way: Way) -> dict:
     """Rate of a stream between its first rooms, whose making starts the workers, and others that still wait."""
-    # Each worker's first room carries the import of the package and the decoding of the furniture. Rooms that are ready
-    # when the clock starts are made up for by those that are ready when it stops.
+    # Each worker's first room carries the import of the package and the decoding of the furniture. The stream does not
+    # end with what is timed, so that as many rooms wait when the clock stops as when it starts.
     first = 2 * way.workers
     stream = stream_clips(
         "train",
@@ -196,10 +196,11 @@ def median(values: list[float]) -> float:
 
 
 def graphics_card(options) -> dict:
-    """Agreement, warm speed, and whole streams: OpenGL with few and many walks a bake, and embree on the same cores."""
+    """Agreement, warm speed, and streams: OpenGL with few and many walks a bake, and embree on the same cores."""
     agreement, speed = compare_renderers(options)
     rooms, clip = options.rooms, (options.frames, options.size, options.workers)
-    ways = [time_stream(Way("opengl", rooms, walks, *clip, quality)) for walks, quality in ((8, "full"), (32, "fast"))]
+    lights: tuple[tuple[int, Quality], ...] = ((8, "full"), (32, "fast"))
+    ways = [time_stream(Way("opengl", rooms, walks, *clip, quality)) for walks, quality in lights]
     fewer = min(rooms, EMBREE_ROOMS)
     ways += [time_stream(Way("embree", fewer, walks, 16, 128, options.workers, "full")) for walks in (8, 16)]
     return {"agreement": agreement, "warm": speed, "ways": ways}
