@@ -31,7 +31,7 @@ from vega3d.synthetic.text_prior import CLUES, WEIGHTS
 from vega3d.synthetic.walk import sample_walk
 
 SIZE, NUM_FRAMES = 128, 17
-PENALTIES = (10.0, 30.0, 100.0, 300.0, 1000.0)  # precision of a normal prior on each weight
+PENALTIES = (10.0, 30.0, 100.0, 300.0)  # precision of a normal prior on each weight
 RAREST = 4  # questions that a clue must be in
 SMALLEST = 0.02  # weight that is kept
 

@@ -4,17 +4,18 @@ Light is computed at sparse points, each vertex of the shell and one point for a
 of a surface, because furniture meshes are sheets without an inside. All bounces reuse one set of rays.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from vega3d.geometry import rotation_about_z
-from vega3d.synthetic.raycast import Caster
+from vega3d.synthetic.raycast import Caster, dot, length
 from vega3d.synthetic.scene import Scene
 
 PATCH = 0.09  # [m], edge of the cells that share one light point on furniture
-SHADOW_RAYS = 8  # a point and light
-BOUNCE_RAYS = 24  # a point and side
+Quality = Literal["full", "fast"]
+# Shadow rays a point and light (a multiple of 4); bounce rays a point and side.
+RAYS: dict[Quality, tuple[int, int]] = {"full": (8, 24), "fast": (4, 10)}
 BOUNCES = 3
 OFFSET = 5e-3  # [m], of a ray's start from its surface: more than the gap between doubled sheets of meshes
 INSET = 0.12  # of the way to the middle of a triangle, because corners touch other things
@@ -108,19 +109,21 @@ def smoothed(values: np.ndarray, links: np.ndarray, times: int) -> np.ndarray:
     return flat.reshape(values.shape)
 
 
-def direct_light(points: LightPoints, sources: list[Lamp], caster: Caster, random: np.random.Generator) -> np.ndarray:
-    """float[P, 2, 3]: irradiance from the lamps on the front and the back of each point."""
+def direct_light(
+    points: LightPoints, sources: list[Lamp], caster: Caster, random: np.random.Generator, rays: int
+) -> np.ndarray:
+    """float[P, 2, 3]: irradiance from the lamps on the front and the back of each point, by `rays` rays to a lamp."""
     light = np.zeros((len(points.places), 2, 3))
-    strata = np.stack(np.divmod(np.arange(SHADOW_RAYS), 4), axis=1)
+    strata = np.stack(np.divmod(np.arange(rays), 4), axis=1)
     for lamp in sources:
         for stratum in strata:
-            spot = (stratum + random.random((len(light), 2))) / (SHADOW_RAYS / 4, 4) * 2 - 1
+            spot = (stratum + random.random((len(light), 2))) / (rays / 4, 4) * 2 - 1
             way = (lamp.center + spot @ lamp.sides - points.places).astype(np.float32)
-            distance = np.linalg.norm(way, axis=1)
-            cosine = (way * points.normals).sum(axis=1) / distance
+            distance = length(way)
+            cosine = dot(way, points.normals) / distance
             spread = np.where(lamp.normal.any(), np.clip(-(way @ lamp.normal) / distance, 0, None), 1.0)
             start = points.places + points.normals * (np.sign(cosine) * OFFSET)[:, None].astype(np.float32)
-            strength = np.abs(cosine) * spread / np.maximum(distance, 0.15) ** 2 / SHADOW_RAYS
+            strength = np.abs(cosine) * spread / np.maximum(distance, 0.15) ** 2 / rays
             lit = np.flatnonzero(strength > 1e-6)
             lit = lit[~caster.blocked(start[lit], way[lit] * np.float32(0.99))]
             light[lit, (cosine[lit] < 0).astype(int)] += strength[lit, None] * lamp.power
@@ -128,47 +131,67 @@ def direct_light(points: LightPoints, sources: list[Lamp], caster: Caster, rando
 
 
 class Bounce(NamedTuple):
-    """Rays from points to what they hit; the same for every bounce.
+    """Rays from one side of some points to what they hit; the same for every bounce.
 
     Args:
-        target: int[P, 2, R]: 2 * point + side of what a ray hits, or -1.
-        albedo: float32[P, 2, R, 3], of what it hits.
+        points: int[N], where the rays start.
+        target: int32[R, N]: 2 * point + side of what a ray hits; any where it hits nothing.
+        albedo: float32[R, N, 3], of what it hits; 0 where it hits nothing.
     """
 
+    points: np.ndarray
     target: np.ndarray
     albedo: np.ndarray
 
     def gather(self, light: np.ndarray) -> np.ndarray:
-        """float[P, 2, 3]: irradiance that comes back of light float[P, 2, 3] on all surfaces."""
-        arriving = light.reshape(-1, 3).astype(np.float32)[self.target] * self.albedo
-        return arriving.mean(axis=2)
+        """float32[N, 3]: irradiance that comes back of light float32[2 P, 3] on all surfaces."""
+        arriving = np.zeros(self.albedo.shape[1:], np.float32)
+        for target, albedo in zip(self.target, self.albedo, strict=True):
+            arriving += light.take(target, axis=0) * albedo
+        return arriving / np.float32(len(self.target))
 
 
-def bounce_rays(scene: Scene, points: LightPoints, caster: Caster, random: np.random.Generator) -> Bounce:
-    """Casts cosine-weighted rays from both sides of furniture, and from the inner side of the shell."""
-    number, rays = len(points.places), BOUNCE_RAYS
-    target = np.zeros((number, 2, rays), np.int64)
-    albedo = np.zeros((number, 2, rays, 3), np.float32)
+def bounce_rays(
+    scene: Scene, points: LightPoints, caster: Caster, random: np.random.Generator, rays: int
+) -> tuple[Bounce, Bounce]:
+    """Casts cosine-weighted rays, `rays` each, from the front of all points and the back of furniture's."""
+    number = len(points.places)
     tangent = np.cross(points.normals, np.where(np.abs(points.normals[:, 2:]) < 0.9, (0, 0, 1.0), (1.0, 0, 0)))
-    tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
+    tangent /= np.maximum(length(tangent), 1e-9)[:, None]
     other = np.cross(points.normals, tangent)
-    on_shell = np.ones(number, bool)
-    on_shell[points.of_vertex[scene.mesh.faces[scene.instance > 0].reshape(-1)]] = False
-    mean = _mean_colours(scene)
+    on_furniture = np.zeros(number, bool)
+    on_furniture[points.of_vertex[scene.mesh.faces[scene.instance > 0].reshape(-1)]] = True
+    sides = [
+        Bounce(chosen, np.zeros((rays, len(chosen)), np.int32), np.zeros((rays, len(chosen), 3), np.float32))
+        for chosen in (np.arange(number), np.flatnonzero(on_furniture))
+    ]
+    place_of_face = 2 * points.of_vertex[scene.mesh.faces[:, 0]]
+    albedo_of_face = _mean_colours(scene)[scene.mesh.texture]
     shift = random.random((number, 2))
     for ray in range(rays):
         first, turn = (np.array([(ray + 0.5) / rays, ray * 0.6180339887]) + shift).T % 1
         radius, angle = np.sqrt(first)[:, None], 2 * np.pi * turn[:, None]
         flat = radius * (np.cos(angle) * tangent + np.sin(angle) * other)
-        for side, sign in enumerate((1, -1)):
-            chosen = np.flatnonzero(~on_shell) if side else np.arange(number)
-            way = flat[chosen] + sign * np.sqrt(1 - first[chosen])[:, None] * points.normals[chosen]
-            start = points.places[chosen] + sign * OFFSET * points.normals[chosen]
+        upward = np.sqrt(1 - first)[:, None] * points.normals
+        for bounce, sign in zip(sides, (1, -1), strict=True):
+            way = (flat + sign * upward).take(bounce.points, axis=0)
+            start = (points.places + sign * OFFSET * points.normals).take(bounce.points, axis=0)
             face, back = caster.first_face(start, way)
-            hit = face >= 0
-            target[chosen[hit], side, ray] = 2 * points.of_vertex[scene.mesh.faces[face[hit], 0]] + back[hit]
-            albedo[chosen[hit], side, ray] = mean[scene.mesh.texture[face[hit]]]
-    return Bounce(target, albedo)
+            bounce.target[ray] = place_of_face[face] + back
+            bounce.albedo[ray] = albedo_of_face[face] * (face >= 0)[:, None]
+    return sides[0], sides[1]
+
+
+def _indirect(direct: np.ndarray, bounces: tuple[Bounce, Bounce], links: np.ndarray) -> np.ndarray:
+    """float[P, 2, 3]: irradiance that comes back of the lamps' float[P, 2, 3]."""
+    indirect = np.zeros_like(direct)
+    for _ in range(BOUNCES):
+        light = (direct + indirect).reshape(-1, 3).astype(np.float32)
+        gathered = np.zeros(direct.shape, np.float32)
+        for side, bounce in enumerate(bounces):
+            gathered[bounce.points, side] = bounce.gather(light)
+        indirect = smoothed(gathered, links, 3)
+    return indirect
 
 
 def _mean_colours(scene: Scene) -> np.ndarray:
@@ -177,23 +200,36 @@ def _mean_colours(scene: Scene) -> np.ndarray:
     return linear(smallest) * 0.9 * (scene.textures.glow[:, None] == 0)
 
 
-def bake_light(scene: Scene, caster: Caster) -> np.ndarray:
+def check_quality(quality: str) -> None:
+    """
+    Raises:
+        ValueError: if there is no such quality.
+    """
+    if quality not in RAYS:
+        raise ValueError(f"There is no quality of light {quality!r}. Choose one of {list(RAYS)}.")
+
+
+def bake_light(scene: Scene, caster: Caster, quality: Quality = "full") -> np.ndarray:
     """
     Args:
         scene: the room.
         caster: of the same room.
+        quality: "full", or "fast" with fewer rays, in about half the time. Colours of 10 rooms differ by 1.9 of 255 in
+            the mean, and by 7 in the 95th percentile; depth and ids are the same. Full is for data to keep and to
+            look at, fast for streams to train on.
 
     Returns:
         float32[V, 2, 3]: irradiance on the front (where the normal points) and the back of each vertex, scaled so that
         an average surface of the shell receives 1.
+
+    Raises:
+        ValueError: if there is no such quality.
     """
+    check_quality(quality)
+    shadow_rays, rays = RAYS[quality]
     random = np.random.default_rng(np.random.SeedSequence([scene.seed, 1]))
     points = light_points(scene)
-    direct = smoothed(direct_light(points, lamps(scene), caster, random), points.links, 1)
-    bounce = bounce_rays(scene, points, caster, random)
-    indirect = np.zeros_like(direct)
-    for _ in range(BOUNCES):
-        indirect = smoothed(bounce.gather(direct + indirect), points.links, 3)
-    light = direct + indirect
+    direct = smoothed(direct_light(points, lamps(scene), caster, random, shadow_rays), points.links, 1)
+    light = direct + _indirect(direct, bounce_rays(scene, points, caster, random, rays), points.links)
     shell = points.of_vertex[scene.mesh.faces[scene.instance == 0].reshape(-1)]
     return (light / max(float(light[shell, 0].mean()), 1e-6)).astype(np.float32)[points.of_vertex]

@@ -7,6 +7,22 @@ from embreex.rtcore_scene import EmbreeScene
 from vega3d.synthetic.meshes import Mesh
 
 
+def dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """float[n]: dot products of float[n, 3], equal to `(first * second).sum(axis=1)` and three times as fast."""
+    return first[:, 0] * second[:, 0] + first[:, 1] * second[:, 1] + first[:, 2] * second[:, 2]
+
+
+def length(vectors: np.ndarray) -> np.ndarray:
+    """float[n]: lengths of float[n, 3], equal to `np.linalg.norm(vectors, axis=1)` and three times as fast."""
+    return np.sqrt(dot(vectors, vectors))
+
+
+def face_normals(mesh: Mesh) -> np.ndarray:
+    """float32[F, 3]: of twice the length of each face's area."""
+    first, second, third = (mesh.vertices[column] for column in mesh.faces.T)
+    return np.cross(second - first, third - first)
+
+
 class Caster:
     """
     Args:
@@ -14,10 +30,9 @@ class Caster:
     """
 
     def __init__(self, mesh: Mesh):
-        corners = mesh.vertices[mesh.faces]
-        self.face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        self.face_normals = face_normals(mesh)
         self._scene = EmbreeScene()
-        TriangleMesh(self._scene, corners)
+        TriangleMesh(self._scene, mesh.vertices, mesh.faces)
 
     def hits(self, origins: np.ndarray, directions: np.ndarray) -> dict[str, np.ndarray]:
         """
@@ -33,7 +48,7 @@ class Caster:
     def first_face(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int[n] faces that rays hit first, or -1; and bool[n], whether on the back."""
         face = self._scene.run(np.float32(origins), np.float32(directions))
-        return face, (self.face_normals[face] * directions).sum(axis=1) > 0
+        return face, dot(self.face_normals[face], directions) > 0
 
     def blocked(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """bool[n]: whether something is between the origin and origin + direction."""

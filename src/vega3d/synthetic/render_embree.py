@@ -1,40 +1,18 @@
 """Renders a room with embree: colour, depth and instance ids of a pixel come from one ray through its centre."""
 
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
-from vega3d.geometry import intrinsics_from_field_of_view
-from vega3d.synthetic.light import bake_light, linear
+from vega3d.synthetic.clip import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
+from vega3d.synthetic.light import Quality, bake_light, linear
 from vega3d.synthetic.meshes import LEVELS
-from vega3d.synthetic.raycast import Caster
+from vega3d.synthetic.raycast import Caster, dot, length
 from vega3d.synthetic.scene import Scene
 from vega3d.synthetic.walk import Walk
 
 SUBPIXELS = np.array([(0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)])  # [px]
-SIZES = (16, 4096)  # [px]
-EXPOSURE = 0.72
-WHITE = 2.6  # light that is shown white
 DEPTH_EDGE = 0.04  # relative step of depth between neighbours that is antialiased
-GLOW = 1.6
-
-
-class Clip(NamedTuple):
-    """
-    Args:
-        rgb: uint8[T, H, W, 3].
-        depth: float32[T, H, W], along the optical axis, of the pixel's centre [m].
-        instance: int32[T, H, W], of the pixel's centre; 0 for floor, walls and ceiling.
-        world_from_camera: float[T, 4, 4].
-        intrinsics: float[3, 3] [px].
-    """
-
-    rgb: np.ndarray
-    depth: np.ndarray
-    instance: np.ndarray
-    world_from_camera: np.ndarray
-    intrinsics: np.ndarray
 
 
 class EmbreeRenderer:
@@ -42,17 +20,18 @@ class EmbreeRenderer:
 
     Args:
         scene: the room.
+        quality: of its light, see `bake_light`.
     """
 
-    def __init__(self, scene: Scene):
-        self.scene = scene
+    def __init__(self, scene: Scene, quality: Quality = "full"):
+        self.scene, self._quality = scene, quality
         self._caster = Caster(scene.mesh)
         self._linear = linear(np.arange(256))
 
     @cached_property
     def light(self) -> np.ndarray:
         """float32[V, 2, 3]: of `bake_light`."""
-        return bake_light(self.scene, self._caster)
+        return bake_light(self.scene, self._caster, self._quality)
 
     @cached_property
     def _density(self) -> np.ndarray:
@@ -134,11 +113,11 @@ class EmbreeRenderer:
         second, third = hit["u"][:, None], hit["v"][:, None]
         first = 1 - second - third
         uv = mesh.uv[corners[:, 0]] * first + mesh.uv[corners[:, 1]] * second + mesh.uv[corners[:, 2]] * third
-        slope = (self._caster.face_normals[face] * rays).sum(axis=1)
+        slope = dot(self._caster.face_normals[face], rays)
         lit = 2 * corners + (slope > 0)[:, None]
         baked = self.light.reshape(-1, 3)
         light = baked[lit[:, 0]] * first + baked[lit[:, 1]] * second + baked[lit[:, 2]] * third
-        footprint = depth / intrinsics[0, 0] * np.linalg.norm(rays, axis=1) * self._density[face]
+        footprint = depth / intrinsics[0, 0] * length(rays) * self._density[face]
         albedo, glow = self._texels(mesh.texture[face], uv, footprint)
         return tone_mapped(albedo * (light * EXPOSURE * (glow == 0) + GLOW * glow)), depth, face
 
@@ -158,29 +137,7 @@ def tone_mapped(light: np.ndarray) -> np.ndarray:
     return np.where(curve <= 0.0031308, 12.92 * curve, 1.055 * curve ** (1 / 2.4) - 0.055)
 
 
-def camera(walk: Walk, width: int, height: int) -> np.ndarray:
-    """float[3, 3]: the intrinsics of a walk's frames [px].
-
-    Raises:
-        ValueError: if the frames are smaller or larger than 16 to 4096 px.
-    """
-    if not (SIZES[0] <= width <= SIZES[1] and SIZES[0] <= height <= SIZES[1]):
-        raise ValueError(f"Frames have {SIZES[0]} to {SIZES[1]} pixels a side, but got {width} x {height}.")
-    return intrinsics_from_field_of_view(width, height, walk.field_of_view)
-
-
 def _pixel_corners(width: int, height: int) -> np.ndarray:
     """int[H W, 2]: (x, y) of the upper left corner of each pixel, row by row."""
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     return np.stack([x, y], axis=-1).reshape(-1, 2)
-
-
-def texel_density(scene: Scene) -> np.ndarray:
-    """float32[F]: texels a metre on each face, the geometric mean of both directions."""
-    mesh = scene.mesh
-    corners, uv = mesh.vertices[mesh.faces], mesh.uv[mesh.faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    first, second = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
-    covered = np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0])
-    texels = scene.textures.levels[mesh.texture, 0, 1:].prod(axis=1)
-    return np.sqrt(covered * texels / np.maximum(area, 1e-12)).astype(np.float32)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vega3d.geometry import intrinsics_from_field_of_view, look_at, project
+from vega3d.geometry import look_at
 from vega3d.synthetic.placing import CELL, largest_region, standing_room
 from vega3d.synthetic.scene import Scene
 
@@ -13,6 +13,8 @@ BODY = 0.3  # [m], kept between the camera and everything else
 FIELDS_OF_VIEW = (50.0, 90.0)  # [deg]
 EYE_HEIGHTS = (1.2, 1.7)  # [m]
 LENGTHS = (2.0, 6.0)  # [m], of a walk-through
+FLAT, HEAD = 0.05, 1.9  # [m]: what ends below or begins above does not hinder, as in `standing_room`
+SMOOTHINGS = 30  # of a route, at most
 CANDIDATES = 10  # walks drawn, of which the one that sees most is kept
 
 
@@ -30,15 +32,28 @@ class Walk(NamedTuple):
 
 
 class _Ground(NamedTuple):
-    """Where the camera may be: the free cells' centres float[n, m, 2] and bool[n, m]; and a test of points between."""
+    """Where the camera may be.
+
+    Args:
+        centres: float[n, m, 2], of cells [m].
+        free: bool[n, m].
+        obstacles: float[B, 6]: centre, cosine and sine of the yaw, and half the sides of what hinders [m].
+        scene: the room.
+    """
 
     centres: np.ndarray
     free: np.ndarray
+    obstacles: np.ndarray
     scene: Scene
 
-    def clear(self, points: np.ndarray) -> bool:
-        boxes = [item.box for item in self.scene.objects]
-        return bool(standing_room(self.scene.room, boxes, points, BODY).all())
+    def clear(self, points: np.ndarray) -> np.ndarray:
+        """bool[...]: `standing_room` at all of float[..., n, 2], for all boxes at once, as most time goes here."""
+        centre_x, centre_y, cos, sin, width, depth = self.obstacles.T
+        x, y = points[..., :1] - centre_x, points[..., 1:] - centre_y  # float[..., n, B]
+        across = np.maximum(np.abs(x * cos + y * sin) - width, 0)
+        along = np.maximum(np.abs(y * cos - x * sin) - depth, 0)
+        away = (across**2 + along**2 >= BODY**2).all(axis=(-2, -1))
+        return np.asarray(away & self.scene.room.contains(points, BODY).all(axis=-1))
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
         cells = np.argwhere(self.free)
@@ -63,38 +78,62 @@ def sample_walk(scene: Scene, number: int, num_frames: int = 16, kind: str | Non
         raise ValueError(f"A walk has at least 1 frame, but got {num_frames}.")
     if kind is not None and kind not in WALKS:
         raise ValueError(f"There is no walk {kind!r}. Choose one of {list(WALKS)}.")
-    random = np.random.default_rng(np.random.SeedSequence([scene.seed, 2, number]))
+    return _sample(_ground(scene), number, num_frames, kind)
+
+
+def sample_walks(scene: Scene, count: int, num_frames: int = 16) -> list[Walk]:
+    """The first walks of a room, as `sample_walk` gives them; what they share is made once.
+
+    Raises:
+        ValueError: as `sample_walk` does.
+    """
+    if num_frames < 1:
+        raise ValueError(f"A walk has at least 1 frame, but got {num_frames}.")
     ground = _ground(scene)
+    return [_sample(ground, number, num_frames, None) for number in range(count)]
+
+
+def _sample(ground: _Ground, number: int, num_frames: int, kind: str | None) -> Walk:
+    random = np.random.default_rng(np.random.SeedSequence([ground.scene.seed, 2, number]))
     drawn = str(random.choice(list(WALKS), p=[0.2, 0.3, 0.5]))
     field_of_view = float(random.uniform(*FIELDS_OF_VIEW))
     best, best_score = None, -1.0
     for _ in range(CANDIDATES):
         path, gaze = WALKS[kind or drawn](ground, num_frames, random)
-        poses = np.stack([look_at(eye, target) for eye, target in zip(path, gaze, strict=True)])
-        score = _in_view(scene, poses, field_of_view)
+        score = _in_view(ground.scene, path, gaze, field_of_view)
         if score > best_score:
-            best, best_score = Walk(kind or drawn, poses, field_of_view), score
+            best, best_score = (path, gaze), score
     assert best is not None
-    return best
+    poses = np.stack([look_at(eye, target) for eye, target in zip(*best, strict=True)])
+    return Walk(kind or drawn, poses, field_of_view)
 
 
 def _ground(scene: Scene) -> _Ground:
     x, y = (np.arange(CELL / 2, edge, CELL) for edge in scene.room.size[:2])
     centres = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
-    free = largest_region(standing_room(scene.room, [item.box for item in scene.objects], centres, BODY))
+    boxes = [item.box for item in scene.objects]
+    free = largest_region(standing_room(scene.room, boxes, centres, BODY))
     if not free.any():
         raise ValueError(f"The camera has no free place in the room of seed {scene.seed}. Use another seed.")
-    return _Ground(centres, free, scene)
+    obstacles = [
+        (*box.center[:2], np.cos(box.yaw), np.sin(box.yaw), *np.asarray(box.size[:2]) / 2)
+        for box in boxes
+        if box.center[2] + box.size[2] / 2 > FLAT and box.center[2] - box.size[2] / 2 < HEAD
+    ]
+    return _Ground(centres, free, np.array(obstacles).reshape(-1, 6), scene)
 
 
-def _in_view(scene: Scene, poses: np.ndarray, field_of_view: float) -> float:
+def _in_view(scene: Scene, path: np.ndarray, gaze: np.ndarray, field_of_view: float) -> float:
     """Objects whose centre comes into the image, and, in logarithms, how many are in each frame."""
-    intrinsics = intrinsics_from_field_of_view(2, 2, field_of_view)
+    forward = gaze - path
+    forward = forward / np.linalg.norm(forward, axis=1, keepdims=True)
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right /= np.linalg.norm(right, axis=1, keepdims=True)
+    axes = np.stack([right, np.cross(forward, right), forward], axis=1)  # float[T, 3, 3], camera_from_world
     centers = np.array([item.box.center for item in scene.objects])
-    seen = np.zeros((len(poses), len(centers)), bool)
-    for frame, pose in enumerate(poses):
-        pixels, depth = project(centers, intrinsics, pose)
-        seen[frame] = (depth > 0.3) & (np.abs(np.nan_to_num(pixels, nan=9.0) - 1) < 1).all(axis=1)
+    x, y, depth = ((centers - path[:, None]) @ axes.transpose(0, 2, 1)).transpose(2, 0, 1)  # float[T, K] each
+    reach = depth * np.tan(np.radians(field_of_view) / 2)
+    seen = (depth > 0.3) & (np.abs(x) < reach) & (np.abs(y) < reach)
     return float(seen.any(axis=0).sum() / 3 + 4 * np.log1p(seen.sum(axis=1)).mean())
 
 
@@ -167,8 +206,8 @@ def _smooth(values: np.ndarray, times: int) -> np.ndarray:
 def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> np.ndarray | None:
     """float[n, 2]: a smooth free path of 2 to 6 m from a free cell's centre [m], or None if there is none."""
     origin = tuple(np.round((start - CELL / 2) / CELL).astype(int))
-    steps = _steps_from(ground.free, origin)
     longest = random.uniform(*LENGTHS)
+    steps = _steps_from(ground.free, origin, int(longest * 1.2 / CELL) + 2)  # as far as a way back from an end looks
     ends = np.argwhere(
         (steps >= 0) & (steps * CELL <= longest * 1.2) & (steps * CELL > max(LENGTHS[0], longest * 0.6))
     )
@@ -181,11 +220,12 @@ def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> n
         around = [near for near in around if all(0 <= k < n for k, n in zip(near, steps.shape, strict=True))]
         cell = min((near for near in around if steps[near] >= 0), key=lambda near: (steps[near], random.random()))
     route = np.array([ground.centres[cell] for cell in [*cells, origin]][::-1])
-    for _ in range(30):
-        smoother = np.concatenate([route[:1], (route[:-2] + 2 * route[1:-1] + route[2:]) / 4, route[-1:]])
-        if not ground.clear(smoother):
-            break
-        route = smoother
+    smoother = [route]
+    for _ in range(SMOOTHINGS):
+        last = smoother[-1]
+        smoother.append(np.concatenate([last[:1], (last[:-2] + 2 * last[1:-1] + last[2:]) / 4, last[-1:]]))
+    clear = ground.clear(np.stack(smoother[1:]))
+    route = smoother[SMOOTHINGS if clear.all() else int(clear.argmin())]
     length = np.linalg.norm(np.diff(route, axis=0), axis=1).sum()
     return route if LENGTHS[0] <= length <= LENGTHS[1] and ground.clear(_halves(route)) else None
 
@@ -194,20 +234,27 @@ def _halves(route: np.ndarray) -> np.ndarray:
     return (route[1:] + route[:-1]) / 2
 
 
-def _steps_from(free: np.ndarray, origin: tuple) -> np.ndarray:
-    """int[n, m]: steps between free 4-neighbours from a cell; -1 where none lead."""
-    steps = np.full(free.shape, -1)
-    front, count = np.zeros_like(free), 0
-    front[origin] = True
-    while front.any():
-        steps[front] = count
-        grown = np.zeros_like(free)
-        grown[1:] |= front[:-1]
-        grown[:-1] |= front[1:]
-        grown[:, 1:] |= front[:, :-1]
-        grown[:, :-1] |= front[:, 1:]
-        front, count = grown & free & (steps < 0), count + 1
-    return steps
+def _steps_from(free: np.ndarray, origin: tuple, most: int) -> np.ndarray:
+    """int[n, m]: steps between free 4-neighbours from a cell, up to `most`; -1 where none lead.
+
+    A whole map is one integer with a bit a cell, because arrays this small cost more in calls than in work.
+    """
+    rows, columns = free.shape
+    width = columns + 1  # an empty column parts a row from the next one
+    size = (rows * width + 7) // 8
+    padded = np.pad(free, ((0, 0), (0, 1)))
+    left = int.from_bytes(np.packbits(padded, bitorder="little").tobytes(), "little")
+    fronts: list[bytes] = []
+    front = 1 << int(origin[0] * width + origin[1])  # a Python integer, which has no largest value
+    while front and len(fronts) <= most:
+        left &= ~front
+        fronts.append(front.to_bytes(size, "little"))
+        front = (front << 1 | front >> 1 | front << width | front >> width) & left
+    bits = np.unpackbits(np.frombuffer(b"".join(fronts), np.uint8).reshape(-1, size), axis=1, bitorder="little")
+    count, cell = np.nonzero(bits)
+    steps = np.full(size * 8, -1)
+    steps[cell] = count
+    return steps[: rows * width].reshape(rows, width)[:, :-1]
 
 
 WALKS: dict[str, Callable] = {"pan": _pan, "orbit": _orbit, "walk": _walk}

@@ -1,0 +1,206 @@
+"""Numbered jobs for worker processes, whose arrays come back through shared memory, in the order of their numbers.
+
+The memory has no name: its descriptor travels through the worker's socket, so that nothing stays, whatever is killed.
+It needs Linux.
+"""
+
+import mmap
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import connection as connections
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ALIGNMENT = 64  # bytes, of each array
+PATIENCE = 10.0  # [s], for a worker to end
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Result(NamedTuple):
+    """
+    Args:
+        number: of the job.
+        facts: small things, pickled.
+        arrays: views of one block of shared memory, which lives as long as any of them.
+    """
+
+    number: int
+    facts: Any
+    arrays: list[np.ndarray]
+
+
+Job = Callable[[int], tuple[object, list[np.ndarray]]]
+
+
+def run_in_order(job: Job, numbers: Iterator[int], workers: int, prefetch: int) -> Generator[Result, None, None]:
+    """
+    Args:
+        job: makes facts and arrays of a number; is pickled, and called in the workers.
+        numbers: of the jobs; may never end.
+        workers: processes.
+        prefetch: jobs that are done or waiting beyond the `workers` that are being done.
+
+    Yields:
+        The results in the order of `numbers`. When the iterator is closed, its processes are ended.
+
+    Raises:
+        Exception: what a job raised, when its turn comes.
+        RuntimeError: if a worker was ended from outside.
+    """
+    crew = _Crew(job, workers)
+    try:
+        order: deque[int] = deque()
+        done: dict[int, Result | BaseException] = {}
+        while True:
+            while len(order) < workers + prefetch and (number := next(numbers, None)) is not None:
+                crew.give(number)
+                order.append(number)
+            if not order:
+                return
+            done.update(crew.collect(wait=order[0] not in done))
+            if order[0] in done:
+                result = done.pop(order.popleft())
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+                del result  # else it would outlive its reader by one turn
+    finally:
+        crew.end()
+
+
+class _Member:
+    def __init__(self, job: Job):
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, job), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.numbers: set[int] = set()
+
+    def receive(self) -> Result | tuple[int, BaseException]:
+        try:
+            number, facts, layout = self.connection.recv()
+            result = (number, facts) if layout is None else Result(number, facts, self._mapped(layout))
+        except (EOFError, OSError, RuntimeError) as error:
+            self.process.join(PATIENCE)
+            raise RuntimeError(
+                f"A worker ended with exit code {self.process.exitcode} while it had rooms {sorted(self.numbers)}. "
+                "Look for a lack of memory, and use fewer workers."
+            ) from error
+        self.numbers.discard(number)
+        return result
+
+    def _mapped(self, layout: list[tuple]) -> list[np.ndarray]:
+        descriptor = reduction.recv_handle(self.connection)
+        try:
+            block = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
+        return [
+            np.frombuffer(block, dtype, int(np.prod(shape)), offset).reshape(shape) for dtype, shape, offset in layout
+        ]
+
+
+class _Crew:
+    def __init__(self, job: Job, workers: int):
+        self._members: list[_Member] = []
+        try:
+            with _one_thread_each():
+                for _ in range(workers):
+                    self._members.append(_Member(job))
+        except BaseException:
+            self.end()
+            raise
+
+    def give(self, number: int) -> None:
+        """Gives a job to a worker that has fewest."""
+        member = min(self._members, key=lambda member: len(member.numbers))
+        member.numbers.add(number)
+        with suppress(OSError):  # a worker that ended is noticed, with its exit code, by `collect`
+            member.connection.send(number)
+
+    def collect(self, wait: bool) -> dict[int, Result | BaseException]:
+        """What the workers have done, after waiting for one of them if there is to be something."""
+        owners = {member.connection: member for member in self._members}
+        ready = connections.wait(list(owners), None if wait else 0)
+        results = [owners[one].receive() for one in ready if isinstance(one, Connection)]
+        return {result[0]: result if isinstance(result, Result) else result[1] for result in results}
+
+    def end(self) -> None:
+        for member in self._members:
+            member.connection.close()
+            member.process.terminate()
+        for member in self._members:
+            member.process.join(PATIENCE)
+            if member.process.is_alive():
+                member.process.kill()
+                member.process.join()
+            member.process.close()
+        self._members = []
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes that start now use one thread each: they read these variables when they load numpy."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _serve(connection: Connection, job: Job) -> None:
+    """A worker: does jobs until its caller is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends the workers
+    with suppress(EOFError, ConnectionError):
+        while True:
+            number = connection.recv()
+            try:
+                facts, arrays = job(number)
+            except Exception as error:
+                connection.send((number, _portable(error), None))
+            else:
+                _send(connection, number, facts, arrays)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error with its traceback as text, as tracebacks cannot be pickled; another one if it cannot be either."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(text)
+    if sys.version_info >= (3, 11):
+        copy.add_note(f"In a worker:\n{text}")
+    return copy
+
+
+def _send(connection: Connection, number: int, facts: object, arrays: list[np.ndarray]) -> None:
+    layout, size = [], 0
+    for array in arrays:
+        layout.append((array.dtype, array.shape, size))
+        size += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    with os.fdopen(os.memfd_create("vega3d"), "wb+", buffering=0) as file:
+        file.truncate(max(size, 1))
+        with mmap.mmap(file.fileno(), max(size, 1)) as block:
+            for array, (_, _, offset) in zip(arrays, layout, strict=True):
+                view = np.frombuffer(block, array.dtype, array.size, offset).reshape(array.shape)
+                view[...] = array
+                del view  # a block with views cannot be closed
+        connection.send((number, facts, layout))
+        reduction.send_handle(connection, file.fileno(), os.getppid())
