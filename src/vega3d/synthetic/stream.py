@@ -9,7 +9,7 @@ are spawned.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
@@ -81,7 +81,7 @@ def stream_clips(
     prefetch: int | None = None,
     renderer: Literal["opengl", "embree"] = "opengl",
     quality: Quality = "full",
-) -> Iterator[StreamedClip]:
+) -> Generator[StreamedClip, None, None]:
     """
     Args:
         split: `train`, `validation`, `test` or `test_unseen`.
@@ -100,7 +100,8 @@ def stream_clips(
         workers. The same room, walk and size give the clip that `EmbreeRenderer` or `OpenGLRenderer` gives.
 
     Raises:
-        ValueError: for a value out of range, and on other systems than Linux; in the iterator, if OpenGL is missing, and what a worker raised.
+        ValueError: for a value out of range, and on other systems than Linux; in the iterator, if OpenGL
+            is missing, and what a worker raised.
         RuntimeError: in the iterator, if a worker was ended from outside.
     """
     if sys.platform != "linux":
@@ -121,7 +122,7 @@ def stream_clips(
     return _clips(job, iter(range(start, end)), workers, prefetch)
 
 
-def _clips(job: RoomJob, numbers: Iterator[int], workers: int, prefetch: int) -> Iterator[StreamedClip]:
+def _clips(job: RoomJob, numbers: Iterator[int], workers: int, prefetch: int) -> Generator[StreamedClip, None, None]:
     results = run_in_order(job, numbers, workers, prefetch)
     try:
         for result in results:
