@@ -8,7 +8,8 @@ them; with embree the workers do. A script has to guard its start with `if __nam
 are spawned.
 """
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, NamedTuple
@@ -80,7 +81,7 @@ def stream_clips(
     prefetch: int | None = None,
     renderer: Literal["opengl", "embree"] = "opengl",
     quality: Quality = "full",
-) -> Iterator[StreamedClip]:
+) -> Generator[StreamedClip, None, None]:
     """
     Args:
         split: `train`, `validation`, `test` or `test_unseen`.
@@ -99,9 +100,12 @@ def stream_clips(
         workers. The same room, walk and size give the clip that `EmbreeRenderer` or `OpenGLRenderer` gives.
 
     Raises:
-        ValueError: for a value out of range; in the iterator, if OpenGL is missing, and what a worker raised.
+        ValueError: for a value out of range, and on other systems than Linux; in the iterator, if OpenGL
+            is missing, and what a worker raised.
         RuntimeError: in the iterator, if a worker was ended from outside.
     """
+    if sys.platform != "linux":
+        raise ValueError(f"Streams hand over memory as Linux does, but this is {sys.platform}. Render in one process.")
     prefetch = workers if prefetch is None else prefetch
     lowest = {"walks": (walks, 1), "num_frames": (num_frames, 1), "workers": (workers, 1), "prefetch": (prefetch, 0)}
     lowest["rooms"] = (1 if rooms is None else rooms, 1)
@@ -118,7 +122,7 @@ def stream_clips(
     return _clips(job, iter(range(start, end)), workers, prefetch)
 
 
-def _clips(job: RoomJob, numbers: Iterator[int], workers: int, prefetch: int) -> Iterator[StreamedClip]:
+def _clips(job: RoomJob, numbers: Iterator[int], workers: int, prefetch: int) -> Generator[StreamedClip, None, None]:
     results = run_in_order(job, numbers, workers, prefetch)
     try:
         for result in results:
