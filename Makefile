@@ -6,7 +6,8 @@ INSTALLED = $(VENV)/.installed
 .PHONY: ask test stress lint style clean
 
 ask: $(INSTALLED)  ## answer one question about a shipped clip
-	$(BIN)/vega3d ask room "Which is closer to the bed?" --options "the table" "the wardrobe"
+	$(BIN)/vega3d ask room "Which is the closest to the trash can?" --options "the nightstand" "the shelf" "the bed"
+	@echo "right: B. the shelf (by the geometry of the room)"
 
 test: $(INSTALLED)  ## the tests; no network, no GPU
 	$(BIN)/python -m pytest -m "not stress"

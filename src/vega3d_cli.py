@@ -76,9 +76,9 @@ def read_visual(media: list[str], num_frames: int | None, fps: float | None):
 @app.command(
     epilog="""Examples:
 
-    vega3d ask room "Which is closer to the bed: the table or the wardrobe?"
+    vega3d ask room "Which is closer to the trash can: the shelf or the bed?"
 
-    vega3d ask room "Which is closer to the bed?" --options "the table" "the wardrobe"
+    vega3d ask room "Which is closer to the trash can?" --options "the shelf" "the bed"
 
     vega3d ask kitchen.mp4 "How many chairs are there?" --model org/vega3d --4bit --save-gates gates.png
 
@@ -91,7 +91,7 @@ def ask(
         typer.Argument(
             metavar="VIDEO_OR_IMAGES... QUESTION",
             help="A video file, a folder of images, one image, several images (views of one scene) or the name of a "
-            "shipped clip (room, corridor); then the question.",
+            "shipped clip (room, study); then the question.",
         ),
     ],
     model: Annotated[str, typer.Option(help="vega3d-tiny (embedded), a folder, or a Hub id.")] = "vega3d-tiny",

@@ -53,7 +53,7 @@ def test_likelihood_and_text_are_those_of_a_single_question(tiny):
 
 
 def test_answers_do_not_depend_on_order(tiny):
-    questions = [record(), record("corridor", number=1), record(number=2), record("room", choice=False, number=3)]
+    questions = [record(), record("study", number=1), record(number=2), record("room", choice=False, number=3)]
     forth, back = (ModelAnswerer(*tiny, "tiny", num_frames=4) for _ in range(2))
     answers = [forth.answer([question])[0] for question in questions]
     assert answers == [back.answer([question])[0] for question in reversed(questions)][::-1]
@@ -86,7 +86,7 @@ def test_a_scene_costs_one_pass_of_generator_and_vision_tower(tiny):
         once = len(passes)
         answerer.answer([record(number=1)])
         assert once > 0 and len(passes) == once
-        answerer.answer([record("corridor", number=2)])
+        answerer.answer([record("study", number=2)])
         assert len(passes) == 2 * once
         hook.remove()
 
@@ -108,7 +108,7 @@ def test_the_blind_model_sees_no_video(tiny):
     blind = BlindAnswerer(*tiny, "vega3d-tiny")
     first = blind.answer([record()])[0]
     assert first == blind.answer([replace(record(), visual=None)])[0]
-    assert first == blind.answer([replace(record("corridor"), scene="other")])[0]
+    assert first == blind.answer([replace(record("study"), scene="other")])[0]
     assert first[1].keys() == set("ABC") and sum(first[1].values()) == pytest.approx(1)
     assert first[1] != ModelAnswerer(*tiny, "tiny", num_frames=4).answer([record()])[0][1]
     assert blind.settings["kind"] == "blind"

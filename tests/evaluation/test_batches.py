@@ -26,12 +26,12 @@ def question(number: int) -> QuestionRecord:
     asked = QuestionRecord(
         id=str(number),
         dataset="clips",
-        scene=("room", "corridor")[number // 2 % 2],
+        scene=("room", "study")[number // 2 % 2],
         question_type="object_rel_distance" if options else "object_counting",
         question=f"Question {number}: what is {'very ' * (7 * number % 20)}near?",
         ground_truth="A" if options else "2",
         options=options,
-        visual=example_clip(("room", "corridor")[number // 2 % 2]),
+        visual=example_clip(("room", "study")[number // 2 % 2]),
     )
     return replace(asked, frame=3, marks=MARKS) if number % 4 == 1 else asked
 

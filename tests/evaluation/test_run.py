@@ -441,7 +441,7 @@ def test_a_model_over_a_download(tmp_path):
     folder.mkdir()
     rows = question_rows(scenes=3)
     download(folder, rows, skip=("scene0002",))
-    for scene, clip in (("arkitscenes/scene0000", "room"), ("scannet/scene0001", "corridor")):
+    for scene, clip in (("arkitscenes/scene0000", "room"), ("scannet/scene0001", "study")):
         (folder / f"{scene}.mp4").write_bytes(example_clip(clip).read_bytes())
     records, missing = load_vsibench(folder, allow_missing=True)
     records = take_balanced(records, 10)

@@ -51,7 +51,7 @@ def test_only_equal_frames_are_shared():
         visual_key(question(3, MARKS)),
         visual_key(question(4, MARKS)),
         visual_key(question(3, MARKS[:1])),
-        visual_key(question(visual=example_clip("corridor"))),
+        visual_key(question(visual=example_clip("study"))),
     }
     assert len(keys) == 5 and visual_key(question(3, MARKS)) == visual_key(question(3, MARKS))
 

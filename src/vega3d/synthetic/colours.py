@@ -10,14 +10,14 @@ WHITE_POINT = (0.95047, 1.0, 1.08883)  # D65
 # Hue [deg], least and greatest C* and L* in CIE L*a*b*; gaps between the names are colours that people argue about.
 HUES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
     "pink": ((-30, 25), (16, 60), (62, 90)),
-    "red": ((10, 40), (35, 120), (25, 58)),
-    "brown": ((42, 84), (12, 55), (20, 52)),
+    "red": ((10, 43), (35, 120), (25, 58)),
+    "brown": ((44, 84), (12, 55), (20, 52)),
     "orange": ((46, 72), (48, 120), (56, 80)),
     "beige": ((60, 100), (10, 32), (70, 90)),
     "yellow": ((80, 105), (42, 120), (65, 95)),
     "green": ((112, 178), (14, 120), (22, 85)),
-    "blue": ((232, 295), (14, 120), (18, 85)),
-    "purple": ((305, 335), (16, 120), (18, 75)),
+    "blue": ((232, 304), (14, 120), (18, 85)),
+    "purple": ((307, 335), (16, 120), (18, 75)),
 }
 
 

@@ -57,11 +57,11 @@ def table_file(split: str, table: str) -> str:
     return f"{split}.parquet" if table == "questions" else f"annotations/{split}_{table}.parquet"
 
 
-def write_video(path: Path, frames: np.ndarray) -> None:
+def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
     """uint8[T, H, W, 3] as H.264 in MP4; one thread, so that the same frames give the same bytes."""
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         options = {"crf": "20", "preset": "medium", "threads": "1"}
-        stream = container.add_stream("libx264", rate=FPS, options=options)
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
