@@ -202,7 +202,7 @@ def graphics_card(options) -> dict:
     lights: tuple[tuple[int, Quality], ...] = ((8, "full"), (32, "fast"))
     ways = [time_stream(Way("opengl", rooms, walks, *clip, quality)) for walks, quality in lights]
     fewer = min(rooms, EMBREE_ROOMS)
-    ways += [time_stream(Way("embree", fewer, walks, 16, 128, options.workers, "full")) for walks in (8, 16)]
+    ways += [time_stream(Way("embree", fewer, walks, 16, 128, options.workers, quality)) for walks, quality in lights]
     return {"agreement": agreement, "warm": speed, "ways": ways}
 
 

@@ -32,7 +32,7 @@ def question_text(question: GeometricQuestion) -> str:
     options = "  ".join(f"{letter}. {text}" for letter, text in zip("ABCD", question.options, strict=False))
     whole = f"{question.question} {options}"
     title = question.question_type.replace("_", " ")
-    return f"{title}: {textwrap.fill(whole, 150)}  → {question.answer}"
+    return f"{title}: {textwrap.fill(whole, 190, break_on_hyphens=False)}  → {question.answer}"
 
 
 def draw(path: Path, clip: Clip, questions: list[GeometricQuestion]) -> None:
@@ -40,12 +40,12 @@ def draw(path: Path, clip: Clip, questions: list[GeometricQuestion]) -> None:
     marked = next(question for question in questions if question.marks)
     assert marked.frame is not None
     rows = [clip.rgb[chosen], depth_colours(clip.depth[chosen]), instance_colours(clip.instance[chosen])]
-    figure = pyplot.figure(figsize=(12, 13.5), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(6.3, 7.2))
+    figure = pyplot.figure(figsize=(12, 11.2), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(6.3, 4.9))
     for axis, image in zip(top.subplots(3, SHOWN).flat, np.concatenate(rows), strict=True):
         axis.imshow(image)
         axis.set_axis_off()
-    picture, words = bottom.subplots(2, 1, height_ratios=(2.2, 5))
+    picture, words = bottom.subplots(2, 1, height_ratios=(2.2, 2.7))
     picture.imshow(draw_marks(clip.rgb[marked.frame], marked.marks))
     picture.set_title("the frame of the question of localisation by choice", fontsize=8)
     words.text(0, 1, "\n".join(map(question_text, questions)), va="top", fontsize=7.5, linespacing=1.35)
