@@ -5,9 +5,9 @@
     python benchmarks/text_bias.py validation/validation.parquet test/test.parquet --output text_bias.json
 
 For each type of multiple choice: logistic regression (scikit-learn) on all pairs of one to three neighbouring words of
-the question, but for those of its template, with an option and with each part of the option; the strength of its penalty is chosen by cross-validation
-over scenes of the training table. Its accuracy is compared with chance, with a 95 % interval over scenes. Numeric
-types: mean relative accuracy of the most frequent answer of the training table.
+the question, but for those of its template, with an option and with each part of the option; the strength of its
+penalty is chosen by cross-validation over scenes of the training table. Its accuracy is compared with chance, with a
+95 % interval over scenes. Numeric types: mean relative accuracy of the most frequent answer of the training table.
 """
 
 import argparse
