@@ -27,7 +27,8 @@ def test_python(workplace, monkeypatch, capsys):
     names: dict = {}
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), names)
-    assert capsys.readouterr().out.strip()
+    assert len(names["answer"][0]) > names["inputs"]["input_ids"].shape[1]
+    assert capsys.readouterr().out  # the untrained model may well write blank lines
     assert (workplace / "my-vega3d" / "generator" / "vae").is_dir()
     assert names["gate"].ndim == 3
 

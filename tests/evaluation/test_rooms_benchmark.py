@@ -19,7 +19,7 @@ SMALL = RoomsBenchmark(DatasetSettings("test", size=128, num_frames=2, questions
 LOAD = """
 import sys
 from pathlib import Path
-from test_rooms import SMALL
+from test_rooms_benchmark import SMALL
 from vega3d.evaluation.rooms import load_rooms
 for record in load_rooms(SMALL, limit=1, cache=Path(sys.argv[1])):
     print(record.id, record.ground_truth, record.visual)
