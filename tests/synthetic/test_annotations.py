@@ -42,6 +42,12 @@ def test_size_colour_and_carrier_tell_two_apart():
     assert {"the smaller box", "the blue box", "the box on the table"} <= texts_of(observation, 3)
 
 
+def test_two_on_one_table_are_not_told_apart_by_it():
+    table = thing(1, "table", 0.0, 0.0, (1.2, 0.8, 0.75))
+    cups = [with_traits(thing(number, "cup", x, 0.0, (0.1, 0.1, 0.1)), on=1) for number, x in ((2, -0.3), (3, 0.3))]
+    assert not texts_of(observe_all((table, *cups)), 2)
+
+
 def test_nothing_is_said_where_an_unseen_twin_could_be_meant():
     observation = observe_all(ROOM)
     observation.ids[observation.ids == 7] = 0
