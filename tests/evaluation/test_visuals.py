@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vega3d.evaluation.visuals import sampled_clip, visual_key
+from vega3d.evaluation.visuals import question_clip, visual_key
 from vega3d.evaluation.vsibench import QuestionRecord
 from vega3d.hub.load import example_clip
 from vega3d.processing.video_vega3d import read_video
@@ -26,7 +26,7 @@ def whole():
 
 @pytest.mark.parametrize("frame", [0, 1, 5, 9])
 def test_the_marked_frame_takes_the_place_of_the_nearest(whole, frame):
-    plain, marked = sampled_clip(question(), 4, None), sampled_clip(question(frame, MARKS), 4, None)
+    plain, marked = question_clip(question(), 4, None), question_clip(question(frame, MARKS), 4, None)
     place = int(np.flatnonzero(marked.seconds == whole.seconds[frame])[0])
     assert place == int(np.abs(plain.seconds - whole.seconds[frame]).argmin())
     others = [index for index in range(4) if index != place]
@@ -39,8 +39,8 @@ def test_files_and_clips_in_memory_are_sampled_alike(whole):
     before = whole.frames.copy()
     for frame, marks in ((None, ()), (3, MARKS)):
         for sampling in ((5, None), (None, 2.0)):
-            file = sampled_clip(question(frame, marks), *sampling)
-            memory = sampled_clip(question(frame, marks, visual=whole), *sampling)
+            file = question_clip(question(frame, marks), *sampling)
+            memory = question_clip(question(frame, marks, visual=whole), *sampling)
             assert (file.frames == memory.frames).all() and (file.seconds == memory.seconds).all()
     assert (whole.frames == before).all()
 
@@ -57,10 +57,10 @@ def test_only_equal_frames_are_shared():
 
 
 def test_a_frame_that_is_not_there_is_refused(whole):
-    with pytest.raises(ValueError, match=rf"Question 7 marks frame 999, but .*room\.mp4 has {len(whole)} frames"):
-        sampled_clip(question(999, MARKS), 4, None)
+    with pytest.raises(ValueError, match=rf"Question 7: Frame 999 is marked, but .*room\.mp4 has {len(whole)} frames"):
+        question_clip(question(999, MARKS), 4, None)
     with pytest.raises(ValueError, match="not inside the frame"):
-        sampled_clip(question(1, ((0, 0, 9999, 5),)), 4, None)
+        question_clip(question(1, ((0, 0, 9999, 5),)), 4, None)
 
 
 def mostly(frame: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vega3d.evaluation.visuals import EncodedVisual, encode_visual, fused_tokens, sampled_clip, visual_key
+from vega3d.evaluation.visuals import EncodedVisual, encode_visual, fused_tokens, question_clip, visual_key
 from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
@@ -125,7 +125,7 @@ class ModelAnswerer:
         return [self._visuals[key] for key in keys]
 
     def encoded(self, record: QuestionRecord) -> EncodedVisual:
-        clip = sampled_clip(record, self.num_frames, self.fps)
+        clip = question_clip(record, self.num_frames, self.fps)
         inputs = self.processor.apply_chat_template(
             SpatialQuestion(clip, record.prompt).messages(),
             add_generation_prompt=True,

@@ -1,18 +1,16 @@
 """The videos of questions: sampled, with marks drawn in, and encoded once for all their questions."""
 
-import sys
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from transformers import BatchFeature
 
 from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.features.clips import sampled_clip
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.processing.video_vega3d import VideoClip, choose_frames, read_video
-from vega3d.synthetic.marks import draw_marks
+from vega3d.processing.video_vega3d import VideoClip
 
 
 def visual_key(record: QuestionRecord) -> Hashable:
@@ -20,33 +18,19 @@ def visual_key(record: QuestionRecord) -> Hashable:
     return record.visual, record.frame, record.marks
 
 
-def sampled_clip(record: QuestionRecord, num_frames: int | None, fps: float | None) -> VideoClip:
-    """The frames of a question's video that the model sees.
-
-    If the question is about marked boxes, its frame is among them, with the boxes drawn in: where sampling leaves it
-    out, it takes the place of the sampled frame that is nearest in time.
+def question_clip(record: QuestionRecord, num_frames: int | None, fps: float | None) -> VideoClip:
+    """The frames of a question's video that the model sees, as in `sampled_clip`.
 
     Raises:
-        ValueError: if the video is missing or cannot be read, or lacks the frame or a marked place.
+        ValueError: if the video is missing or cannot be read, or lacks the frame or a marked place; the question is
+            named.
     """
     if record.visual is None:
         raise ValueError(f"Question {record.id} has no video {record.dataset}/{record.scene}.mp4. Leave it out.")
-    is_file = not isinstance(record.visual, VideoClip)
-    if is_file and not record.marks:
-        return read_video(record.visual, num_frames, fps)
-    whole = read_video(record.visual, sys.maxsize) if is_file else record.visual
-    chosen = choose_frames(whole.seconds, num_frames, fps)
-    frames = whole.frames[chosen]
-    if record.marks and record.frame is not None:
-        if record.frame >= len(whole):
-            raise ValueError(
-                f"Question {record.id} marks frame {record.frame}, but {whole.source} has {len(whole)} frames. Give "
-                "the video that the question was made for."
-            )
-        place = int(np.abs(whole.seconds[chosen] - whole.seconds[record.frame]).argmin())
-        chosen[place] = record.frame
-        frames[place] = draw_marks(whole.frames[record.frame], record.marks)
-    return VideoClip(frames, whole.seconds[chosen], whole.source, whole.timed)
+    try:
+        return sampled_clip(record.visual, num_frames, fps, record.frame, record.marks)
+    except ValueError as error:
+        raise ValueError(f"Question {record.id}: {error}") from error
 
 
 @dataclass(frozen=True)

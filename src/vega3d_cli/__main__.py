@@ -1,0 +1,3 @@
+from vega3d_cli import main
+
+main()

@@ -1,0 +1,129 @@
+"""`vega3d ask`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vega3d_cli.common import app, frame_bar, one_line_errors, quieten
+
+
+@app.command(
+    epilog="""Examples:
+
+    vega3d ask room "Which is closer to the trash can: the shelf or the bed?"
+
+    vega3d ask room "Which is closer to the trash can?" --options "the shelf" "the bed"
+
+    vega3d ask kitchen.mp4 "How many chairs are there?" --model org/vega3d --4bit --save-gates gates.png
+
+    vega3d ask view1.png view2.png view3.png "What is left of the door?" --json""",
+    context_settings={"allow_interspersed_args": True},
+)
+def ask(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="VIDEO_OR_IMAGES... QUESTION",
+            help="A video file, a folder of images, one image, several images (views of one scene) or the name of a "
+            "shipped clip (room, study); then the question.",
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="vega3d-tiny (embedded), a folder, or a Hub id.")] = "vega3d-tiny",
+    num_frames: Annotated[int | None, typer.Option(help="Frames sampled evenly.  [default: 16]")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames sampled a second, instead of --num-frames.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Option(help="Choices; the likeliest is the answer. Two or more: --options A B ...")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of an open answer.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    save_gates: Annotated[Path | None, typer.Option(help="PNG file for the gate maps over the frames.")] = None,
+    four_bit: Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
+) -> None:
+    """Answer a question about a video or images."""
+    *media, question = arguments
+    with one_line_errors():
+        if not media:
+            raise ValueError(
+                "Give a video or images and then a question, such as: vega3d ask room 'Where is the bed?'"
+            )
+        if max_new_tokens < 1:
+            raise ValueError(f"--max-new-tokens is {max_new_tokens}, but must be at least 1.")
+        if save_gates is not None and not save_gates.absolute().parent.is_dir():
+            raise ValueError(f"There is no folder {save_gates.absolute().parent} to write {save_gates.name} into.")
+        quieten(as_json)
+        from vega3d.hub.answer import answer_question
+        from vega3d.hub.load import load_vega
+        from vega3d.spatial_qa import SpatialQuestion
+
+        clip, is_image = read_visual(media, num_frames, fps)
+        visual = clip.frames[0] if is_image else clip
+        asked = SpatialQuestion(visual, question, options or (), is_image)
+        loaded, processor = load_vega(model, four_bit, device)
+        if save_gates is not None:
+            check_gates(loaded.config.fusion)
+        if loaded.config.notice and not as_json:
+            typer.echo(f"note: {loaded.config.notice}", err=True)
+        with frame_bar(len(clip.frames), as_json) as on_frames:
+            answer = answer_question(
+                loaded,
+                processor,
+                asked,
+                len(clip.frames),
+                max_new_tokens=max_new_tokens,
+                output_gates=save_gates is not None,
+                streamer=None if as_json or options else answer_streamer(processor),
+                on_frames=on_frames,
+            )
+        if save_gates is not None and answer.gates is not None:
+            from vega3d.hub.gate_figure import save_gate_figure
+
+            save_gate_figure(save_gates, clip.frames, answer.gates.numpy(), answer.frame_seconds)
+    report(answer, question, model, as_json, bool(options))
+
+
+def answer_streamer(processor):
+    from transformers import TextStreamer
+
+    return TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
+def check_gates(fusion: str) -> None:
+    from vega3d.modeling.fusion_vega3d import ONE_GATE_A_TOKEN
+
+    if fusion not in ONE_GATE_A_TOKEN:
+        raise ValueError(f"fusion={fusion!r} has no gate for each token, so there is no map to save. Leave it out.")
+
+
+def report(answer, question: str, model: str, as_json: bool, is_choice: bool) -> None:
+    if as_json:
+        from vega3d import __version__
+
+        values = {"question": question, "model": model, **answer.to_dict(), "vega3d": __version__}
+        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        return
+    if is_choice:  # an open answer was streamed
+        for letter, probability in answer.options.items():
+            typer.echo(f"  {letter}: {probability:.1%}", err=True)
+        typer.echo(answer.text)
+    typer.echo(f"({answer.seconds:.1f} s)", err=True)
+
+
+def read_visual(media: list[str], num_frames: int | None, fps: float | None):
+    """The clip or image that the arguments name, read once for the model and for the gate figure."""
+    from vega3d.hub.load import example_clip
+    from vega3d.processing.video_vega3d import read_images, read_video
+
+    sampling: dict = {"num_frames": num_frames, "fps": fps}
+    if len(media) > 1:
+        return read_images([Path(name) for name in media], **sampling), False
+    path = Path(media[0])
+    if not path.exists() and path.name == media[0] and not path.suffix:
+        path = example_clip(media[0])
+    if path.is_dir():
+        return read_images(path, **sampling), False
+    if path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
+        return read_images([path]), True
+    return read_video(path, **sampling), False

@@ -1,0 +1,81 @@
+"""What the commands share: the application, one-line errors, progress bars."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Questions about the space that a video shows, answered with a frozen video diffusion model at work.",
+)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Bad input ends with one line and exit code 2, never a traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from error
+
+
+@contextmanager
+def frame_bar(total: int | None, quiet: bool) -> Iterator:
+    """A progress bar over the frames that the generator encodes, on standard error."""
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty() and not quiet
+    with tqdm(total=total, desc="world simulator", unit="frame", disable=not shown, leave=False) as bar:
+        yield lambda frames: bar.update(frames)
+
+
+@contextmanager
+def progress(name: str, unit: str, total: int | None = None) -> Iterator:
+    """A progress bar on standard error; yields a function of how much is newly done, and of how much is wanted."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=name, unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def advance(count: int, wanted: int | None = total) -> None:
+            bar.total = wanted
+            bar.update(count)
+
+        yield advance
+
+
+def quieten(quiet: bool) -> None:
+    """Errors of the user are ours to tell; the libraries' hints to developers are not for them."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    warnings.simplefilter("ignore")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if quiet or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+
+
+def parse_settings(settings: list[str]) -> dict:
+    """`NAME=VALUE` with JSON values; what is not JSON is text. The configs check names and types."""
+    parsed = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set {setting!r} is not NAME=VALUE, such as --set clip_mode=views.")
+        try:
+            parsed[name] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[name] = value
+    return parsed

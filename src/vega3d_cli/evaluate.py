@@ -1,0 +1,111 @@
+"""`vega3d evaluate` and `vega3d compare`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vega3d_cli.common import app, one_line_errors, progress, quieten
+
+
+@app.command(
+    epilog="""Examples:
+
+    vega3d evaluate vega3d-tiny --limit 22
+
+    vega3d evaluate --baseline chance --limit 22 --output chance.json
+
+    vega3d evaluate org/vega3d --benchmark vsibench --data VSI-Bench --num-frames 32 --4bit --output vsi.json"""
+)
+def evaluate(
+    model: Annotated[
+        str | None, typer.Argument(help="vega3d-tiny (embedded), a folder, or a Hub id; not needed by two baselines.")
+    ] = None,
+    benchmark: Annotated[str, typer.Option(help="rooms or vsibench.")] = "rooms",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with {dataset}/{scene_name}.mp4 and the table of questions, or its .parquet file.  "
+            "[default: rooms are made, as many as are needed, and kept in the cache]"
+        ),
+    ] = None,
+    table: Annotated[str | None, typer.Option(help="Table in the folder.  [default: test, or the only one]")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="chance, most-frequent, or blind (the model without the video).")
+    ] = None,
+    train_table: Annotated[
+        Path | None, typer.Option(help="Questions that most-frequent counts on.  [default: 40 rooms of split train]")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Questions, balanced over the types.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames sampled evenly.  [default: the processor's]")] = None,
+    batch_size: Annotated[int, typer.Option(help="Questions answered at a time.")] = 8,
+    output: Annotated[Path | None, typer.Option(help="JSON file with every answer; a killed run continues.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, not as a table.")] = False,
+    allow_missing: Annotated[bool, typer.Option(help="Leave out questions whose video is missing.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the limit, the bootstrap and chance.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes that make rooms.")] = 1,
+    four_bit: Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
+) -> None:
+    """Answer a benchmark: score by type, macro and micro average, 95 % intervals over scenes."""
+    with one_line_errors():
+        quieten(as_json)
+        from vega3d.evaluation.benchmarks import PLAIN_BASELINES, check_baseline, load_benchmark, plain_baseline
+        from vega3d.evaluation.report import format_table, overview
+        from vega3d.evaluation.run import check_request
+        from vega3d.evaluation.run import evaluate as run_benchmark
+
+        check_request(output, batch_size)
+        check_baseline(baseline, model, train_table)
+        if baseline in PLAIN_BASELINES:
+            with progress("rooms of split train", "room") as advance:
+                answerer = plain_baseline(baseline, seed, data, train_table, workers, on_rooms=advance)
+        else:
+            answerer = model_answerer(str(model), baseline == "blind", num_frames, four_bit, device)
+        with progress("rooms", "room") as advance:
+            records, missing = load_benchmark(
+                benchmark, data, table, limit, allow_missing, seed, workers, on_rooms=advance
+            )
+        with progress(benchmark, "question", len(records)) as advance:
+            result = run_benchmark(
+                answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_question=advance
+            )
+    typer.echo(json.dumps(overview(result), indent=2) if as_json else format_table(result))
+
+
+def model_answerer(model: str, blind: bool, num_frames: int | None, four_bit: bool, device: str | None):
+    from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
+    from vega3d.hub.load import load_vega
+
+    answerer = BlindAnswerer if blind else ModelAnswerer
+    return answerer(*load_vega(model, four_bit, device), model, num_frames)
+
+
+@app.command(
+    epilog="""Example:
+
+    vega3d compare --first fused-seed0.json fused-seed1.json --second plain-seed0.json plain-seed1.json"""
+)
+def compare(
+    first: Annotated[list[Path], typer.Option(help="Result files of one model, one for each training seed.")],
+    second: Annotated[list[Path], typer.Option(help="Result files of the other, on the same questions.")],
+    scoring: Annotated[str, typer.Option(help="official, lmms_eval or likelihood.")] = "official",
+    output: Annotated[Path | None, typer.Option(help="JSON file of the comparison.")] = None,
+) -> None:
+    """Compare two models on the same questions: differences with 95 % intervals over seeds and scenes."""
+    with one_line_errors():
+        quieten(False)
+        from vega3d.evaluation.report import (
+            check_output,
+            compare_files,
+            comparison_values,
+            format_comparison,
+            write_json,
+        )
+
+        check_output(output)
+        differences = compare_files(first, second, scoring)
+        if output is not None:
+            write_json(output, comparison_values(first, second, scoring, differences))
+    typer.echo(format_comparison(differences))

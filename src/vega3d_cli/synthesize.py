@@ -1,0 +1,54 @@
+"""`vega3d synthesize`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vega3d_cli.common import app, one_line_errors
+
+
+@app.command(
+    epilog="""Examples:
+
+    vega3d synthesize rooms-test --split test --scenes 20 --workers 2 --preview
+
+    vega3d synthesize rooms --split train --scenes 1000 --walks 8 --size 128
+
+    vega3d synthesize rooms-unseen --split test_unseen --furniture furniture_unseen.npz"""
+)
+def synthesize(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder, or one of an earlier run to continue.")],
+    split: Annotated[str, typer.Option(help="train, validation, test or test_unseen; their rooms differ.")] = "train",
+    scenes: Annotated[int, typer.Option(help="Rooms.")] = 10,
+    workers: Annotated[int, typer.Option(help="Processes; the result does not depend on their number.")] = 1,
+    walks: Annotated[int, typer.Option(help="Walkthroughs of a room, which share its light.")] = 1,
+    size: Annotated[int, typer.Option(help="Edge of the frames [px].")] = 192,
+    num_frames: Annotated[int, typer.Option(help="Frames of a walkthrough.")] = 17,
+    questions_per_type: Annotated[int, typer.Option(help="Most questions of one type about a walkthrough.")] = 2,
+    furniture: Annotated[
+        Path | None, typer.Option(help="Pack of furniture, for test_unseen.  [default: the CC0 pack]")
+    ] = None,
+    videos: Annotated[bool, typer.Option(help="Videos and arrays, or tables alone.")] = True,
+    preview: Annotated[bool, typer.Option("--preview", help="Draw a contact sheet, OUT/preview.png.")] = False,
+) -> None:
+    """Make a data set of rooms: walkthroughs, their geometry, and questions in VSI-Bench's form."""
+    with one_line_errors():
+        from tqdm import tqdm
+
+        from vega3d.synthetic.dataset import DatasetSettings
+        from vega3d.synthetic.dataset import synthesize as make_dataset
+
+        settings = DatasetSettings(split, size, num_frames, walks, questions_per_type, videos)
+        with tqdm(total=scenes, desc="rooms", unit="room", disable=not sys.stderr.isatty()) as bar:
+            table = make_dataset(
+                output,
+                settings,
+                scenes,
+                workers,
+                on_scene=lambda count: bar.update(),
+                furniture=furniture,
+                preview=preview,
+            )
+    typer.echo(f"{table}")
