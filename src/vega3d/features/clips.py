@@ -42,8 +42,8 @@ def sampled_clip(
     if marks and marked_frame is not None:
         if marked_frame >= len(visual):
             raise ValueError(
-                f"Frame {marked_frame} is marked, but {visual.source} has {len(visual)} frames. Give the video that the "
-                "question was made for."
+                f"Frame {marked_frame} is marked, but {visual.source} has {len(visual)} frames. Give the video that "
+                "the question was made for."
             )
         place = int(np.abs(visual.seconds[chosen] - visual.seconds[marked_frame]).argmin())
         chosen[place] = marked_frame
