@@ -1,5 +1,7 @@
 """Control families, several draws of the noise, several blocks and noise levels of one clip."""
 
+import itertools
+
 import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -8,6 +10,7 @@ from golden_models import load_generator
 from tiny_models import WAN_TRANSFORMER, WAN_VAE, seeded
 from vega3d import VegaForSpatialReasoning, VegaGenerator
 from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
+from vega3d.modeling.noise_vega3d import DRAW_STRIDE
 
 CHANNELS = 24
 
@@ -103,6 +106,11 @@ def test_draws_are_averaged(generator):
     torch.testing.assert_close(averaged, torch.stack(single).mean(0))
     assert torch.equal(single[0], encode(generator, frames))
     assert not torch.allclose(single[1], single[0], atol=1e-3)
+
+
+def test_draws_do_not_meet_within_a_million_frames():
+    places = sorted(draw * DRAW_STRIDE % 2**32 for draw in range(64))
+    assert min(after - before for before, after in itertools.pairwise(places)) > 1_000_000
 
 
 def test_given_noise_is_one_draw(generator):

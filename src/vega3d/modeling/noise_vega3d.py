@@ -8,9 +8,7 @@ import torch
 from .configuration_vega3d import NUM_TRAIN_TIMESTEPS
 
 NOISE_STRIDE = 1_000_003  # prime: seeds of (noise_seed, frame) meet only for clips of over a million frames
-DRAW_STRIDE = (
-    2_654_435_761  # 2**32 / golden ratio: torch keeps 32 bits of a seed, in which up to 64 draws lie far apart
-)
+DRAW_STRIDE = 2_654_435_761  # 2**32 / golden ratio: torch keeps 32 bits of a seed; there the draws must lie far apart
 KEPT_FRAMES = 64
 
 
