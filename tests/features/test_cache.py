@@ -274,7 +274,7 @@ def test_a_full_disk_leaves_nothing_behind(cache):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # stands for the full disk
-        with pytest.raises(ValueError, match="takes no more entries.*Free some space"):
+        with pytest.raises(ValueError, match=r"takes no more entries.*Free some space"):
             cache.put(small_clip(1), "identity", small_hidden(1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -215,11 +215,9 @@ class VegaProcessor(ProcessorMixin):
             num_frames: as in `__call__`.
             fps: as in `__call__`.
         """
-        sampling = {"num_frames": self.num_frames if num_frames is None and fps is None else num_frames, "fps": fps}
+        wanted = self.num_frames if num_frames is None and fps is None else num_frames
         pictures = [] if images is None else [load_image_array(image) for image in flatten_images(images)]
-        clips = load_clips(
-            [] if videos is None else flatten_videos(videos), None, None, do_sample_frames=True, **sampling
-        )
+        clips = load_clips([] if videos is None else flatten_videos(videos), None, None, wanted, fps, True)
         return BatchFeature(self._generative_stream(pictures, clips))
 
     def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
