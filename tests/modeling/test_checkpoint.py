@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from remote_process import run_without_package
-from tiny_inputs import CASES, batch
+from tiny_inputs import CASES
 from tiny_models import BLOCK, save_generator, save_vlm
 from vega3d import VegaForSpatialReasoning, VegaModel
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
@@ -77,7 +77,7 @@ def test_assembled(assemble, backbones):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_from_pretrained(checkpoint, backbones, dtype):
+def test_from_pretrained(checkpoint, backbones, dtype, batch):
     model = VegaForSpatialReasoning.from_pretrained(checkpoint, dtype=dtype)
     assert_generator_is_its_source(model, backbones[1], dtype)
     assert model.model.fusion.residual_scale.dtype == torch.float32
@@ -86,14 +86,14 @@ def test_from_pretrained(checkpoint, backbones, dtype):
 
 
 @pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
-def test_device_map(checkpoint, backbones, model, device_map):
+def test_device_map(checkpoint, backbones, model, device_map, batch):
     mapped = VegaForSpatialReasoning.from_pretrained(checkpoint, device_map=device_map)
     assert_generator_is_its_source(mapped, backbones[1])
     inputs = batch(*CASES["mixture"])
     assert_same(mapped(**inputs).logits, model(**inputs).logits)
 
 
-def test_sharded_save(model, backbones, tmp_path):
+def test_sharded_save(model, backbones, tmp_path, batch):
     model.save_pretrained(tmp_path, max_shard_size="100kB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     loaded = VegaForSpatialReasoning.from_pretrained(tmp_path)
@@ -110,7 +110,7 @@ def test_auto_classes(checkpoint, backbones, auto_class):
     assert AutoConfig.from_pretrained(checkpoint).generator_config.block == BLOCK
 
 
-def test_the_base_model_loads_from_the_same_files(checkpoint, backbones, model):
+def test_the_base_model_loads_from_the_same_files(checkpoint, backbones, model, batch):
     base, info = VegaModel.from_pretrained(checkpoint, output_loading_info=True)
     assert not info["missing_keys"]
     assert_generator_is_its_source(base, backbones[1])
@@ -150,7 +150,7 @@ def test_a_smaller_save_leaves_no_old_shards(model, tmp_path):
     assert not list(tmp_path.glob(".saving*"))
 
 
-def test_a_save_onto_its_own_folder(model, tmp_path):
+def test_a_save_onto_its_own_folder(model, tmp_path, batch):
     model.save_pretrained(tmp_path)
     loaded = VegaForSpatialReasoning.from_pretrained(tmp_path)
     loaded.save_pretrained(tmp_path)
@@ -168,7 +168,7 @@ def test_another_block_of_the_same_checkpoint(checkpoint, tmp_path):
     assert any(key.startswith("blocks.2.") for key in deep)
 
 
-def test_training_and_resuming(checkpoint, backbones, tmp_path):
+def test_training_and_resuming(checkpoint, backbones, tmp_path, batch):
     """Two steps at once equal one step, a save, and another one; the generator is its source all the time."""
     inputs = batch(*CASES["video"])
     example = {**inputs, "labels": inputs["input_ids"]}
@@ -213,7 +213,7 @@ def quantised(model) -> set[str]:
     return {name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"}
 
 
-def test_four_bit_quantises_the_language_model_only(wide_checkpoint, tmp_path):
+def test_four_bit_quantises_the_language_model_only(wide_checkpoint, tmp_path, batch):
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     model = VegaForSpatialReasoning.from_pretrained(wide_checkpoint, quantization_config=config)
     names = quantised(model)
@@ -241,7 +241,7 @@ def test_a_given_skip_list_is_kept(wide_checkpoint):
 # --- Remote code -------------------------------------------------------------------------------------------------
 
 
-def test_remote_code_gives_the_same_logits(model, backbones, tmp_path):
+def test_remote_code_gives_the_same_logits(model, backbones, tmp_path, batch):
     """A process that cannot import the package loads the saved folder by its own code files."""
     model.save_pretrained(tmp_path / "model")
     inputs = batch(*CASES["mixture"])
@@ -349,7 +349,7 @@ def test_a_plain_vlm_is_refused(backbones):
         VegaForSpatialReasoning.from_pretrained(backbones[0])
 
 
-def test_a_model_from_memory_cannot_be_saved(checkpoint, tmp_path):
+def test_a_model_from_memory_cannot_be_saved(checkpoint, tmp_path, batch):
     model = VegaForSpatialReasoning(AutoConfig.from_pretrained(checkpoint))
     assert torch.isfinite(model(**batch(*CASES["mixture"])).logits).all()
     with pytest.raises(ValueError, match="never written from memory"):
