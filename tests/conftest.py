@@ -13,10 +13,10 @@ from tiny_models import BLOCK, save_generator, save_vlm
 from vega3d import VegaForSpatialReasoning
 
 
-@pytest.fixture(scope="session")
-def vlm_type() -> str:
-    """The VLM of the fixtures below. Tests for several mark themselves with `tiny_models.every_vlm`."""
-    return "qwen2_5_vl"
+@pytest.fixture(scope="session", params=["qwen2_5_vl"])
+def vlm_type(request) -> str:
+    """The VLM of the fixtures below. Tests for every VLM mark themselves with `tiny_models.every_vlm`."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

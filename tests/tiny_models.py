@@ -7,11 +7,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import (
+    PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
-    PreTrainedModel,
     UMT5Config,
     UMT5EncoderModel,
 )
@@ -131,7 +131,7 @@ def tiny_qwen3_vl(
 
 
 TINY_VLMS: dict[str, Callable[..., PreTrainedModel]] = {"qwen2_5_vl": tiny_qwen2_5_vl, "qwen3_vl": tiny_qwen3_vl}
-every_vlm = pytest.mark.parametrize("vlm_type", TINY_VLMS, scope="session")
+every_vlm = pytest.mark.parametrize("vlm_type", TINY_VLMS, indirect=True)
 
 
 def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
