@@ -7,6 +7,7 @@ from transformers import AutoModelForImageTextToText, TextIteratorStreamer
 from tiny_inputs import CASES, IMAGE, SHORT_VIDEO, VIDEO, Visual, without_generator
 from tiny_models import IMAGE_TOKEN, VIDEO_TOKEN, every_vlm
 from vega3d.modeling.fusion_vega3d import FUSIONS
+from vega3d.modeling.inputs_vega3d import instruction_embeddings
 
 pytestmark = every_vlm
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
@@ -37,6 +38,24 @@ def test_every_fusion_moves_the_answer(assemble, plain, fusion, batch):
     assert (logits - plain(**without_generator(inputs)).logits).abs().max() > 1e-3
     other = {**inputs, "generator_pixel_values_videos": 255 - inputs["generator_pixel_values_videos"]}
     assert (logits - model(**other).logits).abs().max() > 1e-5
+
+
+def test_deepstack_features_stay_semantic(assemble, batch, plain, vlm_type):
+    """Qwen3-VL adds features of earlier vision layers inside the language model; they pass by the fusion."""
+    model, inputs = assemble(fusion="generative_only"), batch(*CASES["mixture"])
+    encoded = model.encode(**inputs).mm_encoder_outputs
+    theirs = {
+        "image": plain.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]),
+        "video": plain.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"]),
+    }
+    assert ("deepstack_features" in encoded["video"]) == (vlm_type == "qwen3_vl")
+    for modality, output in encoded.items():
+        assert not torch.equal(output.pooler_output[0], theirs[modality].pooler_output[0])
+        if vlm_type == "qwen3_vl":
+            for ours, reference in zip(output.deepstack_features, theirs[modality].deepstack_features, strict=True):
+                assert all(torch.equal(*pair) for pair in zip(ours, reference, strict=True))
+    other = model(**{**inputs, "pixel_values_videos": -inputs["pixel_values_videos"]}).logits
+    assert torch.equal(other, model(**inputs).logits) == (vlm_type != "qwen3_vl")
 
 
 @pytest.mark.parametrize("projector", ["merger_mlp", "avg", "mlp2x"])
@@ -175,6 +194,17 @@ def test_the_question_gates_of_its_own_row_only(assemble, batch):
     other = model(**batch([VIDEO, 20, 21], second), output_gates=True).gates["video"]
     assert not torch.allclose(other[0], gates[0], atol=1e-4)
     assert torch.allclose(other[1], gates[1], atol=1e-6)
+
+
+def test_the_instruction_is_the_words_alone(assemble, batch):
+    """No placeholder, marker, padding, or time that the processor writes beside a frame."""
+    model = assemble(fusion="none")
+    prompts = [[5, 6, VIDEO, 7, SHORT_VIDEO, IMAGE, 8], [9, VIDEO], [IMAGE, 10, 11, IMAGE], [12, 13]]
+    inputs, embeddings = batch(*prompts), model.get_input_embeddings()
+    means = instruction_embeddings(inputs["input_ids"], inputs["attention_mask"], None, model.config, embeddings)
+    for mean, prompt in zip(means, prompts, strict=True):
+        words = torch.tensor([part for part in prompt if isinstance(part, int)])
+        torch.testing.assert_close(mean, embeddings(words).mean(0))
 
 
 def test_the_answer_does_not_leak_into_the_instruction(assemble, batch):
