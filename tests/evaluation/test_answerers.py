@@ -63,7 +63,7 @@ def test_likelihood_and_text_are_those_of_a_single_question(either):
 
 def test_answers_do_not_depend_on_order(either):
     questions = [record(), record("study", number=1), record(number=2), record("room", choice=False, number=3)]
-    forth, back = (ModelAnswerer(*either, "tiny", num_frames=4) for _ in range(2))
+    forth, back = (ModelAnswerer(*either, "tiny", num_frames=5) for _ in range(2))
     answers = [forth.answer([question])[0] for question in questions]
     assert answers == [back.answer([question])[0] for question in reversed(questions)][::-1]
     assert answers[0][1] != answers[1][1]

@@ -549,8 +549,7 @@ def test_saved_and_loaded_processor_is_the_same(vlm, tmp_path):
     assert VegaProcessor.from_pretrained(tmp_path, generator_max_area=999424).generator_max_area == 999424
 
 
-def test_saved_code_travels_with_the_processor(tmp_path, monkeypatch):
-    processor = build_processor()
+def test_saved_code_travels_with_the_processor(processor, tmp_path, monkeypatch):
     monkeypatch.setattr(VegaProcessor, "_auto_class", "AutoProcessor")
     processor.save_pretrained(tmp_path)
 
