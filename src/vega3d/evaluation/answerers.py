@@ -14,6 +14,7 @@ from vega3d.evaluation.visuals import (
     visual_key,
 )
 from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
+from vega3d.features.cache import FeatureCache
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.spatial_qa import SpatialQuestion, letter_probabilities
@@ -52,6 +53,7 @@ class ModelAnswerer:
         name: of the model, for the result file.
         num_frames: frames sampled evenly; the processor's default if neither this nor `fps` is given.
         fps: frames sampled a second instead.
+        cache: of the generator's features, in which they are looked up and kept; they are rounded to bf16 there.
     """
 
     kind = "model"
@@ -63,10 +65,12 @@ class ModelAnswerer:
         name: str,
         num_frames: int | None = None,
         fps: float | None = None,
+        cache: FeatureCache | None = None,
     ):
         self.model, self.processor = model, processor
         self.num_frames = processor.num_frames if num_frames is None and fps is None else num_frames
         self.fps = fps
+        self.cache = cache
         generator = model.config.generator_config
         self.settings = {
             "name": name,
@@ -80,6 +84,7 @@ class ModelAnswerer:
             "dtype": str(model.dtype),
             "device": model.device.type,
             "generation": GENERATION,
+            "cached_features": cache is not None,
             "notice": model.config.notice,
         }
         self._visuals: dict[Hashable, EncodedVisual] = {}
@@ -146,7 +151,7 @@ class ModelAnswerer:
                 f"The processor writes the video of question {record.id} into the prompt in another way than "
                 f"{text[:80]!r}..., so it cannot be shared between questions. Use the chat template of the VLM."
             )
-        return encode_visual(self.model, inputs, text)
+        return encode_visual(self.model, inputs, text, self.cache)
 
     def prompt_with_video(self, record: QuestionRecord, video_text: str) -> str:
         """The conversation as text, with what the processor writes for the video (`VegaProcessor.video_text`)."""

@@ -9,6 +9,7 @@ from transformers import BatchFeature
 from transformers.utils import ModelOutput
 
 from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.features.cache import FeatureCache
 from vega3d.features.clips import sampled_clip
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -56,17 +57,22 @@ class EncodedVisual:
 LANGUAGE_INPUTS = ("video_grid_thw", "second_per_grid_ts")
 
 
-def encode_visual(model: VegaForSpatialReasoning, inputs: BatchFeature, text: str) -> EncodedVisual:
+def encode_visual(
+    model: VegaForSpatialReasoning, inputs: BatchFeature, text: str, cache: FeatureCache | None = None
+) -> EncodedVisual:
     """One pass of the generator and of the vision tower.
 
     Args:
         model: on the device of the inputs.
         inputs: of the processor, of one prompt with one video.
         text: what stands for the video in that prompt.
+        cache: of the generator's features, in which they are looked up and kept.
     """
     fusion = model.config.fusion
     encoder = {name: value for name, value in inputs.items() if name not in ("input_ids", "attention_mask")}
-    if fusion != "none":
+    if fusion != "none" and cache is not None:
+        encoder = cache.fill(model, encoder)
+    elif fusion != "none":
         encoder["generator_hidden_states"] = model.generator_features(**inputs)
         del encoder["generator_pixel_values_videos"]
     tokens = None

@@ -118,7 +118,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
     max_area: int = 832 * 480
     frame_fit: Literal["resize", "center_crop"] = "resize"
     frame_size: list[int] | tuple[int, ...] | None = None
-    chunk_frames: int = 8
+    chunk_frames: int = 16
     prompt_tokens: int = 1
     prompt_length: int = 512
     compile: bool = False
@@ -196,7 +196,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
         require(0 <= self.noise_seed < 2**31, "noise_seed", self.noise_seed, "in [0, 2**31)", "Use 0 if in doubt.")
         require(0 <= self.random_seed < 2**31, "random_seed", self.random_seed, "in [0, 2**31)", "Use 0 if in doubt.")
         require(1 <= self.noise_draws <= 64, "noise_draws", self.noise_draws, "in [1, 64]", "Use 1 if in doubt.")
-        require(self.chunk_frames >= 1, "chunk_frames", self.chunk_frames, "at least 1", "Use 8 if in doubt.")
+        require(self.chunk_frames >= 1, "chunk_frames", self.chunk_frames, "at least 1", "Use 16 if in doubt.")
         require(
             self.max_area >= self.cell**2,
             "max_area",
