@@ -56,7 +56,9 @@ def load_trained(model: nn.Module, folder: Path) -> None:
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}. Remove {folder} to continue from an earlier one.") from error
+        raise ValueError(
+            f"{path} cannot be read: {error}. Remove {folder} to continue from an earlier one."
+        ) from error
     parameters = trained_parameters(model)
     wanted = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

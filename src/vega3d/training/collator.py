@@ -23,7 +23,7 @@ class VegaCollator:
     """
     Args:
         processor: of the model.
-        num_frames: frames sampled evenly from each video; the processor's own number if neither this nor `fps` is given.
+        num_frames: frames sampled evenly from each video; by default the processor's own number.
         fps: frames sampled a second instead.
         cache: `features.cache.FeatureCache`, from which the generator's hidden states take the place of its pixels if
             those of every clip of the batch are there.
@@ -99,9 +99,9 @@ class VegaCollator:
             answered = self.render(example.messages[: number + 1])
             if not (answered.startswith(prompt) and text.startswith(answered.rstrip())):
                 raise ValueError(
-                    f"Row {example.id} cannot be trained on: the chat template writes message {number} otherwise where "
-                    "other messages follow or none do, so its answer has no place of its own. Use a template that adds "
-                    "turn to turn."
+                    f"Row {example.id} cannot be trained on: the chat template writes message {number} otherwise "
+                    "where other messages follow or none do, so its answer has no place of its own. Use a template "
+                    "that adds turn to turn."
                 )
             spans.append((len(prompt), len(answered.rstrip())))
         return spans
@@ -147,8 +147,8 @@ def answer_tokens(offsets: list, spans: list[tuple[int, int]], replaced: list[di
         within = [place for place, (first, last) in enumerate(offsets) if first < end and last > start]
         if not within or offsets[within[0]][0] < start:
             raise ValueError(
-                f"Row {id} cannot be trained on: the first token of an answer is not its own. Take white space off the "
-                "answer's beginning."
+                f"Row {id} cannot be trained on: the first token of an answer is not its own. Take white space off "
+                "the answer's beginning."
             )
         places += within
     return places

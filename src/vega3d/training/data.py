@@ -22,8 +22,8 @@ FILES = {".jsonl": "json", ".parquet": "parquet"}
 class DataSource:
     """
     Args:
-        path: a folder of rooms (`vega3d synthesize`), a `.jsonl` or `.parquet` file with a column `messages`, or the id
-            of such a data set on the Hub. Paths of media are relative to the file.
+        path: a folder of rooms (`vega3d synthesize`), a `.jsonl` or `.parquet` file with a column `messages`, or the
+            id of such a data set on the Hub. Paths of media are relative to the file.
         split: of a folder of rooms or of a data set of the Hub.
     """
 
@@ -44,7 +44,9 @@ class DataSource:
             )
         if path.is_file() and path.suffix not in FILES:
             raise ValueError(f"{path} is no file of messages: give one of {list(FILES)}.")
-        if not path.exists() and (path.suffix in FILES or self.path.count("/") != 1 or self.path.startswith((".", "/"))):
+        if not path.exists() and (
+            path.suffix in FILES or self.path.count("/") != 1 or self.path.startswith((".", "/"))
+        ):
             raise ValueError(f"There is no data {self.path}. Give a folder of rooms, a file of messages, or a Hub id.")
 
 

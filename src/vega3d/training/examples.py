@@ -54,7 +54,7 @@ def is_path(value: object) -> bool:
 def example_of(row: "TrainingExample | SpatialQuestion | Mapping", id: str, folder: Path | None = None):
     """
     Args:
-        row: a mapping with `messages` and, for their placeholders, `images` and `videos`; or a question with its answer.
+        row: a mapping with `messages` and, for their placeholders, `images` and `videos`; or a question with answer.
         id: of the row, unless it has an `id` of its own.
         folder: that paths in the row are relative to, unless the row names one (`folder`, as streams do).
 
@@ -109,7 +109,10 @@ def messages_example(row: Mapping, id: str, folder: Path | None) -> TrainingExam
         if left:
             raise ValueError(f"it has {len(left)} {kind}(s) more than placeholders of type {kind!r}.")
     plain = [
-        {"role": message["role"], "content": [{k: v for k, v in part.items() if k in ("type", "text")} for part in content]}
+        {
+            "role": message["role"],
+            "content": [{k: v for k, v in part.items() if k in ("type", "text")} for part in content],
+        }
         for message, content in zip(messages, contents, strict=True)
     ]
     return TrainingExample(id, check_answers(plain), found["image"], found["video"])
@@ -126,7 +129,9 @@ def parts_of(message: Mapping) -> list[dict]:
         return [part for part in parts if part.get("text") != ""]
     parts = [{key: value for key, value in part.items() if value is not None} for part in content or ()]
     for part in parts:
-        if part.get("type") not in ("text", *MEDIA) or (part["type"] == "text" and not isinstance(part.get("text"), str)):
+        if part.get("type") not in ("text", *MEDIA) or (
+            part["type"] == "text" and not isinstance(part.get("text"), str)
+        ):
             raise ValueError(f"a part of a message is {part}; give type text with its text, image or video.")
     return parts
 
@@ -194,6 +199,6 @@ def missing_message(missing: Sequence[tuple[str, Path]]) -> str:
     named = ", ".join(f"{id} ({path})" for id, path in missing[:NAMED])
     more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
     return (
-        f"{len(missing)} videos or images of the data are missing, those of the rows {named}{more}. Put them there, mend "
-        "the paths, or leave the rows out; nothing takes their place."
+        f"{len(missing)} videos or images of the data are missing, those of the rows {named}{more}. Put them there, "
+        "mend the paths, or leave the rows out; nothing takes their place."
     )

@@ -41,7 +41,7 @@ def check_parts(tune: Sequence[str]) -> tuple[str, ...]:
 
 
 def part_of(name: str) -> str | None:
-    """The part that a parameter belongs to, by its name in the model or in its PEFT wrapper; None for the generator."""
+    """The part that a parameter belongs to, by its name in the model or PEFT's wrapper; None for the generator."""
     plain = WRAPPERS.sub("", WRAPPERS.sub("", name))
     for part, prefix in PREFIXES.items():
         if plain.startswith(prefix):
@@ -120,7 +120,9 @@ def check_targets(model: nn.Module, targets: str) -> None:
     hit = [name for name, module in model.named_modules() if name and pattern.fullmatch(name)]
     for name in hit:
         if not f"{name}.".startswith(LANGUAGE_PREFIXES[0]):
-            owner = "the frozen generator" if name.startswith(GENERATOR_PREFIX) else "a part outside the language model"
+            owner = (
+                "the frozen generator" if name.startswith(GENERATOR_PREFIX) else "a part outside the language model"
+            )
             raise ValueError(f"lora_targets {targets!r} would put an adapter on {name}, which is {owner}. Narrow it.")
     if not hit:
         raise ValueError(f"lora_targets {targets!r} matches no layer; names are such as {LORA_TARGETS!r} matches.")

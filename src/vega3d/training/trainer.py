@@ -1,4 +1,4 @@
-"""`VegaTrainer`: transformers' Trainer with a rate for each part, what the gate does in its log, and exact resuming."""
+"""`VegaTrainer`: transformers' Trainer with a rate for each part, the gate in its log, and exact resuming."""
 
 import logging
 import time
@@ -80,7 +80,9 @@ class VegaTrainer(Trainer):
         self.residual_scale_rate = residual_scale_rate
         super().__init__(model, args, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("VegaTrainer keeps trained weights whole on each process: start it without FSDP, DeepSpeed.")
+            raise ValueError(
+                "VegaTrainer keeps trained weights whole on each process: start it without FSDP, DeepSpeed."
+            )
         self.model_accepts_loss_kwargs = False  # PEFT's wrapper hides that the model's loss is a mean over the batch
         self._ids: list[str] = []
         self._gates: Gates | None = None
@@ -98,16 +100,15 @@ class VegaTrainer(Trainer):
         if self.optimizer is None:
             model = self.model if model is None else model
             decayed = self.get_decay_parameter_names(model)
-            groups = parameter_groups(
-                model, self.rates, self.residual_scale_rate, self.args.weight_decay, decayed
-            )
+            groups = parameter_groups(model, self.rates, self.residual_scale_rate, self.args.weight_decay, decayed)
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ids = inputs.pop("ids", [])
-        self._ids += ids
+        if self.model.training:
+            self._ids += ids
         inputs = super()._prepare_inputs(inputs)
         if self.model.training:
             grids = [inputs[name] for name in ("image_grid_thw", "video_grid_thw") if name in inputs]
@@ -123,7 +124,7 @@ class VegaTrainer(Trainer):
             inputs = {**inputs, "output_gates": True}
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if logs_now:
-            self._gates = outputs.pop("gates", None)
+            self._gates = outputs.get("gates")
         if model.training and not torch.isfinite(loss):
             self._stop_at("loss", loss)
         return (loss, outputs) if return_outputs else loss
