@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import vega3d
 from vega3d import VegaGenerator, VegaGeneratorConfig
+from vega3d.modeling.noise_vega3d import add_noise
 
 WAN_1_3B = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
 TINY = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 96, "num_layers": 6, "text_dim": 32}
@@ -68,13 +69,13 @@ class Straightforward:
             clip.new_tensor(x, dtype=torch.float32).view(-1, 1, 1, 1)
             for x in (config.latents_mean, config.latents_std)
         )
-        step = torch.tensor([self.generator.step], device=clip.device)
+        step = torch.tensor([self.generator.level.step], device=clip.device)
         frames = []
         for index, frame in enumerate(clip):
             pixels = (frame.float() / 127.5 - 1).to(self.dtype)[None, :, None]
             latent = (self.vae.encode(pixels).latent_dist.mean.float() - mean) / std
-            noise = self.generator.noise(index, latent[:, :, 0].shape)[:, :, None]
-            self.transformer(self.generator.add_noise(latent, noise).to(self.dtype), step, self.prompt)
+            noise = self.generator.noise(index, latent[:, :, 0].shape, latent.device)[:, :, None]
+            self.transformer(add_noise(latent, noise, self.generator.level.sigma).to(self.dtype), step, self.prompt)
             frames.append(self.hidden)
         height, width = clip.shape[2] // 16, clip.shape[3] // 16
         return torch.cat(frames).unflatten(1, (height, width))

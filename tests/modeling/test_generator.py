@@ -53,8 +53,8 @@ class Straightforward:
         noise = self.generator.noise(first_frame, latents[0].transpose(0, 1).shape).transpose(0, 1)[None]
         caught = []
         hook = self.transformer.blocks[BLOCK].register_forward_hook(lambda *call: caught.append(call[2]))
-        noisy = (1 - self.generator.sigma) * latents + self.generator.sigma * noise
-        self.transformer(noisy, torch.tensor([self.generator.step]), self.prompt)
+        noisy = (1 - self.generator.level.sigma) * latents + self.generator.level.sigma * noise
+        self.transformer(noisy, torch.tensor([self.generator.level.step]), self.prompt)
         hook.remove()
         t, h, w = latents.shape[2], latents.shape[3] // 2, latents.shape[4] // 2
         return caught[0].reshape(t, h, w, -1)

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import AutoProcessor
 
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
-from vega3d.modeling.generator_vega3d import flow_matching_step
+from vega3d.modeling.noise_vega3d import noise_level
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
 
 
@@ -65,14 +65,14 @@ def describe(folder: Path) -> dict:
     generator = config.generator_config
     with torch.device("meta"):
         model = VegaForSpatialReasoning(config).model
-        used = WanTransformer3DModel.from_config({**generator.transformer, "num_layers": generator.block_index + 1})
+        used = WanTransformer3DModel.from_config({**generator.transformer, "num_layers": generator.num_blocks_read})
         whole = WanTransformer3DModel.from_config(generator.transformer)
         vae = AutoencoderKLWan.from_config(generator.vae)
         encoder = FoldedWanEncoder(vae) if generator.clip_mode != "clip" else vae.encoder
-    step, sigma = flow_matching_step(generator.timestep, generator.shift)
+    step, sigma = noise_level(generator.family, generator.timestep, generator.shift)
     parameters = {
         "vlm": count(model.vlm),
-        "generator transformer, blocks used": count(used),
+        "generator transformer, blocks used": count(used) if generator.family != "vae" else 0,
         "generator VAE encoder": count(encoder),
         "projector": count(model.projector),
         "fusion": count(model.fusion),

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, UMT5EncoderModel
 
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
-from .generator_vega3d import PARTS, copy_files, resolve_files
+from .generator_files_vega3d import PARTS, copy_files, hash_files, resolve_files
 
 PARTIAL_SAVE = ".saving-"
 UPLOAD_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message", "commit_description", "create_pr")
@@ -151,6 +151,7 @@ class CheckpointedModel(PreTrainedModel):
         )
         # Bad options are found before gigabytes are loaded.
         VegaConfig(vlm_config=AutoConfig.from_pretrained(vlm), generator_config=generator_config, **vlm_fields)
+        generator_config.files_hash = hash_files(folder)
         if prompt_embeds is None:
             prompt_embeds = embed_empty_prompt(folder)
         vlm_model = AutoModelForImageTextToText.from_pretrained(vlm, dtype=dtype, use_safetensors=True)
@@ -232,7 +233,7 @@ def keep_unquantised(quantization_config, prefix: str):
 def split_config(options: dict) -> tuple[dict, dict]:
     """Sorts options into those of `VegaConfig` and those of `VegaGeneratorConfig`."""
     inherited = {field.name for field in fields(PreTrainedConfig)}
-    derived = {"vlm_config", "generator_config", "transformer", "vae", "prompt_tokens"}
+    derived = {"vlm_config", "generator_config", "transformer", "vae", "prompt_tokens", "files_hash"}
     names = [
         {field.name for field in fields(config_class)} - inherited - derived
         for config_class in (VegaConfig, VegaGeneratorConfig)

@@ -63,15 +63,19 @@ class VegaGeneratorConfig(PreTrainedConfig):
     """The frozen video diffusion model that is queried as a latent world simulator.
 
     Args:
-        family: which generator; `wan` is Wan2.1 text-to-video.
+        family: which generator; `wan` is Wan2.1 text-to-video. Controls over the same files: `random` = a transformer
+            of the same architecture with weights from `random_seed`; `noise` = the trained transformer at sigma 1,
+            which sees no image; `vae` = clean latents of the VAE, 2x2 of them a token.
         source: where its files are: a folder relative to the checkpoint (`generator`), a path, or a Hub id in the
             published diffusers layout (`transformer/`, `vae/`).
         transformer: diffusers config of `WanTransformer3DModel`, with all its layers.
         vae: diffusers config of `AutoencoderKLWan`.
         block: block whose output is read, 0-based; a negative value counts from the end (paper: 20 of 30).
+        extra_blocks: more blocks, whose channels follow those of `block`.
         timestep: noise level asked for, in [0, 1000); the scheduler's nearest step is used (paper: 300).
         shift: shift of the flow-matching schedule.
-        noise_seed: seed of the noise, which is a function of (seed, frame index).
+        noise_seed: seed of the noise, which is a function of (seed, draw, frame index).
+        noise_draws: draws of the noise whose hidden states are averaged; each costs one pass of the transformer.
         noise_shared: one noise map for all frames; it leaks a position code into the features and is for study only.
         clip_mode: `frame` = each frame alone (the published way); `views` = frames through the VAE one by one, then
             jointly through the transformer; `clip` = consecutive frames through the causal VAE.
@@ -81,19 +85,24 @@ class VegaGeneratorConfig(PreTrainedConfig):
         chunk_frames: frames computed at a time; a chunk never spans two clips.
         prompt_tokens: rows of the stored prompt embedding (1 for the empty prompt).
         prompt_length: rows after zero padding, before the text projection; padded rows take part in attention.
-        compile: compile the blocks with `torch.compile`.
+        compile: compile the VAE's encoder and the blocks with `torch.compile`.
+        linear_precision: of the linears in the blocks: `native`, or `fp8` or `int8` with torchao.
+        random_seed: of the weights of `family="random"`.
+        files_hash: SHA-256 of the generator's files, stored at assembly; part of the key of cached features.
     """
 
     model_type = "vega3d_generator"
 
-    family: Literal["wan"] = "wan"
+    family: Literal["wan", "random", "noise", "vae"] = "wan"
     source: str = "generator"
     transformer: dict = field(default_factory=dict)
     vae: dict = field(default_factory=dict)
     block: int = 20
+    extra_blocks: list[int] | tuple[int, ...] = ()
     timestep: int = 300
     shift: float = 5.0
     noise_seed: int = 0
+    noise_draws: int = 1
     noise_shared: bool = False
     clip_mode: Literal["frame", "views", "clip"] = "frame"
     max_area: int = 832 * 480
@@ -103,6 +112,9 @@ class VegaGeneratorConfig(PreTrainedConfig):
     prompt_tokens: int = 1
     prompt_length: int = 512
     compile: bool = False
+    linear_precision: Literal["native", "fp8", "int8"] = "native"
+    random_seed: int = 0
+    files_hash: str | None = None
 
     def __post_init__(self, **kwargs):
         refuse_misspelled(type(self), kwargs)
@@ -115,18 +127,36 @@ class VegaGeneratorConfig(PreTrainedConfig):
     @property
     def block_index(self) -> int:
         """`block` counted from the start."""
-        return self.block if self.block >= 0 else self.num_layers + self.block
+        return self.block % self.num_layers
+
+    @property
+    def block_indices(self) -> list[int]:
+        """`block` and `extra_blocks`, counted from the start."""
+        return [block % self.num_layers for block in (self.block, *self.extra_blocks)]
+
+    @property
+    def num_blocks_read(self) -> int:
+        """Blocks to load: those up to the deepest that is read."""
+        return max(self.block_indices) + 1
+
+    @property
+    def patch(self) -> int:
+        """Edge of the square of latents that one token covers."""
+        return self.transformer.get("patch_size", (1, 2, 2))[-1]
 
     @property
     def hidden_size(self) -> int:
         """Channels C of the hidden states."""
-        return self.transformer.get("num_attention_heads", 40) * self.transformer.get("attention_head_dim", 128)
+        if self.family == "vae":
+            return self.vae.get("z_dim", 16) * self.patch**2
+        width = self.transformer.get("num_attention_heads", 40) * self.transformer.get("attention_head_dim", 128)
+        return width * len(self.block_indices)
 
     @property
     def cell(self) -> int:
         """Edge of the square of pixels that one token covers [px]: VAE stride times patch."""
         levels = len(self.vae.get("dim_mult", [1, 2, 4, 4]))
-        return 2 ** (levels - 1) * self.transformer.get("patch_size", (1, 2, 2))[-1]
+        return 2 ** (levels - 1) * self.patch
 
     @property
     def is_relative(self) -> bool:
@@ -134,23 +164,28 @@ class VegaGeneratorConfig(PreTrainedConfig):
         return "/" not in self.source
 
     def validate_generator(self):
-        last = self.num_layers - 1
+        self._check_block("block", self.block)
+        for block in self.extra_blocks:
+            self._check_block("extra_blocks", block)
         require(
-            -self.num_layers <= self.block <= last,
-            "block",
-            self.block,
-            f"in [{-self.num_layers}, {last}] for a transformer of {self.num_layers} blocks",
-            "Choose a block of the middle, about two thirds of the depth.",
+            len(set(self.block_indices)) == len(self.block_indices),
+            "extra_blocks",
+            list(self.extra_blocks),
+            f"without block {self.block} and without repetitions",
+            "Name each block once.",
         )
         require(
-            0 <= self.timestep < NUM_TRAIN_TIMESTEPS,
-            "timestep",
-            self.timestep,
-            f"in [0, {NUM_TRAIN_TIMESTEPS})",
-            "The paper uses 300.",
+            self.family != "vae" or not (self.extra_blocks or self.noise_draws > 1),
+            "family",
+            self.family,
+            "another with extra_blocks or noise_draws",
+            "The VAE has no blocks and sees no noise: leave them out.",
         )
+        self.check_timestep(self.timestep)
         require(self.shift > 0, "shift", self.shift, "positive", "Wan2.1 uses 5.0.")
         require(0 <= self.noise_seed < 2**31, "noise_seed", self.noise_seed, "in [0, 2**31)", "Use 0 if in doubt.")
+        require(0 <= self.random_seed < 2**31, "random_seed", self.random_seed, "in [0, 2**31)", "Use 0 if in doubt.")
+        require(1 <= self.noise_draws <= 64, "noise_draws", self.noise_draws, "in [1, 64]", "Use 1 if in doubt.")
         require(self.chunk_frames >= 1, "chunk_frames", self.chunk_frames, "at least 1", "Use 8 if in doubt.")
         require(
             self.max_area >= self.cell**2,
@@ -169,6 +204,33 @@ class VegaGeneratorConfig(PreTrainedConfig):
         named = self.source not in ("", ".", "..")
         require(named, "source", self.source, "the name of a folder or a Hub id", "The default is 'generator'.")
         self._validate_frame_size()
+
+    def _check_block(self, name: str, block: int) -> None:
+        require(
+            -self.num_layers <= block < self.num_layers,
+            name,
+            block,
+            f"in [{-self.num_layers}, {self.num_layers - 1}] for a transformer of {self.num_layers} blocks",
+            "Choose a block of the middle, about two thirds of the depth.",
+        )
+
+    def loaded_block(self, block: int) -> int:
+        """`block` counted from the start; raises ValueError if it is deeper than those that are loaded."""
+        self._check_block("block", block)
+        index = block % self.num_layers
+        require(
+            index < self.num_blocks_read,
+            "block",
+            block,
+            f"below {self.num_blocks_read}, the number of blocks that are loaded",
+            "Load the generator with a deeper `block`.",
+        )
+        return index
+
+    def check_timestep(self, timestep: int) -> None:
+        """Raises ValueError unless `timestep` is in [0, 1000)."""
+        limit = f"in [0, {NUM_TRAIN_TIMESTEPS})"
+        require(0 <= timestep < NUM_TRAIN_TIMESTEPS, "timestep", timestep, limit, "The paper uses 300.")
 
     def _validate_frame_size(self):
         if self.frame_fit == "resize":

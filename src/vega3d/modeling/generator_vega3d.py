@@ -1,44 +1,16 @@
 """The frozen generator: clips in, hidden states of one block out, on the generator's own grid."""
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from torch import nn
 from transformers import PreTrainedModel
 
-from .configuration_vega3d import NUM_TRAIN_TIMESTEPS, VegaGeneratorConfig
-
-NOISE_STRIDE = 1_000_003  # prime: seeds of (noise_seed, frame) meet only for clips of over a million frames
-CACHED_NOISE_FRAMES = 64
-PARTS = ("transformer", "vae")
-
-
-def flow_matching_step(timestep: int, shift: float) -> tuple[int, float]:
-    """The scheduler's step nearest to `timestep`, and its noise level.
-
-    Sigmas of Wan's flow-matching schedule: s = 0.999 (1 - k / 1000), sigma = shift s / (1 + (shift - 1) s). Steps are
-    1000 sigma cut to integers; of two steps equally near the larger is taken, and of equal steps the second one's
-    sigma, as Wan's scheduler does when it adds noise.
-
-    Args:
-        timestep: wanted level, in [0, 1000].
-        shift: shift of the schedule; 300 at shift 5 gives step 299 and sigma 0.299924.
-
-    Returns:
-        (step, sigma), sigma in [0, 1] with noisy = (1 - sigma) latent + sigma noise.
-    """
-    unshifted = (1 - 1 / NUM_TRAIN_TIMESTEPS) * (
-        1 - torch.arange(NUM_TRAIN_TIMESTEPS, dtype=torch.float64) / NUM_TRAIN_TIMESTEPS
-    )
-    sigmas = (shift * unshifted / (1 + (shift - 1) * unshifted)).float()
-    steps = (sigmas * NUM_TRAIN_TIMESTEPS).long()
-    step = steps[(steps - timestep).abs().argmin()]
-    matches = (steps == step).nonzero().flatten()
-    return int(step), float(sigmas[matches[min(1, len(matches) - 1)]])
+from .configuration_vega3d import VegaGeneratorConfig
+from .generator_files_vega3d import hash_files
+from .noise_vega3d import NoiseLevel, SeededNoise, add_noise, noise_level
 
 
 def load_wan(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
@@ -47,14 +19,37 @@ def load_wan(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> n
     return load_wan_tower(config, folder, dtype)
 
 
+def load_random(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
+    from .generator_controls_vega3d import load_random_tower
+
+    return load_random_tower(config, folder, dtype)
+
+
+def load_noise(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
+    from .generator_controls_vega3d import load_noise_tower
+
+    return load_noise_tower(config, folder, dtype)
+
+
+def load_vae(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
+    from .generator_controls_vega3d import load_vae_tower
+
+    return load_vae_tower(config, folder, dtype)
+
+
 def build_wan(config: VegaGeneratorConfig) -> nn.Module:
     from .generator_wan_vega3d import build_wan_tower
 
     return build_wan_tower(config)
 
 
-LOADERS: dict[str, Callable[[VegaGeneratorConfig, Path, torch.dtype], nn.Module]] = {"wan": load_wan}
-BUILDERS: dict[str, Callable[[VegaGeneratorConfig], nn.Module]] = {"wan": build_wan}
+LOADERS: dict[str, Callable[[VegaGeneratorConfig, Path, torch.dtype], nn.Module]] = {
+    "wan": load_wan,
+    "random": load_random,
+    "noise": load_noise,
+    "vae": load_vae,
+}
+Hidden = dict[int, torch.Tensor]  # block -> float[t, h, w, C]
 
 
 class VegaGenerator(PreTrainedModel):
@@ -81,12 +76,11 @@ class VegaGenerator(PreTrainedModel):
         self.register_buffer("prompt_embeds", torch.zeros(config.prompt_tokens, text_dim))
         self.files: Path | None = None
         self.tower: Any = None  # a family's tower, once its weights are there
-        self.step, self.sigma = flow_matching_step_on_cpu(config.timestep, config.shift)
-        self._constants = None
-        self._noise: dict[tuple, torch.Tensor] = {}
+        self.noise = SeededNoise(config.noise_seed, config.noise_shared)
+        self._constants: dict[int, Any] = {}
         self.post_init()
         if self.prompt_embeds.device.type != "meta":
-            self._set_tower(BUILDERS[config.family](config))
+            self._set_tower(build_wan(config))
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: the generator's weights come from its files."""
@@ -102,6 +96,32 @@ class VegaGenerator(PreTrainedModel):
         self._set_tower(tower.to(self.prompt_embeds.device))
         self.files = folder
 
+    def variant(self, **changes) -> "VegaGenerator":
+        """Another generator over the same files and prompt, with other options.
+
+        Args:
+            changes: fields of `VegaGeneratorConfig`, such as `family="random"` or `clip_mode="views"`.
+
+        Raises:
+            ValueError: if the weights of this one were not loaded from files, or for a bad option.
+        """
+        if self.files is None:
+            raise ValueError("A variant needs the generator's files: load this one with `load_files` first.")
+        config = type(self.config)(**{**self.config.to_dict(), **changes})
+        with torch.device("meta"):
+            other = type(self)(config)
+        other.prompt_embeds = self.prompt_embeds
+        other.load_files(self.files)
+        return other
+
+    def files_hash(self) -> str:
+        """Hash of the files of the weights: stored at assembly, else computed, which reads them all."""
+        if self.config.files_hash is None:
+            if self.files is None:
+                raise ValueError("The generator was not loaded from files: there is nothing to hash. Load it first.")
+            self.config.files_hash = hash_files(self.files)
+        return self.config.files_hash
+
     def _set_tower(self, tower: nn.Module) -> None:
         self.tower = tower
         self.train(False)
@@ -113,13 +133,18 @@ class VegaGenerator(PreTrainedModel):
         return super().train(False)
 
     def _forget_derived(self) -> None:
-        self._constants = None
-        self._noise = {}
+        self._constants = {}
+        self.noise.forget()
 
     def _apply(self, fn, recurse=True):
         module = super()._apply(fn, recurse)
         self._forget_derived()
         return module
+
+    @property
+    def level(self) -> NoiseLevel:
+        """The configured noise level."""
+        return noise_level(self.config.family, self.config.timestep, self.config.shift)
 
     @torch.no_grad()
     def encode(
@@ -137,96 +162,117 @@ class VegaGenerator(PreTrainedModel):
             on_chunk: called with the number of frames after each chunk, for progress.
 
         Returns:
-            float[t, h, w, C] for each clip; t = T, or 1 + ceil((T - 1) / 4) in `clip` mode.
+            float[t, h, w, C] for each clip; t = T, or 1 + ceil((T - 1) / 4) in `clip` mode. With `extra_blocks` their
+            channels follow those of `block`.
 
         Raises:
             ValueError: for a clip of another type, shape or range, or if the weights were not loaded.
         """
+        self._check(clips)
+        if noise is not None and self.config.noise_draws > 1:
+            raise ValueError(f"noise is one draw, but noise_draws is {self.config.noise_draws}. Leave out one.")
+        blocks = self.config.block_indices
+        features = []
+        for clip, given in zip(clips, noise if noise is not None else [None] * len(clips), strict=True):
+            parts = []
+            for start, frames in self._pieces(clip):
+                hidden = self._hidden(self._latents(frames), start, blocks, self.config.timestep, given)
+                parts.append(torch.cat([hidden[block] for block in blocks], dim=-1))
+                if on_chunk is not None:
+                    on_chunk(len(frames))
+            features.append(torch.cat(parts))
+        return features
+
+    @torch.no_grad()
+    def read(
+        self, clip: torch.Tensor, blocks: Sequence[int], timesteps: Sequence[int]
+    ) -> Iterator[tuple[int, Hidden]]:
+        """Hidden states of several blocks at several noise levels: one VAE pass a clip, one of the blocks a level.
+
+        Args:
+            clip: as in `encode`.
+            blocks: 0-based, or negative from the end; none deeper than those loaded (`block`, `extra_blocks`).
+            timesteps: levels asked for, in [0, 1000).
+
+        Yields:
+            The timestep, and float[t, h, w, C] for each block.
+
+        Raises:
+            ValueError: for a bad clip, block or timestep.
+        """
+        self._check([clip])
+        indices = {block: self.config.loaded_block(block) for block in blocks}
+        for timestep in timesteps:
+            self.config.check_timestep(timestep)
+        latents = [(start, self._latents(frames)) for start, frames in self._pieces(clip)]
+        for timestep in timesteps:
+            parts = [self._hidden(piece, start, list(indices.values()), timestep) for start, piece in latents]
+            yield timestep, {block: torch.cat([part[index] for part in parts]) for block, index in indices.items()}
+
+    def _check(self, clips: Sequence[torch.Tensor]) -> None:
         if self.tower is None:
             raise ValueError(
                 "The generator has no weights: load the model with `from_pretrained` or `from_backbones`."
             )
         for clip in clips:
             check_clip(clip, self.config.cell)
-        given = noise if noise is not None else [None] * len(clips)
-        # Autocast of a training loop would change the features, which must equal those of inference and of the cache.
-        with torch.autocast(self.device.type, enabled=False):
-            return [self._encode_clip(clip, n, on_chunk) for clip, n in zip(clips, given, strict=True)]
 
-    def _encode_clip(self, clip, noise, on_chunk) -> torch.Tensor:
-        if self._constants is None:
-            self._constants = self.tower.constants(self.prompt_embeds, self.config.prompt_length, self.step)
-        if self.config.clip_mode == "frame":
-            return torch.cat([self._encode_chunk(clip, noise, start, on_chunk) for start in self._chunk_starts(clip)])
-        if self.config.clip_mode == "views":
-            latents = torch.cat(
-                [self._latents(clip[s : s + self.config.chunk_frames]) for s in self._chunk_starts(clip)]
-            )
-        else:
-            padding = -(len(clip) - 1) % 4
-            latents = self._latents(torch.cat([clip, clip[-1:].expand(padding, -1, -1, -1)]))
-        noisy = self._noisy(latents, 0, noise)
-        hidden = self.tower(noisy.transpose(0, 1)[None], self._constants)[0]  # float[t, h, w, C]
-        if on_chunk is not None:
-            on_chunk(len(clip))
-        return hidden
-
-    def _chunk_starts(self, clip: torch.Tensor) -> range:
-        return range(0, len(clip), self.config.chunk_frames)
-
-    def _encode_chunk(self, clip, noise, start: int, on_chunk) -> torch.Tensor:
-        frames = clip[start : start + self.config.chunk_frames]
-        noisy = self._noisy(self._latents(frames), start, noise)
-        hidden = self.tower(noisy.unsqueeze(2), self._constants)  # float[n, 1, h, w, C]
-        if on_chunk is not None:
-            on_chunk(len(frames))
-        return hidden[:, 0]
+    def _pieces(self, clip: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """What goes through the transformer together, with the number of its first frame."""
+        size = self.config.chunk_frames if self.config.clip_mode == "frame" else len(clip)
+        for start in range(0, len(clip), size):
+            yield start, clip[start : start + size]
 
     def _latents(self, frames: torch.Tensor) -> torch.Tensor:
+        """float32[t, Z, h, w], without noise."""
         frames = frames.to(self.device)
         if frames.dtype == torch.uint8:
             frames = frames.float() / 127.5 - 1
-        return self.tower.encode_frames(frames)
+        # Autocast of a training loop would change the features, which must equal those of inference and of the cache.
+        with torch.autocast(self.device.type, enabled=False):
+            if self.config.clip_mode == "clip":
+                padding = -(len(frames) - 1) % 4
+                return self.tower.encode_frames(torch.cat([frames, frames[-1:].expand(padding, -1, -1, -1)]))
+            return torch.cat([self.tower.encode_frames(part) for part in frames.split(self.config.chunk_frames)])
 
-    def _noisy(self, latents: torch.Tensor, start: int, noise: torch.Tensor | None) -> torch.Tensor:
-        given = self.noise(start, latents.shape) if noise is None else noise[start : start + len(latents)].to(latents)
-        return self.add_noise(latents, given)
+    def _hidden(
+        self,
+        latents: torch.Tensor,
+        start: int,
+        blocks: Sequence[int],
+        timestep: int,
+        noise: torch.Tensor | None = None,
+    ) -> Hidden:
+        """Hidden states of one piece, float[t, h, w, C] for each block, averaged over the draws of the noise."""
+        level = noise_level(self.config.family, timestep, self.config.shift)
+        if level.step not in self._constants:
+            self._constants[level.step] = self.tower.constants(
+                self.prompt_embeds, self.config.prompt_length, level.step
+            )
+        constants = self._constants[level.step]
+        if level.sigma == 0:
+            return self._run(latents, constants, blocks)
+        if noise is not None:
+            given = noise[start : start + len(latents)].to(latents)
+            return self._run(add_noise(latents, given, level.sigma), constants, blocks)
+        draws = []
+        for draw in range(self.config.noise_draws):
+            given = self.noise(start, latents.shape, latents.device, draw)
+            draws.append(self._run(add_noise(latents, given, level.sigma), constants, blocks))
+        return draws[0] if len(draws) == 1 else {block: mean([draw[block] for draw in draws]) for block in blocks}
 
-    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Flow matching: (1 - sigma) latents + sigma noise."""
-        return (1 - self.sigma) * latents + self.sigma * noise
-
-    def noise(self, start: int, shape: Sequence[int]) -> torch.Tensor:
-        """float32[n, Z, h, w] for frames start..start + n - 1: a function of (seed, frame index), drawn on the CPU.
-
-        The first frames of the last size are kept on the device; drawing takes as long as the model on a GPU.
-        """
-        count, size = shape[0], tuple(shape[1:])
-        if self.config.noise_shared:
-            return self._draw(0, 1, size).to(self.device).expand(count, *size)
-        if start + count > CACHED_NOISE_FRAMES:
-            return self._draw(start, count, size).to(self.device)
-        kept = self._noise.get(size)
-        if kept is None or len(kept) < start + count:
-            known = 0 if kept is None else len(kept)
-            drawn = self._draw(known, start + count - known, size).to(self.device)
-            kept = drawn if kept is None else torch.cat([kept, drawn])
-            self._noise = {size: kept}
-        return kept[start : start + count]
-
-    def _draw(self, start: int, count: int, size: tuple[int, ...]) -> torch.Tensor:
-        frames = []
-        for frame in range(start, start + count):
-            seed = self.config.noise_seed * NOISE_STRIDE + frame
-            random = torch.Generator("cpu").manual_seed(seed)
-            frames.append(torch.randn(size, generator=random, dtype=torch.float32, device="cpu"))
-        return torch.stack(frames)
+    def _run(self, noisy: torch.Tensor, constants: Any, blocks: Sequence[int]) -> Hidden:
+        """Frames are a batch in `frame` mode, and otherwise the time of one clip."""
+        with torch.autocast(self.device.type, enabled=False):
+            if self.config.clip_mode == "frame":
+                hidden = self.tower(noisy.unsqueeze(2), constants, blocks)  # float[t, 1, h, w, C] each
+                return {block: states[:, 0] for block, states in hidden.items()}
+            hidden = self.tower(noisy.transpose(0, 1)[None], constants, blocks)  # float[1, t, h, w, C] each
+            return {block: states[0] for block, states in hidden.items()}
 
 
-def flow_matching_step_on_cpu(timestep: int, shift: float) -> tuple[int, float]:
-    """`from_pretrained` builds models under the meta device, which has no values to compare."""
-    with torch.device("cpu"):
-        return flow_matching_step(timestep, shift)
+def mean(draws: Sequence[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([draw.float() for draw in draws]).mean(0).to(draws[0].dtype)
 
 
 def check_clip(clip: torch.Tensor, cell: int) -> None:
@@ -243,45 +289,3 @@ def check_clip(clip: torch.Tensor, cell: int) -> None:
     low, high = clip.min().item(), clip.max().item()
     if not (low >= -1.0 and high <= 1.0):
         raise ValueError(f"Float frames must lie in [-1, 1], but got [{low:.3g}, {high:.3g}]. Rescale them first.")
-
-
-def resolve_files(source: str, checkpoint: str | Path | None, **hub) -> Path:
-    """The local folder with the generator's `transformer/` and `vae/`.
-
-    Args:
-        source: `generator_config.source`.
-        checkpoint: folder or Hub id of the model whose config names the source.
-        hub: `revision`, `cache_dir`, `token`, `local_files_only`; passed on if the checkpoint is on the Hub.
-
-    Raises:
-        ValueError: if nothing is found there.
-    """
-    if Path(source).is_absolute():
-        return Path(source)
-    if checkpoint is not None and Path(checkpoint).is_dir():
-        if (Path(checkpoint) / source).is_dir():
-            return Path(checkpoint) / source
-        if "/" not in source:
-            raise ValueError(
-                f"The generator's files are missing: {checkpoint} has no folder {source!r}. "
-                "Copy the checkpoint whole, or assemble it again."
-            )
-    if "/" in source:
-        if Path(source).is_dir():
-            return Path(source)
-        return Path(snapshot_download(source, allow_patterns=[f"{part}/*" for part in PARTS]))
-    patterns = [f"{source}/{part}/*" for part in PARTS]
-    return Path(snapshot_download(str(checkpoint), allow_patterns=patterns, **hub)) / source
-
-
-def copy_files(files: Path, target: Path) -> None:
-    """Copies `transformer/` and `vae/` file by file; each file appears under its name only when it is whole."""
-    for part in PARTS:
-        (target / part).mkdir(parents=True, exist_ok=True)
-        for file in sorted((files / part).iterdir()):
-            copy = target / part / file.name
-            if not file.is_file() or (copy.exists() and copy.samefile(file)):
-                continue
-            partial = copy.with_name(copy.name + ".partial")
-            shutil.copyfile(file, partial)
-            partial.replace(copy)

@@ -5,6 +5,7 @@ of the constant prompt, rotary tables.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from .configuration_vega3d import VegaGeneratorConfig
+from .linears_vega3d import lower_linears
 from .vae_wan_vega3d import FoldedWanEncoder
 
 
@@ -62,22 +64,21 @@ class CausalWanEncoder(nn.Module):
         return self.vae.encode(clip).latent_dist.mean[0].transpose(0, 1)
 
 
-class WanTower(nn.Module):
-    """VAE encoder and transformer up to the block that is read.
+class LatentTower(nn.Module):
+    """The VAE's encoder, with the normalisation of its latents.
 
     Args:
-        transformer: with blocks 0..l only.
         vae: with its encoder; its decoder is not kept.
         config: of the generator; its `clip_mode` and `compile` are read.
     """
 
-    def __init__(self, transformer: WanTransformer3DModel, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
+    def __init__(self, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
         super().__init__()
-        self.run_block = torch.compile(run_block) if config.compile else run_block
-        self.transformer: Any = transformer
-        self.encoder = CausalWanEncoder(vae) if config.clip_mode == "clip" else FoldedWanEncoder(vae)
+        self.encoder: Any = CausalWanEncoder(vae) if config.clip_mode == "clip" else FoldedWanEncoder(vae)
         self.latents_mean = vae.config.latents_mean
         self.latents_std = vae.config.latents_std
+        if config.compile:
+            self.encoder.compile()
 
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """
@@ -93,6 +94,15 @@ class WanTower(nn.Module):
             mean.new_tensor(statistic).view(-1, 1, 1) for statistic in (self.latents_mean, self.latents_std)
         )
         return (mean - center) / spread
+
+
+class WanTower(LatentTower):
+    """VAE encoder and transformer up to the deepest block that is read, and nothing after it."""
+
+    def __init__(self, transformer: WanTransformer3DModel, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
+        super().__init__(vae, config)
+        self.run_block = torch.compile(run_block) if config.compile else run_block
+        self.transformer: Any = transformer
 
     def embed_prompt(self, prompt: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The distinct rows of the projected prompt, and the logarithm of how often each occurs.
@@ -136,23 +146,30 @@ class WanTower(nn.Module):
         cosine, sine = self.transformer.rope(latents)
         return torch.complex(cosine[..., 0::2].float(), sine[..., 1::2].float())
 
-    def forward(self, latents: torch.Tensor, constants: WanConstants) -> torch.Tensor:
-        """Hidden state after the last block, before the output head.
+    def forward(
+        self, latents: torch.Tensor, constants: WanConstants, blocks: Sequence[int]
+    ) -> dict[int, torch.Tensor]:
+        """Hidden states after the blocks asked for, before the output head; nothing is computed after the deepest.
 
         Args:
             latents: float[B, Z, t, h, w], noisy.
             constants: of this prompt and noise level.
+            blocks: 0-based.
 
         Returns:
-            float[B, t, h / 2, w / 2, C].
+            float[B, t, h / 2, w / 2, C] for each block.
         """
         rotary = self.rotary(latents)
         embedded = self.transformer.patch_embedding(latents.to(self.transformer.patch_embedding.weight.dtype))
         grid = embedded.shape[2:]
         hidden = embedded.flatten(2).transpose(1, 2).contiguous()  # float[B, L, C]
-        for block, block_constant in zip(self.transformer.blocks, constants.blocks, strict=True):
-            hidden = self.run_block(block, hidden, block_constant, constants.prompt_bias, rotary)
-        return hidden.unflatten(1, grid)
+        kept = {}
+        for index in range(max(blocks) + 1):
+            block = self.transformer.blocks[index]
+            hidden = self.run_block(block, hidden, constants.blocks[index], constants.prompt_bias, rotary)
+            if index in blocks:
+                kept[index] = hidden.unflatten(1, grid)
+        return kept
 
 
 def split_heads(hidden: torch.Tensor, num_heads: int) -> torch.Tensor:
@@ -222,12 +239,12 @@ def run_block(
 
 def build_wan_tower(config: VegaGeneratorConfig) -> WanTower:
     """A tower with random weights, for tests and benchmarks."""
-    transformer = WanTransformer3DModel.from_config({**config.transformer, "num_layers": config.block_index + 1})
+    transformer = WanTransformer3DModel.from_config({**config.transformer, "num_layers": config.num_blocks_read})
     return WanTower(transformer, AutoencoderKLWan.from_config(config.vae), config)
 
 
 def load_wan_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> WanTower:
-    """Loads blocks 0..l and the VAE by diffusers' own loader, with its own float32 exceptions.
+    """Loads the blocks that are read and the VAE by diffusers' own loader, with its own float32 exceptions.
 
     Args:
         config: of the generator; its `transformer` and `vae` must describe the files.
@@ -237,12 +254,11 @@ def load_wan_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype
     Raises:
         ValueError: if a file is missing, truncated, or of other shapes than the config says.
     """
-    last = config.block_index
     transformer = load_part(
-        EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, num_layers=last + 1
+        EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, num_layers=config.num_blocks_read
     )
     vae = load_part(AutoencoderKLWan, folder, "vae", config.vae, dtype)
-    return WanTower(transformer, vae, config)
+    return WanTower(lower_linears(transformer, config.linear_precision), vae, config)
 
 
 def load_part(part_class: Any, folder: Path, name: str, config: dict, dtype: torch.dtype, **changes) -> nn.Module:

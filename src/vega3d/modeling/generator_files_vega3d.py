@@ -1,0 +1,66 @@
+"""The generator's own files: where they are, copies of them, their hash."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+PARTS = ("transformer", "vae")
+BLOCK_BYTES = 1 << 24
+
+
+def resolve_files(source: str, checkpoint: str | Path | None, **hub) -> Path:
+    """The local folder with the generator's `transformer/` and `vae/`.
+
+    Args:
+        source: `generator_config.source`.
+        checkpoint: folder or Hub id of the model whose config names the source.
+        hub: `revision`, `cache_dir`, `token`, `local_files_only`; passed on if the checkpoint is on the Hub.
+
+    Raises:
+        ValueError: if nothing is found there.
+    """
+    if Path(source).is_absolute():
+        return Path(source)
+    if checkpoint is not None and Path(checkpoint).is_dir():
+        if (Path(checkpoint) / source).is_dir():
+            return Path(checkpoint) / source
+        if "/" not in source:
+            raise ValueError(
+                f"The generator's files are missing: {checkpoint} has no folder {source!r}. "
+                "Copy the checkpoint whole, or assemble it again."
+            )
+    if "/" in source:
+        if Path(source).is_dir():
+            return Path(source)
+        return Path(snapshot_download(source, allow_patterns=[f"{part}/*" for part in PARTS]))
+    patterns = [f"{source}/{part}/*" for part in PARTS]
+    return Path(snapshot_download(str(checkpoint), allow_patterns=patterns, **hub)) / source
+
+
+def copy_files(files: Path, target: Path) -> None:
+    """Copies `transformer/` and `vae/` file by file; each file appears under its name only when it is whole."""
+    for part in PARTS:
+        (target / part).mkdir(parents=True, exist_ok=True)
+        for file in sorted((files / part).iterdir()):
+            copy = target / part / file.name
+            if not file.is_file() or (copy.exists() and copy.samefile(file)):
+                continue
+            partial = copy.with_name(copy.name + ".partial")
+            shutil.copyfile(file, partial)
+            partial.replace(copy)
+
+
+def hash_files(folder: Path) -> str:
+    """SHA-256 of all configs and weights of a generator, in hexadecimal; equal weights in other files differ."""
+    digest = hashlib.sha256()
+    for part in PARTS:
+        for file in sorted((folder / part).iterdir()):
+            if file.suffix not in (".json", ".safetensors"):
+                continue
+            digest.update(f"{part}/{file.name}:{file.stat().st_size}:".encode())
+            with file.open("rb") as stream:
+                while block := stream.read(BLOCK_BYTES):
+                    digest.update(block)
+    return digest.hexdigest()
