@@ -181,7 +181,7 @@ def make_config(values: Mapping[str, Any]) -> TrainingConfig:
     if missing:
         raise ValueError(f"The config does not say {', '.join(missing)}.")
     special = {"data": sources, "eval_data": sources, "tune": words, "learning_rates": rates}
-    made = {
+    made: dict[str, Any] = {
         name: special[name](name, value) if name in special else checked(name, value, hints[name])
         for name, value in values.items()
     }

@@ -63,6 +63,27 @@ class ExampleDataset(torch.utils.data.Dataset):
         return self.examples[number]
 
 
+@dataclass(frozen=True)
+class RowsByNumber:
+    """The transform of `as_datasets`: columns of the examples with these numbers."""
+
+    examples: Sequence[TrainingExample]
+
+    def __call__(self, batch: Mapping) -> dict[str, list]:
+        chosen = [self.examples[number] for number in batch["number"]]
+        return {name: [example.__dict__[name] for example in chosen] for name in ("id", "messages", "images", "videos")}
+
+
+def as_datasets(dataset: ExampleDataset) -> Any:
+    """The same rows as a `datasets.Dataset`, for trainers that take nothing else (TRL's)."""
+    try:
+        from datasets import Dataset
+    except ImportError as error:
+        raise ValueError("datasets is missing: pip install vega3d[train]") from error
+    numbers = Dataset.from_dict({"number": list(range(len(dataset)))})
+    return numbers.with_transform(RowsByNumber(dataset.examples))
+
+
 def load_examples(sources: Sequence[DataSource]) -> ExampleDataset:
     """All rows, one source after the other.
 

@@ -1,9 +1,9 @@
 """The model that a run leaves: a plain checkpoint with its processor, and the adapter beside it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 from transformers import Trainer
 
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -25,7 +25,7 @@ def save_result(trainer: Trainer, processor: VegaProcessor, output: Path, unquan
         unquantised: folder of the model that the run started from, if it was trained in 4 bits: adapters are merged
             into these weights, not into the rounded ones.
     """
-    wrapped: nn.Module = trainer.accelerator.unwrap_model(trainer.model)
+    wrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
     if not isinstance(wrapped, VegaForSpatialReasoning):
         wrapped.save_pretrained(output / ADAPTER)
     model = plain_model(wrapped, output, unquantised)
@@ -33,7 +33,7 @@ def save_result(trainer: Trainer, processor: VegaProcessor, output: Path, unquan
     processor.save_pretrained(output)
 
 
-def plain_model(wrapped: nn.Module, output: Path, unquantised: Path | None) -> VegaForSpatialReasoning:
+def plain_model(wrapped: Any, output: Path, unquantised: Path | None) -> VegaForSpatialReasoning:
     if unquantised is not None:
         from peft import PeftModel
 

@@ -165,10 +165,11 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         part = part_of(name)
-        if part not in rates:
+        if part is None or part not in rates:
             raise ValueError(f"{name} is trained, but there is no learning rate for the part {part!r}.")
         if name.endswith(".residual_scale"):
-            key, group = "residual_scale", {"lr": residual_scale_rate, "weight_decay": 0.0}
+            key: str = "residual_scale"
+            group = {"lr": residual_scale_rate, "weight_decay": 0.0}
         else:
             decays = name in decayed and parameter.ndim > 1
             key = part if decays else f"{part}, no decay"

@@ -102,7 +102,7 @@ class VegaTrainer(Trainer):
             decayed = self.get_decay_parameter_names(model)
             groups = parameter_groups(model, self.rates, self.residual_scale_rate, self.args.weight_decay, decayed)
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer_class(groups, **options)
+            self.optimizer: torch.optim.Optimizer | None = optimizer_class(groups, **options)
         return self.optimizer
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
