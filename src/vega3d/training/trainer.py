@@ -93,7 +93,7 @@ class VegaTrainer(Trainer):
         return next(m for m in self.model.modules() if isinstance(m, VegaForSpatialReasoning))
 
     def residual_scale(self) -> float | None:
-        trained = [p for name, p in self.model.named_parameters() if name.endswith(".residual_scale")]
+        trained = [p.detach() for name, p in self.model.named_parameters() if name.endswith(".residual_scale")]
         return float(trained[-1]) if trained else None  # of PEFT's two, the trained one comes last
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
