@@ -3,7 +3,7 @@
     vega3d synthesize rooms --split train --scenes 4 --size 128 --num-frames 8
     python examples/finetune_trl.py --data rooms --output tuned --steps 30
 
-TRL's own collator has no videos, so the batches come from `VegaCollator`, which also puts the labels on the answers alone.
+TRL's own collator has no videos, so the batches come from `VegaCollator`, which puts the labels on the answers alone.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     dataset = load_examples([DataSource(options.data)])
     model, processor = load_vega(options.model)
     if model.config.fusion == "instruction_gated":
-        raise ValueError("TRL hides the labels from the fusion, which would read the answer: use examples/finetune.py.")
+        raise ValueError("TRL hides labels from the fusion, which would read the answer: use examples/finetune.py.")
     model = choose_parts(model, ["gate", "projector", "llm-lora"], seed=options.seed)
 
     arguments = SFTConfig(
