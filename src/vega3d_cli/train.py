@@ -59,6 +59,8 @@ def train(
                 on_step=advance,
                 on_log=None if as_json else tell,
             )
+    if result is None:  # one of several processes, and not the first
+        return
     if as_json:
         typer.echo(json.dumps({name: value for name, value in result.items() if name != "log"}, indent=2))
         return

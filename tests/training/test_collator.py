@@ -27,6 +27,17 @@ def clips(tmp_path_factory):
     return [write_clip(folder / f"{number}.mp4", number, size=64 + 32 * number) for number in range(2)]
 
 
+# As Qwen2.5-VL is published: no marks of generation, a system message of its own, a line end after each turn.
+PUBLISHED_TEMPLATE = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a "
+    "helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}"
+    "{{ message['content'] }}<|im_end|>\n{% else %}{% for content in message['content'] %}{% if content['type'] == "
+    "'image' %}<|vision_start|><|image_pad|><|vision_end|>{% elif content['type'] == 'video' %}<|vision_start|>"
+    "<|video_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
 def conversation(clips) -> dict:
     return {
         "id": "two turns",
@@ -39,6 +50,12 @@ def conversation(clips) -> dict:
         ],
         "videos": [str(clip) for clip in clips],
     }
+
+
+TALK = [
+    {"role": "user", "content": [{"type": "video"}, {"type": "video"}, {"type": "text", "text": "What?"}]},
+    {"role": "assistant", "content": "a desk"},
+]
 
 
 def labelled(processor, labels: torch.Tensor) -> str:
@@ -78,6 +95,15 @@ def test_labels_equal_those_of_the_templates_own_marks(tiny, collator, clips):
     ours = collator([row])
     assert torch.equal(ours["input_ids"], marked["input_ids"])
     assert torch.equal((ours["labels"] != -100).int(), torch.tensor(marked["assistant_masks"], dtype=torch.int))
+
+
+def test_labels_under_a_published_template(clips):
+    processor = load_vega("vega3d-tiny", device="cpu")[1]
+    processor.chat_template = PUBLISHED_TEMPLATE
+    batch = VegaCollator(processor, num_frames=2)([conversation(clips), conversation(clips) | {"messages": TALK}])
+    assert labelled(processor, batch["labels"][0]) == "a bed<|im_end|>a shelf, and a lamp<|im_end|>"
+    assert labelled(processor, batch["labels"][1]) == "a desk<|im_end|>"
+    assert processor.tokenizer.decode(batch["input_ids"][1]).startswith("<|im_start|>system\nYou are")
 
 
 def test_a_batch_padded_on_the_right_equals_its_rows(tiny, collator, clips):

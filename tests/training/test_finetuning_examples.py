@@ -47,7 +47,7 @@ def test_loss_of_the_gate_alone_falls_on_rooms(rooms, tmp_path, monkeypatch):
     examples = load_examples([DataSource(str(rooms))]).examples
     rows = [
         {"messages": example.messages, "videos": [str(path) for path in example.media_files()]}
-        for example in examples[::6]
+        for example in examples[::12]
     ]
     data = write_jsonl(tmp_path / "rows.jsonl", rows)
     losses = finetune(monkeypatch, data, tmp_path / "out", "gate", len(rows))

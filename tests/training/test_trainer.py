@@ -178,6 +178,16 @@ def test_checkpoints_hold_only_what_is_trained(whole_run):
     assert not (checkpoint / "model.safetensors").exists() and not (checkpoint / "generator").exists()
 
 
+def test_trainer_refuses_a_half_checkpoint(talk, tmp_path):
+    trainer = trainer_for(talk, tmp_path, "gate", steps=1, save_strategy="steps", save_steps=1)
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        trainer.train(resume_from_checkpoint=True)
+    trainer.train()
+    (tmp_path / "checkpoint-1" / "optimizer.pt").unlink()
+    with pytest.raises(ValueError, match="not a whole one"):
+        trainer.train(resume_from_checkpoint=tmp_path / "checkpoint-1")
+
+
 def test_whole_means_every_file_at_its_length(tmp_path):
     folder = tmp_path / "checkpoint-5"
     folder.mkdir()

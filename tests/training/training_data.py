@@ -84,4 +84,6 @@ def run_training(config: TrainingConfig, on_step=None) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     folder = model_folder(config.model)
-    return train(config, lambda device: load_vega(folder, config.four_bit, device, config.dtype), folder, on_step)
+    result = train(config, lambda device: load_vega(folder, config.four_bit, device, config.dtype), folder, on_step)
+    assert result is not None
+    return result

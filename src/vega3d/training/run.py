@@ -47,7 +47,7 @@ class Watcher(TrainerCallback):
         self.step_seen, self.log_seen, self.known = on_step, on_log, 0
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.step_seen is not None:
+        if self.step_seen is not None and state.is_world_process_zero:
             self.step_seen(state.global_step - self.known, state.max_steps)
         self.known = state.global_step
 
@@ -62,7 +62,7 @@ def train(
     model_folder: Path,
     on_step: Callable[[int, int], None] | None = None,
     on_log: Callable[[dict], None] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Trains, or continues the run that was killed in `config.output`, and writes model, `training.json` and curves.
 
     Args:
@@ -73,7 +73,8 @@ def train(
         on_log: called with each entry of the log.
 
     Returns:
-        What is in `training.json`: settings, versions, trained parameters, losses, r, gates, speed, warnings.
+        What is in `training.json`: settings, versions, trained parameters, losses, r, gates, speed, warnings; None on
+        all processes but the first.
 
     Raises:
         ValueError: for bad data, or an output with a run of other settings; for a loss that is not finite.
@@ -100,7 +101,7 @@ def train(
         save_curves(config.output / CURVES_FILE, result["log"])
         write_json(config.output / RESULT_FILE, result)
     trainer.accelerator.wait_for_everyone()
-    return result
+    return result if trainer.is_world_process_zero() else None
 
 
 def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:

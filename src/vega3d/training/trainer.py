@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.modeling.outputs_vega3d import Gates
-from vega3d.training.checkpoints import load_trained, mark_whole, save_trained
+from vega3d.training.checkpoints import is_whole, last_whole_checkpoint, load_trained, mark_whole, save_trained
 from vega3d.training.collator import VegaCollator
 from vega3d.training.parts import RESIDUAL_SCALE_RATE, learning_rates, parameter_groups, trained_counts
 
@@ -44,8 +44,8 @@ def check_arguments(args: TrainingArguments, train_dataset) -> None:
 class VegaTrainer(Trainer):
     """
     Checkpoints hold the trained weights alone (`checkpoints.py`); `save_model` writes the whole model as usual. A run
-    that was killed is continued with `train(resume_from_checkpoint=last_whole_checkpoint(output_dir))`, and gives the
-    same losses and weights, bit for bit, on the same machine.
+    that was killed is continued with `train(resume_from_checkpoint=True)`, and gives the same losses and weights, bit
+    for bit, on the same machine.
 
     The log has, beside Trainer's own: `gate_mean` and `gate_std` (over all visual tokens of the last batch; 1 keeps
     the semantic token), `residual_scale` (r), `clips_per_second`, `tokens_per_second`.
@@ -168,7 +168,14 @@ class VegaTrainer(Trainer):
         return {"clips_per_second": clips / seconds, "tokens_per_second": tokens / seconds}
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs):
-        if isinstance(resume_from_checkpoint, Path):
+        """As in transformers; `True` continues from the last whole checkpoint, and one that is not whole is refused."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(Path(self.args.output_dir))
+            if resume_from_checkpoint is None:
+                raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to continue from.")
+        if resume_from_checkpoint:
+            if not is_whole(Path(resume_from_checkpoint)):
+                raise ValueError(f"{resume_from_checkpoint} is no checkpoint of VegaTrainer, or not a whole one.")
             resume_from_checkpoint = str(resume_from_checkpoint)
         total = sum(self.trained.values())
         told = ", ".join(f"{part} {count:,}" for part, count in self.trained.items())
