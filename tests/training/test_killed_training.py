@@ -3,13 +3,12 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
-import sys
+import socket
 import time
 from pathlib import Path
 
 import pytest
-from train_jobs import train_and_tell
+from train_jobs import train_among_processes, train_and_tell
 from training_data import losses_of, run_config, run_training
 
 from vega3d.training.checkpoints import is_whole
@@ -21,10 +20,16 @@ def whole_run(talk, tmp_path_factory):
     return output, run_training(run_config(talk, output))
 
 
+def forkserver():
+    """Starts processes that need not import everything anew."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vega3d.hub.load", "vega3d.training", "transformers", "peft", "datasets"])
+    return context
+
+
 def kill_after(talk: Path, output: Path, steps: int, seconds: float) -> int:
     """Trains in another process and kills it so long after a step; returns the steps that it had done."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vega3d.hub.load", "vega3d.training", "transformers", "peft"])
+    context = forkserver()
     told = output.with_name(f"{output.name}.steps")
     told.touch()
     process = context.Process(target=train_and_tell, args=(str(talk), str(output), str(told)))
@@ -65,12 +70,16 @@ def test_a_run_killed_at_any_moment_continues_exactly(talk, tmp_path, whole_run,
 
 
 def test_two_processes_share_the_rows(talk, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d"]
-    job = Path(__file__).with_name("train_jobs.py")
-    command = [*launcher, "--rdzv-endpoint=localhost:0", str(job), str(talk), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    job = [(rank, port, str(talk), str(tmp_path)) for rank in range(2)]
+    processes = [forkserver().Process(target=train_among_processes, args=arguments) for arguments in job]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+        assert process.exitcode == 0
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     for kind in ("stream", "rows"):
         assert first[kind]["weights"] == second[kind]["weights"]

@@ -137,7 +137,7 @@ def test_errors_are_one_line_before_anything_is_written(config, tmp_path, settin
     assert result.exit_code == 2
     assert message in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.startswith("error:")]) == 1
-    assert not (tmp_path / "out" / "model.safetensors").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_video_in_a_worker_is_one_line(config, talk, tmp_path):

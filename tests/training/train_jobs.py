@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 
 
@@ -17,13 +16,15 @@ def train_and_tell(talk: str, output: str, told: str) -> None:
         run_training(run_config(Path(talk), Path(output)), on_step=lambda done, steps: file.write(b"." * done))
 
 
-def train_among_processes(talk: str, output: str) -> None:
-    """Started by torch's launcher: for each kind of data writes the rows of this process and a hash of the weights."""
+def train_among_processes(rank: int, port: int, talk: str, output: str) -> None:
+    """One of two: for each kind of data writes the rows of this process and a hash of the weights."""
     import torch
 
     torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})  # as torch's launcher does
     entries = {kind: one_of_several(Path(talk), Path(output) / kind, kind) for kind in ("stream", "rows")}
-    (Path(output) / f"rank{os.environ['RANK']}.json").write_text(json.dumps(entries))
+    (Path(output) / f"rank{rank}.json").write_text(json.dumps(entries))
 
 
 def one_of_several(talk: Path, output: Path, kind: str) -> dict:
@@ -46,7 +47,3 @@ def one_of_several(talk: Path, output: Path, kind: str) -> dict:
     for parameter in trained_parameters(trainer.vega()).values():
         digest.update(parameter.detach().numpy().tobytes())
     return {"rows": rows, "weights": digest.hexdigest()}
-
-
-if __name__ == "__main__":
-    train_among_processes(*sys.argv[1:])

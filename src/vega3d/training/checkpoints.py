@@ -98,19 +98,21 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def check_same_settings(path: Path, settings: Mapping) -> None:
-    """Writes the settings of a new run, or compares them with those of the run that is continued.
+    """Compares the settings of a run with those, in a file, of the run that it would continue.
 
     Raises:
-        ValueError: naming each setting that differs, with both values.
+        ValueError: naming each setting that differs, with both values; if the file cannot be read.
     """
-    settings = json.loads(json.dumps(settings))
-    if not path.exists():
-        write_json(path, settings)
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    differing = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path.parent} holds checkpoints of unknown settings ({error}). Give another output."
+        ) from error
+    now = json.loads(json.dumps(settings))
+    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if differing:
-        told = "; ".join(f"{name} was {before.get(name)!r} and is {settings.get(name)!r}" for name in differing)
+        told = "; ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in differing)
         raise ValueError(
             f"{path.parent} holds a run with other settings: {told}. Continue it with the same ones, or give another "
             "output."

@@ -129,17 +129,17 @@ class TrainingConfig:
             "shuffle_buffer": 1,
         }
         lowest |= {"weight_decay": 0, "warmup": 0, "lora_dropout": 0, "seed": 0}
+        values = asdict(self)
         for name, least in lowest.items():
-            value = self.__dict__[name]
+            value = values[name]
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}, but must be at least {least}.")
         for name in ("epochs", "residual_scale_rate", "max_grad_norm", "lora_alpha"):
-            value = self.__dict__[name]
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}, but must be above 0.")
+            if values[name] is not None and not values[name] > 0:
+                raise ValueError(f"{name} is {values[name]}, but must be above 0.")
         for name in ("warmup", "lora_dropout"):
-            if self.__dict__[name] >= 1:
-                raise ValueError(f"{name} is {self.__dict__[name]}, but must be below 1.")
+            if values[name] >= 1:
+                raise ValueError(f"{name} is {values[name]}, but must be below 1.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

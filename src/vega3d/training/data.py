@@ -71,7 +71,12 @@ class RowsByNumber:
 
     def __call__(self, batch: Mapping) -> dict[str, list]:
         chosen = [self.examples[number] for number in batch["number"]]
-        return {name: [example.__dict__[name] for example in chosen] for name in ("id", "messages", "images", "videos")}
+        return {
+            "id": [example.id for example in chosen],
+            "messages": [example.messages for example in chosen],
+            "images": [example.images for example in chosen],
+            "videos": [example.videos for example in chosen],
+        }
 
 
 def as_datasets(dataset: ExampleDataset) -> Any:

@@ -67,9 +67,7 @@ def choose_parts(
     Args:
         model: is changed; with `llm-lora` it is wrapped.
         tune: names of `PARTS`.
-        lora_rank: rank of the adapters.
-        lora_alpha: their scale is alpha / rank.
-        lora_dropout: of the adapters' input.
+        lora_rank: of the adapters, whose scale is `lora_alpha` / rank, with `lora_dropout` on their input.
         lora_targets: regular expression that the full names of the layers with adapters match.
         seed: of the adapters' first weights.
 

@@ -13,6 +13,7 @@ import transformers
 from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 
 import vega3d
+from vega3d.features.cache import FeatureCache, feature_identity
 from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
@@ -85,14 +86,17 @@ def train(
     arguments = training_arguments(config, is_bfloat16=str(dtype).endswith("bfloat16"))
     settings |= {"device": arguments.device.type, "processes": arguments.world_size}
     settings["model_sha256"] = hash_of_model(model_folder)
-    config.output.mkdir(parents=True, exist_ok=True)
+    cache = FeatureCache(config.cache) if config.cache is not None else None
     with arguments.main_process_first():
-        check_same_settings(config.output / SETTINGS_FILE, settings)
         checkpoint = last_whole_checkpoint(config.output / CHECKPOINTS)
+        if checkpoint is not None:
+            check_same_settings(config.output / SETTINGS_FILE, settings)
     model, processor = load_model(arguments.device)
-    trainer = make_trainer(config, model, processor, arguments, data, eval_data)
-    trainer.remove_callback(PrinterCallback)
+    trainer = make_trainer(config, model, processor, cache, arguments, data, eval_data)
     trainer.add_callback(Watcher(on_step, on_log))
+    if trainer.is_world_process_zero():
+        config.output.mkdir(parents=True, exist_ok=True)
+        write_json(config.output / SETTINGS_FILE, settings)
     run(trainer, checkpoint)
     continued = checkpoint.name if checkpoint else None
     result = {**summary(trainer, config), "settings": settings, "versions": versions(), "continued_from": continued}
@@ -112,12 +116,8 @@ def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
     return data, {**config.binding(), "data_sha256": fingerprint(data)}
 
 
-def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval_data) -> VegaTrainer:
-    cache = identity = None
-    if config.cache is not None:
-        from vega3d.features.cache import FeatureCache, feature_identity
-
-        cache, identity = FeatureCache(config.cache), feature_identity(model.model.generator)
+def make_trainer(config: TrainingConfig, model, processor, cache, arguments, data, eval_data) -> VegaTrainer:
+    identity = feature_identity(model.model.generator) if cache is not None else None
     wrapped = choose_parts(
         model,
         config.tune,
@@ -132,7 +132,7 @@ def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval
             parameter.data = parameter.data.float()
     if config.gradient_checkpointing:
         model.config.use_cache = False
-    return VegaTrainer(
+    trainer = VegaTrainer(
         wrapped,
         arguments,
         rates=config.learning_rates,
@@ -141,6 +141,8 @@ def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval
         train_dataset=data,
         eval_dataset=eval_data,
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def training_arguments(config: TrainingConfig, is_bfloat16: bool) -> TrainingArguments:

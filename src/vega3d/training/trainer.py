@@ -138,7 +138,7 @@ class VegaTrainer(Trainer):
 
     def _stop_at(self, what: str, value: torch.Tensor) -> None:
         raise ValueError(
-            f"The {what} is {float(value)} in step {self.state.global_step + 1}, on the rows {', '.join(self._ids)}. "
+            f"The {what} is {value.item()} in step {self.state.global_step + 1}, on the rows {', '.join(self._ids)}. "
             "Training stops; look at these rows, or lower the learning rates."
         )
 
@@ -168,7 +168,7 @@ class VegaTrainer(Trainer):
         return {"clips_per_second": clips / seconds, "tokens_per_second": tokens / seconds}
 
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs):
-        """As in transformers; `True` continues from the last whole checkpoint, and one that is not whole is refused."""
+        """As in transformers; `True` continues from the last whole checkpoint; one that is not whole is refused."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(Path(self.args.output_dir))
             if resume_from_checkpoint is None:
