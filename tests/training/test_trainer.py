@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from training_data import losses_of, run_config, run_training, trainer_for
+from training_data import losses_of, run_config, run_training, trainer_for, write_jsonl
 from transformers import TrainingArguments
 
 from vega3d import VegaForSpatialReasoning
@@ -53,6 +53,14 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rows(talk, tmp_path):
     with pytest.raises(ValueError, match=r"The loss is (nan|inf) in step 3, on the rows row\d+, row\d+\.") as stopped:
         trainer.train()
     assert f"on the rows {', '.join(rows[2])}." in str(stopped.value)
+
+
+def test_rows_without_a_visual_do_not_train_the_gate(talk, tmp_path):
+    messages = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "2"}]
+    data = write_jsonl(tmp_path / "text.jsonl", [{"id": f"text{n}", "messages": messages} for n in range(2)])
+    with pytest.raises(ValueError, match=r"rows text\d, text\d: they have neither image nor video, and only gate is"):
+        trainer_for(data, tmp_path, "gate", steps=1).train()
+    trainer_for(data, tmp_path, "llm", steps=1).train()
 
 
 def test_a_gradient_that_is_not_finite_stops(talk, tmp_path):

@@ -13,7 +13,7 @@ from vega3d.synthetic.dataset_files import write_video
 from vega3d.training import DataSource, VegaCollator, VegaTrainer, choose_parts, load_examples, make_config, train
 from vega3d.training.config import TrainingConfig
 
-TUNES = ("gate", "gate,projector", "gate,projector,llm-lora", "gate,projector,llm,vision")
+TUNES = ("gate", "gate,projector", "gate,projector,llm-lora", "llm-lora,vision", "gate,projector,llm,vision")
 # Rates at which untrained weights move in few steps.
 RATES = {"gate": 1e-2, "projector": 3e-3, "llm": 1e-3, "llm-lora": 3e-3, "vision": 1e-3}
 

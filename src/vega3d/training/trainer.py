@@ -127,6 +127,11 @@ class VegaTrainer(Trainer):
             self._gates = outputs.get("gates")
         if model.training and not torch.isfinite(loss):
             self._stop_at("loss", loss)
+        if model.training and not loss.requires_grad:
+            raise ValueError(
+                f"No trained part takes part in the rows {', '.join(self._ids)}: they have neither image nor video, "
+                f"and only {', '.join(self.trained)} is trained. Leave them out, or train the language model too."
+            )
         return (loss, outputs) if return_outputs else loss
 
     def _clip_grad_norm(self, model) -> torch.Tensor:
