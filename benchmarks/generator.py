@@ -8,6 +8,7 @@ Its float32 run is the reference of the cosine. All ways load the same files; co
 """
 
 import argparse
+import functools
 import gc
 import json
 import platform
@@ -126,12 +127,9 @@ def compare(folder: Path, config: VegaGeneratorConfig, size: tuple[int, int], op
     rows, features = {}, {}
     for way, changes in WAYS.items():
         generator = load(folder, config, prompt, dtype, options.device, changes)
-        with tqdm(desc=f"vega3d, {way}", total=1) as bar:
-            rows[f"vega3d, {way}, {name}"] = measure(
-                lambda frames: generator.encode([frames])[0], clip, options.repeats
-            )  # noqa: B023
-            bar.update()
-        features[f"vega3d, {way}, {name}"] = generator.encode([clip])[0].cpu()
+        encode = functools.partial(first_features, generator)
+        rows[f"vega3d, {way}, {name}"] = measure(encode, clip, options.repeats)
+        features[f"vega3d, {way}, {name}"] = encode(clip).cpu()
         generator.tower = None
         release()
     straight = Straightforward(folder, generator, dtype, options.device)
@@ -144,6 +142,10 @@ def compare(folder: Path, config: VegaGeneratorConfig, size: tuple[int, int], op
     for way, hidden in features.items():
         rows[way] |= {"cosine": cosine(hidden, reference), "cosine_to_eager": cosine(hidden, first)}
     return rows
+
+
+def first_features(generator: VegaGenerator, clip: torch.Tensor) -> torch.Tensor:
+    return generator.encode([clip])[0]
 
 
 def load(
@@ -162,9 +164,8 @@ def print_table(size: str, rows: dict, frames: int) -> None:
     for name, row in rows.items():
         peak = f"{row['peak_gib']:.2f}" if row["peak_gib"] is not None else "-"
         ratio = slowest / row["milliseconds"]
-        print(
-            f"{name:40} {row['milliseconds']:9.1f} {ratio:6.2f} {peak:>9} {row['cosine']:8.5f} {row['cosine_to_eager']:9.5f}"
-        )
+        cosines = f"{row['cosine']:8.5f} {row['cosine_to_eager']:9.5f}"
+        print(f"{name:40} {row['milliseconds']:9.1f} {ratio:6.2f} {peak:>9} {cosines}")
 
 
 def main() -> None:
