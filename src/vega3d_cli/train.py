@@ -73,6 +73,8 @@ def tell(entry: dict) -> None:
 
     names = {"loss": "loss", "eval_loss": "evaluation loss", "residual_scale": "r", "gate_mean": "gate"}
     names["clips_per_second"] = "clips/s"
+    if "trainable_parameters" in entry:
+        tqdm.write(f"{entry['trainable_parameters']:,} parameters are trained", file=sys.stderr)
     told = [f"{shown} {entry[name]:.4g}" for name, shown in names.items() if name in entry]
     if told:
         tqdm.write(f"step {entry['step']} of {entry['steps']}: {', '.join(told)}", file=sys.stderr)

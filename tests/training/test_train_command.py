@@ -66,6 +66,7 @@ def test_a_run_leaves_a_model_results_and_curves(config, tmp_path):
 def test_a_run_tells_its_steps(config):
     result = run(config, "--set", "steps=2", "--set", "eval_data=[]")
     assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("41,602 parameters are trained") == 1
     assert "step 1 of 2: loss" in result.stderr and "step 2 of 2: loss" in result.stderr
 
 

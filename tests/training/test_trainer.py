@@ -25,6 +25,7 @@ def test_the_log_says_what_the_gate_does(talk, tmp_path):
     assert entries[-1]["residual_scale"] == trainer.vega().model.fusion.residual_scale.item()
     assert entries[0]["residual_scale"] != entries[-1]["residual_scale"]
     assert trainer.trained == {"gate": 386, "projector": 41216}
+    assert [entry.get("trainable_parameters") for entry in entries] == [386 + 41216, None, None]
 
 
 @pytest.mark.parametrize(("scale", "warned"), [(0.005, True), (0.2, False)])

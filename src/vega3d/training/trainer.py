@@ -48,7 +48,8 @@ class VegaTrainer(Trainer):
     for bit, on the same machine.
 
     The log has, beside Trainer's own: `gate_mean` and `gate_std` (over all visual tokens of the last batch; 1 keeps
-    the semantic token), `residual_scale` (r), `clips_per_second`, `tokens_per_second`.
+    the semantic token), `residual_scale` (r), `clips_per_second`, `tokens_per_second`; the first entry also
+    `trainable_parameters`.
 
     Args:
         model: of `choose_parts`.
@@ -149,6 +150,8 @@ class VegaTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
+            if not any("loss" in entry for entry in self.state.log_history):
+                logs["trainable_parameters"] = sum(self.trained.values())
             logs.update(self._gate_logs(), **self._throughput())
         super().log(logs, start_time)
 
