@@ -17,23 +17,28 @@ def save_curves(path: Path, log: Sequence[dict]) -> None:
     loss, scale, gate = figure.subplots(1, 3)
     for name, label in (("loss", "training"), ("eval_loss", "evaluation")):
         plot(loss, log, name, label)
-    plot(scale, log, "residual_scale", "r")
-    plot(gate, log, "gate_mean", "mean")
+    plot(scale, log, "residual_scale")
+    plot(gate, log, "gate_mean")
     points = [entry for entry in log if "gate_mean" in entry]
     steps = [entry["step"] for entry in points]
     low, high = ([entry["gate_mean"] + sign * entry["gate_std"] for entry in points] for sign in (-1, 1))
-    gate.fill_between(steps, low, high, alpha=0.25, label="± one standard deviation over tokens")
-    for axes, title in ((loss, "loss [nats per token]"), (scale, "residual scale r"), (gate, "gate (1 = semantic)")):
-        axes.set_title(title)
+    gate.fill_between(steps, low, high, alpha=0.25)
+    titles = {
+        loss: "loss [nats per token]",
+        scale: "residual scale r",
+        gate: "gate (1 = semantic), ± spread over tokens",
+    }
+    for axes, title in titles.items():
+        axes.set_title(title, fontsize="medium")
         axes.set_xlabel("step")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend()
+    if any("eval_loss" in entry for entry in log):
+        loss.legend()
     partial = path.with_name(f"{path.stem}.writing{path.suffix}")
     figure.savefig(partial, dpi=120)
     partial.replace(path)
 
 
-def plot(axes, log: Sequence[dict], name: str, label: str) -> None:
+def plot(axes, log: Sequence[dict], name: str, label: str | None = None) -> None:
     points = [(entry["step"], entry[name]) for entry in log if name in entry]
     if points:
         axes.plot(*zip(*points, strict=True), label=label)
