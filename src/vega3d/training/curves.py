@@ -26,7 +26,7 @@ def save_curves(path: Path, log: Sequence[dict]) -> None:
     titles = {
         loss: "loss [nats per token]",
         scale: "residual scale r",
-        gate: "gate (1 = semantic), ± spread over tokens",
+        gate: "gate, mean ± spread",
     }
     for axes, title in titles.items():
         axes.set_title(title, fontsize="medium")
