@@ -4,9 +4,15 @@ from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vega3d.evaluation.visuals import EncodedVisual, encode_visual, fused_tokens, question_clip, visual_key
+from vega3d.evaluation.visuals import (
+    EncodedVisual,
+    encode_visual,
+    fused_tokens,
+    join_visuals,
+    question_clip,
+    visual_key,
+)
 from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
@@ -100,7 +106,7 @@ class ModelAnswerer:
         """The prompts, padded on the left, with their visual tokens."""
         visuals = self.visuals_of(records)
         prompts = [
-            self.prompt_with_video(record, visual.num_tokens) for record, visual in zip(records, visuals, strict=True)
+            self.prompt_with_video(record, visual.text) for record, visual in zip(records, visuals, strict=True)
         ]
         inputs = self.tokenise(prompts)
         for name in visuals[0].language:
@@ -112,7 +118,7 @@ class ModelAnswerer:
             else visual.tokens
             for visual, ids, mask in rows
         ]
-        inputs["mm_encoder_outputs"] = {"video": BaseModelOutputWithPooling(pooler_output=tuple(tokens))}
+        inputs["mm_encoder_outputs"] = {"video": join_visuals(tokens)}
         return inputs
 
     def visuals_of(self, records: Sequence[QuestionRecord]) -> list[EncodedVisual]:
@@ -133,22 +139,22 @@ class ModelAnswerer:
             return_dict=True,
             num_frames=len(clip),
         ).to(self.model.device)
-        visual = encode_visual(self.model, inputs)
-        ids = self.tokenise([self.prompt_with_video(record, visual.num_tokens)])["input_ids"]
+        text = self.processor.video_text(clip, inputs["video_grid_thw"][0])
+        ids = self.tokenise([self.prompt_with_video(record, text)])["input_ids"]
         if not torch.equal(ids, inputs["input_ids"]):
             raise ValueError(
-                f"The processor writes more into the prompt of question {record.id} than one placeholder for each of "
-                f"the {visual.num_tokens} visual tokens. Videos of this VLM cannot be shared between questions."
+                f"The processor writes the video of question {record.id} into the prompt in another way than "
+                f"{text[:80]!r}..., so it cannot be shared between questions. Use the chat template of the VLM."
             )
-        return visual
+        return encode_visual(self.model, inputs, text)
 
-    def prompt_with_video(self, record: QuestionRecord, num_tokens: int) -> str:
-        """The conversation as text, with a placeholder for each token of the video."""
+    def prompt_with_video(self, record: QuestionRecord, video_text: str) -> str:
+        """The conversation as text, with what the processor writes for the video (`VegaProcessor.video_text`)."""
         prompt = self.render([{"type": "video"}, {"type": "text", "text": record.prompt}])
         placeholder = self.processor.video_token
         if prompt.count(placeholder) != 1 or self.processor.image_token in prompt:
             raise ValueError(f"Question {record.id} holds placeholders of images or videos. Reword it.")
-        return prompt.replace(placeholder, placeholder * num_tokens)
+        return prompt.replace(placeholder, video_text)
 
     def render(self, content: list[dict]) -> str:
         messages = [{"role": "user", "content": content}]

@@ -24,6 +24,7 @@ Fusion = Literal[
     "none",
 ]
 Projector = Literal["merger_mlp", "avg", "mlp2x"]
+VLMS = ("qwen2_5_vl", "qwen3_vl")
 NUM_TRAIN_TIMESTEPS = 1000
 
 
@@ -55,6 +56,15 @@ def refuse_misspelled(config_class: type, unknown: dict[str, Any]) -> None:
 def require(condition: bool, name: str, value: Any, limit: str, remedy: str) -> None:
     if not condition:
         raise ValueError(f"{name}={value!r} is out of range: it must be {limit}. {remedy}")
+
+
+def check_vlm(model_type: str) -> None:
+    """Raises ValueError unless visual tokens of this family of VLMs can be fused."""
+    if model_type not in VLMS:
+        raise ValueError(
+            f"The VLM is of model_type {model_type!r}, but supported are {' and '.join(VLMS)}. "
+            "Give a Qwen2.5-VL, or a Qwen3-VL that is not a mixture of experts."
+        )
 
 
 @with_value_errors
@@ -258,7 +268,7 @@ class VegaConfig(PreTrainedConfig):
     """Configuration of `VegaForSpatialReasoning`.
 
     Args:
-        vlm_config: config of the vision-language model (Qwen2.5-VL).
+        vlm_config: config of the vision-language model (Qwen2.5-VL or Qwen3-VL).
         generator_config: config of the frozen generator.
         fusion: how generative and semantic tokens are fused. `token_gated_residual` leaves the VLM unchanged while
             its residual scale is 0; `token_gated` is the paper's equation; `none` is the plain VLM.
@@ -293,6 +303,7 @@ class VegaConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         refuse_misspelled(type(self), kwargs)
         super().__post_init__(**kwargs)
+        check_vlm(self.vlm_config.model_type)
         self.tie_word_embeddings = self.vlm_config.tie_word_embeddings
 
     @classmethod
