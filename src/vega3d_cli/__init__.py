@@ -2,7 +2,14 @@
 
 import sys
 
-from vega3d_cli import ask, cache, checkpoints, evaluate, synthesize  # noqa: F401 (each adds its commands to the application)
+from vega3d_cli import (  # noqa: F401 (each adds its commands to the application)
+    ask,
+    cache,
+    checkpoints,
+    evaluate,
+    synthesize,
+    train,
+)
 from vega3d_cli.common import app
 
 LISTS = ("--options", "--first", "--second", "--blocks", "--timesteps")
