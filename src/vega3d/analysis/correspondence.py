@@ -1,0 +1,234 @@
+"""Multi-view correspondence: do the features of one point of the scene agree between views, and only there?
+
+Letters: T views, N tokens of a view, E entries (a voxel that a view sees), P pairs (a voxel that two views see).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vega3d.analysis.clips import PosedClip
+from vega3d.analysis.tokens import FrameFit, token_centres, token_points
+from vega3d.geometry import invert_pose
+
+VOXEL = 0.1  # [m]
+NEIGHBOURS = (1, 5)
+ANGLES = (0.0, 15.0, 30.0, 60.0, 180.0)  # [deg], edges of the bins of the view angle
+ALPHA = 0.1  # of the longer side of a frame: how far a predicted place may be off
+BLOCK = 2**24  # similarities held at a time
+
+
+class CoVisible(NamedTuple):
+    """What a clip's geometry says about its features on one grid; the same for every block and noise level.
+
+    Args:
+        token: int[M], valid tokens, counted through all views.
+        entry: int[M], entry that each of them is part of.
+        view: int[E], in ascending order.
+        place: float[E, 2], mean centre of the entry's tokens [px of the frames].
+        query, target: int[2 P], entries of the same voxel in two views; every pair in both directions.
+        other: int[2 P], an entry of the target's view with another voxel, drawn at random; -1 if there is none.
+        truth: float[2 P, 2], where the query's point projects in the target's view [px of the frames].
+        angle: float[2 P], between the optical axes of the two views [deg].
+        threshold: of PCK [px of the frames].
+        shape: (T, rows, columns) of the features.
+    """
+
+    token: np.ndarray
+    entry: np.ndarray
+    view: np.ndarray
+    place: np.ndarray
+    query: np.ndarray
+    target: np.ndarray
+    other: np.ndarray
+    truth: np.ndarray
+    angle: np.ndarray
+    threshold: float
+    shape: tuple[int, int, int]
+
+
+def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int = 0) -> CoVisible:
+    """
+    Args:
+        clip: views with depth and poses.
+        fit: of the frames to the generator.
+        voxel: edge of a voxel of the world grid [m].
+        seed: of the entries that do not correspond.
+
+    Raises:
+        ValueError: if no two views see a common voxel, or `voxel` is not above 0.
+    """
+    if not voxel > 0:
+        raise ValueError(f"The voxel's edge is {voxel} m, but must be above 0. The paper uses 0.1.")
+    points, valid = token_points(clip, fit)
+    token = np.flatnonzero(valid)
+    view_of_token, tokens = token // valid.shape[1], points.reshape(-1, 3)[token]
+    _, cell = np.unique(np.floor(tokens / voxel).astype(np.int64), axis=0, return_inverse=True)
+    entries, entry = np.unique(np.stack([view_of_token, cell.ravel()]), axis=1, return_inverse=True)
+    view, entry = entries[0], entry.ravel()
+    first, second = equal_pairs(entries[1])
+    if not len(first):
+        raise ValueError(
+            f"{clip.name}: no two of its {len(clip)} views see a common voxel of {voxel} m, so nothing can be compared. "
+            "Take more views (--views), a larger frame (--size), larger voxels (--voxel), or check poses and depth."
+        )
+    query, target = np.concatenate([first, second]), np.concatenate([second, first])
+    counts = np.bincount(entry)[:, None]
+    centres = token_centres(fit)[token % valid.shape[1]]
+    point = sums_of(tokens, entry) / counts
+    axes = clip.world_from_camera[:, :3, 2]
+    cosine = (axes[view[query]] * axes[view[target]]).sum(axis=1)
+    return CoVisible(
+        token,
+        entry,
+        view,
+        sums_of(centres, entry) / counts,
+        query,
+        target,
+        others(view, target, np.random.default_rng(seed)),
+        projected(clip, point[query], view[target]),
+        np.degrees(np.arccos(np.clip(cosine, -1, 1))),
+        ALPHA * max(clip.frames.shape[1:3]),
+        (len(clip), *fit.grid),
+    )
+
+
+def sums_of(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """float[G, K]: sums of float[M, K] within groups int[M]."""
+    return np.stack([np.bincount(group, column) for column in values.T], axis=1)
+
+
+def equal_pairs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs i < j with equal values int[E], as two int[P]."""
+    order = np.argsort(values, kind="stable")
+    _, start, size = np.unique(values[order], return_index=True, return_counts=True)
+    place = np.arange(len(values))
+    later = np.repeat(start + size, size) - place - 1  # how many of its group follow each
+    first = np.repeat(place, later)
+    step = np.arange(len(first)) - np.repeat(np.cumsum(later) - later, later)
+    return order[first], order[first + 1 + step]
+
+
+def others(view: np.ndarray, target: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """int[2 P]: for each target an evenly drawn other entry of its view; -1 where it is the only one."""
+    counts = np.bincount(view)
+    start, count = (np.cumsum(counts) - counts)[view[target]], counts[view[target]]
+    shift = 1 + (random.random(len(target)) * (count - 1)).astype(int)
+    return np.where(count > 1, start + (target - start + shift) % count, -1)
+
+
+def projected(clip: PosedClip, points: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """float[n, 2]: pixels in the frames where points float[n, 3] lie in their views int[n]; infinite behind one."""
+    camera_from_world = invert_pose(clip.world_from_camera)[view]
+    camera = (camera_from_world[:, :3, :3] @ points[..., None])[..., 0] + camera_from_world[:, :3, 3]
+    pixels = camera @ clip.intrinsics.T
+    depth = pixels[:, 2:]
+    return np.where(depth > 0, pixels[:, :2] / np.where(depth > 0, depth, 1), np.inf)
+
+
+def correspondence(features: torch.Tensor, seen: CoVisible) -> dict[str, float]:
+    """Figures of one clip's features; NaN where nothing can be said.
+
+    Args:
+        features: float[T, rows, columns, C].
+        seen: `co_visible` of the clip on this grid.
+
+    Returns:
+        `cosine`: mean over all pairs of views and all voxels that both see. `chance`: the same of voxels that do not
+        correspond. `corrected`: (cosine - chance) / (1 - chance). `retrieval_1`, `retrieval_5`: how often the true
+        match is the nearest, or among the five nearest, of all voxels of the other view; ties count against it.
+        `pck`: how often the nearest lies within 0.1 of the frame's longer side of the true place; `pck_0_15` and so on
+        by the angle between the optical axes [deg]. Names with `centred_`: the clip's mean feature subtracted first.
+        `retrieval_1_chance`, `retrieval_5_chance`, `pck_chance`: of a random choice. `pairs`: P.
+
+    Raises:
+        ValueError: if the features are on another grid, or not finite.
+    """
+    if features.ndim != 4 or tuple(features.shape[:3]) != seen.shape:
+        raise ValueError(f"Features are {list(features.shape)}, but the clip's grid is {list(seen.shape)}.")
+    tokens = features.flatten(0, 2)[torch.from_numpy(seen.token).to(features.device)].float()
+    if not torch.isfinite(tokens).all():
+        raise ValueError("The features hold NaN or infinite numbers. Load the model in float32 or bfloat16.")
+    figures = {"pairs": float(len(seen.query) // 2), **chance_of_choice(seen)}
+    figures |= compare(pooled(tokens, seen), seen)
+    centred = compare(pooled(tokens - tokens.mean(dim=0), seen), seen)
+    return figures | {f"centred_{name}": value for name, value in centred.items()}
+
+
+def pooled(tokens: torch.Tensor, seen: CoVisible) -> torch.Tensor:
+    """float[E, C], unit length: tokens float[M, C] L2-normalised, averaged by voxel and view, and re-normalised."""
+    entry = torch.from_numpy(seen.entry).to(tokens.device)
+    sums = tokens.new_zeros(len(seen.view), tokens.shape[1])
+    return F.normalize(sums.index_add_(0, entry, F.normalize(tokens, dim=-1)), dim=-1)
+
+
+def compare(entries: torch.Tensor, seen: CoVisible) -> dict[str, float]:
+    """`correspondence` of unit features float[E, C], without the choice at random."""
+    cosine, other, rank, nearest = matches(entries, seen)
+    known = seen.other >= 0
+    figures = {"cosine": cosine.mean(), "chance": other[known].mean() if known.any() else np.nan}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        figures["corrected"] = (figures["cosine"] - figures["chance"]) / np.float64(1 - figures["chance"])
+    figures |= {f"retrieval_{k}": (rank < k).mean() for k in NEIGHBOURS}
+    near = np.linalg.norm(seen.place[nearest] - seen.truth, axis=1) <= seen.threshold
+    figures["pck"] = near.mean()
+    for low, high in zip(ANGLES[:-1], ANGLES[1:], strict=True):
+        chosen = (seen.angle >= low) & (seen.angle < high if high < ANGLES[-1] else seen.angle <= high)
+        figures[f"pck_{low:.0f}_{high:.0f}"] = near[chosen].mean() if chosen.any() else np.nan
+    return {name: float(value) for name, value in figures.items()}
+
+
+def matches(entries: torch.Tensor, seen: CoVisible) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Similarities of each query with all entries of its target's view.
+
+    Returns:
+        float[2 P] cosine with the target, float[2 P] cosine with `other`, int[2 P] rank of the target (0 is nearest;
+        ties count against it), int[2 P] nearest entry.
+    """
+    counts = np.bincount(seen.view)
+    start, widest = np.cumsum(counts) - counts, int(counts.max())
+    order = np.argsort(seen.query, kind="stable")
+    step = max(1, BLOCK // max(len(entries), widest))
+    results = []
+    for first in range(0, len(order), step):
+        chosen = order[first : first + step]
+        rows, row = np.unique(seen.query[chosen], return_inverse=True)
+        view = seen.view[seen.target[chosen]]
+        members = start[view][:, None] + np.arange(widest)  # int[n, widest], with entries of the next view at the end
+        absent = np.arange(widest) >= counts[view][:, None]
+        similarity = entries[to_device(rows, entries)] @ entries.T  # float[rows, E]
+        flat = to_device(row.ravel()[:, None] * len(entries), entries)
+        taken = similarity.flatten()
+        among = taken[flat + to_device(np.where(absent, 0, members), entries)]
+        among.masked_fill_(to_device(absent, entries), -torch.inf)
+        cosine = taken[flat + to_device(seen.target[chosen, None], entries)]  # float[n, 1]
+        other = taken[flat + to_device(np.maximum(seen.other[chosen, None], 0), entries)]
+        nearest = start[view] + among.argmax(dim=1).cpu().numpy()
+        rank = (among >= cosine).sum(dim=1) - 1
+        results.append(
+            (cosine[:, 0].double().cpu().numpy(), other[:, 0].double().cpu().numpy(), rank.cpu().numpy(), nearest)
+        )
+    back = np.argsort(order, kind="stable")
+    cosine, other, rank, nearest = (np.concatenate(parts)[back] for parts in zip(*results, strict=True))
+    return cosine, other, rank, nearest
+
+
+def to_device(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(values).to(like.device)
+
+
+def chance_of_choice(seen: CoVisible) -> dict[str, float]:
+    """How often a random voxel of the other view is right."""
+    counts = np.bincount(seen.view)
+    start = np.cumsum(counts) - counts
+    view = seen.view[seen.target]
+    figures = {f"retrieval_{k}_chance": float((np.minimum(k, counts[view]) / counts[view]).mean()) for k in NEIGHBOURS}
+    near = np.zeros(len(view))
+    for target in np.unique(view):
+        chosen = view == target
+        places = seen.place[start[target] : start[target] + counts[target]]
+        apart = np.linalg.norm(seen.truth[chosen][:, None] - places, axis=-1)
+        near[chosen] = (apart <= seen.threshold).mean(axis=1)
+    return {**figures, "pck_chance": float(near.mean())}
