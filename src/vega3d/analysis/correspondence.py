@@ -3,6 +3,7 @@
 Letters: T views, N tokens of a view, E entries (a voxel that a view sees), P pairs (a voxel that two views see).
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -71,7 +72,7 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
     first, second = equal_pairs(entries[1])
     if not len(first):
         raise ValueError(
-            f"{clip.name}: no two of its {len(clip)} views see a common voxel of {voxel} m, so nothing can be compared. "
+            f"{clip.name}: no two of its {len(clip)} views see a common voxel of {voxel} m, nothing to compare. "
             "Take more views (--views), a larger frame (--size), larger voxels (--voxel), or check poses and depth."
         )
     query, target = np.concatenate([first, second]), np.concatenate([second, first])
@@ -174,7 +175,7 @@ def compare(entries: torch.Tensor, seen: CoVisible) -> dict[str, float]:
     figures |= {f"retrieval_{k}": (rank < k).mean() for k in NEIGHBOURS}
     near = np.linalg.norm(seen.place[nearest] - seen.truth, axis=1) <= seen.threshold
     figures["pck"] = near.mean()
-    for low, high in zip(ANGLES[:-1], ANGLES[1:], strict=True):
+    for low, high in pairwise(ANGLES):
         chosen = (seen.angle >= low) & (seen.angle < high if high < ANGLES[-1] else seen.angle <= high)
         figures[f"pck_{low:.0f}_{high:.0f}"] = near[chosen].mean() if chosen.any() else np.nan
     return {name: float(value) for name, value in figures.items()}

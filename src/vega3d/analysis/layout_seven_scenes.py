@@ -1,7 +1,7 @@
 """Microsoft 7-Scenes: `frame-XXXXXX.{color.png,depth.png,pose.txt}` in folders `seq-XX`.
 
 Depth in mm, 65535 where there is none; poses are camera-to-world. The published calibration is a focal length of 585
-px and the principal point (320, 240), the middle of the image, for both cameras; they are not registered to each other.
+px and the principal point (320, 240), the middle of the image, for both cameras; these are not registered.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """TUM RGB-D: `rgb.txt`, `depth.txt` and `groundtruth.txt` with timestamps [s], 16-bit depth of 5000 units a metre.
 
 Depth is registered to the colour images. Each colour image takes the depth and the pose nearest in time, up to 20 ms;
-colour images without either are left out, and reported. Intrinsics are the published ones of freiburg1, 2 and 3, by the
-name of the folder; lens distortion (freiburg1 and 2) is not undone.
+colour images without either are left out, and reported. Intrinsics are the published ones of freiburg1, 2 and 3, by
+the name of the folder; lens distortion (freiburg1 and 2) is not undone.
 """
 
 import re
