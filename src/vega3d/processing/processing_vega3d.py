@@ -200,6 +200,26 @@ class VegaProcessor(ProcessorMixin):
             conversation, chat_template=chat_template, processor_kwargs=processor_kwargs, **kwargs
         )
 
+    def generator_inputs(
+        self,
+        images: Sequence | None = None,
+        videos: Sequence | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+    ) -> BatchFeature:
+        """The generative stream alone, as `__call__` makes it; for features that are computed ahead.
+
+        Args:
+            images: as in `__call__`.
+            videos: as in `__call__`; frames are sampled as there.
+            num_frames: as in `__call__`.
+            fps: as in `__call__`.
+        """
+        wanted = self.num_frames if num_frames is None and fps is None else num_frames
+        pictures = [] if images is None else [load_image_array(image) for image in flatten_images(images)]
+        clips = load_clips([] if videos is None else flatten_videos(videos), None, None, wanted, fps, True)
+        return BatchFeature(self._generative_stream(pictures, clips))
+
     def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
         """Decodes generated token ids int[B, L] as the VLM's processor does."""
         return self.vlm_processor.post_process_image_text_to_text(

@@ -1,0 +1,241 @@
+"""`FeatureCache`: the generator's hidden states on disk, one entry a clip, block and noise level.
+
+An entry holds bf16[t, h, w, C] on the generator's own grid, before the learned projector. Its name is a hash of the
+pixels, of the generator's weights and of all options that change its features, so nothing goes stale: what changed has
+another name.
+"""
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import constants
+
+from vega3d.features.entries import evict, list_entries, read_entry, remove_stale, write_entry
+from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_identity
+from vega3d.modeling.generator_vega3d import VegaGenerator
+from vega3d.modeling.inputs_vega3d import unpack_cells
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+
+MARKER = "vega3d_features.json"
+logger = logging.getLogger(__name__)
+
+
+def default_folder() -> Path:
+    """Beside the Hub's own cache."""
+    return Path(constants.HF_HOME) / "vega3d" / "features"
+
+
+class FeatureCache:
+    """Hidden states of clips on disk; many processes may read and write at once.
+
+    An entry that is truncated, changed or of something else is never used: it is computed again. Whatever comes from
+    the cache is rounded to bf16, also when it was computed just now, so that a hit and a miss give the same.
+
+    Args:
+        folder: made if it is not there.
+        max_bytes: the most that the entries may take; those used longest ago go first. None: no limit.
+
+    Raises:
+        ValueError: if the folder is of another version, holds other files, or cannot be made.
+    """
+
+    def __init__(self, folder: str | Path, max_bytes: int | None = None):
+        self.folder, self.max_bytes = Path(folder), max_bytes
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes is {max_bytes}, but must be at least 1. Leave it out for no limit.")
+        self._claim_folder()
+        self._total: int | None = None  # of all entries [bytes], as far as this process knows
+
+    def get(self, clip: torch.Tensor, identity: str) -> torch.Tensor | None:
+        """
+        Args:
+            clip: uint8 or float[T, 3, H, W], as the generator gets it.
+            identity: `feature_identity` of the generator.
+
+        Returns:
+            bf16[t, h, w, C] on the CPU, or None if there is no good entry.
+        """
+        return self._get(clip_hash(clip), identity)
+
+    def put(self, clip: torch.Tensor, identity: str, hidden: torch.Tensor) -> None:
+        """Stores float[t, h, w, C], rounded to bf16.
+
+        Raises:
+            ValueError: if it is larger than `max_bytes`, or the folder is full or cannot be written.
+        """
+        self._put(clip_hash(clip), identity, as_stored(hidden))
+
+    def features(
+        self,
+        generator: VegaGenerator,
+        clips: Sequence[torch.Tensor],
+        on_chunk: Callable[[int], None] | None = None,
+    ) -> list[torch.Tensor]:
+        """As `VegaGenerator.encode`; computes and stores what is missing.
+
+        Returns:
+            bf16[t, h, w, C] for each clip, on the CPU if it was found, else on the generator's device.
+        """
+        identity = feature_identity(generator)
+        found: list[torch.Tensor] = []
+        for clip in clips:
+            content = clip_hash(clip)
+            hidden = self._get(content, identity)
+            if hidden is None:
+                hidden = generator.encode([clip], on_chunk=on_chunk)[0].bfloat16()
+                self._put(content, identity, as_stored(hidden))
+            elif on_chunk is not None:
+                on_chunk(len(clip))
+            found.append(hidden)
+        return found
+
+    def read(
+        self, generator: VegaGenerator, clip: torch.Tensor, blocks: Sequence[int], timesteps: Sequence[int]
+    ) -> Iterator[tuple[int, dict[int, torch.Tensor]]]:
+        """As `VegaGenerator.read`: several blocks and noise levels of one clip, what is missing in one pass.
+
+        Yields:
+            The timestep, and bf16[t, h, w, C] on the CPU for each block.
+        """
+        content = clip_hash(clip)
+        keys = {(k, block): feature_identity(generator, [block], k) for k in timesteps for block in blocks}
+        found = {place: self._get(content, identity) for place, identity in keys.items()}
+        missing = [k for k in timesteps if any(found[k, block] is None for block in blocks)]
+        computed = generator.read(clip, blocks, missing)
+        for timestep in timesteps:
+            if timestep in missing:
+                for block, hidden in next(computed)[1].items():
+                    stored = as_stored(hidden)
+                    if found[timestep, block] is None:
+                        self._put(content, keys[timestep, block], stored)
+                    found[timestep, block] = stored
+            yield timestep, {block: found.pop((timestep, block)) for block in blocks}  # type: ignore[misc]
+
+    def attach(self, inputs: Mapping, identity: str, cell: int) -> dict:
+        """Puts cached hidden states in the place of the generator's pixels, if all of them are there.
+
+        For the workers of a data loader, which have no generator.
+
+        Args:
+            inputs: of the processor.
+            identity: `feature_identity` of the generator.
+            cell: edge of a cell [px], `generator_config.cell`.
+
+        Returns:
+            The inputs with `generator_hidden_states`, images first, without generator pixels; if a clip is missing,
+            the inputs as they are.
+        """
+        found = [self.get(clip, identity) for clip in clips_of(inputs, cell)]
+        if not found or any(hidden is None for hidden in found):
+            return dict(inputs)
+        return without_pixels(inputs, found)
+
+    def fill(
+        self, model: VegaForSpatialReasoning, inputs: Mapping, on_chunk: Callable[[int], None] | None = None
+    ) -> dict:
+        """As `attach`, but computes and stores what is missing; inputs without generator pixels stay as they are."""
+        clips = clips_of(inputs, model.config.generator_config.cell)
+        if not clips:
+            return dict(inputs)
+        return without_pixels(inputs, self.features(model.generator_module, clips, on_chunk))
+
+    def stats(self) -> dict:
+        """Number and size [bytes] of the entries, and the limit."""
+        entries = list_entries(self.folder)
+        size = sum(entry.size for entry in entries)
+        return {"folder": str(self.folder), "entries": len(entries), "bytes": size, "max_bytes": self.max_bytes}
+
+    def verify(self, on_entry: Callable[[int], None] | None = None) -> dict:
+        """Reads all entries and removes the bad ones; returns how many were good and bad."""
+        counts = {"good": 0, "bad": 0, "left_by_killed_writers": remove_stale(self.folder)}
+        for entry in list_entries(self.folder):
+            good = read_entry(entry.path, {"key": entry.path.stem}) is not None
+            counts["good" if good else "bad"] += 1
+            if not good:
+                entry.path.unlink(missing_ok=True)
+            if on_entry is not None:
+                on_entry(1)
+        return counts
+
+    def clear(self) -> int:
+        """Removes all entries; returns how many."""
+        entries = list_entries(self.folder)
+        for entry in entries:
+            entry.path.unlink(missing_ok=True)
+        remove_stale(self.folder, age=0)
+        self._total = None
+        return len(entries)
+
+    def _get(self, content: str, identity: str) -> torch.Tensor | None:
+        path = self._path(content, identity)
+        hidden = read_entry(path, {"key": path.stem})
+        if hidden is None and path.exists():
+            logger.warning("The cached features %s are damaged; they are computed again.", path)
+        return hidden
+
+    def _put(self, content: str, identity: str, hidden: torch.Tensor) -> None:
+        path = self._path(content, identity)
+        if self.max_bytes is not None:
+            self._make_room(hidden.numel() * hidden.element_size() + 4096)  # the header is smaller than a page
+        written = write_entry(path, hidden, {"key": path.stem, "clip": content, "identity": identity})
+        if self._total is not None:
+            self._total += written
+
+    def _make_room(self, size: int) -> None:
+        assert self.max_bytes is not None
+        if size > self.max_bytes:
+            raise ValueError(
+                f"One clip's features take {size} bytes, more than max_bytes={self.max_bytes} allows. Raise it."
+            )
+        if self._total is None or self._total + size > self.max_bytes:
+            self._total = evict(self.folder, self.max_bytes - size)
+
+    def _path(self, content: str, identity: str) -> Path:
+        key = entry_key(content, identity)
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+    def _claim_folder(self) -> None:
+        marker = self.folder / MARKER
+        try:
+            if marker.exists():
+                found = json.loads(marker.read_text()).get("format")
+                if found != FORMAT:
+                    raise ValueError(
+                        f"The feature cache {self.folder} has format {found}, but this version of vega3d reads and "
+                        f"writes format {FORMAT}. Choose another folder, or delete this one."
+                    )
+                return
+            self.folder.mkdir(parents=True, exist_ok=True)
+            others = any(not path.name.startswith(".") for path in self.folder.iterdir())
+            if others and not marker.is_file():  # another process may have just made the cache
+                raise ValueError(
+                    f"{self.folder} holds other files and no feature cache. Choose an empty or new folder for it."
+                )
+            with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".", delete=False) as file:
+                file.write(json.dumps({"format": FORMAT}) + "\n")
+            Path(file.name).replace(marker)
+        except OSError as error:
+            raise ValueError(
+                f"The feature cache {self.folder} cannot be made: {error}. Choose a folder that can be written."
+            ) from error
+
+
+def as_stored(hidden: torch.Tensor) -> torch.Tensor:
+    return hidden.detach().to("cpu", torch.bfloat16).contiguous()
+
+
+def clips_of(inputs: Mapping, cell: int) -> list[torch.Tensor]:
+    """Frames [T, 3, H, W] of each image, then each video, in the generator's packed pixels."""
+    clips = unpack_cells(inputs.get("generator_pixel_values"), inputs.get("generator_image_grid_thw"), cell)
+    clips += unpack_cells(inputs.get("generator_pixel_values_videos"), inputs.get("generator_video_grid_thw"), cell)
+    return clips
+
+
+def without_pixels(inputs: Mapping, hidden: Sequence[torch.Tensor | None]) -> dict:
+    pixels = ("generator_pixel_values", "generator_pixel_values_videos")
+    kept = {name: value for name, value in inputs.items() if name not in pixels}
+    return {**kept, "generator_hidden_states": list(hidden)}
