@@ -2,7 +2,7 @@
 
 import sys
 
-from vega3d_cli import ask, checkpoints, evaluate, synthesize  # noqa: F401 (each adds its commands to the application)
+from vega3d_cli import analyze, ask, checkpoints, evaluate, synthesize  # noqa: F401 (each adds its commands to the application)
 from vega3d_cli.common import app
 
 LISTS = ("--options", "--first", "--second")

@@ -1,0 +1,174 @@
+"""Pictures of a sweep: heat maps over block and noise level, and curves over blocks with chance and controls."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vega3d.synthetic.resumable import write_whole
+
+MOST_CURVES = 4  # noise levels drawn as curves; of more, these many are taken evenly
+CONTROL_STYLES = {"random": ("--", "#555555"), "noise": (":", "#555555"), "vae": ("-.", "#555555")}
+BASELINE_STYLES = {"mean": ("--", "#b0b0b0"), "position": ("-.", "#b0b0b0")}
+
+
+class Metric(NamedTuple):
+    """
+    Args:
+        title: for the axis.
+        chance: name of the figure that chance reaches, if there is one.
+        lower_is_better: as for errors.
+        digits: after the point, in the cells of heat maps.
+    """
+
+    title: str
+    chance: str | None = None
+    lower_is_better: bool = False
+    digits: int = 2
+
+
+METRICS = {
+    "corrected": Metric("correspondence, corrected for chance"),
+    "cosine": Metric("cosine of corresponding voxels", "chance"),
+    "centred_cosine": Metric("cosine of corresponding voxels, centred", "centred_chance"),
+    "centred_retrieval_1": Metric("retrieval at 1, centred", "retrieval_1_chance"),
+    "depth_rmse": Metric("depth probe, RMSE [m]", lower_is_better=True),
+    "normal_mean": Metric("normal probe, mean angle [deg]", lower_is_better=True, digits=1),
+}
+
+
+def draw_sweep(folder: Path, cells: Sequence[Mapping]) -> list[Path]:
+    """Writes `heatmap_METRIC.png` and `curves_METRIC.png` for each metric that the cells have; returns the files."""
+    written = []
+    for name, metric in METRICS.items():
+        measured = [cell for cell in cells if cell["figures"].get(name, {}).get("score") is not None]
+        if not measured:
+            continue
+        for kind, draw in (("heatmap", heat_maps), ("curves", curves)):
+            path = folder / f"{kind}_{name}.png"
+            write_whole(path, partial(save, draw(measured, name, metric)))
+            written.append(path)
+    return written
+
+
+def save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="png", dpi=150)
+
+
+def own_family(cells: Sequence[Mapping]) -> str:
+    known = (*CONTROL_STYLES, *BASELINE_STYLES)
+    return next((cell["family"] for cell in cells if cell["family"] not in known), cells[0]["family"])
+
+
+def panels_of(cells: Sequence[Mapping]) -> list[tuple[str, int]]:
+    """Modes and sizes, in their order."""
+    return list(dict.fromkeys((cell["mode"], cell["max_area"]) for cell in cells))
+
+
+def panel_title(panel: tuple[str, int], panels: Sequence[tuple[str, int]]) -> str:
+    mode, area = panel
+    return f"mode {mode}" + (f", {area} px" if len({size for _, size in panels}) > 1 else "")
+
+
+def heat_maps(cells: Sequence[Mapping], name: str, metric: Metric) -> Figure:
+    """A panel for each mode and size: blocks across, noise levels down, the figure in each cell."""
+    own = [cell for cell in cells if cell["family"] == own_family(cells)]
+    panels = panels_of(own)
+    blocks = sorted({cell["block"] for cell in own})
+    timesteps = sorted({cell["timestep"] for cell in own})
+    values = np.full((len(panels), len(timesteps), len(blocks)), np.nan)
+    for cell in own:
+        place = panels.index((cell["mode"], cell["max_area"]))
+        values[place, timesteps.index(cell["timestep"]), blocks.index(cell["block"])] = cell["figures"][name]["score"]
+    width = 1.8 + 0.52 * len(blocks)
+    height = 0.9 + len(panels) * (0.75 + 0.4 * len(timesteps))
+    figure = Figure(figsize=(max(width, 5), max(height, 2.6)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    low, high = np.nanmin(values), np.nanmax(values)
+    for axis, panel, panel_values in zip(axes, panels, values, strict=True):
+        colours = "viridis_r" if metric.lower_is_better else "viridis"
+        image = axis.imshow(panel_values, cmap=colours, vmin=low, vmax=high, aspect="auto")
+        write_numbers(axis, panel_values, image.norm, image.cmap, metric.digits)
+        axis.set_xticks(range(len(blocks)), [str(block) for block in blocks])
+        axis.set_yticks(range(len(timesteps)), [str(timestep) for timestep in timesteps])
+        axis.set_title(panel_title(panel, panels), fontsize=9)
+        axis.set_ylabel("timestep")
+    axes[-1].set_xlabel("block")
+    figure.colorbar(image, ax=list(axes), pad=0.02)
+    figure.suptitle(metric.title + (" (lower is better)" if metric.lower_is_better else ""), fontsize=11)
+    return figure
+
+
+def write_numbers(axis: Axes, values: np.ndarray, norm, colours, digits: int) -> None:
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            red, green, blue, _ = colours(norm(value))
+            dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+            colour = "white" if dark else "black"
+            axis.text(column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=8, color=colour)
+
+
+def curves(cells: Sequence[Mapping], name: str, metric: Metric) -> Figure:
+    """A panel for each mode and size: the figure over blocks with its interval, chance, controls and baselines."""
+    own = own_family(cells)
+    panels = panels_of([cell for cell in cells if cell["family"] == own])
+    figure = Figure(figsize=(1.8 + 4.6 * len(panels), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, panel in zip(axes, panels, strict=True):
+        members = [cell for cell in cells if (cell["mode"], cell["max_area"]) == panel]
+        blocks = sorted({cell["block"] for cell in members if cell["block"] is not None})
+        draw_own(axis, [cell for cell in members if cell["family"] == own], name, metric)
+        for family, (style, colour) in {**CONTROL_STYLES, **BASELINE_STYLES}.items():
+            draw_control(axis, [cell for cell in members if cell["family"] == family], name, style, colour)
+        axis.set_title(panel_title(panel, panels), fontsize=9)
+        axis.set_xlabel("block")
+        axis.set_xticks(blocks if len(blocks) <= 16 else blocks[::2])
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(metric.title)
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def draw_own(axis: Axes, cells: Sequence[Mapping], name: str, metric: Metric) -> None:
+    timesteps = sorted({cell["timestep"] for cell in cells})
+    chosen = timesteps
+    if len(timesteps) > MOST_CURVES:
+        chosen = [timesteps[place] for place in np.linspace(0, len(timesteps) - 1, MOST_CURVES).round().astype(int)]
+    for number, timestep in enumerate(chosen):
+        level = sorted((cell for cell in cells if cell["timestep"] == timestep), key=lambda cell: cell["block"])
+        line_with_interval(axis, level, name, f"step {timestep}", "-", f"C{number}")
+    if metric.chance is not None:
+        level = sorted((cell for cell in cells if cell["timestep"] == chosen[-1]), key=lambda cell: cell["block"])
+        blocks = [cell["block"] for cell in level]
+        chance = [cell["figures"][metric.chance]["score"] for cell in level]
+        axis.plot(
+            blocks, chance, color="#d62728", linewidth=1, linestyle=(0, (1, 1)), label=f"chance (step {chosen[-1]})"
+        )
+
+
+def draw_control(axis: Axes, cells: Sequence[Mapping], name: str, style: str, colour: str) -> None:
+    """A curve over blocks, at the first noise level that the control has; a line if it has no blocks."""
+    if not cells:
+        return
+    label = cells[0]["family"]
+    if cells[0]["block"] is None:
+        axis.axhline(cells[0]["figures"][name]["score"], linestyle=style, color=colour, linewidth=1.2, label=label)
+        return
+    levels = sorted({cell["timestep"] for cell in cells}, key=lambda step: -1 if step is None else step)
+    level = sorted((cell for cell in cells if cell["timestep"] == levels[0]), key=lambda cell: cell["block"])
+    label += "" if levels[0] is None else f" (step {levels[0]})"
+    line_with_interval(axis, level, name, label, style, colour)
+
+
+def line_with_interval(axis: Axes, cells: Sequence[Mapping], name: str, label: str, style: str, colour: str) -> None:
+    blocks = [cell["block"] for cell in cells]
+    figures = [cell["figures"][name] for cell in cells]
+    axis.plot(blocks, [figure["score"] for figure in figures], style, color=colour, linewidth=1.4, label=label)
+    if all(figure["low"] is not None for figure in figures):
+        low, high = ([figure[end] for figure in figures] for end in ("low", "high"))
+        axis.fill_between(blocks, low, high, color=colour, alpha=0.15, linewidth=0)
