@@ -3,6 +3,7 @@
 Letters: T views, N tokens of a view, E entries (a voxel that a view sees), P pairs (a voxel that two views see).
 """
 
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -29,7 +30,8 @@ class CoVisible(NamedTuple):
         entry: int[M], entry that each of them is part of.
         view: int[E], in ascending order.
         place: float[E, 2], mean centre of the entry's tokens [px of the frames].
-        query, target: int[2 P], entries of the same voxel in two views; every pair in both directions.
+        query, target: int[2 P], entries of the same voxel in two views, every pair in both directions; the views of
+            the targets ascend.
         other: int[2 P], an entry of the target's view with another voxel, drawn at random; -1 if there is none.
         truth: float[2 P, 2], where the query's point projects in the target's view [px of the frames].
         angle: float[2 P], between the optical axes of the two views [deg].
@@ -76,6 +78,8 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
             "Take more views (--views), a larger frame (--size), larger voxels (--voxel), or check poses and depth."
         )
     query, target = np.concatenate([first, second]), np.concatenate([second, first])
+    order = np.argsort(view[target], kind="stable")
+    query, target = query[order], target[order]
     counts = np.bincount(entry)[:, None]
     centres = token_centres(fit)[token % valid.shape[1]]
     point = sums_of(tokens, entry) / counts
@@ -169,7 +173,10 @@ def compare(entries: torch.Tensor, seen: CoVisible) -> dict[str, float]:
     """`correspondence` of unit features float[E, C], without the choice at random."""
     cosine, other, rank, nearest = matches(entries, seen)
     known = seen.other >= 0
-    figures = {"cosine": cosine.mean(), "chance": other[known].mean() if known.any() else np.nan}
+    figures = {
+        "cosine": cosine.mean(dtype=float),
+        "chance": np.mean(other[known], dtype=float) if known.any() else np.nan,
+    }
     with np.errstate(divide="ignore", invalid="ignore"):
         figures["corrected"] = (figures["cosine"] - figures["chance"]) / np.float64(1 - figures["chance"])
     figures |= {f"retrieval_{k}": (rank < k).mean() for k in NEIGHBOURS}
@@ -188,48 +195,36 @@ def matches(entries: torch.Tensor, seen: CoVisible) -> tuple[np.ndarray, np.ndar
         float[2 P] cosine with the target, float[2 P] cosine with `other`, int[2 P] rank of the target (0 is nearest;
         ties count against it), int[2 P] nearest entry.
     """
-    counts = np.bincount(seen.view)
-    start, widest = np.cumsum(counts) - counts, int(counts.max())
-    order = np.argsort(seen.query, kind="stable")
-    step = max(1, BLOCK // max(len(entries), widest))
+    query, target, other = (torch.from_numpy(ids).to(entries.device) for ids in (seen.query, seen.target, seen.other))
     results = []
-    for first in range(0, len(order), step):
-        chosen = order[first : first + step]
-        rows, row = np.unique(seen.query[chosen], return_inverse=True)
-        view = seen.view[seen.target[chosen]]
-        members = start[view][:, None] + np.arange(widest)  # int[n, widest], with entries of the next view at the end
-        absent = np.arange(widest) >= counts[view][:, None]
-        similarity = entries[to_device(rows, entries)] @ entries.T  # float[rows, E]
-        flat = to_device(row.ravel()[:, None] * len(entries), entries)
-        taken = similarity.flatten()
-        among = taken[flat + to_device(np.where(absent, 0, members), entries)]
-        among.masked_fill_(to_device(absent, entries), -torch.inf)
-        cosine = taken[flat + to_device(seen.target[chosen, None], entries)]  # float[n, 1]
-        other = taken[flat + to_device(np.maximum(seen.other[chosen, None], 0), entries)]
-        nearest = start[view] + among.argmax(dim=1).cpu().numpy()
-        rank = (among >= cosine).sum(dim=1) - 1
-        results.append(
-            (cosine[:, 0].double().cpu().numpy(), other[:, 0].double().cpu().numpy(), rank.cpu().numpy(), nearest)
-        )
-    back = np.argsort(order, kind="stable")
-    cosine, other, rank, nearest = (np.concatenate(parts)[back] for parts in zip(*results, strict=True))
-    return cosine, other, rank, nearest
+    for start, count, part in target_views(seen):
+        members = entries[start : start + count]
+        similarity = entries[query[part]] @ members.T  # float[n, count]
+        cosine = similarity.gather(1, target[part, None] - start)
+        no_match = similarity.gather(1, (other[part, None] - start).clamp(min=0))
+        rank = (similarity >= cosine).sum(dim=1) - 1
+        results.append((cosine[:, 0], no_match[:, 0], rank, similarity.argmax(dim=1) + start))
+    return tuple(torch.cat(parts).cpu().numpy() for parts in zip(*results, strict=True))  # type: ignore[return-value]
 
 
-def to_device(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(values).to(like.device)
+def target_views(seen: CoVisible) -> Iterator[tuple[int, int, slice]]:
+    """First entry and number of entries of each view that is a target, and which pairs; many pairs in parts."""
+    counts = np.bincount(seen.view)
+    starts = np.cumsum(counts) - counts
+    view = seen.view[seen.target]
+    for number, (start, count) in enumerate(zip(starts, counts, strict=True)):
+        first, last = np.searchsorted(view, number), np.searchsorted(view, number, side="right")
+        step = max(1, BLOCK // max(count, 1))
+        for low in range(first, last, step):
+            yield int(start), int(count), slice(low, min(low + step, last))
 
 
 def chance_of_choice(seen: CoVisible) -> dict[str, float]:
     """How often a random voxel of the other view is right."""
-    counts = np.bincount(seen.view)
-    start = np.cumsum(counts) - counts
-    view = seen.view[seen.target]
-    figures = {f"retrieval_{k}_chance": float((np.minimum(k, counts[view]) / counts[view]).mean()) for k in NEIGHBOURS}
-    near = np.zeros(len(view))
-    for target in np.unique(view):
-        chosen = view == target
-        places = seen.place[start[target] : start[target] + counts[target]]
-        apart = np.linalg.norm(seen.truth[chosen][:, None] - places, axis=-1)
-        near[chosen] = (apart <= seen.threshold).mean(axis=1)
+    counts = np.bincount(seen.view)[seen.view[seen.target]]
+    figures = {f"retrieval_{k}_chance": float((np.minimum(k, counts) / counts).mean()) for k in NEIGHBOURS}
+    near = np.zeros(len(seen.target))
+    for start, count, part in target_views(seen):
+        apart = np.linalg.norm(seen.truth[part, None] - seen.place[start : start + count], axis=-1)
+        near[part] = (apart <= seen.threshold).mean(axis=1)
     return {**figures, "pck_chance": float(near.mean())}

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from vega3d.synthetic.resumable import write_whole
 
 MOST_CURVES = 4  # noise levels drawn as curves; of more, these many are taken evenly
-CONTROL_STYLES = {"random": ("--", "#555555"), "noise": (":", "#555555"), "vae": ("-.", "#555555")}
-BASELINE_STYLES = {"mean": ("--", "#b0b0b0"), "position": ("-.", "#b0b0b0")}
+CONTROL_STYLES = {"random": ("--", "#7f4fa0"), "noise": (":", "#444444"), "vae": ("-.", "#8c564b")}
+BASELINE_STYLES = {"mean": ("--", "#a0a0a0"), "position": ("-.", "#a0a0a0")}
+SHIFT = 0.06  # [blocks] between the error bars of neighbouring curves
 
 
 class Metric(NamedTuple):
@@ -23,19 +24,21 @@ class Metric(NamedTuple):
         chance: name of the figure that chance reaches, if there is one.
         lower_is_better: as for errors.
         digits: after the point, in the cells of heat maps.
+        scale: 100 for shares that are shown in percent.
     """
 
     title: str
     chance: str | None = None
     lower_is_better: bool = False
     digits: int = 2
+    scale: float = 1.0
 
 
 METRICS = {
     "corrected": Metric("correspondence, corrected for chance"),
     "cosine": Metric("cosine of corresponding voxels", "chance"),
     "centred_cosine": Metric("cosine of corresponding voxels, centred", "centred_chance"),
-    "centred_retrieval_1": Metric("retrieval at 1, centred", "retrieval_1_chance"),
+    "centred_retrieval_1": Metric("retrieval at 1, centred [%]", "retrieval_1_chance", digits=1, scale=100),
     "depth_rmse": Metric("depth probe, RMSE [m]", lower_is_better=True),
     "normal_mean": Metric("normal probe, mean angle [deg]", lower_is_better=True, digits=1),
 }
@@ -83,7 +86,8 @@ def heat_maps(cells: Sequence[Mapping], name: str, metric: Metric) -> Figure:
     values = np.full((len(panels), len(timesteps), len(blocks)), np.nan)
     for cell in own:
         place = panels.index((cell["mode"], cell["max_area"]))
-        values[place, timesteps.index(cell["timestep"]), blocks.index(cell["block"])] = cell["figures"][name]["score"]
+        value = metric.scale * cell["figures"][name]["score"]
+        values[place, timesteps.index(cell["timestep"]), blocks.index(cell["block"])] = value
     width = 1.8 + 0.52 * len(blocks)
     height = 0.9 + len(panels) * (0.75 + 0.4 * len(timesteps))
     figure = Figure(figsize=(max(width, 5), max(height, 2.6)), layout="constrained")
@@ -122,8 +126,8 @@ def curves(cells: Sequence[Mapping], name: str, metric: Metric) -> Figure:
         members = [cell for cell in cells if (cell["mode"], cell["max_area"]) == panel]
         blocks = sorted({cell["block"] for cell in members if cell["block"] is not None})
         draw_own(axis, [cell for cell in members if cell["family"] == own], name, metric)
-        for family, (style, colour) in {**CONTROL_STYLES, **BASELINE_STYLES}.items():
-            draw_control(axis, [cell for cell in members if cell["family"] == family], name, style, colour)
+        for family, look in {**CONTROL_STYLES, **BASELINE_STYLES}.items():
+            draw_control(axis, [cell for cell in members if cell["family"] == family], name, metric.scale, look)
         axis.set_title(panel_title(panel, panels), fontsize=9)
         axis.set_xlabel("block")
         axis.set_xticks(blocks if len(blocks) <= 16 else blocks[::2])
@@ -141,34 +145,41 @@ def draw_own(axis: Axes, cells: Sequence[Mapping], name: str, metric: Metric) ->
         chosen = [timesteps[place] for place in np.linspace(0, len(timesteps) - 1, MOST_CURVES).round().astype(int)]
     for number, timestep in enumerate(chosen):
         level = sorted((cell for cell in cells if cell["timestep"] == timestep), key=lambda cell: cell["block"])
-        line_with_interval(axis, level, name, f"step {timestep}", "-", f"C{number}")
-    if metric.chance is not None:
-        level = sorted((cell for cell in cells if cell["timestep"] == chosen[-1]), key=lambda cell: cell["block"])
-        blocks = [cell["block"] for cell in level]
-        chance = [cell["figures"][metric.chance]["score"] for cell in level]
-        axis.plot(
-            blocks, chance, color="#d62728", linewidth=1, linestyle=(0, (1, 1)), label=f"chance (step {chosen[-1]})"
-        )
+        shift = SHIFT * (number - (len(chosen) - 1) / 2)
+        draw_line(axis, level, name, metric.scale, f"step {timestep}", ("-", f"C{number}"), shift)
+        if metric.chance is not None and timestep == chosen[-1]:
+            chance = [metric.scale * cell["figures"][metric.chance]["score"] for cell in level]
+            blocks = [cell["block"] for cell in level]
+            label = f"chance (step {timestep})"
+            axis.plot(blocks, chance, color="#d62728", linewidth=1, linestyle=(0, (1, 1)), label=label)
 
 
-def draw_control(axis: Axes, cells: Sequence[Mapping], name: str, style: str, colour: str) -> None:
+def draw_control(axis: Axes, cells: Sequence[Mapping], name: str, scale: float, look: tuple[str, str]) -> None:
     """A curve over blocks, at the first noise level that the control has; a line if it has no blocks."""
     if not cells:
         return
     label = cells[0]["family"]
     if cells[0]["block"] is None:
-        axis.axhline(cells[0]["figures"][name]["score"], linestyle=style, color=colour, linewidth=1.2, label=label)
+        figure = cells[0]["figures"][name]
+        axis.axhline(scale * figure["score"], linestyle=look[0], color=look[1], linewidth=1.3, label=label)
+        if figure["low"] is not None:
+            axis.axhspan(scale * figure["low"], scale * figure["high"], color=look[1], alpha=0.08, linewidth=0)
         return
     levels = sorted({cell["timestep"] for cell in cells}, key=lambda step: -1 if step is None else step)
     level = sorted((cell for cell in cells if cell["timestep"] == levels[0]), key=lambda cell: cell["block"])
     label += "" if levels[0] is None else f" (step {levels[0]})"
-    line_with_interval(axis, level, name, label, style, colour)
+    draw_line(axis, level, name, scale, label, look, 0.0)
 
 
-def line_with_interval(axis: Axes, cells: Sequence[Mapping], name: str, label: str, style: str, colour: str) -> None:
-    blocks = [cell["block"] for cell in cells]
+def draw_line(
+    axis: Axes, cells: Sequence[Mapping], name: str, scale: float, label: str, look: tuple[str, str], shift: float
+) -> None:
+    """Scores over blocks, with error bars where there are intervals."""
+    style, colour = look
+    blocks = np.array([cell["block"] for cell in cells])
     figures = [cell["figures"][name] for cell in cells]
-    axis.plot(blocks, [figure["score"] for figure in figures], style, color=colour, linewidth=1.4, label=label)
+    scores = scale * np.array([figure["score"] for figure in figures])
+    axis.plot(blocks, scores, style, color=colour, linewidth=1.5, marker=".", markersize=4, label=label)
     if all(figure["low"] is not None for figure in figures):
-        low, high = ([figure[end] for figure in figures] for end in ("low", "high"))
-        axis.fill_between(blocks, low, high, color=colour, alpha=0.15, linewidth=0)
+        ends = scale * np.array([[figure["low"], figure["high"]] for figure in figures]).T
+        axis.vlines(blocks + shift, ends[0], ends[1], color=colour, linewidth=1, alpha=0.6)
