@@ -60,15 +60,15 @@ def mean_interval(
     Raises:
         ValueError: if the two differ in length, or there are no resamples.
     """
-    values = np.asarray(values, float)
-    if len(values) != len(scenes) or resamples < 1:
+    scores = np.asarray(values, float)
+    if len(scores) != len(scenes) or resamples < 1:
         raise ValueError(
-            f"Got {len(values)} values of {len(scenes)} scenes and {resamples} resamples; give one of each."
+            f"Got {len(scores)} values of {len(scenes)} scenes and {resamples} resamples; give one of each."
         )
-    known = np.isfinite(values)
+    known = np.isfinite(scores)
     if not known.any():
         return Interval(None, None, None)
     names, places = np.unique(np.asarray(scenes)[known], return_inverse=True)
-    sums, counts = np.bincount(places, values[known]), np.bincount(places)
+    sums, counts = np.bincount(places, scores[known]), np.bincount(places)
     weights = drawn(np.random.default_rng(seed), resamples, len(names))
     return interval_of((weights @ sums) / (weights @ counts), len(names))

@@ -143,7 +143,7 @@ class Reading(NamedTuple):
 
 
 def reading(clip: PosedClip, config: VegaGeneratorConfig, area: int | None) -> Reading:
-    fit = frame_fit(*clip.frames.shape[1:3], config, area)
+    fit = frame_fit(clip.frames.shape[1], clip.frames.shape[2], config, area)
     views = read_views(len(clip), config.clip_mode)
     seen = clip if len(views) == len(clip) else select_views(clip, views)
     frames = generator_frames(clip.frames, fit)

@@ -37,6 +37,7 @@ class CoVisible(NamedTuple):
         angle: float[2 P], between the optical axes of the two views [deg].
         threshold: of PCK [px of the frames].
         shape: (T, rows, columns) of the features.
+        chance: figures of a random choice.
     """
 
     token: np.ndarray
@@ -50,6 +51,7 @@ class CoVisible(NamedTuple):
     angle: np.ndarray
     threshold: float
     shape: tuple[int, int, int]
+    chance: dict[str, float]
 
 
 def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int = 0) -> CoVisible:
@@ -67,11 +69,9 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
         raise ValueError(f"The voxel's edge is {voxel} m, but must be above 0. The paper uses 0.1.")
     points, valid = token_points(clip, fit)
     token = np.flatnonzero(valid)
-    view_of_token, tokens = token // valid.shape[1], points.reshape(-1, 3)[token]
-    _, cell = np.unique(np.floor(tokens / voxel).astype(np.int64), axis=0, return_inverse=True)
-    entries, entry = np.unique(np.stack([view_of_token, cell.ravel()]), axis=1, return_inverse=True)
-    view, entry = entries[0], entry.ravel()
-    first, second = equal_pairs(entries[1])
+    tokens = points.reshape(-1, 3)[token]
+    view, cell, entry = entries_of(token // valid.shape[1], tokens, voxel)
+    first, second = equal_pairs(cell)
     if not len(first):
         raise ValueError(
             f"{clip.name}: no two of its {len(clip)} views see a common voxel of {voxel} m, nothing to compare. "
@@ -85,7 +85,7 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
     point = sums_of(tokens, entry) / counts
     axes = clip.world_from_camera[:, :3, 2]
     cosine = (axes[view[query]] * axes[view[target]]).sum(axis=1)
-    return CoVisible(
+    seen = CoVisible(
         token,
         entry,
         view,
@@ -97,7 +97,20 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
         np.degrees(np.arccos(np.clip(cosine, -1, 1))),
         ALPHA * max(clip.frames.shape[1:3]),
         (len(clip), *fit.grid),
+        {},
     )
+    return seen._replace(chance=chance_of_choice(seen))
+
+
+def entries_of(view: np.ndarray, points: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Entries of tokens with views int[M] and points float[M, 3].
+
+    Returns:
+        int[E] view, ascending; int[E] number of the voxel; int[M] the entry of each token.
+    """
+    _, cell = np.unique(np.floor(points / voxel).astype(np.int64), axis=0, return_inverse=True)
+    entries, entry = np.unique(np.stack([view, cell.ravel()]), axis=1, return_inverse=True)
+    return entries[0], entries[1], entry.ravel()
 
 
 def sums_of(values: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -156,7 +169,7 @@ def correspondence(features: torch.Tensor, seen: CoVisible) -> dict[str, float]:
     tokens = features.flatten(0, 2)[torch.from_numpy(seen.token).to(features.device)].float()
     if not torch.isfinite(tokens).all():
         raise ValueError("The features hold NaN or infinite numbers. Load the model in float32 or bfloat16.")
-    figures = {"pairs": float(len(seen.query) // 2), **chance_of_choice(seen)}
+    figures = {"pairs": float(len(seen.query) // 2), **seen.chance}
     figures |= compare(pooled(tokens, seen), seen)
     centred = compare(pooled(tokens - tokens.mean(dim=0), seen), seen)
     return figures | {f"centred_{name}": value for name, value in centred.items()}
