@@ -86,7 +86,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
         prompt_tokens: rows of the stored prompt embedding (1 for the empty prompt).
         prompt_length: rows after zero padding, before the text projection; padded rows take part in attention.
         compile: compile the VAE's encoder and the blocks with `torch.compile`.
-        linear_precision: of the linears in the blocks: `native`, or `fp8` or `int8` with torchao.
+        linear_precision: of the linears in the blocks: `native`, or rounded to `fp8` or `int8` by row and token.
         random_seed: of the weights of `family="random"`.
         files_hash: SHA-256 of the generator's files, stored at assembly; part of the key of cached features.
     """

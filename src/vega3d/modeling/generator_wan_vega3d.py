@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.attention import FeedForward
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
 from safetensors import SafetensorError
 from torch import nn
 
 from .configuration_vega3d import VegaGeneratorConfig
-from .linears_vega3d import lower_linears
+from .linears_vega3d import EightBitLinear, lower_linears
 from .vae_wan_vega3d import FoldedWanEncoder
 
 
@@ -74,10 +75,11 @@ class LatentTower(nn.Module):
 
     def __init__(self, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
         super().__init__()
-        self.encoder: Any = CausalWanEncoder(vae) if config.clip_mode == "clip" else FoldedWanEncoder(vae)
+        is_causal = config.clip_mode == "clip"
+        self.encoder: Any = CausalWanEncoder(vae) if is_causal else FoldedWanEncoder(vae)
         self.latents_mean = vae.config.latents_mean
         self.latents_std = vae.config.latents_std
-        if config.compile:
+        if config.compile and not is_causal:  # the causal encoder keeps frames between calls, which compiles badly
             self.encoder.compile()
 
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
@@ -101,6 +103,7 @@ class WanTower(LatentTower):
 
     def __init__(self, transformer: WanTransformer3DModel, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
         super().__init__(vae, config)
+        self.is_compiled = config.compile
         self.run_block = torch.compile(run_block) if config.compile else run_block
         self.transformer: Any = transformer
 
@@ -142,9 +145,10 @@ class WanTower(LatentTower):
         return WanConstants(blocks, prompt_bias.to(dtype).view(1, 1, 1, -1))
 
     def rotary(self, latents: torch.Tensor) -> torch.Tensor:
-        """complex[1, L, 1, C / H / 2] for float[B, Z, t, h, w]"""
+        """complex[1, L, 1, C / H / 2] for float[B, Z, t, h, w], or float[2, ...] for the compiler."""
         cosine, sine = self.transformer.rope(latents)
-        return torch.complex(cosine[..., 0::2].float(), sine[..., 1::2].float())
+        parts = cosine[..., 0::2].float(), sine[..., 1::2].float()
+        return torch.stack(parts) if self.is_compiled else torch.complex(*parts)
 
     def forward(
         self, latents: torch.Tensor, constants: WanConstants, blocks: Sequence[int]
@@ -196,8 +200,13 @@ def block_constants(block: WanTransformerBlock, modulation: torch.Tensor, prompt
 
 def rotate(hidden: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
     """Rotates pairs of neighbouring channels of float[B, L, H, C / H] by the angles of the token's (t, h, w)."""
-    pairs = torch.view_as_complex(hidden.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotary).flatten(-2).to(hidden.dtype)
+    pairs = hidden.float().unflatten(-1, (-1, 2))
+    if rotary.is_complex():
+        rotated = torch.view_as_real(torch.view_as_complex(pairs) * rotary)
+    else:
+        (first, second), (cosine, sine) = pairs.unbind(-1), rotary
+        rotated = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+    return rotated.flatten(-2).to(hidden.dtype)
 
 
 def self_attention(attention: WanAttention, hidden: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
@@ -217,6 +226,21 @@ def prompt_attention(
     return attention.to_out[0](attended.transpose(1, 2).flatten(2))
 
 
+def feed_forward(ffn: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
+    """Linear, GELU (tanh), linear, on float[B, L, C]."""
+    gelu, down = ffn.net[0], ffn.net[2]
+    if isinstance(down, EightBitLinear):
+        widened = gelu.proj(hidden)
+        # |GELU(x)| is at most x or 0.17, so that a bound on the row is known without computing GELU for it.
+        peak = widened.amax(-1, keepdim=True).clamp(min=0.17)
+        return down(gelu.gelu(widened), peak)
+    if hidden.is_cuda:  # there the GELU is part of the product; on a CPU the same function takes another GELU
+        tokens, up = hidden.flatten(0, 1), gelu.proj
+        widened = torch._addmm_activation(up.bias, tokens, up.weight.t(), use_gelu=True)
+        return down(widened).unflatten(0, hidden.shape[:2])
+    return ffn(hidden)
+
+
 def run_block(
     block: WanTransformerBlock,
     hidden: torch.Tensor,
@@ -234,7 +258,7 @@ def run_block(
     hidden = hidden + prompt_attention(block.attn2, normed, constants, prompt_bias)
     # 3. Feed-forward
     normed = F.layer_norm(hidden, size, constants.feed_forward_scale, constants.feed_forward_shift, epsilon)
-    return torch.addcmul(hidden, block.ffn(normed), constants.feed_forward_gate)
+    return torch.addcmul(hidden, feed_forward(block.ffn, normed), constants.feed_forward_gate)
 
 
 def build_wan_tower(config: VegaGeneratorConfig) -> WanTower:

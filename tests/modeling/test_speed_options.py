@@ -1,0 +1,107 @@
+"""Options that make the generator faster: compiled code, linears in 8 bits. Close to the plain features, not equal."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+from golden_models import load_generator
+from tiny_models import WAN_TRANSFORMER, WAN_VAE, seeded
+from vega3d import VegaGenerator, VegaGeneratorConfig
+from vega3d.modeling.generator_wan_vega3d import WanTower, rotate
+from vega3d.modeling.linears_vega3d import EightBitLinear, round_rows
+
+TRANSFORMER = {**WAN_TRANSFORMER, "attention_head_dim": 16}  # linears in multiples of 16
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory) -> VegaGenerator:
+    transformer = seeded(lambda: WanTransformer3DModel(**TRANSFORMER), 2)
+    vae = seeded(lambda: AutoencoderKLWan(**WAN_VAE), 3)
+    prompt = torch.randn(1, TRANSFORMER["text_dim"], generator=torch.Generator().manual_seed(5))
+    return load_generator(tmp_path_factory.mktemp("wan") / "files", transformer, vae, prompt, block=-1, chunk_frames=4)
+
+
+def clip(frames: int = 4) -> torch.Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (frames, 3, 32, 48), dtype=torch.uint8, generator=random)
+
+
+def cosine(first: torch.Tensor, second: torch.Tensor) -> float:
+    return F.cosine_similarity(first.float(), second.float(), dim=-1).mean().item()
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp8", 0.998), ("int8", 0.999)])
+def test_eight_bits_stay_close(generator, precision, least):
+    plain = generator.encode([clip()])[0]
+    lowered = generator.variant(linear_precision=precision)
+    features = lowered.encode([clip()])[0]
+    assert features.dtype == plain.dtype
+    assert least < cosine(features, plain) < 1 - 1e-6
+
+
+def test_every_linear_of_a_token_is_lowered_and_no_other(generator):
+    lowered = generator.variant(linear_precision="fp8")
+    block = lowered.tower.transformer.blocks[0]
+    names = {name for name, module in block.named_modules() if isinstance(module, EightBitLinear)}
+    assert names == {
+        *(f"attn1.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
+        "attn2.to_q",
+        "attn2.to_out.0",
+        "ffn.net.0.proj",
+        "ffn.net.2",
+    }
+    others = [m for n, m in lowered.tower.transformer.named_modules() if not n.startswith("blocks.")]
+    assert not any(isinstance(module, EightBitLinear) for module in others)
+    assert not any(parameter.requires_grad for parameter in lowered.parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp8", "int8"])
+def test_rows_are_rounded_by_their_own_peak(precision):
+    matrix = torch.randn(5, 64, generator=torch.Generator().manual_seed(1)) * torch.tensor(
+        [[1e-4], [1], [10], [1e3], [0]]
+    )
+    rounded, scale = round_rows(matrix, precision)
+    error = (rounded.float() * scale - matrix).abs().amax(1) / matrix.abs().amax(1).clamp(min=1e-9)
+    assert rounded.element_size() == 1 and error.max() < (0.04 if precision == "fp8" else 0.005)
+
+
+def test_a_change_of_dtype_leaves_the_weights_alone():
+    linear, tokens = torch.nn.Linear(32, 48), torch.randn(3, 7, 32)
+    expected = linear(tokens)
+    lowered = EightBitLinear(linear, "fp8")
+    before = lowered.weight_bits.clone()
+    lowered.to(torch.bfloat16)
+    assert torch.equal(lowered.weight_bits, before)
+    assert cosine(lowered(tokens.bfloat16()), expected) > 0.998
+
+
+def test_a_known_bound_takes_the_place_of_the_peak():
+    lowered = EightBitLinear(torch.nn.Linear(32, 48), "fp8")
+    tokens = torch.randn(6, 32)
+    exact = lowered(tokens)
+    assert torch.equal(lowered(tokens, tokens.abs().amax(1, keepdim=True)), exact)
+    assert cosine(lowered(tokens, 2 * tokens.abs().amax(1, keepdim=True)), exact) > 0.998
+
+
+def test_sides_that_a_gpu_cannot_take_are_refused():
+    with pytest.raises(ValueError, match="multiples of 16, but one is 24 x 24"):
+        EightBitLinear(torch.nn.Linear(24, 24), "fp8")
+
+
+def test_compiled_code_gives_the_same_features(generator):
+    plain = generator.encode([clip()])[0]
+    compiled = generator.variant(compile=True)
+    assert not compiled.tower.rotary(torch.zeros(1, 4, 1, 4, 6)).is_complex()
+    torch.testing.assert_close(compiled.encode([clip()])[0], plain, atol=1e-4, rtol=1e-4)
+
+
+def test_the_rotation_of_compiled_code_is_that_of_the_plain(generator):
+    compiled = WanTower(generator.tower.transformer, AutoencoderKLWan(**WAN_VAE), compiled_config(generator))
+    hidden, latents = torch.randn(1, 12, 2, 16), torch.zeros(1, 4, 2, 4, 6)
+    expected = rotate(hidden, generator.tower.rotary(latents))
+    torch.testing.assert_close(rotate(hidden, compiled.rotary(latents)), expected)
+
+
+def compiled_config(generator: VegaGenerator) -> VegaGeneratorConfig:
+    return VegaGeneratorConfig(**{**generator.config.to_dict(), "compile": True})
