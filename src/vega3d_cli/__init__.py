@@ -3,6 +3,7 @@
 import sys
 
 from vega3d_cli import (  # noqa: F401 (each adds its commands to the application)
+    analyze,
     ask,
     cache,
     checkpoints,

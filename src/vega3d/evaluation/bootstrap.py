@@ -11,25 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES, QUESTION_TYPES
+from vega3d.statistics import RESAMPLES, Interval, drawn, interval_of
 
-RESAMPLES = 2000
-COVERAGE = 0.95
-LEAST_USABLE = 0.5  # share of the resamples that must have a score
 SAME_FIELDS = ("dataset", "scene", "question_type", "question", "options", "ground_truth", "frame", "marks")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """
-    Attributes:
-        score: on all questions; None if it has none.
-        low, high: ends of the 95 % interval; None with fewer than two scenes, or if more than half of the resamples
-            lack a question type.
-    """
-
-    score: float | None
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)
@@ -89,24 +73,6 @@ def scores_of_types(sums: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarra
         with np.errstate(invalid="ignore"):
             scores["micro"] = sums[..., averaged].sum(-1) / counts[..., averaged].sum(-1)
     return scores
-
-
-def drawn(random: np.random.Generator, resamples: int, size: int) -> np.ndarray:
-    """float64[R + 1, size]: how often each of `size` things is drawn in R resamples; the last row is all of them once.
-
-    The last row carries the score itself through the same arithmetic.
-    """
-    draws = random.multinomial(size, np.full(size, 1 / size), size=resamples)
-    return np.concatenate([draws, np.ones((1, size))]).astype(np.float64)
-
-
-def interval_of(values: np.ndarray, scenes: int) -> Interval:
-    """Interval of float[R + 1], the last one being the score itself."""
-    usable = values[:-1][np.isfinite(values[:-1])]
-    if scenes < 2 or len(usable) < LEAST_USABLE * (len(values) - 1):
-        return Interval(float(values[-1]), None, None)
-    low, high = np.quantile(usable, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return Interval(float(values[-1]), float(low), float(high))
 
 
 def scene_intervals(

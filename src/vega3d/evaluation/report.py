@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vega3d.evaluation.bootstrap import RESAMPLES, Difference, compare, rows_of, scene_intervals, scene_of
+from vega3d.evaluation.bootstrap import Difference, compare, rows_of, scene_intervals, scene_of
 from vega3d.evaluation.metrics import CATEGORIES, average
+from vega3d.statistics import RESAMPLES
 
 FORMAT = "vega3d-evaluation-1"
 COMPARISON_FORMAT = "vega3d-comparison-1"

@@ -3,21 +3,17 @@
 A folder below the Hub's own cache holds the rooms of one split and one setting. Several processes may use it at once.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from filelock import FileLock, Timeout
-from huggingface_hub import constants
 
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.vsibench import QuestionRecord, load_vsibench
-from vega3d.synthetic.dataset import FORMAT, DatasetSettings, synthesize
+from vega3d.synthetic.dataset import DatasetSettings
+from vega3d.synthetic.kept_rooms import default_cache, folder_name, kept_rooms
 
 FIRST_ROOMS = 2
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,16 +29,11 @@ class RoomsBenchmark:
 
     @property
     def folder_name(self) -> str:
-        values = "-".join(f"{name}={value}" for name, value in asdict(self.settings).items())
-        return f"format={FORMAT}-{values}"
+        return folder_name(self.settings)
 
 
 ROOMS = RoomsBenchmark()
 TRAIN_ROOMS = RoomsBenchmark(DatasetSettings(split="train"), num_rooms=40)
-
-
-def default_cache() -> Path:
-    return Path(constants.HF_HOME) / "vega3d" / "rooms"
 
 
 def load_rooms(
@@ -88,20 +79,9 @@ def make_rooms(
     benchmark: RoomsBenchmark, count: int, workers: int, cache: Path, on_scene: Callable[[int], None]
 ) -> list[QuestionRecord]:
     """Questions of the first `count` rooms, of which those that are not in the cache are made."""
-    cache.mkdir(parents=True, exist_ok=True)
     # The table is written anew for each number of rooms, so it is read before another process may change it.
-    with waited_for(FileLock(cache / f"{benchmark.folder_name}.lock")):
-        table = synthesize(cache / benchmark.folder_name, benchmark.settings, count, workers, on_scene)
+    with kept_rooms(benchmark.settings, count, workers, cache, on_scene) as table:
         return load_vsibench(table)[0]
-
-
-def waited_for(lock: FileLock):
-    """The lock, once it is free; says so if it is not at once."""
-    try:
-        return lock.acquire(timeout=1)
-    except Timeout:
-        logger.warning("Another process is making rooms in %s; waiting for it.", Path(lock.lock_file).parent)
-        return lock.acquire()
 
 
 def rooms_for_limit(

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from vega3d import __version__
 from vega3d.evaluation.answerers import Answer, Answerer
-from vega3d.evaluation.bootstrap import RESAMPLES
 from vega3d.evaluation.journal import check_same_run, open_journal
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
 from vega3d.evaluation.report import FORMAT, check_output, read_result, summarise, write_json
 from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.statistics import RESAMPLES
 
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "av")
 BATCH_SIZE = 8

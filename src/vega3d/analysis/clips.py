@@ -1,0 +1,162 @@
+"""Clips with depth and poses: what the analyses measure a generator's features against."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+DEFAULT_VIEWS = 32
+RIGID = 1e-2  # largest deviation of R^T R from the identity that rounding in text files leaves
+COVERED = 0.1  # share of a frame's edge by which the field of view of the depth may miss it
+
+
+@dataclass(frozen=True, eq=False)
+class PosedClip:
+    """Views of one scene. Depth and colour share the camera's centre and axes; sizes and intrinsics may differ.
+
+    Attributes:
+        name: of the clip, unique in its data.
+        scene: what it was taken in; clips of one scene are not independent.
+        frames: uint8[T, H, W, 3].
+        depth: float32[T, h, w], along the optical axis [m]; 0 is a hole.
+        intrinsics: float[3, 3], of the frames [px].
+        depth_intrinsics: float[3, 3], of the depth [px].
+        world_from_camera: float[T, 4, 4], rigid [m].
+        left_out: frames of the source that could not be used, for the result file.
+
+    Raises:
+        ValueError: for other shapes or types, depth that is negative or not finite, poses that are not rigid, or a
+            depth image that shows another field of view than the frames.
+    """
+
+    name: str
+    scene: str
+    frames: np.ndarray
+    depth: np.ndarray
+    intrinsics: np.ndarray
+    depth_intrinsics: np.ndarray
+    world_from_camera: np.ndarray
+    left_out: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        count = len(self.frames)
+        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3 or not self.frames.size:
+            raise ValueError(f"{self.name}: frames must be uint8[T, H, W, 3], but got {shape_of(self.frames)}.")
+        if self.depth.dtype != np.float32 or self.depth.ndim != 3 or len(self.depth) != count:
+            raise ValueError(
+                f"{self.name}: depth must be float32[{count}, h, w], one a frame, but got {shape_of(self.depth)}."
+            )
+        if not (np.isfinite(self.depth).all() and (self.depth >= 0).all()):
+            raise ValueError(f"{self.name}: depth must be finite and at least 0 m. Mark holes with 0.")
+        check_poses(self.world_from_camera, count, self.name)
+        check_cameras(self)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+class ClipSource(NamedTuple):
+    """A clip on disk that is not read yet.
+
+    Args:
+        layout: name of its layout.
+        path: its folder, or its file of arrays.
+        name: unique among the clips of its data.
+        scene: see `PosedClip`.
+    """
+
+    layout: str
+    path: Path
+    name: str
+    scene: str
+
+
+class ReadOptions(NamedTuple):
+    """
+    Args:
+        views: frames taken evenly from a clip; a shorter clip gives all.
+        skip_lost: whether frames whose pose was lost are left out (and reported), or are an error.
+        intrinsics: fx, fy, cx, cy [px] instead of the layout's, where the layout stores none.
+    """
+
+    views: int = DEFAULT_VIEWS
+    skip_lost: bool = False
+    intrinsics: tuple[float, ...] | None = None
+
+
+def shape_of(array: np.ndarray) -> str:
+    return f"{array.dtype}{list(array.shape)}"
+
+
+def check_poses(poses: np.ndarray, count: int, name: str) -> None:
+    """Raises ValueError, naming the first bad view, unless poses are finite and rigid float[count, 4, 4]."""
+    if poses.shape != (count, 4, 4):
+        raise ValueError(f"{name}: poses must be [{count}, 4, 4], one a frame, but got {list(poses.shape)}.")
+    lost = np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))
+    if len(lost):
+        raise ValueError(
+            f"{name}: the poses of {len(lost)} of {count} views are NaN or infinite, the first is view {lost[0]}. "
+            "Leave those frames out."
+        )
+    rotation = poses[:, :3, :3]
+    deviation = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
+    bad = np.flatnonzero(
+        (deviation > RIGID) | (np.linalg.det(rotation) < 0) | (poses[:, 3] != (0, 0, 0, 1)).any(axis=1)
+    )
+    if len(bad):
+        raise ValueError(
+            f"{name}: the pose of view {bad[0]} is not rigid (R^T R differs from the identity by "
+            f"{deviation[bad[0]]:.3g}, at most {RIGID} is rounding). Give camera-to-world matrices in metres."
+        )
+
+
+def check_cameras(clip: PosedClip) -> None:
+    """Raises ValueError unless the depth image covers the field of view of the frames, up to `COVERED` of an edge."""
+    for name, matrix in (("intrinsics", clip.intrinsics), ("depth_intrinsics", clip.depth_intrinsics)):
+        usable = matrix.shape == (3, 3) and np.isfinite(matrix).all() and matrix[0, 0] > 0 and matrix[1, 1] > 0
+        if not usable:
+            raise ValueError(
+                f"{clip.name}: {name} must be finite [3, 3] with focal lengths above 0, but got {matrix}."
+            )
+    size, depth_size = np.array(clip.frames.shape[2:0:-1]), np.array(clip.depth.shape[2:0:-1])
+    corners = in_frame(clip, np.array([[0.0, 0.0], depth_size]))
+    miss = np.abs(corners - np.array([np.zeros(2), size])) / size
+    if miss.max() > COVERED:
+        raise ValueError(
+            f"{clip.name}: the depth image ({depth_size[0]} x {depth_size[1]}) covers the pixels "
+            f"{np.round(corners[0], 1).tolist()} to {np.round(corners[1], 1).tolist()} of a frame of {size[0]} x "
+            f"{size[1]}, but must cover all of it up to {COVERED:.0%}. Give depth of the frames' size, or each image "
+            "the intrinsics of its own size."
+        )
+
+
+def in_frame(clip: PosedClip, pixels: np.ndarray) -> np.ndarray:
+    """float[..., 2]: where pixels float[..., 2] of the depth image lie in the frames [px]; the same at any depth."""
+    homogeneous = np.concatenate([pixels, np.ones_like(pixels[..., :1])], axis=-1)
+    mapped = homogeneous @ (clip.intrinsics @ np.linalg.inv(clip.depth_intrinsics)).T
+    return mapped[..., :2] / mapped[..., 2:]
+
+
+def evenly(length: int, count: int) -> np.ndarray:
+    """int[n]: `count` of `length` frames, evenly, the first and the last among them; all if there are no more.
+
+    Raises:
+        ValueError: if fewer than 2 views are wanted.
+    """
+    if count < 2:
+        raise ValueError(f"The number of views is {count}, but must be at least 2: views are compared in pairs.")
+    return np.arange(length) if count >= length else np.linspace(0, length - 1, count).round().astype(int)
+
+
+def checked_intrinsics(values: Sequence[float]) -> np.ndarray:
+    """float[3, 3] of fx, fy, cx, cy [px], with the first pixel's centre at (0.5, 0.5).
+
+    Raises:
+        ValueError: unless there are four finite numbers with focal lengths above 0.
+    """
+    if len(values) != 4 or not np.isfinite(values).all() or min(values[:2]) <= 0:
+        raise ValueError(f"Intrinsics are fx,fy,cx,cy [px] with fx and fy above 0, but got {list(values)}.")
+    fx, fy, cx, cy = values
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])

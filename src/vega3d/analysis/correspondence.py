@@ -1,0 +1,243 @@
+"""Multi-view correspondence: do the features of one point of the scene agree between views, and only there?
+
+Letters: T views, N tokens of a view, E entries (a voxel that a view sees), P pairs (a voxel that two views see).
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from vega3d.analysis.clips import PosedClip
+from vega3d.analysis.tokens import FrameFit, token_centres, token_points
+from vega3d.geometry import invert_pose
+
+VOXEL = 0.1  # [m]
+NEIGHBOURS = (1, 5)
+ANGLES = (0.0, 15.0, 30.0, 60.0, 180.0)  # [deg], edges of the bins of the view angle
+ALPHA = 0.1  # of the longer side of a frame: how far a predicted place may be off
+BLOCK = 2**24  # similarities held at a time
+
+
+class CoVisible(NamedTuple):
+    """What a clip's geometry says about its features on one grid; the same for every block and noise level.
+
+    Args:
+        token: int[M], valid tokens, counted through all views.
+        entry: int[M], entry that each of them is part of.
+        view: int[E], in ascending order.
+        place: float[E, 2], mean centre of the entry's tokens [px of the frames].
+        query, target: int[2 P], entries of the same voxel in two views, every pair in both directions; the views of
+            the targets ascend.
+        other: int[2 P], an entry of the target's view with another voxel, drawn at random; -1 if there is none.
+        truth: float[2 P, 2], where the query's point projects in the target's view [px of the frames].
+        angle: float[2 P], between the optical axes of the two views [deg].
+        threshold: of PCK [px of the frames].
+        shape: (T, rows, columns) of the features.
+        chance: figures of a random choice.
+    """
+
+    token: np.ndarray
+    entry: np.ndarray
+    view: np.ndarray
+    place: np.ndarray
+    query: np.ndarray
+    target: np.ndarray
+    other: np.ndarray
+    truth: np.ndarray
+    angle: np.ndarray
+    threshold: float
+    shape: tuple[int, int, int]
+    chance: dict[str, float]
+
+
+def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int = 0) -> CoVisible:
+    """
+    Args:
+        clip: views with depth and poses.
+        fit: of the frames to the generator.
+        voxel: edge of a voxel of the world grid [m].
+        seed: of the entries that do not correspond.
+
+    Raises:
+        ValueError: if no two views see a common voxel, or `voxel` is not above 0.
+    """
+    if not voxel > 0:
+        raise ValueError(f"The voxel's edge is {voxel} m, but must be above 0. The paper uses 0.1.")
+    points, valid = token_points(clip, fit)
+    token = np.flatnonzero(valid)
+    tokens = points.reshape(-1, 3)[token]
+    view, cell, entry = entries_of(token // valid.shape[1], tokens, voxel)
+    first, second = equal_pairs(cell)
+    if not len(first):
+        raise ValueError(
+            f"{clip.name}: no two of its {len(clip)} views see a common voxel of {voxel} m, nothing to compare. "
+            "Take more views (--views), a larger frame (--size), larger voxels (--voxel), or check poses and depth."
+        )
+    query, target = np.concatenate([first, second]), np.concatenate([second, first])
+    order = np.argsort(view[target], kind="stable")
+    query, target = query[order], target[order]
+    counts = np.bincount(entry)[:, None]
+    centres = token_centres(fit)[token % valid.shape[1]]
+    point = sums_of(tokens, entry) / counts
+    axes = clip.world_from_camera[:, :3, 2]
+    cosine = (axes[view[query]] * axes[view[target]]).sum(axis=1)
+    seen = CoVisible(
+        token,
+        entry,
+        view,
+        sums_of(centres, entry) / counts,
+        query,
+        target,
+        others(view, target, np.random.default_rng(seed)),
+        projected(clip, point[query], view[target]),
+        np.degrees(np.arccos(np.clip(cosine, -1, 1))),
+        ALPHA * max(clip.frames.shape[1:3]),
+        (len(clip), *fit.grid),
+        {},
+    )
+    return seen._replace(chance=chance_of_choice(seen))
+
+
+def entries_of(view: np.ndarray, points: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Entries of tokens with views int[M] and points float[M, 3].
+
+    Returns:
+        int[E] view, ascending; int[E] number of the voxel; int[M] the entry of each token.
+    """
+    _, cell = np.unique(np.floor(points / voxel).astype(np.int64), axis=0, return_inverse=True)
+    entries, entry = np.unique(np.stack([view, cell.ravel()]), axis=1, return_inverse=True)
+    return entries[0], entries[1], entry.ravel()
+
+
+def sums_of(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """float[G, K]: sums of float[M, K] within groups int[M]."""
+    return np.stack([np.bincount(group, column) for column in values.T], axis=1)
+
+
+def equal_pairs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs i < j with equal values int[E], as two int[P]."""
+    order = np.argsort(values, kind="stable")
+    _, start, size = np.unique(values[order], return_index=True, return_counts=True)
+    place = np.arange(len(values))
+    later = np.repeat(start + size, size) - place - 1  # how many of its group follow each
+    first = np.repeat(place, later)
+    step = np.arange(len(first)) - np.repeat(np.cumsum(later) - later, later)
+    return order[first], order[first + 1 + step]
+
+
+def others(view: np.ndarray, target: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """int[2 P]: for each target an evenly drawn other entry of its view; -1 where it is the only one."""
+    counts = np.bincount(view)
+    start, count = (np.cumsum(counts) - counts)[view[target]], counts[view[target]]
+    shift = 1 + (random.random(len(target)) * (count - 1)).astype(int)
+    return np.where(count > 1, start + (target - start + shift) % count, -1)
+
+
+def projected(clip: PosedClip, points: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """float[n, 2]: pixels in the frames where points float[n, 3] lie in their views int[n]; infinite behind one."""
+    camera_from_world = invert_pose(clip.world_from_camera)[view]
+    camera = (camera_from_world[:, :3, :3] @ points[..., None])[..., 0] + camera_from_world[:, :3, 3]
+    pixels = camera @ clip.intrinsics.T
+    depth = pixels[:, 2:]
+    return np.where(depth > 0, pixels[:, :2] / np.where(depth > 0, depth, 1), np.inf)
+
+
+def correspondence(features: torch.Tensor, seen: CoVisible) -> dict[str, float]:
+    """Figures of one clip's features; NaN where nothing can be said.
+
+    Args:
+        features: float[T, rows, columns, C].
+        seen: `co_visible` of the clip on this grid.
+
+    Returns:
+        `cosine`: mean over all pairs of views and all voxels that both see. `chance`: the same of voxels that do not
+        correspond. `corrected`: (cosine - chance) / (1 - chance). `retrieval_1`, `retrieval_5`: how often the true
+        match is the nearest, or among the five nearest, of all voxels of the other view; ties count against it.
+        `pck`: how often the nearest lies within 0.1 of the frame's longer side of the true place; `pck_0_15` and so on
+        by the angle between the optical axes [deg]. Names with `centred_`: the clip's mean feature subtracted first.
+        `retrieval_1_chance`, `retrieval_5_chance`, `pck_chance`: of a random choice. `pairs`: P.
+
+    Raises:
+        ValueError: if the features are on another grid, or not finite.
+    """
+    if features.ndim != 4 or tuple(features.shape[:3]) != seen.shape:
+        raise ValueError(f"Features are {list(features.shape)}, but the clip's grid is {list(seen.shape)}.")
+    tokens = features.flatten(0, 2)[torch.from_numpy(seen.token).to(features.device)].float()
+    if not torch.isfinite(tokens).all():
+        raise ValueError("The features hold NaN or infinite numbers. Load the model in float32 or bfloat16.")
+    figures = {"pairs": float(len(seen.query) // 2), **seen.chance}
+    figures |= compare(pooled(tokens, seen), seen)
+    centred = compare(pooled(tokens - tokens.mean(dim=0), seen), seen)
+    return figures | {f"centred_{name}": value for name, value in centred.items()}
+
+
+def pooled(tokens: torch.Tensor, seen: CoVisible) -> torch.Tensor:
+    """float[E, C], unit length: tokens float[M, C] L2-normalised, averaged by voxel and view, and re-normalised."""
+    entry = torch.from_numpy(seen.entry).to(tokens.device)
+    sums = tokens.new_zeros(len(seen.view), tokens.shape[1])
+    return F.normalize(sums.index_add_(0, entry, F.normalize(tokens, dim=-1)), dim=-1)
+
+
+def compare(entries: torch.Tensor, seen: CoVisible) -> dict[str, float]:
+    """`correspondence` of unit features float[E, C], without the choice at random."""
+    cosine, other, rank, nearest = matches(entries, seen)
+    known = seen.other >= 0
+    figures = {
+        "cosine": cosine.mean(dtype=float),
+        "chance": np.mean(other[known], dtype=float) if known.any() else np.nan,
+    }
+    with np.errstate(divide="ignore", invalid="ignore"):
+        figures["corrected"] = (figures["cosine"] - figures["chance"]) / np.float64(1 - figures["chance"])
+    figures |= {f"retrieval_{k}": (rank < k).mean() for k in NEIGHBOURS}
+    near = np.linalg.norm(seen.place[nearest] - seen.truth, axis=1) <= seen.threshold
+    figures["pck"] = near.mean()
+    for low, high in pairwise(ANGLES):
+        chosen = (seen.angle >= low) & (seen.angle < high if high < ANGLES[-1] else seen.angle <= high)
+        figures[f"pck_{low:.0f}_{high:.0f}"] = near[chosen].mean() if chosen.any() else np.nan
+    return {name: float(value) for name, value in figures.items()}
+
+
+def matches(entries: torch.Tensor, seen: CoVisible) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Similarities of each query with all entries of its target's view.
+
+    Returns:
+        float[2 P] cosine with the target, float[2 P] cosine with `other`, int[2 P] rank of the target (0 is nearest;
+        ties count against it), int[2 P] nearest entry.
+    """
+    query, target, other = (torch.from_numpy(ids).to(entries.device) for ids in (seen.query, seen.target, seen.other))
+    results = []
+    for start, count, part in target_views(seen):
+        members = entries[start : start + count]
+        similarity = entries[query[part]] @ members.T  # float[n, count]
+        cosine = similarity.gather(1, target[part, None] - start)
+        no_match = similarity.gather(1, (other[part, None] - start).clamp(min=0))
+        rank = (similarity >= cosine).sum(dim=1) - 1
+        results.append((cosine[:, 0], no_match[:, 0], rank, similarity.argmax(dim=1) + start))
+    return tuple(torch.cat(parts).cpu().numpy() for parts in zip(*results, strict=True))  # type: ignore[return-value]
+
+
+def target_views(seen: CoVisible) -> Iterator[tuple[int, int, slice]]:
+    """First entry and number of entries of each view that is a target, and which pairs; many pairs in parts."""
+    counts = np.bincount(seen.view)
+    starts = np.cumsum(counts) - counts
+    view = seen.view[seen.target]
+    for number, (start, count) in enumerate(zip(starts, counts, strict=True)):
+        first, last = np.searchsorted(view, number), np.searchsorted(view, number, side="right")
+        step = max(1, BLOCK // max(count, 1))
+        for low in range(first, last, step):
+            yield int(start), int(count), slice(low, min(low + step, last))
+
+
+def chance_of_choice(seen: CoVisible) -> dict[str, float]:
+    """How often a random voxel of the other view is right."""
+    counts = np.bincount(seen.view)[seen.view[seen.target]]
+    figures = {f"retrieval_{k}_chance": float((np.minimum(k, counts) / counts).mean()) for k in NEIGHBOURS}
+    near = np.zeros(len(seen.target))
+    for start, count, part in target_views(seen):
+        apart = np.linalg.norm(seen.truth[part, None] - seen.place[start : start + count], axis=-1)
+        near[part] = (apart <= seen.threshold).mean(axis=1)
+    return {**figures, "pck_chance": float(near.mean())}

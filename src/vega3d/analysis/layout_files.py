@@ -1,0 +1,123 @@
+"""Reading the files of posed RGB-D folders, with errors that name the file."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vega3d.analysis.clips import ClipSource, ReadOptions
+
+DEEPEST = 2  # levels of folders below the data's own in which clips lie
+
+
+def clip_folders(folder: Path, is_clip: Callable[[Path], bool]) -> list[Path]:
+    """The folder itself if it is a clip, else the clips up to two levels below it, in alphabetical order."""
+    if is_clip(folder):
+        return [folder]
+    level, found = [folder], []
+    for _ in range(DEEPEST):
+        level = sorted(path for parent in level if not is_clip(parent) for path in parent.iterdir() if path.is_dir())
+        found += [path for path in level if is_clip(path)]
+    return found
+
+
+def sources(layout: str, folder: Path, paths: Sequence[Path], scene: Callable[[Path], str]) -> list[ClipSource]:
+    """Clips named by their place below `folder`."""
+    found = []
+    for path in paths:
+        name = "_".join(path.relative_to(folder).parts) or path.resolve().name
+        found.append(ClipSource(layout, path, name, scene(path)))
+    return found
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """uint8[H, W, 3]; raises ValueError if the file is missing or no image."""
+    return np.asarray(open_image(path).convert("RGB"))
+
+
+def read_depth(path: Path, units_per_metre: float) -> np.ndarray:
+    """float32[H, W] [m] of a 16-bit image; raises ValueError if the file is missing or of another kind."""
+    image = np.asarray(open_image(path))
+    if image.ndim != 2 or image.dtype.kind not in "ui" or image.dtype.itemsize < 2:
+        raise ValueError(f"{path} is {image.dtype}{list(image.shape)}, but depth is one channel of 16 bits.")
+    return (image / units_per_metre).astype(np.float32)
+
+
+def open_image(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+        return image
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is missing. Each frame needs colour, depth and pose: export the clip again."
+        ) from error
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}. Export it again.") from error
+
+
+def read_matrix(path: Path) -> np.ndarray:
+    """float64[4, 4], whatever its numbers; raises ValueError if the file is missing or holds something else."""
+    try:
+        values = np.array(path.read_text().split(), float)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} is missing. Each frame needs colour, depth and pose: export the clip again."
+        ) from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no table of numbers: {error}. Export it again.") from error
+    if values.size not in (9, 16):
+        raise ValueError(f"{path} has {values.size} numbers, but a matrix of 4 x 4 has 16.")
+    side = 3 if values.size == 9 else 4
+    matrix = np.eye(4)
+    matrix[:side, :side] = values.reshape(side, side)
+    return matrix
+
+
+def pixel_centres_at_half(matrix: np.ndarray) -> np.ndarray:
+    """float64[3, 3], from intrinsics that put the first pixel's centre at (0, 0), as OpenCV's calibration does."""
+    intrinsics = matrix[:3, :3].copy()
+    intrinsics[:2, 2] += 0.5
+    return intrinsics
+
+
+def usable_poses(
+    names: Sequence[str], poses: np.ndarray, options: ReadOptions, source: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Numbers of the frames with a pose, and the names of those without.
+
+    Raises:
+        ValueError: if poses are lost and `options` does not say to leave such frames out, or fewer than two are left.
+    """
+    known = np.isfinite(poses).all(axis=(1, 2))
+    lost = tuple(name for name, usable in zip(names, known, strict=True) if not usable)
+    if lost and not options.skip_lost:
+        raise ValueError(
+            f"{source}: the poses of {len(lost)} of {len(names)} frames are NaN or infinite (tracking was lost), the "
+            f"first is {lost[0]}. Leave these frames out with --skip-lost."
+        )
+    if known.sum() < 2:
+        raise ValueError(
+            f"{source} has {known.sum()} frames with a pose, but at least 2 are needed. Give another clip."
+        )
+    return np.flatnonzero(known), lost
+
+
+def same_size(frames: np.ndarray, depth: np.ndarray, source: str) -> None:
+    """Raises ValueError unless depth has the frames' size, in layouts that have one set of intrinsics for both."""
+    if frames.shape[1:3] != depth.shape[1:3]:
+        raise ValueError(
+            f"{source}: frames have {frames.shape[2]} x {frames.shape[1]} px and depth {depth.shape[2]} x "
+            f"{depth.shape[1]}, and this layout does not say how they map. Register depth to colour first."
+        )
+
+
+def stacked(images: Sequence[np.ndarray], paths: Sequence[Path]) -> np.ndarray:
+    """One array; raises ValueError, naming the file, if an image has another size than the first."""
+    for image, path in zip(images, paths, strict=True):
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"{path} is {list(image.shape)}, but {paths[0]} is {list(images[0].shape)}. Mend the clip."
+            )
+    return np.stack(images)

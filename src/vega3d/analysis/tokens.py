@@ -1,0 +1,164 @@
+"""Where the generator's tokens lie: which pixels one covers, and the point of the scene that it shows."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from vega3d.analysis.clips import PosedClip, in_frame
+from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
+from vega3d.processing.generator_frames_vega3d import center_crop_frames, generator_frame_size, resize_frames
+
+LEAST_DEPTH = 0.1  # share of a token's depth pixels that must not be holes
+TEMPORAL_STRIDE = 4  # frames of a latent of the causal VAE, after the first
+
+
+class FrameFit(NamedTuple):
+    """How frames become the generator's: scaled, then cut. Generator pixel = frame pixel * scale - offset.
+
+    Args:
+        height, width: of the generator's frames [px].
+        scale: float[2], along x and y.
+        offset: float[2], what is cut off at the left and at the top [px of the generator].
+        cell: edge of a token [px of the generator].
+        is_crop: whether only the centre of the frames is seen.
+    """
+
+    height: int
+    width: int
+    scale: np.ndarray
+    offset: np.ndarray
+    cell: int
+    is_crop: bool
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return self.height // self.cell, self.width // self.cell
+
+
+def frame_fit(height: int, width: int, config: VegaGeneratorConfig, max_area: int | None = None) -> FrameFit:
+    """The fit of frames of `height` x `width` px that the processor makes for this generator.
+
+    Args:
+        height, width: of the frames [px].
+        config: of the generator.
+        max_area: of the generator's frames [px], in place of the config's.
+
+    Raises:
+        ValueError: if `max_area` is given but the config crops to a fixed size, or is below one token.
+    """
+    if config.frame_size is not None:
+        if max_area is not None:
+            raise ValueError(f"This generator sees crops of {tuple(config.frame_size)}: leave out the size.")
+        rows, columns = config.frame_size
+        factor = max(rows / height, columns / width)
+        scaled = np.array([round(width * factor), round(height * factor)])
+        offset = (scaled - (columns, rows)) // 2
+        return FrameFit(rows, columns, scaled / (width, height), offset.astype(float), config.cell, True)
+    area = config.max_area if max_area is None else max_area
+    if area < config.cell**2:
+        raise ValueError(f"A size of {area} px is below one token of {config.cell} x {config.cell} px. Raise it.")
+    rows, columns = generator_frame_size(height, width, config.cell, area)
+    return FrameFit(rows, columns, np.array([columns / width, rows / height]), np.zeros(2), config.cell, False)
+
+
+def generator_frames(frames: np.ndarray, fit: FrameFit) -> torch.Tensor:
+    """uint8[T, H, W, 3] -> uint8[T, 3, height, width], as the processor fits them."""
+    channels_first = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    if fit.is_crop:
+        return center_crop_frames(channels_first, fit.height, fit.width)
+    return resize_frames(channels_first, fit.height, fit.width)
+
+
+def token_of_pixels(clip: PosedClip, fit: FrameFit) -> np.ndarray:
+    """int[h * w]: the token, row * columns + column, of each pixel of a depth image; -1 where none sees it."""
+    height, width = clip.depth.shape[1:]
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5
+    places = np.floor((in_frame(clip, pixels) * fit.scale - fit.offset) / fit.cell).astype(int)
+    inside = ((places >= 0) & (places < fit.grid[::-1])).all(axis=1)
+    return np.where(inside, places[:, 1] * fit.grid[1] + places[:, 0], -1)
+
+
+def token_centres(fit: FrameFit) -> np.ndarray:
+    """float[rows * columns, 2]: centre of each token in the frames [px]."""
+    rows, columns = np.mgrid[: fit.grid[0], : fit.grid[1]]
+    centres = (np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5) * fit.cell
+    return (centres + fit.offset) / fit.scale
+
+
+def token_means(values: np.ndarray, valid: np.ndarray, token: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means over the valid pixels of each token.
+
+    Args:
+        values: float[T, P, K], of the depth pixels.
+        valid: bool[T, P], which of them count.
+        token: int[P], token of each pixel, -1 for none.
+        count: N, tokens of a view.
+
+    Returns:
+        float[T, N, K], 0 where no pixel is valid; and float[T, N], share of the token's pixels that is valid.
+    """
+    views = len(values)
+    seen = token >= 0
+    place = np.where(valid & seen, np.arange(views)[:, None] * count + token, views * count)  # int[T, P]
+    numbers = np.bincount(place.ravel(), minlength=views * count + 1)[:-1].reshape(views, count)
+    sums = [
+        np.bincount(place.ravel(), values[..., k].ravel(), minlength=views * count + 1)[:-1].reshape(views, count)
+        for k in range(values.shape[2])
+    ]
+    pixels = np.bincount(token[seen], minlength=count)
+    means = np.stack(sums, axis=-1) / np.maximum(numbers, 1)[..., None]
+    return means, numbers / np.maximum(pixels, 1)
+
+
+def camera_points(clip: PosedClip) -> np.ndarray:
+    """float[T, h * w, 3]: points in the camera's axes [m]; (0, 0, 0) in holes."""
+    height, width = clip.depth.shape[1:]
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([columns + 0.5, rows + 0.5, np.ones((height, width))], axis=-1).reshape(-1, 3)
+    rays = pixels @ np.linalg.inv(clip.depth_intrinsics).T
+    return clip.depth.reshape(len(clip), -1, 1) * rays
+
+
+def token_points(clip: PosedClip, fit: FrameFit) -> tuple[np.ndarray, np.ndarray]:
+    """The point of each token: the mean of the points of its depth pixels.
+
+    Returns:
+        float[T, N, 3] world [m]; and bool[T, N], whether at least `LEAST_DEPTH` of the token's pixels have depth.
+    """
+    rows, columns = fit.grid
+    points, valid = camera_points(clip), clip.depth.reshape(len(clip), -1) > 0
+    means, share = token_means(points, valid, token_of_pixels(clip, fit), rows * columns)
+    rotation, position = clip.world_from_camera[:, :3, :3], clip.world_from_camera[:, :3, 3]
+    world = means @ np.swapaxes(rotation, 1, 2) + position[:, None]
+    return world, (share >= LEAST_DEPTH) & (share > 0)
+
+
+def read_views(num_frames: int, clip_mode: str) -> np.ndarray:
+    """int[t]: the frame whose depth and pose stand for each latent time of the features.
+
+    In `clip` mode latent i > 0 covers frames 4i - 3 to 4i, of which the one in the middle is taken (the later of two),
+    so that no two views share their features. Elsewhere each frame has features of its own.
+    """
+    if clip_mode != "clip":
+        return np.arange(num_frames)
+    latents = np.arange(1 + -(-(num_frames - 1) // TEMPORAL_STRIDE))
+    first = np.maximum(TEMPORAL_STRIDE * (latents - 1) + 1, 0)
+    last = np.minimum(TEMPORAL_STRIDE * latents, num_frames - 1)
+    return np.where(latents == 0, 0, (first + last + 1) // 2)
+
+
+def select_views(clip: PosedClip, views: np.ndarray) -> PosedClip:
+    """The clip with only these views."""
+    return PosedClip(
+        clip.name,
+        clip.scene,
+        clip.frames[views],
+        clip.depth[views],
+        clip.intrinsics,
+        clip.depth_intrinsics,
+        clip.world_from_camera[views],
+        clip.left_out,
+    )

@@ -1,0 +1,316 @@
+"""`vega3d analyze correspondence`, `probe` and `sweep`."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vega3d_cli.common import app, one_line_errors, progress, quieten
+
+analyze = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Measure what the generator's features know of the scene.",
+)
+app.add_typer(analyze, name="analyze")
+
+Model = Annotated[str, typer.Argument(help="vega3d-tiny (embedded), a folder, or a Hub id.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Data set of rooms, or a clip or folder of clips in the layout of ScanNet, 7-Scenes or TUM RGB-D.  "
+        "[default: rooms are made, and kept in the cache]"
+    ),
+]
+TrainData = Annotated[
+    Path | None, typer.Option(help="The same, of other scenes, to train probes on.  [default: rooms of split train]")
+]
+Split = Annotated[str | None, typer.Option(help="Split of rooms.  [default: test; with --data, all rooms]")]
+Layout = Annotated[str | None, typer.Option(help="rooms, scannet, 7scenes or tum.  [default: by the files]")]
+Views = Annotated[int, typer.Option(help="Frames taken evenly from each clip; shorter clips give all.")]
+Clips = Annotated[int | None, typer.Option(help="Most clips.  [default: 10 rooms; with --data, all]")]
+TrainClips = Annotated[int | None, typer.Option(help="Most clips to train on.  [default: 20 rooms; or all]")]
+Controls = Annotated[str, typer.Option(help="Of random, noise, vae; with commas.")]
+Blocks = Annotated[str | None, typer.Option(help="Blocks with commas, or all.  [default: the model's]")]
+Timesteps = Annotated[str | None, typer.Option(help="Noise levels with commas.  [default: the model's]")]
+Modes = Annotated[str | None, typer.Option(help="Of frame, views, clip; with commas.  [default: the model's]")]
+Sizes = Annotated[str | None, typer.Option(help="Largest frames, WxH with commas.  [default: the model's]")]
+Voxel = Annotated[float, typer.Option(help="Edge of a voxel [m].")]
+SkipLost = Annotated[bool, typer.Option("--skip-lost", help="Leave out frames whose pose was lost, and say so.")]
+Intrinsics = Annotated[str | None, typer.Option(help="fx,fy,cx,cy [px], where the layout stores none.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of a feature cache (bf16) to read from and add to.")]
+Seed = Annotated[int, typer.Option(help="Of chance and of the bootstrap.")]
+Workers = Annotated[int, typer.Option(help="Processes that make rooms.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")]
+Output = Annotated[Path | None, typer.Option(help="JSON file with every clip's figures.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object, not as a table.")]
+
+
+@analyze.command(
+    epilog="""Examples:
+
+    vega3d analyze correspondence vega3d-tiny --clips 10 --controls random,noise,vae
+
+    vega3d analyze correspondence org/vega3d --data scans --layout scannet --skip-lost --block 20 --output x.json"""
+)
+def correspondence(
+    model: Model = "vega3d-tiny",
+    data: Data = None,
+    split: Split = None,
+    layout: Layout = None,
+    views: Views = 32,
+    clips: Clips = None,
+    controls: Controls = "",
+    block: Blocks = None,
+    timestep: Timesteps = None,
+    mode: Modes = None,
+    size: Sizes = None,
+    voxel: Voxel = 0.1,
+    skip_lost: SkipLost = False,
+    intrinsics: Intrinsics = None,
+    cache: Cache = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    device: Device = None,
+    output: Output = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do the features of one point agree between views, and only there? With chance and controls."""
+    with one_line_errors():
+        quieten(as_json)
+        from vega3d.analysis.summary import correspondence_table, result_of, write_result
+        from vega3d.analysis.sweep import correspondence_rows
+
+        check_file(output)
+        options = read_options(views, skip_lost, intrinsics)
+        checkpoint, generator = load_generator(model, device)
+        plan = plan_of(generator.config, block, timestep, mode, size, controls, voxel, seed)
+        sources = clips_of(data, layout, split, clips, workers, "test", 10)
+        with progress("clips", "pass", plan.num_parts(len(sources))) as advance:
+            rows = correspondence_rows(
+                generator, sources, plan, options, reader=reader_of(cache), on_part=lambda count: advance(count)
+            )
+        result = result_of(rows, "correspondence", facts_of(model, checkpoint, plan, options, sources), seed=seed)
+        if output is not None:
+            write_result(output, result)
+    typer.echo(json.dumps(result, indent=2) if as_json else correspondence_table(result))
+
+
+@analyze.command(
+    epilog="""Examples:
+
+    vega3d analyze probe vega3d-tiny --clips 10 --train-clips 20 --controls random
+
+    vega3d analyze probe org/vega3d --data scans/val --train-data scans/train --block 10,20,25 --output probe.json"""
+)
+def probe(
+    model: Model = "vega3d-tiny",
+    data: Data = None,
+    train_data: TrainData = None,
+    split: Split = None,
+    layout: Layout = None,
+    views: Views = 32,
+    clips: Clips = None,
+    train_clips: TrainClips = None,
+    controls: Controls = "",
+    block: Blocks = None,
+    timestep: Timesteps = None,
+    mode: Modes = None,
+    size: Sizes = None,
+    skip_lost: SkipLost = False,
+    intrinsics: Intrinsics = None,
+    cache: Cache = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    device: Device = None,
+    output: Output = None,
+    as_json: AsJson = False,
+) -> None:
+    """How well depth and surface normals can be read off the features by linear maps."""
+    with one_line_errors():
+        quieten(as_json)
+        from vega3d.analysis.probing import probe_rows
+        from vega3d.analysis.summary import probe_table, result_of, write_result
+
+        check_file(output)
+        options = read_options(views, skip_lost, intrinsics)
+        checkpoint, generator = load_generator(model, device)
+        plan = plan_of(generator.config, block, timestep, mode, size, controls, seed=seed)
+        sources = clips_of(data, layout, split, clips, workers, "test", 10)
+        training = clips_of(train_data, layout, None, train_clips, workers, "train", 20)
+        with progress("clips", "pass", plan.num_parts(len(sources) + len(training))) as advance:
+            rows = probe_rows(
+                generator, training, sources, plan, options, None, reader_of(cache), lambda count: advance(count)
+            )
+        facts = facts_of(model, checkpoint, plan, options, sources) | {"train_clips": [s.name for s in training]}
+        result = result_of(rows, "probe", facts, seed=seed)
+        if output is not None:
+            write_result(output, result)
+    typer.echo(json.dumps(result, indent=2) if as_json else probe_table(result))
+
+
+@analyze.command(
+    epilog="""Examples:
+
+    vega3d analyze sweep vega3d-tiny --output sweep --clips 4 --timestep 100,300,700 --controls random,noise,vae
+
+    vega3d analyze sweep org/vega3d --output sweep --data scans --mode frame,views --size 832x480 --probes \\
+        --train-data scans-train"""
+)
+def sweep(
+    output: Annotated[Path, typer.Option(help="Folder for the results; a killed run continues there.")],
+    model: Model = "vega3d-tiny",
+    data: Data = None,
+    train_data: TrainData = None,
+    split: Split = None,
+    layout: Layout = None,
+    views: Views = 32,
+    clips: Clips = None,
+    train_clips: TrainClips = None,
+    controls: Controls = "",
+    block: Blocks = "all",
+    timestep: Timesteps = None,
+    mode: Modes = None,
+    size: Sizes = None,
+    probes: Annotated[bool, typer.Option("--probes", help="Depth and normal probes of each cell too.")] = False,
+    voxel: Voxel = 0.1,
+    skip_lost: SkipLost = False,
+    intrinsics: Intrinsics = None,
+    cache: Cache = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Correspondence (and probes) over blocks, noise levels, modes and sizes: tables, heat maps, curves."""
+    with one_line_errors():
+        quieten(as_json)
+        from vega3d.analysis.sweep_files import run_sweep, sweep_table
+
+        options = read_options(views, skip_lost, intrinsics)
+        checkpoint, generator = load_generator(model, device)
+        plan = plan_of(generator.config, block, timestep, mode, size, controls, voxel, seed)
+        sources = clips_of(data, layout, split, clips, workers, "test", 10)
+        training = clips_of(train_data, layout, None, train_clips, workers, "train", 20) if probes else []
+        facts = facts_of(model, checkpoint, plan, options, sources) | {"train_clips": [s.name for s in training]}
+        total = plan.num_parts(len(sources)) + (plan.num_parts(len(sources) + len(training)) if probes else 0)
+        with progress("sweep", "pass", total) as advance:
+            result = run_sweep(
+                generator, sources, training, plan, output, facts, options, reader_of(cache), lambda n: advance(n)
+            )
+    typer.echo(json.dumps(result, indent=2) if as_json else sweep_table(result, output))
+
+
+def numbers(name: str, text: str | None) -> list[int] | None:
+    """`1,2,3`; raises ValueError for anything else."""
+    if text is None:
+        return None
+    try:
+        return [int(value) for value in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{name} is {text!r}, but must be whole numbers with commas, such as 10,20.") from error
+
+
+def words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def areas_of(text: str | None) -> list[int] | None:
+    """Areas [px] of `832x480,1280x720`; raises ValueError for anything else."""
+    if text is None:
+        return None
+    areas = []
+    for size in text.split(","):
+        width, cross, height = size.strip().lower().partition("x")
+        if not cross or not width.isdigit() or not height.isdigit():
+            raise ValueError(f"--size is {text!r}, but must be like 832x480, or several with commas.")
+        areas.append(int(width) * int(height))
+    return areas
+
+
+def plan_of(config, block, timestep, mode, size, controls, voxel: float = 0.1, seed: int = 0):
+    from vega3d.analysis.cells import make_plan
+
+    blocks = list(range(config.num_layers)) if block == "all" else numbers("--block", block)
+    return make_plan(
+        config,
+        blocks,
+        numbers("--timestep", timestep),
+        words(mode) or None,
+        areas_of(size),
+        words(controls),
+        voxel,
+        seed,
+    )
+
+
+def read_options(views: int, skip_lost: bool, intrinsics: str | None):
+    """Raises ValueError, before anything is loaded, for views or intrinsics out of range."""
+    from vega3d.analysis.clips import ReadOptions, checked_intrinsics, evenly
+
+    evenly(2, views)
+    if intrinsics is None:
+        return ReadOptions(views, skip_lost)
+    try:
+        values = tuple(float(value) for value in intrinsics.split(","))
+    except ValueError as error:
+        raise ValueError(f"--intrinsics is {intrinsics!r}, but must be fx,fy,cx,cy [px].") from error
+    checked_intrinsics(values)
+    return ReadOptions(views, skip_lost, values)
+
+
+def load_generator(model: str, device: str | None):
+    from vega3d.hub.load import load_vega
+
+    checkpoint, _ = load_vega(model, device=device)
+    return checkpoint, checkpoint.generator_module
+
+
+def clips_of(data: Path | None, layout, split: str | None, clips: int | None, workers: int, usual: str, rooms: int):
+    """The clips of a folder, or rooms that are made for it."""
+    from vega3d.analysis.layouts import find_clips, make_rooms
+
+    if data is not None:
+        return find_clips(data, layout, split, clips)
+    if layout not in (None, "rooms"):
+        raise ValueError(f"--layout {layout} needs --data (and, for probes, --train-data): only rooms are made.")
+    count = rooms if clips is None else clips
+    if count < 1:
+        raise ValueError(f"--clips is {count}, but must be at least 1.")
+    with progress(f"rooms of split {split or usual}", "room", count) as advance:
+        return make_rooms(count, split or usual, workers, on_room=lambda number: advance(number))
+
+
+def reader_of(cache: Path | None):
+    from vega3d.modeling.generator_vega3d import VegaGenerator
+
+    if cache is None:
+        return VegaGenerator.read
+    from vega3d.features.cache import FeatureCache
+
+    return FeatureCache(cache).read
+
+
+def facts_of(model: str, checkpoint, plan, options, sources) -> dict:
+    """What a result says of its making."""
+    generator = checkpoint.generator_module
+    return {
+        "model": model,
+        "generator_files": generator.files_hash(),
+        "notice": checkpoint.config.notice,
+        "command": shlex.join(["vega3d", *sys.argv[1:]]),
+        "plan": {name: list(value) if isinstance(value, tuple) else value for name, value in vars(plan).items()},
+        "options": options._asdict(),
+        "noise_seed": generator.config.noise_seed,
+        "data": {"layout": sources[0].layout, "clips": [source.name for source in sources]},
+    }
+
+
+def check_file(output: Path | None) -> None:
+    """Raises ValueError unless the folder of an output is there and the output no folder."""
+    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
+        raise ValueError(f"--output is {output}, but must be a file in a folder that is there, such as result.json.")

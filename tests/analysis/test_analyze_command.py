@@ -1,0 +1,93 @@
+"""`vega3d analyze`: tables, files, and one line for bad input."""
+
+import json
+from pathlib import Path
+
+import pytest
+from posed_clips import room_clip, write_scannet
+from typer.testing import CliRunner
+
+from vega3d_cli.common import app
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scans")
+    for number in range(4):
+        write_scannet(folder / f"scene{number:04d}_00", room_clip(frames=4, turn=40.0 + 5 * number))
+    return folder
+
+
+def run(*arguments, code: int = 0) -> str:
+    import vega3d_cli  # noqa: F401 (adds the commands)
+
+    result = CliRunner().invoke(app, ["analyze", *map(str, arguments)])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_correspondence_prints_chance_and_controls(scans, tmp_path):
+    output = tmp_path / "x.json"
+    table = run("correspondence", "--data", scans, "--clips", 2, "--controls", "random,noise,vae", "--output", output)
+    assert "vega3d-tiny: 2 clips of 2 scenes" in table
+    for words in (
+        "chance",
+        "wan, frame, block 4, step 300",
+        "random, frame",
+        "noise, frame",
+        "vae, frame",
+        "untrained",
+    ):
+        assert words in table
+    result = json.loads(output.read_text())
+    assert result["kind"] == "correspondence" and len(result["cells"]) == 4 and len(result["clips"]) == 8
+    assert result["plan"]["seed"] == 0 and result["versions"]["vega3d"] and len(result["generator_files"]) > 30
+
+
+def test_probe_prints_baselines(scans, tmp_path):
+    from vega3d.analysis.layouts import find_clips
+
+    assert len(find_clips(scans)) == 4
+    train = tmp_path / "train"
+    train.mkdir()
+    for number in (0, 1):
+        (scans / f"scene{number:04d}_00").rename(train / f"scene{number:04d}_00")
+    try:
+        result = json.loads(run("probe", "--data", scans, "--train-data", train, "--json"))
+    finally:
+        for folder in train.iterdir():
+            folder.rename(scans / folder.name)
+    assert {cell["family"] for cell in result["cells"]} == {"wan", "mean", "position"}
+    assert result["train_clips"] == ["scene0000_00", "scene0001_00"]
+
+
+def test_sweep_writes_tables_and_pictures(scans, tmp_path):
+    arguments = ("sweep", "--data", scans, "--clips", 2, "--block", "0,-1", "--output", tmp_path / "out")
+    table = run(*arguments)
+    assert "correspondence, corrected for chance" in table
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"clips.parquet", "summary.json", "parts", "heatmap_corrected.png", "curves_corrected.png"} <= names
+    assert run(*arguments) == table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("correspondence", "--data", "nowhere"), "There is no folder nowhere"),
+        (("correspondence", "--block", "two"), "--block is 'two'"),
+        (("correspondence", "--size", "big"), "--size is 'big', but must be like 832x480"),
+        (("correspondence", "--views", "1"), "at least 2"),
+        (("correspondence", "--intrinsics", "1,2"), "fx,fy,cx,cy"),
+        (("correspondence", "--controls", "moon"), "no control 'moon'"),
+        (("correspondence", "--layout", "tum"), "--layout tum needs --data"),
+        (("correspondence", "--output", "."), "--output is ., but must be a file"),
+    ],
+)
+def test_bad_input_ends_with_one_line(arguments, message):
+    output = run(*arguments, code=2)
+    assert message in output and "Traceback" not in output
+
+
+def test_help_has_examples():
+    for command in ("correspondence", "probe", "sweep"):
+        assert f"vega3d analyze {command}" in run(command, "--help")

@@ -1,0 +1,148 @@
+"""Linear probes: exact where depth and normals are linear in the features, nothing learnt where they are not."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from posed_clips import fit_of, plane_clip, room_clip, write_scannet
+
+from vega3d.analysis.cells import make_plan
+from vega3d.analysis.layouts import find_clips
+from vega3d.analysis.probes import (
+    Moments,
+    Ridge,
+    fit_probe,
+    pixel_normals,
+    position_features,
+    predict,
+    probe_figures,
+    token_targets,
+)
+from vega3d.analysis.probing import check_scenes, probe_rows
+
+
+def moments_of(features: torch.Tensor, targets: torch.Tensor) -> Moments:
+    moments = Moments(features.shape[1])
+    for part in range(0, len(features), 100):
+        moments.add(features[part : part + 100], targets[part : part + 100])
+    return moments
+
+
+def test_normals_of_a_wall_and_of_a_room():
+    normals, known = pixel_normals(plane_clip())
+    assert known.reshape(2, 64, 64)[:, 1:-1, 1:-1].all() and not known.reshape(2, 64, 64)[:, 0].any()
+    assert np.allclose(normals[known], (0, 0, -1), atol=1e-5)  # towards the camera
+    clip = room_clip()
+    normals, known = pixel_normals(clip)
+    world = np.einsum("tij,tpj->tpi", clip.world_from_camera[:, :3, :3], normals)
+    flat = np.sort(np.abs(world[known]), axis=-1)[:, ::-1]
+    assert known.mean() > 0.9 and np.median(np.abs(flat - (1, 0, 0)).max(axis=-1)) < 1e-3
+
+
+def test_normals_stop_at_holes_and_edges():
+    clip = plane_clip()
+    depth = clip.depth.copy()
+    depth[:, :, 32:] = 3.0
+    depth[:, 10, 10] = 0
+    _, known = pixel_normals(dataclasses.replace(clip, depth=depth))
+    known = known.reshape(2, 64, 64)
+    assert not known[:, :, 31:33].any() and known[:, 20, 30].all() and known[:, 20, 33].all()
+    assert not known[:, 10, 9:12].any() and not known[:, 9:12, 10].any()
+
+
+def test_targets_are_means_over_tokens():
+    clip = room_clip(width=128, height=96)
+    targets = token_targets(clip, fit_of(clip))
+    means = clip.depth.reshape(6, 6, 16, 8, 16).mean(axis=(2, 4)).reshape(6, 48)
+    assert np.allclose(targets.values[..., 0], means, atol=1e-4)
+    assert np.allclose(np.linalg.norm(targets.values[targets.valid][:, 1:], axis=-1), 1)
+
+
+def test_ridge_is_the_closed_form():
+    random = np.random.default_rng(0)
+    features, targets = random.normal(size=(350, 7)) * [1, 5, 0.1, 1, 2, 3, 1] + 3, random.normal(size=(350, 4))
+    weight = Ridge(moments_of(torch.from_numpy(features), torch.from_numpy(targets))).weight(0.1).numpy()
+    scaled = (features - features.mean(0)) / features.std(0)
+    solved = np.linalg.solve(scaled.T @ scaled / 350 + 0.1 * np.eye(7), scaled.T @ (targets - targets.mean(0)) / 350)
+    assert np.allclose(features @ weight[:-1] + weight[-1], scaled @ solved + targets.mean(0))
+
+
+def test_squared_error_of_moments_is_that_of_tokens():
+    random = torch.Generator().manual_seed(0)
+    features, targets, weight = (torch.randn(*shape, generator=random) for shape in ((200, 5), (200, 4), (6, 4)))
+    error = moments_of(features, targets).squared_error(weight.double())
+    predicted = torch.from_numpy(predict(features, weight.double()))
+    assert torch.allclose(error, (predicted - targets).square().sum(0), rtol=1e-4)
+
+
+def test_strength_is_chosen_on_the_part_held_out():
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(120, 60, generator=random)
+    targets = torch.cat([features[:, :1] + 2, torch.randn(120, 3, generator=random)], dim=1)
+    weight, chosen = fit_probe(moments_of(features[:80], targets[:80]), moments_of(features[80:], targets[80:]))
+    assert chosen["depth"] == 1e-6 and chosen["normal"] >= 1  # exact for the one, nothing to learn for the other
+    assert np.allclose(predict(features, weight)[:, 0], targets[:, 0], atol=1e-3)
+    assert np.abs(weight[:-1, 1:].numpy()).max() < 0.1
+
+
+def test_figures_by_hand():
+    true = np.array([[2.0, 0, 0, -1], [4.0, 0, -1, 0]])
+    predicted = np.array([[2.4, 0, 0, -3], [3.0, 0, -1, -1]])
+    figures = probe_figures(predicted, true)
+    assert figures["depth_rmse"] == pytest.approx(np.sqrt((0.16 + 1) / 2))
+    assert figures["depth_abs_rel"] == pytest.approx((0.2 + 0.25) / 2)
+    assert figures["depth_delta1"] == 0.5
+    assert figures["normal_mean"] == pytest.approx(22.5) and figures["normal_median"] == pytest.approx(22.5)
+    assert (figures["normal_11"], figures["normal_22"], figures["normal_30"]) == (0.5, 0.5, 0.5)
+    behind = probe_figures(np.array([[-5.0, 0, 0, 0]]), true[:1])
+    assert behind["depth_delta1"] == 0 and behind["normal_mean"] == pytest.approx(90)
+
+
+def test_position_features_know_the_place_only():
+    fit = fit_of(room_clip())
+    features = position_features(fit)
+    assert features.shape == (48, 63)
+    assert torch.linalg.matrix_rank(features) == 47  # any function of the place, up to a constant
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("scans")
+    for number in range(5):
+        clip = room_clip(frames=3, turn=30.0 + 5 * number, name=f"scene{number}")
+        write_scannet(folder / f"scene{number:04d}_00", clip)
+    return folder
+
+
+def test_probes_of_a_model_beside_baselines_and_a_second_run(assemble, scans, tmp_path):
+    generator = assemble().generator_module
+    sources = find_clips(scans)
+    plan = make_plan(generator.config, blocks=[0, 2], controls=["vae"])
+    rows = probe_rows(generator, sources[:3], sources[3:], plan, parts=tmp_path)
+    cells = {(row["family"], row["block"]) for row in rows}
+    assert cells == {("wan", 0), ("wan", 2), ("vae", None), ("mean", None), ("position", None)}
+    assert {row["clip"] for row in rows} == {"scene0003_00", "scene0004_00"}
+    rmse = {row["family"]: row["depth_rmse"] for row in rows if row["clip"] == "scene0003_00"}
+    assert rmse["position"] < rmse["mean"]  # the camera tilts down in every clip
+    truth = token_targets(room_clip(frames=3, turn=45.0), fit_of(room_clip()))
+    assert rmse["mean"] >= 0.9 * truth.values[..., 0].std()
+    passes: list[int] = []
+
+    def counted(variant, frames, blocks, timesteps):
+        passes.append(1)
+        return variant.read(frames, blocks, timesteps)
+
+    assert probe_rows(generator, sources[:3], sources[3:], plan, parts=tmp_path, reader=counted) == rows
+    assert not passes
+    probe_rows(generator, sources[:2], sources[3:], plan, parts=tmp_path, reader=counted)
+    assert passes  # other training clips: another probe
+
+
+def test_scenes_are_not_shared(scans):
+    sources = find_clips(scans)
+    with pytest.raises(ValueError, match="1 scenes are both trained and tested on, the first is scene0001"):
+        check_scenes(sources[:2], sources[1:])
+    with pytest.raises(ValueError, match="Got 1 training scenes and 1 test clips"):
+        check_scenes(sources[:1], sources[1:2])

@@ -1,0 +1,201 @@
+"""Sweeps: one table whatever happens on the way, plans, intervals, pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from posed_clips import room_clip, write_scannet
+
+from vega3d.analysis.cells import make_plan, reading
+from vega3d.analysis.clips import ReadOptions
+from vega3d.analysis.correspondence import co_visible, correspondence
+from vega3d.analysis.figures import draw_sweep
+from vega3d.analysis.layouts import find_clips, read_clip
+from vega3d.analysis.summary import read_rows, summarise
+from vega3d.analysis.sweep import correspondence_rows
+from vega3d.analysis.sweep_files import run_sweep, sweep_table
+from vega3d.features.cache import FeatureCache
+from vega3d.statistics import mean_interval
+
+FACTS = {"model": "tiny", "notice": "untrained", "command": "vega3d analyze sweep", "plan": {"families": ["wan"]}}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    for number in range(3):
+        write_scannet(folder / f"scene{number:04d}_00", room_clip(frames=5, turn=40.0 + 10 * number))
+    return find_clips(folder)
+
+
+@pytest.fixture(scope="module")
+def generator(assemble):
+    return assemble().generator_module
+
+
+def plan_for(generator, **changes):
+    options = {"blocks": [0, 1, 2], "timesteps": [300, 700], "controls": ["random", "noise", "vae"]}
+    return make_plan(generator.config, **{**options, **changes})
+
+
+class Counted:
+    """Reads as the generator does, and counts."""
+
+    def __init__(self):
+        self.passes = 0
+
+    def __call__(self, variant, frames, blocks, timesteps):
+        for result in variant.read(frames, blocks, timesteps):
+            self.passes += 1
+            yield result
+
+
+def test_rows_are_the_figures_of_the_features(generator, sources):
+    plan = plan_for(generator, modes=["frame", "clip"])
+    reader = Counted()
+    rows = correspondence_rows(generator, sources[:1], plan, reader=reader)
+    assert reader.passes == plan.num_parts(1) == 2 * (2 + 2 + 1 + 1)
+    assert len(rows) == 2 * (6 + 6 + 3 + 1)
+    clip = read_clip(sources[0])
+    for mode, views in (("frame", 5), ("clip", 2)):
+        variant = generator.variant(clip_mode=mode, block=2)
+        given = reading(clip, variant.config, None)
+        (features,) = variant.encode([given.frames])
+        wanted = correspondence(features, co_visible(given.clip, given.fit))
+        (row,) = (
+            row for row in rows if (row["family"], row["mode"], row["timestep"], row["block"]) == ("wan", mode, 300, 2)
+        )
+        assert row["views"] == views
+        assert row["cosine"] == pytest.approx(wanted["cosine"], abs=1e-6)
+        assert row["retrieval_1"] == pytest.approx(wanted["retrieval_1"])
+    blocks = {row["family"]: (row["block"], row["timestep"]) for row in rows if row["family"] in ("vae", "noise")}
+    assert blocks["vae"] == (None, None) and blocks["noise"][1] is None
+
+
+def test_a_killed_sweep_continues_to_the_same_table(generator, sources, tmp_path):
+    plan = plan_for(generator, modes=["frame", "views"])
+    whole = run_sweep(generator, sources, [], plan, tmp_path / "whole", FACTS)
+
+    class KilledError(Exception):
+        pass
+
+    left = 7
+
+    def kill(count):
+        nonlocal left
+        left -= count
+        if not left:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_sweep(generator, sources, [], plan, tmp_path / "cut", FACTS, on_part=kill)
+    assert len(list((tmp_path / "cut" / "parts").iterdir())) == 7
+    damaged = next((tmp_path / "cut" / "parts").iterdir())
+    damaged.write_text(damaged.read_text()[:-20])
+    reader = Counted()
+    continued = run_sweep(generator, sources, [], plan, tmp_path / "cut", FACTS, reader=reader)
+    assert reader.passes == plan.num_parts(3) - 6
+    assert continued == whole
+    assert read_rows(tmp_path / "cut" / "clips.parquet") == read_rows(tmp_path / "whole" / "clips.parquet")
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert summary["cells"] == whole["cells"] and "clips" not in summary
+
+
+def test_other_settings_are_measured_anew(generator, sources, tmp_path):
+    def passes(options=None, **changes):
+        reader = Counted()
+        plan = plan_for(generator, controls=[], **changes)
+        correspondence_rows(generator, sources[:1], plan, options, tmp_path, reader)
+        return reader.passes
+
+    assert passes() == 2
+    assert passes() == 0
+    assert passes(timesteps=[300, 500]) == 1
+    assert passes(blocks=[0]) == 2
+    assert passes(seed=1) == 2
+    assert passes(voxel=0.2) == 2
+    assert passes(areas=[64 * 48]) == 2
+    assert passes(ReadOptions(views=3)) == 2
+
+
+def test_cached_features_give_the_figures_of_bf16(generator, sources, tmp_path):
+    plan = plan_for(generator, controls=[], timesteps=[300])
+    cache = FeatureCache(tmp_path)
+    first = correspondence_rows(generator, sources[:1], plan, reader=cache.read)
+    second = correspondence_rows(generator, sources[:1], plan, reader=cache.read)
+    plain = correspondence_rows(generator, sources[:1], plan)
+    assert first == second
+    assert [row["cosine"] for row in first] == pytest.approx([row["cosine"] for row in plain], abs=0.01)
+
+
+def test_sizes_change_the_grid(generator, sources):
+    plan = plan_for(generator, controls=[], timesteps=[300], areas=[64 * 48, 128 * 96])
+    rows = correspondence_rows(generator, sources[:1], plan)
+    assert {(row["max_area"], row["height"], row["width"]) for row in rows} == {(3072, 48, 64), (12288, 96, 128)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks": [3]}, r"no block 3: this generator has 3, so choose in \[-3, 2\]"),
+        ({"blocks": [2, -1]}, "name one twice"),
+        ({"timesteps": [1000]}, "timestep=1000"),
+        ({"modes": ["video"]}, "no mode 'video'. Choose of frame, views, clip"),
+        ({"controls": ["wan"]}, "no control 'wan'. Choose of random, noise, vae"),
+    ],
+)
+def test_bad_plans_are_refused(generator, changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan_for(generator, **changes)
+
+
+def test_a_folder_of_something_else_is_refused(generator, sources, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty and holds no sweep"):
+        run_sweep(generator, sources, [], plan_for(generator), tmp_path, FACTS)
+
+
+def test_intervals_are_over_scenes():
+    interval = mean_interval(["a", "a", "b", "c"], [1.0, 1.0, 0.0, np.nan])
+    assert interval.score == pytest.approx(2 / 3)
+    assert (interval.low, interval.high) == (0, 1)  # some draws have scene a alone, some b alone
+    assert mean_interval(["a", "a"], [0.0, 1.0]).low is None
+    assert mean_interval(["a"], [np.nan]).score is None
+    random = np.random.default_rng(0)
+    values = random.normal(size=200)
+    interval = mean_interval([str(number) for number in range(200)], values)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * values.std() / 200**0.5, rel=0.1)
+
+
+def cells_by_hand() -> list[dict]:
+    rows = []
+    for family, blocks, timesteps in (
+        ("wan", range(4), (100, 500)),
+        ("random", range(4), (100,)),
+        ("vae", [None], [None]),
+    ):
+        for block in blocks:
+            for timestep in timesteps:
+                for scene in ("a", "b"):
+                    cell = {"family": family, "mode": "frame", "max_area": 9216, "timestep": timestep, "block": block}
+                    score = 0.1 * (block or 0) + (0.05 if scene == "a" else 0)
+                    rows.append({**cell, "clip": scene, "scene": scene, "left_out": 0, "cosine": score, "chance": 0.1})
+    return summarise(rows)
+
+
+def test_pictures_are_drawn(tmp_path):
+    files = draw_sweep(tmp_path, cells_by_hand())
+    assert [file.name for file in files] == ["heatmap_cosine.png", "curves_cosine.png"]
+    for file in files:
+        pixels = np.asarray(Image.open(file).convert("RGB"))
+        assert min(pixels.shape[:2]) > 300 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+
+
+def test_the_table_names_the_best_cells():
+    result = {**FACTS, "cells": cells_by_hand(), "clips": []}
+    table = sweep_table(result, Path("out"))
+    assert table.index("wan, frame, block 3, step 100") < table.index("wan, frame, block 2, step")
+    assert "random, frame, block 3, step 100" in table and "note: untrained" in table
+    assert "0.325 [0.300, 0.350]" in table
