@@ -85,6 +85,7 @@ class ModelAnswerer:
             "device": model.device.type,
             "generation": GENERATION,
             "cached_features": cache is not None,
+            "vision_attention": model.config.vlm_config.vision_config._attn_implementation,
             "notice": model.config.notice,
         }
         self._visuals: dict[Hashable, EncodedVisual] = {}

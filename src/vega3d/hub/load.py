@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import BitsAndBytesConfig
 
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
+from vega3d.modeling.vision_attention_vega3d import pack_vision_attention
 
 EMBEDDED = ("vega3d-tiny",)
 ASSETS = Path(str(files("vega3d"))) / "assets"
@@ -45,6 +46,8 @@ def load_vega(
 ) -> tuple[VegaForSpatialReasoning, VegaProcessor]:
     """The model, in eval mode on its device, and its processor.
 
+    On a GPU and in 16 bits the vision tower attends to all its windows at once (`pack_vision_attention`).
+
     Args:
         name_or_path: `vega3d-tiny` (embedded), a folder, or a Hub id.
         four_bit: quantise the language model to 4 bits (nf4, bitsandbytes); generator, projector, fusion and vision
@@ -69,6 +72,7 @@ def load_vega(
             bnb_4bit_compute_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
         )
     model = VegaForSpatialReasoning.from_pretrained(folder, **options)
+    pack_vision_attention(model)
     return model.eval(), processor
 
 

@@ -138,9 +138,10 @@ class VegaModel(VegaPreTrainedModel):
             num_frames = cached_frames(visuals, generator_hidden_states, self.config.generator_config)
         questions = self._questions(input_ids, attention_mask, labels, visuals)
 
+        if generator_hidden_states is not None:  # from pinned memory they are copied while the vision tower runs
+            hidden = [states.to(input_ids.device, non_blocking=True) for states in generator_hidden_states]
         semantic = self._semantic(visuals)
-        hidden = generator_hidden_states
-        if hidden is None:
+        if generator_hidden_states is None:
             hidden = self.generator.encode(clips, **generator_kwargs)  # float[t, h, w, C] a clip
         gates = self._fuse(semantic, visuals, hidden, num_frames, questions)
         return VegaEncoderOutput(mm_encoder_outputs=semantic, gates=gates if output_gates and gates else None)
