@@ -71,15 +71,12 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
     token = np.flatnonzero(valid)
     tokens = points.reshape(-1, 3)[token]
     view, cell, entry = entries_of(token // valid.shape[1], tokens, voxel)
-    first, second = equal_pairs(cell)
-    if not len(first):
+    query, target = directed_pairs(view, cell)
+    if not len(query):
         raise ValueError(
             f"{clip.name}: no two of its {len(clip)} views see a common voxel of {voxel} m, nothing to compare. "
             "Take more views (--views), a larger frame (--size), larger voxels (--voxel), or check poses and depth."
         )
-    query, target = np.concatenate([first, second]), np.concatenate([second, first])
-    order = np.argsort(view[target], kind="stable")
-    query, target = query[order], target[order]
     counts = np.bincount(entry)[:, None]
     centres = token_centres(fit)[token % valid.shape[1]]
     point = sums_of(tokens, entry) / counts
@@ -111,6 +108,14 @@ def entries_of(view: np.ndarray, points: np.ndarray, voxel: float) -> tuple[np.n
     _, cell = np.unique(np.floor(points / voxel).astype(np.int64), axis=0, return_inverse=True)
     entries, entry = np.unique(np.stack([view, cell.ravel()]), axis=1, return_inverse=True)
     return entries[0], entries[1], entry.ravel()
+
+
+def directed_pairs(view: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int[2 P] query and int[2 P] target: entries of one voxel, in order of the target's view."""
+    first, second = equal_pairs(cell)
+    query, target = np.concatenate([first, second]), np.concatenate([second, first])
+    order = np.argsort(view[target], kind="stable")
+    return query[order], target[order]
 
 
 def sums_of(values: np.ndarray, group: np.ndarray) -> np.ndarray:
