@@ -5,8 +5,8 @@
 
 A full forward is `VegaGenerator.encode` at the last block: one VAE pass and all blocks, without the head. `read` gives
 the hidden states of all blocks; `read and score` computes the correspondence over all pairs of views of each too;
-`geometry`, which voxels which views see, is needed once a clip. The clips are of an empty room, whose depth is exact and
-needs no rendering; their frames are noise.
+`geometry`, which voxels which views see, is needed once a clip. The clips are of an empty room, whose depth is exact
+and needs no rendering; their frames are noise.
 """
 
 import argparse

@@ -17,6 +17,7 @@ from vega3d.statistics import RESAMPLES, mean_interval
 from vega3d.synthetic.resumable import write_whole
 
 FORMAT = "vega3d-analysis-1"
+FEW_SCENES = 10  # below which percentile intervals cover less than they say
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy")
 CELL = ("family", "mode", "max_area", "timestep", "block")
 FACTS = (*CELL, "clip", "scene", "height", "width", "views", "left_out")
@@ -217,8 +218,11 @@ def notes(result: Mapping) -> list[str]:
         lines.append(
             f"note: frames without pose or depth were left out: {sum(left_out.values())} in {len(left_out)} clips"
         )
-    if result["cells"][0]["scenes"] < 2:
+    scenes = result["cells"][0]["scenes"]
+    if scenes < 2:
         lines.append("note: one scene has no interval; give more")
+    elif scenes < FEW_SCENES:
+        lines.append(f"note: intervals from {scenes} scenes are too narrow; give {FEW_SCENES} or more")
     if result.get("notice"):
         lines.append(f"note: {result['notice']}")
     return lines
