@@ -16,14 +16,14 @@ stress: $(INSTALLED)  ## long kill and soak tests
 	$(BIN)/python -m pytest -m stress
 
 lint: $(INSTALLED)  ## style, types, and who may import whom
-	$(BIN)/ruff check src tests benchmarks recipes
-	$(BIN)/ruff format --check src tests benchmarks recipes
+	$(BIN)/ruff check src tests benchmarks examples recipes
+	$(BIN)/ruff format --check src tests benchmarks examples recipes
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 style: $(INSTALLED)  ## mend what can be mended
-	$(BIN)/ruff check --fix src tests benchmarks recipes
-	$(BIN)/ruff format src tests benchmarks recipes
+	$(BIN)/ruff check --fix src tests benchmarks examples recipes
+	$(BIN)/ruff format src tests benchmarks examples recipes
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -125,8 +125,8 @@ def compare(folder: Path, config: VegaGeneratorConfig, size: tuple[int, int], op
     dtype, name = (torch.bfloat16, "bf16") if clip.is_cuda else (torch.float32, "float32")
     prompt = torch.randn(config.prompt_tokens, config.transformer["text_dim"], generator=random)
     rows, features = {}, {}
-    for way, changes in WAYS.items():
-        generator = load(folder, config, prompt, dtype, options.device, changes)
+    for way in options.ways:
+        generator = load(folder, config, prompt, dtype, options.device, WAYS[way])
         encode = functools.partial(first_features, generator)
         rows[f"vega3d, {way}, {name}"] = measure(encode, clip, options.repeats)
         features[f"vega3d, {way}, {name}"] = encode(clip).cpu()
@@ -172,6 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="Wan2.1-T2V-1.3B shapes instead of tiny ones")
     parser.add_argument("--sizes", nargs="+", metavar="WxH", help="default: 832x480 1280x720, or 128x96 when tiny")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS)[:3], help="of vega3d")
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,13 +1,15 @@
-"""Memory and time to first token of the whole fused model, in the load dtype and with the VLM in 4 bits.
+"""Memory, time to first token and time of a training step of the whole fused model; with and without cached features.
 
     python benchmarks/model.py                             # CPU, tiny shapes
     python benchmarks/model.py --full --output model.json  # GPU, Qwen2.5-VL-7B + Wan2.1-T2V-1.3B, random weights
 
 Every way loads the same checkpoint, which is written first: assembled, saved, loaded by `from_pretrained`. One
-question about 16 frames; `generator` is the part of the time that the latent world simulator takes.
+question about 32 frames. Cached features wait in host memory. The vision tower attends to its windows one by one, as
+transformers does without flash-attn, and then packed (`pack_vision_attention`).
 """
 
 import argparse
+import functools
 import json
 import platform
 import statistics
@@ -23,8 +25,10 @@ from transformers import BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCond
 
 import vega3d
 from vega3d import VegaForSpatialReasoning
+from vega3d.modeling.vision_attention_vega3d import pack_vision_attention
+from vega3d.training.parts import choose_parts
 
-FRAMES = 16
+FRAMES = 32
 QUESTION_TOKENS = 40
 
 
@@ -72,10 +76,10 @@ def write_checkpoint(folder: Path, options) -> Path:
 
 
 def question(model, options) -> dict[str, torch.Tensor]:
-    """Random pixels of 16 frames at 640x480 (tiny: 64x48), packed as the processor packs them."""
+    """Random pixels of 32 frames, packed as the processor does: 448x336 for the VLM, 832x480 for the generator."""
     random = torch.Generator().manual_seed(0)
-    rows, columns = (34, 46) if options.full else (4, 6)
-    cell_rows, cell_columns = (30, 40) if options.full else (3, 4)
+    rows, columns = (24, 32) if options.full else (4, 6)
+    cell_rows, cell_columns = (30, 52) if options.full else (3, 4)
     grid = (FRAMES // 2, rows, columns)
     config = model.config
     visual = [config.vlm_config.vision_start_token_id, *[config.video_token_id] * (FRAMES // 2 * rows * columns // 4)]
@@ -93,19 +97,66 @@ def question(model, options) -> dict[str, torch.Tensor]:
     return {name: value.to(model.device) for name, value in inputs.items()}
 
 
-def seconds(function, repeats: int) -> float:
-    function()
+def seconds(function, repeats: int) -> dict[str, float]:
+    """Median, fastest and slowest [s] of `function()`, after one call that warms up."""
     times = []
-    for _ in range(repeats):
+    for repeat in range(repeats + 1):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         start = time.perf_counter()
         function()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+        if repeat:
+            times.append(time.perf_counter() - start)
+    return {"median": statistics.median(times), "fastest": min(times), "slowest": max(times)}
+
+
+def cached(inputs: dict, model) -> dict:
+    """The same question with the generator's features in host memory, as the cache gives them."""
+    features = [hidden.bfloat16().cpu() for hidden in model.generator_features(**inputs)]
+    kept = {name: value for name, value in inputs.items() if name != "generator_pixel_values_videos"}
+    return {**kept, "generator_hidden_states": features}
 
 
 @torch.no_grad()
+def first_token(model, inputs: dict, options) -> dict:
+    """Times [s] to the first token: with the generator online, cached, and of the plain VLM; and of their parts."""
+    vlm = {name: value for name, value in inputs.items() if not name.startswith("generator_")}
+    vlm["mm_token_type_ids"] = 2 * (inputs["input_ids"] == model.config.video_token_id).int()
+    warm = cached(inputs, model)
+    encoded = model.encode(**warm)
+    ways = {
+        "online": lambda: model.generate(**inputs, max_new_tokens=1),
+        "cached": lambda: model.generate(**warm, max_new_tokens=1),
+        "plain VLM": lambda: model.model.vlm.generate(**vlm, max_new_tokens=1),
+        "part: generator": lambda: model.generator_features(**inputs),
+        "part: vision tower": lambda: model.model.vlm.get_video_features(
+            inputs["pixel_values_videos"], inputs["video_grid_thw"]
+        ),
+        "part: language model": lambda: model(**vlm, mm_encoder_outputs=encoded.mm_encoder_outputs, logits_to_keep=1),
+    }
+    return {name: seconds(way, options.repeats) for name, way in ways.items()}
+
+
+def training_step(model, inputs: dict, options) -> dict:
+    """Times [s] of a step that trains gate and projector: forward, backward, AdamW."""
+    model = choose_parts(model, ["gate", "projector"], seed=0)
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -8:] = inputs["input_ids"][:, -8:]
+
+    def step(batch: dict) -> None:
+        model(**batch, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    warm = cached(inputs, model)
+    batches = {"online": inputs, "cached": warm}
+    return {name: seconds(functools.partial(step, batch), options.repeats) for name, batch in batches.items()}
+
+
 def measure(folder: Path, four_bit: bool, options) -> dict:
     load: dict = {"dtype": torch.bfloat16 if options.device == "cuda" else torch.float32}
     if four_bit:
@@ -116,34 +167,44 @@ def measure(folder: Path, four_bit: bool, options) -> dict:
             bnb_4bit_compute_dtype=load["dtype"],
         )
     cuda = options.device == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     model = VegaForSpatialReasoning.from_pretrained(folder, device_map={"": options.device}, **load)
-    loading = time.perf_counter() - start
-    inputs = question(model, options)
-    plain = {name: value for name, value in inputs.items() if not name.startswith("generator_")}
-    vlm = {**plain, "mm_token_type_ids": 2 * (inputs["input_ids"] == model.config.video_token_id).int()}
-    row = {
-        "loading_s": loading,
+    row: dict = {
+        "loading_s": time.perf_counter() - start,
         "weights_gib": torch.cuda.memory_allocated() / 2**30 if cuda else None,
-        "first_token_s": seconds(lambda: model.generate(**inputs, max_new_tokens=1), options.repeats),
-        "generator_s": seconds(lambda: model.generator_features(**inputs), options.repeats),
     }
-    features = model.generator_features(**inputs)
-    cached = {**plain, "generator_hidden_states": features}
-    row["first_token_cached_s"] = seconds(lambda: model.generate(**cached, max_new_tokens=1), options.repeats)
-    row["first_token_plain_vlm_s"] = seconds(
-        lambda: model.model.vlm.generate(**vlm, max_new_tokens=1), options.repeats
-    )
+    inputs = question(model, options)
+    with torch.no_grad():
+        windows_apart = model(**inputs, logits_to_keep=1).logits.float()
+    row["first token, a call for each window"] = first_token(model, inputs, options)
+    if pack_vision_attention(model):
+        with torch.no_grad():
+            packed = model(**inputs, logits_to_keep=1).logits.float()
+        row["cosine of logits, packed windows"] = torch.cosine_similarity(packed, windows_apart, dim=-1).item()
+        row["first token, packed windows"] = first_token(model, inputs, options)
     row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
+    if not four_bit:
+        row["training step"] = training_step(model, inputs, options)
     return row
+
+
+def print_row(name: str, row: dict) -> None:
+    print(f"\n{name}")
+    for key, value in row.items():
+        if not isinstance(value, dict):
+            print(f"  {key}: {value if value is None else round(value, 4)}")
+            continue
+        print(f"  {key} [ms]")
+        for way, times in value.items():
+            median, fastest, slowest = (1000 * times[key] for key in ("median", "fastest", "slowest"))
+            print(f"    {way:22} {median:8.1f} ({fastest:.1f} to {slowest:.1f})")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="shapes of Qwen2.5-VL-7B and Wan2.1-T2V-1.3B")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--4bit", dest="four_bit", action="store_true", help="also with the language model in 4 bits")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
@@ -156,12 +217,12 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(Path(folder), options)
-        for name, four_bit in (("load dtype", False), ("VLM in 4 bits", True)):
-            row = measure(checkpoint, four_bit, options)
-            results["rows"][name] = row
+        for name, four_bit in (("load dtype", False), ("language model in 4 bits", True))[: 1 + options.four_bit]:
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            results["rows"][name] = measure(checkpoint, four_bit, options)
             release()
-            figures = ", ".join(f"{key} {value:.2f}" for key, value in row.items() if value is not None)
-            print(f"{name}: {figures}", flush=True)
+            print_row(name, results["rows"][name])
     if options.output:
         options.output.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -2,19 +2,34 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a hub
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import tiny_inputs
 from tiny_models import BLOCK, save_generator, save_vlm
 from vega3d import VegaForSpatialReasoning
 
 
+@pytest.fixture(scope="session", params=["qwen2_5_vl"])
+def vlm_type(request) -> str:
+    """The VLM of the fixtures below. Tests for every VLM mark themselves with `tiny_models.every_vlm`."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def backbones(tmp_path_factory) -> tuple[Path, Path]:
+def batch(vlm_type) -> Callable:
+    """`tiny_inputs.batch` as the VLM's processor writes prompts."""
+    return partial(tiny_inputs.batch, vlm_type=vlm_type)
+
+
+@pytest.fixture(scope="session")
+def backbones(vlm_type, tmp_path_factory) -> tuple[Path, Path]:
     """Folders of a tiny VLM and of a tiny generator, in their published layouts."""
     folder = tmp_path_factory.mktemp("backbones")
-    return save_vlm(folder / "vlm"), save_generator(folder / "generator")
+    return save_vlm(folder / "vlm", vlm_type), save_generator(folder / "generator")
 
 
 @pytest.fixture(scope="session")

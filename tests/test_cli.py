@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import vega3d_cli
+from tiny_checkpoints import save_vlm_with_processor
 from tiny_models import save_generator, save_vlm
 from vega3d.hub.load import ASSETS, example_clip
 from vega3d.processing.video_vega3d import read_video
@@ -43,7 +44,7 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("command", ["ask", "assemble", "info", "synthesize", "evaluate", "compare"])
+@pytest.mark.parametrize("command", ["ask", "assemble", "info", "synthesize", "evaluate", "compare", "train"])
 def test_help_has_examples(command):
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -144,6 +145,24 @@ def test_assemble_and_describe(backbones_with_processor, tmp_path):
     again = run("assemble", "--vlm", vlm, "--generator", generator, out, "--block", "1")
     assert again.exit_code == 2
     assert "is already there" in again.stderr
+
+
+def test_a_qwen3_vl_is_assembled_described_and_asked(tmp_path, frames):
+    vlm = save_vlm_with_processor(tmp_path / "vlm", "qwen3_vl")
+    generator, out = save_generator(tmp_path / "generator"), tmp_path / "out"
+    made = run("assemble", "--vlm", vlm, "--generator", generator, out, "--block", "1", "--set", "max_area=4096")
+    assert made.exit_code == 0, made.stderr
+    values = json.loads(run("info", out, "--json").stdout)
+    assert values["vlm"] == "qwen3_vl"
+    from transformers import AutoModelForImageTextToText
+
+    assert values["parameters"]["vlm"] == AutoModelForImageTextToText.from_pretrained(vlm).num_parameters()
+    picture = tmp_path / "gates.png"
+    for number, options in ((5, []), (1, ["--options", "the table", "the wardrobe"])):
+        asked = answer("room", QUESTION, "--model", out, "--num-frames", number, "--save-gates", picture, *options)
+        assert len(asked["frame_seconds"]) == number and picture.exists()
+    assert len(answer(frames, QUESTION, "--model", out)["frame_seconds"]) == 4
+    assert answer(frames / "frame0.png", QUESTION, "--model", out)["frame_seconds"] is None
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +282,12 @@ def plain_vlm(folder: Path) -> Path:
     return save_vlm(folder)
 
 
+def another_vlm(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llava"}')
+    return folder
+
+
 def no_gate(folder: Path) -> Path:
     from safetensors.torch import load_file, save_file
 
@@ -312,6 +337,10 @@ BAD_INPUT = {
     "no backbone": (
         lambda tmp: ["assemble", "--vlm", tmp / "a", "--generator", tmp / "b", tmp / "out"],
         "neither a folder nor a Hub id",
+    ),
+    "another VLM": (
+        lambda tmp: ["assemble", "--vlm", another_vlm(tmp / "vlm"), "--generator", "no/such", tmp / "out"],
+        "The VLM is of model_type 'llava', but supported are qwen2_5_vl and qwen3_vl",
     ),
     "bad setting": (
         lambda tmp: ["assemble", "--vlm", "a", "--generator", "b", tmp / "out", "--set", "blok"],

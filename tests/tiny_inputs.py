@@ -8,6 +8,7 @@ from tiny_models import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START
 
 PATCH_VALUES = 3 * 2 * 8 * 8
 CELL_VALUES = 3 * 16 * 16
+TIME_TOKEN = 250
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,15 @@ class Visual:
     def cell_grid(self) -> tuple[int, int, int]:
         return (max(self.frames, 1), *self.cells)
 
-    @property
-    def tokens(self) -> list[int]:
+    def tokens(self, vlm_type: str) -> list[int]:
+        """As the VLM's processor writes them; Qwen3-VL has a time (here two tokens) and a run for each patch."""
         t, h, w = self.patch_grid
         placeholder = VIDEO_TOKEN if self.is_video else IMAGE_TOKEN
-        return [VISION_START, *[placeholder] * (t * h * w // 4), VISION_END]
+        content = [placeholder] * (t * h * w // 4)
+        if self.is_video and vlm_type == "qwen3_vl":
+            run = [VISION_START, *[placeholder] * (h * w // 4), VISION_END]
+            content = [token for patch in range(t) for token in (TIME_TOKEN + patch, TIME_TOKEN - 1, *run)]
+        return [VISION_START, *content, VISION_END]
 
     def pixels(self) -> tuple[torch.Tensor, torch.Tensor]:
         random = torch.Generator().manual_seed(self.seed)
@@ -49,10 +54,11 @@ class Visual:
 Prompt = list["int | Visual"]
 
 
-def batch(*prompts: Prompt) -> dict[str, torch.Tensor]:
+def batch(*prompts: Prompt, vlm_type: str = "qwen2_5_vl") -> dict[str, torch.Tensor]:
     """Prompts of token ids and visuals, padded on the left."""
     rows = [
-        [t for part in prompt for t in (part.tokens if isinstance(part, Visual) else [part])] for prompt in prompts
+        [t for part in prompt for t in (part.tokens(vlm_type) if isinstance(part, Visual) else [part])]
+        for prompt in prompts
     ]
     length = max(map(len, rows))
     inputs = {

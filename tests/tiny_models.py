@@ -1,18 +1,28 @@
-"""Real classes at tiny size: a Qwen2.5-VL, a Wan transformer and VAE, a UMT5 encoder."""
+"""Real classes at tiny size: a Qwen2.5-VL, a Qwen3-VL, a Wan transformer and VAE, a UMT5 encoder."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import (
+    PreTrainedModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     UMT5Config,
     UMT5EncoderModel,
 )
 
 IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END = 290, 291, 288, 289
+TOKENS = {
+    "image_token_id": IMAGE_TOKEN,
+    "video_token_id": VIDEO_TOKEN,
+    "vision_start_token_id": VISION_START,
+    "vision_end_token_id": VISION_END,
+}
 VOCABULARY = 300
 BLOCK = 1
 
@@ -37,9 +47,11 @@ WAN_VAE = {
 }
 
 
-def tiny_vlm_config(width: int = 32, heads: int = 2, merge: int = 2) -> Qwen2_5_VLConfig:
+def tiny_qwen2_5_vl(
+    width: int = 32, heads: int = 2, merge: int = 2, tied: bool = False, **tokens: int
+) -> Qwen2_5_VLForConditionalGeneration:
     head = width // heads
-    return Qwen2_5_VLConfig(
+    config = Qwen2_5_VLConfig(
         text_config={
             "hidden_size": width,
             "intermediate_size": 2 * width,
@@ -67,15 +79,59 @@ def tiny_vlm_config(width: int = 32, heads: int = 2, merge: int = 2) -> Qwen2_5_
             "fullatt_block_indexes": [1],
             "tokens_per_second": 2,
         },
-        image_token_id=IMAGE_TOKEN,
-        video_token_id=VIDEO_TOKEN,
-        vision_start_token_id=VISION_START,
-        vision_end_token_id=VISION_END,
-        tie_word_embeddings=False,
+        **{**TOKENS, **tokens},
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=0,
     )
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def tiny_qwen3_vl(
+    width: int = 32, heads: int = 2, merge: int = 2, tied: bool = False, **tokens: int
+) -> Qwen3VLForConditionalGeneration:
+    head = width // heads
+    config = Qwen3VLConfig(
+        text_config={
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_hidden_layers": 3,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "head_dim": head,
+            "vocab_size": VOCABULARY,
+            "max_position_embeddings": 512,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "mrope_section": [head // 4, head // 8, head // 8],
+                "mrope_interleaved": True,
+            },
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": width,
+            "intermediate_size": 2 * width,
+            "num_heads": heads,
+            "out_hidden_size": width,
+            "patch_size": 8,
+            "spatial_merge_size": merge,
+            "temporal_patch_size": 2,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 1],
+        },
+        **{**TOKENS, **tokens},
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return Qwen3VLForConditionalGeneration(config)
+
+
+TINY_VLMS: dict[str, Callable[..., PreTrainedModel]] = {"qwen2_5_vl": tiny_qwen2_5_vl, "qwen3_vl": tiny_qwen3_vl}
+every_vlm = pytest.mark.parametrize("vlm_type", TINY_VLMS, indirect=True)
 
 
 def randomise(model: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -94,8 +150,8 @@ def seeded(build: Callable[[], torch.nn.Module], seed: int) -> torch.nn.Module:
         return randomise(build(), seed)
 
 
-def save_vlm(folder: Path, seed: int = 1, **config) -> Path:
-    seeded(lambda: Qwen2_5_VLForConditionalGeneration(tiny_vlm_config(**config)), seed).save_pretrained(folder)
+def save_vlm(folder: Path, vlm_type: str = "qwen2_5_vl", seed: int = 1, **config) -> Path:
+    seeded(lambda: TINY_VLMS[vlm_type](**config), seed).save_pretrained(folder)
     return folder
 
 

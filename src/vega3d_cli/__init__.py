@@ -2,10 +2,18 @@
 
 import sys
 
-from vega3d_cli import analyze, ask, checkpoints, evaluate, synthesize  # noqa: F401 (each adds its commands to the application)
+from vega3d_cli import (  # noqa: F401 (each adds its commands to the application)
+    analyze,
+    ask,
+    cache,
+    checkpoints,
+    evaluate,
+    synthesize,
+    train,
+)
 from vega3d_cli.common import app
 
-LISTS = ("--options", "--first", "--second")
+LISTS = ("--options", "--first", "--second", "--blocks", "--timesteps")
 
 
 def spread_lists(arguments: list[str]) -> list[str]:

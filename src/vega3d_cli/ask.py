@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import app, frame_bar, one_line_errors, quieten
+from vega3d_cli.common import CacheOption, app, frame_bar, one_line_errors, open_cache, quieten
 
 
 @app.command(
@@ -40,6 +40,7 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     save_gates: Annotated[Path | None, typer.Option(help="PNG file for the gate maps over the frames.")] = None,
     four_bit: Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")] = False,
+    cache: CacheOption = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
 ) -> None:
     """Answer a question about a video or images."""
@@ -76,6 +77,7 @@ def ask(
                 output_gates=save_gates is not None,
                 streamer=None if as_json or options else answer_streamer(processor),
                 on_frames=on_frames,
+                cache=open_cache(cache),
             )
         if save_gates is not None and answer.gates is not None:
             from vega3d.hub.gate_figure import save_gate_figure

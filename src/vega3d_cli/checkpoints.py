@@ -14,11 +14,13 @@ from vega3d_cli.common import app, one_line_errors, parse_settings, quieten
 
     vega3d assemble --vlm Qwen/Qwen2.5-VL-7B-Instruct --generator Wan-AI/Wan2.1-T2V-1.3B-Diffusers vega3d-7b
 
+    vega3d assemble --vlm Qwen/Qwen3-VL-8B-Instruct --generator Wan-AI/Wan2.1-T2V-1.3B-Diffusers vega3d-8b
+
     vega3d assemble --vlm qwen --generator wan out --fusion token_gated --set clip_mode=views --set max_area=921600"""
 )
 def assemble(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the checkpoint.")],
-    vlm: Annotated[str, typer.Option(help="Hub id or folder of the vision-language model (Qwen2.5-VL).")],
+    vlm: Annotated[str, typer.Option(help="Hub id or folder of the vision-language model (Qwen2.5-VL, Qwen3-VL).")],
     generator: Annotated[str, typer.Option(help="Hub id or folder of the generator (Wan2.1 T2V, diffusers layout).")],
     block: Annotated[
         int, typer.Option(help="Block whose output is read, 0-based; negative counts from the end.")

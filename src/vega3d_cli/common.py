@@ -7,6 +7,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -18,6 +20,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Questions about the space that a video shows, answered with a frozen video diffusion model at work.",
 )
+
+
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", help="Folder in which the generator's features are looked up and kept.")
+]
+
+
+def open_cache(folder: Path | None):
+    """The feature cache in a folder, if one was asked for."""
+    if folder is None:
+        return None
+    from vega3d.features.cache import FeatureCache
+
+    return FeatureCache(folder)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import app, one_line_errors, progress, quieten
+from vega3d_cli.common import CacheOption, app, one_line_errors, open_cache, progress, quieten
 
 
 @app.command(
@@ -46,6 +46,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the limit, the bootstrap and chance.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that make rooms.")] = 1,
     four_bit: Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")] = False,
+    cache: CacheOption = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
 ) -> None:
     """Answer a benchmark: score by type, macro and micro average, 95 % intervals over scenes."""
@@ -62,7 +63,7 @@ def evaluate(
             with progress("rooms of split train", "room") as advance:
                 answerer = plain_baseline(baseline, seed, data, train_table, workers, on_rooms=advance)
         else:
-            answerer = model_answerer(str(model), baseline == "blind", num_frames, four_bit, device)
+            answerer = model_answerer(str(model), baseline == "blind", num_frames, four_bit, device, cache)
         with progress("rooms", "room") as advance:
             records, missing = load_benchmark(
                 benchmark, data, table, limit, allow_missing, seed, workers, on_rooms=advance
@@ -74,12 +75,15 @@ def evaluate(
     typer.echo(json.dumps(overview(result), indent=2) if as_json else format_table(result))
 
 
-def model_answerer(model: str, blind: bool, num_frames: int | None, four_bit: bool, device: str | None):
+def model_answerer(
+    model: str, blind: bool, num_frames: int | None, four_bit: bool, device: str | None, cache: Path | None
+):
     from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
     from vega3d.hub.load import load_vega
 
     answerer = BlindAnswerer if blind else ModelAnswerer
-    return answerer(*load_vega(model, four_bit, device), model, num_frames)
+    features = open_cache(cache)
+    return answerer(*load_vega(model, four_bit, device), model, num_frames, cache=features)
 
 
 @app.command(

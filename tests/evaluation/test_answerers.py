@@ -7,6 +7,7 @@ import pytest
 import torch
 from evaluation_data import OPTIONS, question_records
 
+from tiny_checkpoints import save_checkpoint
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
 from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
 from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
@@ -22,6 +23,14 @@ def tiny():
     return load_vega("vega3d-tiny", device="cpu")
 
 
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def either(request, tiny, tmp_path_factory):
+    """Model and processor around each VLM."""
+    if request.param == "qwen2_5_vl":
+        return tiny
+    return load_vega(save_checkpoint(tmp_path_factory.mktemp("answerers"), request.param), device="cpu")
+
+
 def record(clip: str = "room", choice: bool = True, number: int = 0) -> QuestionRecord:
     return QuestionRecord(
         id=str(number),
@@ -35,26 +44,26 @@ def record(clip: str = "room", choice: bool = True, number: int = 0) -> Question
     )
 
 
-def test_likelihood_and_text_are_those_of_a_single_question(tiny):
+def test_likelihood_and_text_are_those_of_a_single_question(either):
     """The two ways of answering, done apart without anything kept, agree bit for bit."""
-    answerer = ModelAnswerer(*tiny, "vega3d-tiny", num_frames=6)
+    answerer = ModelAnswerer(*either, "vega3d-tiny", num_frames=6)
     text, probabilities = answerer.answer([record()])[0]
     asked = record()
     bare = [option.split(". ")[1] for option in OPTIONS]
-    likelihood = answer_question(*tiny, SpatialQuestion(asked.visual, asked.question, bare), num_frames=6)
+    likelihood = answer_question(*either, SpatialQuestion(asked.visual, asked.question, bare), num_frames=6)
     assert probabilities == likelihood.options
-    free = answer_question(*tiny, SpatialQuestion(asked.visual, asked.prompt), num_frames=6, max_new_tokens=16)
+    free = answer_question(*either, SpatialQuestion(asked.visual, asked.prompt), num_frames=6, max_new_tokens=16)
     assert text.strip() == free.text
     text, probabilities = answerer.answer([record(choice=False)])[0]
     free = answer_question(
-        *tiny, SpatialQuestion(asked.visual, record(choice=False).prompt), num_frames=6, max_new_tokens=16
+        *either, SpatialQuestion(asked.visual, record(choice=False).prompt), num_frames=6, max_new_tokens=16
     )
     assert probabilities is None and text.strip() == free.text
 
 
-def test_answers_do_not_depend_on_order(tiny):
+def test_answers_do_not_depend_on_order(either):
     questions = [record(), record("study", number=1), record(number=2), record("room", choice=False, number=3)]
-    forth, back = (ModelAnswerer(*tiny, "tiny", num_frames=4) for _ in range(2))
+    forth, back = (ModelAnswerer(*either, "tiny", num_frames=5) for _ in range(2))
     answers = [forth.answer([question])[0] for question in questions]
     assert answers == [back.answer([question])[0] for question in reversed(questions)][::-1]
     assert answers[0][1] != answers[1][1]
@@ -76,8 +85,8 @@ def test_a_fusion_that_reads_the_question_keeps_nothing_of_the_last_one():
     assert not torch.equal(*tokens)
 
 
-def test_a_scene_costs_one_pass_of_generator_and_vision_tower(tiny):
-    model, processor = tiny
+def test_a_scene_costs_one_pass_of_generator_and_vision_tower(either):
+    model, processor = either
     for module in (model.model.generator.tower, model.model.vlm.model.visual):
         passes: list[int] = []
         hook = module.register_forward_hook(lambda *_, passes=passes: passes.append(1))
@@ -115,9 +124,9 @@ def test_the_blind_model_sees_no_video(tiny):
     assert first[1] != blind.answer([replace(record(), question="Something else?")])[0][1]
 
 
-def test_a_model_without_generator_answers(tiny):
+def test_a_model_without_generator_answers(either):
     """`fusion="none"`, the plain VLM, is a baseline too."""
-    model, processor = tiny
+    model, processor = either
     fusion = model.config.fusion
     model.config.fusion = "none"
     try:

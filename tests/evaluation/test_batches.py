@@ -6,6 +6,7 @@ import pytest
 import torch
 from evaluation_data import OPTIONS
 
+from tiny_checkpoints import save_checkpoint
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
 from vega3d.evaluation.vsibench import QuestionRecord
 from vega3d.hub.load import example_clip, load_vega
@@ -15,9 +16,17 @@ TOLERANCE = 1e-6  # of a probability; float32 on a CPU, where padding changes th
 MARKS = ((2, 2, 30, 30), (40, 40, 60, 60), (5, 50, 25, 60))
 
 
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def folder(request, tmp_path_factory):
+    """The embedded model is a Qwen2.5-VL; a Qwen3-VL writes the time of each pair of frames into the prompt."""
+    if request.param == "qwen2_5_vl":
+        return "vega3d-tiny"
+    return save_checkpoint(tmp_path_factory.mktemp("batches"), request.param)
+
+
 @pytest.fixture(scope="module")
-def tiny():
-    return load_vega("vega3d-tiny", device="cpu")
+def tiny(folder):
+    return load_vega(folder, device="cpu")
 
 
 def question(number: int) -> QuestionRecord:
@@ -64,8 +73,8 @@ def test_answers_do_not_depend_on_batches_or_order(tiny, answerer):
     check_equal(ask(answerer(*tiny, "tiny", num_frames=4), QUESTIONS[::-1], 8), alone)
 
 
-def test_answers_to_a_fusion_that_reads_the_question(tiny):
-    model, processor = load_vega("vega3d-tiny", device="cpu")
+def test_answers_to_a_fusion_that_reads_the_question(folder):
+    model, processor = load_vega(folder, device="cpu")
     torch.manual_seed(0)
     model.config.fusion = "instruction_gated"
     model.model.fusion = FUSIONS["instruction_gated"](model.config).eval()
@@ -105,4 +114,4 @@ def test_a_prompt_with_a_placeholder_of_its_own_is_refused(tiny):
     with pytest.raises(ValueError, match="placeholder"):
         ModelAnswerer(*tiny, "tiny", num_frames=4).answer([asked])
     with pytest.raises(ValueError, match="Question 0 holds placeholders"):
-        ModelAnswerer(*tiny, "tiny", num_frames=4).prompt_with_video(asked, 3)
+        ModelAnswerer(*tiny, "tiny", num_frames=4).prompt_with_video(asked, "a video")

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from remote_process import run_without_package
-from tiny_inputs import CASES, batch
-from tiny_models import BLOCK, save_generator, save_vlm
+from tiny_inputs import CASES
+from tiny_models import BLOCK, every_vlm, save_generator, save_vlm
 from vega3d import VegaForSpatialReasoning, VegaModel
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
 
@@ -72,12 +72,14 @@ def load_prompt(model) -> torch.Tensor:
     return load_file(folder / "model.safetensors")["model.generator.prompt_embeds"]
 
 
+@every_vlm
 def test_assembled(assemble, backbones):
     assert_generator_is_its_source(assemble(), backbones[1])
 
 
+@every_vlm
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_from_pretrained(checkpoint, backbones, dtype):
+def test_from_pretrained(checkpoint, backbones, dtype, batch):
     model = VegaForSpatialReasoning.from_pretrained(checkpoint, dtype=dtype)
     assert_generator_is_its_source(model, backbones[1], dtype)
     assert model.model.fusion.residual_scale.dtype == torch.float32
@@ -85,15 +87,17 @@ def test_from_pretrained(checkpoint, backbones, dtype):
     assert torch.isfinite(model(**batch(*CASES["mixture"])).logits).all()
 
 
+@every_vlm
 @pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
-def test_device_map(checkpoint, backbones, model, device_map):
+def test_device_map(checkpoint, backbones, model, device_map, batch):
     mapped = VegaForSpatialReasoning.from_pretrained(checkpoint, device_map=device_map)
     assert_generator_is_its_source(mapped, backbones[1])
     inputs = batch(*CASES["mixture"])
     assert_same(mapped(**inputs).logits, model(**inputs).logits)
 
 
-def test_sharded_save(model, backbones, tmp_path):
+@every_vlm
+def test_sharded_save(model, backbones, tmp_path, batch):
     model.save_pretrained(tmp_path, max_shard_size="100kB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
     loaded = VegaForSpatialReasoning.from_pretrained(tmp_path)
@@ -102,6 +106,7 @@ def test_sharded_save(model, backbones, tmp_path):
     assert_same(loaded(**inputs).logits, model(**inputs).logits)
 
 
+@every_vlm
 @pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM])
 def test_auto_classes(checkpoint, backbones, auto_class):
     model = auto_class.from_pretrained(checkpoint)
@@ -110,7 +115,8 @@ def test_auto_classes(checkpoint, backbones, auto_class):
     assert AutoConfig.from_pretrained(checkpoint).generator_config.block == BLOCK
 
 
-def test_the_base_model_loads_from_the_same_files(checkpoint, backbones, model):
+@every_vlm
+def test_the_base_model_loads_from_the_same_files(checkpoint, backbones, model, batch):
     base, info = VegaModel.from_pretrained(checkpoint, output_loading_info=True)
     assert not info["missing_keys"]
     assert_generator_is_its_source(base, backbones[1])
@@ -119,6 +125,7 @@ def test_the_base_model_loads_from_the_same_files(checkpoint, backbones, model):
     assert_same(hidden, model.model(**inputs).last_hidden_state)
 
 
+@every_vlm
 def test_the_checkpoint_holds_its_parts_and_nothing_twice(checkpoint, backbones):
     keys = load_file(checkpoint / "model.safetensors").keys()
     parts = {key.split(".")[1] for key in keys}
@@ -129,6 +136,7 @@ def test_the_checkpoint_holds_its_parts_and_nothing_twice(checkpoint, backbones)
             assert (checkpoint / "generator" / part / file.name).read_bytes() == file.read_bytes()
 
 
+@every_vlm
 def test_saves_are_exact_and_repeatable(model, tmp_path):
     for folder in ("first", "second"):
         model.save_pretrained(tmp_path / folder)
@@ -150,7 +158,7 @@ def test_a_smaller_save_leaves_no_old_shards(model, tmp_path):
     assert not list(tmp_path.glob(".saving*"))
 
 
-def test_a_save_onto_its_own_folder(model, tmp_path):
+def test_a_save_onto_its_own_folder(model, tmp_path, batch):
     model.save_pretrained(tmp_path)
     loaded = VegaForSpatialReasoning.from_pretrained(tmp_path)
     loaded.save_pretrained(tmp_path)
@@ -168,7 +176,8 @@ def test_another_block_of_the_same_checkpoint(checkpoint, tmp_path):
     assert any(key.startswith("blocks.2.") for key in deep)
 
 
-def test_training_and_resuming(checkpoint, backbones, tmp_path):
+@every_vlm
+def test_training_and_resuming(checkpoint, backbones, tmp_path, batch):
     """Two steps at once equal one step, a save, and another one; the generator is its source all the time."""
     inputs = batch(*CASES["video"])
     example = {**inputs, "labels": inputs["input_ids"]}
@@ -196,14 +205,30 @@ def test_training_and_resuming(checkpoint, backbones, tmp_path):
     assert_generator_is_its_source(reloaded, backbones[1])
 
 
+@every_vlm
+def test_tied_embeddings_stay_tied(batch, vlm_type, tmp_path):
+    """As in the smaller published VLMs: the output head is the embedding, stored once."""
+    vlm, generator = save_vlm(tmp_path / "vlm", vlm_type, tied=True), save_generator(tmp_path / "generator")
+    model = VegaForSpatialReasoning.from_backbones(vlm, generator, block=BLOCK, fusion_residual_init=0.5)
+    inputs = batch(*CASES["mixture"])
+    plain = AutoModelForImageTextToText.from_pretrained(vlm)
+    model.save_pretrained(tmp_path / "model")
+    assert not any("lm_head" in key for key in load_file(tmp_path / "model" / "model.safetensors"))
+    loaded = VegaForSpatialReasoning.from_pretrained(tmp_path / "model")
+    for tied in (model, loaded):
+        assert tied.get_output_embeddings().weight is tied.get_input_embeddings().weight
+        assert torch.equal(tied.get_input_embeddings().weight, plain.get_input_embeddings().weight)
+    assert_same(loaded(**inputs).logits, model(**inputs).logits)
+
+
 # --- 4 bit -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def wide_checkpoint(tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def wide_checkpoint(vlm_type, tmp_path_factory) -> Path:
     """Widths that are multiples of 64, as bitsandbytes wants them."""
     folder = tmp_path_factory.mktemp("wide")
-    vlm, generator = save_vlm(folder / "vlm", width=64), save_generator(folder / "source")
+    vlm, generator = save_vlm(folder / "vlm", vlm_type, width=64), save_generator(folder / "source")
     options = {"block": BLOCK, "projector_hidden_size": 64, "fusion_residual_init": 0.5}
     VegaForSpatialReasoning.from_backbones(vlm, generator, **options).save_pretrained(folder / "model")
     return folder / "model"
@@ -213,7 +238,8 @@ def quantised(model) -> set[str]:
     return {name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"}
 
 
-def test_four_bit_quantises_the_language_model_only(wide_checkpoint, tmp_path):
+@every_vlm
+def test_four_bit_quantises_the_language_model_only(wide_checkpoint, tmp_path, batch):
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     model = VegaForSpatialReasoning.from_pretrained(wide_checkpoint, quantization_config=config)
     names = quantised(model)
@@ -241,7 +267,8 @@ def test_a_given_skip_list_is_kept(wide_checkpoint):
 # --- Remote code -------------------------------------------------------------------------------------------------
 
 
-def test_remote_code_gives_the_same_logits(model, backbones, tmp_path):
+@every_vlm
+def test_remote_code_gives_the_same_logits(model, backbones, tmp_path, batch):
     """A process that cannot import the package loads the saved folder by its own code files."""
     model.save_pretrained(tmp_path / "model")
     inputs = batch(*CASES["mixture"])
@@ -349,7 +376,7 @@ def test_a_plain_vlm_is_refused(backbones):
         VegaForSpatialReasoning.from_pretrained(backbones[0])
 
 
-def test_a_model_from_memory_cannot_be_saved(checkpoint, tmp_path):
+def test_a_model_from_memory_cannot_be_saved(checkpoint, tmp_path, batch):
     model = VegaForSpatialReasoning(AutoConfig.from_pretrained(checkpoint))
     assert torch.isfinite(model(**batch(*CASES["mixture"])).logits).all()
     with pytest.raises(ValueError, match="never written from memory"):
@@ -428,11 +455,27 @@ def test_new_weights_depend_on_the_seed_only(assemble):
     assert first.model.fusion.residual_scale == 0.5
 
 
+@every_vlm
 def test_assembled_in_bfloat16(assemble, backbones):
     model = assemble(dtype=torch.bfloat16)
     assert_generator_is_its_source(model, backbones[1], torch.bfloat16)
     assert model.model.projector.mlp[0].weight.dtype == torch.bfloat16
     assert model.model.fusion.residual_scale.dtype == torch.float32
+
+
+OTHER_VLMS = {
+    "llava": "The VLM is of model_type 'llava', but supported are qwen2_5_vl and qwen3_vl",
+    "qwen3_vl_moe": "Give a Qwen2.5-VL, or a Qwen3-VL that is not a mixture of experts",
+    "vega3d": "of model_type 'vega3d'",
+    "unheard_of": "nor a Hub id of a vision-language model: .* has model type `unheard_of`",
+}
+
+
+@pytest.mark.parametrize("model_type", OTHER_VLMS)
+def test_another_vlm_is_refused_before_anything_is_downloaded(tmp_path, model_type):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(ValueError, match=OTHER_VLMS[model_type]):
+        VegaForSpatialReasoning.from_backbones(tmp_path, "no/such-generator", block=BLOCK)
 
 
 @pytest.mark.parametrize(

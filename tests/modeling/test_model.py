@@ -2,23 +2,25 @@
 
 import pytest
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration, TextIteratorStreamer
+from transformers import AutoModelForImageTextToText, TextIteratorStreamer
 
-from tiny_inputs import CASES, IMAGE, SHORT_VIDEO, VIDEO, Visual, batch, without_generator
-from tiny_models import IMAGE_TOKEN, VIDEO_TOKEN
+from tiny_inputs import CASES, IMAGE, SHORT_VIDEO, VIDEO, Visual, without_generator
+from tiny_models import IMAGE_TOKEN, VIDEO_TOKEN, every_vlm
 from vega3d.modeling.fusion_vega3d import FUSIONS
+from vega3d.modeling.inputs_vega3d import instruction_embeddings
 
+pytestmark = every_vlm
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
 
 
 @pytest.fixture(scope="module")
 def plain(backbones):
-    return Qwen2_5_VLForConditionalGeneration.from_pretrained(backbones[0])
+    return AutoModelForImageTextToText.from_pretrained(backbones[0])
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("options", [{"fusion": "none"}, {"fusion_residual_init": 0.0}], ids=["none", "closed"])
-def test_identity_is_bit_equal_to_the_plain_vlm(assemble, plain, options, case):
+def test_identity_is_bit_equal_to_the_plain_vlm(assemble, plain, options, case, batch):
     model, inputs = assemble(**options), batch(*CASES[case])
     theirs = without_generator(inputs)
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
@@ -30,7 +32,7 @@ def test_identity_is_bit_equal_to_the_plain_vlm(assemble, plain, options, case):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_fusion_moves_the_answer(assemble, plain, fusion):
+def test_every_fusion_moves_the_answer(assemble, plain, fusion, batch):
     model, inputs = assemble(fusion=fusion, fusion_num_heads=2), batch(*CASES["mixture"])
     logits = model(**inputs).logits
     assert (logits - plain(**without_generator(inputs)).logits).abs().max() > 1e-3
@@ -38,14 +40,32 @@ def test_every_fusion_moves_the_answer(assemble, plain, fusion):
     assert (logits - model(**other).logits).abs().max() > 1e-5
 
 
+def test_deepstack_features_stay_semantic(assemble, batch, plain, vlm_type):
+    """Qwen3-VL adds features of earlier vision layers inside the language model; they pass by the fusion."""
+    model, inputs = assemble(fusion="generative_only"), batch(*CASES["mixture"])
+    encoded = model.encode(**inputs).mm_encoder_outputs
+    theirs = {
+        "image": plain.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]),
+        "video": plain.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"]),
+    }
+    assert ("deepstack_features" in encoded["video"]) == (vlm_type == "qwen3_vl")
+    for modality, output in encoded.items():
+        assert not torch.equal(output.pooler_output[0], theirs[modality].pooler_output[0])
+        if vlm_type == "qwen3_vl":
+            for ours, reference in zip(output.deepstack_features, theirs[modality].deepstack_features, strict=True):
+                assert all(torch.equal(*pair) for pair in zip(ours, reference, strict=True))
+    other = model(**{**inputs, "pixel_values_videos": -inputs["pixel_values_videos"]}).logits
+    assert torch.equal(other, model(**inputs).logits) == (vlm_type != "qwen3_vl")
+
+
 @pytest.mark.parametrize("projector", ["merger_mlp", "avg", "mlp2x"])
-def test_every_projector_runs(assemble, projector):
+def test_every_projector_runs(assemble, projector, batch):
     model, inputs = assemble(projector=projector), batch(*CASES["batch"])
     assert torch.isfinite(model(**inputs).logits).all()
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_batch_equals_single(assemble, fusion):
+def test_batch_equals_single(assemble, fusion, batch):
     model = assemble(fusion=fusion, fusion_num_heads=2)
     prompts = CASES["batch"]
     together = model(**batch(*prompts)).logits
@@ -55,7 +75,7 @@ def test_batch_equals_single(assemble, fusion):
         torch.testing.assert_close(together[row, -len(alone) :], alone, **TOLERANCE)
 
 
-def test_batch_generation_equals_single(model):
+def test_batch_generation_equals_single(model, batch):
     prompts = CASES["batch"]
     together = model.generate(**batch(*prompts), max_new_tokens=6, do_sample=False)[:, -6:]
     alone = [model.generate(**batch(prompt), max_new_tokens=6, do_sample=False)[0, -6:] for prompt in prompts]
@@ -63,12 +83,12 @@ def test_batch_generation_equals_single(model):
 
 
 @pytest.mark.parametrize("clip_mode", ["frame", "views", "clip"])
-def test_every_clip_mode_answers(assemble, clip_mode):
+def test_every_clip_mode_answers(assemble, clip_mode, batch):
     model, inputs = assemble(clip_mode=clip_mode), batch(*CASES["batch"])
     assert model.generate(**inputs, max_new_tokens=3).shape[1] == inputs["input_ids"].shape[1] + 3
 
 
-def test_cache_equals_full_recompute(model):
+def test_cache_equals_full_recompute(model, batch):
     inputs = batch(*CASES["batch"])
     options = {"max_new_tokens": 6, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
     # A recompute would take a generated placeholder for a visual; a trained model does not write any.
@@ -78,7 +98,7 @@ def test_cache_equals_full_recompute(model):
     torch.testing.assert_close(torch.stack(cached.logits), torch.stack(full.logits), **TOLERANCE)
 
 
-def test_forward_with_a_cache(model):
+def test_forward_with_a_cache(model, batch):
     inputs = batch(*CASES["video"])
     whole = model(**inputs)
     prefix = {**inputs, "input_ids": inputs["input_ids"][:, :-1], "attention_mask": inputs["attention_mask"][:, :-1]}
@@ -97,7 +117,7 @@ def test_forward_with_a_cache(model):
     ],
     ids=["beams", "sampling", "static", "static-beams"],
 )
-def test_generation_equals_the_vlm_on_the_fused_tokens(model, options):
+def test_generation_equals_the_vlm_on_the_fused_tokens(model, options, batch):
     inputs = batch(*CASES["batch"])
     encoded = model.encode(**inputs).mm_encoder_outputs
     names = ("input_ids", "attention_mask", "image_grid_thw", "video_grid_thw")
@@ -110,7 +130,7 @@ def test_generation_equals_the_vlm_on_the_fused_tokens(model, options):
     assert len(ours) == len(inputs["input_ids"]) * options.get("num_return_sequences", 1)
 
 
-def test_generation_does_not_ignore_the_visuals_of_beams(model):
+def test_generation_does_not_ignore_the_visuals_of_beams(model, batch):
     """A prompt's beams see its own video: single equals batch also when features are expanded."""
     options = {"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 4}
     together = model.generate(**batch(*CASES["batch"]), **options)[:, -4:].view(4, 3, 4)
@@ -118,14 +138,14 @@ def test_generation_does_not_ignore_the_visuals_of_beams(model):
         assert torch.equal(model.generate(**batch(prompt), **options)[:, -4:], together[row])
 
 
-def test_several_questions_on_one_encoding(model):
+def test_several_questions_on_one_encoding(model, batch):
     inputs = batch(*CASES["video"])
     encoded = model.encode(**inputs)
     asked = model.generate(**inputs, mm_encoder_outputs=encoded.mm_encoder_outputs, max_new_tokens=4)
     assert torch.equal(asked, model.generate(**inputs, max_new_tokens=4))
 
 
-def test_streamer_sees_every_token(model):
+def test_streamer_sees_every_token(model, batch):
     class Tokens(TextIteratorStreamer):
         def __init__(self):
             self.seen: list[int] = []
@@ -141,7 +161,7 @@ def test_streamer_sees_every_token(model):
     assert tokens.seen == generated[0].tolist()
 
 
-def test_gates_have_the_shape_of_the_token_grid(model):
+def test_gates_have_the_shape_of_the_token_grid(model, batch):
     visual = Visual(5, patches=(4, 6))
     gates = model(**batch([visual, IMAGE, 5], [SHORT_VIDEO]), output_gates=True).gates
     assert [gate.shape for gate in gates["video"]] == [(3, 2, 3), (1, 3, 2)]
@@ -149,14 +169,14 @@ def test_gates_have_the_shape_of_the_token_grid(model):
     assert model(**batch([visual])).gates is None
 
 
-def test_gates_of_channels_and_without_gate(assemble):
+def test_gates_of_channels_and_without_gate(assemble, batch):
     inputs = batch([VIDEO])
     assert assemble(fusion="channel_gated")(**inputs, output_gates=True).gates["video"][0].shape == (3, 2, 3, 32)
     assert assemble(fusion="add")(**inputs, output_gates=True).gates is None
 
 
 @pytest.mark.parametrize("case", ["video", "image", "mixture", "batch"])
-def test_cached_features_equal_online(model, case):
+def test_cached_features_equal_online(model, case, batch):
     inputs = batch(*CASES[case])
     hidden = model.generator_features(**inputs)
     cached = {name: value for name, value in inputs.items() if not name.startswith("generator_")}
@@ -166,7 +186,7 @@ def test_cached_features_equal_online(model, case):
     assert torch.equal(generated, model.generate(**inputs, max_new_tokens=4))
 
 
-def test_the_question_gates_of_its_own_row_only(assemble):
+def test_the_question_gates_of_its_own_row_only(assemble, batch):
     model = assemble(fusion="instruction_gated")
     first, second = [VIDEO, 7, 8], [SHORT_VIDEO, 9]
     gates = model(**batch(first, second), output_gates=True).gates["video"]
@@ -176,7 +196,18 @@ def test_the_question_gates_of_its_own_row_only(assemble):
     assert torch.allclose(other[1], gates[1], atol=1e-6)
 
 
-def test_the_answer_does_not_leak_into_the_instruction(assemble):
+def test_the_instruction_is_the_words_alone(assemble, batch):
+    """No placeholder, marker, padding, or time that the processor writes beside a frame."""
+    model = assemble(fusion="none")
+    prompts = [[5, 6, VIDEO, 7, SHORT_VIDEO, IMAGE, 8], [9, VIDEO], [IMAGE, 10, 11, IMAGE], [12, 13]]
+    inputs, embeddings = batch(*prompts), model.get_input_embeddings()
+    means = instruction_embeddings(inputs["input_ids"], inputs["attention_mask"], None, model.config, embeddings)
+    for mean, prompt in zip(means, prompts, strict=True):
+        words = torch.tensor([part for part in prompt if isinstance(part, int)])
+        torch.testing.assert_close(mean, embeddings(words).mean(0))
+
+
+def test_the_answer_does_not_leak_into_the_instruction(assemble, batch):
     model = assemble(fusion="instruction_gated")
     asked, answered = batch([VIDEO, 7, 8]), batch([VIDEO, 7, 8, 30, 31])
     labels = answered["input_ids"].clone()
@@ -185,7 +216,7 @@ def test_the_answer_does_not_leak_into_the_instruction(assemble):
     assert torch.allclose(model(**answered, labels=labels, output_gates=True).gates["video"][0], expected, atol=1e-6)
 
 
-def test_gradients_reach_fusion_and_projector_and_stop_at_the_generator(assemble):
+def test_gradients_reach_fusion_and_projector_and_stop_at_the_generator(assemble, batch):
     model, inputs = assemble().train(), batch(*CASES["mixture"])
     assert not model.model.generator.training
     model(**inputs, labels=inputs["input_ids"]).loss.backward()
@@ -195,7 +226,7 @@ def test_gradients_reach_fusion_and_projector_and_stop_at_the_generator(assemble
     assert all(not p.requires_grad and p.grad is None for p in parts["generator"])
 
 
-def test_gradient_checkpointing_changes_nothing(assemble):
+def test_gradient_checkpointing_changes_nothing(assemble, batch):
     inputs = batch(*CASES["mixture"])
     losses, gradients = [], []
     for checkpointing in (False, True):
@@ -210,14 +241,14 @@ def test_gradient_checkpointing_changes_nothing(assemble):
     torch.testing.assert_close(*gradients, atol=1e-7, rtol=1e-5)
 
 
-def test_logits_to_keep(model):
+def test_logits_to_keep(model, batch):
     inputs = batch(*CASES["batch"])
     whole = model(**inputs).logits
     assert torch.equal(model(**inputs, logits_to_keep=2).logits, whole[:, -2:])
     assert torch.equal(model(**inputs, logits_to_keep=torch.tensor([0, 3])).logits, whole[:, [0, 3]])
 
 
-def test_attention_implementation_reaches_the_vlm(checkpoint):
+def test_attention_implementation_reaches_the_vlm(checkpoint, batch):
     from vega3d import VegaForSpatialReasoning
 
     inputs = batch(*CASES["mixture"])
@@ -229,7 +260,7 @@ def test_attention_implementation_reaches_the_vlm(checkpoint):
     torch.testing.assert_close(*logits, **TOLERANCE)
 
 
-def test_embeddings_can_be_resized(assemble):
+def test_embeddings_can_be_resized(assemble, batch):
     model = assemble()
     model.resize_token_embeddings(320)
     assert model.get_input_embeddings().num_embeddings == 320
@@ -284,7 +315,7 @@ BAD_INPUTS = {
 
 
 @pytest.mark.parametrize("name", BAD_INPUTS)
-def test_bad_inputs_are_refused(model, name):
+def test_bad_inputs_are_refused(model, name, batch):
     change, message = BAD_INPUTS[name]
     inputs = change(batch([VIDEO, 5, SHORT_VIDEO, 6]))
     with pytest.raises(ValueError, match=message):
@@ -293,7 +324,7 @@ def test_bad_inputs_are_refused(model, name):
         model.generate(**inputs, max_new_tokens=1)
 
 
-def test_a_prompt_without_text_has_no_instruction(assemble):
+def test_a_prompt_without_text_has_no_instruction(assemble, batch):
     model = assemble(fusion="instruction_gated")
     inputs = batch([IMAGE])
     keep = inputs["input_ids"] == IMAGE_TOKEN

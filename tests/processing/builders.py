@@ -52,8 +52,10 @@ def build_tokenizer(padding_side: str = "left") -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor(vlm: str = "Qwen2_5_VLProcessor", padding_side: str = "left", **settings) -> VegaProcessor:
-    """Builds a VegaProcessor around a VLM's processor with patches of 8 px, merged 2x2 to tokens of 16 px."""
+def build_processor(
+    vlm: str = "Qwen2_5_VLProcessor", padding_side: str = "left", patch: int = 8, **settings
+) -> VegaProcessor:
+    """Builds a VegaProcessor around a VLM's processor with patches of `patch` px, merged 2x2 to tokens."""
     classes = {
         "Qwen2_5_VLProcessor": (Qwen2_5_VLProcessor, Qwen2VLVideoProcessor),
         "Qwen3VLProcessor": (Qwen3VLProcessor, Qwen3VLVideoProcessor),
@@ -64,9 +66,11 @@ def build_processor(vlm: str = "Qwen2_5_VLProcessor", padding_side: str = "left"
     if video_class is Qwen3VLVideoProcessor:
         size = {"shortest_edge": 16 * 16, "longest_edge": 64 * 256 * 256}
     vlm_processor = processor_class(
-        image_processor=Qwen2VLImageProcessor(patch_size=8, merge_size=2, size={**size, "longest_edge": 256 * 256}),
+        image_processor=Qwen2VLImageProcessor(
+            patch_size=patch, merge_size=2, size={**size, "longest_edge": 256 * 256}
+        ),
         tokenizer=build_tokenizer(padding_side),
-        video_processor=video_class(patch_size=8, merge_size=2, temporal_patch_size=2, size=size, **video_options),
+        video_processor=video_class(patch_size=patch, merge_size=2, temporal_patch_size=2, size=size, **video_options),
         chat_template=CHAT_TEMPLATE,
     )
     return VegaProcessor.from_vlm_processor(vlm_processor, **settings)

@@ -1,6 +1,7 @@
 """VegaProcessor: both pixel streams from the same frames, tokens, real times, saving and loading, clear errors."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -26,9 +27,12 @@ class ProcessorTestConfig(PreTrainedConfig):
     model_type = "vega3d_processor_test"
 
 
-@pytest.fixture(scope="module")
-def processor() -> VegaProcessor:
-    return build_processor()
+VLM_PROCESSORS = ("Qwen2_5_VLProcessor", "Qwen3VLProcessor")
+
+
+@pytest.fixture(scope="module", params=VLM_PROCESSORS)
+def processor(request) -> VegaProcessor:
+    return build_processor(request.param)
 
 
 def random_frames(count: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
@@ -172,10 +176,11 @@ def centre_of_mark(brightness: torch.Tensor) -> tuple[float, float]:
     ("height", "width"), [(96, 128), (128, 96), (97, 161), (161, 97), (64, 256), (50, 50), (720, 500)]
 )
 @pytest.mark.parametrize(("down", "right"), [(0.1, 0.1), (0.1, 0.9), (0.9, 0.1), (0.5, 0.5), (0.85, 0.6)])
-def test_a_mark_is_at_the_same_place_and_time_in_both_streams(height, width, down, right):
-    processor = build_processor(generator_max_area=96 * 128)
-    for marked in (0, 3, 4):
-        frames = np.zeros((6, height, width, 3), np.uint8)
+@pytest.mark.parametrize("vlm", VLM_PROCESSORS)
+def test_a_mark_is_at_the_same_place_and_time_in_both_streams(vlm, height, width, down, right):
+    processor = build_processor(vlm, generator_max_area=96 * 128)
+    for count, marked in ((6, 0), (6, 3), (6, 4), (5, 4)):
+        frames = np.zeros((count, height, width, 3), np.uint8)
         reach = max(height, width) // 12
         top, left = int(down * height), int(right * width)
         frames[marked, max(top - reach, 0) : top + reach, max(left - reach, 0) : left + reach] = 255
@@ -294,9 +299,16 @@ def test_sampled_frames_are_those_of_the_reader(processor, tmp_path):
     assert build_processor(num_frames=3)(text=VIDEO, videos=path)["generator_video_grid_thw"][0, 0] == 3
 
 
-def test_seconds_per_grid_and_metadata_are_the_real_times(processor, tmp_path):
-    milliseconds = [0, 40, 100, 130, 1000, 1100, 5000, 5033, 6000, 6001]
-    path = write_video(tmp_path / "variable.mp4", 10, milliseconds)
+def prompt_times(processor: VegaProcessor, batch) -> list[float]:
+    """The times [s] that Qwen3-VL reads in the first prompt."""
+    return [float(time) for time in re.findall(r"<([\d.]+) seconds>", processor.decode(batch["input_ids"][0]))]
+
+
+VARIABLE_RATE = [0, 40, 100, 130, 1000, 1100, 5000, 5033, 6000, 6001]  # [ms]
+
+
+def test_seconds_per_grid_and_metadata_are_the_real_times(tmp_path):
+    processor, path = build_processor(), write_video(tmp_path / "variable.mp4", 10, VARIABLE_RATE)
 
     batch = processor(text=VIDEO * 2, videos=[path, random_frames(3)], num_frames=4, return_metadata=True)
 
@@ -304,6 +316,61 @@ def test_seconds_per_grid_and_metadata_are_the_real_times(processor, tmp_path):
     assert batch["video_metadata"][1].timestamps == [0, 1, 2]
     assert batch["second_per_grid_ts"].tolist() == pytest.approx([2 * 6.001 / 3, 2.0], abs=1e-4)
     assert "video_metadata" not in processor(text=VIDEO, videos=path)
+
+
+@pytest.mark.parametrize("milliseconds", [None, VARIABLE_RATE], ids=["even", "variable"])
+@pytest.mark.parametrize(
+    "sampling",
+    [{"num_frames": 4}, {"num_frames": 5}, {"num_frames": 1}, {"fps": 3.0}, {"do_sample_frames": False}],
+    ids=str,
+)
+def test_qwen3_vl_reads_the_mean_times_of_both_frames_of_a_patch(tmp_path, milliseconds, sampling):
+    """An odd clip repeats its last frame; the metadata that we return know nothing of it."""
+    processor, path = build_processor("Qwen3VLProcessor"), write_video(tmp_path / "a.mp4", 10, milliseconds)
+    clip = read_video(path, **({"num_frames": 10} if "do_sample_frames" in sampling else sampling))
+
+    batch = processor(text=f"{VIDEO}{VIDEO}", videos=[path, path], return_metadata=True, **sampling)
+
+    seconds = [*clip.seconds, clip.seconds[-1]] if len(clip) % 2 else list(clip.seconds)
+    expected = [(first + second) / 2 for first, second in zip(seconds[::2], seconds[1::2], strict=True)]
+    assert prompt_times(processor, batch) == pytest.approx(expected * 2, abs=0.05001)  # written with one decimal
+    assert len(expected) == batch["video_grid_thw"][0, 0]
+    for metadata in batch["video_metadata"]:
+        assert metadata.timestamps == pytest.approx(clip.seconds, abs=1e-6)
+
+
+def test_metadata_given_to_the_processor_stay_as_they_are(processor):
+    indices = [0, 2, 5]
+    given = [{"fps": 2.0, "frames_indices": indices, "total_num_frames": 9}]
+
+    batches = [processor(text=VIDEO, videos=[random_frames(3)], video_metadata=given) for _ in range(2)]
+
+    assert indices == [0, 2, 5]
+    assert given == [{"fps": 2.0, "frames_indices": indices, "total_num_frames": 9}]
+    assert_same_batch(*batches)
+
+
+def test_a_single_frame_is_a_video_of_one_patch(processor):
+    frames = random_frames(1)
+
+    batch = processor(text=VIDEO, videos=frames, seconds=[[3.0]], return_metadata=True)
+
+    assert batch["video_grid_thw"].tolist() == [[1, 6, 8]] and batch["generator_video_grid_thw"].tolist() == [
+        [1, 3, 4]
+    ]
+    assert batch["video_metadata"][0].timestamps == [3.0]
+    patches = batch["pixel_values_videos"].reshape(48, 3, 2, 8, 8)
+    assert torch.equal(patches[:, :, 0], patches[:, :, 1])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_video_text_is_what_stands_in_the_prompt(processor, count):
+    clip = clip_from_frames(random_frames(count), seconds=np.arange(count) * 0.7)
+
+    batch = processor(text=f"a{VIDEO}b", videos=clip)
+
+    text = VIDEO.replace(processor.video_token, processor.video_text(clip, batch["video_grid_thw"][0]))
+    assert processor.decode(batch["input_ids"][0]) == f"a{text}b"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
@@ -318,7 +385,8 @@ def test_given_times(processor, count):
         video_metadata={"fps": 4, "frames_indices": np.arange(count) + 12, "total_num_frames": 99},
     )
 
-    assert by_seconds["second_per_grid_ts"].tolist() == pytest.approx([expected])
+    if "second_per_grid_ts" in processor.model_input_names:
+        assert by_seconds["second_per_grid_ts"].tolist() == pytest.approx([expected])
     assert_same_batch(by_seconds, by_metadata)
     by_rate = processor(text=VIDEO, videos=frames, video_metadata={"fps": 4}, return_metadata=True)
     assert by_rate["video_metadata"][0].timestamps == [0.25 * number for number in range(count)]
@@ -334,19 +402,6 @@ def test_given_times_of_a_folder_allow_sampling_by_rate(processor, tmp_path):
     )
 
     assert batch["video_metadata"][0].timestamps == [0, 1, 2, 3, 4]
-
-
-def test_qwen3_vl_writes_the_real_times_into_the_prompt(tmp_path):
-    processor = build_processor("Qwen3VLProcessor")
-    milliseconds = [0, 100, 1000, 1500, 7000]
-
-    batch = processor(text=VIDEO, videos=write_video(tmp_path / "variable.mp4", 5, milliseconds), return_metadata=True)
-
-    prompt = processor.decode(batch["input_ids"][0])
-    assert [part.split(" ")[0] for part in prompt.split("<")[1:] if "seconds" in part] == ["0.1", "1.2", "7.0"]
-    assert batch["generator_video_grid_thw"].tolist() == [[5, 3, 4]]
-    assert batch["video_grid_thw"].tolist() == [[3, 6, 8]]
-    assert len(batch["video_metadata"][0].timestamps) == 5
 
 
 # Chat
@@ -453,7 +508,7 @@ def test_generator_pixels_stay_bytes_through_a_cast(processor):
     assert cast["pixel_values_videos"].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("vlm", ["Qwen2_5_VLProcessor", "Qwen3VLProcessor"])
+@pytest.mark.parametrize("vlm", VLM_PROCESSORS)
 def test_every_output_is_a_model_input(vlm):
     processor = build_processor(vlm)
 
@@ -469,7 +524,7 @@ def without_auto_map(values):
     return {key: without_auto_map(value) for key, value in values.items() if key != "auto_map"}
 
 
-@pytest.mark.parametrize("vlm", ["Qwen2_5_VLProcessor", "Qwen3VLProcessor"])
+@pytest.mark.parametrize("vlm", VLM_PROCESSORS)
 def test_saved_and_loaded_processor_is_the_same(vlm, tmp_path):
     settings = {
         "num_frames": 5,
@@ -494,8 +549,7 @@ def test_saved_and_loaded_processor_is_the_same(vlm, tmp_path):
     assert VegaProcessor.from_pretrained(tmp_path, generator_max_area=999424).generator_max_area == 999424
 
 
-def test_saved_code_travels_with_the_processor(tmp_path, monkeypatch):
-    processor = build_processor()
+def test_saved_code_travels_with_the_processor(processor, tmp_path, monkeypatch):
     monkeypatch.setattr(VegaProcessor, "_auto_class", "AutoProcessor")
     processor.save_pretrained(tmp_path)
 
@@ -508,7 +562,7 @@ def test_saved_code_travels_with_the_processor(tmp_path, monkeypatch):
 
 
 def test_the_vlm_stream_is_what_the_vlm_processor_gives(processor):
-    frames = random_frames(6)
+    frames, size = random_frames(6), dict(processor.video_processor.size)
     expected = processor.vlm_processor(
         text=[VIDEO],
         videos=[frames],
@@ -519,7 +573,7 @@ def test_the_vlm_stream_is_what_the_vlm_processor_gives(processor):
     batch = processor(text=VIDEO, videos=frames)
 
     assert_same_batch({name: batch[name] for name in expected}, expected)
-    assert processor.video_processor.size == {"shortest_edge": 256, "longest_edge": 65536}
+    assert dict(processor.video_processor.size) == size
 
 
 # Errors

@@ -4,10 +4,17 @@ from collections.abc import Hashable, Sequence
 from typing import Protocol
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vega3d.evaluation.visuals import EncodedVisual, encode_visual, fused_tokens, question_clip, visual_key
+from vega3d.evaluation.visuals import (
+    EncodedVisual,
+    encode_visual,
+    fused_tokens,
+    join_visuals,
+    question_clip,
+    visual_key,
+)
 from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
+from vega3d.features.cache import FeatureCache
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.spatial_qa import SpatialQuestion, letter_probabilities
@@ -46,6 +53,7 @@ class ModelAnswerer:
         name: of the model, for the result file.
         num_frames: frames sampled evenly; the processor's default if neither this nor `fps` is given.
         fps: frames sampled a second instead.
+        cache: of the generator's features, in which they are looked up and kept; they are rounded to bf16 there.
     """
 
     kind = "model"
@@ -57,10 +65,12 @@ class ModelAnswerer:
         name: str,
         num_frames: int | None = None,
         fps: float | None = None,
+        cache: FeatureCache | None = None,
     ):
         self.model, self.processor = model, processor
         self.num_frames = processor.num_frames if num_frames is None and fps is None else num_frames
         self.fps = fps
+        self.cache = cache
         generator = model.config.generator_config
         self.settings = {
             "name": name,
@@ -74,6 +84,7 @@ class ModelAnswerer:
             "dtype": str(model.dtype),
             "device": model.device.type,
             "generation": GENERATION,
+            "cached_features": cache is not None,
             "notice": model.config.notice,
         }
         self._visuals: dict[Hashable, EncodedVisual] = {}
@@ -100,7 +111,7 @@ class ModelAnswerer:
         """The prompts, padded on the left, with their visual tokens."""
         visuals = self.visuals_of(records)
         prompts = [
-            self.prompt_with_video(record, visual.num_tokens) for record, visual in zip(records, visuals, strict=True)
+            self.prompt_with_video(record, visual.text) for record, visual in zip(records, visuals, strict=True)
         ]
         inputs = self.tokenise(prompts)
         for name in visuals[0].language:
@@ -112,7 +123,7 @@ class ModelAnswerer:
             else visual.tokens
             for visual, ids, mask in rows
         ]
-        inputs["mm_encoder_outputs"] = {"video": BaseModelOutputWithPooling(pooler_output=tuple(tokens))}
+        inputs["mm_encoder_outputs"] = {"video": join_visuals(tokens)}
         return inputs
 
     def visuals_of(self, records: Sequence[QuestionRecord]) -> list[EncodedVisual]:
@@ -133,22 +144,22 @@ class ModelAnswerer:
             return_dict=True,
             num_frames=len(clip),
         ).to(self.model.device)
-        visual = encode_visual(self.model, inputs)
-        ids = self.tokenise([self.prompt_with_video(record, visual.num_tokens)])["input_ids"]
+        text = self.processor.video_text(clip, inputs["video_grid_thw"][0])
+        ids = self.tokenise([self.prompt_with_video(record, text)])["input_ids"]
         if not torch.equal(ids, inputs["input_ids"]):
             raise ValueError(
-                f"The processor writes more into the prompt of question {record.id} than one placeholder for each of "
-                f"the {visual.num_tokens} visual tokens. Videos of this VLM cannot be shared between questions."
+                f"The processor writes the video of question {record.id} into the prompt in another way than "
+                f"{text[:80]!r}..., so it cannot be shared between questions. Use the chat template of the VLM."
             )
-        return visual
+        return encode_visual(self.model, inputs, text, self.cache)
 
-    def prompt_with_video(self, record: QuestionRecord, num_tokens: int) -> str:
-        """The conversation as text, with a placeholder for each token of the video."""
+    def prompt_with_video(self, record: QuestionRecord, video_text: str) -> str:
+        """The conversation as text, with what the processor writes for the video (`VegaProcessor.video_text`)."""
         prompt = self.render([{"type": "video"}, {"type": "text", "text": record.prompt}])
         placeholder = self.processor.video_token
         if prompt.count(placeholder) != 1 or self.processor.image_token in prompt:
             raise ValueError(f"Question {record.id} holds placeholders of images or videos. Reword it.")
-        return prompt.replace(placeholder, placeholder * num_tokens)
+        return prompt.replace(placeholder, video_text)
 
     def render(self, content: list[dict]) -> str:
         messages = [{"role": "user", "content": content}]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from transformers import TextStreamer
 
+from vega3d.features.cache import FeatureCache
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.spatial_qa import SpatialQuestion, letter_probabilities
@@ -47,6 +48,7 @@ def answer_question(
     output_gates: bool = False,
     streamer: TextStreamer | None = None,
     on_frames: Callable[[int], None] | None = None,
+    cache: FeatureCache | None = None,
 ) -> Answer:
     """Answers greedily, so that the same question has the same answer.
 
@@ -60,6 +62,7 @@ def answer_question(
         output_gates: also return the gates of the visual tokens.
         streamer: receives an open answer as it is made.
         on_frames: called with a number of frames when the generator has done them.
+        cache: of the generator's features, in which they are looked up and kept.
     """
     start = time.perf_counter()
     inputs = processor.apply_chat_template(
@@ -72,7 +75,9 @@ def answer_question(
         processor_kwargs={"return_metadata": True},
     )
     metadata = inputs.pop("video_metadata", None)
-    inputs = inputs.to(model.device)
+    inputs = dict(inputs.to(model.device))
+    if cache is not None and model.config.fusion != "none":
+        inputs = cache.fill(model, inputs, on_frames)
     encoded = model.encode(**inputs, output_gates=output_gates, on_chunk=on_frames)
     inputs["mm_encoder_outputs"] = encoded.mm_encoder_outputs
     options = None

@@ -38,7 +38,10 @@ def model_folder(name_or_path: str | Path) -> Path:
 
 
 def load_vega(
-    name_or_path: str | Path, four_bit: bool = False, device: str | torch.device | None = None
+    name_or_path: str | Path,
+    four_bit: bool = False,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "auto",
 ) -> tuple[VegaForSpatialReasoning, VegaProcessor]:
     """The model, in eval mode on its device, and its processor.
 
@@ -47,6 +50,7 @@ def load_vega(
         four_bit: quantise the language model to 4 bits (nf4, bitsandbytes); generator, projector, fusion and vision
             tower keep their precision.
         device: by default the GPU if there is one, else the CPU.
+        dtype: of the weights; "auto" keeps that of the files.
 
     Raises:
         ValueError: if there is no such model or device, its files are broken, or its processor is of another model.
@@ -56,7 +60,7 @@ def load_vega(
     config = VegaConfig.from_pretrained(folder)
     processor = VegaProcessor.from_pretrained(folder)
     check_processor(processor, config.generator_config)
-    options: dict = {"dtype": "auto", "device_map": {"": device}}
+    options: dict = {"dtype": dtype, "device_map": {"": device}}
     if four_bit:
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,

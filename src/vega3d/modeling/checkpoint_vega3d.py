@@ -18,7 +18,7 @@ from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, UMT5EncoderModel
 
-from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
+from .configuration_vega3d import VegaConfig, VegaGeneratorConfig, check_vlm
 from .generator_files_vega3d import PARTS, copy_files, hash_files, resolve_files
 
 PARTIAL_SAVE = ".saving-"
@@ -130,7 +130,7 @@ class CheckpointedModel(PreTrainedModel):
         """Assembles a new model from a pretrained VLM and a pretrained generator.
 
         Args:
-            vlm: Hub id or folder of the vision-language model (Qwen2.5-VL).
+            vlm: Hub id or folder of the vision-language model (Qwen2.5-VL or Qwen3-VL).
             generator: Hub id or folder of the generator in its published layout: `transformer/`, `vae/`, and
                 `text_encoder/`, by which the empty prompt is embedded once.
             prompt_embeds: float[P, text_dim], used in place of the embedding of the empty prompt.
@@ -139,9 +139,10 @@ class CheckpointedModel(PreTrainedModel):
             config: fields of `VegaConfig` (`fusion`, `projector`, ...) and `VegaGeneratorConfig` (`block`, ...).
 
         Raises:
-            ValueError: for an unknown or bad option, or if files are missing.
+            ValueError: for an unknown or bad option, a VLM of another family, or if files are missing.
         """
         vlm_fields, generator_fields = split_config(config)
+        vlm_config = read_vlm_config(vlm)
         folder = download_generator(generator, with_text_encoder=prompt_embeds is None)
         generator_config = VegaGeneratorConfig(
             transformer=read_part_config(folder, "transformer"),
@@ -150,7 +151,7 @@ class CheckpointedModel(PreTrainedModel):
             **generator_fields,
         )
         # Bad options are found before gigabytes are loaded.
-        VegaConfig(vlm_config=AutoConfig.from_pretrained(vlm), generator_config=generator_config, **vlm_fields)
+        VegaConfig(vlm_config=vlm_config, generator_config=generator_config, **vlm_fields)
         generator_config.files_hash = hash_files(folder)
         if prompt_embeds is None:
             prompt_embeds = embed_empty_prompt(folder)
@@ -243,6 +244,17 @@ def split_config(options: dict) -> tuple[dict, dict]:
         raise ValueError(f"Unknown options {unknown}. Known are {sorted(names[0] | names[1])}.")
     model, generator = ({name: options[name] for name in options if name in known} for known in names)
     return model, generator
+
+
+def read_vlm_config(vlm: str | Path) -> PreTrainedConfig:
+    """The config of a supported VLM; a file of a few kB, read before anything large is downloaded."""
+    try:
+        config = AutoConfig.from_pretrained(vlm)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{vlm} is neither a folder nor a Hub id of a vision-language model: {reason}") from error
+    check_vlm(config.model_type)
+    return config
 
 
 def download_generator(generator: str | Path, with_text_encoder: bool) -> Path:

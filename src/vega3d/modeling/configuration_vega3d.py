@@ -24,6 +24,7 @@ Fusion = Literal[
     "none",
 ]
 Projector = Literal["merger_mlp", "avg", "mlp2x"]
+VLMS = ("qwen2_5_vl", "qwen3_vl")
 NUM_TRAIN_TIMESTEPS = 1000
 
 
@@ -55,6 +56,15 @@ def refuse_misspelled(config_class: type, unknown: dict[str, Any]) -> None:
 def require(condition: bool, name: str, value: Any, limit: str, remedy: str) -> None:
     if not condition:
         raise ValueError(f"{name}={value!r} is out of range: it must be {limit}. {remedy}")
+
+
+def check_vlm(model_type: str) -> None:
+    """Raises ValueError unless visual tokens of this family of VLMs can be fused."""
+    if model_type not in VLMS:
+        raise ValueError(
+            f"The VLM is of model_type {model_type!r}, but supported are {' and '.join(VLMS)}. "
+            "Give a Qwen2.5-VL, or a Qwen3-VL that is not a mixture of experts."
+        )
 
 
 @with_value_errors
@@ -108,7 +118,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
     max_area: int = 832 * 480
     frame_fit: Literal["resize", "center_crop"] = "resize"
     frame_size: list[int] | tuple[int, ...] | None = None
-    chunk_frames: int = 8
+    chunk_frames: int = 16
     prompt_tokens: int = 1
     prompt_length: int = 512
     compile: bool = False
@@ -186,7 +196,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
         require(0 <= self.noise_seed < 2**31, "noise_seed", self.noise_seed, "in [0, 2**31)", "Use 0 if in doubt.")
         require(0 <= self.random_seed < 2**31, "random_seed", self.random_seed, "in [0, 2**31)", "Use 0 if in doubt.")
         require(1 <= self.noise_draws <= 64, "noise_draws", self.noise_draws, "in [1, 64]", "Use 1 if in doubt.")
-        require(self.chunk_frames >= 1, "chunk_frames", self.chunk_frames, "at least 1", "Use 8 if in doubt.")
+        require(self.chunk_frames >= 1, "chunk_frames", self.chunk_frames, "at least 1", "Use 16 if in doubt.")
         require(
             self.max_area >= self.cell**2,
             "max_area",
@@ -258,7 +268,7 @@ class VegaConfig(PreTrainedConfig):
     """Configuration of `VegaForSpatialReasoning`.
 
     Args:
-        vlm_config: config of the vision-language model (Qwen2.5-VL).
+        vlm_config: config of the vision-language model (Qwen2.5-VL or Qwen3-VL).
         generator_config: config of the frozen generator.
         fusion: how generative and semantic tokens are fused. `token_gated_residual` leaves the VLM unchanged while
             its residual scale is 0; `token_gated` is the paper's equation; `none` is the plain VLM.
@@ -293,6 +303,7 @@ class VegaConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         refuse_misspelled(type(self), kwargs)
         super().__post_init__(**kwargs)
+        check_vlm(self.vlm_config.model_type)
         self.tie_word_embeddings = self.vlm_config.tie_word_embeddings
 
     @classmethod

@@ -173,6 +173,18 @@ def visual_rows(input_ids: torch.Tensor, modality: str, grid: torch.Tensor, conf
     return rows
 
 
+def is_visual(input_ids: torch.Tensor, config: VegaConfig) -> torch.Tensor:
+    """bool[B, L]: placeholders, and all from the start marker of a visual to its end marker.
+
+    Qwen3-VL writes a video as `start <0.5 seconds> start ... end <2.5 seconds> start ... end end`; the times of many
+    frames would outweigh the words of the question.
+    """
+    starts = input_ids == config.vlm_config.vision_start_token_id
+    ends = input_ids == config.vlm_config.vision_end_token_id
+    opened, closed = starts.cumsum(-1), ends.cumsum(-1) - ends.long()
+    return (opened > closed) | (token_type_ids(input_ids, config) != 0)
+
+
 def instruction_embeddings(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None,
@@ -185,7 +197,7 @@ def instruction_embeddings(
     Raises:
         ValueError: if a prompt has no text.
     """
-    is_text = token_type_ids(input_ids, config) == 0
+    is_text = ~is_visual(input_ids, config)
     if attention_mask is not None:
         is_text &= attention_mask.bool()
     if labels is not None:

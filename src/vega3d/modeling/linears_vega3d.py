@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import ScalingType, scaled_mm
 
 LARGEST = {"fp8": 448.0, "int8": 127.0}  # float8 e4m3 and int8
 STORED = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
@@ -59,16 +58,13 @@ class EightBitLinear(nn.Module):
         if self.precision == "int8":
             product = torch._int_mm(rounded, weight).float() * scale * self.scale + self.bias
         else:
-            rows = ScalingType.RowWise
-            product = scaled_mm(
+            product = torch._scaled_mm(  # the public scaled_mm breaks compiled graphs (torch 2.11)
                 rounded,
                 weight,
-                scale,
-                rows,
-                self.scale.float(),
-                rows,
+                scale_a=scale,
+                scale_b=self.scale.float(),
                 bias=self.bias.bfloat16(),
-                output_dtype=torch.bfloat16,
+                out_dtype=torch.bfloat16,
                 use_fast_accum=True,
             )
         return product.to(hidden.dtype).unflatten(0, hidden.shape[:-1])

@@ -167,7 +167,10 @@ class VegaModel(VegaPreTrainedModel):
         return self.generator.encode(clips, **generator_kwargs)
 
     def _semantic(self, visuals: dict[str, VisualInputs]) -> dict[str, ModelOutput]:
-        """The VLM's own encoder outputs; their `pooler_output` is a tuple of float[N, D]."""
+        """The VLM's own encoder outputs; their `pooler_output` is a tuple of float[N, D].
+
+        Qwen3-VL's `deepstack_features` lie beside it and stay as they are: they are not fused.
+        """
         encoders = {"image": self.vlm.get_image_features, "video": self.vlm.get_video_features}
         return {name: encoders[name](visual.pixels, visual.grid, return_dict=True) for name, visual in visuals.items()}
 
@@ -212,7 +215,6 @@ class VegaModel(VegaPreTrainedModel):
         image_grid_thw: torch.Tensor | None = None,
         video_grid_thw: torch.Tensor | None = None,
         mm_token_type_ids: torch.Tensor | None = None,
-        second_per_grid_ts: torch.Tensor | None = None,
         generator_pixel_values: torch.Tensor | None = None,
         generator_pixel_values_videos: torch.Tensor | None = None,
         generator_image_grid_thw: torch.Tensor | None = None,
@@ -222,7 +224,10 @@ class VegaModel(VegaPreTrainedModel):
         output_gates: bool = False,
         **kwargs,
     ) -> VegaModelOutput:
-        """Arguments as in `encode`, or its `mm_encoder_outputs`, and as in the VLM; `labels` only mark the answer."""
+        """Arguments as in `encode`, or its `mm_encoder_outputs`; `labels` only mark the answer.
+
+        `kwargs` are the VLM's own, such as `second_per_grid_ts` of Qwen2.5-VL.
+        """
         gates = None
         if mm_encoder_outputs is None and past_key_values is None and input_ids is not None:
             encoded = self.encode(
@@ -253,7 +258,6 @@ class VegaModel(VegaPreTrainedModel):
             image_grid_thw=image_grid_thw,
             video_grid_thw=video_grid_thw,
             mm_token_type_ids=mm_token_type_ids,
-            second_per_grid_ts=second_per_grid_ts,
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )

@@ -166,8 +166,10 @@ def _seconds_of_metadata(metadata: Mapping | None, video) -> list[float] | None:
 def metadata_of_clip(clip: VideoClip) -> VideoMetadata:
     """Says the times of a clip's frames so that the VLM's processors read them right.
 
-    Qwen3-VL writes `frames_indices / fps` into the prompt; Qwen2.5-VL knows one spacing, the inverse of
-    `len(frames_indices) / total_num_frames * fps`: the mean one. A single frame counts as one second.
+    Qwen3-VL writes `frames_indices / fps` into the prompt, the mean over the two frames of a temporal patch; its
+    `replace_video_token` lengthens the list of an odd clip in place, so each use needs metadata of its own. Qwen2.5-VL
+    knows one spacing, the inverse of `len(frames_indices) / total_num_frames * fps`: the mean one. A single frame
+    counts as one second.
     """
     count = len(clip)
     spacing = (clip.seconds[-1] - clip.seconds[0]) / (count - 1) if count > 1 else 1.0
@@ -179,6 +181,11 @@ def metadata_of_clip(clip: VideoClip) -> VideoMetadata:
         duration=float(count * spacing),
         frames_indices=[round(second * MICROSECONDS) for second in clip.seconds.tolist()],
     )
+
+
+def at_least_a_patch(frames: np.ndarray) -> np.ndarray:
+    """uint8[T, H, W, 3] with a single frame twice: Qwen3-VL's processor refuses it, Qwen2.5-VL's repeats it itself."""
+    return frames if len(frames) > 1 else frames.repeat(2, axis=0)
 
 
 def _flatten(media, is_one: Callable[[object], bool], kind: str, accepted: str, batch_ndim: int) -> list:

@@ -10,6 +10,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .generator_frames_vega3d import check_frame_settings, fit_frames, pack_cells
 from .media_vega3d import (
+    at_least_a_patch,
     check_counts,
     flatten_images,
     flatten_videos,
@@ -226,6 +227,20 @@ class VegaProcessor(ProcessorMixin):
             generated_outputs, skip_special_tokens=skip_special_tokens, **kwargs
         )
 
+    def video_text(self, clip: VideoClip, patch_grid: torch.Tensor) -> str:
+        """What the VLM's processor writes in place of a video's placeholder.
+
+        Args:
+            clip: the frames used.
+            patch_grid: int[3], its row of `video_grid_thw`.
+
+        Returns:
+            One placeholder for each token; for Qwen3-VL also the mean time of the frames of each temporal patch, as
+            `<0.5 seconds>`, and its markers.
+        """
+        video = {"video_grid_thw": patch_grid[None], "video_metadata": [metadata_of_clip(clip)]}
+        return self.vlm_processor.replace_video_token(video, 0)
+
     def _check_settings(self) -> None:
         """Raises a ValueError if a setting is out of range."""
         check_sampling(self.num_frames, None)
@@ -263,7 +278,9 @@ class VegaProcessor(ProcessorMixin):
                 "do_sample_frames": False,
                 "video_metadata": [metadata_of_clip(clip) for clip in clips],
             }
-            kwargs.update(videos=[clip.frames for clip in clips], videos_kwargs={**videos_kwargs, **fixed})
+            kwargs.update(
+                videos=[at_least_a_patch(clip.frames) for clip in clips], videos_kwargs={**videos_kwargs, **fixed}
+            )
         return dict(self.vlm_processor(**kwargs))
 
     def _generative_stream(self, pictures: list[np.ndarray], clips: list[VideoClip]) -> dict:

@@ -1,0 +1,52 @@
+"""The model that a run leaves: a plain checkpoint with its processor, and the adapter beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.processing.processing_vega3d import VegaProcessor
+
+ADAPTER = "adapter"
+
+
+def save_result(trainer: Trainer, processor: VegaProcessor, output: Path, unquantised: Path | None = None) -> None:
+    """Writes the whole model, with adapters merged into its weights, in the dtype that it was loaded in.
+
+    `AutoModel.from_pretrained(output)` loads it. With adapters, `output/adapter` holds them (with the projector and
+    the fusion, if they were trained) as PEFT loads them onto the model that the run started from.
+
+    Args:
+        trainer: after training.
+        processor: of the model.
+        output: folder.
+        unquantised: folder of the model that the run started from, if it was trained in 4 bits: adapters are merged
+            into these weights, not into the rounded ones.
+    """
+    wrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if not isinstance(wrapped, VegaForSpatialReasoning):
+        wrapped.save_pretrained(output / ADAPTER)
+    model = plain_model(wrapped, output, unquantised)
+    model.save_pretrained(output)
+    processor.save_pretrained(output)
+
+
+def plain_model(wrapped: Any, output: Path, unquantised: Path | None) -> VegaForSpatialReasoning:
+    if unquantised is not None:
+        from peft import PeftModel
+
+        base = VegaForSpatialReasoning.from_pretrained(unquantised, dtype="auto")
+        return PeftModel.from_pretrained(base, output / ADAPTER).merge_and_unload()
+    model = wrapped if isinstance(wrapped, VegaForSpatialReasoning) else wrapped.merge_and_unload()
+    cast_back(model)
+    return model
+
+
+@torch.no_grad()
+def cast_back(model: VegaForSpatialReasoning) -> None:
+    """Trained weights are float32 during the run; the model keeps one dtype, and r float32."""
+    for name, parameter in model.named_parameters():
+        if not name.startswith("model.generator.") and not name.endswith(".residual_scale"):
+            parameter.data = parameter.data.to(model.config.dtype)

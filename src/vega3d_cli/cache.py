@@ -1,0 +1,90 @@
+"""`vega3d cache`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vega3d_cli.common import app, one_line_errors, progress, quieten
+
+MIB = 2**20
+GIB = 2**30
+
+
+@app.command(
+    epilog="""Examples:
+
+    vega3d cache rooms-train --model vega3d-tiny --cache features
+
+    vega3d cache videos/ --model org/vega3d --num-frames 32 --cache features --max-gib 200
+
+    vega3d cache rooms-train --model vega3d-tiny --blocks 1 2 3 --timesteps 100 300 500 --cache features
+
+    vega3d cache --verify --cache features"""
+)
+def cache(
+    data: Annotated[Path | None, typer.Argument(help="A data set of rooms, a folder of videos, or one video.")] = None,
+    model: Annotated[str, typer.Option(help="vega3d-tiny (embedded), a folder, or a Hub id.")] = "vega3d-tiny",
+    folder: Annotated[
+        Path | None, typer.Option("--cache", help="Folder of the cache.  [default: beside the Hub's own cache]")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Table of a data set of rooms.  [default: all]")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames sampled evenly.  [default: the processor's]")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames sampled a second, instead of --num-frames.")] = None,
+    blocks: Annotated[
+        list[int] | None, typer.Option(help="Several blocks, each stored alone.  [default: the model's]")
+    ] = None,
+    timesteps: Annotated[
+        list[int] | None, typer.Option(help="Several noise levels, with --blocks.  [default: the model's]")
+    ] = None,
+    max_gib: Annotated[float | None, typer.Option(help="Size limit; what was used longest ago goes first.")] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Show number and size of the entries, and stop.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read all entries, remove bad ones, and stop.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all entries, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
+) -> None:
+    """Compute the generator's features of a corpus ahead, or look after those that are kept."""
+    with one_line_errors():
+        actions = [name for name, given in (("--stats", stats), ("--verify", verify), ("--clear", clear)) if given]
+        if len(actions) + (data is not None) != 1:
+            given = " and ".join([*(["DATA"] if data else []), *actions]) or "nothing"
+            raise ValueError(f"Give DATA, --stats, --verify or --clear, and one of them only, not {given}.")
+        if timesteps and not blocks:
+            raise ValueError("--timesteps goes with --blocks: name the blocks that are read at these noise levels.")
+        if max_gib is not None and max_gib <= 0:
+            raise ValueError(f"--max-gib is {max_gib}, but must be positive.")
+        quieten(as_json)
+        from vega3d.features.cache import FeatureCache, default_folder
+
+        features = FeatureCache(folder or default_folder(), None if max_gib is None else int(max_gib * GIB))
+        if data is not None:
+            fill(features, data, model, split, num_frames, fps, blocks, timesteps, device)
+        result = features.stats()
+        if verify:
+            with progress("entries", "entry", result["entries"]) as advance:
+                result |= features.verify(on_entry=advance)
+        if clear:
+            result |= {"removed": features.clear()}
+        if verify or clear:
+            result |= features.stats()
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    for name, value in result.items():
+        shown = f"{value / MIB:.1f} MiB" if name in ("bytes", "max_bytes") and value is not None else value
+        typer.echo(f"{name.replace('_', ' '):24} {shown if shown is not None else '-'}")
+
+
+def fill(features, data: Path, model: str, split, num_frames, fps, blocks, timesteps, device) -> None:
+    from vega3d.features.extraction import corpus_clips, extract
+    from vega3d.hub.load import load_vega
+
+    clips = corpus_clips(data, split)
+    loaded, processor = load_vega(model, device=device)
+    generator = loaded.generator_module
+    if blocks:
+        generator = generator.variant(block=-1, extra_blocks=())
+    with progress("clips", "clip", len(clips)) as advance:
+        extract(features, generator, processor, clips, num_frames, fps, blocks, timesteps, on_clip=advance)

@@ -1,0 +1,26 @@
+"""Whole tiny checkpoints: a VLM with its processor, and with a generator."""
+
+from pathlib import Path
+
+from processing.builders import build_processor
+from tiny_models import BLOCK, save_generator, save_vlm
+from vega3d.hub.assemble import assemble
+
+VLM_PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
+
+
+def save_vlm_with_processor(folder: Path, vlm_type: str) -> Path:
+    """As its makers publish it, with the token ids of the processor's tokenizer."""
+    processor = build_processor(VLM_PROCESSORS[vlm_type]).vlm_processor
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    markers = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+    save_vlm(folder, vlm_type, **dict(zip(names, processor.tokenizer.convert_tokens_to_ids(markers), strict=True)))
+    processor.save_pretrained(folder)
+    return folder
+
+
+def save_checkpoint(folder: Path, vlm_type: str, **options) -> Path:
+    """Assembled from tiny backbones, with an open gate, as training would open it."""
+    vlm, generator = save_vlm_with_processor(folder / "vlm", vlm_type), save_generator(folder / "generator")
+    options = {"block": BLOCK, "projector_hidden_size": 32, "fusion_residual_init": 0.5, "max_area": 4096, **options}
+    return assemble(vlm, generator, folder / "model", **options)

@@ -1,0 +1,49 @@
+"""Work of other processes in the training tests."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+
+def train_and_tell(talk: str, output: str, told: str) -> None:
+    """Trains as `run_config` says and writes a byte after each step."""
+    import torch
+    from training_data import run_config, run_training
+
+    torch.set_num_threads(1)
+    with open(told, "ab", buffering=0) as file:
+        run_training(run_config(Path(talk), Path(output)), on_step=lambda done, steps: file.write(b"." * done))
+
+
+def train_among_processes(rank: int, port: int, talk: str, output: str) -> None:
+    """One of two: for each kind of data writes the rows of this process and a hash of the weights."""
+    import torch
+
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})  # as torch's launcher does
+    entries = {kind: one_of_several(Path(talk), Path(output) / kind, kind) for kind in ("stream", "rows")}
+    (Path(output) / f"rank{rank}.json").write_text(json.dumps(entries))
+
+
+def one_of_several(talk: Path, output: Path, kind: str) -> dict:
+    from training_data import trainer_for
+
+    from vega3d.training import DataSource, stream_examples
+    from vega3d.training.checkpoints import trained_parameters
+
+    stream = stream_examples([DataSource(str(talk))], seed=0, shuffle_buffer=1) if kind == "stream" else None
+    trainer = trainer_for(talk, output, "gate,projector", steps=4, train_dataset=stream, per_device_train_batch_size=1)
+    original, rows = trainer._prepare_inputs, []
+
+    def note(inputs):
+        rows.append([*inputs["ids"], len(inputs["input_ids"]), len(inputs["video_grid_thw"])])
+        return original(inputs)
+
+    trainer._prepare_inputs = note
+    trainer.train()
+    digest = hashlib.sha256()
+    for parameter in trained_parameters(trainer.vega()).values():
+        digest.update(parameter.detach().numpy().tobytes())
+    return {"rows": rows, "weights": digest.hexdigest()}

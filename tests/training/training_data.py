@@ -1,0 +1,89 @@
+"""Small inputs of the training tests."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainingArguments
+
+from vega3d.hub.load import load_vega
+from vega3d.synthetic.dataset_files import write_video
+from vega3d.training import DataSource, VegaCollator, VegaTrainer, choose_parts, load_examples, make_config, train
+from vega3d.training.config import TrainingConfig
+
+TUNES = ("gate", "gate,projector", "gate,projector,llm-lora", "llm-lora,vision", "gate,projector,llm,vision")
+# Rates at which untrained weights move in few steps.
+RATES = {"gate": 1e-2, "projector": 3e-3, "llm": 1e-3, "llm-lora": 3e-3, "vision": 1e-3}
+
+
+def write_clip(path: Path, seed: int, frames: int = 4, size: int = 64) -> Path:
+    blocks = np.random.default_rng(seed).integers(0, 256, (frames, size // 8, size // 8, 3), dtype=np.uint8)
+    write_video(path, blocks.repeat(8, axis=1).repeat(8, axis=2), 2)
+    return path
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def trainer_for(
+    data: Path, output: Path, tune: str, steps: int, rates: dict | None = None, train_dataset=None, **arguments
+) -> VegaTrainer:
+    parts = tune.split(",")
+    model, processor = load_vega("vega3d-tiny", device="cpu")
+    options: dict[str, Any] = {
+        "max_steps": steps,
+        "per_device_train_batch_size": 2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "remove_unused_columns": False,
+        "use_cpu": True,
+        "accelerator_config": {"dispatch_batches": False},
+        "disable_tqdm": True,
+    }
+    return VegaTrainer(
+        choose_parts(model, parts, lora_rank=4),
+        TrainingArguments(str(output), **{**options, **arguments}),
+        rates={part: RATES[part] for part in parts} if rates is None else rates,
+        data_collator=VegaCollator(processor, num_frames=2),
+        train_dataset=load_examples([DataSource(str(data))]) if train_dataset is None else train_dataset,
+    )
+
+
+def losses_of(log: list[dict]) -> list[float]:
+    return [entry["loss"] for entry in log if "loss" in entry]
+
+
+def run_config(data: Path, output: Path, **values) -> TrainingConfig:
+    """A run that would differ after a careless resume: dropout, accumulation, several epochs, a schedule."""
+    settings = {
+        "model": "vega3d-tiny",
+        "data": str(data),
+        "output": str(output),
+        "tune": "gate,projector,llm-lora",
+        "learning_rates": {part: RATES[part] for part in ("gate", "projector", "llm-lora")},
+        "lora_rank": 4,
+        "lora_dropout": 0.2,
+        "steps": 8,
+        "batch_size": 2,
+        "gradient_accumulation": 2,
+        "num_frames": 2,
+        "save_steps": 2,
+        "weight_decay": 0.1,
+        "device": "cpu",
+    }
+    return make_config({**settings, **values})
+
+
+def run_training(config: TrainingConfig, on_step=None) -> dict[str, Any]:
+    from vega3d.hub.load import model_folder
+
+    torch.set_num_threads(1)
+    folder = model_folder(config.model)
+    result = train(config, lambda device: load_vega(folder, config.four_bit, device, config.dtype), folder, on_step)
+    assert result is not None
+    return result
