@@ -89,8 +89,9 @@ def correspondence(
     """Do the features of one point agree between views, and only there? With chance and controls."""
     with one_line_errors():
         quieten(as_json)
-        from vega3d.analysis.summary import correspondence_table, result_of, write_result
+        from vega3d.analysis.summary import result_of, write_result
         from vega3d.analysis.sweep import correspondence_rows
+        from vega3d.analysis.tables import correspondence_table
 
         check_file(output)
         options = read_options(views, skip_lost, intrinsics)
@@ -141,7 +142,8 @@ def probe(
     with one_line_errors():
         quieten(as_json)
         from vega3d.analysis.probing import probe_rows
-        from vega3d.analysis.summary import probe_table, result_of, write_result
+        from vega3d.analysis.summary import result_of, write_result
+        from vega3d.analysis.tables import probe_table
 
         check_file(output)
         options = read_options(views, skip_lost, intrinsics)
