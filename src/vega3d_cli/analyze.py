@@ -167,8 +167,7 @@ def probe(
 
     vega3d analyze sweep vega3d-tiny --output sweep --clips 4 --timestep 100,300,700 --controls random,noise,vae
 
-    vega3d analyze sweep org/vega3d --output sweep --data scans --mode frame,views --size 832x480 --probes \\
-        --train-data scans-train"""
+    vega3d analyze sweep org/vega3d --output sweep --data scans --mode frame,views --size 832x480"""
 )
 def sweep(
     output: Annotated[Path, typer.Option(help="Folder for the results; a killed run continues there.")],
@@ -181,7 +180,7 @@ def sweep(
     clips: Clips = None,
     train_clips: TrainClips = None,
     controls: Controls = "",
-    block: Blocks = "all",
+    block: Annotated[str, typer.Option(help="Blocks with commas, or all.")] = "all",
     timestep: Timesteps = None,
     mode: Modes = None,
     size: Sizes = None,
