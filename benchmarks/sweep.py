@@ -4,8 +4,9 @@
     python benchmarks/sweep.py --full --output sweep.json     # GPU, Wan2.1-T2V-1.3B shapes, random weights
 
 A full forward is `VegaGenerator.encode` at the last block: one VAE pass and all blocks, without the head. `read` gives
-the hidden states of all blocks, `sweep` scores them too (correspondence over all pairs of views). The clips are of an
-empty room, whose depth is exact and needs no rendering; their frames are noise.
+the hidden states of all blocks; `read and score` computes the correspondence over all pairs of views of each too;
+`geometry`, which voxels which views see, is needed once a clip. The clips are of an empty room, whose depth is exact
+and needs no rendering; their frames are noise.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import vega3d
 from vega3d import VegaGenerator, VegaGeneratorConfig
 from vega3d.analysis.cells import Reading, make_plan, reading
 from vega3d.analysis.clips import PosedClip
-from vega3d.analysis.correspondence import co_visible, correspondence
+from vega3d.analysis.correspondence import CoVisible, co_visible, correspondence
 from vega3d.analysis.sweep import clip_parts
 from vega3d.geometry import intrinsics_from_field_of_view, look_at
 
@@ -87,19 +88,25 @@ def timed(function: Callable[[], object], cuda: bool) -> float:
 
 
 def compare(generator: VegaGenerator, given: Reading, repeats: int) -> dict:
-    """Medians of a full forward, of reading all blocks, and of scoring them too, in turns; and their ratios."""
+    """Medians of a full forward, of reading all blocks, of scoring them too, and of the geometry; and the ratios."""
     blocks = list(range(generator.config.num_layers))
     timestep, cuda = generator.config.timestep, generator.device.type == "cuda"
 
     def read() -> dict:
         return next(iter(generator.read(given.frames, blocks, [timestep])))[1]
 
-    def sweep() -> None:
-        seen = co_visible(given.clip, given.fit)
+    def geometry() -> CoVisible:
+        return co_visible(given.clip, given.fit)
+
+    seen = geometry()
+
+    def read_and_score() -> None:
         for features in read().values():
             correspondence(features, seen)
 
-    ways = {"full forward": lambda: generator.encode([given.frames]), "read": read, "sweep": sweep}
+    forward = "full forward"
+    ways = {forward: lambda: generator.encode([given.frames]), "read": read, "read and score": read_and_score}
+    ways["geometry"] = geometry
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, way in ways.items():
@@ -108,11 +115,11 @@ def compare(generator: VegaGenerator, given: Reading, repeats: int) -> dict:
                 times[name].append(elapsed)
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = {
-        name: statistics.median(a / b for a, b in zip(times[name], times["full forward"], strict=True))
-        for name in ("read", "sweep")
+        name: statistics.median(a / b for a, b in zip(times[name], times[forward], strict=True))
+        for name in ways
+        if name != forward
     }
-    pairs = len(co_visible(given.clip, given.fit).query) // 2
-    return {"milliseconds": medians, "ratio_to_full_forward": ratios, "pairs": pairs}
+    return {"milliseconds": medians, "ratio_to_full_forward": ratios, "pairs": len(seen.query) // 2}
 
 
 def sweep_clips(generator: VegaGenerator, count: int, frames: int, size: tuple[int, int]) -> dict:
@@ -161,7 +168,7 @@ def main() -> None:
     print(f"{frames} frames of {width}x{height}, {many['blocks']} blocks, one noise level, {one_clip['pairs']} pairs")
     for name, milliseconds in one_clip["milliseconds"].items():
         ratio = one_clip["ratio_to_full_forward"].get(name)
-        print(f"{name:14} {milliseconds:10.1f} ms" + (f"   x {ratio:.3f}" if ratio else ""))
+        print(f"{name:15} {milliseconds:10.1f} ms" + (f"   x {ratio:.3f}" if ratio else ""))
     print(f"sweep of {many['clips']} clips: {many['seconds']:.1f} s ({many['rows']} rows)")
     if options.output:
         options.output.write_text(json.dumps(results, indent=2) + "\n")

@@ -6,6 +6,7 @@ scenes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -46,29 +47,38 @@ def interval_of(values: np.ndarray, scenes: int) -> Interval:
     return Interval(float(values[-1]), float(low), float(high))
 
 
-def mean_interval(
-    scenes: Sequence[str], values: Sequence[float], resamples: int = RESAMPLES, seed: int = 0
-) -> Interval:
-    """Mean of values, each of a scene, with its 95 % interval over scenes.
+@lru_cache(maxsize=4)
+def seeded_draws(seed: int, resamples: int, size: int) -> np.ndarray:
+    """`drawn` with a generator of its own, kept: many figures are of the same scenes."""
+    return drawn(np.random.default_rng(seed), resamples, size)
+
+
+def mean_intervals(
+    scenes: Sequence[str], values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Interval]:
+    """Means of K figures, each with its 95 % interval over scenes; all are computed on the same draws.
 
     Args:
-        scenes: the scene of each value.
-        values: float[n]; NaN is left out.
+        scenes: n scenes, one of each row.
+        values: float[n, K]; NaN is left out.
         resamples: how many times scenes are drawn.
         seed: of the draws.
 
     Raises:
-        ValueError: if the two differ in length, or there are no resamples.
+        ValueError: if the two differ in length or are empty, or there are no resamples.
     """
-    scores = np.asarray(values, float)
-    if len(scores) != len(scenes) or resamples < 1:
+    if len(values) != len(scenes) or not len(scenes) or resamples < 1:
         raise ValueError(
-            f"Got {len(scores)} values of {len(scenes)} scenes and {resamples} resamples; give one of each."
+            f"Got {len(values)} rows of {len(scenes)} scenes and {resamples} resamples; give one of each."
         )
-    known = np.isfinite(scores)
-    if not known.any():
-        return Interval(None, None, None)
-    names, places = np.unique(np.asarray(scenes)[known], return_inverse=True)
-    sums, counts = np.bincount(places, scores[known]), np.bincount(places)
-    weights = drawn(np.random.default_rng(seed), resamples, len(names))
-    return interval_of((weights @ sums) / (weights @ counts), len(names))
+    names, places = np.unique(np.asarray(scenes), return_inverse=True)
+    members = np.equal(places, np.arange(len(names))[:, None]).astype(float)  # float[S, n]
+    known = np.isfinite(values)
+    sums, counts = members @ np.where(known, values, 0.0), members @ known
+    weights = seeded_draws(seed, resamples, len(names))
+    with np.errstate(invalid="ignore"):
+        means = (weights @ sums) / (weights @ counts)  # float[R + 1, K]
+    return [
+        interval_of(column, int(scored.sum())) if scored.any() else Interval(None, None, None)
+        for column, scored in zip(means.T, (counts > 0).T, strict=True)
+    ]

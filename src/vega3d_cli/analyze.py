@@ -1,13 +1,20 @@
 """`vega3d analyze correspondence`, `probe` and `sweep`."""
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from vega3d_cli.analyze_options import (
+    check_file,
+    clips_of,
+    facts_of,
+    load_generator,
+    plan_of,
+    read_options,
+    reader_of,
+)
 from vega3d_cli.common import app, one_line_errors, progress, quieten
 
 analyze = typer.Typer(
@@ -82,8 +89,9 @@ def correspondence(
     """Do the features of one point agree between views, and only there? With chance and controls."""
     with one_line_errors():
         quieten(as_json)
-        from vega3d.analysis.summary import correspondence_table, result_of, write_result
+        from vega3d.analysis.summary import result_of, write_result
         from vega3d.analysis.sweep import correspondence_rows
+        from vega3d.analysis.tables import correspondence_table
 
         check_file(output)
         options = read_options(views, skip_lost, intrinsics)
@@ -134,7 +142,8 @@ def probe(
     with one_line_errors():
         quieten(as_json)
         from vega3d.analysis.probing import probe_rows
-        from vega3d.analysis.summary import probe_table, result_of, write_result
+        from vega3d.analysis.summary import result_of, write_result
+        from vega3d.analysis.tables import probe_table
 
         check_file(output)
         options = read_options(views, skip_lost, intrinsics)
@@ -158,8 +167,7 @@ def probe(
 
     vega3d analyze sweep vega3d-tiny --output sweep --clips 4 --timestep 100,300,700 --controls random,noise,vae
 
-    vega3d analyze sweep org/vega3d --output sweep --data scans --mode frame,views --size 832x480 --probes \\
-        --train-data scans-train"""
+    vega3d analyze sweep org/vega3d --output sweep --data scans --mode frame,views --size 832x480"""
 )
 def sweep(
     output: Annotated[Path, typer.Option(help="Folder for the results; a killed run continues there.")],
@@ -172,7 +180,7 @@ def sweep(
     clips: Clips = None,
     train_clips: TrainClips = None,
     controls: Controls = "",
-    block: Blocks = "all",
+    block: Annotated[str, typer.Option(help="Blocks with commas, or all.")] = "all",
     timestep: Timesteps = None,
     mode: Modes = None,
     size: Sizes = None,
@@ -203,114 +211,3 @@ def sweep(
                 generator, sources, training, plan, output, facts, options, reader_of(cache), lambda n: advance(n)
             )
     typer.echo(json.dumps(result, indent=2) if as_json else sweep_table(result, output))
-
-
-def numbers(name: str, text: str | None) -> list[int] | None:
-    """`1,2,3`; raises ValueError for anything else."""
-    if text is None:
-        return None
-    try:
-        return [int(value) for value in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"{name} is {text!r}, but must be whole numbers with commas, such as 10,20.") from error
-
-
-def words(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
-
-
-def areas_of(text: str | None) -> list[int] | None:
-    """Areas [px] of `832x480,1280x720`; raises ValueError for anything else."""
-    if text is None:
-        return None
-    areas = []
-    for size in text.split(","):
-        width, cross, height = size.strip().lower().partition("x")
-        if not cross or not width.isdigit() or not height.isdigit():
-            raise ValueError(f"--size is {text!r}, but must be like 832x480, or several with commas.")
-        areas.append(int(width) * int(height))
-    return areas
-
-
-def plan_of(config, block, timestep, mode, size, controls, voxel: float = 0.1, seed: int = 0):
-    from vega3d.analysis.cells import make_plan
-
-    blocks = list(range(config.num_layers)) if block == "all" else numbers("--block", block)
-    return make_plan(
-        config,
-        blocks,
-        numbers("--timestep", timestep),
-        words(mode) or None,
-        areas_of(size),
-        words(controls),
-        voxel,
-        seed,
-    )
-
-
-def read_options(views: int, skip_lost: bool, intrinsics: str | None):
-    """Raises ValueError, before anything is loaded, for views or intrinsics out of range."""
-    from vega3d.analysis.clips import ReadOptions, checked_intrinsics, evenly
-
-    evenly(2, views)
-    if intrinsics is None:
-        return ReadOptions(views, skip_lost)
-    try:
-        values = tuple(float(value) for value in intrinsics.split(","))
-    except ValueError as error:
-        raise ValueError(f"--intrinsics is {intrinsics!r}, but must be fx,fy,cx,cy [px].") from error
-    checked_intrinsics(values)
-    return ReadOptions(views, skip_lost, values)
-
-
-def load_generator(model: str, device: str | None):
-    from vega3d.hub.load import load_vega
-
-    checkpoint, _ = load_vega(model, device=device)
-    return checkpoint, checkpoint.generator_module
-
-
-def clips_of(data: Path | None, layout, split: str | None, clips: int | None, workers: int, usual: str, rooms: int):
-    """The clips of a folder, or rooms that are made for it."""
-    from vega3d.analysis.layouts import find_clips, make_rooms
-
-    if data is not None:
-        return find_clips(data, layout, split, clips)
-    if layout not in (None, "rooms"):
-        raise ValueError(f"--layout {layout} needs --data (and, for probes, --train-data): only rooms are made.")
-    count = rooms if clips is None else clips
-    if count < 1:
-        raise ValueError(f"--clips is {count}, but must be at least 1.")
-    with progress(f"rooms of split {split or usual}", "room", count) as advance:
-        return make_rooms(count, split or usual, workers, on_room=lambda number: advance(number))
-
-
-def reader_of(cache: Path | None):
-    from vega3d.modeling.generator_vega3d import VegaGenerator
-
-    if cache is None:
-        return VegaGenerator.read
-    from vega3d.features.cache import FeatureCache
-
-    return FeatureCache(cache).read
-
-
-def facts_of(model: str, checkpoint, plan, options, sources) -> dict:
-    """What a result says of its making."""
-    generator = checkpoint.generator_module
-    return {
-        "model": model,
-        "generator_files": generator.files_hash(),
-        "notice": checkpoint.config.notice,
-        "command": shlex.join(["vega3d", *sys.argv[1:]]),
-        "plan": {name: list(value) if isinstance(value, tuple) else value for name, value in vars(plan).items()},
-        "options": options._asdict(),
-        "noise_seed": generator.config.noise_seed,
-        "data": {"layout": sources[0].layout, "clips": [source.name for source in sources]},
-    }
-
-
-def check_file(output: Path | None) -> None:
-    """Raises ValueError unless the folder of an output is there and the output no folder."""
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise ValueError(f"--output is {output}, but must be a file in a folder that is there, such as result.json.")

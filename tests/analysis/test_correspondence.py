@@ -77,6 +77,17 @@ def test_smooth_features_score_high_by_themselves_and_the_correction_shows_it():
     assert figures["pck"] == pytest.approx(figures["pck_chance"], abs=0.08)
 
 
+def test_length_of_tokens_does_not_weigh_them():
+    clip = room_clip(frames=5)
+    seen = co_visible(clip, fit_of(clip), voxel=1.0)  # several tokens a voxel
+    assert len(seen.view) < 0.7 * len(seen.token)
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(*seen.shape, 8, generator=random)
+    scaled = features * (0.1 + 10 * torch.rand(*seen.shape, 1, generator=random))
+    ours, theirs = correspondence(features, seen), correspondence(scaled, seen)
+    assert ours["cosine"] == pytest.approx(theirs["cosine"], abs=1e-5) and ours["retrieval_5"] == theirs["retrieval_5"]
+
+
 def test_every_pair_of_views_counts():
     clip = plane_clip(offsets=(0.0, 0.5, 1.0))
     seen = co_visible(clip, fit_of(clip))

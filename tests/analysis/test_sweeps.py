@@ -13,11 +13,11 @@ from vega3d.analysis.clips import ReadOptions
 from vega3d.analysis.correspondence import co_visible, correspondence
 from vega3d.analysis.figures import draw_sweep
 from vega3d.analysis.layouts import find_clips, read_clip
-from vega3d.analysis.summary import read_rows, summarise
+from vega3d.analysis.summary import differences, read_rows, summarise
 from vega3d.analysis.sweep import correspondence_rows
 from vega3d.analysis.sweep_files import run_sweep, sweep_table
 from vega3d.features.cache import FeatureCache
-from vega3d.statistics import mean_interval
+from vega3d.statistics import mean_intervals
 
 FACTS = {"model": "tiny", "notice": "untrained", "command": "vega3d analyze sweep", "plan": {"families": ["wan"]}}
 
@@ -92,11 +92,12 @@ def test_a_killed_sweep_continues_to_the_same_table(generator, sources, tmp_path
     with pytest.raises(KilledError):
         run_sweep(generator, sources, [], plan, tmp_path / "cut", FACTS, on_part=kill)
     assert len(list((tmp_path / "cut" / "parts").iterdir())) == 7
-    damaged = next((tmp_path / "cut" / "parts").iterdir())
+    damaged, swapped, other = sorted((tmp_path / "cut" / "parts").iterdir())[:3]
     damaged.write_text(damaged.read_text()[:-20])
+    swapped.write_text(other.read_text())
     reader = Counted()
     continued = run_sweep(generator, sources, [], plan, tmp_path / "cut", FACTS, reader=reader)
-    assert reader.passes == plan.num_parts(3) - 6
+    assert reader.passes == plan.num_parts(3) - 5
     assert continued == whole
     assert read_rows(tmp_path / "cut" / "clips.parquet") == read_rows(tmp_path / "whole" / "clips.parquet")
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
@@ -158,15 +159,38 @@ def test_a_folder_of_something_else_is_refused(generator, sources, tmp_path):
 
 
 def test_intervals_are_over_scenes():
-    interval = mean_interval(["a", "a", "b", "c"], [1.0, 1.0, 0.0, np.nan])
-    assert interval.score == pytest.approx(2 / 3)
-    assert (interval.low, interval.high) == (0, 1)  # some draws have scene a alone, some b alone
-    assert mean_interval(["a", "a"], [0.0, 1.0]).low is None
-    assert mean_interval(["a"], [np.nan]).score is None
+    values = np.array([[1.0, np.nan, 1.0], [1.0, np.nan, np.nan], [0.0, np.nan, np.nan], [np.nan, np.nan, np.nan]])
+    first, second, third = mean_intervals(["a", "a", "b", "c"], values)
+    assert first.score == pytest.approx(2 / 3)
+    assert (first.low, first.high) == (0, 1)  # some draws have scene a alone, some b alone
+    assert second.score is None
+    assert (third.score, third.low) == (1, None)  # one scene
     random = np.random.default_rng(0)
-    values = random.normal(size=200)
-    interval = mean_interval([str(number) for number in range(200)], values)
+    values = random.normal(size=(200, 1))
+    (interval,) = mean_intervals([str(number) for number in range(200)], values)
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * values.std() / 200**0.5, rel=0.1)
+
+
+def test_differences_are_paired():
+    rows = []
+    for family, block, timestep, more in (("wan", 3, 300, 0.1), ("random", 3, 300, 0.0), ("vae", None, None, 0.2)):
+        cell = {"family": family, "mode": "frame", "max_area": 1, "timestep": timestep, "block": block}
+        for number in range(6):  # clips differ far more than families
+            rows.append({**cell, "clip": f"c{number}", "scene": f"s{number}", "corrected": number + more})
+    rows.append({**rows[6], "block": 4})
+    random, vae = differences(rows)
+    assert (random["minus"], vae["minus"]) == ("random", "vae")
+    assert random["figures"]["corrected"] == pytest.approx({"score": 0.1, "low": 0.1, "high": 0.1})
+    assert vae["figures"]["corrected"] == pytest.approx({"score": -0.1, "low": -0.1, "high": -0.1})
+
+
+def test_clips_of_one_scene_are_drawn_together():
+    cell = {"family": "wan", "mode": "frame", "max_area": 1, "timestep": 1, "block": 1}
+    clips = [("a1", "a", 1.0), ("a2", "a", 0.0), ("b1", "b", 1.0), ("b2", "b", 0.0)]
+    rows = [{**cell, "clip": clip, "scene": scene, "cosine": score} for clip, scene, score in clips]
+    (summary,) = summarise(rows)
+    assert (summary["clips"], summary["scenes"]) == (4, 2)
+    assert summary["figures"]["cosine"] == {"score": 0.5, "low": 0.5, "high": 0.5}  # both scenes have the same mean
 
 
 def cells_by_hand() -> list[dict]:

@@ -88,15 +88,15 @@ def make_plan(
                 raise ValueError(f"There is no {name} {value!r}. Choose of {', '.join(known)}.")
     families = (config.family, *controls)
     chosen_modes, chosen_areas = list(modes or [config.clip_mode]), list(areas or [None])
-    for name, given in (
-        ("blocks", chosen_blocks),
-        ("timesteps", chosen_timesteps),
-        ("modes", chosen_modes),
-        ("sizes", chosen_areas),
-        ("families", families),
-    ):
-        if len(set(given)) < len(given):
-            raise ValueError(f"The {name} {list(given)} name one twice. Give each once.")
+    given: dict[str, Sequence] = {
+        "blocks": chosen_blocks,
+        "timesteps": chosen_timesteps,
+        "modes": chosen_modes,
+        "sizes": chosen_areas,
+    }
+    for name, chosen in {**given, "families": list(families)}.items():
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"The {name} {chosen} name one twice. Give each once.")
     return Plan(
         tuple(sorted(chosen_blocks)),
         tuple(sorted(chosen_timesteps)),

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.spatial import KDTree
 
 from vega3d.analysis.clips import PosedClip
 from vega3d.analysis.tokens import FrameFit, token_centres, token_points
@@ -19,6 +20,7 @@ VOXEL = 0.1  # [m]
 NEIGHBOURS = (1, 5)
 ANGLES = (0.0, 15.0, 30.0, 60.0, 180.0)  # [deg], edges of the bins of the view angle
 ALPHA = 0.1  # of the longer side of a frame: how far a predicted place may be off
+NOWHERE = -1e9  # [px], for what lies behind a camera
 BLOCK = 2**24  # similarities held at a time
 
 
@@ -71,15 +73,12 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
     token = np.flatnonzero(valid)
     tokens = points.reshape(-1, 3)[token]
     view, cell, entry = entries_of(token // valid.shape[1], tokens, voxel)
-    first, second = equal_pairs(cell)
-    if not len(first):
+    query, target = directed_pairs(view, cell)
+    if not len(query):
         raise ValueError(
             f"{clip.name}: no two of its {len(clip)} views see a common voxel of {voxel} m, nothing to compare. "
             "Take more views (--views), a larger frame (--size), larger voxels (--voxel), or check poses and depth."
         )
-    query, target = np.concatenate([first, second]), np.concatenate([second, first])
-    order = np.argsort(view[target], kind="stable")
-    query, target = query[order], target[order]
     counts = np.bincount(entry)[:, None]
     centres = token_centres(fit)[token % valid.shape[1]]
     point = sums_of(tokens, entry) / counts
@@ -113,6 +112,14 @@ def entries_of(view: np.ndarray, points: np.ndarray, voxel: float) -> tuple[np.n
     return entries[0], entries[1], entry.ravel()
 
 
+def directed_pairs(view: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int[2 P] query and int[2 P] target: entries of one voxel, in order of the target's view."""
+    first, second = equal_pairs(cell)
+    query, target = np.concatenate([first, second]), np.concatenate([second, first])
+    order = np.argsort(view[target], kind="stable")
+    return query[order], target[order]
+
+
 def sums_of(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     """float[G, K]: sums of float[M, K] within groups int[M]."""
     return np.stack([np.bincount(group, column) for column in values.T], axis=1)
@@ -138,12 +145,12 @@ def others(view: np.ndarray, target: np.ndarray, random: np.random.Generator) ->
 
 
 def projected(clip: PosedClip, points: np.ndarray, view: np.ndarray) -> np.ndarray:
-    """float[n, 2]: pixels in the frames where points float[n, 3] lie in their views int[n]; infinite behind one."""
+    """float[n, 2]: pixels in the frames where points float[n, 3] lie in their views int[n]; `NOWHERE` behind one."""
     camera_from_world = invert_pose(clip.world_from_camera)[view]
     camera = (camera_from_world[:, :3, :3] @ points[..., None])[..., 0] + camera_from_world[:, :3, 3]
     pixels = camera @ clip.intrinsics.T
     depth = pixels[:, 2:]
-    return np.where(depth > 0, pixels[:, :2] / np.where(depth > 0, depth, 1), np.inf)
+    return np.where(depth > 0, pixels[:, :2] / np.where(depth > 0, depth, 1), NOWHERE)
 
 
 def correspondence(features: torch.Tensor, seen: CoVisible) -> dict[str, float]:
@@ -238,6 +245,6 @@ def chance_of_choice(seen: CoVisible) -> dict[str, float]:
     figures = {f"retrieval_{k}_chance": float((np.minimum(k, counts) / counts).mean()) for k in NEIGHBOURS}
     near = np.zeros(len(seen.target))
     for start, count, part in target_views(seen):
-        apart = np.linalg.norm(seen.truth[part, None] - seen.place[start : start + count], axis=-1)
-        near[part] = (apart <= seen.threshold).mean(axis=1)
+        tree = KDTree(seen.place[start : start + count])
+        near[part] = tree.query_ball_point(seen.truth[part], seen.threshold, return_length=True) / count
     return {**figures, "pck_chance": float(near.mean())}

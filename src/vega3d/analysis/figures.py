@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from vega3d.synthetic.resumable import write_whole
 
 MOST_CURVES = 4  # noise levels drawn as curves; of more, these many are taken evenly
-CONTROL_STYLES = {"random": ("--", "#7f4fa0"), "noise": (":", "#444444"), "vae": ("-.", "#8c564b")}
+CONTROL_STYLES = {"random": ("--", "#7f4fa0"), "noise": (":", "#008080"), "vae": ("-.", "#8c564b")}
 BASELINE_STYLES = {"mean": ("--", "#a0a0a0"), "position": ("-.", "#a0a0a0")}
 SHIFT = 0.06  # [blocks] between the error bars of neighbouring curves
 
@@ -151,7 +151,7 @@ def draw_own(axis: Axes, cells: Sequence[Mapping], name: str, metric: Metric) ->
             chance = [metric.scale * cell["figures"][metric.chance]["score"] for cell in level]
             blocks = [cell["block"] for cell in level]
             label = f"chance (step {timestep})"
-            axis.plot(blocks, chance, color="#d62728", linewidth=1, linestyle=(0, (1, 1)), label=label)
+            axis.plot(blocks, chance, color="black", linewidth=1.2, linestyle=(0, (1, 2)), label=label)
 
 
 def draw_control(axis: Axes, cells: Sequence[Mapping], name: str, scale: float, look: tuple[str, str]) -> None:

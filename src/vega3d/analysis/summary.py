@@ -1,8 +1,8 @@
-"""Figures of all clips together with intervals over scenes, result files, and the tables that are printed."""
+"""Figures of all clips together with intervals over scenes, and result files."""
 
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -13,12 +13,21 @@ import pyarrow
 import pyarrow.parquet
 
 from vega3d import __version__
-from vega3d.statistics import RESAMPLES, mean_interval
+from vega3d.statistics import RESAMPLES, mean_intervals
 from vega3d.synthetic.resumable import write_whole
 
 FORMAT = "vega3d-analysis-1"
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy")
 CELL = ("family", "mode", "max_area", "timestep", "block")
+COMPARED = (
+    "corrected",
+    "centred_cosine",
+    "retrieval_1",
+    "centred_retrieval_1",
+    "centred_pck",
+    "depth_rmse",
+    "normal_mean",
+)
 FACTS = (*CELL, "clip", "scene", "height", "width", "views", "left_out")
 
 
@@ -43,14 +52,52 @@ def summarise(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0
         cells.setdefault(tuple(row[name] for name in CELL), []).append(row)
     summary = []
     for cell, members in cells.items():
-        scenes = [row["scene"] for row in members]
-        figures = {}
-        for name in figures_in(members):
-            values = [np.nan if row.get(name) is None else row[name] for row in members]
-            figures[name] = asdict(mean_interval(scenes, values, resamples, seed))
+        scenes, names = [row["scene"] for row in members], figures_in(members)
         counts = {"clips": len(members), "scenes": len(set(scenes))}
+        figures = intervals(names, scenes, table(members, names), resamples, seed)
         summary.append({**dict(zip(CELL, cell, strict=True)), **counts, "figures": figures})
     return summary
+
+
+def table(rows: Sequence[Mapping], names: Sequence[str]) -> np.ndarray:
+    """float[rows, names], NaN where a row has no such figure."""
+    return np.array([[np.nan if row.get(name) is None else row[name] for name in names] for row in rows], float)
+
+
+def intervals(
+    names: Sequence[str], scenes: Sequence[str], values: np.ndarray, resamples: int, seed: int
+) -> dict[str, dict]:
+    return {
+        name: asdict(interval)
+        for name, interval in zip(names, mean_intervals(scenes, values, resamples, seed), strict=True)
+    }
+
+
+def differences(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0) -> list[dict]:
+    """Paired differences on the same clips: each cell of the first family minus the same cell of each control.
+
+    A control without blocks or noise levels is compared with every one.
+
+    Returns:
+        For each pair `minus` (the control), the cell's columns, and `figures` of `COMPARED`.
+    """
+    cells: dict[tuple, dict[str, Mapping]] = {}
+    for row in rows:
+        cells.setdefault(tuple(row[name] for name in CELL), {})[row["clip"]] = row
+    first = rows[0]["family"]
+    found = []
+    for cell, members in cells.items():
+        for other, controls in cells.items():
+            alike = all(theirs in (ours, None) for ours, theirs in zip(cell[1:], other[1:], strict=True))
+            if cell[0] != first or other[0] == first or not alike:
+                continue
+            clips = sorted(members.keys() & controls.keys())
+            names = [name for name in COMPARED if name in members[clips[0]] and name in controls[clips[0]]]
+            ours, theirs = ([side[clip] for clip in clips] for side in (members, controls))
+            values = table(ours, names) - table(theirs, names)
+            figures = intervals(names, [row["scene"] for row in ours], values, resamples, seed)
+            found.append({**dict(zip(CELL, cell, strict=True)), "minus": other[0], "figures": figures})
+    return found
 
 
 def result_of(rows: Sequence[Mapping], kind: str, facts: Mapping, resamples: int = RESAMPLES, seed: int = 0) -> dict:
@@ -71,6 +118,7 @@ def result_of(rows: Sequence[Mapping], kind: str, facts: Mapping, resamples: int
         "versions": versions | {name: version(name) for name in LIBRARIES},
         "bootstrap": {"seed": seed, "resamples": resamples},
         "cells": summarise(rows, resamples, seed),
+        "differences": differences(rows, resamples, seed),
         "clips": list(rows),
     }
 
@@ -90,135 +138,3 @@ def write_rows(path: Path, rows: Sequence[Mapping]) -> None:
 
 def read_rows(path: Path) -> list[dict]:
     return pyarrow.parquet.read_table(path).to_pylist()
-
-
-def cell_name(cell: Mapping) -> str:
-    """Such as `wan, frame, block 20, step 300`."""
-    parts = [cell["family"]]
-    if cell["family"] not in ("mean", "position"):
-        parts.append(cell["mode"])
-    parts += [f"block {cell['block']}"] if cell["block"] is not None else []
-    parts += [f"step {cell['timestep']}"] if cell["timestep"] is not None else []
-    return ", ".join(parts)
-
-
-def shown(figure: Mapping | None, digits: int = 3) -> str:
-    """`0.712 [0.690, 0.733]`; `-` for what has no value, and no brackets for what has no interval."""
-    if figure is None or figure["score"] is None:
-        return "-"
-    value = f"{figure['score']:.{digits}f}"
-    return value if figure["low"] is None else f"{value} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the first column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-
-
-def table_of(cells: Iterable[Mapping], columns: Mapping[str, str], digits: int = 3) -> list[str]:
-    """Lines of a table: one row a cell; `columns` maps headings to names of figures."""
-    cells = list(cells)
-    sizes = len({cell["max_area"] for cell in cells}) > 1
-    rows = [["features", *columns]]
-    for cell in cells:
-        name = cell_name(cell) + (f", {cell['max_area']} px" if sizes else "")
-        rows.append([name, *(shown(cell["figures"].get(figure), digits) for figure in columns.values())])
-    return aligned(rows)
-
-
-CORRESPONDENCE_COLUMNS = {
-    "cosine": "cosine",
-    "chance": "chance",
-    "corrected": "corrected",
-    "centred": "centred_cosine",
-    "chance (centred)": "centred_chance",
-}
-RETRIEVAL_COLUMNS = {
-    "retrieval@1": "retrieval_1",
-    "@5": "retrieval_5",
-    "centred @1": "centred_retrieval_1",
-    "@5 ": "centred_retrieval_5",
-}
-PCK_COLUMNS = {
-    "PCK": "centred_pck",
-    "0-15 deg": "centred_pck_0_15",
-    "15-30": "centred_pck_15_30",
-    "30-60": "centred_pck_30_60",
-    "60+": "centred_pck_60_180",
-}
-DEPTH_COLUMNS = {"RMSE [m]": "depth_rmse", "abs rel": "depth_abs_rel", "delta1": "depth_delta1"}
-NORMAL_COLUMNS = {
-    "mean [deg]": "normal_mean",
-    "median": "normal_median",
-    "< 11.25": "normal_11",
-    "< 22.5": "normal_22",
-    "< 30": "normal_30",
-}
-
-
-def correspondence_table(result: Mapping) -> str:
-    """Three tables: similarity, retrieval, and PCK by view angle, each beside what chance gives."""
-    cells = result["cells"]
-    figures = cells[0]["figures"]
-    random_choice = ", ".join(
-        f"{name} {shown(figures[figure])}"
-        for name, figure in (("@1", "retrieval_1_chance"), ("@5", "retrieval_5_chance"), ("PCK", "pck_chance"))
-    )
-    return "\n".join(
-        [
-            head(result),
-            "",
-            "similarity of the features of one voxel in two views; chance: of different voxels of the same views",
-            *table_of(cells, CORRESPONDENCE_COLUMNS),
-            "",
-            "the true match is the nearest neighbour, or among the five nearest, of all voxels of the other view",
-            *table_of(cells, RETRIEVAL_COLUMNS),
-            "",
-            "PCK (centred features): the nearest within 0.1 of the frame's longer side, by angle between the views",
-            *table_of(cells, PCK_COLUMNS),
-            f"a random choice: {random_choice}",
-            *notes(result),
-        ]
-    )
-
-
-def probe_table(result: Mapping) -> str:
-    return "\n".join(
-        [
-            head(result),
-            "",
-            "depth",
-            *table_of(result["cells"], DEPTH_COLUMNS),
-            "",
-            "surface normals",
-            *table_of(result["cells"], NORMAL_COLUMNS),
-            *notes(result),
-        ]
-    )
-
-
-def head(result: Mapping) -> str:
-    cell = result["cells"][0]
-    counts = f"{cell['clips']} clips of {cell['scenes']} scenes"
-    return f"{result['model']}: {counts}; means over clips, 95 % intervals over scenes"
-
-
-def notes(result: Mapping) -> list[str]:
-    """What a reader of the figures has to know."""
-    left_out = {row["clip"]: row["left_out"] for row in result["clips"] if row["left_out"]}
-    lines = []
-    if left_out:
-        lines.append(
-            f"note: frames without pose or depth were left out: {sum(left_out.values())} in {len(left_out)} clips"
-        )
-    if result["cells"][0]["scenes"] < 2:
-        lines.append("note: one scene has no interval; give more")
-    if result.get("notice"):
-        lines.append(f"note: {result['notice']}")
-    return lines

@@ -82,12 +82,15 @@ def clip_parts(
         for timestep in timesteps
     }
     found = {timestep: read_part(parts, key) for timestep, key in keys.items()}
-    yield from (rows for rows in found.values() if rows is not None)
     missing = [timestep for timestep, rows in found.items() if rows is None]
-    if not missing:
-        return
-    seen = co_visible(given.clip, given.fit, plan.voxel, plan.seed)
-    for timestep, hidden in reader(variant, given.frames, blocks, missing):
+    if missing:
+        seen = co_visible(given.clip, given.fit, plan.voxel, plan.seed)
+        computed = reader(variant, given.frames, blocks, missing)
+    for timestep, known in found.items():
+        if known is not None:
+            yield known
+            continue
+        _, hidden = next(computed)
         rows = [
             {
                 **cell_facts(variant, area, timestep, block),

@@ -13,18 +13,9 @@ from vega3d.analysis.cells import Plan, Reader
 from vega3d.analysis.clips import ClipSource, ReadOptions
 from vega3d.analysis.figures import METRICS, draw_sweep
 from vega3d.analysis.probing import check_scenes, probe_rows
-from vega3d.analysis.summary import (
-    CELL,
-    aligned,
-    cell_name,
-    head,
-    notes,
-    result_of,
-    shown,
-    write_result,
-    write_rows,
-)
+from vega3d.analysis.summary import CELL, result_of, write_result, write_rows
 from vega3d.analysis.sweep import correspondence_rows
+from vega3d.analysis.tables import aligned, cell_name, head, notes, shown
 from vega3d.modeling.generator_vega3d import VegaGenerator
 
 BEST = 5  # cells shown for each metric
