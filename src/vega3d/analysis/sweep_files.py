@@ -15,8 +15,9 @@ from vega3d.analysis.figures import METRICS, draw_sweep
 from vega3d.analysis.probing import check_scenes, probe_rows
 from vega3d.analysis.summary import CELL, result_of, write_result, write_rows
 from vega3d.analysis.sweep import correspondence_rows
-from vega3d.analysis.tables import aligned, cell_name, head, notes, shown
+from vega3d.analysis.tables import cell_name, head, notes, shown
 from vega3d.modeling.generator_vega3d import VegaGenerator
+from vega3d.text_tables import aligned
 
 BEST = 5  # cells shown for each metric
 

@@ -1,6 +1,8 @@
 """The tables that are printed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+
+from vega3d.text_tables import aligned
 
 FEW_SCENES = 10  # below which percentile intervals cover less than they say
 
@@ -21,17 +23,6 @@ def shown(figure: Mapping | None, digits: int = 3) -> str:
         return "-"
     value = f"{figure['score']:.{digits}f}"
     return value if figure["low"] is None else f"{value} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the first column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
 
 
 def table_of(cells: Iterable[Mapping], columns: Mapping[str, str], digits: int = 3) -> list[str]:

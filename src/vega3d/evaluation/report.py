@@ -9,6 +9,7 @@ from pathlib import Path
 from vega3d.evaluation.bootstrap import Difference, compare, rows_of, scene_intervals, scene_of
 from vega3d.evaluation.metrics import CATEGORIES, average
 from vega3d.statistics import RESAMPLES
+from vega3d.text_tables import aligned
 
 FORMAT = "vega3d-evaluation-1"
 COMPARISON_FORMAT = "vega3d-comparison-1"
@@ -110,17 +111,6 @@ def percent(value: float | None) -> str:
 
 def span(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"[{percent(low)}, {percent(high)}]"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with the first column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
 
 
 def format_table(result: Mapping) -> str:
