@@ -8,7 +8,7 @@ import json
 import math
 import platform
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vega3d import __version__
@@ -154,12 +154,20 @@ def describe_run(
         "versions": {
             "vega3d": __version__,
             "python": platform.python_version(),
-            **{name: version(name) for name in LIBRARIES},
+            **{name: installed_version(name) for name in LIBRARIES},
         },
         "questions_sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
         "missing_videos": list(missing_videos),
     }
     return json.loads(json.dumps(header, allow_nan=False))
+
+
+def installed_version(library: str) -> str | None:
+    """None for a library that is not there: frames that are in memory already need no decoder."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def check_request(output: Path | None, batch_size: int) -> None:

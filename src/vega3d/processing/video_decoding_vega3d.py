@@ -1,4 +1,7 @@
-"""Decodes chosen frames of a video file with PyAV, in bounded memory."""
+"""Decodes chosen frames of a video file with PyAV, in bounded memory.
+
+PyAV is imported where a file is opened: who has frames in memory can do without it.
+"""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -8,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 
 # What FFmpeg also opens: text drawn as pictures, and lists that name other files or addresses.
@@ -141,6 +143,8 @@ def decode_frames(path: Path, timeline: Timeline, indices: np.ndarray) -> list[n
 @contextmanager
 def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     """Opens a file: its container and first video stream (an album cover does not count)."""
+    import av
+
     try:
         container = av.open(str(path))
     except av.FFmpegError as error:
@@ -162,6 +166,8 @@ def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
 
 def _demux(path: Path) -> tuple[list[_PacketTimes], int, float]:
     """Returns the intact packets, how many frames are announced, and the seconds of one time unit."""
+    import av
+
     packets, damaged = [], 0
     with _open_video(path) as (container, stream):
         try:
@@ -177,8 +183,10 @@ def _demux(path: Path) -> tuple[list[_PacketTimes], int, float]:
         return packets, max(len(stream.index_entries), len(packets) + damaged), float(stream.time_base)
 
 
-def _decoded(path: Path, container, stream) -> Iterator[av.VideoFrame]:
+def _decoded(path: Path, container, stream) -> Iterator[Any]:
     """Decodes on from the current place."""
+    import av
+
     count = 0
     try:
         for frame in container.decode(stream):
@@ -191,7 +199,7 @@ def _decoded(path: Path, container, stream) -> Iterator[av.VideoFrame]:
         ) from error
 
 
-def _upright(path: Path, frame: av.VideoFrame) -> np.ndarray:
+def _upright(path: Path, frame: Any) -> np.ndarray:
     """Returns uint8[H, W, 3], turned and mirrored as the display matrix of the frame says."""
     pixels = frame.to_ndarray(format="rgb24")
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")

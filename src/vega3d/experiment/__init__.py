@@ -1,0 +1,1 @@
+"""The controlled experiment: one small model, several generators, paired seeds, everything else equal."""

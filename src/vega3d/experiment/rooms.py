@@ -1,0 +1,179 @@
+"""Walkthroughs with their questions for the experiment: whole shards of frames and rows, without video files.
+
+    OUT/{split}/{number:05d}.npy     uint8[clips, T, H, W, 3]
+    OUT/{split}/{number:05d}.json    for each clip its scene, what is marked in which frame, and its rows
+
+A shard is a few rooms. Its JSON is written last, so a shard is there whole or is made again.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vega3d.experiment.stage0_rows import stage0_rows
+from vega3d.synthetic.draw_arrays import draw_arrays
+from vega3d.synthetic.furniture import Furniture, furniture_for
+from vega3d.synthetic.light import Quality, bake_light
+from vega3d.synthetic.observation import Observation, observe
+from vega3d.synthetic.questions import make_questions
+from vega3d.synthetic.raycast import Caster
+from vega3d.synthetic.render_embree import Clip, EmbreeRenderer
+from vega3d.synthetic.resumable import run_all, write_whole
+from vega3d.synthetic.scene import Scene, sample_scene, scene_seed
+from vega3d.synthetic.walk import Walk, sample_walks
+
+
+@dataclass(frozen=True)
+class RoomShards:
+    """
+    Args:
+        folder: of all splits.
+        split: `train`, `validation`, `test` or `test_unseen`.
+        rooms: how many, numbered from 0 in their split.
+        walks: clips of a room.
+        num_frames: of a clip.
+        size: edge of the square frames [px].
+        questions_per_type: most spatial questions of one type about a clip.
+        renderer: "opengl" needs vega3d[render] and a graphics card; "embree" gives the same on the CPU.
+        quality: of the light (`synthetic.light.bake_light`).
+        rooms_per_shard: rooms made together by one process.
+        furniture: pack of objects; needed for `test_unseen`.
+    """
+
+    folder: Path
+    split: str
+    rooms: int
+    walks: int = 2
+    num_frames: int = 17
+    size: int = 192
+    questions_per_type: int = 2
+    renderer: Literal["opengl", "embree"] = "opengl"
+    quality: Quality = "full"
+    rooms_per_shard: int = 16
+    furniture: Path | None = None
+
+    def __post_init__(self):
+        for name in ("rooms", "walks", "num_frames", "questions_per_type", "rooms_per_shard"):
+            value = self.__dict__[name]
+            if value < 1:
+                raise ValueError(f"{name} is {value}, but must be at least 1.")
+        if self.renderer not in ("opengl", "embree"):
+            raise ValueError(f"There is no renderer {self.renderer!r}. Choose opengl or embree.")
+        scene_seed(self.split, self.rooms - 1)
+
+    def __len__(self) -> int:
+        """Number of shards."""
+        return -(-self.rooms // self.rooms_per_shard)
+
+    def files(self, number: int) -> tuple[Path, Path]:
+        """Frames and rows of a shard."""
+        stem = self.folder / self.split / f"{number:05d}"
+        return stem.with_suffix(".npy"), stem.with_suffix(".json")
+
+    def make(self, workers: int = 1) -> Iterator[int]:
+        """Makes the shards that are not there; yields the number of clips of each, in order.
+
+        Raises:
+            ValueError: if `workers` is below 1, the pack is missing, or a shard was made with other settings.
+        """
+        if workers < 1:
+            raise ValueError(f"Got {workers} workers, but there must be at least 1.")
+        _furniture(self.split, self.furniture)
+        yield from run_all(partial(make_shard, shards=self), len(self), workers)
+
+    @property
+    def settings(self) -> dict:
+        """What the clips of a shard depend on, beside its number."""
+        names = ("split", "walks", "num_frames", "size", "questions_per_type", "renderer", "quality")
+        return {name: self.__dict__[name] for name in (*names, "rooms_per_shard")}
+
+
+@cache
+def _furniture(split: str, pack: Path | None) -> list[Furniture]:
+    return furniture_for(split, pack)
+
+
+def make_shard(number: int, shards: RoomShards) -> int:
+    """Makes one shard unless it is there; returns how many clips it has."""
+    frames_file, rows_file = shards.files(number)
+    if rows_file.is_file() and frames_file.is_file():
+        return len(read_shard(rows_file, shards)["clips"])
+    first = number * shards.rooms_per_shard
+    frames, clips = [], []
+    for room in range(first, min(first + shards.rooms_per_shard, shards.rooms)):
+        for rgb, record in room_clips(room, shards):
+            frames.append(rgb)
+            clips.append(record)
+    write_whole(frames_file, partial(_write_array, array=np.stack(frames)))
+    values = json.dumps({"settings": shards.settings, "clips": clips}, separators=(",", ":"))
+    write_whole(rows_file, partial(Path.write_text, data=values))
+    return len(clips)
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+def read_shard(path: Path, shards: RoomShards) -> dict:
+    """Raises ValueError if the file is damaged, or the shard was made with other settings."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it, and run the same command again.") from error
+    if values.get("settings") != shards.settings:
+        raise ValueError(
+            f"{path} was made with the settings {values.get('settings')}, but now they are {shards.settings}. Choose "
+            "another folder."
+        )
+    return values
+
+
+def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, dict]]:
+    """uint8[T, H, W, 3] and the record of each walk through a room."""
+    scene = sample_scene(scene_seed(shards.split, room), _furniture(shards.split, shards.furniture))
+    walks = sample_walks(scene, shards.walks, shards.num_frames)
+    observation = None
+    for walk, clip in enumerate(rendered(scene, walks, shards)):
+        observation = observe(scene, clip.instance, observation)
+        record = clip_record(observation, scene, walk, shards.questions_per_type)
+        yield np.array(clip.rgb), {"scene": f"{shards.split}_{room:06d}_{walk:02d}", **record}
+
+
+def rendered(scene: Scene, walks: list[Walk], shards: RoomShards) -> Iterator[Clip]:
+    if shards.renderer == "embree":
+        renderer = EmbreeRenderer(scene, shards.quality)
+        yield from (renderer.render(walk, shards.size, shards.size) for walk in walks)
+        return
+    from vega3d.synthetic.render_opengl import OpenGLRenderer
+
+    light = bake_light(scene, Caster(scene.mesh), shards.quality)
+    with OpenGLRenderer(draw_arrays(scene, light)) as opengl:
+        yield from opengl.render_all(walks, shards.size, shards.size)
+
+
+def clip_record(observation: Observation, scene: Scene, walk: int, per_type: int) -> dict:
+    """`visuals`: what is marked in which frame, the first being nothing; `rows`: each with the number of its visual."""
+    visuals: list[dict] = [{"frame": None, "marks": []}]
+    rows = []
+    for question in make_questions(observation, (scene.seed, 3, walk), per_type):
+        if question.marks:
+            visuals.append({"frame": question.frame, "marks": [list(mark) for mark in question.marks]})
+        rows.append(
+            {
+                "stage": 1,
+                "type": question.question_type,
+                "question": question.question,
+                "options": list(question.options),
+                "answer": question.answer,
+                "visual": len(visuals) - 1 if question.marks else 0,
+            }
+        )
+    random = np.random.default_rng([scene.seed, 7, walk])
+    marked, named = stage0_rows(observation, random, len(visuals))
+    return {"visuals": [*visuals, *marked], "rows": [*rows, *named]}
