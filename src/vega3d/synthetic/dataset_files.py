@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -59,6 +58,8 @@ def table_file(split: str, table: str) -> str:
 
 def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
     """uint8[T, H, W, 3] as H.264 in MP4; one thread, so that the same frames give the same bytes."""
+    import av
+
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         options = {"crf": "20", "preset": "medium", "threads": "1"}
         stream = container.add_stream("libx264", rate=fps, options=options)

@@ -1,0 +1,218 @@
+"""The rows and frames of a split in memory: what is asked about which picture, and in which order it is trained on."""
+
+import string
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from vega3d.evaluation.vsibench import QuestionRecord, build_prompt
+from vega3d.experiment.rooms import RoomShards, read_shard
+from vega3d.synthetic.marks import draw_marks
+
+SENTINEL = "\x00prompt\x00"
+DATASET = "rooms"
+
+
+@dataclass(frozen=True)
+class Visual:
+    """A clip as the model sees it: `clip` counts within the split, `marks` are drawn on `frame`."""
+
+    clip: int
+    frame: int | None
+    marks: tuple[tuple[int, int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    Args:
+        id: unique in its split.
+        scene: name of the clip.
+        visual: number within the split of the visual that the row is about.
+        is_marked: whether it is about the marks, so that it cannot be asked about another visual of the clip.
+        kind: question type, or one of `stage0_rows.KINDS`.
+        question: text.
+        options: texts of the choices.
+        answer: a letter, a number as text, or words.
+    """
+
+    id: str
+    scene: str
+    visual: int
+    is_marked: bool
+    kind: str
+    question: str
+    options: tuple[str, ...]
+    answer: str
+
+    @property
+    def lettered(self) -> list[str]:
+        return [f"{letter}. {text}" for letter, text in zip(string.ascii_uppercase, self.options, strict=False)]
+
+    def prompt(self, stage: int) -> str:
+        """VSI-Bench's prompt in stage 1; the bare words in stage 0."""
+        return self.question if stage == 0 else build_prompt(self.kind, self.question, self.lettered)
+
+
+class SplitData:
+    """
+    Args:
+        shards: that are there.
+        stage: 0 or 1; rows of the other are left out, and visuals about which nothing is asked.
+        kinds: rows to keep; all of the stage by default.
+
+    Attributes:
+        visuals: of the split.
+        rows: of the stage.
+        asked: for each visual, the rows that are about it, or about its clip without marks.
+    """
+
+    def __init__(self, shards: RoomShards, stage: int, kinds: Sequence[str] | None = None):
+        self.stage = stage
+        self.frames: list[np.ndarray] = []
+        self.places: list[tuple[int, int]] = []
+        self.visuals: list[Visual] = []
+        self.rows: list[Row] = []
+        for number in range(len(shards)):
+            frames_file, rows_file = shards.files(number)
+            if not rows_file.is_file():
+                raise ValueError(f"{rows_file} is not there. Make the rooms of {shards.split!r} first.")
+            self.frames.append(np.load(frames_file, mmap_mode="r"))
+            for place, clip in enumerate(read_shard(rows_file, shards)["clips"]):
+                self._add_clip(clip, kinds)
+                self.places.append((number, place))
+        self.asked = self._asked()
+        if not self.rows:
+            raise ValueError(f"The split {shards.split!r} has no row of stage {stage} and the kinds {kinds}.")
+
+    def _add_clip(self, clip: dict, kinds: Sequence[str] | None) -> None:
+        rows = [row for row in clip["rows"] if row["stage"] == self.stage and (not kinds or row["type"] in kinds)]
+        kept = {0} | {row["visual"] for row in rows}
+        numbers = {}
+        for number, visual in enumerate(clip["visuals"]):
+            if number in kept:
+                numbers[number] = len(self.visuals)
+                marks = tuple(tuple(mark) for mark in visual["marks"])
+                self.visuals.append(Visual(len(self.places), visual["frame"], marks))
+        for number, row in enumerate(rows):
+            self.rows.append(
+                Row(
+                    f"{clip['scene']}_{self.stage}{number:03d}",
+                    clip["scene"],
+                    numbers[row["visual"]],
+                    row["visual"] > 0,
+                    row["type"],
+                    row["question"],
+                    tuple(row["options"]),
+                    row["answer"],
+                )
+            )
+
+    def _asked(self) -> list[list[int]]:
+        plain, marked = defaultdict(list), defaultdict(list)
+        for number, row in enumerate(self.rows):
+            if row.is_marked:
+                marked[row.visual].append(number)
+            else:
+                plain[self.visuals[row.visual].clip].append(number)
+        return [[*marked[number], *plain[visual.clip]] for number, visual in enumerate(self.visuals)]
+
+    def frames_of(self, visuals: Sequence[int]) -> np.ndarray:
+        """uint8[B, T, H, W, 3], the marks drawn in."""
+        clips = []
+        for number in visuals:
+            visual = self.visuals[number]
+            shard, place = self.places[visual.clip]
+            frames = np.array(self.frames[shard][place])
+            if visual.marks and visual.frame is not None:
+                frames[visual.frame] = draw_marks(frames[visual.frame], visual.marks)
+            clips.append(frames)
+        return np.stack(clips)
+
+    def records(self) -> list[QuestionRecord]:
+        """The rows of stage 1 as the evaluation takes them; `visual` is the number of the visual."""
+        return [
+            QuestionRecord(
+                id=row.id,
+                dataset=DATASET,
+                scene=row.scene,
+                question_type=row.kind,
+                question=row.question,
+                ground_truth=row.answer,
+                options=tuple(row.lettered),
+                visual=row.visual,
+                frame=self.visuals[row.visual].frame,
+                marks=self.visuals[row.visual].marks,
+            )
+            for row in self.rows
+        ]
+
+
+class Words:
+    """The token ids of rows: what follows the visual tokens up to the answer, and the answer with its end."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        content: list[dict[str, Any]] = [{"type": "video"}, {"type": "text", "text": SENTINEL}]
+        messages = [{"role": "user", "content": content}]
+        rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        self.before, self.after = str(rendered).split(SENTINEL)
+        self.tokenizer = tokenizer
+        self.end = str(tokenizer.eos_token)
+
+    def prompts(self, prompts: Sequence[str]) -> list[np.ndarray]:
+        return self._ids([f"{prompt}{self.after}" for prompt in prompts])
+
+    def answers(self, answers: Sequence[str]) -> list[np.ndarray]:
+        return self._ids([f"{answer}{self.end}" for answer in answers])
+
+    def _ids(self, texts: Sequence[str]) -> list[np.ndarray]:
+        return [np.array(ids, np.int64) for ids in self.tokenizer(list(texts))["input_ids"]]
+
+
+class Batches:
+    """What is trained on in each step, as a function of the seed alone.
+
+    Args:
+        data: of the split.
+        seed: of the order.
+        visuals_per_step: visuals in a batch; every visual comes once before any comes again.
+        questions_per_visual: most rows asked about each; the marked ones first, then the kinds in turn.
+    """
+
+    def __init__(self, data: SplitData, seed: int, visuals_per_step: int, questions_per_visual: int):
+        self.data, self.seed = data, seed
+        self.size, self.questions = visuals_per_step, questions_per_visual
+        self.usable = np.array([number for number, rows in enumerate(data.asked) if rows])
+        self._orders: dict[int, np.ndarray] = {}
+
+    def visuals(self, step: int) -> list[int]:
+        places = range(step * self.size, (step + 1) * self.size)
+        return [int(self._order(place // len(self.usable))[place % len(self.usable)]) for place in places]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            random = np.random.default_rng([self.seed, self.data.stage, 0, epoch])
+            self._orders = {key: order for key, order in self._orders.items() if key >= epoch - 1}
+            self._orders[epoch] = self.usable[random.permutation(len(self.usable))]
+        return self._orders[epoch]
+
+    def rows(self, step: int) -> list[list[int]]:
+        """Numbers of the rows of each visual of the step."""
+        random = np.random.default_rng([self.seed, self.data.stage, 1, step])
+        return [self._chosen(visual, random) for visual in self.visuals(step)]
+
+    def _chosen(self, visual: int, random: np.random.Generator) -> list[int]:
+        asked = self.data.asked[visual]
+        by_kind: dict[str, list[int]] = {}
+        for place in random.permutation(len(asked)).tolist():
+            row = asked[place]
+            kind = "" if self.data.rows[row].is_marked else self.data.rows[row].kind
+            by_kind.setdefault(kind, []).append(row)
+        chosen = by_kind.pop("", [])
+        turns = max((len(rows) for rows in by_kind.values()), default=0)
+        chosen += [rows[turn] for turn in range(turns) for rows in by_kind.values() if turn < len(rows)]
+        return chosen[: self.questions]

@@ -1,0 +1,100 @@
+"""Many questions about one visual in one sequence: the visual tokens once, then the questions, blind to each other.
+
+    [<user> visual tokens][question 1, answer 1][question 2, answer 2] ...
+
+The language model is causal and the visual tokens come first, so each question sees what it would see alone, at the
+same positions: a pack of Q questions gives the logits of Q prompts for a fraction of the work.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+IGNORED = -100
+MULTIPLE = 32  # lengths are rounded up to it
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What begins every pack of a video of this size.
+
+    Attributes:
+        ids: int[P], with placeholders where visual tokens go.
+        positions: int[3, P], of the rotary embedding.
+        following: position of the first token after it.
+        first: place of the first visual token.
+        visual_tokens: N.
+        grid: (t, h, w) of the visual tokens.
+    """
+
+    ids: np.ndarray
+    positions: np.ndarray
+    following: int
+    first: int
+    visual_tokens: int
+    grid: tuple[int, int, int]
+
+
+@dataclass
+class Pack:
+    """
+    Attributes:
+        ids: int[B, L].
+        positions: int[3, B, L].
+        segments: int[B, L]; 0 the prefix, 1, 2 ... the questions, -1 padding.
+        labels: int[B, L], the token itself where it is part of an answer, -100 elsewhere.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    segments: torch.Tensor
+    labels: torch.Tensor
+
+    def to(self, device: torch.device) -> "Pack":
+        return Pack(*(value.to(device, non_blocking=True) for value in self.__dict__.values()))
+
+    def mask(self) -> torch.Tensor:
+        """bool[B, 1, L, L]: which keys a query sees: the prefix and its own question, up to itself."""
+        length = self.segments.shape[1]
+        keys, queries = self.segments[:, None, :], self.segments[:, :, None]
+        causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
+        return (((keys == 0) | (keys == queries)) & causal).unsqueeze(1)
+
+
+def pack(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], pad: int = 0) -> Pack:
+    """
+    Args:
+        prefix: of every row.
+        questions: for each of B visuals, token ids of (prompt, answer) of its questions; an answer may be empty.
+        pad: token of the padding.
+    """
+    lengths = [sum(len(prompt) + len(answer) for prompt, answer in row) for row in questions]
+    start = len(prefix.ids)
+    length = -(-(start + max(lengths)) // MULTIPLE) * MULTIPLE
+    ids = np.full((len(questions), length), pad, np.int64)
+    segments = np.full_like(ids, PADDING)
+    labels = np.full_like(ids, IGNORED)
+    positions = np.zeros((3, *ids.shape), np.int64)
+    ids[:, :start], segments[:, :start] = prefix.ids, 0
+    positions[:, :, :start] = prefix.positions[:, None]
+    for number, row in enumerate(questions):
+        place = start
+        for segment, (prompt, answer) in enumerate(row, start=1):
+            middle, end = place + len(prompt), place + len(prompt) + len(answer)
+            ids[number, place:middle], ids[number, middle:end] = prompt, answer
+            labels[number, middle:end] = answer
+            segments[number, place:end] = segment
+            positions[:, number, place:end] = prefix.following + np.arange(end - place)
+            place = end
+    return Pack(*(torch.from_numpy(value) for value in (ids, positions, segments, labels)))
+
+
+def ends_of(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[list[int]]:
+    """For each visual the place of the last token of each of its questions."""
+    return [
+        (len(prefix.ids) - 1 + np.cumsum([len(prompt) + len(answer) for prompt, answer in row])).tolist()
+        for row in questions
+    ]
