@@ -1,0 +1,85 @@
+"""Frozen streams of a split on disk: parts of a few hundred visuals, each whole or not there, and read onto a device."""
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from vega3d.experiment.loop import Deadline, check_identity, save_tensors
+from vega3d.synthetic.resumable import write_whole
+from vega3d.training.checkpoints import write_json
+
+PART = 512  # visuals in a file
+AT_A_TIME = 16  # visuals computed together
+
+Compute = Callable[[list[int]], torch.Tensor]
+
+
+class KeptTensors:
+    """
+    Args:
+        folder: of one stream of one split.
+        count: visuals of the split.
+        identity: all that the tensors depend on, as plain values.
+
+    Raises:
+        ValueError: if the folder holds tensors of another identity.
+    """
+
+    def __init__(self, folder: Path, count: int, identity: dict):
+        self.folder, self.count = folder, count
+        described = folder / "identity.json"
+        identity = {**identity, "count": count}
+        if described.is_file():
+            check_identity(json.loads(described.read_text()), identity, described)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(described, identity)
+
+    def parts(self) -> Iterator[tuple[Path, range]]:
+        for start in range(0, self.count, PART):
+            yield self.folder / f"{start // PART:05d}.safetensors", range(start, min(start + PART, self.count))
+
+    @property
+    def is_whole(self) -> bool:
+        return all(path.is_file() for path, _ in self.parts())
+
+    def fill(self, compute: Compute, dtype: torch.dtype, deadline: Deadline, on_visuals=None) -> None:
+        """Computes the parts that are not there.
+
+        Args:
+            compute: float[n, ...] of visuals by their numbers.
+            dtype: in which they are kept.
+            deadline: checked before each part.
+            on_visuals: called with the number newly done.
+        """
+        for path, numbers in self.parts():
+            if not path.is_file():
+                deadline.check(f"{self.folder.name}: {numbers.start} of {self.count} visuals")
+                pieces = []
+                for start in range(numbers.start, numbers.stop, AT_A_TIME):
+                    chosen = list(range(start, min(start + AT_A_TIME, numbers.stop)))
+                    pieces.append(compute(chosen).to(dtype).cpu())
+                tensors = {"tokens": torch.cat(pieces).contiguous()}
+                write_whole_tensors(path, tensors)
+            if on_visuals is not None:
+                on_visuals(len(numbers))
+
+    def read(self, device: torch.device) -> torch.Tensor:
+        """float[count, ...], all of it on the device."""
+        whole = None
+        for path, numbers in self.parts():
+            part = load_file(path)["tokens"]
+            if whole is None:  # filled in place: all parts beside their copy would not fit
+                whole = torch.empty((self.count, *part.shape[1:]), dtype=part.dtype, device=device)
+            whole[numbers.start : numbers.stop] = part
+        if whole is None:
+            raise ValueError(f"{self.folder} is to hold no visual at all. Make more rooms.")
+        return whole
+
+
+def write_whole_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    write_whole(path, partial(save_tensors, tensors=tensors))
