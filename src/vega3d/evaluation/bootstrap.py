@@ -168,11 +168,13 @@ def compare(
     scoring: str = "official",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    paired_seeds: bool = False,
 ) -> dict[str, Difference]:
     """Paired comparison: both sides are scored on the same drawn scenes.
 
     Where a side has several results, of several training seeds, these are drawn with replacement too, each side by
-    itself. With one result a side the interval says nothing about another training seed.
+    itself, or together with `paired_seeds`. With one result a side the interval says nothing about another training
+    seed.
 
     Args:
         first: results by name (of their file), one for each seed.
@@ -180,24 +182,56 @@ def compare(
         scoring: `official`, `lmms_eval` or `likelihood`.
         resamples: number of draws.
         seed: of the draws.
+        paired_seeds: the n-th result of each side is of the same training seed, with the same first weights and order
+            of the data, so that both are drawn or neither.
 
     Returns:
         For each category and extra type that has a score, `macro` and `micro`.
 
     Raises:
-        ValueError: if a side is empty, the questions differ, or there are no such scores.
+        ValueError: if a side is empty, the questions differ, there are no such scores, or paired sides differ in
+            length.
     """
+    if paired_seeds and len(first) != len(second):
+        raise ValueError(f"Paired sides have one result a seed, but got {len(first)} and {len(second)}.")
     if not first or not second or resamples < 1:
         raise ValueError(f"Got {len(first)} and {len(second)} results and {resamples} resamples; give one at least.")
     check_same_questions([*first.items(), *second.items()])
     random = np.random.default_rng(seed)
     num_scenes = len({scene_of(question) for question in next(iter(first.values()))["questions"]})
     scenes = drawn(random, resamples, num_scenes)
+    files = [drawn(random, resamples, len(side)) for side in (first, second)]
+    if paired_seeds:
+        files[1] = files[0]
     ours, theirs = (
-        side_scores(list(side.values()), scoring, scenes, drawn(random, resamples, len(side)))
-        for side in (first, second)
+        side_scores(list(side.values()), scoring, scenes, drawn_files)
+        for side, drawn_files in zip((first, second), files, strict=True)
     )
     return {name: difference_of(ours[name], theirs[name], num_scenes) for name in ours}
+
+
+def seed_intervals(
+    results: Mapping[str, Mapping], scoring: str = "official", resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
+    """Mean scores of several training seeds of one model, with 95 % intervals over seeds and scenes.
+
+    Args:
+        results: by name, one for each seed, on the same questions.
+        scoring: `official`, `lmms_eval` or `likelihood`.
+        resamples: number of draws.
+        seed: of the draws; scenes and seeds are those of `compare` with the same one.
+
+    Raises:
+        ValueError: as `compare` does.
+    """
+    if not results or resamples < 1:
+        raise ValueError(f"Got {len(results)} results and {resamples} resamples; give one at least.")
+    check_same_questions(list(results.items()))
+    random = np.random.default_rng(seed)
+    num_scenes = len({scene_of(question) for question in next(iter(results.values()))["questions"]})
+    scenes = drawn(random, resamples, num_scenes)
+    scores = side_scores(list(results.values()), scoring, scenes, drawn(random, resamples, len(results)))
+    return {name: interval_of(values, num_scenes) for name, values in scores.items()}
 
 
 def difference_of(first: np.ndarray, second: np.ndarray, scenes: int) -> Difference:

@@ -1,0 +1,140 @@
+"""The model of each arm, from the one checkpoint of stage 0, and what of it is trained."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from vega3d.experiment.recipe import ArmRecipe, Recipe, StageRecipe
+from vega3d.modeling.checkpoint_vega3d import read_part_config
+from vega3d.modeling.generator_files_vega3d import hash_files
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.training.parts import choose_parts, parameter_groups
+
+EQUAL_WINDOWS = "flash_equal_windows"  # "flash" tells transformers to hand over packed windows
+TUNED = {0: ("llm", "vision"), 1: ("gate", "projector", "llm")}
+
+
+def equal_windows_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """Attention of the vision tower within windows of one size, in one call on any device.
+
+    Args:
+        module: of the vision tower.
+        query: float[1, H, W * L, C], W windows of L patches one after another; so are `key` and `value`.
+        attention_mask: None; windows are told apart by their number.
+        cu_seq_lens_q: int32[W + 1].
+
+    Returns:
+        float[1, W * L, H, C], and None for the weights.
+    """
+    windows = len(cu_seq_lens_q) - 1
+    query, key, value = (states[0].unflatten(1, (windows, -1)).transpose(0, 1) for states in (query, key, value))
+    attended = F.scaled_dot_product_attention(query, key, value)  # float[W, H, L, C]
+    return attended.transpose(1, 2).flatten(0, 1).unsqueeze(0), None
+
+
+def use_equal_windows(model: PreTrainedModel) -> None:
+    """All patches of a pair of frames attend to each other (`vlm.build_vlm`), so that all windows are of one size."""
+    vision = model.base_model.vlm.base_model.visual
+    if len(vision.config.fullatt_block_indexes) != vision.config.depth:
+        raise ValueError("Some blocks of the vision tower attend within smaller windows. Let all attend to the frame.")
+    ALL_ATTENTION_FUNCTIONS.register(EQUAL_WINDOWS, equal_windows_attention)
+    vision.config._attn_implementation = EQUAL_WINDOWS
+
+
+def write_placeholder_generator(folder: Path) -> None:
+    """The smallest generator there can be, for models that do not use one: stage 0 and the VLM alone."""
+    if (folder / "vae" / "config.json").is_file():
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformer = WanTransformer3DModel(
+            num_attention_heads=1, attention_head_dim=12, text_dim=16, freq_dim=16, ffn_dim=16, num_layers=1
+        )
+        transformer.save_pretrained(folder / "transformer")
+        AutoencoderKLWan(base_dim=3, num_res_blocks=1).save_pretrained(folder / "vae")
+
+
+def arm_model(
+    recipe: Recipe, arm: ArmRecipe, vlm: Path, generator: Path, seed: int, dtype: torch.dtype = torch.float32
+) -> VegaForSpatialReasoning:
+    """The model before stage 1; the same seed gives the same projector and gate in all arms of one width.
+
+    Args:
+        recipe: of the experiment.
+        arm: its generator's options and fusion.
+        vlm: folder of stage 0.
+        generator: folder in diffusers layout.
+        seed: of projector and gate.
+        dtype: of the weights.
+
+    Raises:
+        ValueError: if files are missing, or an option is bad.
+    """
+    options: dict[str, Any] = {"max_area": recipe.rooms.size**2, "block": 0 if arm.generator is None else -1}
+    options.update(prompt_options(generator), **arm.options)
+    model = VegaForSpatialReasoning.from_backbones(
+        vlm,
+        generator,
+        dtype=dtype,
+        seed=seed,
+        fusion=arm.fusion,
+        fusion_residual_init=recipe.residual_init,
+        projector_hidden_size=recipe.projector_hidden_size,
+        **options,
+    )
+    use_equal_windows(model)
+    return model
+
+
+def prompt_options(generator: Path) -> dict[str, Any]:
+    """The stored prompt of a generator of `vega3d train-generator`; a row of zeros for one without."""
+    stored = generator / "prompt.safetensors"
+    if stored.is_file():
+        facts = json.loads((generator / "generator.json").read_text(encoding="utf-8"))
+        return {"prompt_embeds": load_file(stored)["prompt_embeds"], "prompt_length": facts["prompt_length"]}
+    text_dim = read_part_config(generator, "transformer").get("text_dim", 4096)
+    return {"prompt_embeds": torch.zeros(1, text_dim)}
+
+
+def tune(model: VegaForSpatialReasoning, stage: int, settings: StageRecipe) -> list[dict]:
+    """Freezes what the stage does not train; returns the optimizer's groups.
+
+    Raises:
+        ValueError: if a trained part has no learning rate.
+    """
+    parts = [part for part in TUNED[stage] if part not in ("gate", "projector") or model.config.fusion != "none"]
+    if model.config.fusion == "add":
+        parts.remove("gate")
+    lacking = [part for part in parts if part not in settings.learning_rates]
+    if lacking:
+        raise ValueError(f"Stage {stage} trains {', '.join(parts)}, but has no learning rate for {', '.join(lacking)}.")
+    choose_parts(model, parts)
+    matrices = [name for name, value in model.named_parameters() if value.ndim > 1]
+    rates = {part: settings.learning_rates[part] for part in parts}
+    return parameter_groups(model, rates, settings.residual_scale_rate, settings.weight_decay, matrices)
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def generator_identity(arm: ArmRecipe, folder: Path) -> dict[str, Any]:
+    """What an arm's hidden states depend on, beside the frames."""
+    return {"files": hash_files(folder), "options": dict(sorted(arm.options.items()))}

@@ -1,0 +1,276 @@
+"""An experiment from its recipe, stage after stage; what is done is not done again, so the same call goes on.
+
+    OUT/rooms/{split}/...            frames and rows (`rooms.py`)
+    OUT/vlm, OUT/placeholder         the untrained VLM; a generator for models that use none
+    OUT/stage0/...                   its training, checkpoint and accuracy on validation rooms
+    OUT/streams/{split}/{name}/...   semantic tokens, and the hidden states of each arm
+    OUT/arms/{arm}/seed{n}/...       the trainings of stage 1
+    OUT/results/{split}/{arm}-seed{n}.json   result files of the evaluation
+    OUT/results.json, results.md     the tables
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from vega3d.evaluation.run import evaluate
+from vega3d.experiment.answering import PackedAnswerer
+from vega3d.experiment.arms import arm_model, generator_identity, sha256_of, write_placeholder_generator
+from vega3d.experiment.data import SplitData, Words
+from vega3d.experiment.kept import KeptTensors
+from vega3d.experiment.loop import RESULT, TRAINED, Deadline
+from vega3d.experiment.recipe import TEST_SPLITS, TRAIN, VALIDATION, ArmRecipe, Recipe
+from vega3d.experiment.rooms import RoomShards
+from vega3d.experiment.stages import PackMaker, Streams, Tools, stage0_accuracy, train_stage0, train_stage1
+from vega3d.experiment.tokens import generator_states, make_stream, semantic_tokens
+from vega3d.experiment.vlm import VLMRecipe, write_vlm
+from vega3d.hub.assemble import make_processor
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.training.checkpoints import load_trained, write_json
+
+RECORDS_AT_A_TIME = 2048
+Tell = Callable[[dict], None]
+
+
+class Experiment:
+    """
+    Args:
+        recipe: of it.
+        output: folder of all it makes.
+        device: of models.
+        deadline: after which nothing long is begun.
+        workers: processes that make rooms.
+        furniture: pack for `test_unseen`.
+        tell: called with what happens, as plain values.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        output: str | Path,
+        device: str | torch.device = "cpu",
+        deadline: Deadline | None = None,
+        workers: int = 1,
+        furniture: Path | None = None,
+        tell: Tell | None = None,
+    ):
+        self.recipe, self.output = recipe, Path(output)
+        self.device = torch.device(device)
+        self.deadline, self.workers, self.furniture = deadline or Deadline(), workers, furniture
+        self.tell = tell or (lambda values: None)
+        self._tools: Tools | None = None
+        self._data: dict[tuple[str, int], SplitData] = {}
+
+    # Rooms
+
+    @property
+    def splits(self) -> list[str]:
+        return [split for split in (TRAIN, VALIDATION, *TEST_SPLITS) if asdict(self.recipe.rooms)[split] > 0]
+
+    def shards(self, split: str) -> RoomShards:
+        rooms = self.recipe.rooms
+        return RoomShards(
+            self.output / "rooms",
+            split,
+            asdict(rooms)[split],
+            rooms.walks if split == TRAIN else 1,
+            rooms.num_frames,
+            rooms.size,
+            rooms.questions_per_type,
+            rooms.renderer,  # type: ignore[arg-type]
+            rooms.quality,  # type: ignore[arg-type]
+            rooms.rooms_per_shard,
+            self.furniture if split == "test_unseen" else None,
+        )
+
+    def make_rooms(self) -> None:
+        for split in self.splits:
+            shards = self.shards(split)
+            for number, clips in enumerate(shards.make(self.workers)):
+                self.tell({"rooms": split, "shard": number + 1, "shards": len(shards), "clips": clips})
+                self.deadline.check(f"rooms of {split}: {number + 1} of {len(shards)} shards")
+
+    def data(self, split: str, stage: int) -> SplitData:
+        key = split, stage
+        if key not in self._data:
+            self._data[key] = SplitData(self.shards(split), stage, self.recipe.categories if stage == 1 else None)
+        return self._data[key]
+
+    # Stage 0
+
+    def tools(self) -> Tools:
+        if self._tools is None:
+            vlm, placeholder = self.output / "vlm", self.output / "placeholder"
+            if not (vlm / "config.json").is_file():
+                write_vlm(VLMRecipe(**self.recipe.vlm), vlm)
+            write_placeholder_generator(placeholder)
+            model = arm_model(self.recipe, ArmRecipe(fusion="none"), vlm, placeholder, 0)
+            processor = make_processor(vlm, model.config.generator_config)
+            words = Words(processor.tokenizer)
+            rooms = self.recipe.rooms
+            stream = make_stream(model, processor, words, rooms.num_frames, rooms.size)
+            self._tools = Tools(self.recipe, words, stream, self.device, self.deadline, self.tell)
+        return self._tools
+
+    def stage0(self) -> Path:
+        """Folder of the VLM after stage 0, trained if it is not there yet."""
+        tools, folder = self.tools(), self.output / "stage0"
+        done = folder / "model"
+        identity = {
+            "recipe": self.recipe.digest("rooms", "vlm", "stage0", "precision"),
+            "vlm": sha256_of(self.output / "vlm" / "model.safetensors"),
+            "device": self.device.type,
+        }
+        model = arm_model(
+            self.recipe, ArmRecipe(fusion="none"), self.output / "vlm", self.output / "placeholder", 0
+        ).to(self.device)
+        seed = VLMRecipe(**self.recipe.vlm).seed
+        log = train_stage0(model, self.data(TRAIN, 0), tools, folder, identity, seed)
+        if not (folder / "validation.json").is_file():
+            accuracy = stage0_accuracy(model, self.data(VALIDATION, 0), tools)
+            write_json(folder / "validation.json", accuracy)
+            self.tell({"stage0": accuracy, "loss": log[-1]["loss"]})
+        if not (done / "config.json").is_file():
+            partial = folder / ".model.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            model.model.vlm.save_pretrained(partial)
+            shutil.copytree(self.output / "vlm", partial, ignore=shutil.ignore_patterns("*.safetensors", "config.json"),
+                            dirs_exist_ok=True)  # fmt: skip
+            shutil.rmtree(done, ignore_errors=True)
+            partial.rename(done)
+        return done
+
+    # Frozen streams
+
+    def generator_folder(self, arm: ArmRecipe) -> Path:
+        if arm.generator is None:
+            return self.output / "placeholder"
+        return Path(self.recipe.generators[arm.generator])
+
+    def kept(self, split: str, arm_name: str | None) -> KeptTensors:
+        """The semantic tokens, or the hidden states of an arm; equal generators share one folder of states."""
+        data, common = self.data(split, 1), self.recipe.digest("rooms", "categories", "precision")
+        if arm_name is None:
+            vlm = sha256_of(self.output / "stage0" / "model" / "model.safetensors")
+            return KeptTensors(self.output / "streams" / split / "semantic", len(data.visuals), {"rooms": common,
+                               "vlm": vlm})  # fmt: skip
+        arm = self.recipe.arms[arm_name]
+        identity = {"rooms": common, **generator_identity(arm, self.generator_folder(arm))}
+        same = [name for name, other in self.recipe.arms.items()
+                if (other.generator, other.options) == (arm.generator, arm.options)]  # fmt: skip
+        return KeptTensors(self.output / "streams" / split / f"hidden-{same[0]}", len(data.visuals), identity)
+
+    def fill_streams(self, split: str, arm_name: str | None) -> KeptTensors:
+        kept = self.kept(split, arm_name)
+        if kept.is_whole:
+            return kept
+        tools, data = self.tools(), self.data(split, 1)
+        arm = ArmRecipe(fusion="none") if arm_name is None else self.recipe.arms[arm_name]
+        model = arm_model(
+            self.recipe, arm, self.output / "stage0" / "model", self.generator_folder(arm), 0, dtype=tools.precision
+        ).to(self.device)
+
+        @torch.no_grad()
+        def compute(visuals: list[int]) -> torch.Tensor:
+            frames = tools.frames(data, visuals)
+            if arm_name is None:
+                return semantic_tokens(model, frames, tools.stream)
+            return generator_states(model.model.generator, frames, tools.stream)
+
+        kept.fill(compute, tools.precision, self.deadline)
+        self.tell({"streams": kept.folder.name, "split": split, "visuals": kept.count})
+        return kept
+
+    def streams(self, split: str, arm_name: str) -> Streams:
+        semantic = self.fill_streams(split, None).read(self.device)
+        if self.recipe.arms[arm_name].generator is None:
+            return Streams(semantic, None)
+        return Streams(semantic, self.fill_streams(split, arm_name).read(self.device))
+
+    # Stage 1
+
+    def run_folder(self, arm_name: str, seed: int) -> Path:
+        return self.output / "arms" / arm_name / f"seed{seed}"
+
+    def result_file(self, split: str, arm_name: str, seed: int) -> Path:
+        return self.output / "results" / split / f"{arm_name}-seed{seed}.json"
+
+    def model_of(self, arm_name: str, seed: int) -> VegaForSpatialReasoning:
+        """The arm's model as it is before stage 1."""
+        arm = self.recipe.arms[arm_name]
+        vlm = self.output / "stage0" / "model"
+        return arm_model(self.recipe, arm, vlm, self.generator_folder(arm), seed).to(self.device)
+
+    def identity(self, arm_name: str, seed: int) -> dict:
+        arm = self.recipe.arms[arm_name]
+        names = ("rooms", "vlm", "stage0", "stage1", "categories", "projector_hidden_size", "residual_init", "precision")
+        return {
+            "recipe": self.recipe.digest(*names),
+            "vlm": sha256_of(self.output / "stage0" / "model" / "model.safetensors"),
+            "arm": {**asdict(arm), "generator": None if arm.generator is None else
+                    generator_identity(arm, self.generator_folder(arm))},
+            "seed": seed,
+            "device": self.device.type,
+        }  # fmt: skip
+
+    def train_arm(self, arm_name: str) -> None:
+        """All seeds of an arm, on one copy of its streams."""
+        missing = [n for n in self.recipe.seeds if not (self.run_folder(arm_name, n) / RESULT).is_file()]
+        if not missing:
+            return
+        self.deadline.check(f"training of {arm_name}")
+        tools, streams = self.tools(), self.streams(TRAIN, arm_name)
+        make = PackMaker(tools, self.data(TRAIN, 1), self.recipe.stage1, 0)
+        for seed in missing:
+            self.deadline.check(f"training of {arm_name}, seed {seed}")
+            model = self.model_of(arm_name, seed)
+            folder = self.run_folder(arm_name, seed)
+            log = train_stage1(model, make.seeded(seed), streams, tools, folder, self.identity(arm_name, seed))
+            self.tell({"arm": arm_name, "seed": seed, **log[-1]})
+        if not self.recipe.keep_hidden and self.recipe.arms[arm_name].generator is not None:
+            shutil.rmtree(self.kept(TRAIN, arm_name).folder, ignore_errors=True)
+
+    def evaluate_arm(self, arm_name: str, split: str) -> None:
+        """Result files of all seeds of an arm on one split."""
+        missing = [n for n in self.recipe.seeds if not self.result_file(split, arm_name, n).is_file()]
+        if not missing:
+            return
+        tools, data, streams = self.tools(), self.data(split, 1), self.streams(split, arm_name)
+        for seed in missing:
+            self.deadline.check(f"evaluation of {arm_name}, seed {seed}, on {split}")
+            folder = self.run_folder(arm_name, seed)
+            model = self.model_of(arm_name, seed).eval()
+            model.requires_grad_(False)
+            load_arm(model, folder)
+
+            def tokens_of(visuals: list[int], model=model, streams=streams) -> torch.Tensor:
+                with tools.autocast():
+                    return streams.fused(model, visuals, tools)[0]
+
+            settings = {"name": f"{self.recipe.name}/{arm_name}", "kind": "packed", "arm": arm_name, "seed": seed,
+                        "split": split, "trained": sha256_of(folder / TRAINED), "precision": self.recipe.precision,
+                        "notice": None}  # fmt: skip
+            answerer = PackedAnswerer(
+                model, tools.words, tools.stream.prefix, tokens_of, settings, tools.precision
+            )
+            output = self.result_file(split, arm_name, seed)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            result = evaluate(answerer, data.records(), output, "rooms", batch_size=RECORDS_AT_A_TIME)
+            figures = result["summary"]["official"]["figures"]
+            self.tell({"evaluated": arm_name, "seed": seed, "split": split,
+                       "macro": figures.get("macro", {}).get("score")})  # fmt: skip
+
+
+def load_arm(model: VegaForSpatialReasoning, folder: Path) -> None:
+    """Puts the weights of a finished run into the arm's model; raises ValueError if it is not finished."""
+    from vega3d.training.parts import part_of
+
+    if not (folder / RESULT).is_file():
+        raise ValueError(f"{folder} holds no finished training. Train this arm and seed first.")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in ("llm", "projector", "gate"))
+    load_trained(model, folder)
+    model.requires_grad_(False)

@@ -1,0 +1,187 @@
+"""The two trainings: stage 0 sees pixels, stage 1 sees frozen streams; both learn from packs of questions."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vega3d.experiment.ahead import Ahead
+from vega3d.experiment.answering import PackedAnswerer
+from vega3d.experiment.arms import tune
+from vega3d.experiment.data import Batches, SplitData, Words
+from vega3d.experiment.loop import Deadline, Loop, LoopSettings
+from vega3d.experiment.network import answer_loss, fused_tokens, packed_states
+from vega3d.experiment.packs import Pack, pack
+from vega3d.experiment.recipe import Recipe, StageRecipe
+from vega3d.experiment.tokens import Stream, semantic_tokens
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+
+Log = Callable[[dict], None]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """
+    Args:
+        recipe: of the experiment.
+        words: of the tokenizer.
+        stream: frames to patches, and the prefix of packs.
+        device: of models and batches.
+        deadline: after which a training stops.
+        on_log: called with each entry of a log.
+    """
+
+    recipe: Recipe
+    words: Words
+    stream: Stream
+    device: torch.device
+    deadline: Deadline
+    on_log: Log | None = None
+
+    @property
+    def precision(self) -> torch.dtype:
+        return torch.bfloat16 if self.recipe.precision == "bfloat16" else torch.float32
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def frames(self, data: SplitData, visuals: list[int]) -> torch.Tensor:
+        return torch.from_numpy(data.frames_of(visuals)).to(self.device, non_blocking=True)
+
+    def loop_settings(self, folder: Path, identity: dict, stage: StageRecipe) -> LoopSettings:
+        return LoopSettings(
+            folder,
+            identity,
+            stage.steps,
+            stage.warmup,
+            stage.max_grad_norm,
+            self.recipe.checkpoint_seconds,
+            self.recipe.checkpoint_steps,
+        )
+
+
+class PackMaker:
+    """Packs of the steps of a stage: visuals, pack and row ids, as a function of seed and step."""
+
+    def __init__(self, tools: Tools, data: SplitData, stage: StageRecipe, seed: int):
+        self.prefix = tools.stream.prefix
+        self.pad = tools.words.tokenizer.pad_token_id
+        self.data = data
+        self.prompts = tools.words.prompts([row.prompt(data.stage) for row in data.rows])
+        self.answers = tools.words.answers([row.answer for row in data.rows])
+        self.stage = stage
+        self.seeded(seed)
+
+    def seeded(self, seed: int) -> "PackMaker":
+        """Takes the order of another seed; the rows' tokens stay."""
+        self.batches = Batches(self.data, seed, self.stage.visuals_per_step, self.stage.questions_per_visual)
+        return self
+
+    def __call__(self, step: int) -> tuple[list[int], Pack, list[str]]:
+        chosen = self.batches.rows(step)
+        questions = [[(self.prompts[number], self.answers[number]) for number in rows] for rows in chosen]
+        ids = [self.data.rows[number].id for rows in chosen for number in rows]
+        return self.batches.visuals(step), pack(self.prefix, questions, self.pad), ids
+
+
+def train_stage0(
+    model: VegaForSpatialReasoning, data: SplitData, tools: Tools, folder: Path, identity: dict, seed: int
+) -> list[dict]:
+    """Vision tower and language model on objects, attributes and captions; returns the log."""
+    stage = tools.recipe.stage0
+    loop = Loop(
+        model, tune(model, 0, stage), tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log
+    )
+    make = PackMaker(tools, data, stage, seed)
+
+    def prepare(step: int) -> tuple[np.ndarray, Pack, list[str]]:
+        visuals, batch, ids = make(step)
+        return data.frames_of(visuals), batch, ids
+
+    model.train()
+    with Ahead(prepare, stage.steps) as prepared:
+
+        def compute(step: int) -> tuple[torch.Tensor, list[str]]:
+            frames, batch, ids = prepared[step]
+            batch = batch.to(tools.device)
+            with tools.autocast():
+                tokens = semantic_tokens(model, torch.from_numpy(frames).to(tools.device), tools.stream)
+                states = packed_states(model, tokens, batch, tools.stream.prefix)
+                return answer_loss(model, states, batch), ids
+
+        return loop.run(compute)
+
+
+def train_stage1(
+    model: VegaForSpatialReasoning,
+    make: PackMaker,
+    streams: "Streams",
+    tools: Tools,
+    folder: Path,
+    identity: dict,
+) -> list[dict]:
+    """Language model, projector and gate on spatial questions, from frozen streams; returns the log."""
+    stage = tools.recipe.stage1
+    loop = Loop(
+        model, tune(model, 1, stage), tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log
+    )
+    model.train()
+    with Ahead(make, stage.steps) as prepared:
+
+        def compute(step: int) -> tuple[torch.Tensor, list[str]]:
+            visuals, batch, ids = prepared[step]
+            batch = batch.to(tools.device)
+            with tools.autocast():
+                tokens, _ = streams.fused(model, visuals, tools)
+                states = packed_states(model, tokens, batch, tools.stream.prefix)
+                return answer_loss(model, states, batch), ids
+
+        return loop.run(compute)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """
+    Args:
+        semantic: float[V, N, D] of all visuals of a split.
+        hidden: float[V, t, h, w, C], or None for an arm without a generator.
+    """
+
+    semantic: torch.Tensor
+    hidden: torch.Tensor | None
+
+    def fused(
+        self, model: VegaForSpatialReasoning, visuals: list[int], tools: Tools
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `network.fused_tokens`, of some visuals."""
+        chosen = torch.tensor(visuals, device=self.semantic.device)
+        hidden = None if self.hidden is None else self.hidden[chosen].float()
+        return fused_tokens(model, self.semantic[chosen].float(), hidden, tools.stream.prefix)
+
+
+@torch.no_grad()
+def stage0_accuracy(model: VegaForSpatialReasoning, data: SplitData, tools: Tools) -> dict[str, dict]:
+    """For each kind of row of stage 0, the share answered word for word, and that of the commonest answer."""
+
+    def tokens_of(visuals: list[int]) -> torch.Tensor:
+        with tools.autocast():
+            return semantic_tokens(model, tools.frames(data, visuals), tools.stream)
+
+    model.eval()
+    answerer = PackedAnswerer(model, tools.words, tools.stream.prefix, tokens_of, {}, tools.precision)
+    answers = answerer.answer_prompts([(row.visual, row.prompt(0)) for row in data.rows])
+    right, truths = defaultdict(list), defaultdict(Counter)
+    for row, (text, _) in zip(data.rows, answers, strict=True):
+        right[row.kind].append(text.strip() == row.answer)
+        truths[row.kind][row.answer] += 1
+    return {
+        kind: {
+            "rows": len(hits),
+            "accuracy": sum(hits) / len(hits),
+            "commonest_answer": truths[kind].most_common(1)[0][1] / len(hits),
+        }
+        for kind, hits in sorted(right.items())
+    }
