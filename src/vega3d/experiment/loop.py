@@ -165,7 +165,7 @@ class Loop:
         entry = {"step": self.step, "loss": sum(losses) / len(losses), "gradient": sum(norms) / len(norms)}
         for name, value in self.trained.items():
             if name.endswith(".residual_scale"):
-                entry["residual_scale"] = float(value)
+                entry["residual_scale"] = float(value.detach())
         self._waiting = []
         self.log.append(entry)
         if self.on_log is not None:

@@ -1,0 +1,120 @@
+"""The controlled experiment, stage after stage; the same command goes on where it was stopped or killed.
+
+python recipes/experiment.py recipes/experiment.yaml --output runs/experiment --device cuda --workers 15 \\
+    --max-minutes 9.5 --stages rooms stage0 arms tables
+python recipes/experiment.py recipes/experiment.yaml --output runs/experiment --stages export --arm trained \\
+    --checkpoint runs/vega3d-tiny
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from vega3d.experiment.export import export
+from vega3d.experiment.gates import draw_gates
+from vega3d.experiment.loop import Deadline, OutOfTimeError
+from vega3d.experiment.recipe import TEST_SPLITS, VALIDATION, Recipe, read_recipe
+from vega3d.experiment.runner import Experiment, load_arm
+from vega3d.experiment.table import archive, experiment_values, markdown, read_results, write_tables
+
+STAGES = ("rooms", "stage0", "arms", "tables", "gates", "export")
+GATE_PICTURES = 3
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path, help="YAML file; see vega3d.experiment.recipe.Recipe.")
+    parser.add_argument("--output", type=Path, required=True, help="folder of all that is made")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES[:4]))
+    parser.add_argument("--arms", nargs="+", help="arms to train and evaluate; all by default")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make rooms")
+    parser.add_argument("--max-minutes", type=float, help="after which it stops with a checkpoint")
+    parser.add_argument("--furniture", type=Path, help="pack of objects for test_unseen")
+    parser.add_argument("--generator", action="append", default=[], metavar="NAME=FOLDER", help="in the recipe's place")
+    parser.add_argument("--arm", default="trained", help="to export")
+    parser.add_argument("--checkpoint", type=Path, help="folder to export into")
+    parser.add_argument("--name", default="vega3d-tiny", help="of the exported model")
+    return parser.parse_args()
+
+
+def with_generators(path: Path, given: list[str]) -> Recipe:
+    recipe = read_recipe(path)
+    folders = dict(item.split("=", 1) for item in given)
+    unknown = sorted(folders.keys() - recipe.generators.keys())
+    if unknown:
+        raise ValueError(f"--generator names {', '.join(unknown)}, but the recipe has {', '.join(recipe.generators)}.")
+    return read_recipe(path, {"generators": {**recipe.generators, **folders}})
+
+
+def run(options: argparse.Namespace) -> None:
+    started = time.monotonic()
+
+    def tell(values: dict) -> None:
+        print(json.dumps({"second": round(time.monotonic() - started, 1), **values}), flush=True)
+
+    recipe = with_generators(options.recipe, options.generator)
+    deadline = Deadline(None if options.max_minutes is None else 60 * options.max_minutes)
+    experiment = Experiment(
+        recipe, options.output, options.device, deadline, options.workers, options.furniture, tell
+    )
+    arms = options.arms or list(recipe.arms)
+    splits = [split for split in (VALIDATION, *TEST_SPLITS) if split in experiment.splits]
+    if "rooms" in options.stages:
+        experiment.make_rooms()
+    if "stage0" in options.stages:
+        experiment.stage0()
+    if "arms" in options.stages:
+        for arm in arms:
+            experiment.train_arm(arm)
+            for split in splits:
+                experiment.evaluate_arm(arm, split)
+    if "tables" in options.stages:
+        tables(experiment, arms, splits)
+    if "gates" in options.stages:
+        gates(experiment, arms)
+    if "export" in options.stages:
+        if options.checkpoint is None:
+            raise ValueError("The stage export needs --checkpoint, a folder that is not there yet.")
+        tell(export(experiment, options.arm, options.checkpoint, options.name))
+
+
+def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
+    recipe = experiment.recipe
+    results = {split: read_results(experiment.output / "results" / split, arms, recipe.seeds) for split in splits}
+    controls = [arm for arm in arms if arm != "trained"]
+    values = experiment_values(recipe.name, results, recipe.seeds, controls)
+    write_tables(experiment.output, values)
+    archive(experiment.output)
+    print(markdown(values))
+
+
+def gates(experiment: Experiment, arms: list[str]) -> None:
+    """Maps of the first seed of each arm over validation rooms."""
+    seed, figures = experiment.recipe.seeds[0], {}
+    for arm in arms:
+        model = experiment.model_of(arm, seed).eval()
+        load_arm(model, experiment.run_folder(arm, seed))
+        data, streams = experiment.data(VALIDATION, 1), experiment.streams(VALIDATION, arm)
+        folder = experiment.output / "gates"
+        figures[arm] = draw_gates(model, streams, data, experiment.tools(), folder, arm, GATE_PICTURES)
+    print(json.dumps({"gates": figures}))
+
+
+def main() -> None:
+    try:
+        run(parse())
+    except OutOfTimeError as stopped:
+        print(json.dumps({"out_of_time": str(stopped), "next": "the same command goes on"}))
+        sys.exit(3)
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

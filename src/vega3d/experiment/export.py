@@ -1,0 +1,128 @@
+"""The winner as a checkpoint folder, as small as the embedded one has to be."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from vega3d.evaluation.report import read_result
+from vega3d.experiment.recipe import VALIDATION
+from vega3d.experiment.runner import Experiment, load_arm
+from vega3d.experiment.table import markdown
+from vega3d.hub.assemble import describe, make_processor
+from vega3d.hub.model_card import model_card
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.synthetic.resumable import write_whole
+
+LARGEST_FILE, LARGEST_FOLDER = 16_000_000, 20_000_000  # bytes
+
+
+def best_seed(experiment: Experiment, arm: str) -> int:
+    """The seed with the highest macro average on validation rooms; test rooms choose nothing.
+
+    Raises:
+        ValueError: if a result is missing.
+    """
+
+    def score(seed: int) -> float:
+        figures = read_result(experiment.result_file(VALIDATION, arm, seed))["summary"]["official"]["figures"]
+        return figures["macro"]["score"]
+
+    return max(experiment.recipe.seeds, key=score)
+
+
+def export(experiment: Experiment, arm: str, output: Path, name: str, dtype: torch.dtype = torch.bfloat16) -> dict:
+    """Writes model, generator, processor and card; `output` appears only when it is whole.
+
+    Args:
+        experiment: whose arms are trained and evaluated.
+        arm: that is exported.
+        output: folder, not there yet.
+        name: of the model, for its card.
+        dtype: of the weights.
+
+    Returns:
+        `seed`, `disk` [bytes], `files` with their sizes [bytes].
+
+    Raises:
+        ValueError: if `output` is there, a result is missing, or a file or the folder is too large.
+    """
+    if output.exists():
+        raise ValueError(f"{output} is already there. Give a new folder.")
+    seed = best_seed(experiment, arm)
+    model = experiment.model_of(arm, seed).cpu()
+    load_arm(model, experiment.run_folder(arm, seed))
+    partial_folder = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    save_model(model, experiment, partial_folder, dtype)
+    write_card(experiment, arm, seed, partial_folder, name)
+    sizes = check_sizes(partial_folder)
+    partial_folder.rename(output)
+    return {"seed": seed, "disk": sum(sizes.values()), "files": sizes}
+
+
+def save_model(model: VegaForSpatialReasoning, experiment: Experiment, folder: Path, dtype: torch.dtype) -> None:
+    for key, value in model.named_parameters():
+        if not key.endswith(".residual_scale") and ".generator." not in key:
+            value.data = value.data.to(dtype)
+    model.model.generator.prompt_embeds = model.model.generator.prompt_embeds.to(dtype)
+    model.config.dtype = dtype
+    model.save_pretrained(folder)
+    frames = experiment.recipe.rooms.num_frames
+    vlm = experiment.output / "stage0" / "model"
+    make_processor(vlm, model.config.generator_config, num_frames=frames).save_pretrained(folder)
+    strip_code(folder)
+
+
+def strip_code(folder: Path) -> None:
+    """The embedded checkpoint is used with the package, which holds the code already."""
+    for file in folder.glob("*.py"):
+        file.unlink()
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        values = json.loads((folder / name).read_text())
+        values.pop("auto_map", None)
+        (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def write_card(experiment: Experiment, arm: str, seed: int, folder: Path, name: str) -> None:
+    described = describe(folder)
+    results = experiment.output / "results.json"
+    tables = markdown(json.loads(results.read_text())) if results.is_file() else "Not measured.\n"
+    generator = json.loads((folder / "config.json").read_text())["generator_config"]
+    rooms = experiment.recipe.rooms
+    card = model_card(
+        {
+            "name": name,
+            "recipe": experiment.recipe.name,
+            "parameters": described["parameters"],
+            "frames": rooms.num_frames,
+            "size": rooms.size,
+            "block": described["block"],
+            "timestep": generator["timestep"],
+            "clip_mode": generator["clip_mode"],
+            "fusion": described["fusion"],
+            "disk": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
+            "tables": "\n".join(tables.replace("\n## ", "\n### ").splitlines()[2:]),
+            "arm": arm,
+            "seed": seed,
+            "train_rooms": f"{rooms.train:,}",
+        }
+    )
+    write_whole(folder / "README.md", partial(Path.write_text, data=card))
+
+
+def check_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file; raises ValueError if one, or all together, are too large to be embedded."""
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+    for name, size in sizes.items():
+        if size >= LARGEST_FILE:
+            raise ValueError(f"{name} has {size:,} bytes, but must be below {LARGEST_FILE:,}. Make the model smaller.")
+    if sum(sizes.values()) > LARGEST_FOLDER:
+        raise ValueError(
+            f"{folder.name} has {sum(sizes.values()):,} bytes, but at most {LARGEST_FOLDER:,} are embedded. Make the "
+            "model smaller."
+        )
+    return sizes
+
