@@ -15,7 +15,7 @@ from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.spatial_qa import letter_probabilities
 
 NEW_TOKENS = int(GENERATION["max_new_tokens"])  # type: ignore[call-overload]
-VISUALS_AT_A_TIME = 16
+VISUALS_AT_A_TIME = 32
 QUESTIONS_IN_A_PACK = 16
 
 TokensOf = Callable[[list[int]], torch.Tensor]
@@ -88,27 +88,26 @@ class PackedAnswerer:
         for turn in range(NEW_TOKENS):
             questions = [[(prompts[number], ids[number]) for number in packs[place][1]] for place in left]
             logits = self._next_logits(tokens[left], questions)
-            chosen = [row.argmax(-1).tolist() for row in logits]
-            still = []
-            for place, row, new in zip(left, logits, chosen, strict=True):
-                numbers = packs[place][1]
-                if turn == 0:
-                    first.update(zip(numbers, row.float().cpu(), strict=True))
-                for number, token in zip(numbers, new, strict=True):
-                    if not (len(ids[number]) and ids[number][-1] == end):
-                        ids[number] = np.append(ids[number], token)
-                if any(ids[number][-1] != end for number in numbers):
-                    still.append(place)
-            left = still
+            asked = [(place, number) for place in left for number in packs[place][1]]
+            if turn == 0:
+                first.update(zip((number for _, number in asked), logits.float().cpu(), strict=True))
+            still = set()
+            for (place, number), token in zip(asked, logits.argmax(-1).tolist(), strict=True):
+                if not (len(ids[number]) and ids[number][-1] == end):
+                    ids[number] = np.append(ids[number], token)
+                if ids[number][-1] != end:
+                    still.add(place)
+            left = [place for place in left if place in still]
             if not left:
                 return
 
-    def _next_logits(self, tokens: torch.Tensor, questions) -> list[torch.Tensor]:
-        """For each visual float[Q, V], the logits of what follows each of its questions."""
+    def _next_logits(self, tokens: torch.Tensor, questions) -> torch.Tensor:
+        """float[Q, V], the logits of what follows each question, those of one visual after those of another."""
         device = tokens.device
         batch = pack(self.prefix, questions).to(device)
+        ends = ends_of(self.prefix, questions)
+        rows = torch.tensor([row for row, places in enumerate(ends) for _ in places], device=device)
+        places = torch.tensor([place for row in ends for place in row], device=device)
         with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
             states = packed_states(self.model, tokens, batch, self.prefix)
-            rows = [states[row, ends] for row, ends in enumerate(ends_of(self.prefix, questions))]
-            logits = self.model.get_output_embeddings()(torch.cat(rows))
-        return list(logits.split([len(row) for row in rows]))
+            return self.model.get_output_embeddings()(states[rows, places])

@@ -6,56 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from vega3d.experiment.attention import use_packed_attention
 from vega3d.experiment.recipe import ArmRecipe, Recipe, StageRecipe
 from vega3d.modeling.checkpoint_vega3d import read_part_config
 from vega3d.modeling.generator_files_vega3d import hash_files
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.training.parts import choose_parts, parameter_groups
 
-EQUAL_WINDOWS = "flash_equal_windows"  # "flash" tells transformers to hand over packed windows
 TUNED = {0: ("llm", "vision"), 1: ("gate", "projector", "llm")}
-
-
-def equal_windows_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: None,
-    *,
-    cu_seq_lens_q: torch.Tensor,
-    **kwargs,
-) -> tuple[torch.Tensor, None]:
-    """Attention of the vision tower within windows of one size, in one call on any device.
-
-    Args:
-        module: of the vision tower.
-        query: float[1, H, W * L, C], W windows of L patches one after another; so are `key` and `value`.
-        attention_mask: None; windows are told apart by their number.
-        cu_seq_lens_q: int32[W + 1].
-
-    Returns:
-        float[1, W * L, H, C], and None for the weights.
-    """
-    windows = len(cu_seq_lens_q) - 1
-    query, key, value = (states[0].unflatten(1, (windows, -1)).transpose(0, 1) for states in (query, key, value))
-    attended = F.scaled_dot_product_attention(query, key, value)  # float[W, H, L, C]
-    return attended.transpose(1, 2).flatten(0, 1).unsqueeze(0), None
-
-
-def use_equal_windows(model: PreTrainedModel) -> None:
-    """All patches of a pair of frames attend to each other (`vlm.build_vlm`), so that all windows are of one size."""
-    vision = model.base_model.vlm.base_model.visual
-    if len(vision.config.fullatt_block_indexes) != vision.config.depth:
-        raise ValueError("Some blocks of the vision tower attend within smaller windows. Let all attend to the frame.")
-    ALL_ATTENTION_FUNCTIONS.register(EQUAL_WINDOWS, equal_windows_attention)
-    vision.config._attn_implementation = EQUAL_WINDOWS
 
 
 def write_placeholder_generator(folder: Path) -> None:
@@ -99,7 +60,7 @@ def arm_model(
         projector_hidden_size=recipe.projector_hidden_size,
         **options,
     )
-    use_equal_windows(model)
+    use_packed_attention(model)
     return model
 
 

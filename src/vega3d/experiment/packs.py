@@ -46,21 +46,24 @@ class Pack:
         positions: int[3, B, L].
         segments: int[B, L]; 0 the prefix, 1, 2 ... the questions, -1 padding.
         labels: int[B, L], the token itself where it is part of an answer, -100 elsewhere.
+        start: P, length of the prefix.
     """
 
     ids: torch.Tensor
     positions: torch.Tensor
     segments: torch.Tensor
     labels: torch.Tensor
+    start: int
 
     def to(self, device: torch.device) -> "Pack":
-        return Pack(*(value.to(device, non_blocking=True) for value in self.__dict__.values()))
+        tensors = (self.ids, self.positions, self.segments, self.labels)
+        return Pack(*(value.to(device, non_blocking=True) for value in tensors), start=self.start)
 
     def mask(self) -> torch.Tensor:
-        """bool[B, 1, L, L]: which keys a query sees: the prefix and its own question, up to itself."""
+        """bool[B, 1, L - P, L]: which keys a token after the prefix sees: the prefix and its question, up to itself."""
         length = self.segments.shape[1]
-        keys, queries = self.segments[:, None, :], self.segments[:, :, None]
-        causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
+        keys, queries = self.segments[:, None, :], self.segments[:, self.start :, None]
+        causal = torch.ones(length - self.start, length, dtype=torch.bool, device=self.ids.device).tril(self.start)
         return (((keys == 0) | (keys == queries)) & causal).unsqueeze(1)
 
 
@@ -89,7 +92,7 @@ def pack(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarr
             segments[number, place:end] = segment
             positions[:, number, place:end] = prefix.following + np.arange(end - place)
             place = end
-    return Pack(*(torch.from_numpy(value) for value in (ids, positions, segments, labels)))
+    return Pack(*(torch.from_numpy(value) for value in (ids, positions, segments, labels)), start=start)
 
 
 def ends_of(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[list[int]]:

@@ -1,0 +1,169 @@
+"""What is computed once and in packs equals what the model itself computes from pixels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tiny_models import randomise
+from vega3d.evaluation.answerers import ModelAnswerer
+from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.experiment.answering import PackedAnswerer
+from vega3d.experiment.network import answer_loss, packed_states
+from vega3d.experiment.packs import pack
+from vega3d.experiment.recipe import ArmRecipe
+from vega3d.experiment.runner import Experiment
+from vega3d.experiment.stages import Streams
+from vega3d.experiment.tokens import generator_states, make_stream, semantic_tokens
+from vega3d.hub.assemble import make_processor
+from vega3d.processing.video_vega3d import VideoClip
+from vega3d.spatial_qa import SpatialQuestion
+from vega3d.training.collator import VegaCollator
+
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}
+MODES = ("frame", "views", "clip")
+
+
+@pytest.fixture(scope="module")
+def parts(toy_recipe, toy_output):
+    """For a clip mode and family: model, processor, streams, and the clips of the visuals, untrained but for stage 0."""
+    experiment = Experiment(toy_recipe, toy_output)
+    data, tools = experiment.data("train", 1), experiment.tools()
+
+    def build(**options):
+        arm = ArmRecipe("tiny", {"block": 1, **options})
+        experiment.recipe.arms["tested"] = arm
+        model = experiment.model_of("tested", 0).eval()
+        del experiment.recipe.arms["tested"]
+        with torch.no_grad():
+            model.model.fusion.residual_scale.fill_(0.7)
+            model.model.fusion.gate.weight.mul_(20)
+        frames = data.frames_of(range(2))
+        clips = [VideoClip(clip, np.arange(len(clip)) / 4, "a clip", True) for clip in frames]
+        processor = make_processor(toy_output / "stage0" / "model", model.config.generator_config, num_frames=5)
+        with torch.no_grad():
+            streams = Streams(
+                semantic_tokens(model, torch.from_numpy(frames), tools.stream),
+                generator_states(model.model.generator, torch.from_numpy(frames), tools.stream),
+            )
+        return model, processor, streams, clips, tools
+
+    return build
+
+
+def questions(clips) -> list[SpatialQuestion]:
+    words = (("Where is the bed?", "A"), ("How many chairs?", "12"), ("Which box?", "B"), ("How far is it?", "3.4"))
+    return [
+        SpatialQuestion(clips[number // 2], text, ("left", "right") if answer in "AB" else (), answer=answer)
+        for number, (text, answer) in enumerate(words)
+    ]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("family", ["wan", "random", "vae", "noise"])
+def test_loss_of_a_pack_is_the_models(parts, mode, family):
+    model, processor, streams, clips, tools = parts(clip_mode=mode, family=family)
+    asked = questions(clips)
+    batch = VegaCollator(processor, 5)(asked)
+    with torch.no_grad():
+        wanted = model(**batch).loss
+        prompts, answers = tools.words.prompts([q.prompt for q in asked]), tools.words.answers([q.answer for q in asked])
+        rows = list(zip(prompts, answers, strict=True))
+        packed = pack(tools.stream.prefix, [rows[:2], rows[2:]])
+        tokens, _ = streams.fused(model, [0, 1], tools)
+        found = answer_loss(model, packed_states(model, tokens, packed, tools.stream.prefix), packed)
+    torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_hidden_states_of_many_clips_are_those_of_each(parts, mode):
+    model, _, streams, clips, _ = parts(clip_mode=mode)
+    each = model.model.generator.encode([torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips])
+    first = each[1][0]  # of the first temporal patch: frame 0 and 1
+    second = each[1][1]
+    torch.testing.assert_close(streams.hidden[1, 0], (first + second) / 2, **CLOSE)
+
+
+def test_loss_in_bfloat16_storage_is_near(parts):
+    model, _, streams, clips, tools = parts(clip_mode="clip")
+    asked = questions(clips)
+    prompts, answers = tools.words.prompts([q.prompt for q in asked]), tools.words.answers([q.answer for q in asked])
+    packed = pack(tools.stream.prefix, [list(zip(prompts, answers, strict=True))] * 2)
+    losses = []
+    for kept in (streams, Streams(streams.semantic.bfloat16(), streams.hidden.bfloat16())):
+        tokens, _ = kept.fused(model, [0, 1], tools)
+        losses.append(answer_loss(model, packed_states(model, tokens, packed, tools.stream.prefix), packed))
+    torch.testing.assert_close(losses[1], losses[0], rtol=2e-3, atol=0)
+
+
+def test_questions_of_a_pack_do_not_see_each_other(parts):
+    model, _, streams, _, tools = parts(clip_mode="clip")
+    tokens, _ = streams.fused(model, [0], tools)
+    words = tools.words
+    first, second, other = words.prompts(["Where is the bed?", "How many chairs?", "Is there a lamp in this room?"])
+    empty = np.empty(0, np.int64)
+    states = []
+    for before in (first, other):
+        packed = pack(tools.stream.prefix, [[(before, empty), (second, empty)]])
+        end = len(tools.stream.prefix.ids) + len(before) + len(second)
+        states.append(packed_states(model, tokens, packed, tools.stream.prefix)[0, end - len(second) : end])
+    torch.testing.assert_close(states[0], states[1], **CLOSE)
+
+
+def test_answers_are_those_of_the_model(parts):
+    model, processor, streams, clips, tools = parts(clip_mode="clip")
+    randomise(model.model.vlm.base_model.language_model, 3)
+    texts = ("object_counting", "How many chair(s) are in this room?", ()), (
+        "object_rel_direction_easy",
+        "If I am standing by the bed and facing the sofa, is the tv to the left or the right of the sofa?",
+        ("A. left", "B. right"),
+    )
+    records = [
+        QuestionRecord(f"{number}-{kind}", "rooms", f"scene{number}", kind, text, "A", options, number)
+        for number in range(2)
+        for kind, text, options in texts
+    ]
+    packed = PackedAnswerer(
+        model, tools.words, tools.stream.prefix, lambda visuals: streams.fused(model, visuals, tools)[0], {}
+    )
+    shown = [replace(record, visual=clips[record.visual]) for record in records]
+    wanted = [ModelAnswerer(model, processor, "m", 5).answer([record])[0] for record in shown]
+    found = packed.answer(records)
+    assert [text for text, _ in found] == [text for text, _ in wanted]
+    assert any(text for text, _ in found)
+    for (_, ours), (_, theirs) in zip(found, wanted, strict=True):
+        assert (ours is None) == (theirs is None)
+        assert ours is None or ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_frames_that_would_be_resized_are_refused(toy):
+    tools = toy.tools()
+    model = toy.model_of("trained", 0)
+    processor = make_processor(toy.output / "vlm", model.config.generator_config)
+    with pytest.raises(ValueError, match="resizes frames of 72 x 72 px"):
+        make_stream(model, processor, tools.words, 5, 72)
+
+
+def test_attention_of_packs_and_frames_is_the_plain_one(parts):
+    model, _, streams, clips, tools = parts(clip_mode="clip")
+    vlm = model.model.vlm.base_model
+    asked = questions(clips)
+    prompts, answers = tools.words.prompts([q.prompt for q in asked]), tools.words.answers([q.answer for q in asked])
+    packed = pack(tools.stream.prefix, [list(zip(prompts, answers, strict=True))] * 2)
+    tokens, _ = streams.fused(model, [0, 1], tools)
+    found = packed_states(model, tokens, packed, tools.stream.prefix)
+    whole = torch.ones(len(packed.ids), 1, packed.start, packed.ids.shape[1], dtype=torch.bool).tril()
+    embedded = model.get_input_embeddings()(packed.ids)
+    embedded[:, tools.stream.prefix.first : tools.stream.prefix.first + tokens.shape[1]] = tokens
+    vlm.language_model.config._attn_implementation = "sdpa"
+    vlm.visual.config._attn_implementation = "sdpa"
+    with torch.no_grad():
+        plain = vlm.language_model(
+            inputs_embeds=embedded,
+            attention_mask=torch.cat([whole, packed.mask()], dim=2),
+            position_ids=packed.positions,
+        ).last_hidden_state
+        frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
+        torch.testing.assert_close(semantic_tokens(model, frames, tools.stream), streams.semantic, **CLOSE)
+    torch.testing.assert_close(found, plain, **CLOSE)
