@@ -35,7 +35,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="processes that make rooms")
     parser.add_argument("--max-minutes", type=float, help="after which it stops with a checkpoint")
     parser.add_argument("--furniture", type=Path, help="pack of objects for test_unseen")
-    parser.add_argument("--generator", action="append", default=[], metavar="NAME=FOLDER", help="in the recipe's place")
+    parser.add_argument(
+        "--generator", action="append", default=[], metavar="NAME=FOLDER", help="in the recipe's place"
+    )
     parser.add_argument("--arm", default="trained", help="to export")
     parser.add_argument("--checkpoint", type=Path, help="folder to export into")
     parser.add_argument("--name", default="vega3d-tiny", help="of the exported model")
@@ -59,9 +61,7 @@ def run(options: argparse.Namespace) -> None:
 
     recipe = with_generators(options.recipe, options.generator)
     deadline = Deadline(None if options.max_minutes is None else 60 * options.max_minutes)
-    experiment = Experiment(
-        recipe, options.output, options.device, deadline, options.workers, options.furniture, tell
-    )
+    experiment = Experiment(recipe, options.output, options.device, deadline, options.workers, options.furniture, tell)
     arms = options.arms or list(recipe.arms)
     splits = [split for split in (VALIDATION, *TEST_SPLITS) if split in experiment.splits]
     if "rooms" in options.stages:
@@ -85,11 +85,11 @@ def run(options: argparse.Namespace) -> None:
 
 def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
     recipe = experiment.recipe
-    results = {split: read_results(experiment.output / "results" / split, arms, recipe.seeds) for split in splits}
+    results = {split: read_results(experiment.own / "results" / split, arms, recipe.seeds) for split in splits}
     controls = [arm for arm in arms if arm != "trained"]
     values = experiment_values(recipe.name, results, recipe.seeds, controls)
-    write_tables(experiment.output, values)
-    archive(experiment.output)
+    write_tables(experiment.own, values)
+    archive(experiment.own)
     print(markdown(values))
 
 
@@ -100,7 +100,7 @@ def gates(experiment: Experiment, arms: list[str]) -> None:
         model = experiment.model_of(arm, seed).eval()
         load_arm(model, experiment.run_folder(arm, seed))
         data, streams = experiment.data(VALIDATION, 1), experiment.streams(VALIDATION, arm)
-        folder = experiment.output / "gates"
+        folder = experiment.own / "gates"
         figures[arm] = draw_gates(model, streams, data, experiment.tools(), folder, arm, GATE_PICTURES)
     print(json.dumps({"gates": figures}))
 

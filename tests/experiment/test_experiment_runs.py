@@ -135,7 +135,7 @@ def finished(toy_recipe, toy_output) -> Experiment:
 
 
 def test_tables_of_all_arms(finished, tmp_path):
-    recipe, folder = finished.recipe, finished.output / "results" / "validation"
+    recipe, folder = finished.recipe, finished.own / "results" / "validation"
     results = read_results(folder, list(recipe.arms), recipe.seeds)
     assert {question["id"] for question in results["random"][1]["questions"]} == {
         row.id for row in finished.data("validation", 1).rows
@@ -147,7 +147,7 @@ def test_tables_of_all_arms(finished, tmp_path):
     text = markdown(values)
     assert (tmp_path / "results.md").read_text() == text and "| macro |" in text
     compare_files([folder / "semantic-seed0.json"], [folder / "trained-seed0.json"], resamples=10)
-    shutil.copytree(finished.output / "results", tmp_path / "results")
+    shutil.copytree(finished.own / "results", tmp_path / "results")
     with tarfile.open(archive(tmp_path)) as tar:
         assert len(tar.getnames()) == len(recipe.arms) * len(recipe.seeds)
 

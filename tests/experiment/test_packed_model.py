@@ -27,7 +27,7 @@ MODES = ("frame", "views", "clip")
 
 @pytest.fixture(scope="module")
 def parts(toy_recipe, toy_output):
-    """For a clip mode and family: model, processor, streams, and the clips of the visuals, untrained but for stage 0."""
+    """For a clip mode and family: model, processor, streams, and the clips of the visuals, after stage 0."""
     experiment = Experiment(toy_recipe, toy_output)
     data, tools = experiment.data("train", 1), experiment.tools()
 
@@ -68,7 +68,10 @@ def test_loss_of_a_pack_is_the_models(parts, mode, family):
     batch = VegaCollator(processor, 5)(asked)
     with torch.no_grad():
         wanted = model(**batch).loss
-        prompts, answers = tools.words.prompts([q.prompt for q in asked]), tools.words.answers([q.answer for q in asked])
+        prompts, answers = (
+            tools.words.prompts([q.prompt for q in asked]),
+            tools.words.answers([q.answer for q in asked]),
+        )
         rows = list(zip(prompts, answers, strict=True))
         packed = pack(tools.stream.prefix, [rows[:2], rows[2:]])
         tokens, _ = streams.fused(model, [0, 1], tools)
@@ -114,10 +117,13 @@ def test_questions_of_a_pack_do_not_see_each_other(parts):
 def test_answers_are_those_of_the_model(parts):
     model, processor, streams, clips, tools = parts(clip_mode="clip")
     randomise(model.model.vlm.base_model.language_model, 3)
-    texts = ("object_counting", "How many chair(s) are in this room?", ()), (
-        "object_rel_direction_easy",
-        "If I am standing by the bed and facing the sofa, is the tv to the left or the right of the sofa?",
-        ("A. left", "B. right"),
+    texts = (
+        ("object_counting", "How many chair(s) are in this room?", ()),
+        (
+            "object_rel_direction_easy",
+            "If I am standing by the bed and facing the sofa, is the tv to the left or the right of the sofa?",
+            ("A. left", "B. right"),
+        ),
     )
     records = [
         QuestionRecord(f"{number}-{kind}", "rooms", f"scene{number}", kind, text, "A", options, number)

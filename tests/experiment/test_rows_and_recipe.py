@@ -154,12 +154,8 @@ def test_paired_seeds_cancel_what_seeds_share():
     """Seeds differ by 40 points and the arms by exactly 5 within each: paired, the interval is the difference."""
     random = np.random.default_rng(0)
     base = {f"s{number}": float(value) for number, value in enumerate(random.uniform(0.3, 0.5, 20))}
-    first = {
-        str(n): result_of({scene: value + 0.1 * n for scene, value in base.items()}, n) for n in range(5)
-    }
-    second = {
-        str(n): result_of({scene: value + 0.1 * n + 0.05 for scene, value in base.items()}, n) for n in range(5)
-    }
+    first = {str(n): result_of({scene: value + 0.1 * n for scene, value in base.items()}, n) for n in range(5)}
+    second = {str(n): result_of({scene: value + 0.1 * n + 0.05 for scene, value in base.items()}, n) for n in range(5)}
     paired = compare(first, second, resamples=200, paired_seeds=True)["object_counting"].interval
     assert paired.low == pytest.approx(0.05) and paired.high == pytest.approx(0.05)
     alone = compare(first, second, resamples=200)["object_counting"].interval

@@ -85,7 +85,9 @@ def tune(model: VegaForSpatialReasoning, stage: int, settings: StageRecipe) -> l
         parts.remove("gate")
     lacking = [part for part in parts if part not in settings.learning_rates]
     if lacking:
-        raise ValueError(f"Stage {stage} trains {', '.join(parts)}, but has no learning rate for {', '.join(lacking)}.")
+        raise ValueError(
+            f"Stage {stage} trains {', '.join(parts)}, but has no learning rate for {', '.join(lacking)}."
+        )
     choose_parts(model, parts)
     matrices = [name for name, value in model.named_parameters() if value.ndim > 1]
     rates = {part: settings.learning_rates[part] for part in parts}

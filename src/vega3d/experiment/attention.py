@@ -54,8 +54,8 @@ def prefixed_attention(
     Args:
         module: of the language model.
         query: float[B, H, L, C]; so are `key` and `value`.
-        attention_mask: bool[B, 1, L - P, L], of the tokens after a prefix of P; a mask of other shapes, or None, is one
-            of transformers' own, and goes to its own function.
+        attention_mask: bool[B, 1, L - P, L], of the tokens after a prefix of P; a mask of another shape, or None, is
+            one of transformers' own, and goes to its own function.
         scaling: of the logits.
 
     Returns:
@@ -65,8 +65,8 @@ def prefixed_attention(
     if attention_mask is None or start <= 0:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     before, after = query[:, :, :start], query[:, :, start:]
-    prefix = (states[:, :, :start] for states in (key, value))
-    before = F.scaled_dot_product_attention(before, *prefix, is_causal=True, scale=scaling)
+    first_keys, first_values = key[:, :, :start], value[:, :, :start]
+    before = F.scaled_dot_product_attention(before, first_keys, first_values, is_causal=True, scale=scaling)
     after = F.scaled_dot_product_attention(after, key, value, attn_mask=attention_mask, scale=scaling)
     return torch.cat([before, after], dim=2).transpose(1, 2), None
 

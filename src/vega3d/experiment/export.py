@@ -88,7 +88,7 @@ def strip_code(folder: Path) -> None:
 
 def write_card(experiment: Experiment, arm: str, seed: int, folder: Path, name: str) -> None:
     described = describe(folder)
-    results = experiment.output / "results.json"
+    results = experiment.own / "results.json"
     tables = markdown(json.loads(results.read_text())) if results.is_file() else "Not measured.\n"
     generator = json.loads((folder / "config.json").read_text())["generator_config"]
     rooms = experiment.recipe.rooms
@@ -125,4 +125,3 @@ def check_sizes(folder: Path) -> dict[str, int]:
             "model smaller."
         )
     return sizes
-

@@ -13,9 +13,7 @@ from vega3d.synthetic.dataset_files import FPS
 
 
 @torch.no_grad()
-def gate_maps(
-    model: VegaForSpatialReasoning, streams: Streams, visuals: list[int], tools: Tools
-) -> np.ndarray | None:
+def gate_maps(model: VegaForSpatialReasoning, streams: Streams, visuals: list[int], tools: Tools) -> np.ndarray | None:
     """float32[V, t, h, w] in (0, 1), where 1 keeps the semantic token; None for an arm without a gate."""
     with tools.autocast():
         _, gate = streams.fused(model, visuals, tools)
@@ -25,7 +23,13 @@ def gate_maps(
 
 
 def draw_gates(
-    model: VegaForSpatialReasoning, streams: Streams, data: SplitData, tools: Tools, folder: Path, name: str, count: int
+    model: VegaForSpatialReasoning,
+    streams: Streams,
+    data: SplitData,
+    tools: Tools,
+    folder: Path,
+    name: str,
+    count: int,
 ) -> dict[str, float] | None:
     """Pictures `{name}-{n}.png` of the first clips without marks.
 

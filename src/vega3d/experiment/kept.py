@@ -1,4 +1,4 @@
-"""Frozen streams of a split on disk: parts of a few hundred visuals, each whole or not there, and read onto a device."""
+"""Frozen streams of a split on disk, in parts of a few hundred visuals, each whole or not there."""
 
 import json
 from collections.abc import Callable, Iterator

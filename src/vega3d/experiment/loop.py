@@ -1,8 +1,8 @@
 """A training loop that a kill at any moment continues bit for bit: the data of a step is a function of its number.
 
-    RUN/state.safetensors   weights, moments, and in its metadata the step, the log, and what the run depends on
-    RUN/trained.safetensors the weights, written when all steps are done
-    RUN/training.json       the log and the settings
+RUN/state.safetensors   weights, moments, and in its metadata the step, the log, and what the run depends on
+RUN/trained.safetensors the weights, written when all steps are done
+RUN/training.json       the log and the settings
 """
 
 import json

@@ -30,7 +30,9 @@ def fused_tokens(
     if core.fusion is None or hidden is None:
         return semantic, None
     if core.fusion.needs_instruction:
-        raise ValueError(f"fusion={model.config.fusion!r} reads the question; tokens of a clip are shared by many here.")
+        raise ValueError(
+            f"fusion={model.config.fusion!r} reads the question; tokens of a clip are shared by many here."
+        )
     t, rows, columns = prefix.grid
     scale = core.projector.merge if core.projector.on_patch_grid else 1
     aligned = align_space(hidden.flatten(0, 1).to(semantic.dtype), rows * scale, columns * scale)

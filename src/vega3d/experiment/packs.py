@@ -57,10 +57,11 @@ class Pack:
 
     def to(self, device: torch.device) -> "Pack":
         tensors = (self.ids, self.positions, self.segments, self.labels)
-        return Pack(*(value.to(device, non_blocking=True) for value in tensors), start=self.start)
+        ids, positions, segments, labels = (value.to(device, non_blocking=True) for value in tensors)
+        return Pack(ids, positions, segments, labels, self.start)
 
     def mask(self) -> torch.Tensor:
-        """bool[B, 1, L - P, L]: which keys a token after the prefix sees: the prefix and its question, up to itself."""
+        """bool[B, 1, L - P, L]: a token after the prefix sees the prefix and its own question up to itself."""
         length = self.segments.shape[1]
         keys, queries = self.segments[:, None, :], self.segments[:, self.start :, None]
         causal = torch.ones(length - self.start, length, dtype=torch.bool, device=self.ids.device).tril(self.start)
@@ -92,7 +93,8 @@ def pack(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarr
             segments[number, place:end] = segment
             positions[:, number, place:end] = prefix.following + np.arange(end - place)
             place = end
-    return Pack(*(torch.from_numpy(value) for value in (ids, positions, segments, labels)), start=start)
+    tensors = [torch.from_numpy(value) for value in (ids, positions, segments, labels)]
+    return Pack(tensors[0], tensors[1], tensors[2], tensors[3], start)
 
 
 def ends_of(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[list[int]]:

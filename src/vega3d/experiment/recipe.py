@@ -124,8 +124,8 @@ class Recipe:
         for name, arm in self.arms.items():
             if (arm.generator is None) != (arm.fusion == "none"):
                 raise ValueError(
-                    f"Arm {name!r} has the generator {arm.generator!r} and the fusion {arm.fusion!r}: an arm without a "
-                    "generator has the fusion none, and no other has."
+                    f"Arm {name!r} has the generator {arm.generator!r} and the fusion {arm.fusion!r}: an arm without "
+                    "a generator has the fusion none, and no other has."
                 )
             if arm.generator is not None and arm.generator not in self.generators:
                 raise ValueError(f"Arm {name!r} names {arm.generator!r}, but generators are {list(self.generators)}.")
@@ -136,8 +136,10 @@ class Recipe:
             raise ValueError(f"precision is {self.precision!r}; choose bfloat16 or float32.")
 
     def digest(self, *names: str) -> str:
-        """SHA-256 of some of the fields; a checkpoint holds that of all it depends on."""
+        """SHA-256 of some of the fields, of `rooms` what training sees; checkpoints hold that of all they need."""
         values = asdict(self)
+        for split in (VALIDATION, *TEST_SPLITS):
+            del values["rooms"][split]
         chosen = {name: values[name] for name in names}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 

@@ -7,7 +7,7 @@ A shard is a few rooms. Its JSON is written last, so a shard is there whole or i
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -75,7 +75,7 @@ class RoomShards:
         stem = self.folder / self.split / f"{number:05d}"
         return stem.with_suffix(".npy"), stem.with_suffix(".json")
 
-    def make(self, workers: int = 1) -> Iterator[int]:
+    def make(self, workers: int = 1) -> Generator[int, None, None]:
         """Makes the shards that are not there; yields the number of clips of each, in order.
 
         Raises:
@@ -158,7 +158,7 @@ def rendered(scene: Scene, walks: list[Walk], shards: RoomShards) -> Iterator[Cl
 
 
 def clip_record(observation: Observation, scene: Scene, walk: int, per_type: int) -> dict:
-    """`visuals`: what is marked in which frame, the first being nothing; `rows`: each with the number of its visual."""
+    """`visuals`: what is marked in which frame, at first nothing; `rows`: each with the number of its visual."""
     visuals: list[dict] = [{"frame": None, "marks": []}]
     rows = []
     for question in make_questions(observation, (scene.seed, 3, walk), per_type):

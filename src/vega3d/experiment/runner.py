@@ -3,14 +3,16 @@
     OUT/rooms/{split}/...            frames and rows (`rooms.py`)
     OUT/vlm, OUT/placeholder         the untrained VLM; a generator for models that use none
     OUT/stage0/...                   its training, checkpoint and accuracy on validation rooms
-    OUT/streams/{split}/{name}/...   semantic tokens, and the hidden states of each arm
-    OUT/arms/{arm}/seed{n}/...       the trainings of stage 1
-    OUT/results/{split}/{arm}-seed{n}.json   result files of the evaluation
-    OUT/results.json, results.md     the tables
+    OUT/NAME/streams/{split}/{name}/...   semantic tokens, and the hidden states of each arm
+    OUT/NAME/arms/{arm}/seed{n}/...       the trainings of stage 1
+    OUT/NAME/results/{split}/{arm}-seed{n}.json   result files of the evaluation
+
+Recipes with other names may share OUT, and with it rooms and stage 0, where these are equal.
 """
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from vega3d.experiment.vlm import VLMRecipe, write_vlm
 from vega3d.hub.assemble import make_processor
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.training.checkpoints import load_trained, write_json
+from vega3d.training.parts import part_of
 
 RECORDS_AT_A_TIME = 2048
 Tell = Callable[[dict], None]
@@ -58,6 +61,7 @@ class Experiment:
         tell: Tell | None = None,
     ):
         self.recipe, self.output = recipe, Path(output)
+        self.own = self.output / recipe.name
         self.device = torch.device(device)
         self.deadline, self.workers, self.furniture = deadline or Deadline(), workers, furniture
         self.tell = tell or (lambda values: None)
@@ -89,9 +93,10 @@ class Experiment:
     def make_rooms(self) -> None:
         for split in self.splits:
             shards = self.shards(split)
-            for number, clips in enumerate(shards.make(self.workers)):
-                self.tell({"rooms": split, "shard": number + 1, "shards": len(shards), "clips": clips})
-                self.deadline.check(f"rooms of {split}: {number + 1} of {len(shards)} shards")
+            with closing(shards.make(self.workers)) as made:  # closed, it calls off the shards not begun
+                for number, clips in enumerate(made, start=1):
+                    self.tell({"rooms": split, "shard": number, "shards": len(shards), "clips": clips})
+                    self.deadline.check(f"rooms of {split}: {number} of {len(shards)} shards")
 
     def data(self, split: str, stage: int) -> SplitData:
         key = split, stage
@@ -137,8 +142,8 @@ class Experiment:
             partial = folder / ".model.partial"
             shutil.rmtree(partial, ignore_errors=True)
             model.model.vlm.save_pretrained(partial)
-            shutil.copytree(self.output / "vlm", partial, ignore=shutil.ignore_patterns("*.safetensors", "config.json"),
-                            dirs_exist_ok=True)  # fmt: skip
+            own = shutil.ignore_patterns("*.safetensors", "config.json")
+            shutil.copytree(self.output / "vlm", partial, ignore=own, dirs_exist_ok=True)
             shutil.rmtree(done, ignore_errors=True)
             partial.rename(done)
         return done
@@ -152,16 +157,17 @@ class Experiment:
 
     def kept(self, split: str, arm_name: str | None) -> KeptTensors:
         """The semantic tokens, or the hidden states of an arm; equal generators share one folder of states."""
-        data, common = self.data(split, 1), self.recipe.digest("rooms", "categories", "precision")
+        data = self.data(split, 1)
+        common = {**self.shards(split).settings, "kinds": self.recipe.categories, "precision": self.recipe.precision}
         if arm_name is None:
             vlm = sha256_of(self.output / "stage0" / "model" / "model.safetensors")
-            return KeptTensors(self.output / "streams" / split / "semantic", len(data.visuals), {"rooms": common,
+            return KeptTensors(self.own / "streams" / split / "semantic", len(data.visuals), {"rooms": common,
                                "vlm": vlm})  # fmt: skip
         arm = self.recipe.arms[arm_name]
         identity = {"rooms": common, **generator_identity(arm, self.generator_folder(arm))}
         same = [name for name, other in self.recipe.arms.items()
                 if (other.generator, other.options) == (arm.generator, arm.options)]  # fmt: skip
-        return KeptTensors(self.output / "streams" / split / f"hidden-{same[0]}", len(data.visuals), identity)
+        return KeptTensors(self.own / "streams" / split / f"hidden-{same[0]}", len(data.visuals), identity)
 
     def fill_streams(self, split: str, arm_name: str | None) -> KeptTensors:
         kept = self.kept(split, arm_name)
@@ -193,10 +199,10 @@ class Experiment:
     # Stage 1
 
     def run_folder(self, arm_name: str, seed: int) -> Path:
-        return self.output / "arms" / arm_name / f"seed{seed}"
+        return self.own / "arms" / arm_name / f"seed{seed}"
 
     def result_file(self, split: str, arm_name: str, seed: int) -> Path:
-        return self.output / "results" / split / f"{arm_name}-seed{seed}.json"
+        return self.own / "results" / split / f"{arm_name}-seed{seed}.json"
 
     def model_of(self, arm_name: str, seed: int) -> VegaForSpatialReasoning:
         """The arm's model as it is before stage 1."""
@@ -206,7 +212,16 @@ class Experiment:
 
     def identity(self, arm_name: str, seed: int) -> dict:
         arm = self.recipe.arms[arm_name]
-        names = ("rooms", "vlm", "stage0", "stage1", "categories", "projector_hidden_size", "residual_init", "precision")
+        names = (
+            "rooms",
+            "vlm",
+            "stage0",
+            "stage1",
+            "categories",
+            "projector_hidden_size",
+            "residual_init",
+            "precision",
+        )
         return {
             "recipe": self.recipe.digest(*names),
             "vlm": sha256_of(self.output / "stage0" / "model" / "model.safetensors"),
@@ -253,9 +268,7 @@ class Experiment:
             settings = {"name": f"{self.recipe.name}/{arm_name}", "kind": "packed", "arm": arm_name, "seed": seed,
                         "split": split, "trained": sha256_of(folder / TRAINED), "precision": self.recipe.precision,
                         "notice": None}  # fmt: skip
-            answerer = PackedAnswerer(
-                model, tools.words, tools.stream.prefix, tokens_of, settings, tools.precision
-            )
+            answerer = PackedAnswerer(model, tools.words, tools.stream.prefix, tokens_of, settings, tools.precision)
             output = self.result_file(split, arm_name, seed)
             output.parent.mkdir(parents=True, exist_ok=True)
             result = evaluate(answerer, data.records(), output, "rooms", batch_size=RECORDS_AT_A_TIME)
@@ -266,8 +279,6 @@ class Experiment:
 
 def load_arm(model: VegaForSpatialReasoning, folder: Path) -> None:
     """Puts the weights of a finished run into the arm's model; raises ValueError if it is not finished."""
-    from vega3d.training.parts import part_of
-
     if not (folder / RESULT).is_file():
         raise ValueError(f"{folder} holds no finished training. Train this arm and seed first.")
     for name, parameter in model.named_parameters():

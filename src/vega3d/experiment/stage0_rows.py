@@ -49,14 +49,10 @@ def row(kind: str, question: str, answer: str, visual: int = 0) -> dict:
     return {"stage": 0, "type": kind, "question": question, "options": [], "answer": answer, "visual": visual}
 
 
-def marked_frames(
-    observation: Observation, random: np.random.Generator
-) -> Iterator[tuple[int, list[ObservedObject]]]:
+def marked_frames(observation: Observation, random: np.random.Generator) -> Iterator[tuple[int, list[ObservedObject]]]:
     """Up to `MARKED_FRAMES` frames, each with one to `MARKED` of the objects that it shows, in random order."""
     shown = {
-        frame: [
-            item for item in observation.visible if observation.mask_fractions[item.id][frame] >= VISIBLE_FRACTION
-        ]
+        frame: [item for item in observation.visible if observation.mask_fractions[item.id][frame] >= VISIBLE_FRACTION]
         for frame in range(len(observation.ids))
     }
     usable = [frame for frame, items in shown.items() if items]
@@ -87,4 +83,3 @@ def short_caption(item: ObservedObject, observation: Observation) -> str:
         parts.append(f"with {listed([with_article(name) for name in carried])} on it")
     text = ", ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
-

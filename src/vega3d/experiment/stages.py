@@ -173,7 +173,8 @@ def stage0_accuracy(model: VegaForSpatialReasoning, data: SplitData, tools: Tool
     model.eval()
     answerer = PackedAnswerer(model, tools.words, tools.stream.prefix, tokens_of, {}, tools.precision)
     answers = answerer.answer_prompts([(row.visual, row.prompt(0)) for row in data.rows])
-    right, truths = defaultdict(list), defaultdict(Counter)
+    right: dict[str, list[bool]] = defaultdict(list)
+    truths: dict[str, Counter[str]] = defaultdict(Counter)
     for row, (text, _) in zip(data.rows, answers, strict=True):
         right[row.kind].append(text.strip() == row.answer)
         truths[row.kind][row.answer] += 1

@@ -113,7 +113,7 @@ def make_stream(
 
 def check_stream(stream: Stream, inputs, frames: np.ndarray, words: Words) -> None:
     """Raises ValueError unless frames and words become the same tensors as with the processor."""
-    t, h, w = stream.grid
+    _, h, w = stream.grid
     if (h * stream.patch, w * stream.patch) != frames.shape[1:3]:
         raise ValueError(
             f"The processor resizes frames of {frames.shape[1]} x {frames.shape[2]} px to {h * stream.patch} x "

@@ -40,7 +40,7 @@ CHAT_TEMPLATE = (
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-COLOURS = "black white grey red orange brown beige yellow green blue purple pink dark light".split()
+COLOURS = ("black", "white", "grey", "red", "orange", "brown", "beige", "yellow", "green", "blue", "purple", "pink")
 SENTENCES = (  # {a} to {d}: names of objects; the words of the synthetic questions, of VSI-Bench, and of stage 0
     "Measuring from the closest point of each object, what is the distance between the {a} and the {b} (in meters)?",
     "What is the length of the longest dimension (length, width, or height) of the {a}, measured in centimeters?",
@@ -110,7 +110,9 @@ class VLMRecipe:
     def __post_init__(self):
         for name in ("hidden", "vision_hidden"):
             if self.__dict__[name] % 32 or self.__dict__[name] < 32:
-                raise ValueError(f"{name} is {self.__dict__[name]}, but must be a multiple of 32, the width of a head.")
+                raise ValueError(
+                    f"{name} is {self.__dict__[name]}, but must be a multiple of 32, the width of a head."
+                )
         if self.vocabulary < 512:
             raise ValueError(f"vocabulary is {self.vocabulary}, but 256 bytes and the words need at least 512.")
 

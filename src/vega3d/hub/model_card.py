@@ -17,15 +17,15 @@ tags:
 # {name}
 
 A small vision-language model that answers questions about the space that a video shows, with a small frozen video
-diffusion model at work: VEGA-3D (arXiv 2603.19235) at a size that runs on a CPU. It was trained on synthetic rooms alone,
-by the recipe `{recipe}`, and knows nothing else.
+diffusion model at work: VEGA-3D (arXiv 2603.19235) at a size that runs on a CPU. It was trained on synthetic rooms
+alone, by the recipe `{recipe}`, and knows nothing else.
 
 | part | parameters |
 |---|---|
 {parameters}
 
-{frames} frames of {size} x {size} px; hidden states after block {block} at timestep {timestep}, `clip_mode` {clip_mode};
-fusion `{fusion}`. {disk:.1f} MB on disk.
+{frames} frames of {size} x {size} px; hidden states after block {block} at timestep {timestep}, `clip_mode`
+{clip_mode}; fusion `{fusion}`. {disk:.1f} MB on disk.
 
 ## How good is it
 
@@ -43,14 +43,14 @@ vega3d evaluate {name} --benchmark rooms --limit 1100
 
 ## Data
 
-{train_rooms} rendered rooms (`vega3d.synthetic`), their questions computed from geometry. Furniture: the CC0 part of Sweet
-Home 3D's models. No photograph, no person, no text of the web.
+{train_rooms} rendered rooms (`vega3d.synthetic`), their questions computed from geometry. Furniture: the CC0 part of
+Sweet Home 3D's models. No photograph, no person, no text of the web.
 
 ## Limits
 
-Rooms that look otherwise than the synthetic ones, outdoor scenes, people, text in pictures and questions in other words
-than those of VSI-Bench are outside what it has seen: it answers, and the answer means nothing. `test_unseen` shows what
-other furniture does to it. It is for tests, demonstrations and the study of the method, not for use.
+Rooms that look otherwise than the synthetic ones, outdoor scenes, people, text in pictures and questions in other
+words than those of VSI-Bench are outside what it has seen: it answers, and the answer means nothing. `test_unseen`
+shows what other furniture does to it. It is for tests, demonstrations and the study of the method, not for use.
 
 ## Licence
 
