@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: ask test stress lint style clean
+.PHONY: ask test stress smoke lint style clean
 
 ask: $(INSTALLED)  ## answer one question about a shipped clip
 	$(BIN)/vega3d ask room "Which is the closest to the trash can?" --options "the nightstand" "the shelf" "the bed"
@@ -14,6 +14,16 @@ test: $(INSTALLED)  ## the tests; no network, no GPU
 
 stress: $(INSTALLED)  ## long kill and soak tests
 	$(BIN)/python -m pytest -m stress
+
+SMOKE = runs/smoke
+SMOKE_GENERATOR = src/vega3d/assets/vega3d-tiny/generator
+smoke: $(INSTALLED)  ## the whole chain at toy size: rooms, two stages, four arms, tables, checkpoint, a question
+	rm -rf $(SMOKE)
+	$(BIN)/python recipes/experiment.py recipes/smoke.yaml --output $(SMOKE) --device cpu \
+		--generator trained=$(SMOKE_GENERATOR) --stages rooms stage0 arms tables gates export --checkpoint $(SMOKE)/model
+	$(BIN)/vega3d compare --first $(SMOKE)/smoke/results/test/semantic-seed0.json $(SMOKE)/smoke/results/test/semantic-seed1.json \
+		--second $(SMOKE)/smoke/results/test/trained-seed0.json $(SMOKE)/smoke/results/test/trained-seed1.json
+	$(BIN)/vega3d ask room "Is there a bed in this room?" --model $(SMOKE)/model --num-frames 5
 
 lint: $(INSTALLED)  ## style, types, and who may import whom
 	$(BIN)/ruff check src tests benchmarks examples recipes

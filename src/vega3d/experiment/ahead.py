@@ -24,7 +24,7 @@ class Ahead(Generic[Item]):
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.pool.shutdown(wait=True, cancel_futures=True)
 
     def __getitem__(self, step: int) -> Item:
         for number in range(step, min(step + self.depth + 1, self.steps)):

@@ -194,11 +194,12 @@ class Batches:
         return [int(self._order(place // len(self.usable))[place % len(self.usable)]) for place in places]
 
     def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
+        order = self._orders.get(epoch)
+        if order is None:  # several threads may come here; each makes the same
             random = np.random.default_rng([self.seed, self.data.stage, 0, epoch])
-            self._orders = {key: order for key, order in self._orders.items() if key >= epoch - 1}
-            self._orders[epoch] = self.usable[random.permutation(len(self.usable))]
-        return self._orders[epoch]
+            order = self.usable[random.permutation(len(self.usable))]
+            self._orders = {epoch: order}
+        return order
 
     def rows(self, step: int) -> list[list[int]]:
         """Numbers of the rows of each visual of the step."""
