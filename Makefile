@@ -20,9 +20,10 @@ SMOKE_GENERATOR = src/vega3d/assets/vega3d-tiny/generator
 smoke: $(INSTALLED)  ## the whole chain at toy size: rooms, two stages, four arms, tables, checkpoint, a question
 	rm -rf $(SMOKE)
 	$(BIN)/python recipes/experiment.py recipes/smoke.yaml --output $(SMOKE) --device cpu \
-		--generator trained=$(SMOKE_GENERATOR) --stages rooms stage0 arms tables gates export --checkpoint $(SMOKE)/model
+		--generator trained=$(SMOKE_GENERATOR) --stages rooms stage0 streams arms tables gates export \
+		--checkpoint $(SMOKE)/model
 	$(BIN)/vega3d compare --first $(SMOKE)/smoke/results/test/semantic-seed0.json $(SMOKE)/smoke/results/test/semantic-seed1.json \
-		--second $(SMOKE)/smoke/results/test/trained-seed0.json $(SMOKE)/smoke/results/test/trained-seed1.json
+		--second $(SMOKE)/smoke/results/test/trained-seed0.json $(SMOKE)/smoke/results/test/trained-seed1.json --paired-seeds
 	$(BIN)/vega3d ask room "Is there a bed in this room?" --model $(SMOKE)/model --num-frames 5
 
 lint: $(INSTALLED)  ## style, types, and who may import whom

@@ -21,15 +21,16 @@ from vega3d.experiment.recipe import TEST_SPLITS, VALIDATION, Recipe, read_recip
 from vega3d.experiment.runner import Experiment, load_arm
 from vega3d.experiment.table import archive, experiment_values, markdown, read_results, write_tables
 
-STAGES = ("rooms", "stage0", "arms", "tables", "gates", "export")
+STAGES = ("rooms", "stage0", "streams", "arms", "tables", "gates", "export")
 GATE_PICTURES = 3
+TOLD_EVERY = 100  # steps
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, help="YAML file; see vega3d.experiment.recipe.Recipe.")
     parser.add_argument("--output", type=Path, required=True, help="folder of all that is made")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES[:4]))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES[:5]))
     parser.add_argument("--arms", nargs="+", help="arms to train and evaluate; all by default")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes that make rooms")
@@ -57,6 +58,8 @@ def run(options: argparse.Namespace) -> None:
     started = time.monotonic()
 
     def tell(values: dict) -> None:
+        if "gradient" in values and "arm" not in values and values["step"] % TOLD_EVERY:
+            return
         print(json.dumps({"second": round(time.monotonic() - started, 1), **values}), flush=True)
 
     recipe = with_generators(options.recipe, options.generator)
@@ -68,6 +71,12 @@ def run(options: argparse.Namespace) -> None:
         experiment.make_rooms()
     if "stage0" in options.stages:
         experiment.stage0()
+    if "streams" in options.stages:
+        for arm in arms:
+            for split in ("train", *splits):
+                experiment.fill_streams(split, None)
+                if recipe.arms[arm].generator is not None:
+                    experiment.fill_streams(split, arm)
     if "arms" in options.stages:
         for arm in arms:
             experiment.train_arm(arm)

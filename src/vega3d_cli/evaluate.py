@@ -95,6 +95,9 @@ def compare(
     first: Annotated[list[Path], typer.Option(help="Result files of one model, one for each training seed.")],
     second: Annotated[list[Path], typer.Option(help="Result files of the other, on the same questions.")],
     scoring: Annotated[str, typer.Option(help="official, lmms_eval or likelihood.")] = "official",
+    paired_seeds: Annotated[
+        bool, typer.Option(help="The n-th files of both sides are of one training seed, and are drawn together.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="JSON file of the comparison.")] = None,
 ) -> None:
     """Compare two models on the same questions: differences with 95 % intervals over seeds and scenes."""
@@ -109,7 +112,7 @@ def compare(
         )
 
         check_output(output)
-        differences = compare_files(first, second, scoring)
+        differences = compare_files(first, second, scoring, paired_seeds=paired_seeds)
         if output is not None:
-            write_json(output, comparison_values(first, second, scoring, differences))
+            write_json(output, comparison_values(first, second, scoring, differences, paired_seeds))
     typer.echo(format_comparison(differences))

@@ -92,6 +92,7 @@ def compare_files(
     scoring: str = "official",
     resamples: int = RESAMPLES,
     seed: int = 0,
+    paired_seeds: bool = False,
 ) -> dict[str, Difference]:
     """`bootstrap.compare` of result files; several files a side are several training seeds of one model.
 
@@ -102,7 +103,7 @@ def compare_files(
         if len({Path(path).resolve() for path in side}) < len(side):
             raise ValueError(f"A file is given twice: {', '.join(map(str, side))}. Give one file for each seed.")
     sides = [{str(path): read_result(path) for path in side} for side in (first, second)]
-    return compare(sides[0], sides[1], scoring, resamples, seed)
+    return compare(sides[0], sides[1], scoring, resamples, seed, paired_seeds)
 
 
 def percent(value: float | None) -> str:
@@ -188,7 +189,11 @@ def conclusion(differences: Mapping[str, Difference]) -> list[str]:
 
 
 def comparison_values(
-    first: Sequence[str | Path], second: Sequence[str | Path], scoring: str, differences: Mapping[str, Difference]
+    first: Sequence[str | Path],
+    second: Sequence[str | Path],
+    scoring: str,
+    differences: Mapping[str, Difference],
+    paired_seeds: bool = False,
 ) -> dict:
     """A comparison as plain values for JSON; scores and differences in [0, 1] and [-1, 1]."""
     return {
@@ -197,6 +202,7 @@ def comparison_values(
         "second": [str(path) for path in second],
         "scoring": scoring,
         "resamples": RESAMPLES,
+        "paired_seeds": paired_seeds,
         "differences": {
             name: {**asdict(difference), "verdict": verdict(difference)} for name, difference in differences.items()
         },
