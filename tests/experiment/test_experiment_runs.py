@@ -160,6 +160,19 @@ def test_a_finished_experiment_is_not_done_again(finished, monkeypatch):
     again.evaluate_arm("trained", "validation")
 
 
+def test_another_recipe_shares_rooms_and_stage0_in_one_folder(finished, monkeypatch):
+    recipe = finished.recipe
+    rooms, kinds = replace(recipe.rooms, test=5), ["room_size_estimation", "object_rel_distance"]
+    other = Experiment(replace(recipe, name="gate", rooms=rooms, categories=kinds, seeds=[0]), finished.output)
+    with monkeypatch.context() as patch:
+        killed_after(patch, 0)
+        other.stage0()
+    other.train_arm("trained")
+    assert not (finished.own / "arms" / "trained" / "seed2").exists()
+    assert {row.kind for row in other.data("train", 1).rows} <= set(kinds)
+    assert (other.own / "arms" / "trained" / "seed0" / TRAINED).is_file() and other.own != finished.own
+
+
 def test_exported_checkpoint_loads_and_answers_as_measured(finished, tmp_path):
     told = export(finished, "trained", tmp_path / "tiny", "vega3d-tiny", torch.float32)
     model, processor = load_vega(tmp_path / "tiny", device="cpu")
