@@ -45,6 +45,7 @@ class PackedAnswerer:
     ):
         self.model, self.words, self.prefix, self.tokens_of = model, words, prefix, tokens_of
         self.settings, self.precision = settings, precision
+        self.end = words.tokenizer.eos_token_id
 
     def answer(self, records: Sequence[QuestionRecord]) -> list[Answer]:
         answers = self.answer_prompts([(int(record.visual), record.prompt) for record in records])
@@ -84,7 +85,7 @@ class PackedAnswerer:
         tokens = self.tokens_of([visual for visual, _ in packs])
         for _, numbers in packs:
             ids.update({number: np.empty(0, np.int64) for number in numbers})
-        end, left = self.words.tokenizer.eos_token_id, list(range(len(packs)))
+        end, left = self.end, list(range(len(packs)))
         for turn in range(NEW_TOKENS):
             questions = [[(prompts[number], ids[number]) for number in packs[place][1]] for place in left]
             logits = self._next_logits(tokens[left], questions)
