@@ -7,6 +7,7 @@ from vega3d_cli import (  # noqa: F401 (each adds its commands to the applicatio
     ask,
     cache,
     checkpoints,
+    demo,
     evaluate,
     synthesize,
     train,
