@@ -9,7 +9,7 @@ from vega3d.demo.checks import KINDS, MAX_MEGABYTES, MAX_SECONDS
 from vega3d.demo.compare import Comparer
 from vega3d.demo.examples import CLIPS, Example, load_examples
 from vega3d.demo.handlers import Handlers
-from vega3d.demo.panels import empty_panel, notice_panel
+from vega3d.demo.panels import empty_panel, notice_panel, reading_panel
 
 KEPT_SECONDS, SWEEP_SECONDS = 3600, 600  # of uploads, and between removals
 QUEUE = 16
@@ -42,20 +42,34 @@ def build(comparer: Comparer) -> gr.Blocks:
 def question_column(handlers: Handlers, examples: dict, first: Example, example: gr.State) -> dict:
     video = gr.Video(
         first.video,
-        label=f"Video (up to {MAX_MEGABYTES} MB, {MAX_SECONDS // 60} minutes)",
+        label=f"Video, up to {MAX_MEGABYTES} MB, {MAX_SECONDS // 60} min",
         sources=["upload"],
-        height=260,
+        height=200,
         elem_id="video",
     )
-    room = gr.Radio(list(examples), value=first.clip, label="Example room", elem_id="room")
-    gr.HTML('<div class="vega-faint">Examples of questions</div>', padding=False)
+    bare: dict = {"show_label": False, "container": False}
+    with gr.Row(elem_classes="vega-line"):
+        gr.HTML(f'<div class="vega-heading">{texts.EXAMPLES}</div>')
+        room = gr.Radio(list(examples), value=first.clip, label=texts.EXAMPLES, elem_id="room", **bare)
     with gr.Row(elem_id="chips"):
         chips = [gr.Button(category, size="sm") for category in examples[first.clip]]
     marked = gr.Image(visible=False, label="Frame with the marked boxes", interactive=False, buttons=[], height=220)
-    question = gr.Textbox(first.question, label="Question", lines=2, max_lines=6, elem_id="question")
-    kind = gr.Radio(list(KINDS), value=first.kind, label="Answer with", elem_id="kind")
+    gr.HTML(f'<div class="vega-heading">{texts.QUESTION}</div>')
+    question = gr.Textbox(
+        first.question, label="Question", placeholder=texts.ASK_HERE, lines=2, max_lines=6, elem_id="question", **bare
+    )
+    with gr.Row(elem_classes="vega-line"):
+        gr.HTML(f'<div class="vega-heading">{texts.KIND}</div>')
+        kind = gr.Radio(list(KINDS), value=first.kind, label=texts.KIND, elem_id="kind", **bare)
     options = gr.Textbox(
-        "\n".join(first.options), label="Options, one a line", lines=2, max_lines=8, visible=False, elem_id="options"
+        "\n".join(first.options),
+        label="Options",
+        placeholder=texts.OPTIONS_HERE,
+        lines=2,
+        max_lines=8,
+        visible=bool(first.options),
+        elem_id="options",
+        **bare,
     )
     with gr.Row():
         ask = gr.Button("Ask", variant="primary", scale=3, elem_id="ask")
@@ -71,12 +85,16 @@ def question_column(handlers: Handlers, examples: dict, first: Example, example:
 
 
 def answer_column() -> list:
-    with gr.Row(equal_height=True):
-        fused = gr.HTML(empty_panel(texts.WITH, "fused"), padding=False, min_height=120, elem_id="fused")
-        semantic = gr.HTML(empty_panel(texts.WITHOUT, "semantic"), padding=False, min_height=120, elem_id="semantic")
-    outcome = gr.HTML(padding=False, elem_id="outcome")
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=250):
+            fused = gr.HTML(empty_panel(texts.WITH, "fused"), elem_id="fused")
+        with gr.Column(min_width=250):
+            semantic = gr.HTML(empty_panel(texts.WITHOUT, "semantic"), elem_id="semantic")
+    outcome = gr.HTML(elem_id="outcome")
+    gr.HTML(f'<div class="vega-heading">{texts.GATES}</div>')
     gates = gr.Gallery(
-        label="Where the gate opens",
+        label=texts.GATES,
+        show_label=False,
         columns=4,
         object_fit="contain",
         height="auto",
@@ -85,7 +103,7 @@ def answer_column() -> list:
         interactive=False,
         elem_id="gates",
     )
-    reading = gr.HTML(padding=False, elem_id="reading")
+    reading = gr.HTML(reading_panel(), elem_id="reading")
     return [fused, semantic, outcome, gates, reading]
 
 
@@ -98,7 +116,7 @@ def wire(handlers: Handlers, asked: dict, example: gr.State, shown: list) -> Non
         [*inputs, example],
         shown,
         show_progress="minimal",
-        show_progress_on=shown[:2],
+        show_progress_on=shown[2],
         trigger_mode="once",
         **ONE_AT_A_TIME,
         **PRIVATE,

@@ -14,7 +14,13 @@ from vega3d.demo import texts
 from vega3d.demo.checks import CHOICE, check_video, make_question, split_options
 from vega3d.demo.compare import Comparer, Reply, Scene
 from vega3d.demo.examples import Example
-from vega3d.demo.panels import answer_panel, gates_panel, outcome_panel, right_answer
+from vega3d.demo.panels import (
+    answer_panel,
+    empty_panel,
+    outcome_panel,
+    reading_panel,
+    right_answer,
+)
 from vega3d.hub.gate_figure import gate_overlays
 
 logger = logging.getLogger(__name__)
@@ -27,7 +33,7 @@ def shown_errors(video: str | None) -> Iterator[None]:
         yield
     except ValueError as error:
         message = str(error) if video is None else str(error).replace(video, Path(video).name)
-        raise gr.Error(escape(message), title="Please mend", print_exception=False) from error
+        raise gr.Error(escape(message), print_exception=False) from error
     except gr.Error:
         raise
     except torch.cuda.OutOfMemoryError as error:
@@ -78,12 +84,13 @@ class Handlers:
     ) -> Iterator[tuple]:
         """The panels of the page as the answers grow: both answers, outcome, pictures of the gates, how to read them."""
         with shown_errors(video):
+            yield empty_panel(texts.WITH, "fused"), empty_panel(texts.WITHOUT, "semantic"), "", None, reading_panel()
             choices = split_options(options) if kind == CHOICE else []
             asked = make_question(video, question, kind, choices, example)
-            yield (*answers(Reply(), Reply(), choices), "", None, "")
+            yield (*answers(Reply(), Reply(), choices), gr.skip(), gr.skip(), gr.skip())
             states = self.comparer.compare(asked, on_frames=frame_counter(progress, self.comparer.num_frames))
             first = next(states)
-            yield gr.skip(), gr.skip(), outcome_panel(first, None), gate_pictures(first.scene), gates_panel(first)
+            yield gr.skip(), gr.skip(), outcome_panel(first, None), gate_pictures(first.scene), reading_panel(first.scene)
             for state in states:
                 yield (*answers(state.fused, state.semantic, choices), gr.skip(), gr.skip(), gr.skip())
             right = right_answer(example, asked.question, choices)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from vega3d.demo import texts
-from vega3d.demo.compare import Comparison, Reply
+from vega3d.demo.compare import Comparison, Reply, Scene
 from vega3d.demo.examples import Example
 
 
@@ -63,10 +63,13 @@ def right_answer(example: Example | None, question: str, options: Sequence[str])
     return f"{example.answer}. {options[ord(example.answer) - ord('A')]}"
 
 
-def gates_panel(state: Comparison) -> str:
-    if state.scene.gates is None:
+def reading_panel(scene: Scene | None = None) -> str:
+    """How to read the gate maps; of a scene also its range."""
+    if scene is None:
+        return f'<div class="vega-faint">{texts.READ_GATES}</div>'
+    if scene.gates is None:
         return f'<div class="vega-faint">{texts.NO_GATES}</div>'
-    gates = state.scene.gates
+    gates = scene.gates
     scale = (
         f'Gate 0 <span class="vega-scale"></span> 1; here {float(gates.min()):.2f} to {float(gates.max()):.2f}, '
         f"mean {float(gates.mean()):.2f}."

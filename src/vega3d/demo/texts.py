@@ -7,6 +7,9 @@ INTRODUCTION = (
     "take in. The same model answers twice: with it, and with it switched off."
 )
 WITH, WITHOUT = "With the world simulator", "Without"
+EXAMPLES, QUESTION, KIND = "Examples", "Question", "Answer with"
+ASK_HERE, OPTIONS_HERE = "What do you want to know about the space?", "Options, one a line"
+GATES = "Gate maps over the frames"
 WAITING = "The answer appears here."
 NOTHING_SAID = "(nothing but blank space)"
 READ_GATES = (
@@ -21,20 +24,32 @@ FOOTNOTE = (
 )
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-.gradio-container main, .gradio-container .main { padding-top: 12px !important; }
-#head h1 { margin: 0 0 2px; font-size: 1.5rem; }
-#head p { margin: 0; color: var(--body-text-color-subdued); max-width: 60rem; }
-.vega-notice { padding: 8px 12px; border-left: 4px solid #d97706; border-radius: 4px; background: #d9770622; }
+.gradio-container { --faint: color-mix(in srgb, var(--body-text-color) 72%, transparent); --layout-gap: 9px; }
+.gradio-container main { max-width: 1240px !important; margin: 0 auto !important; padding: 14px 20px !important; }
+.gradio-container .html-container { padding: 0 !important; }
+#outcome { min-height: 1.6em; }
+#head h1 { margin: 0 0 2px; font-size: 1.4rem; }
+#head p { margin: 0; color: var(--faint); max-width: 74rem; line-height: 1.4; }
+.vega-notice { padding: 6px 12px; border-left: 4px solid #d97706; border-radius: 4px; background: #d9770622; }
+.vega-heading { font-size: .9rem; font-weight: 600; }
+#video button[title^="Trim"] { display: none; } /* it would load a video editor from the internet */
+.vega-line { align-items: center; }
+.vega-line > :first-child { flex: 0 0 auto !important; min-width: 0 !important; width: auto !important; }
+#room .wrap, #kind .wrap { gap: 6px; }
+#room label, #kind label { padding: 3px 10px; }
 #chips { gap: 6px; flex-wrap: wrap; }
-#chips button { flex: 0 0 auto !important; min-width: 0 !important; padding: 4px 10px; border-radius: 999px; font-weight: 400; }
-.vega-answer { min-height: 120px; padding: 10px 12px; border: 1px solid var(--border-color-primary);
+#chips button { flex: 0 0 auto !important; min-width: 0 !important; padding: 3px 10px; border-radius: 999px;
+  font-weight: 400; }
+.vega-answer { min-height: 96px; padding: 10px 12px; border: 1px solid var(--border-color-primary);
   border-radius: var(--block-radius); background: var(--block-background-fill); overflow-wrap: anywhere; }
-.vega-answer h3 { margin: 0 0 6px; font-size: .85rem; font-weight: 600; color: var(--body-text-color-subdued); }
-.vega-answer.fused h3 { color: var(--color-accent); }
-.vega-text { font-size: 1.15rem; line-height: 1.35; white-space: pre-wrap; }
-.vega-faint { color: var(--body-text-color-subdued); font-size: .85rem; }
-.vega-bars { display: grid; grid-template-columns: minmax(0, 1fr) 3.2em; gap: 4px 8px; margin-top: 8px; font-size: .85rem; }
+.vega-answer h3 { margin: 0 0 6px; font-size: .85rem; font-weight: 600; color: var(--faint); }
+.vega-answer.fused { border-top: 3px solid var(--color-accent); }
+.vega-answer.semantic { border-top: 3px solid var(--border-color-primary); }
+.vega-text { font-size: 1.1rem; line-height: 1.35; white-space: pre-wrap; }
+.vega-faint, .vega-faint p { color: var(--faint); font-size: .85rem; line-height: 1.45; }
+.vega-answer .vega-faint { margin-top: 6px; }
+.vega-bars { display: grid; grid-template-columns: minmax(0, 1fr) 2.6em; gap: 4px 6px; align-items: center;
+  margin-top: 8px; font-size: .85rem; line-height: 1.35; }
 .vega-bar { position: relative; padding: 2px 8px; border-radius: 4px; background: var(--background-fill-secondary);
   overflow: hidden; }
 .vega-bar i { position: absolute; inset: 0 auto 0 0; background: var(--color-accent); opacity: .28; }
@@ -42,7 +57,11 @@ CSS = """
 .vega-bars b { text-align: right; font-variant-numeric: tabular-nums; font-weight: 500; }
 .vega-scale { display: inline-block; width: 7em; height: .7em; margin: 0 .4em; border-radius: 3px;
   background: linear-gradient(90deg, #440154, #3b528b, #21918c, #5ec962, #fde725); }
+#gates .grid-wrap { min-height: 0 !important; height: auto !important; max-height: none !important; padding: 6px; }
+#gates .grid-container { gap: 6px; }
+#gates .thumbnail-item { aspect-ratio: 4 / 3; }
 @media (max-width: 640px) {
+  .gradio-container main { padding: 10px !important; }
   #gates .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
 }
 """
