@@ -1,5 +1,6 @@
 """`vega3d demo`."""
 
+import os
 import socket
 from typing import Annotated
 
@@ -50,5 +51,5 @@ def check_port(host: str, port: int) -> None:
         with socket.create_server((host, port)):
             pass
     except OSError as error:
-        reason = error.strerror or error
+        reason = error if error.errno is None else os.strerror(error.errno)
         raise ValueError(f"Cannot listen on {host}:{port} ({reason}). Choose another --host or --port.") from error

@@ -1,5 +1,6 @@
 """The page: `build` makes it for a loaded model, `launch` serves it. The Space and `vega3d demo` use both."""
 
+import signal
 from functools import partial
 
 import gradio as gr
@@ -9,7 +10,7 @@ from vega3d.demo.checks import KINDS, MAX_MEGABYTES, MAX_SECONDS
 from vega3d.demo.compare import Comparer
 from vega3d.demo.examples import CLIPS, Example, load_examples
 from vega3d.demo.handlers import Handlers
-from vega3d.demo.panels import empty_panel, notice_panel, reading_panel
+from vega3d.demo.panels import empty_panel, gate_maps, notice_panel, reading_panel
 
 KEPT_SECONDS, SWEEP_SECONDS = 3600, 600  # of uploads, and between removals
 QUEUE = 16
@@ -53,7 +54,7 @@ def question_column(handlers: Handlers, examples: dict, first: Example, example:
         room = gr.Radio(list(examples), value=first.clip, label=texts.EXAMPLES, elem_id="room", **bare)
     with gr.Row(elem_id="chips"):
         chips = [gr.Button(category, size="sm") for category in examples[first.clip]]
-    marked = gr.Image(visible=False, label="Frame with the marked boxes", interactive=False, buttons=[], height=220)
+    marked = gr.HTML(visible=False, elem_id="marked")
     gr.HTML(f'<div class="vega-heading">{texts.QUESTION}</div>')
     question = gr.Textbox(
         first.question, label="Question", placeholder=texts.ASK_HERE, lines=2, max_lines=6, elem_id="question", **bare
@@ -92,17 +93,7 @@ def answer_column() -> list:
             semantic = gr.HTML(empty_panel(texts.WITHOUT, "semantic"), elem_id="semantic")
     outcome = gr.HTML(elem_id="outcome")
     gr.HTML(f'<div class="vega-heading">{texts.GATES}</div>')
-    gates = gr.Gallery(
-        label=texts.GATES,
-        show_label=False,
-        columns=4,
-        object_fit="contain",
-        height="auto",
-        format="webp",
-        buttons=["fullscreen"],
-        interactive=False,
-        elem_id="gates",
-    )
+    gates = gr.HTML(gate_maps(), elem_id="gates")
     reading = gr.HTML(reading_panel(), elem_id="reading")
     return [fused, semantic, outcome, gates, reading]
 
@@ -161,5 +152,6 @@ def launch(
     )
     print(f"The demo is at {address}{f' and {public}' if public else ''}", flush=True)
     if block:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as by Ctrl-C: uploads are deleted
         page.block_thread()
     return address

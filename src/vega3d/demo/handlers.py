@@ -12,16 +12,17 @@ import torch
 
 from vega3d.demo import texts
 from vega3d.demo.checks import CHOICE, check_video, make_question, split_options
-from vega3d.demo.compare import Comparer, Reply, Scene
+from vega3d.demo.compare import Comparer, Reply
 from vega3d.demo.examples import Example
 from vega3d.demo.panels import (
     answer_panel,
     empty_panel,
+    gate_maps,
     outcome_panel,
+    picture,
     reading_panel,
     right_answer,
 )
-from vega3d.hub.gate_figure import gate_overlays
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Handlers:
         return self.forget_example()
 
     def forget_example(self) -> tuple:
-        return None, gr.update(value=None, visible=False), None
+        return None, gr.update(value="", visible=False), None
 
     def ask(
         self,
@@ -84,13 +85,13 @@ class Handlers:
     ) -> Iterator[tuple]:
         """The panels of the page as the answers grow: both answers, outcome, pictures of the gates, how to read them."""
         with shown_errors(video):
-            yield empty_panel(texts.WITH, "fused"), empty_panel(texts.WITHOUT, "semantic"), "", None, reading_panel()
+            yield empty_panel(texts.WITH, "fused"), empty_panel(texts.WITHOUT, "semantic"), "", gate_maps(), reading_panel()
             choices = split_options(options) if kind == CHOICE else []
             asked = make_question(video, question, kind, choices, example)
             yield (*answers(Reply(), Reply(), choices), gr.skip(), gr.skip(), gr.skip())
             states = self.comparer.compare(asked, on_frames=frame_counter(progress, self.comparer.num_frames))
             first = next(states)
-            yield gr.skip(), gr.skip(), outcome_panel(first, None), gate_pictures(first.scene), reading_panel(first.scene)
+            yield gr.skip(), gr.skip(), outcome_panel(first, None), gate_maps(first.scene), reading_panel(first.scene)
             for state in states:
                 yield (*answers(state.fused, state.semantic, choices), gr.skip(), gr.skip(), gr.skip())
             right = right_answer(example, asked.question, choices)
@@ -124,14 +125,14 @@ class Handlers:
 
 def fill_in(example: Example) -> tuple:
     """Values of video, room, question, kind, options, marked frame and the example itself."""
-    picture = example.marked_picture()
+    marked = example.marked_picture()
     return (
         str(example.video),
         example.clip,
         example.question,
         example.kind,
         gr.update(value="\n".join(example.options), visible=bool(example.options)),
-        gr.update(value=picture, visible=picture is not None),
+        gr.update(value="" if marked is None else picture(marked, texts.MARKED), visible=marked is not None),
         example,
     )
 
@@ -141,14 +142,6 @@ def answers(fused: Reply, semantic: Reply, options: list[str]) -> tuple[str, str
         answer_panel(texts.WITH, "fused", fused, options),
         answer_panel(texts.WITHOUT, "semantic", semantic, options),
     )
-
-
-def gate_pictures(scene: Scene) -> list[tuple] | None:
-    """Each temporal patch's picture with its time, for the gallery."""
-    if scene.gates is None:
-        return None
-    pictures = gate_overlays(scene.frames, scene.gates.numpy())
-    return [(picture, f"{second:.1f} s") for picture, second in zip(pictures, scene.seconds[::2], strict=True)]
 
 
 def frame_counter(progress: gr.Progress, total: int) -> Callable[[int], None]:

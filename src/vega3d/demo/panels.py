@@ -1,11 +1,17 @@
 """What the page shows of a comparison, as HTML; all text of models and visitors is escaped."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
 
 from vega3d.demo import texts
 from vega3d.demo.compare import Comparison, Reply, Scene
 from vega3d.demo.examples import Example
+from vega3d.hub.gate_figure import gate_overlays
 
 
 def notice_panel(notice: str | None) -> str:
@@ -24,7 +30,7 @@ def answer_panel(title: str, style: str, reply: Reply, options: Sequence[str] = 
     if reply.options is not None:
         parts.append(bars(reply.options, options))
     if reply.seconds is not None:
-        parts.append(f'<div class="vega-faint">{reply.seconds:.1f} s</div>')
+        parts.append(f'<div class="vega-faint">{reply.seconds:.2f} s</div>')
     return panel(style, "".join(parts))
 
 
@@ -75,3 +81,22 @@ def reading_panel(scene: Scene | None = None) -> str:
         f"mean {float(gates.mean()):.2f}."
     )
     return f'<div class="vega-faint">{texts.READ_GATES} {scale}</div>'
+
+
+def gate_maps(scene: Scene | None = None) -> str:
+    """The first frame of each temporal patch with the gate over it, and its time."""
+    if scene is None or scene.gates is None:
+        return '<div class="vega-frames empty"></div>'
+    pictures = gate_overlays(scene.frames, scene.gates.numpy())
+    figures = [picture(frame, f"{second:.1f} s") for frame, second in zip(pictures, scene.seconds[::2], strict=True)]
+    return f'<div class="vega-frames">{"".join(figures)}</div>'
+
+
+def picture(frame: np.ndarray, caption: str) -> str:
+    """uint8[H, W, 3] inside the page itself: Gradio never removes the files that it makes of pictures."""
+    file = BytesIO()
+    Image.fromarray(frame).save(file, format="webp", quality=85)
+    source = f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
+    caption = escape(caption)
+    image = f'<img src="{source}" alt="{caption}" tabindex="0">'
+    return f'<figure class="vega-picture">{image}<figcaption>{caption}</figcaption></figure>'

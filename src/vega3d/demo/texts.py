@@ -10,6 +10,7 @@ WITH, WITHOUT = "With the world simulator", "Without"
 EXAMPLES, QUESTION, KIND = "Examples", "Question", "Answer with"
 ASK_HERE, OPTIONS_HERE = "What do you want to know about the space?", "Options, one a line"
 GATES = "Gate maps over the frames"
+MARKED = "The frame with the boxes"
 WAITING = "The answer appears here."
 NOTHING_SAID = "(nothing but blank space)"
 READ_GATES = (
@@ -20,7 +21,7 @@ NO_GATES = "The fusion of this model has not one gate for each token, so there i
 FOOTNOTE = (
     "Without: the vision encoder's own tokens go on unfused, through the same weights, which were not trained that way. "
     "So the difference shows what this model draws from its world simulator, not what a model trained without one could do. "
-    "Uploads are kept for an hour at most and used for nothing else."
+    "Uploaded files are deleted after an hour and used for nothing else."
 )
 
 CSS = """
@@ -57,11 +58,18 @@ CSS = """
 .vega-bars b { text-align: right; font-variant-numeric: tabular-nums; font-weight: 500; }
 .vega-scale { display: inline-block; width: 7em; height: .7em; margin: 0 .4em; border-radius: 3px;
   background: linear-gradient(90deg, #440154, #3b528b, #21918c, #5ec962, #fde725); }
-#gates .grid-wrap { min-height: 0 !important; height: auto !important; max-height: none !important; padding: 6px; }
-#gates .grid-container { gap: 6px; }
-#gates .thumbnail-item { aspect-ratio: 4 / 3; }
+.vega-frames { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 6px; }
+.vega-frames.empty { min-height: 120px; border: 1px dashed var(--border-color-primary); border-radius: var(--block-radius); }
+figure.vega-picture { position: relative; margin: 0; }
+figure.vega-picture img { display: block; width: 100%; border-radius: 4px; cursor: zoom-in; }
+figure.vega-picture figcaption { position: absolute; right: 4px; bottom: 4px; padding: 0 6px; border-radius: 3px;
+  font-size: .75rem; color: #fff; background: #000a; }
+figure.vega-picture img:focus { position: fixed; inset: 4vh 4vw; z-index: 1000; width: 92vw; height: 92vh; object-fit: contain;
+  background: #000c; outline: none; cursor: default; }
+#marked figure { max-width: 240px; }
 @media (max-width: 640px) {
   .gradio-container main { padding: 10px !important; }
-  #gates .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
+  .vega-frames { grid-template-columns: repeat(2, minmax(0, 1fr)); }
+  .vega-line > :first-child { flex-basis: 100% !important; }
 }
 """
