@@ -1,7 +1,7 @@
 """Takes the picture of the demo for the docs, with Debian's chromium.
 
-    vega3d demo --port 7860  # in another shell
-    python recipes/demo_picture.py http://127.0.0.1:7860 docs/results/demo.png
+vega3d demo --port 7860  # in another shell
+python recipes/demo_picture.py http://127.0.0.1:7860 docs/results/demo.png
 """
 
 import sys

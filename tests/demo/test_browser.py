@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
@@ -29,9 +28,7 @@ def address(tmp_path_factory):
     """Where the demo is served; fails if it leaves a file behind when it is ended."""
     folder, port = tmp_path_factory.mktemp("temporary"), free_port()
     environment = {**os.environ, "TMPDIR": str(folder)}
-    process = subprocess.Popen(
-        [*COMMAND, "--port", str(port)], stdout=subprocess.PIPE, text=True, env=environment
-    )
+    process = subprocess.Popen([*COMMAND, "--port", str(port)], stdout=subprocess.PIPE, text=True, env=environment)
     line = process.stdout.readline()
     assert line.strip() == f"The demo is at http://127.0.0.1:{port}/"
     yield f"http://127.0.0.1:{port}/"

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_an_open_answer_grows(tiny):
     assert states[0].fused.text == "" and states[0].fused.seconds is None
     grown = [state.fused for state in states if state.semantic.text == "" and state.semantic.seconds is None]
     assert len(grown) > 4
-    assert all(later.text.startswith(earlier.text) for earlier, later in zip(grown[1:-2], grown[2:-1], strict=True))
+    assert all(later.text.startswith(earlier.text) for earlier, later in pairwise(grown[:-1]))
     assert grown[-1].seconds is not None and states[-1].semantic.seconds is not None
 
 

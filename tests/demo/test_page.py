@@ -47,7 +47,10 @@ def long_video(path: Path) -> str:
 
 BAD_REQUESTS = {
     "no video": (lambda tmp: (None, "Where?", "free text", []), "There is no video yet"),
-    "another format": (lambda tmp: (write(tmp / "a.pdf", b"%PDF"), "Where?", "free text", []), "not in a video format"),
+    "another format": (
+        lambda tmp: (write(tmp / "a.pdf", b"%PDF"), "Where?", "free text", []),
+        "not in a video format",
+    ),
     "removed": (lambda tmp: (str(tmp / "a.mp4"), "Where?", "free text", []), "no longer there"),
     "broken": (lambda tmp: (write(tmp / "a.mp4", b"no video"), "Where?", "free text", []), "not a video"),
     "cut off": (

@@ -2,6 +2,8 @@
 
 import signal
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -14,8 +16,9 @@ from vega3d.demo.panels import empty_panel, gate_maps, notice_panel, reading_pan
 
 KEPT_SECONDS, SWEEP_SECONDS = 3600, 600  # of uploads, and between removals
 QUEUE = 16
-ONE_AT_A_TIME = {"concurrency_limit": 1, "concurrency_id": "model"}
-PRIVATE = {"api_visibility": "private"}
+STYLE = Path(__file__).with_name("style.css")
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 
 def build(comparer: Comparer) -> gr.Blocks:
@@ -48,7 +51,7 @@ def question_column(handlers: Handlers, examples: dict, first: Example, example:
         height=200,
         elem_id="video",
     )
-    bare: dict = {"show_label": False, "container": False}
+    bare: dict[str, Any] = {"show_label": False, "container": False}
     with gr.Row(elem_classes="vega-line"):
         gr.HTML(f'<div class="vega-heading">{texts.EXAMPLES}</div>')
         room = gr.Radio(list(examples), value=first.clip, label=texts.EXAMPLES, elem_id="room", **bare)
@@ -113,9 +116,7 @@ def wire(handlers: Handlers, asked: dict, example: gr.State, shown: list) -> Non
         **PRIVATE,
     )
     asked["stop"].click(None, None, None, cancels=[run], **PRIVATE)
-    gr.Button(visible=False).click(
-        handlers.answer, inputs, gr.JSON(visible=False), api_name="answer", **ONE_AT_A_TIME
-    )
+    gr.Button(visible=False).click(handlers.answer, inputs, gr.JSON(visible=False), api_name="answer", **ONE_AT_A_TIME)
     gr.api(handlers.examples_for_programs, api_name="examples")
 
 
@@ -134,7 +135,7 @@ def launch(
     Returns:
         The local address.
     """
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     _, address, public = page.launch(
         server_name=host,
         server_port=port,
@@ -148,7 +149,7 @@ def launch(
         max_file_size=f"{MAX_MEGABYTES}mb",
         allowed_paths=[str(CLIPS)],
         theme=gr.themes.Default(primary_hue="indigo", **fonts),
-        css=texts.CSS,
+        css_paths=STYLE,
     )
     print(f"The demo is at {address}{f' and {public}' if public else ''}", flush=True)
     if block:

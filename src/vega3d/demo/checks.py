@@ -81,9 +81,7 @@ def check_options(options: Sequence[str]) -> list[str]:
         raise ValueError(f"A choice needs 2 to {MAX_OPTIONS} options, one a line, but there are {len(options)}.")
     for option in options:
         if len(option) > MAX_OPTION_CHARACTERS:
-            raise ValueError(
-                f"An option has {len(option)} characters, but at most {MAX_OPTION_CHARACTERS} are taken."
-            )
+            raise ValueError(f"An option has {len(option)} characters, but at most {MAX_OPTION_CHARACTERS} are taken.")
     if len(set(options)) < len(options):
         raise ValueError("Two options are the same. Leave one out.")
     return list(options)

@@ -134,14 +134,14 @@ class Comparer:
         scene, was_kept = self.scene(question, on_frames)
         state = Comparison(scene, time.perf_counter() - start, was_kept)
         yield state
-        for name in ("fused", "semantic"):
-            for reply in self.replies(question, scene, name == "fused", max_new_tokens):
-                state = replace(state, **{name: reply})
-                yield state
+        for reply in self.replies(question, scene, True, max_new_tokens):
+            state = replace(state, fused=reply)
+            yield state
+        for reply in self.replies(question, scene, False, max_new_tokens):
+            state = replace(state, semantic=reply)
+            yield state
 
-    def scene(
-        self, question: SpatialQuestion, on_frames: Callable[[int], None] | None = None
-    ) -> tuple[Scene, bool]:
+    def scene(self, question: SpatialQuestion, on_frames: Callable[[int], None] | None = None) -> tuple[Scene, bool]:
         """The encoded video of a question, and whether it was kept from an earlier one."""
         path = Path(question.visual)
         file = path.stat()

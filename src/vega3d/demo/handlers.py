@@ -83,9 +83,15 @@ class Handlers:
         example: Example | None,
         progress=gr.Progress(),  # noqa: B008 (Gradio finds it by its default)
     ) -> Iterator[tuple]:
-        """The panels of the page as the answers grow: both answers, outcome, pictures of the gates, how to read them."""
+        """The panels of the page as the answers grow: both answers, outcome, gate maps, how to read them."""
         with shown_errors(video):
-            yield empty_panel(texts.WITH, "fused"), empty_panel(texts.WITHOUT, "semantic"), "", gate_maps(), reading_panel()
+            yield (
+                empty_panel(texts.WITH, "fused"),
+                empty_panel(texts.WITHOUT, "semantic"),
+                "",
+                gate_maps(),
+                reading_panel(),
+            )
             choices = split_options(options) if kind == CHOICE else []
             asked = make_question(video, question, kind, choices, example)
             yield (*answers(Reply(), Reply(), choices), gr.skip(), gr.skip(), gr.skip())
@@ -114,7 +120,9 @@ class Handlers:
                 "with_world_simulator": asdict(state.fused),
                 "without": asdict(state.semantic),
                 "frame_seconds": state.scene.seconds,
-                "gates": None if gates is None else [[[round(g, 4) for g in row] for row in t] for t in gates.tolist()],
+                "gates": None
+                if gates is None
+                else [[[round(g, 4) for g in row] for row in t] for t in gates.tolist()],
                 "notice": self.comparer.model.config.notice,
             }
 
