@@ -78,11 +78,15 @@ def test_a_second_question_does_not_encode_again(tiny, tmp_path):
     assert sum(frames) == 4
     assert ask()
     assert sum(frames) == 4
+    os.utime(video, (1, 1))  # as a new copy of the same upload
+    assert ask()
     assert not ask(frame=0, marks=[(10, 10, 90, 90)])  # other pixels
-    os.utime(video, (1, 1))
+    shutil.copy(example_clip("study"), video)
     assert not ask()
-    assert not ask(frame=0, marks=[(10, 10, 90, 90)])
     assert len(comparer._scenes) == 2
+    shutil.copy(example_clip("room"), video)
+    assert ask(frame=0, marks=[(10, 10, 90, 90)])
+    assert not ask()  # was used longest ago
 
 
 def test_features_are_kept_on_disk(tiny, tmp_path):

@@ -78,8 +78,8 @@ def test_a_bad_request_is_refused(tmp_path, case):
 def test_a_large_file_is_refused(tmp_path):
     video = tmp_path / "a.mp4"
     with video.open("wb") as file:
-        file.truncate(101_000_000)
-    with pytest.raises(ValueError, match="101 MB, but at most 100 MB"):
+        file.truncate(101 * 2**20)
+    with pytest.raises(ValueError, match=r"101\.0 MiB, but at most 100 MiB"):
         make_question(str(video), "Where?", "free text", [])
 
 
@@ -196,6 +196,23 @@ def test_an_example_fills_the_form(tiny):
     assert kept == example
     assert handlers.choose_category("Counting", None)[1] == "room"  # after an upload
     assert handlers.choose_room("study")[6].clip == "study"
+
+
+def test_a_stop_ends_the_answer_of_its_own_visitor(tiny):
+    handlers = Handlers(Comparer(*tiny, num_frames=2), load_examples())
+    mine, other = (gr.Request(session_hash=name) for name in ("mine", "other"))
+
+    def panels(stopped_by: gr.Request) -> list[tuple]:
+        shown = []
+        for state in handlers.ask(ROOM, "Where?", "free text", "", None, mine):
+            shown.append(state)
+            if len(shown) == 6:
+                handlers.stop(stopped_by)
+        return shown
+
+    stopped = panels(mine)
+    assert "Stopped" in stopped[-1][2] and len(stopped) == 8
+    assert "2 frames, kept" in panels(other)[-1][2]
 
 
 def test_the_space_is_the_same_page(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from vega3d.demo import texts
-from vega3d.demo.checks import KINDS, MAX_MEGABYTES, MAX_SECONDS
+from vega3d.demo.checks import KINDS, MAX_MIB, MAX_SECONDS
 from vega3d.demo.compare import Comparer
 from vega3d.demo.examples import CLIPS, Example, load_examples
 from vega3d.demo.handlers import Handlers
@@ -46,7 +46,7 @@ def build(comparer: Comparer) -> gr.Blocks:
 def question_column(handlers: Handlers, examples: dict, first: Example, example: gr.State) -> dict:
     video = gr.Video(
         first.video,
-        label=f"Video, up to {MAX_MEGABYTES} MB, {MAX_SECONDS // 60} min",
+        label=f"Video, up to {MAX_MIB} MiB, {MAX_SECONDS // 60} min",
         sources=["upload"],
         height=200,
         elem_id="video",
@@ -79,12 +79,13 @@ def question_column(handlers: Handlers, examples: dict, first: Example, example:
         ask = gr.Button("Ask", variant="primary", scale=3, elem_id="ask")
         stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
     filled = [video, room, question, kind, options, marked, example]
-    room.input(handlers.choose_room, room, filled, queue=False, **PRIVATE)
+    quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
+    room.input(handlers.choose_room, room, filled, **quick)
     for chip in chips:
-        chip.click(partial(handlers.choose_category, chip.value), room, filled, queue=False, **PRIVATE)
-    kind.change(handlers.show_options, kind, options, queue=False, show_progress="hidden", **PRIVATE)
-    video.upload(handlers.check_upload, video, [room, marked, example], **PRIVATE)
-    video.clear(handlers.forget_example, None, [room, marked, example], queue=False, **PRIVATE)
+        chip.click(partial(handlers.choose_category, chip.value), room, filled, **quick)
+    kind.change(handlers.show_options, kind, options, **quick)
+    video.upload(handlers.check_upload, video, [room, marked, example], **{**quick, "queue": True})  # tells its errors
+    video.clear(handlers.forget_example, None, [room, marked, example], **quick)
     return {"video": video, "question": question, "kind": kind, "options": options, "ask": ask, "stop": stop}
 
 
@@ -104,7 +105,7 @@ def answer_column() -> list:
 def wire(handlers: Handlers, asked: dict, example: gr.State, shown: list) -> None:
     """The main button, its stop, and the two endpoints for programs."""
     inputs = [asked["video"], asked["question"], asked["kind"], asked["options"]]
-    run = gr.on(
+    gr.on(
         [asked["ask"].click, asked["question"].submit],
         handlers.ask,
         [*inputs, example],
@@ -115,7 +116,7 @@ def wire(handlers: Handlers, asked: dict, example: gr.State, shown: list) -> Non
         **ONE_AT_A_TIME,
         **PRIVATE,
     )
-    asked["stop"].click(None, None, None, cancels=[run], **PRIVATE)
+    asked["stop"].click(handlers.stop, None, None, queue=False, **PRIVATE)
     gr.Button(visible=False).click(handlers.answer, inputs, gr.JSON(visible=False), api_name="answer", **ONE_AT_A_TIME)
     gr.api(handlers.examples_for_programs, api_name="examples")
 
@@ -146,7 +147,7 @@ def launch(
         ssr_mode=False,
         run_history=False,
         footer_links=["api"],
-        max_file_size=f"{MAX_MEGABYTES}mb",
+        max_file_size=MAX_MIB * 2**20,
         allowed_paths=[str(CLIPS)],
         theme=gr.themes.Default(primary_hue="indigo", **fonts),
         css_paths=STYLE,

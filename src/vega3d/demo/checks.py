@@ -8,7 +8,7 @@ from vega3d.features.extraction import VIDEO_SUFFIXES
 from vega3d.processing.video_decoding_vega3d import decode_timeline, read_timeline
 from vega3d.spatial_qa import SpatialQuestion
 
-MAX_MEGABYTES = 100
+MAX_MIB = 100
 MAX_SECONDS = 300
 MAX_CHARACTERS = 1000  # of a question
 MAX_OPTIONS = 8
@@ -28,9 +28,9 @@ def check_video(path: str | Path | None) -> Path:
         )
     if not path.is_file():
         raise ValueError("The video is no longer there: uploads are removed after an hour. Upload it again.")
-    megabytes = path.stat().st_size / 1e6
-    if megabytes > MAX_MEGABYTES:
-        raise ValueError(f"{path.name} has {megabytes:.0f} MB, but at most {MAX_MEGABYTES} MB are taken. Shorten it.")
+    size = path.stat().st_size / 2**20  # [MiB]
+    if size > MAX_MIB:
+        raise ValueError(f"{path.name} has {size:.1f} MiB, but at most {MAX_MIB} MiB are taken. Shorten it.")
     timeline = read_timeline(path) or decode_timeline(path)
     seconds = float(timeline.seconds[-1])
     if seconds > MAX_SECONDS:

@@ -10,6 +10,7 @@ from threading import Event
 
 import numpy as np
 import torch
+import xxhash
 from PIL import Image
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 from transformers.utils import ModelOutput
@@ -143,9 +144,8 @@ class Comparer:
 
     def scene(self, question: SpatialQuestion, on_frames: Callable[[int], None] | None = None) -> tuple[Scene, bool]:
         """The encoded video of a question, and whether it was kept from an earlier one."""
-        path = Path(question.visual)
-        file = path.stat()
-        key = (str(path), file.st_size, file.st_mtime_ns, question.frame, tuple(question.marks))
+        content = xxhash.xxh3_128_hexdigest(Path(question.visual).read_bytes())
+        key = (content, question.frame, tuple(question.marks))
         kept = self._scenes.pop(key, None)
         scene = self.encoded(question, on_frames) if kept is None else kept
         self._scenes[key] = scene

@@ -55,6 +55,7 @@ class Handlers:
 
     def __init__(self, comparer: Comparer, examples: dict[str, dict[str, Example]]):
         self.comparer, self.examples = comparer, examples
+        self._stopped: set[str | None] = set()  # sessions whose answer is to end
 
     def choose_room(self, room: str) -> tuple:
         return fill_in(next(iter(self.examples[room].values())))
@@ -81,6 +82,7 @@ class Handlers:
         kind: str,
         options: str,
         example: Example | None,
+        request: gr.Request,
         progress=gr.Progress(),  # noqa: B008 (Gradio finds it by its default)
     ) -> Iterator[tuple]:
         """The panels of the page as the answers grow: both answers, outcome, gate maps, how to read them."""
@@ -96,12 +98,20 @@ class Handlers:
             asked = make_question(video, question, kind, choices, example)
             yield (*answers(Reply(), Reply(), choices), gr.skip(), gr.skip(), gr.skip())
             states = self.comparer.compare(asked, on_frames=frame_counter(progress, self.comparer.num_frames))
+            self._stopped.discard(request.session_hash)
             first = next(states)
             yield gr.skip(), gr.skip(), outcome_panel(first, None), gate_maps(first.scene), reading_panel(first.scene)
             for state in states:
                 yield (*answers(state.fused, state.semantic, choices), gr.skip(), gr.skip(), gr.skip())
+                if request.session_hash in self._stopped:
+                    yield gr.skip(), gr.skip(), texts.STOPPED, gr.skip(), gr.skip()
+                    return
             right = right_answer(example, asked.question, choices)
             yield gr.skip(), gr.skip(), outcome_panel(first, right), gr.skip(), gr.skip()
+
+    def stop(self, request: gr.Request) -> None:
+        """Ends the answer being made for this visitor; after Gradio's own `cancels` the next question can hang."""
+        self._stopped.add(request.session_hash)
 
     def answer(self, video: str | None, question: str, kind: str, options: str) -> dict:
         """Both answers as plain values.

@@ -12,6 +12,7 @@ ASK_HERE, OPTIONS_HERE = "What do you want to know about the space?", "Options, 
 GATES = "Gate maps over the frames"
 MARKED = "The frame with the boxes"
 WAITING = "The answer appears here."
+STOPPED = '<div class="vega-faint">Stopped.</div>'
 NOTHING_SAID = "(nothing but blank space)"
 READ_GATES = (
     "Each picture is a moment of the video; each square over it is one visual token. <b>Dark</b> squares take in the "
