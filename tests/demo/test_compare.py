@@ -116,7 +116,7 @@ def test_no_map_without_a_gate_for_each_token(tmp_path):
 
 
 def test_one_who_stops_listening_stops_the_model(tiny):
-    answer = Comparer(*tiny, num_frames=2).compare(OPEN, max_new_tokens=20_000)
+    answer = Comparer(*tiny, num_frames=2).compare(OPEN, max_new_tokens=2_000)
     for _ in range(4):
         next(answer)
     start = time.perf_counter()

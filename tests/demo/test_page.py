@@ -211,7 +211,7 @@ def test_a_stop_ends_the_answer_of_its_own_visitor(tiny):
         return shown
 
     stopped = panels(mine)
-    assert "Stopped" in stopped[-1][2] and len(stopped) == 8
+    assert "Stopped" in stopped[-1][2] and len(stopped) == 7
     assert "2 frames, kept" in panels(other)[-1][2]
 
 
