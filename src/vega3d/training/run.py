@@ -15,6 +15,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState, Trainin
 import vega3d
 from vega3d.features.cache import FeatureCache, feature_identity
 from vega3d.modeling.configuration_vega3d import VegaConfig
+from vega3d.modeling.generator_files_vega3d import add_content
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.training.checkpoints import (
@@ -232,7 +233,5 @@ def hash_of_model(folder: Path) -> str:
     for file in sorted(folder.rglob("*")):
         if file.suffix in (".safetensors", ".json", ".jinja") and file.is_file():
             digest.update(str(file.relative_to(folder)).encode())
-            with file.open("rb") as opened:
-                while block := opened.read(1 << 24):
-                    digest.update(block)
+            add_content(digest, file)
     return digest.hexdigest()
