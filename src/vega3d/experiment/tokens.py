@@ -78,9 +78,24 @@ def make_stream(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, num_frames=num_frames
     )
     vision = model.config.vlm_config.vision_config
-    grid = tuple(inputs["video_grid_thw"][0].tolist())
-    merge = vision.spatial_merge_size
-    ids = inputs["input_ids"]
+    prefix = prefix_of(model, inputs, words)
+    settings = processor.video_processor
+    stream = Stream(
+        prefix,
+        tuple(inputs["video_grid_thw"][0].tolist()),
+        tuple(settings.image_mean),
+        tuple(settings.image_std),
+        vision.patch_size,
+        vision.spatial_merge_size,
+        vision.temporal_patch_size,
+    )
+    check_stream(stream, inputs, frames, words)
+    return stream
+
+
+def prefix_of(model: VegaForSpatialReasoning, inputs, words: Words) -> Prefix:
+    """What of a prompt "Where?" comes before its words, with the positions that the VLM gives it."""
+    ids, merge = inputs["input_ids"], model.config.vlm_config.vision_config.spatial_merge_size
     positions, _ = model.model.vlm.base_model.get_rope_index(
         ids,
         mm_token_type_ids=token_type_ids(ids, model.config),
@@ -89,26 +104,15 @@ def make_stream(
     )
     rest = len(words.prompts(["Where?"])[0])
     video = (ids[0] == model.config.video_token_id).nonzero().flatten().tolist()
-    prefix = Prefix(
+    t, h, w = inputs["video_grid_thw"][0].tolist()
+    return Prefix(
         ids=ids[0, :-rest].numpy(),
         positions=positions[:, 0, :-rest].numpy(),
         following=int(positions[0, 0, -rest]),
         first=video[0],
         visual_tokens=len(video),
-        grid=(grid[0], grid[1] // merge, grid[2] // merge),
+        grid=(t, h // merge, w // merge),
     )
-    settings = processor.video_processor
-    stream = Stream(
-        prefix,
-        grid,
-        tuple(settings.image_mean),
-        tuple(settings.image_std),
-        vision.patch_size,
-        merge,
-        vision.temporal_patch_size,
-    )
-    check_stream(stream, inputs, frames, words)
-    return stream
 
 
 def check_stream(stream: Stream, inputs, frames: np.ndarray, words: Words) -> None:
