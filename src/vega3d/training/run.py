@@ -17,13 +17,8 @@ from vega3d.features.cache import FeatureCache, feature_identity
 from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.training.checkpoints import (
-    check_same_settings,
-    last_whole_checkpoint,
-    load_trained,
-    trained_parameters,
-    write_json,
-)
+from vega3d.run_files import check_same_settings, last_whole_checkpoint, write_json
+from vega3d.training.checkpoints import load_trained, trained_parameters
 from vega3d.training.collator import VegaCollator
 from vega3d.training.config import TrainingConfig
 from vega3d.training.curves import save_curves
