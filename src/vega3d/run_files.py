@@ -1,10 +1,13 @@
 """Files of a training run: checkpoints that are whole or not there, and the settings that they belong to."""
 
+import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 WHOLE_FILE = "whole.json"
 PREFIX = "checkpoint-"
@@ -72,3 +75,20 @@ def check_same_settings(path: Path, settings: Mapping) -> None:
             f"{path.parent} holds a run with other settings: {told}. Continue it with the same ones, or give another "
             "output."
         )
+
+
+def versions(*modules: ModuleType) -> dict[str, str]:
+    """Versions of modules and of Python, for the result of a run."""
+    return {**{one.__name__: vars(one)["__version__"] for one in modules}, "python": sys.version.split()[0]}
+
+
+def hash_folder(folder: Path) -> str:
+    """SHA-256 of all weights and configs in a folder, in hexadecimal; about a second for each 2 GiB."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.suffix in (".safetensors", ".json", ".jinja") and file.is_file():
+            digest.update(str(file.relative_to(folder)).encode())
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 24):
+                    digest.update(block)
+    return digest.hexdigest()
