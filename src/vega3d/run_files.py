@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 WHOLE_FILE = "whole.json"
 PREFIX = "checkpoint-"
@@ -77,9 +77,9 @@ def check_same_settings(path: Path, settings: Mapping) -> None:
         )
 
 
-def versions(*modules: ModuleType) -> dict[str, str]:
+def versions(*modules: Any) -> dict[str, str]:
     """Versions of modules and of Python, for the result of a run."""
-    return {**{one.__name__: vars(one)["__version__"] for one in modules}, "python": sys.version.split()[0]}
+    return {**{one.__name__: one.__version__ for one in modules}, "python": sys.version.split()[0]}
 
 
 def hash_folder(folder: Path) -> str:

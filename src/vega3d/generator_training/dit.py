@@ -9,6 +9,7 @@ room is decided at high noise.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -64,7 +65,9 @@ class DiTTrainer(torch.nn.Module):
 
     def __init__(self, transformer: WanTransformer3DModel, options: DiTOptions):
         super().__init__()
-        self.transformer, self.options = transformer, options
+        self.transformer: Any = transformer
+        self.options = options
+        self.prompt: torch.Tensor
         self.register_buffer("prompt", empty_prompt(options), persistent=False)
 
     def forward(

@@ -7,12 +7,13 @@ OUT/generator.json             frames and size of the clips, prompt length, kind
 
 import copy
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
 from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
@@ -45,19 +46,30 @@ def export_part(model: torch.nn.Module, folder: Path, part: str, dtype: torch.dt
             file.replace(target / file.name)
 
 
+def copy_part(source: Path, target: Path) -> None:
+    """Copies the files of a part, unless they are there; each appears under its name when it is whole."""
+    if target.exists() and target.samefile(source):
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        partial = target / f".{file.name}.writing"
+        shutil.copyfile(file, partial)
+        partial.replace(target / file.name)
+
+
 def export_generator(
-    transformer: WanTransformer3DModel, vae: AutoencoderKLWan, folder: Path, prompt: torch.Tensor, facts: dict
+    transformer: WanTransformer3DModel, vae: Path, folder: Path, prompt: torch.Tensor, facts: dict
 ) -> None:
     """
     Args:
         transformer: trained.
-        vae: as it was loaded from its files.
+        vae: folder of its files, which are copied byte for byte.
         folder: is made.
         prompt: float[P, text_dim].
         facts: of `generator.json`; `num_frames`, `size` and `prompt_length` are read by `open_generator`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    export_part(vae, folder, "vae")
+    copy_part(vae, folder / "vae")
     export_part(transformer, folder, "transformer")
     partial = folder / f".{PROMPT_FILE}.writing"
     save_file({"prompt_embeds": prompt.detach().cpu().contiguous()}, partial)
@@ -85,6 +97,12 @@ def generator_options(folder: Path) -> dict[str, Any]:
     }
 
 
+def read_config(part: Path) -> dict[str, Any]:
+    """A config of diffusers, without the facts about its file."""
+    stored = json.loads((part / "config.json").read_text(encoding="utf-8"))
+    return {name: value for name, value in stored.items() if not name.startswith("_")}
+
+
 def open_generator(folder: Path, dtype: torch.dtype = torch.float32, **options: Any) -> VegaGenerator:
     """The trained generator as a frozen latent world simulator, without a VLM.
 
@@ -98,18 +116,11 @@ def open_generator(folder: Path, dtype: torch.dtype = torch.float32, **options: 
     """
     if not is_generator(folder):
         raise ValueError(f"{folder} holds no generator of `vega3d train-generator`: {FACTS_FILE} is not there.")
-    parts = {
-        part: json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-        for part in ("transformer", "vae")
-    }
+    transformer, vae = (read_config(folder / part) for part in ("transformer", "vae"))
     fitting = generator_options(folder)
     prompt = fitting.pop("prompt_embeds")
-    usual = {"block": parts["transformer"]["num_layers"] // 2, **fitting, "prompt_tokens": len(prompt)}
-    plain = {
-        part: {name: value for name, value in config.items() if not name.startswith("_")}
-        for part, config in parts.items()
-    }
-    config = VegaGeneratorConfig(**plain, **{**usual, **options})
+    usual = {"block": transformer["num_layers"] // 2, **fitting, "prompt_tokens": len(prompt)}
+    config = VegaGeneratorConfig(transformer=transformer, vae=vae, **{**usual, **options})
     with torch.device("meta"):
         generator = VegaGenerator(config)
     generator.prompt_embeds = prompt.to(dtype)

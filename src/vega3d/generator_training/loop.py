@@ -40,8 +40,11 @@ class StepResult(NamedTuple):
 class Stage(Protocol):
     """What is trained: `module` holds the weights; the loop gives it back, wrapped, as `wrapped`."""
 
-    options: StageOptions
-    module: nn.Module
+    @property
+    def options(self) -> StageOptions: ...
+
+    @property
+    def module(self) -> nn.Module: ...
 
     def step(self, wrapped: nn.Module, step: int) -> StepResult:
         """The loss of a step, counted from 0; the same for the same step and weights."""
@@ -75,7 +78,8 @@ class Pending(NamedTuple):
 
 def weight_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices and kernels decay; norms, biases and tables of modulations do not."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         is_kernel = parameter.ndim > 1 and not name.endswith(("gamma", "scale_shift_table"))
         (decayed if is_kernel else kept).append(parameter)

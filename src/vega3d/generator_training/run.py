@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import accelerate
 import diffusers
 import numpy
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers import AutoencoderKLWan
 
 import vega3d
@@ -58,7 +58,13 @@ def accelerator_for(config: GeneratorConfig, options: StageOptions) -> Accelerat
         precision = "bfloat16" if config.on_gpu else "float32"
     if config.on_gpu:
         torch.backends.cudnn.benchmark = True  # all batches have the same shapes
-    return Accelerator(mixed_precision="bf16" if precision == "bfloat16" else "no", cpu=not config.on_gpu)
+    # The VAE's temporal kernels take no part in steps on single frames.
+    partly_used = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(
+        mixed_precision="bf16" if precision == "bfloat16" else "no",
+        cpu=not config.on_gpu,
+        kwargs_handlers=[partly_used],
+    )
 
 
 class Run(NamedTuple):
@@ -179,13 +185,13 @@ def train_dit(config: GeneratorConfig, image_twin: bool = False, watch: Watch | 
         ValueError: without a trained VAE; for an output with a run of other settings; for a loss that is not finite.
     """
     watch = watch or Watch()
-    name: Literal["generator", "image-twin"] = TWIN if image_twin else VIDEO
+    name = TWIN if image_twin else VIDEO
     if image_twin:
         config = dataclasses.replace(config, dit=dataclasses.replace(config.dit, mixture=("frame",)))
     options, rooms = config.dit, config.rooms
     accelerator = accelerator_for(config, options)
-    vae = load_vae(config.output / VIDEO / "vae", accelerator.device)
-    vae_hash = hash_folder(config.output / VIDEO / "vae")
+    files = config.output / VIDEO / "vae"
+    vae, vae_hash = load_vae(files, accelerator.device), hash_folder(files)
     settings = {**config.binding("dit"), "name": name, "vae_sha256": vae_hash}
     run = open_run(config.output / "runs" / name, settings, accelerator)
     module = DiTTrainer(build_dit(options, vae.config.z_dim, config.seed), options)
@@ -200,9 +206,8 @@ def train_dit(config: GeneratorConfig, image_twin: bool = False, watch: Watch | 
         loop, result = run_loop(stage, accelerator, run, watch)
     if accelerator.is_main_process:
         with loop.averaged():
-            export_generator(
-                module.transformer, vae, config.output / name, empty_prompt(options), facts_of(config, name, result)
-            )
+            facts, prompt = facts_of(config, name, result), empty_prompt(options)
+            export_generator(module.transformer, files, config.output / name, prompt, facts)
         write_result(run.folder, result, panels_of(loop.log))
     accelerator.wait_for_everyone()
     return result

@@ -23,8 +23,8 @@ def gather(model: nn.Module, optimizer: torch.optim.Optimizer, average: EMAModel
     """All tensors of a run, by name."""
     tensors = {f"model.{name}": parameter.detach() for name, parameter in model.named_parameters()}
     tensors |= {f"average.{index}": shadow for index, shadow in enumerate(average.shadow_params)}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+    for number, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in moments.items()}
     return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
@@ -72,8 +72,8 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, av
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         if kind == "optimizer":
-            index, _, moment = rest.partition(".")
-            moments.setdefault(int(index), {})[moment] = tensor
+            number, _, moment = rest.partition(".")
+            moments.setdefault(int(number), {})[moment] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     return facts

@@ -13,7 +13,7 @@ GOAL = 28.0  # [dB]
 
 
 def build_vae(options: VAEOptions, seed: int) -> AutoencoderKLWan:
-    """A VAE with the strides of Wan's (4 frames, 8 px), its weights from a seed; its latents are not normalised yet."""
+    """A VAE with the strides of Wan's (4 frames, 8 px); its weights come from a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoencoderKLWan(

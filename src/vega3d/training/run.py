@@ -92,10 +92,11 @@ def train(
         write_json(config.output / SETTINGS_FILE, settings)
     run(trainer, checkpoint)
     continued = checkpoint.name if checkpoint else None
+    told = versions(vega3d, torch, transformers, accelerate)
     result = {
         **summary(trainer, config),
         "settings": settings,
-        "versions": versions(vega3d, torch, transformers, accelerate),
+        "versions": told,
         "continued_from": continued,
     }
     if trainer.is_world_process_zero():
