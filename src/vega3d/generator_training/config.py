@@ -23,7 +23,7 @@ class RoomOptions:
         size: edge of the square frames [px], a multiple of 16.
         num_frames: of a clip, 1 + 4k.
         walks: clips of a room, which share its light.
-        workers: processes that make rooms, for each process that trains.
+        workers: processes that make rooms, for each process that trains; 0 makes them in between steps (embree).
         renderer: as in `stream_clips`.
         quality: of the light.
         validation_rooms: of the split `validation`.
@@ -40,7 +40,10 @@ class RoomOptions:
     validation_walks: int = 4
 
     def __post_init__(self):
-        at_least(self, 1, "size", "num_frames", "walks", "workers", "validation_rooms", "validation_walks")
+        at_least(self, 1, "size", "num_frames", "walks", "validation_rooms", "validation_walks")
+        at_least(self, 0, "workers")
+        if not self.workers and self.renderer != "embree":
+            raise ValueError(f"rooms.workers is 0, but {self.renderer} needs at least 1. Use embree, or more workers.")
         if self.size % CELL:
             raise ValueError(f"rooms.size is {self.size}, but must be a multiple of {CELL} px, the edge of a token.")
         if (self.num_frames - 1) % STRIDE:
@@ -120,7 +123,7 @@ class VAEOptions(StageOptions):
         kl_weight: of the KL divergence of a latent [nats], beside the error of a pixel in [-1, 1].
         edge_weight: of the error of differences between neighbouring pixels.
         frames_every: each such step is on single frames, as the generator also reads them; 0 is never.
-        statistics_rooms: training rooms over which mean and spread of the latents are taken.
+        statistics_rooms: of the last window, over which mean and spread of the latents are taken.
     """
 
     base_dim: int = 16

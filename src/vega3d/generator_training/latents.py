@@ -15,13 +15,12 @@ from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vega3d.generator_training.config import RoomOptions
 from vega3d.generator_training.rooms import RoomStream, pixels
 from vega3d.generator_training.vae import single_frames
 
 CLIP, FRAMES = 0, 1  # places of the two encodings
 BATCH = 8  # clips encoded together
-SHAPING = ("size", "num_frames", "walks", "renderer", "quality")  # options that the latents depend on
+SHAPING = ("size", "num_frames", "renderer", "quality")  # options that the latents depend on
 
 
 class LatentEncoder:
@@ -72,7 +71,7 @@ class LatentStore:
 
     def __init__(self, folder: Path, stream: RoomStream, encoder: LatentEncoder, vae_hash: str):
         self.stream, self.encoder = stream, encoder
-        self.folder = folder / latents_key(stream.options, stream.split, vae_hash)
+        self.folder = folder / f"{stream.split}-{latents_key(stream, vae_hash)}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def room(self, number: int) -> torch.Tensor:
@@ -89,8 +88,8 @@ class LatentStore:
         return latents
 
 
-def latents_key(options: RoomOptions, split: str, vae_hash: str) -> str:
-    """Name of the folder for latents of these rooms by this VAE."""
-    shaping = {name: value for name, value in asdict(options).items() if name in SHAPING}
-    text = json.dumps([vae_hash, split, shaping], sort_keys=True)
+def latents_key(stream: RoomStream, vae_hash: str) -> str:
+    """By which latents of these rooms by this VAE are known."""
+    shaping = {name: value for name, value in asdict(stream.options).items() if name in SHAPING}
+    text = json.dumps([vae_hash, stream.split, stream.walks, shaping], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -235,9 +235,7 @@ class Loop:
                 "step": self.step,
                 "seconds": self.seconds,
                 "average_steps": self.average.optimization_step,
-                "schedule": {
-                    name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"
-                },
+                "schedule": self.schedule.state_dict(),
                 "log": self.log,
             }
             save_checkpoint(self.folder, self.step, gather(self.stage.module, self.optimizer, self.average), facts)

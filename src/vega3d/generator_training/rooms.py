@@ -6,14 +6,13 @@ window of a step is made anew from the numbers of its rooms.
 
 import math
 from collections.abc import Callable, Generator
-from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from vega3d.generator_training.config import RoomOptions, StageOptions
-from vega3d.synthetic.stream import StreamedClip, stream_clips
+from vega3d.synthetic.stream import RoomJob, StreamedClip, stream_clips
 
 RANK_STRIDE = 1 << 20  # rooms of one process, so that several processes see other rooms
 
@@ -42,6 +41,9 @@ class RoomStream:
         Returns:
             uint8[walks, T, H, W, 3].
         """
+        if self.options.workers == 0:
+            _, (_, frames, *_) = room_job(self.options, self.split, self.walks)(number)
+            return torch.from_numpy(frames)
         if self._clips is None or number != self._next:
             self.close()
             options = self.options
@@ -64,6 +66,11 @@ class RoomStream:
         if self._clips is not None:
             self._clips.close()
         self._clips = None
+
+
+def room_job(options: RoomOptions, split: str, walks: int) -> RoomJob:
+    """What a worker does, to be done here."""
+    return RoomJob(split, walks, options.num_frames, options.size, options.renderer, options.quality)
 
 
 class ClipId(NamedTuple):
@@ -100,25 +107,30 @@ class ClipWindow:
         end = math.ceil(clips / self.walks)
         return range(max(0, end - math.ceil(self.options.window / self.walks)), end)
 
-    def batch(self, step: int) -> tuple[torch.Tensor, list[ClipId]]:
-        """any[batch_size, ...], and which clips they are; makes the rooms that are new in the window of this step."""
+    def fill(self, step: int) -> list[torch.Tensor]:
+        """any[walks, ...] of each room in the window of a step, oldest first; makes those that are new in it."""
         window = self.rooms_at(step)
         for number in [number for number in self._rooms if number not in window]:
             del self._rooms[number]
         for number in window:
             if number not in self._rooms:
                 self._rooms[number] = self.load(self.first + number)
+        return [self._rooms[number] for number in window]
+
+    def batch(self, step: int) -> tuple[torch.Tensor, list[ClipId]]:
+        """any[batch_size, ...], and which clips they are."""
+        window = self.rooms_at(step)
+        rooms = self.fill(step)
         random = np.random.default_rng([self.seed, self.rank, step])
         drawn = random.choice(len(window) * self.walks, self.options.batch_size, replace=False)
         places = [divmod(int(place), self.walks) for place in drawn]
-        clips = [self._rooms[window[room]][walk] for room, walk in places]
+        clips = [rooms[room][walk] for room, walk in places]
         return torch.stack(clips), [ClipId(self.first + window[room], walk) for room, walk in places]
 
 
-def validation_clips(options: RoomOptions) -> torch.Tensor:
-    """uint8[clips, T, H, W, 3] of the split `validation`."""
-    with closing(RoomStream(options, "validation", options.validation_walks, options.validation_rooms)) as stream:
-        return torch.cat([stream.frames(number) for number in range(options.validation_rooms)])
+def validation_stream(options: RoomOptions) -> RoomStream:
+    """Rooms of the split `validation`, as many as are wanted."""
+    return RoomStream(options, "validation", options.validation_walks, options.validation_rooms)
 
 
 def pixels(frames: torch.Tensor, device: torch.device) -> torch.Tensor:

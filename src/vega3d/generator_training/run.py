@@ -21,7 +21,7 @@ from vega3d.generator_training.export import export_generator, export_part
 from vega3d.generator_training.latents import LatentEncoder, LatentStore
 from vega3d.generator_training.loop import Loop, Stage
 from vega3d.generator_training.pictures import save_curves
-from vega3d.generator_training.rooms import ClipWindow, RoomStream, pixels, validation_clips
+from vega3d.generator_training.rooms import ClipWindow, RoomStream, pixels, validation_stream
 from vega3d.generator_training.stages import DiTStage, VAEStage
 from vega3d.generator_training.vae import VAETrainer, build_vae, gate, latent_statistics, reconstruction
 from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions, write_json
@@ -125,15 +125,16 @@ def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, 
     accelerator = accelerator_for(config, options)
     run = open_run(config.output / "runs" / "vae", config.binding("vae"), accelerator)
     module = VAETrainer(build_vae(options, config.seed), options)
-    with closing(RoomStream(config.rooms)) as stream:
+    with closing(RoomStream(config.rooms)) as stream, closing(validation_stream(config.rooms)) as validation:
         window = ClipWindow(options, config.rooms.walks, config.seed, stream.frames, accelerator.process_index)
-        validation = validation_clips(config.rooms)
-        stage = VAEStage(module, options, window, validation, accelerator.device, config.seed)
+        clips = torch.cat([validation.frames(number) for number in range(config.rooms.validation_rooms)])
+        validation.close()
+        stage = VAEStage(module, options, window, clips, accelerator.device, config.seed)
         loop, result = run_loop(stage, accelerator, run, watch)
-    if accelerator.is_main_process:
-        if result["finished"]:
+        if result["finished"] and accelerator.is_main_process:
             with loop.averaged():
                 result |= finish_vae(config, stage, accelerator)
+    if accelerator.is_main_process:
         panels = {
             "errors": {"pixel_error": "pixels", "edge_error": "edges"},
             "PSNR [dB]": {"psnr": "clips", "psnr_single_frames": "single frames"},
@@ -147,10 +148,11 @@ def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, 
 def finish_vae(config: GeneratorConfig, stage: VAEStage, accelerator: Accelerator) -> dict[str, Any]:
     """Statistics of the latents on training rooms, the exported VAE, and its reconstruction as it was exported."""
     vae, options = stage.module.vae, config.vae
-    with closing(RoomStream(config.rooms)) as stream, accelerator.autocast():
-        rooms = (stream.frames(number) for number in range(options.statistics_rooms))
-        batches = (pixels(part, stage.device) for frames in rooms for part in frames.split(8))
-        mean, spread = latent_statistics(vae, batches)
+    rooms = stage.window.fill(options.steps - 1)[-options.statistics_rooms :]
+    with accelerator.autocast():
+        mean, spread = latent_statistics(
+            vae, (pixels(part, stage.device) for frames in rooms for part in frames.split(8))
+        )
     vae.register_to_config(latents_mean=mean, latents_std=spread)
     export_part(vae, config.output / VIDEO, "vae")
     exported = load_vae(config.output / VIDEO / "vae", stage.device)
@@ -198,11 +200,13 @@ def train_dit(config: GeneratorConfig, image_twin: bool = False, watch: Watch | 
     if options.compile:
         module.transformer.compile_repeated_blocks(fullgraph=True)
     encoder = LatentEncoder(vae, accelerator)
-    with closing(RoomStream(rooms)) as stream:
+    with closing(RoomStream(rooms)) as stream, closing(validation_stream(rooms)) as validation:
+        known = LatentStore(config.output / "latents", validation, encoder, vae_hash)
+        latents = torch.cat([known.room(number) for number in range(rooms.validation_rooms)])
+        validation.close()
         store = LatentStore(config.output / "latents", stream, encoder, vae_hash)
         window = ClipWindow(options, rooms.walks, config.seed, store.room, accelerator.process_index)
-        validation = encoder.encode(validation_clips(rooms))
-        stage = DiTStage(module, options, window, validation, vae, rooms.num_frames, rooms.size, config.seed)
+        stage = DiTStage(module, options, window, latents, vae, rooms.num_frames, rooms.size, config.seed)
         loop, result = run_loop(stage, accelerator, run, watch)
     if accelerator.is_main_process:
         with loop.averaged():
