@@ -103,7 +103,7 @@ def test_the_noise_is_that_which_is_read(simulator):
     epsilon = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
     hidden = generator.encode([clip], noise=[epsilon[0].transpose(0, 1)])[0]
     # Training gives 1000 sigma = 299.92 as time, reading the scheduler's step 299.
-    torch.testing.assert_close(seen["hidden"].view_as(hidden), hidden, atol=0.05, rtol=0)
+    torch.testing.assert_close(seen["hidden"].view_as(hidden), hidden, atol=0.03 * hidden.std().item(), rtol=0.05)
 
 
 def test_the_target_is_noise_minus_latents():
@@ -145,8 +145,8 @@ def test_training_decodes_without_a_clamp():
     latents = torch.randn(1, 4, 2, 4, 4)
     free, clamped = decode_freely(vae, latents), vae.decode(latents).sample
     torch.testing.assert_close(free.clamp(-1, 1), clamped)
-    wide = decode_freely(vae, 200 * latents)
-    assert wide.abs().max() > 1.5
+    vae.decoder.conv_out.bias.data.fill_(3.0)
+    assert decode_freely(vae, latents).min() > 1.5
 
 
 def test_the_window_moves_on_and_depends_on_the_step_alone():

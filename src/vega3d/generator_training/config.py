@@ -131,7 +131,7 @@ class VAEOptions(StageOptions):
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 1
     kl_weight: float = 3e-5
-    edge_weight: float = 0.5
+    edge_weight: float = 0.1
     frames_every: int = 4
     statistics_rooms: int = 32
 

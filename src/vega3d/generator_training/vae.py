@@ -10,13 +10,18 @@ from diffusers import AutoencoderKLWan
 from vega3d.generator_training.config import STRIDE, VAEOptions
 
 GOAL = 28.0  # [dB]
+FIRST_LOG_VARIANCE = -6.0  # of the latents
 
 
 def build_vae(options: VAEOptions, seed: int) -> AutoencoderKLWan:
-    """A VAE with the strides of Wan's (4 frames, 8 px); its weights come from a seed."""
+    """A VAE with the strides of Wan's (4 frames, 8 px); its weights come from a seed.
+
+    Its latents start with little noise: with a standard deviation of 1, which is what zero means, the decoder first
+    learns to do without them.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoencoderKLWan(
+        vae = AutoencoderKLWan(
             base_dim=options.base_dim,
             z_dim=options.z_dim,
             dim_mult=list(options.dim_mult),
@@ -24,6 +29,9 @@ def build_vae(options: VAEOptions, seed: int) -> AutoencoderKLWan:
             latents_mean=[0.0] * options.z_dim,
             latents_std=[1.0] * options.z_dim,
         )
+    with torch.no_grad():
+        vae.quant_conv.bias[options.z_dim :] = FIRST_LOG_VARIANCE
+    return vae
 
 
 def decode_freely(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
