@@ -76,8 +76,20 @@ def test_sample_of_the_twin_is_a_picture(simulator, tmp_path):
 
 
 def test_analyze_reads_a_generator_alone(simulator, tmp_path):
-    synthesize(tmp_path / "rooms", DatasetSettings("test", size=64, num_frames=3), 1, 1)
-    arguments = ("--data", tmp_path / "rooms", "--controls", "random", "--block", 1, "--device", "cpu", "--json")
+    synthesize(tmp_path / "rooms", DatasetSettings("test", size=128, num_frames=8), 1, 1)
+    arguments = (
+        "--data",
+        tmp_path / "rooms",
+        "--controls",
+        "random",
+        "--block",
+        1,
+        "--voxel",
+        0.4,
+        "--device",
+        "cpu",
+        "--json",
+    )
     result = run("analyze", "correspondence", simulator[0] / "generator", *arguments)
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)

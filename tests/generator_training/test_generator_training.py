@@ -22,6 +22,7 @@ from vega3d.generator_training.vae import (
     reconstruct,
     single_frames,
 )
+from vega3d.modeling.noise_vega3d import flow_matching_step
 from vega3d.run_files import hash_folder
 
 
@@ -89,7 +90,11 @@ def test_a_model_is_assembled_over_it(simulator, backbones):
 
 def test_the_noise_is_that_which_is_read(simulator):
     """The features at a noise level are those of the pass whose error training lowers."""
-    generator = open_generator(simulator[0] / "generator", block=-1, clip_mode="clip", timestep=300)
+    # Training takes 1000 sigma for the time, reading the integer below it: where they meet, the passes are the same.
+    levels = (flow_matching_step(timestep, 5.0) for timestep in range(200, 800))
+    level = min(levels, key=lambda level: abs(1000 * level.sigma - level.step))
+    generator = open_generator(simulator[0] / "generator", block=-1, clip_mode="clip", timestep=level.step)
+    assert generator.level == level
     transformer = WanTransformer3DModel.from_pretrained(simulator[0] / "generator" / "transformer")
     seen = {}
     transformer.blocks[-1].register_forward_hook(lambda block, inputs, output: seen.update(hidden=output))
@@ -102,8 +107,7 @@ def test_the_noise_is_that_which_is_read(simulator):
         trainer(latents, noise, torch.tensor([sigma]))
     epsilon = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
     hidden = generator.encode([clip], noise=[epsilon[0].transpose(0, 1)])[0]
-    # Training gives 1000 sigma = 299.92 as time, reading the scheduler's step 299.
-    torch.testing.assert_close(seen["hidden"].view_as(hidden), hidden, atol=0.03 * hidden.std().item(), rtol=0.05)
+    torch.testing.assert_close(seen["hidden"].view_as(hidden), hidden, atol=2e-3, rtol=0)
 
 
 def test_the_target_is_noise_minus_latents():
