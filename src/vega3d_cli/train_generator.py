@@ -58,6 +58,8 @@ def train_generator(
         with progress(f"training {stage.value}", "step") as advance:
             watch = Watch(max_minutes, started, advance, None if as_json else tell)
             result = train_vae(read, watch) if stage is StageName.vae else train_dit(read, image_twin, watch)
+    if result is None:  # one of several processes, and not the first
+        return
     if as_json:
         typer.echo(json.dumps({name: value for name, value in result.items() if name != "log"}, indent=2))
         return

@@ -90,7 +90,8 @@ def open_run(folder: Path, settings: dict[str, Any], accelerator: Accelerator) -
 
 def run_loop(stage: Stage, accelerator: Accelerator, run: Run, watch: Watch) -> tuple[Loop, dict[str, Any]]:
     """Trains from the checkpoint; returns the loop, and the result so far."""
-    loop = Loop(stage, accelerator, run.folder, watch.on_step, watch.on_log)
+    listeners = (watch.on_step, watch.on_log) if accelerator.is_main_process else ()
+    loop = Loop(stage, accelerator, run.folder, *listeners)
     if run.checkpoint is not None:
         loop.load(run.checkpoint)
         loop.on_step(loop.step, stage.options.steps)
@@ -111,11 +112,11 @@ def run_loop(stage: Stage, accelerator: Accelerator, run: Run, watch: Watch) -> 
     }
 
 
-def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, Any]:
+def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, Any] | None:
     """Trains the VAE, or continues; at its end measures its latents, exports it and checks gate G1.
 
     Returns:
-        What is in `OUT/runs/vae/result.json`.
+        What is in `OUT/runs/vae/result.json`; None on all processes but the first.
 
     Raises:
         ValueError: for an output with a run of other settings; for a loss that is not finite.
@@ -142,7 +143,7 @@ def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, 
         }
         write_result(run.folder, result, panels)
     accelerator.wait_for_everyone()
-    return result
+    return result if accelerator.is_main_process else None
 
 
 def finish_vae(config: GeneratorConfig, stage: VAEStage, accelerator: Accelerator) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def load_vae(folder: Path, device: torch.device) -> AutoencoderKLWan:
     return vae.requires_grad_(False).eval().to(device)
 
 
-def train_dit(config: GeneratorConfig, image_twin: bool = False, watch: Watch | None = None) -> dict[str, Any]:
+def train_dit(config: GeneratorConfig, image_twin: bool = False, watch: Watch | None = None) -> dict[str, Any] | None:
     """Trains the transformer on latents of the trained VAE, or continues; exports the generator.
 
     Args:
@@ -181,7 +182,8 @@ def train_dit(config: GeneratorConfig, image_twin: bool = False, watch: Watch | 
         watch: clock and listeners.
 
     Returns:
-        What is in `OUT/runs/generator/result.json` (`runs/image-twin/` for the twin).
+        What is in `OUT/runs/generator/result.json` (`runs/image-twin/` for the twin); None on all
+        processes but the first.
 
     Raises:
         ValueError: without a trained VAE; for an output with a run of other settings; for a loss that is not finite.
@@ -214,7 +216,7 @@ def train_dit(config: GeneratorConfig, image_twin: bool = False, watch: Watch | 
             export_generator(module.transformer, files, config.output / name, prompt, facts)
         write_result(run.folder, result, panels_of(loop.log))
     accelerator.wait_for_everyone()
-    return result
+    return result if accelerator.is_main_process else None
 
 
 def facts_of(config: GeneratorConfig, name: str, result: dict[str, Any]) -> dict[str, Any]:
