@@ -44,7 +44,7 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("command", ["ask", "assemble", "info", "synthesize", "evaluate", "compare", "train"])
+@pytest.mark.parametrize("command", ["ask", "assemble", "info", "synthesize", "evaluate", "compare", "train", "demo"])
 def test_help_has_examples(command):
     result = run(command, "--help")
     assert result.exit_code == 0

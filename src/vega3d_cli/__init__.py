@@ -7,6 +7,7 @@ from vega3d_cli import (  # noqa: F401 (each adds its commands to the applicatio
     ask,
     cache,
     checkpoints,
+    demo,
     evaluate,
     sample,
     synthesize,
@@ -15,7 +16,7 @@ from vega3d_cli import (  # noqa: F401 (each adds its commands to the applicatio
 )
 from vega3d_cli.common import app
 
-LISTS = ("--options", "--first", "--second", "--blocks", "--timesteps")
+LISTS = ("--options", "--first", "--second")
 
 
 def spread_lists(arguments: list[str]) -> list[str]:

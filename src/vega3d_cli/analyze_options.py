@@ -4,17 +4,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from vega3d_cli.common import progress
-
-
-def numbers(name: str, text: str | None) -> list[int] | None:
-    """`1,2,3`; raises ValueError for anything else."""
-    if text is None:
-        return None
-    try:
-        return [int(value) for value in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"{name} is {text!r}, but must be whole numbers with commas, such as 10,20.") from error
+from vega3d_cli.common import numbers, progress
 
 
 def words(text: str | None) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import app, one_line_errors, progress, quieten
+from vega3d_cli.common import app, numbers, one_line_errors, progress, quieten
 
 MIB = 2**20
 GIB = 2**30
@@ -19,7 +19,7 @@ GIB = 2**30
 
     vega3d cache videos/ --model org/vega3d --num-frames 32 --cache features --max-gib 200
 
-    vega3d cache rooms-train --model vega3d-tiny --blocks 1 2 3 --timesteps 100 300 500 --cache features
+    vega3d cache rooms-train --model vega3d-tiny --block 1,2,3 --timestep 100,300,500 --cache features
 
     vega3d cache --verify --cache features"""
 )
@@ -32,11 +32,11 @@ def cache(
     split: Annotated[str | None, typer.Option(help="Table of a data set of rooms.  [default: all]")] = None,
     num_frames: Annotated[int | None, typer.Option(help="Frames sampled evenly.  [default: the processor's]")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames sampled a second, instead of --num-frames.")] = None,
-    blocks: Annotated[
-        list[int] | None, typer.Option(help="Several blocks, each stored alone.  [default: the model's]")
+    block: Annotated[
+        str | None, typer.Option(help="Blocks with commas, each stored alone.  [default: the model's]")
     ] = None,
-    timesteps: Annotated[
-        list[int] | None, typer.Option(help="Several noise levels, with --blocks.  [default: the model's]")
+    timestep: Annotated[
+        str | None, typer.Option(help="Noise levels with commas, with --block.  [default: the model's]")
     ] = None,
     max_gib: Annotated[float | None, typer.Option(help="Size limit; what was used longest ago goes first.")] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Show number and size of the entries, and stop.")] = False,
@@ -51,8 +51,9 @@ def cache(
         if len(actions) + (data is not None) != 1:
             given = " and ".join([*(["DATA"] if data else []), *actions]) or "nothing"
             raise ValueError(f"Give DATA, --stats, --verify or --clear, and one of them only, not {given}.")
+        blocks, timesteps = numbers("--block", block), numbers("--timestep", timestep)
         if timesteps and not blocks:
-            raise ValueError("--timesteps goes with --blocks: name the blocks that are read at these noise levels.")
+            raise ValueError("--timestep goes with --block: name the blocks that are read at these noise levels.")
         if max_gib is not None and max_gib <= 0:
             raise ValueError(f"--max-gib is {max_gib}, but must be positive.")
         quieten(as_json)

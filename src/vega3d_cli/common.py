@@ -95,3 +95,13 @@ def parse_settings(settings: list[str]) -> dict:
         except json.JSONDecodeError:
             parsed[name] = value
     return parsed
+
+
+def numbers(name: str, text: str | None) -> list[int] | None:
+    """`1,2,3`; raises ValueError for anything else."""
+    if text is None:
+        return None
+    try:
+        return [int(value) for value in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"{name} is {text!r}, but must be whole numbers with commas, such as 10,20.") from error

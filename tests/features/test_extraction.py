@@ -100,7 +100,7 @@ def test_the_command(rooms, tmp_path):
     assert done.exit_code == 0, done.output
     whole = json.loads(done.stdout)
     assert whole["entries"] == len(corpus_clips(rooms))
-    several = ["--blocks", 0, 1, "--timesteps", 100, 300]
+    several = ["--block", "0,1", "--timestep", "100,300"]
     again = run("cache", rooms, "--cache", tmp_path / "c", "--num-frames", 4, *several, "--json")
     assert json.loads(again.stdout)["entries"] == 5 * whole["entries"]
     assert json.loads(run("cache", "--verify", "--cache", tmp_path / "c", "--json").stdout)["bad"] == 0
@@ -114,7 +114,8 @@ def test_the_command(rooms, tmp_path):
         ([], "Give DATA, --stats, --verify or --clear, and one of them only, not nothing"),
         (["nowhere", "--stats"], "not DATA and --stats"),
         (["nowhere"], "nowhere is not there"),
-        (["nowhere", "--timesteps", "3"], "--timesteps goes with --blocks"),
+        (["nowhere", "--timestep", "3"], "--timestep goes with --block"),
+        (["nowhere", "--block", "1,x"], "--block is '1,x', but must be whole numbers with commas"),
         (["nowhere", "--max-gib", "0"], "--max-gib is 0.0, but must be positive"),
     ],
 )
@@ -124,5 +125,5 @@ def test_bad_arguments_of_the_command(tmp_path, arguments, message):
 
 
 def test_a_block_that_is_not_there(tmp_path):
-    done = run("cache", example_clip("room"), "--cache", tmp_path / "c", "--blocks", 99)
+    done = run("cache", example_clip("room"), "--cache", tmp_path / "c", "--block", 99)
     assert done.exit_code == 2 and "block=99 is out of range" in done.stderr

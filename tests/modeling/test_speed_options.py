@@ -1,15 +1,18 @@
 """Options that make the generator faster: compiled code, linears in 8 bits. Close to the plain features, not equal."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.attention import FeedForward
 
 from golden_models import load_generator
 from tiny_models import WAN_TRANSFORMER, WAN_VAE, seeded
 from vega3d import VegaGenerator, VegaGeneratorConfig
-from vega3d.modeling.generator_wan_vega3d import WanTower, rotate
-from vega3d.modeling.linears_vega3d import EightBitLinear, round_rows
+from vega3d.modeling.generator_wan_vega3d import WanTower, feed_forward, rotate
+from vega3d.modeling.linears_vega3d import EightBitLinear, lower_linears, round_rows
 
 TRANSFORMER = {**WAN_TRANSFORMER, "attention_head_dim": 16}  # linears in multiples of 16
 
@@ -105,3 +108,15 @@ def test_the_rotation_of_compiled_code_is_that_of_the_plain(generator):
 
 def compiled_config(generator: VegaGenerator) -> VegaGeneratorConfig:
     return VegaGeneratorConfig(**{**generator.config.to_dict(), "compile": True})
+
+
+@pytest.mark.parametrize("bias", [-0.75, 0.0, 2.0])
+def test_the_bound_of_the_feed_forward_holds(bias):
+    """Also where all that goes into the GELU is negative, and all that comes out lies between -0.17 and 0."""
+    ffn = FeedForward(32, inner_dim=64, activation_fn="gelu-approximate")
+    torch.nn.init.constant_(ffn.net[0].proj.bias, bias)
+    torch.nn.init.normal_(ffn.net[0].proj.weight, std=0.01)
+    hidden = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+    expected = ffn(hidden)
+    lower_linears(SimpleNamespace(blocks=[ffn]), "fp8")
+    assert cosine(feed_forward(ffn, hidden), expected) > 0.995

@@ -179,7 +179,7 @@ def draw_line(
     blocks = np.array([cell["block"] for cell in cells])
     figures = [cell["figures"][name] for cell in cells]
     scores = scale * np.array([figure["score"] for figure in figures])
-    axis.plot(blocks, scores, style, color=colour, linewidth=1.5, marker=".", markersize=4, label=label)
+    axis.plot(blocks + shift, scores, style, color=colour, linewidth=1.5, marker=".", markersize=4, label=label)
     if all(figure["low"] is not None for figure in figures):
         ends = scale * np.array([[figure["low"], figure["high"]] for figure in figures]).T
         axis.vlines(blocks + shift, ends[0], ends[1], color=colour, linewidth=1, alpha=0.6)

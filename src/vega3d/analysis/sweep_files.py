@@ -95,8 +95,10 @@ def sweep_table(result: Mapping, output: Path) -> str:
         others = {cell["family"]: cell for cell in reversed(ordered) if cell["family"] != own}
         table = [["", metric.title, *(["chance"] if metric.chance else [])]]
         for cell in [*best, *others.values()]:
-            chance = [shown(cell["figures"].get(metric.chance))] if metric.chance else []
-            table.append([row_name(cell, cells), shown(cell["figures"][name]), *chance])
+            wanted = [name, *([metric.chance] if metric.chance else [])]
+            digits = 3 if metric.scale == 1 else metric.digits
+            values = [shown(cell["figures"].get(figure), digits, metric.scale) for figure in wanted]
+            table.append([row_name(cell, cells), *values])
         lines += ["", *aligned(table)]
     lines += ["", f"the best {BEST} cells, and the best of each control; all cells and pictures are in {output}"]
     return "\n".join([*lines, *notes(result)])

@@ -17,12 +17,14 @@ def cell_name(cell: Mapping) -> str:
     return ", ".join(parts)
 
 
-def shown(figure: Mapping | None, digits: int = 3) -> str:
+def shown(figure: Mapping | None, digits: int = 3, scale: float = 1.0) -> str:
     """`0.712 [0.690, 0.733]`; `-` for what has no value, and no brackets for what has no interval."""
     if figure is None or figure["score"] is None:
         return "-"
-    value = f"{figure['score']:.{digits}f}"
-    return value if figure["low"] is None else f"{value} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+    score, low, high = (
+        None if value is None else scale * value for value in map(figure.get, ("score", "low", "high"))
+    )
+    return f"{score:.{digits}f}" + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
 def table_of(cells: Iterable[Mapping], columns: Mapping[str, str], digits: int = 3) -> list[str]:

@@ -1,4 +1,4 @@
-"""A picture of the gate maps over the frames that they belong to."""
+"""Pictures of the gate maps over the frames that they belong to."""
 
 from pathlib import Path
 
@@ -7,6 +7,29 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from PIL import Image
+
+COLOURS, OPACITY = "viridis", 0.6
+
+
+def gate_overlays(frames: np.ndarray, gates: np.ndarray) -> list[np.ndarray]:
+    """The first frame of each temporal patch, with the gate over it; colours as in `save_gate_figure`.
+
+    Args:
+        frames: uint8[T, H, W, 3].
+        gates: float[t, h, w] in (0, 1), t = ceil(T / 2).
+
+    Returns:
+        t pictures uint8[H, W, 3].
+    """
+    height, width = frames.shape[1:3]
+    overlays = []
+    for frame, gate in zip(frames[::2], gates, strict=True):
+        colours = (255 * matplotlib.colormaps[COLOURS](gate)[..., :3]).astype(np.uint8)
+        colours = np.array(Image.fromarray(colours).resize((width, height), Image.Resampling.NEAREST))
+        mixed = (1 - OPACITY) * frame + OPACITY * colours
+        overlays.append(mixed.round().astype(np.uint8))
+    return overlays
 
 
 def save_gate_figure(path: Path, frames: np.ndarray, gates: np.ndarray, seconds: list[float] | None) -> None:
@@ -30,10 +53,10 @@ def save_gate_figure(path: Path, frames: np.ndarray, gates: np.ndarray, seconds:
         axis.imshow(frames[2 * index])
         overlay = axis.imshow(
             gates[index],
-            cmap="viridis",
+            cmap=COLOURS,
             vmin=0,
             vmax=1,
-            alpha=0.6,
+            alpha=OPACITY,
             extent=(0, width, height, 0),
             interpolation="nearest",
         )

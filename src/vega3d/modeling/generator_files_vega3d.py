@@ -60,7 +60,12 @@ def hash_files(folder: Path) -> str:
             if file.suffix not in (".json", ".safetensors"):
                 continue
             digest.update(f"{part}/{file.name}:{file.stat().st_size}:".encode())
-            with file.open("rb") as stream:
-                while block := stream.read(BLOCK_BYTES):
-                    digest.update(block)
+            add_content(digest, file)
     return digest.hexdigest()
+
+
+def add_content(digest, file: Path) -> None:
+    """Adds what a file holds to a digest of hashlib, a piece at a time."""
+    with file.open("rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)

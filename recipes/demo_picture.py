@@ -1,0 +1,39 @@
+"""Takes the picture of the demo for the docs, with Debian's chromium.
+
+vega3d demo --port 7860  # in another shell
+python recipes/demo_picture.py http://127.0.0.1:7860 docs/results/demo.png
+"""
+
+import sys
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+SIZE = {"width": 1280, "height": 820}
+CATEGORY = "Which is closest"
+
+
+def main(address: str, path: Path) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page(viewport=SIZE)
+        page.goto(address, wait_until="domcontentloaded")
+        page.get_by_role("button", name=CATEGORY).click()
+        page.locator("#options textarea").wait_for()
+        page.get_by_role("button", name="Ask", exact=True).click()
+        page.wait_for_function("document.querySelector('#outcome').innerText.includes('Right answer')")
+        page.wait_for_function("[...document.querySelectorAll('#gates img')].every(image => image.complete)")
+        page.mouse.move(0, 0)
+        page.wait_for_timeout(500)  # [ms]; the page fades its panels
+        picture = Image.open(BytesIO(page.screenshot()))
+        browser.close()
+    partial = path.with_name(path.name + ".partial")
+    coarser = picture.convert("RGB").point(lambda value: 3 * round(value / 3))  # not seen, and a third smaller
+    coarser.save(partial, format="png", optimize=True)
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

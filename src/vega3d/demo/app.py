@@ -1,0 +1,159 @@
+"""The page: `build` makes it for a loaded model, `launch` serves it. The Space and `vega3d demo` use both."""
+
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from vega3d.demo import texts
+from vega3d.demo.checks import KINDS, MAX_MIB, MAX_SECONDS
+from vega3d.demo.compare import Comparer
+from vega3d.demo.examples import CLIPS, Example, load_examples
+from vega3d.demo.handlers import Handlers
+from vega3d.demo.panels import empty_panel, gate_maps, notice_panel, reading_panel
+
+KEPT_SECONDS, SWEEP_SECONDS = 3600, 600  # of uploads, and between removals
+QUEUE = 16
+STYLE = Path(__file__).with_name("style.css")
+ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+
+
+def build(comparer: Comparer) -> gr.Blocks:
+    """The page for a model; `launch` serves it."""
+    examples = load_examples()
+    handlers = Handlers(comparer, examples)
+    first = next(iter(next(iter(examples.values())).values()))
+    with gr.Blocks(
+        title=texts.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS), fill_width=True
+    ) as page:
+        gr.Markdown(f"# {texts.TITLE}\n{texts.INTRODUCTION}", elem_id="head")
+        if comparer.model.config.notice:
+            gr.HTML(notice_panel(comparer.model.config.notice))
+        example = gr.State(first)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=320):
+                asked = question_column(handlers, examples, first, example)
+            with gr.Column(scale=6, min_width=320):
+                shown = answer_column()
+        gr.Markdown(texts.FOOTNOTE, elem_classes="vega-faint")
+        wire(handlers, asked, example, shown)
+    return page.queue(max_size=QUEUE, default_concurrency_limit=4)
+
+
+def question_column(handlers: Handlers, examples: dict, first: Example, example: gr.State) -> dict:
+    video = gr.Video(
+        first.video,
+        label=f"Video, up to {MAX_MIB} MiB, {MAX_SECONDS // 60} min",
+        sources=["upload"],
+        height=200,
+        elem_id="video",
+    )
+    bare: dict[str, Any] = {"show_label": False, "container": False}
+    with gr.Row(elem_classes="vega-line"):
+        gr.HTML(f'<div class="vega-heading">{texts.EXAMPLES}</div>')
+        room = gr.Radio(list(examples), value=first.clip, label=texts.EXAMPLES, elem_id="room", **bare)
+    with gr.Row(elem_id="chips"):
+        chips = [gr.Button(category, size="sm") for category in examples[first.clip]]
+    marked = gr.HTML(visible=False, elem_id="marked")
+    gr.HTML(f'<div class="vega-heading">{texts.QUESTION}</div>')
+    question = gr.Textbox(
+        first.question, label="Question", placeholder=texts.ASK_HERE, lines=2, max_lines=6, elem_id="question", **bare
+    )
+    with gr.Row(elem_classes="vega-line"):
+        gr.HTML(f'<div class="vega-heading">{texts.KIND}</div>')
+        kind = gr.Radio(list(KINDS), value=first.kind, label=texts.KIND, elem_id="kind", **bare)
+    options = gr.Textbox(
+        "\n".join(first.options),
+        label="Options",
+        placeholder=texts.OPTIONS_HERE,
+        lines=2,
+        max_lines=8,
+        visible=bool(first.options),
+        elem_id="options",
+        **bare,
+    )
+    with gr.Row():
+        ask = gr.Button("Ask", variant="primary", scale=3, elem_id="ask")
+        stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
+    filled = [video, room, question, kind, options, marked, example]
+    quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
+    room.input(handlers.choose_room, room, filled, **quick)
+    for chip in chips:
+        chip.click(partial(handlers.choose_category, chip.value), room, filled, **quick)
+    kind.change(handlers.show_options, kind, options, **quick)
+    video.upload(handlers.check_upload, video, [room, marked, example], **{**quick, "queue": True})  # tells its errors
+    video.clear(handlers.forget_example, None, [room, marked, example], **quick)
+    return {"video": video, "question": question, "kind": kind, "options": options, "ask": ask, "stop": stop}
+
+
+def answer_column() -> list:
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=250):
+            fused = gr.HTML(empty_panel(texts.WITH, "fused"), elem_id="fused")
+        with gr.Column(min_width=250):
+            semantic = gr.HTML(empty_panel(texts.WITHOUT, "semantic"), elem_id="semantic")
+    outcome = gr.HTML(elem_id="outcome")
+    gr.HTML(f'<div class="vega-heading">{texts.GATES}</div>')
+    gates = gr.HTML(gate_maps(), elem_id="gates")
+    reading = gr.HTML(reading_panel(), elem_id="reading")
+    return [fused, semantic, outcome, gates, reading]
+
+
+def wire(handlers: Handlers, asked: dict, example: gr.State, shown: list) -> None:
+    """The main button, its stop, and the two endpoints for programs."""
+    inputs = [asked["video"], asked["question"], asked["kind"], asked["options"]]
+    gr.on(
+        [asked["ask"].click, asked["question"].submit],
+        handlers.ask,
+        [*inputs, example],
+        shown,
+        show_progress="minimal",
+        show_progress_on=shown[2],
+        trigger_mode="once",
+        **ONE_AT_A_TIME,
+        **PRIVATE,
+    )
+    asked["stop"].click(handlers.stop, None, None, queue=False, **PRIVATE)
+    gr.Button(visible=False).click(handlers.answer, inputs, gr.JSON(visible=False), api_name="answer", **ONE_AT_A_TIME)
+    gr.api(handlers.examples_for_programs, api_name="examples")
+
+
+def launch(
+    page: gr.Blocks, host: str | None = None, port: int | None = None, share: bool = False, block: bool = True
+) -> str:
+    """Serves a page, without analytics and without anything from the internet.
+
+    Args:
+        page: of `build`.
+        host: address to listen on; this machine alone if None, or what the Space says.
+        port: 7860 or what the Space says if None.
+        share: also make a public address through Gradio's own service.
+        block: return only when the server ends.
+
+    Returns:
+        The local address.
+    """
+    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    _, address, public = page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        quiet=True,
+        prevent_thread_lock=True,
+        show_error=True,
+        ssr_mode=False,
+        run_history=False,
+        footer_links=["api"],
+        max_file_size=MAX_MIB * 2**20,
+        allowed_paths=[str(CLIPS)],
+        theme=gr.themes.Default(primary_hue="indigo", **fonts),
+        css_paths=STYLE,
+    )
+    print(f"The demo is at {address}{f' and {public}' if public else ''}", flush=True)
+    if block:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as by Ctrl-C: uploads are deleted
+        page.block_thread()
+    return address

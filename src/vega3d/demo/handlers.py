@@ -1,0 +1,174 @@
+"""What the page does when something is clicked."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+
+import gradio as gr
+import torch
+
+from vega3d.demo import texts
+from vega3d.demo.checks import CHOICE, check_video, make_question, split_options
+from vega3d.demo.compare import Comparer, Reply
+from vega3d.demo.examples import Example
+from vega3d.demo.panels import (
+    answer_panel,
+    empty_panel,
+    gate_maps,
+    outcome_panel,
+    picture,
+    reading_panel,
+    right_answer,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def shown_errors(video: str | None) -> Iterator[None]:
+    """Faults reach the visitor as a message, without the server's folders; what is not the input's fault is logged."""
+    try:
+        yield
+    except ValueError as error:
+        message = str(error) if video is None else str(error).replace(video, Path(video).name)
+        raise gr.Error(escape(message), print_exception=False) from error
+    except gr.Error:
+        raise
+    except torch.cuda.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        logger.exception("Out of memory.")
+        raise gr.Error("The GPU has no memory left for this. Try again, or with a smaller video.") from error
+    except Exception as error:
+        logger.exception("A request failed.")
+        raise gr.Error("Something failed on the server; its log says what. Try again.") from error
+
+
+class Handlers:
+    """
+    Args:
+        comparer: of the model.
+        examples: by clip, then by category.
+    """
+
+    def __init__(self, comparer: Comparer, examples: dict[str, dict[str, Example]]):
+        self.comparer, self.examples = comparer, examples
+        self._stopped: set[str | None] = set()  # sessions whose answer is to end
+
+    def choose_room(self, room: str) -> tuple:
+        return fill_in(next(iter(self.examples[room].values())))
+
+    def choose_category(self, category: str, room: str | None) -> tuple:
+        """The question about the room chosen, or about the first room after an upload."""
+        return fill_in(self.examples[room or next(iter(self.examples))][category])
+
+    def show_options(self, kind: str):
+        return gr.update(visible=kind == CHOICE)
+
+    def check_upload(self, video: str | None) -> tuple:
+        with shown_errors(video):
+            check_video(video)
+        return self.forget_example()
+
+    def forget_example(self) -> tuple:
+        return None, gr.update(value="", visible=False), None
+
+    def ask(
+        self,
+        video: str | None,
+        question: str,
+        kind: str,
+        options: str,
+        example: Example | None,
+        request: gr.Request,
+        progress=gr.Progress(),  # noqa: B008 (Gradio finds it by its default)
+    ) -> Iterator[tuple]:
+        """The panels of the page as the answers grow: both answers, outcome, gate maps, how to read them."""
+        with shown_errors(video):
+            yield (
+                empty_panel(texts.WITH, "fused"),
+                empty_panel(texts.WITHOUT, "semantic"),
+                "",
+                gate_maps(),
+                reading_panel(),
+            )
+            choices = split_options(options) if kind == CHOICE else []
+            asked = make_question(video, question, kind, choices, example)
+            yield (*answers(Reply(), Reply(), choices), gr.skip(), gr.skip(), gr.skip())
+            states = self.comparer.compare(asked, on_frames=frame_counter(progress, self.comparer.num_frames))
+            self._stopped.discard(request.session_hash)
+            first = next(states)
+            yield gr.skip(), gr.skip(), outcome_panel(first, None), gate_maps(first.scene), reading_panel(first.scene)
+            for state in states:
+                yield (*answers(state.fused, state.semantic, choices), gr.skip(), gr.skip(), gr.skip())
+                if request.session_hash in self._stopped:
+                    yield gr.skip(), gr.skip(), texts.STOPPED, gr.skip(), gr.skip()
+                    return
+            right = right_answer(example, asked.question, choices)
+            yield gr.skip(), gr.skip(), outcome_panel(first, right), gr.skip(), gr.skip()
+
+    def stop(self, request: gr.Request) -> None:
+        """Ends the answer being made for this visitor; after Gradio's own `cancels` the next question can hang."""
+        self._stopped.add(request.session_hash)
+
+    def answer(self, video: str | None, question: str, kind: str, options: str) -> dict:
+        """Both answers as plain values.
+
+        Args:
+            video: file.
+            question: text.
+            kind: "free text", "a number" or "a choice".
+            options: of a choice, one a line.
+        """
+        with shown_errors(video):
+            choices = split_options(options or "") if kind == CHOICE else []
+            *_, state = self.comparer.compare(make_question(video, question, kind, choices))
+            gates = state.scene.gates
+            return {
+                "with_world_simulator": asdict(state.fused),
+                "without": asdict(state.semantic),
+                "frame_seconds": state.scene.seconds,
+                "gates": None
+                if gates is None
+                else [[[round(g, 4) for g in row] for row in t] for t in gates.tolist()],
+                "notice": self.comparer.model.config.notice,
+            }
+
+    def examples_for_programs(self) -> list[dict]:
+        """The examples of questions about the shipped clips, with their right answers."""
+        return [asdict(example) for by_category in self.examples.values() for example in by_category.values()]
+
+
+def fill_in(example: Example) -> tuple:
+    """Values of video, room, question, kind, options, marked frame and the example itself."""
+    marked = example.marked_picture()
+    return (
+        str(example.video),
+        example.clip,
+        example.question,
+        example.kind,
+        gr.update(value="\n".join(example.options), visible=bool(example.options)),
+        gr.update(value="" if marked is None else picture(marked, texts.MARKED), visible=marked is not None),
+        example,
+    )
+
+
+def answers(fused: Reply, semantic: Reply, options: list[str]) -> tuple[str, str]:
+    return (
+        answer_panel(texts.WITH, "fused", fused, options),
+        answer_panel(texts.WITHOUT, "semantic", semantic, options),
+    )
+
+
+def frame_counter(progress: gr.Progress, total: int) -> Callable[[int], None]:
+    """Shows how many frames the world simulator has done of those sampled at most."""
+    done = 0
+
+    def add(frames: int) -> None:
+        nonlocal done
+        done += frames
+        progress((done, total), desc="world simulator", unit="frames")
+
+    return add

@@ -1,0 +1,26 @@
+"""Words of the page."""
+
+TITLE = "VEGA-3D"
+INTRODUCTION = (
+    "Ask a question about the space that a video shows. A frozen video diffusion model, the *world simulator*, looks "
+    "at the frames beside the vision encoder of a language model, and a gate decides for each token how much of it to "
+    "take in. The same model answers twice: with it, and with it switched off."
+)
+WITH, WITHOUT = "With the world simulator", "Without"
+EXAMPLES, QUESTION, KIND = "Examples", "Question", "Answer with"
+ASK_HERE, OPTIONS_HERE = "What do you want to know about the space?", "Options, one a line"
+GATES = "Gate maps over the frames"
+MARKED = "The frame with the boxes"
+WAITING = "The answer appears here."
+STOPPED = '<div class="vega-faint">Stopped.</div>'
+NOTHING_SAID = "(nothing but blank space)"
+READ_GATES = (
+    "Each picture is a moment of the video; each square over it is one visual token. <b>Dark</b> squares take in the "
+    "most from the world simulator, <b>bright</b> ones keep only what the vision encoder sees."
+)
+NO_GATES = "The fusion of this model has not one gate for each token, so there is no map to show."
+FOOTNOTE = (
+    "Without: the vision encoder's own tokens go on unfused, through the same weights, which were not trained that "
+    "way. So the difference shows what this model draws from its world simulator, not what a model trained without "
+    "one could do. Uploaded files are deleted after an hour and used for nothing else."
+)

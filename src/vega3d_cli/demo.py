@@ -1,0 +1,55 @@
+"""`vega3d demo`."""
+
+import os
+import socket
+from typing import Annotated
+
+import typer
+
+from vega3d_cli.common import CacheOption, app, one_line_errors, open_cache, quieten
+
+
+@app.command(
+    epilog="""Examples:
+
+    vega3d demo
+
+    vega3d demo --model org/vega3d --4bit --cache features
+
+    vega3d demo --host 0.0.0.0 --port 8080 --device cuda:1"""
+)
+def demo(
+    model: Annotated[str, typer.Option(help="vega3d-tiny (embedded), a folder, or a Hub id.")] = "vega3d-tiny",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines too.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    share: Annotated[bool, typer.Option("--share", help="Also make a public address, by Gradio's service.")] = False,
+    cache: CacheOption = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
+    four_bit: Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")] = False,
+) -> None:
+    """Serve a page that answers questions about a video, with the world simulator and without.
+
+    Needs Gradio: pip install "vega3d[demo]".
+    """
+    with one_line_errors():
+        check_port(host, port)
+        quieten(True)
+        try:
+            from vega3d.demo.app import build, launch
+        except ModuleNotFoundError as error:
+            raise ValueError(f"The demo needs {error.name}. Install it: pip install 'vega3d[demo]'") from error
+        from vega3d.demo.compare import Comparer
+        from vega3d.hub.load import load_vega
+
+        loaded, processor = load_vega(model, four_bit, device)
+        launch(build(Comparer(loaded, processor, open_cache(cache))), host, port, share)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises ValueError, before the model is loaded, if the address cannot be listened on."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        reason = error if error.errno is None else os.strerror(error.errno)
+        raise ValueError(f"Cannot listen on {host}:{port} ({reason}). Choose another --host or --port.") from error

@@ -1,0 +1,204 @@
+"""The demo as a visitor meets it: `vega3d demo` in a process of its own, and Debian's chromium."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)")
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+COMMAND = [sys.executable, "-m", "vega3d_cli", "demo", "--device", "cpu"]
+SECONDS = 60_000  # [ms] limit of one wait; the machine may be busy
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Where the demo is served; fails if it leaves a file behind when it is ended."""
+    folder, port = tmp_path_factory.mktemp("temporary"), free_port()
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    process = subprocess.Popen([*COMMAND, "--port", str(port)], stdout=subprocess.PIPE, text=True, env=environment)
+    line = process.stdout.readline()
+    assert line.strip() == f"The demo is at http://127.0.0.1:{port}/"
+    yield f"http://127.0.0.1:{port}/"
+    assert list(folder.glob("gradio/*/broken.mp4"))
+    process.terminate()
+    process.wait(60)
+    assert {file.name for file in folder.rglob("*") if file.is_file()} <= {"room.mp4"}  # the clip of the first view
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page, opened anew; fails if it asked for anything from elsewhere, or logged an error."""
+    page = browser.new_page(viewport=DESKTOP)
+    page.set_default_timeout(SECONDS)
+    requested, errors = [], []
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address, wait_until="domcontentloaded")
+    page.get_by_role("button", name="Ask", exact=True).wait_for()
+    yield page
+    page.close()
+    assert [url for url in requested if not url.startswith((address, "data:", "blob:"))] == []
+    assert errors == []
+
+
+def ask(page: Page) -> None:
+    page.get_by_role("button", name="Ask", exact=True).click()
+
+
+def fits_in_width(page: Page) -> bool:
+    """Whether nothing reaches out of the page, and no text out of its panel."""
+    panels = page.locator(".vega-answer, #question, #options, .vega-bar").evaluate_all(
+        "all => all.every(one => one.scrollWidth <= one.clientWidth)"
+    )
+    return panels and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def bottom(page: Page, selector: str) -> float:
+    """Of an element [px]."""
+    box = page.locator(selector).bounding_box()
+    return box["y"] + box["height"]
+
+
+def record_texts(page: Page, selector: str) -> None:
+    """Collects what an element says, at each change, in `window.said`."""
+    page.evaluate(
+        """selector => {
+            window.said = [];
+            const note = () => window.said.push(document.querySelector(selector).innerText);
+            new MutationObserver(note).observe(document.querySelector(selector),
+                {subtree: true, childList: true, characterData: true});
+        }""",
+        selector,
+    )
+
+
+def test_an_example_is_answered(page, tmp_path):
+    assert "untrained" in page.locator(".vega-notice").inner_text()
+    page.locator("#room").get_by_text("study").click()
+    page.get_by_role("button", name="Which box").click()
+    expect(page.get_by_label("Options")).to_have_value("box A\nbox B\nbox C\nbox D")
+    expect(page.locator("#marked img")).to_be_visible()
+    ask(page)
+    expect(page.locator("#outcome")).to_contain_text("Right answer: A. box A", timeout=SECONDS)
+    for answer in ("#fused", "#semantic"):
+        expect(page.locator(f"{answer} .vega-text")).to_have_text(re.compile(r"[ABCD]\. box [ABCD]"))
+        shares = page.locator(f"{answer} .vega-bars b").all_inner_texts()
+        assert sum(int(share.rstrip("%")) for share in shares) == pytest.approx(100, abs=2)
+    expect(page.locator("#gates img")).to_have_count(8)
+    assert page.screenshot(path=tmp_path / "page.png")
+    widths = page.locator("#gates img").evaluate_all("images => images.map(image => image.naturalWidth)")
+    assert widths == [384] * 8
+    expect(page.locator("#reading")).to_contain_text("mean")
+    assert fits_in_width(page)
+    page.set_viewport_size(PHONE)
+    assert fits_in_width(page)
+
+
+def test_form_answers_and_maps_need_no_scrolling(page):
+    page.get_by_role("button", name="Which is closest").click()
+    expect(page.get_by_label("Options")).to_be_visible()
+    ask(page)
+    expect(page.locator("#gates img")).to_have_count(8, timeout=SECONDS)
+    for element in ("#ask", "#gates", "#reading"):
+        assert bottom(page, element) <= DESKTOP["height"]
+
+
+def test_an_open_answer_is_streamed_and_a_second_question_is_faster(page):
+    page.locator("#room").get_by_text("study").click()
+    expect(page.get_by_label("Question")).to_have_value(re.compile("desk"))
+    page.locator("#kind").get_by_text("free text").click()
+    record_texts(page, "#fused")
+    ask(page)
+    expect(page.locator("#outcome")).to_contain_text("16 frames", timeout=SECONDS)
+    expect(page.locator("#semantic")).to_contain_text(re.compile(r"\d\.\d\d s"), timeout=SECONDS)
+    assert len(set(page.evaluate("window.said"))) > 3
+    page.get_by_label("Question").fill("Is there a door?")
+    ask(page)
+    expect(page.locator("#outcome")).to_contain_text("kept from an earlier question", timeout=SECONDS)
+    expect(page.locator("#outcome")).not_to_contain_text("Right answer")
+
+
+def test_errors_are_told_and_leave_nothing_stuck(page, tmp_path):
+    page.get_by_label("Question").fill(" ")
+    ask(page)
+    expect(page.locator(".toast-body").first).to_contain_text("The question is empty", timeout=SECONDS)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video at all")
+    page.locator("#video").get_by_label("Clear").click()
+    page.get_by_label("Question").fill("Where is the bed?")
+    ask(page)
+    expect(page.locator(".toast-body", has_text="There is no video yet")).to_be_visible(timeout=SECONDS)
+    page.locator("#video input[type=file]").set_input_files(broken)
+    told = page.locator(".toast-body", has_text="broken.mp4 is not a video")
+    expect(told).to_be_visible(timeout=SECONDS)
+    assert "/tmp" not in told.inner_text()
+    page.get_by_role("button", name="Which is closest").click()
+    ask(page)
+    expect(page.locator("#outcome")).to_contain_text("Right answer", timeout=SECONDS)
+
+
+def test_a_large_upload_is_refused(page, tmp_path):
+    large = tmp_path / "large.mp4"
+    with large.open("wb") as file:
+        file.truncate(101 * 2**20)
+    page.locator("#video").get_by_label("Clear").click()
+    page.locator("#video input[type=file]").set_input_files(large)
+    expect(page.locator(".toast-body").first).to_contain_text("maximum allowed size of 100", timeout=SECONDS)
+    page.get_by_role("button", name="Counting").click()
+    expect(page.locator("#video video")).to_be_visible(timeout=SECONDS)
+
+
+def test_a_stopped_answer_makes_room_for_the_next(page):
+    page.locator("#kind").get_by_text("free text").click()
+    ask(page)
+    expect(page.locator("#outcome")).to_contain_text("16 frames", timeout=SECONDS)
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Which is closest").click()
+    expect(page.get_by_label("Options")).to_be_visible()
+    ask(page)
+    expect(page.locator("#outcome")).to_contain_text("Right answer", timeout=SECONDS)
+    expect(page.locator("#semantic .vega-bars b")).to_have_count(4)
+
+
+def test_an_upload_is_answered(page):
+    from vega3d.hub.load import example_clip
+
+    page.locator("#video").get_by_label("Clear").click()
+    page.locator("#video input[type=file]").set_input_files(example_clip("study"))
+    expect(page.locator("#video video")).to_be_visible(timeout=SECONDS)
+    expect(page.locator("#room input:checked")).to_have_count(0)
+    ask(page)
+    expect(page.locator("#outcome")).to_contain_text("16 frames", timeout=SECONDS)
+    expect(page.locator("#outcome")).not_to_contain_text("Right answer")
+
+
+def test_a_port_in_use_is_refused_before_the_model_is_loaded():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        start = time.perf_counter()
+        result = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: Cannot listen on 127.0.0.1:{port} (Address already in use).")
+    assert len(result.stderr.splitlines()) == 1
+    assert time.perf_counter() - start < 10

@@ -1,0 +1,234 @@
+"""What visitors may ask, what they are told, and the page as programs use it."""
+
+import runpy
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import av
+import gradio as gr
+import numpy as np
+import pytest
+import yaml
+from gradio_client import Client, handle_file
+
+from vega3d.demo.app import build, launch
+from vega3d.demo.checks import MAX_CHARACTERS, MAX_SECONDS, make_question
+from vega3d.demo.compare import Comparer, Comparison, Reply, Scene
+from vega3d.demo.examples import CATEGORIES, load_examples
+from vega3d.demo.handlers import Handlers, shown_errors
+from vega3d.demo.panels import answer_panel, bars, outcome_panel, right_answer
+from vega3d.hub.answer import answer_question
+from vega3d.hub.gate_figure import gate_overlays
+from vega3d.hub.load import example_clip, load_vega
+
+ROOM = str(example_clip("room"))
+SPACE = Path(str(files("vega3d"))) / "demo" / "space"
+
+
+def write(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+def long_video(path: Path) -> str:
+    """Two frames, ten minutes apart."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=1)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for second in (0, 2 * MAX_SECONDS):
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))
+            frame.pts = second
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return str(path)
+
+
+BAD_REQUESTS = {
+    "no video": (lambda tmp: (None, "Where?", "free text", []), "There is no video yet"),
+    "another format": (
+        lambda tmp: (write(tmp / "a.pdf", b"%PDF"), "Where?", "free text", []),
+        "not in a video format",
+    ),
+    "removed": (lambda tmp: (str(tmp / "a.mp4"), "Where?", "free text", []), "no longer there"),
+    "broken": (lambda tmp: (write(tmp / "a.mp4", b"no video"), "Where?", "free text", []), "not a video"),
+    "cut off": (
+        lambda tmp: (write(tmp / "a.mp4", Path(ROOM).read_bytes()[:99_000]), "Where?", "free text", []),
+        "a.mp4",
+    ),
+    "too long": (lambda tmp: (long_video(tmp / "a.mp4"), "Where?", "free text", []), f"at most {MAX_SECONDS} s"),
+    "no question": (lambda tmp: (ROOM, " \n", "free text", []), "The question is empty"),
+    "long question": (lambda tmp: (ROOM, "?" * (MAX_CHARACTERS + 1), "free text", []), "1001 characters"),
+    "one option": (lambda tmp: (ROOM, "Where?", "a choice", ["here"]), "there are 1"),
+    "nine options": (lambda tmp: (ROOM, "Where?", "a choice", list("abcdefghi")), "there are 9"),
+    "long option": (lambda tmp: (ROOM, "Where?", "a choice", ["a" * 201, "b"]), "201 characters"),
+    "twice the same": (lambda tmp: (ROOM, "Where?", "a choice", ["a", "a"]), "are the same"),
+    "another kind": (lambda tmp: (ROOM, "Where?", "an essay", []), "'an essay'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_REQUESTS)
+def test_a_bad_request_is_refused(tmp_path, case):
+    make, message = BAD_REQUESTS[case]
+    with pytest.raises(ValueError, match=message):
+        make_question(*make(tmp_path))
+
+
+def test_a_large_file_is_refused(tmp_path):
+    video = tmp_path / "a.mp4"
+    with video.open("wb") as file:
+        file.truncate(101 * 2**20)
+    with pytest.raises(ValueError, match=r"101\.0 MiB, but at most 100 MiB"):
+        make_question(str(video), "Where?", "free text", [])
+
+
+def test_a_good_request():
+    number = make_question(ROOM, " How many? ", "a number", ["left over"])
+    assert (number.question, number.options, number.is_numeric) == ("How many?", [], True)
+    choice = make_question(ROOM, "Which?", "a choice", ["a", "b"])
+    assert (choice.options, choice.is_numeric, choice.marks) == (["a", "b"], False, ())
+    boxes = load_examples()["room"]["Which box"]
+    marked = make_question(ROOM, boxes.question, "a choice", boxes.options, boxes)
+    assert (marked.frame, marked.marks) == (boxes.frame, boxes.marks)
+
+
+def test_examples_of_each_category():
+    examples = load_examples()
+    assert list(examples) == ["room", "study"]
+    for by_category in examples.values():
+        assert set(by_category) == set(CATEGORIES)
+        for example in by_category.values():
+            assert right_answer(example, example.question, example.options) is not None
+            assert (example.marked_picture() is not None) == (example.category == "Which box")
+
+
+def test_the_right_answer_is_shown_for_the_unchanged_example_only():
+    example = load_examples()["room"]["Which is closest"]
+    right = example.options["ABCD".index(example.answer)]
+    assert right_answer(example, example.question, example.options) == f"{example.answer}. {right}"
+    assert right_answer(example, "Which is closest?", example.options) is None
+    assert right_answer(example, example.question, example.options[::-1]) is None
+    assert right_answer(None, example.question, example.options) is None
+
+
+def test_text_of_models_and_visitors_is_escaped():
+    evil, good = "<script>x</script>", "&lt;script&gt;"
+    assert good in answer_panel("With", "fused", Reply(evil)) and "<script" not in answer_panel("", "", Reply(evil))
+    assert good in bars({"A": 0.5, "B": 0.5}, [evil, "b"]) and "<script" not in bars({"A": 1.0}, [evil])
+    scene = Scene(np.zeros((1, 2, 2, 3), np.uint8), [0.0], "", {}, None, None, {}, None)
+    assert good in outcome_panel(Comparison(scene, 0.1, False), evil)
+    assert "nothing but blank space" in answer_panel("", "", Reply("", None, 1.0))
+    with pytest.raises(gr.Error, match=good), shown_errors(None):
+        raise ValueError(evil)
+
+
+def test_errors_name_no_folder_of_the_server(tmp_path):
+    video = write(tmp_path / "a.mp4", b"no video")
+    with pytest.raises(gr.Error) as caught, shown_errors(video):
+        make_question(video, "Where?", "free text", [])
+    assert "a.mp4 is not a video" in caught.value.message
+    assert str(tmp_path) not in caught.value.message
+
+
+def test_a_fault_of_the_server_is_logged_and_not_told(caplog):
+    with pytest.raises(gr.Error) as caught, shown_errors(ROOM):
+        raise RuntimeError("secret")
+    assert "secret" not in caught.value.message
+    assert "secret" in caplog.text
+
+
+def test_gates_lie_over_their_frames():
+    frames = np.zeros((3, 4, 6, 3), np.uint8)
+    frames[2] = 255
+    gates = np.zeros((2, 2, 3), np.float32)
+    gates[0, 1, 2] = 1
+    dark, light = gate_overlays(frames, gates)
+    assert dark.shape == light.shape == (4, 6, 3)
+    assert (dark[2:, 4:] == dark[2, 4]).all() and (dark[:2] == dark[0, 0]).all()
+    assert dark[2, 4].tolist() > dark[0, 0].tolist()  # yellow is bright, violet is dark
+    assert (light.astype(int) - dark)[0, 0].tolist() == [102, 102, 102]  # 40 % of the frame shows through
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_vega("vega3d-tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def client(tiny):
+    page = build(Comparer(*tiny, num_frames=4))
+    address = launch(page, "127.0.0.1", None, block=False)
+    yield Client(address, verbose=False)
+    page.close()
+
+
+def test_programs_get_both_answers(client, tiny):
+    values = client.predict(handle_file(ROOM), "Which?", "a choice", "the bed\nthe lamp", api_name="/answer")
+    expected = answer_question(*tiny, make_question(ROOM, "Which?", "a choice", ["the bed", "the lamp"]), num_frames=4)
+    assert values["with_world_simulator"]["text"] == expected.text
+    assert values["with_world_simulator"]["options"] == pytest.approx(expected.options, abs=1e-5)
+    assert set(values["without"]["options"]) == {"A", "B"}
+    assert values["frame_seconds"] == pytest.approx(expected.frame_seconds, abs=1e-3)
+    assert np.array(values["gates"]).shape[0] == 2
+    assert "untrained" in values["notice"]
+
+
+def test_programs_get_the_examples_and_clear_errors(client):
+    examples = client.predict(api_name="/examples")
+    assert len(examples) == 2 * len(CATEGORIES)
+    with pytest.raises(Exception, match="The question is empty"):
+        client.predict(handle_file(ROOM), "", "free text", "", api_name="/answer")
+    assert client.predict(handle_file(ROOM), "How many?", "a number", "", api_name="/answer")["gates"]
+
+
+def test_only_what_is_meant_for_programs_is_offered(client):
+    assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/answer", "/examples"}
+
+
+def test_an_example_fills_the_form(tiny):
+    handlers = Handlers(Comparer(*tiny), load_examples())
+    example = handlers.examples["study"]["Which box"]
+    video, room, question, kind, options, marked, kept = handlers.choose_category("Which box", "study")
+    assert (video, room, question, kind) == (str(example.video), "study", example.question, "a choice")
+    assert options["value"] == "box A\nbox B\nbox C\nbox D" and options["visible"]
+    assert marked["visible"] and "data:image/webp" in marked["value"]
+    assert kept == example
+    assert handlers.choose_category("Counting", None)[1] == "room"  # after an upload
+    assert handlers.choose_room("study")[6].clip == "study"
+
+
+def test_a_stop_ends_the_answer_of_its_own_visitor(tiny):
+    handlers = Handlers(Comparer(*tiny, num_frames=2), load_examples())
+    mine, other = (gr.Request(session_hash=name) for name in ("mine", "other"))
+
+    def panels(stopped_by: gr.Request) -> list[tuple]:
+        shown = []
+        for state in handlers.ask(ROOM, "Where?", "free text", "", None, mine):
+            shown.append(state)
+            if len(shown) == 6:
+                handlers.stop(stopped_by)
+        return shown
+
+    stopped = panels(mine)
+    assert "Stopped" in stopped[-1][2] and len(stopped) == 7
+    assert "2 frames, kept" in panels(other)[-1][2]
+
+
+def test_the_space_is_the_same_page(tmp_path):
+    """With the package beside `app.py`, as docs/demo.md says."""
+    shutil.copytree(SPACE, tmp_path, dirs_exist_ok=True)
+    names = runpy.run_path(str(tmp_path / "app.py"), run_name="space")
+    assert isinstance(names["demo"], gr.Blocks)
+    assert names["demo"].title == "VEGA-3D"
+
+
+def test_the_space_needs_what_the_package_needs():
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    text = project.read_text()
+    wanted = [line.strip(' ",') for line in text.split("dependencies = [\n")[1].split("]")[0].splitlines()]
+    assert (SPACE / "requirements.txt").read_text().split("\n") == [*wanted, ""]
+    metadata = yaml.safe_load((SPACE / "README.md").read_text().split("---")[1])
+    assert metadata["sdk"] == "gradio" and metadata["sdk_version"].startswith("6.")
+    assert f"gradio=={metadata['sdk_version']}" in (project.parent / "constraints.txt").read_text()
+    assert metadata["app_file"] == "app.py" and len(metadata["short_description"]) <= 60
