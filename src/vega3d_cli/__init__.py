@@ -9,8 +9,10 @@ from vega3d_cli import (  # noqa: F401 (each adds its commands to the applicatio
     checkpoints,
     demo,
     evaluate,
+    sample,
     synthesize,
     train,
+    train_generator,
 )
 from vega3d_cli.common import app
 

@@ -10,12 +10,12 @@ from vega3d_cli.analyze_options import (
     check_file,
     clips_of,
     facts_of,
-    load_generator,
     plan_of,
     read_options,
     reader_of,
 )
 from vega3d_cli.common import app, one_line_errors, progress, quieten
+from vega3d_cli.generators import load_generator
 
 analyze = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +25,7 @@ analyze = typer.Typer(
 )
 app.add_typer(analyze, name="analyze")
 
-Model = Annotated[str, typer.Argument(help="vega3d-tiny (embedded), a folder, or a Hub id.")]
+Model = Annotated[str, typer.Argument(help="vega3d-tiny (embedded), a folder (also of a generator), or a Hub id.")]
 Data = Annotated[
     Path | None,
     typer.Option(
@@ -95,14 +95,15 @@ def correspondence(
 
         check_file(output)
         options = read_options(views, skip_lost, intrinsics)
-        checkpoint, generator = load_generator(model, device)
+        loaded = load_generator(model, device)
+        generator = loaded.generator
         plan = plan_of(generator.config, block, timestep, mode, size, controls, voxel, seed)
         sources = clips_of(data, layout, split, clips, workers, "test", 10)
         with progress("clips", "pass", plan.num_parts(len(sources))) as advance:
             rows = correspondence_rows(
                 generator, sources, plan, options, reader=reader_of(cache), on_part=lambda count: advance(count)
             )
-        result = result_of(rows, "correspondence", facts_of(model, checkpoint, plan, options, sources), seed=seed)
+        result = result_of(rows, "correspondence", facts_of(model, loaded, plan, options, sources), seed=seed)
         if output is not None:
             write_result(output, result)
     typer.echo(json.dumps(result, indent=2) if as_json else correspondence_table(result))
@@ -147,7 +148,8 @@ def probe(
 
         check_file(output)
         options = read_options(views, skip_lost, intrinsics)
-        checkpoint, generator = load_generator(model, device)
+        loaded = load_generator(model, device)
+        generator = loaded.generator
         plan = plan_of(generator.config, block, timestep, mode, size, controls, seed=seed)
         sources = clips_of(data, layout, split, clips, workers, "test", 10)
         training = clips_of(train_data, layout, None, train_clips, workers, "train", 20)
@@ -155,7 +157,7 @@ def probe(
             rows = probe_rows(
                 generator, training, sources, plan, options, None, reader_of(cache), lambda count: advance(count)
             )
-        facts = facts_of(model, checkpoint, plan, options, sources) | {"train_clips": [s.name for s in training]}
+        facts = facts_of(model, loaded, plan, options, sources) | {"train_clips": [s.name for s in training]}
         result = result_of(rows, "probe", facts, seed=seed)
         if output is not None:
             write_result(output, result)
@@ -200,11 +202,12 @@ def sweep(
         from vega3d.analysis.sweep_files import run_sweep, sweep_table
 
         options = read_options(views, skip_lost, intrinsics)
-        checkpoint, generator = load_generator(model, device)
+        loaded = load_generator(model, device)
+        generator = loaded.generator
         plan = plan_of(generator.config, block, timestep, mode, size, controls, voxel, seed)
         sources = clips_of(data, layout, split, clips, workers, "test", 10)
         training = clips_of(train_data, layout, None, train_clips, workers, "train", 20) if probes else []
-        facts = facts_of(model, checkpoint, plan, options, sources) | {"train_clips": [s.name for s in training]}
+        facts = facts_of(model, loaded, plan, options, sources) | {"train_clips": [s.name for s in training]}
         total = plan.num_parts(len(sources)) + (plan.num_parts(len(sources) + len(training)) if probes else 0)
         with progress("sweep", "pass", total) as advance:
             result = run_sweep(

@@ -55,13 +55,6 @@ def read_options(views: int, skip_lost: bool, intrinsics: str | None):
     return ReadOptions(views, skip_lost, values)
 
 
-def load_generator(model: str, device: str | None):
-    from vega3d.hub.load import load_vega
-
-    checkpoint, _ = load_vega(model, device=device)
-    return checkpoint, checkpoint.generator_module
-
-
 def clips_of(data: Path | None, layout, split: str | None, clips: int | None, workers: int, usual: str, rooms: int):
     """The clips of a folder, or rooms that are made for it."""
     from vega3d.analysis.layouts import find_clips, make_rooms
@@ -87,13 +80,13 @@ def reader_of(cache: Path | None):
     return FeatureCache(cache).read
 
 
-def facts_of(model: str, checkpoint, plan, options, sources) -> dict:
+def facts_of(model: str, loaded, plan, options, sources) -> dict:
     """What a result says of its making."""
-    generator = checkpoint.generator_module
+    notice, generator = loaded
     return {
         "model": model,
         "generator_files": generator.files_hash(),
-        "notice": checkpoint.config.notice,
+        "notice": notice,
         "command": shlex.join(["vega3d", *sys.argv[1:]]),
         "plan": {name: list(value) if isinstance(value, tuple) else value for name, value in vars(plan).items()},
         "options": options._asdict(),

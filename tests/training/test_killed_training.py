@@ -11,7 +11,7 @@ import pytest
 from train_jobs import train_among_processes, train_and_tell
 from training_data import losses_of, run_config, run_training
 
-from vega3d.training.checkpoints import is_whole
+from vega3d.run_files import is_whole
 
 
 @pytest.fixture(scope="module")

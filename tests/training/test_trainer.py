@@ -8,8 +8,8 @@ from training_data import losses_of, run_config, run_training, trainer_for, writ
 from transformers import TrainingArguments
 
 from vega3d import VegaForSpatialReasoning
+from vega3d.run_files import is_whole, last_whole_checkpoint, mark_whole, write_json
 from vega3d.training import DataSource, VegaTrainer, stream_examples
-from vega3d.training.checkpoints import is_whole, last_whole_checkpoint, mark_whole, write_json
 
 LOGGED = ("loss", "grad_norm", "residual_scale", "gate_mean", "gate_std")
 

@@ -50,7 +50,7 @@ def noise_level(family: str, timestep: int, shift: float) -> NoiseLevel:
     return fixed[family] if family in fixed else flow_matching_step(timestep, shift)
 
 
-def add_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
+def add_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
     """Flow matching: (1 - sigma) latents + sigma noise."""
     return (1 - sigma) * latents + sigma * noise
 

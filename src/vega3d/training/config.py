@@ -1,17 +1,14 @@
 """`TrainingConfig`: all that a run depends on, from a YAML or JSON file."""
 
-import difflib
 import json
-import math
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import torch
-import yaml
 
+from vega3d.config_files import checked, read_mapping, refuse_unknown
 from vega3d.training.data import DataSource
 from vega3d.training.parts import LORA_TARGETS, RESIDUAL_SCALE_RATE, check_parts, learning_rates
 
@@ -160,23 +157,13 @@ def read_config(path: Path, settings: Mapping[str, Any] | None = None) -> Traini
     Raises:
         ValueError: if the file cannot be read, or for an unknown key or a bad value.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no names with values, such as `model: vega3d-tiny`.")
-    return make_config({**values, **(settings or {})})
+    return make_config({**read_mapping(path, "model: vega3d-tiny"), **(settings or {})})
 
 
 def make_config(values: Mapping[str, Any]) -> TrainingConfig:
     """The config of plain values; unknown names are refused with the nearest one that is known."""
     hints = get_type_hints(TrainingConfig)
-    for name in values:
-        if name not in hints:
-            near = difflib.get_close_matches(str(name), hints, 1)
-            meant = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"There is no setting {name!r}.{meant} Settings are {', '.join(hints)}.")
+    refuse_unknown(values, hints)
     missing = [one.name for one in fields(TrainingConfig) if one.name in REQUIRED and values.get(one.name) is None]
     if missing:
         raise ValueError(f"The config does not say {', '.join(missing)}.")
@@ -215,29 +202,3 @@ def rates(name: str, value: Any) -> dict[str, float]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{name} is {value!r}, but must hold a rate for each part, such as {{gate: 0.001}}.")
     return {str(part): checked(f"{name}.{part}", rate, float) for part, rate in value.items()}
-
-
-def checked(name: str, value: Any, hint: Any) -> Any:
-    """The value as the type of its field; a number may be written as YAML's text `1e-4`."""
-    if get_origin(hint) in (Union, types.UnionType):
-        inner = [one for one in get_args(hint) if one is not type(None)]
-        return None if value is None else checked(name, value, inner[0])
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise ValueError(f"{name} is {value!r}, but must be one of {list(get_args(hint))}.")
-        return value
-    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    elif hint is Path and isinstance(value, (str, Path)) and str(value):
-        return Path(value)
-    elif hint in (int, bool, str) and type(value) is hint:
-        return value
-    raise ValueError(f"{name} is {value!r}, but must be {KINDS[hint]}.")
-
-
-KINDS = {float: "a number", Path: "a path", int: "a whole number", bool: "true or false", str: "text"}

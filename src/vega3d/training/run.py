@@ -1,8 +1,6 @@
 """One run from its config: train, go on where a killed run stopped, and leave a model that loads."""
 
-import hashlib
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,10 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState, Trainin
 import vega3d
 from vega3d.features.cache import FeatureCache, feature_identity
 from vega3d.modeling.configuration_vega3d import VegaConfig
-from vega3d.modeling.generator_files_vega3d import add_content
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.training.checkpoints import (
-    check_same_settings,
-    last_whole_checkpoint,
-    load_trained,
-    trained_parameters,
-    write_json,
-)
+from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions, write_json
+from vega3d.training.checkpoints import load_trained, trained_parameters
 from vega3d.training.collator import VegaCollator
 from vega3d.training.config import TrainingConfig
 from vega3d.training.curves import save_curves
@@ -86,7 +78,7 @@ def train(
     dtype = VegaConfig.from_pretrained(model_folder).dtype if config.dtype == "auto" else config.dtype
     arguments = training_arguments(config, is_bfloat16=str(dtype).endswith("bfloat16"))
     settings |= {"device": arguments.device.type, "processes": arguments.world_size}
-    settings["model_sha256"] = hash_of_model(model_folder)
+    settings["model_sha256"] = hash_folder(model_folder)
     cache = FeatureCache(config.cache) if config.cache is not None else None
     with arguments.main_process_first():
         checkpoint = last_whole_checkpoint(config.output / CHECKPOINTS)
@@ -100,7 +92,13 @@ def train(
         write_json(config.output / SETTINGS_FILE, settings)
     run(trainer, checkpoint)
     continued = checkpoint.name if checkpoint else None
-    result = {**summary(trainer, config), "settings": settings, "versions": versions(), "continued_from": continued}
+    told = versions(vega3d, torch, transformers, accelerate)
+    result = {
+        **summary(trainer, config),
+        "settings": settings,
+        "versions": told,
+        "continued_from": continued,
+    }
     if trainer.is_world_process_zero():
         save_result(trainer, processor, config.output, model_folder if config.four_bit else None)
         save_curves(config.output / CURVES_FILE, result["log"])
@@ -215,23 +213,3 @@ def summary(trainer: VegaTrainer, config: TrainingConfig) -> dict[str, Any]:
         "warnings": [small_scale_warning(scale)] if small and scale is not None else [],
         "log": [entry for entry in log if "loss" in entry or "eval_loss" in entry],
     }
-
-
-def versions() -> dict[str, str]:
-    return {
-        "vega3d": vega3d.__version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "accelerate": accelerate.__version__,
-        "python": sys.version.split()[0],
-    }
-
-
-def hash_of_model(folder: Path) -> str:
-    """Of all weights and configs that a run starts from; about a second for each 2 GiB."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.suffix in (".safetensors", ".json", ".jinja") and file.is_file():
-            digest.update(str(file.relative_to(folder)).encode())
-            add_content(digest, file)
-    return digest.hexdigest()

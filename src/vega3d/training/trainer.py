@@ -13,7 +13,8 @@ from transformers import Trainer, TrainingArguments
 
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.modeling.outputs_vega3d import Gates
-from vega3d.training.checkpoints import is_whole, last_whole_checkpoint, load_trained, mark_whole, save_trained
+from vega3d.run_files import is_whole, last_whole_checkpoint, mark_whole
+from vega3d.training.checkpoints import load_trained, save_trained
 from vega3d.training.collator import VegaCollator
 from vega3d.training.parts import RESIDUAL_SCALE_RATE, learning_rates, parameter_groups, trained_counts
 

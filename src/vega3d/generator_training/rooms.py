@@ -1,0 +1,138 @@
+"""Rooms as they are needed: frames from workers, and a window of the newest clips from which batches are drawn.
+
+Which clips a step sees depends on nothing but the step, the seed and the options, so that a run continues exactly: the
+window of a step is made anew from the numbers of its rooms.
+"""
+
+import math
+from collections.abc import Callable, Generator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from vega3d.generator_training.config import RoomOptions, StageOptions
+from vega3d.synthetic.stream import RoomJob, StreamedClip, stream_clips
+
+RANK_STRIDE = 1 << 20  # rooms of one process, so that several processes see other rooms
+
+
+class RoomStream:
+    """Frames of the rooms of a split, made ahead by workers while they are asked for in order.
+
+    Args:
+        options: of the rooms.
+        split: `train` or `validation`.
+        walks: clips of a room; those of the options if None.
+        end: number of the room at which to stop making rooms ahead, if that is known.
+    """
+
+    def __init__(self, options: RoomOptions, split: str = "train", walks: int | None = None, end: int | None = None):
+        self.options, self.split, self.end = options, split, end
+        self.walks = options.walks if walks is None else walks
+        self._clips: Generator[StreamedClip, None, None] | None = None
+        self._next = -1
+
+    def frames(self, number: int) -> torch.Tensor:
+        """
+        Args:
+            number: of the room in its split; the next one is there soonest.
+
+        Returns:
+            uint8[walks, T, H, W, 3].
+        """
+        if self.options.workers == 0:
+            _, (_, frames, *_) = room_job(self.options, self.split, self.walks)(number)
+            return torch.from_numpy(frames)
+        if self._clips is None or number != self._next:
+            self.close()
+            options = self.options
+            self._clips = stream_clips(
+                self.split,
+                number,
+                None if self.end is None else self.end - number,
+                walks=self.walks,
+                num_frames=options.num_frames,
+                size=options.size,
+                workers=options.workers,
+                renderer=options.renderer,
+                quality=options.quality,
+            )
+        self._next, clips = number + 1, self._clips
+        return torch.from_numpy(np.stack([next(clips).clip.rgb for _ in range(self.walks)]))
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._clips is not None:
+            self._clips.close()
+        self._clips = None
+
+
+def room_job(options: RoomOptions, split: str, walks: int) -> RoomJob:
+    """What a worker does, to be done here."""
+    return RoomJob(split, walks, options.num_frames, options.size, options.renderer, options.quality)
+
+
+class ClipId(NamedTuple):
+    """Number of the room in its split, and of the walk in the room."""
+
+    room: int
+    walk: int
+
+    def __str__(self) -> str:
+        return f"room {self.room} walk {self.walk}"
+
+
+class ClipWindow:
+    """The newest clips, as many as fit, of which each step draws some.
+
+    Args:
+        options: of the stage.
+        walks: clips of a room.
+        seed: of the draws.
+        load: gives a room's clips, any[walks, ...], by the number of the room.
+        rank: of this process.
+    """
+
+    def __init__(
+        self, options: StageOptions, walks: int, seed: int, load: Callable[[int], torch.Tensor], rank: int = 0
+    ):
+        self.options, self.walks, self.seed, self.load = options, walks, seed, load
+        self.rank, self.first = rank, rank * RANK_STRIDE
+        self._rooms: dict[int, torch.Tensor] = {}
+
+    def rooms_at(self, step: int) -> range:
+        """Numbers, counted from this process's first room, of the rooms in the window of a step."""
+        clips = self.options.first_clips + math.floor(self.options.new_clips * step)
+        end = math.ceil(clips / self.walks)
+        return range(max(0, end - math.ceil(self.options.window / self.walks)), end)
+
+    def fill(self, step: int) -> list[torch.Tensor]:
+        """any[walks, ...] of each room in the window of a step, oldest first; makes those that are new in it."""
+        window = self.rooms_at(step)
+        for number in [number for number in self._rooms if number not in window]:
+            del self._rooms[number]
+        for number in window:
+            if number not in self._rooms:
+                self._rooms[number] = self.load(self.first + number)
+        return [self._rooms[number] for number in window]
+
+    def batch(self, step: int) -> tuple[torch.Tensor, list[ClipId]]:
+        """any[batch_size, ...], and which clips they are."""
+        window = self.rooms_at(step)
+        rooms = self.fill(step)
+        random = np.random.default_rng([self.seed, self.rank, step])
+        drawn = random.choice(len(window) * self.walks, self.options.batch_size, replace=False)
+        places = [divmod(int(place), self.walks) for place in drawn]
+        clips = [rooms[room][walk] for room, walk in places]
+        return torch.stack(clips), [ClipId(self.first + window[room], walk) for room, walk in places]
+
+
+def validation_stream(options: RoomOptions) -> RoomStream:
+    """Rooms of the split `validation`, as many as are wanted."""
+    return RoomStream(options, "validation", options.validation_walks, options.validation_rooms)
+
+
+def pixels(frames: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """uint8[B, T, H, W, 3] -> float[B, 3, T, H, W] in [-1, 1], on a device."""
+    return frames.to(device).permute(0, 4, 1, 2, 3).float().div(127.5).sub(1).contiguous()

@@ -1,0 +1,104 @@
+"""Sampled videos as files: MP4, a grid of frames, and how they were made."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+
+import vega3d
+from vega3d.generator_training.pictures import grid_of_videos, save_picture
+from vega3d.generator_training.sampling import Solver, padded_prompt, sample_videos
+from vega3d.modeling.generator_vega3d import VegaGenerator
+from vega3d.run_files import versions, write_json
+
+TOGETHER = 8  # videos sampled at a time
+FPS = 8
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """
+    Args:
+        seeds: one for each video.
+        num_frames: of a video.
+        size: edge of its frames [px].
+        steps: and `shift`, `solver`: of `sample_videos`.
+    """
+
+    seeds: list[int]
+    num_frames: int
+    size: int
+    steps: int
+    shift: float
+    solver: Solver
+
+
+def make_samples(
+    generator: VegaGenerator,
+    request: SampleRequest,
+    output: Path,
+    with_videos: bool,
+    name: str,
+    on_step: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """
+    Args:
+        generator: loaded from files that hold all of it.
+        request: what is made.
+        output: folder, is made.
+        with_videos: MP4 files beside the grid; for them PyAV is needed.
+        name: of the generator, for `samples.json`.
+        on_step: called with the solver's steps newly done and those of all.
+
+    Returns:
+        What is in `samples.json`.
+
+    Raises:
+        ValueError: as `sample_videos` does; for weights that are not in files.
+    """
+    if generator.files is None:
+        raise ValueError("The generator was not loaded from files: there is nothing to sample from.")
+    device, folder = generator.prompt_embeds.device, generator.files
+    transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32).to(device)
+    vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
+    prompt = padded_prompt(generator.prompt_embeds.float(), generator.config.prompt_length)
+    groups = [request.seeds[start : start + TOGETHER] for start in range(0, len(request.seeds), TOGETHER)]
+    made = []
+    for seeds in groups:
+        made += list(
+            sample_videos(
+                transformer.eval(),
+                vae.eval(),
+                prompt,
+                seeds=seeds,
+                num_frames=request.num_frames,
+                height=request.size,
+                width=request.size,
+                steps=request.steps,
+                shift=request.shift,
+                solver=request.solver,
+                on_step=None if on_step is None else lambda done: on_step(done, request.steps * len(groups)),
+            )
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    files = write_samples(output, request.seeds, made, with_videos and request.num_frames > 1)
+    facts = {"generator": name, **asdict(request), "generator_files": generator.files_hash(), "files": files}
+    facts |= {"fps": FPS, "device": device.type, "versions": versions(vega3d, torch, diffusers)}
+    write_json(output / "samples.json", facts)
+    return facts
+
+
+def write_samples(output: Path, seeds: list[int], videos: list, with_videos: bool) -> list[str]:
+    save_picture(output / "samples.png", grid_of_videos(np.stack(videos)))
+    if not with_videos:
+        return ["samples.png"]
+    from vega3d.synthetic.dataset_files import write_video  # needs PyAV, which a machine for training may lack
+
+    for seed, video in zip(seeds, videos, strict=True):
+        write_video(output / f"video-{seed}.mp4", video, FPS)
+    return ["samples.png", *(f"video-{seed}.mp4" for seed in seeds)]

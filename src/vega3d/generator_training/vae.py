@@ -1,0 +1,159 @@
+"""The VAE of the generator: its loss, the statistics of its latents, and how well it reconstructs."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+
+from vega3d.generator_training.config import STRIDE, VAEOptions
+
+GOAL = 28.0  # [dB]
+FIRST_LOG_VARIANCE = -6.0  # of the latents
+
+
+def build_vae(options: VAEOptions, seed: int) -> AutoencoderKLWan:
+    """A VAE with the strides of Wan's (4 frames, 8 px); its weights come from a seed.
+
+    Its latents start with little noise: with a standard deviation of 1, which is what zero means, the decoder first
+    learns to do without them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = AutoencoderKLWan(
+            base_dim=options.base_dim,
+            z_dim=options.z_dim,
+            dim_mult=list(options.dim_mult),
+            num_res_blocks=options.num_res_blocks,
+            latents_mean=[0.0] * options.z_dim,
+            latents_std=[1.0] * options.z_dim,
+        )
+    with torch.no_grad():
+        vae.quant_conv.bias[options.z_dim :] = FIRST_LOG_VARIANCE
+    return vae
+
+
+def decode_freely(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
+    """`vae.decode` without its clamp to [-1, 1], under which a pixel that is too bright gets no gradient.
+
+    Args:
+        vae: of Wan2.1.
+        latents: float[B, Z, t, h, w], not normalised.
+
+    Returns:
+        float[B, 3, T, H, W].
+    """
+    vae.clear_cache()
+    hidden = vae.post_quant_conv(latents)
+    chunks = []
+    for index in range(hidden.shape[2]):
+        vae._conv_idx = [0]
+        first = {"first_chunk": True} if index == 0 else {}
+        chunks.append(
+            vae.decoder(hidden[:, :, index : index + 1], feat_cache=vae._feat_map, feat_idx=vae._conv_idx, **first)
+        )
+    vae.clear_cache()
+    return torch.cat(chunks, 2)
+
+
+class VAETrainer(torch.nn.Module):
+    """The VAE as a module whose forward pass is its loss, so that several processes can share it."""
+
+    def __init__(self, vae: AutoencoderKLWan, options: VAEOptions):
+        super().__init__()
+        self.vae, self.options = vae, options
+
+    def forward(self, pixels: torch.Tensor, noise: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """
+        The absolute error of pixels and of differences between neighbours (a blurred edge costs more than a shifted
+        brightness), and the KL divergence of the latents.
+
+        Args:
+            pixels: float[B, 3, T, H, W] in [-1, 1].
+            noise: random stream of the latents.
+
+        Returns:
+            The loss, and its parts.
+        """
+        posterior = self.vae.encode(pixels).latent_dist
+        decoded = decode_freely(self.vae, posterior.sample(noise)).float()
+        error = F.l1_loss(decoded, pixels)
+        edges = edge_error(decoded, pixels)
+        mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+        loss = error + self.options.edge_weight * edges + self.options.kl_weight * divergence
+        return loss, {"pixel_error": error, "edge_error": edges, "kl": divergence}
+
+
+def edge_error(decoded: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    error = decoded - pixels
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+def psnr(decoded: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """float[B]: peak signal to noise of each clip [dB], for values in [-1, 1]."""
+    mse = (decoded.float() - pixels.float()).square().flatten(1).mean(1)
+    return 10 * torch.log10(4 / mse)
+
+
+@torch.no_grad()
+def reconstruct(vae: AutoencoderKLWan, pixels: torch.Tensor) -> torch.Tensor:
+    """float[B, 3, T, H, W] through the mean latent, clamped."""
+    return vae.decode(vae.encode(pixels).latent_dist.mean).sample
+
+
+def single_frames(pixels: torch.Tensor) -> torch.Tensor:
+    """float[B, 3, T, H, W] -> float[B * t, 3, 1, H, W]: every fourth frame as a clip of its own."""
+    return pixels[:, :, ::STRIDE].transpose(1, 2).flatten(0, 1).unsqueeze(2)
+
+
+@torch.no_grad()
+def reconstruction(vae: AutoencoderKLWan, batches: Iterable[torch.Tensor]) -> dict[str, float]:
+    """
+    Args:
+        vae: that encodes and decodes.
+        batches: float[B, 3, T, H, W] in [-1, 1] each.
+
+    Returns:
+        PSNR [dB] of whole clips (mean over clips, and the worst one) and of every fourth frame encoded alone (mean).
+    """
+    clips, frames = [], []
+    for pixels in batches:
+        clips.append(psnr(reconstruct(vae, pixels), pixels))
+        alone = single_frames(pixels)
+        frames.append(psnr(reconstruct(vae, alone), alone))
+    whole = torch.cat(clips)
+    return {
+        "psnr": whole.mean().item(),
+        "psnr_worst_clip": whole.min().item(),
+        "psnr_single_frames": torch.cat(frames).mean().item(),
+    }
+
+
+@torch.no_grad()
+def latent_statistics(vae: AutoencoderKLWan, batches: Iterable[torch.Tensor]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of the latents, over all clips, frames and places.
+
+    Raises:
+        ValueError: if a channel does not vary.
+    """
+    count, total, squares = 0, torch.tensor(0.0), torch.tensor(0.0)
+    for pixels in batches:
+        latents = vae.encode(pixels).latent_dist.mean.double().transpose(0, 1).flatten(1).cpu()  # float[Z, n]
+        count += latents.shape[1]
+        total = total + latents.sum(1)
+        squares = squares + latents.square().sum(1)
+    mean = total / count
+    spread = (squares / count - mean.square()).clamp(min=0).sqrt()
+    if not (spread > 1e-6).all():
+        raise ValueError(
+            f"Channel {int(spread.argmin())} of the latents does not vary: train the VAE longer, or lower kl_weight."
+        )
+    return [round(value, 6) for value in mean.tolist()], [round(value, 6) for value in spread.tolist()]
+
+
+def gate(figures: dict[str, float]) -> dict:
+    """Whether the VAE reconstructs well enough to train on its latents."""
+    passed = math.isfinite(figures["psnr"]) and figures["psnr"] >= GOAL
+    return {"gate": "G1", "goal_db": GOAL, "psnr_db": figures["psnr"], "passed": passed}

@@ -1,0 +1,36 @@
+"""Generators by name: a folder that `vega3d train-generator` left, or the one inside a model."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class LoadedGenerator(NamedTuple):
+    """A generator, and the notice of the model that it is part of, if there is one."""
+
+    notice: str | None
+    generator: Any
+
+
+def load_generator(model: str, device: str | None) -> LoadedGenerator:
+    """The generator of a model, or one alone, without a VLM."""
+    from vega3d.generator_training.export import is_generator, open_generator
+
+    if is_generator(Path(model)):
+        import torch
+
+        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return LoadedGenerator(None, open_generator(Path(model)).to(chosen))
+    from vega3d.hub.load import load_vega
+
+    checkpoint, _ = load_vega(model, device=device)
+    return LoadedGenerator(checkpoint.config.notice, checkpoint.generator_module)
+
+
+def trained_clips(generator) -> dict[str, int]:
+    """Frames and their size [px] that a generator was trained on, where its folder says so."""
+    facts = generator.files / "generator.json"
+    if facts.is_file():
+        told = json.loads(facts.read_text(encoding="utf-8"))
+        return {"num_frames": told["num_frames"], "size": told["size"]}
+    return {"num_frames": 17, "size": 192}

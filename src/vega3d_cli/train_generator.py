@@ -1,0 +1,93 @@
+"""`vega3d train-generator`."""
+
+import json
+import sys
+import time
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vega3d_cli.common import app, one_line_errors, parse_settings, progress, quieten
+
+
+class StageName(str, Enum):
+    vae = "vae"
+    dit = "dit"
+
+
+@app.command(
+    epilog="""Examples:
+
+    vega3d train-generator recipes/generator.yaml --stage vae
+
+    vega3d train-generator recipes/generator.yaml --stage dit --max-minutes 9
+
+    vega3d train-generator recipes/generator.yaml --stage dit --image-twin --set dit.steps=2000
+
+A run that was killed, or that ended at --max-minutes, continues when the same command is given again."""
+)
+def train_generator(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file.")],
+    stage: Annotated[StageName, typer.Option(help="The VAE, or the transformer on its latents.")],
+    image_twin: Annotated[
+        bool, typer.Option("--image-twin", help="Transformer on single frames of the same clips, as a control.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting in place of the file's.")
+    ] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="Write a checkpoint and end when so much time is gone.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The result, without the log, as one JSON object.")] = False,
+) -> None:
+    """Train a world simulator on rooms: first its VAE, then its diffusion transformer."""
+    started = time.monotonic()
+    with one_line_errors():
+        given = parse_settings(settings or [])
+        if image_twin and stage is not StageName.dit:
+            raise ValueError("--image-twin is a transformer: give --stage dit. Both share the VAE.")
+        if max_minutes is not None and not max_minutes > 0:
+            raise ValueError(f"--max-minutes is {max_minutes}, but must be above 0.")
+        quieten(as_json)
+        from vega3d.generator_training.config import read_generator_config
+        from vega3d.generator_training.run import Watch, train_dit, train_vae
+
+        read = read_generator_config(config, given)
+        with progress(f"training {stage.value}", "step") as advance:
+            watch = Watch(max_minutes, started, advance, None if as_json else tell)
+            result = train_vae(read, watch) if stage is StageName.vae else train_dit(read, image_twin, watch)
+    if result is None:  # one of several processes, and not the first
+        return
+    if as_json:
+        typer.echo(json.dumps({name: value for name, value in result.items() if name != "log"}, indent=2))
+        return
+    report(result)
+
+
+def tell(entry: dict) -> None:
+    """A line for each entry of the log, on standard error, beside the progress bar."""
+    from tqdm import tqdm
+
+    names = {"loss": "loss", "psnr": "PSNR [dB]", "clips_per_second": "clips/s", "waiting_for_clips": "waiting"}
+    names |= {f"validation_loss_{kind}": f"validation, {kind}" for kind in ("clip", "views", "frame")}
+    told = ", ".join(f"{shown} {entry[name]:.4g}" for name, shown in names.items() if name in entry)
+    tqdm.write(f"step {entry['step']} of {entry['steps']}: {told}", file=sys.stderr)
+
+
+def report(result: dict) -> None:
+    state = "finished" if result["finished"] else "paused: give the same command again to continue"
+    lines = {
+        "state": state,
+        "steps": f"{result['steps']} of {result['steps_wanted']}",
+        "parameters": f"{result['parameters']:,}",
+        "clips a second": result["clips_per_second"],
+        "PSNR of validation clips [dB]": result.get("psnr"),
+    }
+    for name, value in lines.items():
+        if value is not None:
+            typer.echo(f"{name:32} {f'{value:.4g}' if isinstance(value, float) else value}")
+    if "gate" in result:
+        told = "passed" if result["gate"]["passed"] else "FAILED"
+        typer.echo(f"{'gate G1, PSNR >= 28 dB':32} {told}")

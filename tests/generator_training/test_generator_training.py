@@ -1,0 +1,221 @@
+"""The chain at toy size: rooms -> VAE -> transformer -> files -> `VegaGenerator` -> samples."""
+
+import json
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from PIL import Image
+from toy_generators import DIT, VAE, figures_of, files_of, toy_config, train
+
+from vega3d import VegaForSpatialReasoning
+from vega3d.generator_training import Watch, generator_options, open_generator, read_prompt, sample_videos
+from vega3d.generator_training.dit import DiTTrainer, as_batch, build_dit, draw_sigmas, empty_prompt
+from vega3d.generator_training.rooms import ClipWindow, RoomStream, pixels, validation_stream
+from vega3d.generator_training.vae import (
+    build_vae,
+    decode_freely,
+    latent_statistics,
+    psnr,
+    reconstruct,
+    single_frames,
+)
+from vega3d.modeling.noise_vega3d import flow_matching_step
+from vega3d.run_files import hash_folder
+
+
+def frames_of(count, seed=0, size=32):
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=random)
+
+
+def test_the_results_say_what_was_done(simulator):
+    output, results = simulator
+    for stage, result in results.items():
+        stored = json.loads((output / "runs" / stage / "result.json").read_text())
+        assert stored == result
+        assert result["finished"] and result["steps"] == result["steps_wanted"] == result["log"][-1]["step"]
+        assert result["clips_per_second"] > 0 and {"torch", "diffusers", "python"} <= result["versions"].keys()
+        assert result["settings"]["seed"] == 0 and result["settings"]["processes"] == 1
+        for picture in ("curves.png", "samples/step-0000004.png"):
+            Image.open(output / "runs" / stage / picture).verify()
+    vae, dit, twin = results.values()
+    assert vae["gate"] == {"gate": "G1", "goal_db": 28.0, "psnr_db": vae["psnr"], "passed": False}
+    assert {"validation_loss_clip", "validation_loss_views", "validation_loss_frame"} <= dit["log"][-1].keys()
+    assert "validation_loss_0.3_frame" in twin["log"][-1] and "validation_loss_clip" not in twin["log"][-1]
+    assert dit["parameters"] == twin["parameters"] and dit["steps"] == twin["steps"]
+    assert dit["settings"]["vae_sha256"] == twin["settings"]["vae_sha256"] == hash_folder(output / "generator" / "vae")
+
+
+def test_the_trained_vae_is_what_was_measured(simulator):
+    output, results = simulator
+    vae = AutoencoderKLWan.from_pretrained(output / "generator" / "vae")
+    config = toy_config(output)
+    stream = validation_stream(config.rooms)
+    clips = pixels(stream.frames(0), torch.device("cpu"))
+    assert psnr(reconstruct(vae, clips), clips).mean().item() == pytest.approx(results["vae"]["psnr"], abs=1e-4)
+    train_rooms = RoomStream(config.rooms)
+    last = [pixels(train_rooms.frames(number), torch.device("cpu")) for number in (1,)]
+    mean, spread = latent_statistics(vae, last)
+    # The statistics were taken before the weights were rounded to bfloat16.
+    assert np.allclose(mean, vae.config.latents_mean, atol=0.02 * max(spread))
+    assert np.allclose(spread, vae.config.latents_std, rtol=0.05)
+    assert vae.config.scale_factor_temporal == 4 and len(vae.config.dim_mult) == 4
+
+
+@pytest.mark.parametrize("name", ["generator", "image-twin"])
+@pytest.mark.parametrize(("mode", "t"), [("frame", 5), ("views", 5), ("clip", 2)])
+def test_the_generator_is_read(simulator, name, mode, t):
+    generator = open_generator(simulator[0] / name, block=1, clip_mode=mode)
+    (hidden,) = generator.encode([frames_of(5)])
+    assert hidden.shape == (t, 2, 2, DIT["num_attention_heads"] * DIT["attention_head_dim"])
+    assert hidden.isfinite().all()
+    random = generator.variant(family="random")
+    assert not torch.equal(random.encode([frames_of(5)])[0], hidden)
+    assert generator.variant(family="vae").encode([frames_of(5)])[0].shape == (t, 2, 2, 4 * VAE["z_dim"])
+
+
+def test_a_model_is_assembled_over_it(simulator, backbones):
+    folder = simulator[0] / "generator"
+    options = generator_options(folder)
+    model = VegaForSpatialReasoning.from_backbones(backbones[0], folder, block=1, **options)
+    alone = open_generator(folder, block=1)
+    assert torch.equal(model.generator_module.prompt_embeds, read_prompt(folder))
+    assert model.generator_module.config.prompt_length == DIT["prompt_tokens"]
+    clip = frames_of(3)
+    assert torch.equal(model.generator_module.encode([clip])[0], alone.encode([clip])[0])
+
+
+def test_the_noise_is_that_which_is_read(simulator):
+    """The features at a noise level are those of the pass whose error training lowers."""
+    # Training takes 1000 sigma for the time, reading the integer below it: where they meet, the passes are the same.
+    levels = (flow_matching_step(timestep, 5.0) for timestep in range(200, 800))
+    level = min(levels, key=lambda level: abs(1000 * level.sigma - level.step))
+    generator = open_generator(simulator[0] / "generator", block=-1, clip_mode="clip", timestep=level.step)
+    assert generator.level == level
+    transformer = WanTransformer3DModel.from_pretrained(simulator[0] / "generator" / "transformer")
+    seen = {}
+    transformer.blocks[-1].register_forward_hook(lambda block, inputs, output: seen.update(hidden=output))
+    trainer = DiTTrainer(transformer, toy_config(simulator[0]).dit)
+    clip = frames_of(5)
+    latents = generator._latents(clip).transpose(0, 1)[None]
+    sigma = generator.level.sigma
+    noise = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        trainer(latents, noise, torch.tensor([sigma]))
+    epsilon = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
+    hidden = generator.encode([clip], noise=[epsilon[0].transpose(0, 1)])[0]
+    torch.testing.assert_close(seen["hidden"].view_as(hidden), hidden, atol=2e-3, rtol=0)
+
+
+def test_the_target_is_noise_minus_latents():
+    """At sigma 1 the input is the noise alone, so a transformer that returns its input errs by the latents."""
+
+    class Same(torch.nn.Module):
+        def forward(self, hidden_states, timestep, encoder_hidden_states, return_dict):
+            self.timestep = timestep
+            return (hidden_states,)
+
+    options = toy_config("x").dit
+    trainer = DiTTrainer(Same(), options)
+    latents = torch.randn(3, 4, 2, 4, 4)
+    errors, _ = trainer(latents, torch.Generator().manual_seed(0), torch.ones(3))
+    torch.testing.assert_close(errors, latents.square().flatten(1).mean(1))
+    assert trainer.transformer.timestep.tolist() == [1000.0] * 3
+
+
+def test_noise_levels_lie_in_the_middle():
+    random = torch.Generator().manual_seed(0)
+    for shift, median in ((1.0, 0.5), (2.0, 2 / 3), (5.0, 5 / 6)):
+        sigmas = draw_sigmas(toy_config("x", dit={"shift": shift}).dit, 4000, random)
+        assert sigmas.min() > 0 and sigmas.max() < 1
+        assert sigmas.median().item() == pytest.approx(median, abs=0.02)
+
+
+def test_a_batch_of_frames_has_the_tokens_of_its_clips():
+    latents = torch.randn(2, 4, 3, 4, 4)
+    frames = as_batch(latents, "frame")
+    assert frames.shape == (6, 4, 1, 4, 4)
+    assert torch.equal(frames[4, :, 0], latents[1, :, 1])
+    assert torch.equal(as_batch(latents, "views"), latents)
+    clip = torch.arange(9.0).view(1, 1, 9, 1, 1).expand(1, 3, 9, 16, 16)
+    assert single_frames(clip)[:, 0, 0, 0, 0].tolist() == [0, 4, 8]
+
+
+def test_training_decodes_without_a_clamp():
+    vae = build_vae(toy_config("x").vae, seed=0)
+    latents = torch.randn(1, 4, 2, 4, 4)
+    free, clamped = decode_freely(vae, latents), vae.decode(latents).sample
+    torch.testing.assert_close(free.clamp(-1, 1), clamped)
+    vae.decoder.conv_out.bias.data.fill_(3.0)
+    assert decode_freely(vae, latents).min() > 1.5
+
+
+def test_the_window_moves_on_and_depends_on_the_step_alone():
+    options = toy_config("x", dit={"first_clips": 4, "window": 9, "new_clips": 1.5, "batch_size": 4}).dit
+    asked = []
+
+    def load(number):
+        asked.append(number)
+        return torch.arange(3) + 10 * number
+
+    def window():
+        return ClipWindow(options, walks=3, seed=0, load=load)
+
+    going = window()
+    drawn = [going.batch(step) for step in range(12)]
+    assert asked == list(range(7))  # each room once, in order: 4 + 1.5 * 11 clips in rooms of 3
+    for values, clips in drawn:
+        assert values.tolist() == [10 * clip.room + clip.walk for clip in clips]
+        assert len(set(clips)) == 4
+    assert {clip.room for clip in drawn[-1][1]} <= {4, 5, 6}
+    assert window().batch(11)[1] == drawn[11][1] and asked[7:] == [4, 5, 6]
+    assert drawn[10][1] != drawn[11][1]
+
+
+def test_rooms_come_in_any_order():
+    options = toy_config("x", rooms={"workers": 1}).rooms
+    with closing(RoomStream(options)) as stream:
+        for number in (3, 4, 1):
+            here = RoomStream(toy_config("x").rooms).frames(number)
+            assert here.shape == (3, 5, 32, 32, 3) and torch.equal(stream.frames(number), here)
+
+
+def test_samples_depend_on_their_seed_alone(simulator):
+    folder = simulator[0] / "generator"
+    vae = AutoencoderKLWan.from_pretrained(folder / "vae")
+    transformer = build_dit(toy_config("x").dit, VAE["z_dim"], seed=0)
+    prompt = empty_prompt(toy_config("x").dit)
+    size = {"num_frames": 5, "height": 32, "width": 48, "steps": 3}
+    both = sample_videos(transformer, vae, prompt, seeds=[4, 5], **size)
+    assert both.shape == (2, 5, 32, 48, 3) and both.dtype == np.uint8
+    alone = sample_videos(transformer, vae, prompt, seeds=[5], **size)
+    assert np.abs(both[1].astype(int) - alone[0]).max() <= 1
+    assert not np.array_equal(both[0], both[1])
+    euler = sample_videos(transformer, vae, prompt, seeds=[5], solver="euler", **size)
+    assert euler.shape == alone.shape and not np.array_equal(euler, alone)
+    with pytest.raises(ValueError, match="num_frames is 6"):
+        sample_videos(transformer, vae, prompt, seeds=[5], **{**size, "num_frames": 6})
+
+
+def test_a_run_that_pauses_continues_exactly(simulator, tmp_path):
+    output, results = simulator
+    paused = train("vae", tmp_path, Watch(max_minutes=1e-6))
+    assert not paused["finished"] and paused["steps"] == 2
+    assert not (tmp_path / "generator").exists()
+    done = train("vae", tmp_path)
+    assert done["continued_from"] == "checkpoint-2"
+    assert figures_of(done) == figures_of(results["vae"])
+    assert files_of(tmp_path / "generator") == {
+        name: data for name, data in files_of(output / "generator").items() if name.startswith("vae")
+    }
+
+
+def test_a_finished_run_is_not_trained_again(simulator):
+    output, results = simulator
+    before = files_of(output)
+    again = train("generator", output)
+    assert again["continued_from"] == "checkpoint-10" and again["log"] == results["generator"]["log"]
+    assert files_of(output) == before
