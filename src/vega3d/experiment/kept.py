@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from vega3d.experiment.loop import Deadline, check_identity, save_tensors
+from vega3d.run_files import write_json
 from vega3d.synthetic.resumable import write_whole
-from vega3d.training.checkpoints import write_json
 
 PART = 512  # visuals in a file
 AT_A_TIME = 16  # visuals computed together

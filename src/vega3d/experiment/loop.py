@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vega3d.run_files import write_json
 from vega3d.synthetic.resumable import write_whole
-from vega3d.training.checkpoints import write_json
 
 STATE, TRAINED, RESULT = "state.safetensors", "trained.safetensors", "training.json"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")

@@ -31,7 +31,8 @@ from vega3d.experiment.tokens import generator_states, make_stream, semantic_tok
 from vega3d.experiment.vlm import VLMRecipe, write_vlm
 from vega3d.hub.assemble import make_processor
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.training.checkpoints import load_trained, write_json
+from vega3d.run_files import write_json
+from vega3d.training.checkpoints import load_trained
 from vega3d.training.parts import part_of
 
 RECORDS_AT_A_TIME = 2048
