@@ -1,6 +1,7 @@
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads cost more than they bring
 
 from collections.abc import Callable
 from functools import partial

@@ -1,6 +1,7 @@
 """`vega3d train-generator`, `vega3d sample`, and `vega3d analyze` on the folder of a generator."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -14,11 +15,10 @@ from vega3d_cli import app
 
 @pytest.fixture
 def recipe(simulator, tmp_path):
-    """The recipe of the toy simulator, whose runs are finished."""
+    """The recipe of a copy of the toy simulator, whose runs are finished: a command writes its result anew."""
+    output = shutil.copytree(simulator[0], tmp_path / "simulator")
     file = tmp_path / "toy.yaml"
-    file.write_text(
-        yaml.safe_dump({"output": str(simulator[0]), "device": "cpu", "rooms": ROOMS, "vae": VAE, "dit": DIT})
-    )
+    file.write_text(yaml.safe_dump({"output": str(output), "device": "cpu", "rooms": ROOMS, "vae": VAE, "dit": DIT}))
     return file
 
 
