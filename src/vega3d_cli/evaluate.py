@@ -108,8 +108,8 @@ def compare(
             compare_files,
             comparison_values,
             format_comparison,
-            write_json,
         )
+        from vega3d.run_files import write_json
 
         check_output(output)
         differences = compare_files(first, second, scoring, paired_seeds=paired_seeds)

@@ -1,7 +1,6 @@
 """Result files: reading and writing them, their summary, and the tables that are printed."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -52,20 +51,6 @@ def check_output(output: Path | None) -> None:
         raise ValueError(f"{output} is a folder. Give a file for the result, such as {output / 'result.json'}.")
     if not output.absolute().parent.is_dir():
         raise ValueError(f"There is no folder {output.absolute().parent} to write {output.name} into.")
-
-
-def write_json(path: Path, values: Mapping) -> None:
-    """Writes a whole file or nothing: under a temporary name, then renamed."""
-    partial = path.with_name(f"{path.name}.writing-{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def read_result(path: str | Path) -> dict:
