@@ -5,7 +5,7 @@ import sys
 import time
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from vega3d_cli.common import app, one_line_errors, parse_settings, progress, qu
 
 
 class StageName(str, Enum):
+    rooms = "rooms"
     vae = "vae"
     dit = "dit"
 
@@ -22,6 +23,8 @@ class StageName(str, Enum):
 
     vega3d train-generator recipes/generator.yaml --stage vae
 
+    vega3d train-generator recipes/generator.yaml --stage rooms   # beforehand or beside, if rendering is slow
+
     vega3d train-generator recipes/generator.yaml --stage dit --max-minutes 9
 
     vega3d train-generator recipes/generator.yaml --stage dit --image-twin --set dit.steps=2000
@@ -30,7 +33,7 @@ A run that was killed, or that ended at --max-minutes, continues when the same c
 )
 def train_generator(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file.")],
-    stage: Annotated[StageName, typer.Option(help="The VAE, or the transformer on its latents.")],
+    stage: Annotated[StageName, typer.Option(help="The VAE, the transformer on its latents, or rooms for both.")],
     image_twin: Annotated[
         bool, typer.Option("--image-twin", help="Transformer on single frames of the same clips, as a control.")
     ] = False,
@@ -52,12 +55,18 @@ def train_generator(
             raise ValueError(f"--max-minutes is {max_minutes}, but must be above 0.")
         quieten(as_json)
         from vega3d.generator_training.config import read_generator_config
-        from vega3d.generator_training.run import Watch, train_dit, train_vae
+        from vega3d.generator_training.run import Watch, make_rooms, train_dit, train_vae
 
         read = read_generator_config(config, given)
-        with progress(f"training {stage.value}", "step") as advance:
+        title, unit = ("making rooms", "room") if stage is StageName.rooms else (f"training {stage.value}", "step")
+        with progress(title, unit) as advance:
             watch = Watch(max_minutes, started, advance, None if as_json else tell)
-            result = train_vae(read, watch) if stage is StageName.vae else train_dit(read, image_twin, watch)
+            if stage is StageName.rooms:
+                result: dict[str, Any] | None = make_rooms(read, watch)
+            elif stage is StageName.vae:
+                result = train_vae(read, watch)
+            else:
+                result = train_dit(read, image_twin, watch)
     if result is None:  # one of several processes, and not the first
         return
     if as_json:
@@ -78,10 +87,12 @@ def tell(entry: dict) -> None:
 
 def report(result: dict) -> None:
     state = "finished" if result["finished"] else "paused: give the same command again to continue"
+    unit = "rooms" if "rooms" in result else "steps"
+    parameters = result.get("parameters")
     lines = {
         "state": state,
-        "steps": f"{result['steps']} of {result['steps_wanted']}",
-        "parameters": f"{result['parameters']:,}",
+        unit: f"{result[unit]} of {result[f'{unit}_wanted']}",
+        "parameters": None if parameters is None else f"{parameters:,}",
         "clips a second": result["clips_per_second"],
         "PSNR of validation clips [dB]": result.get("psnr"),
     }

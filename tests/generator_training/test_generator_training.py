@@ -1,6 +1,7 @@
 """The chain at toy size: rooms -> VAE -> transformer -> files -> `VegaGenerator` -> samples."""
 
 import json
+import shutil
 from contextlib import closing
 
 import numpy as np
@@ -14,14 +15,15 @@ from vega3d import VegaForSpatialReasoning
 from vega3d.generator_training import Watch, generator_options, open_generator, read_prompt, sample_videos
 from vega3d.generator_training.dit import DiTTrainer, as_batch, build_dit, draw_sigmas, empty_prompt
 from vega3d.generator_training.rooms import ClipWindow, RoomStream, pixels, validation_stream
+from vega3d.generator_training.run import make_rooms
 from vega3d.generator_training.vae import (
     build_vae,
-    decode_freely,
     latent_statistics,
     psnr,
     reconstruct,
     single_frames,
 )
+from vega3d.generator_training.whole_clip import WholeClips
 from vega3d.modeling.noise_vega3d import flow_matching_step
 from vega3d.run_files import hash_folder
 
@@ -102,10 +104,9 @@ def test_the_noise_is_that_which_is_read(simulator):
     clip = frames_of(5)
     latents = generator._latents(clip).transpose(0, 1)[None]
     sigma = generator.level.sigma
-    noise = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        trainer(latents, noise, torch.tensor([sigma]))
     epsilon = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        trainer(latents, epsilon, torch.tensor([sigma]))
     hidden = generator.encode([clip], noise=[epsilon[0].transpose(0, 1)])[0]
     torch.testing.assert_close(seen["hidden"].view_as(hidden), hidden, atol=2e-3, rtol=0)
 
@@ -121,7 +122,7 @@ def test_the_target_is_noise_minus_latents():
     options = toy_config("x").dit
     trainer = DiTTrainer(Same(), options)
     latents = torch.randn(3, 4, 2, 4, 4)
-    errors, _ = trainer(latents, torch.Generator().manual_seed(0), torch.ones(3))
+    errors = trainer.errors(latents, torch.randn(latents.shape), torch.ones(3))
     torch.testing.assert_close(errors, latents.square().flatten(1).mean(1))
     assert trainer.transformer.timestep.tolist() == [1000.0] * 3
 
@@ -144,13 +145,40 @@ def test_a_batch_of_frames_has_the_tokens_of_its_clips():
     assert single_frames(clip)[:, 0, 0, 0, 0].tolist() == [0, 4, 8]
 
 
-def test_training_decodes_without_a_clamp():
-    vae = build_vae(toy_config("x").vae, seed=0)
-    latents = torch.randn(1, 4, 2, 4, 4)
-    free, clamped = decode_freely(vae, latents), vae.decode(latents).sample
-    torch.testing.assert_close(free.clamp(-1, 1), clamped)
-    vae.decoder.conv_out.bias.data.fill_(3.0)
-    assert decode_freely(vae, latents).min() > 1.5
+@pytest.mark.parametrize("frames", [1, 5, 13])
+@pytest.mark.parametrize("compile", [False, True])
+def test_whole_clips_are_what_diffusers_encodes_and_decodes(frames, compile):
+    """With gradients, and beyond the clamp of `decode`."""
+    vae = build_vae(toy_config("x", vae={"dim_mult": [1, 2, 2, 3]}).vae, seed=0).double()
+    random = torch.Generator().manual_seed(0)
+    for parameter in vae.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=random)
+    vae.decoder.conv_out.weight.data *= 5
+    whole_clips = WholeClips(vae, compile)
+    clip = torch.rand(2, 3, frames, 32, 48, generator=random).double() * 2 - 1
+    latents = torch.randn(2, VAE["z_dim"], 1 + frames // 4, 4, 6, generator=random).double()
+
+    def gradients(encoded, decoded):
+        vae.zero_grad()
+        (encoded.square().mean() + decoded.square().mean()).backward()
+        return {name: one.grad.clone() for name, one in vae.named_parameters() if one.grad is not None}
+
+    expected = vae.encode(clip).latent_dist.parameters, vae.decode(latents).sample
+    encoded, decoded = whole_clips.encode(clip), whole_clips.decode(latents)
+    torch.testing.assert_close(encoded, expected[0])
+    # diffusers enlarges images in float32.
+    torch.testing.assert_close(decoded.clamp(-1, 1), expected[1], rtol=1e-4, atol=1e-4)
+    assert decoded.abs().max() > 1.01 > expected[1].abs().max()
+    theirs, ours = gradients(*expected), gradients(encoded, decoded.clamp(-1, 1))
+    assert ours.keys() == theirs.keys()
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_vaes_of_other_architectures_are_refused():
+    vae = AutoencoderKLWan(base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, patch_size=2)
+    with pytest.raises(ValueError, match="residual shortcuts"):
+        WholeClips(vae)
 
 
 def test_the_window_moves_on_and_depends_on_the_step_alone():
@@ -219,3 +247,28 @@ def test_a_finished_run_is_not_trained_again(simulator):
     again = train("generator", output)
     assert again["continued_from"] == "checkpoint-10" and again["log"] == results["generator"]["log"]
     assert files_of(output) == before
+
+
+def test_rooms_made_beforehand_change_nothing(simulator, tmp_path):
+    """Frames from files train the same VAE; a run that is cut short goes on."""
+    config = toy_config(tmp_path)
+    short = make_rooms(config, Watch(max_minutes=1e-9))
+    assert (short["finished"], short["rooms"]) == (False, 0)
+    told = []
+    result = make_rooms(config, Watch(on_step=lambda done, rooms: told.append(rooms)))
+    # 3 clips, then half a clip for each of 9 further steps, 3 clips a room; and one room for validation
+    assert result["finished"] and result["rooms"] == len(told) == 4
+    files = sorted((tmp_path / "frames").rglob("*.npy"))
+    assert len(files) == 4
+    before = [file.stat().st_mtime_ns for file in files]
+    make_rooms(config)
+    assert [file.stat().st_mtime_ns for file in files] == before
+    train("vae", tmp_path)
+    same = files_of(tmp_path / "generator" / "vae")
+    assert same and same == files_of(simulator[0] / "generator" / "vae")
+    changed = tmp_path / "changed"
+    shutil.copytree(tmp_path / "frames", changed / "frames")
+    for file in (changed / "frames").glob("train-*/*.npy"):
+        np.save(file, 255 - np.load(file))
+    train("vae", changed)
+    assert files_of(changed / "generator" / "vae") != same

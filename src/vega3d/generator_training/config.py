@@ -13,7 +13,14 @@ from vega3d.config_files import checked, read_mapping, refuse_unknown
 BatchKind = Literal["clip", "views", "frame"]
 KINDS: tuple[BatchKind, ...] = ("clip", "views", "frame")
 STRIDE, CELL = 4, 16  # frames of a latent; edge of a token [px]
-WITHOUT_EFFECT = ("workers", "save_steps", "save_minutes", "logging_steps", "compile")  # on what is computed
+WITHOUT_EFFECT = (
+    "workers",
+    "save_steps",
+    "save_minutes",
+    "logging_steps",
+    "compile",
+    "cuda_graphs",
+)  # on what is computed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +77,8 @@ class StageOptions:
         new_clips: made for each step after it, on average, so that a clip is seen `batch_size / new_clips` times.
         window: newest clips from which batches are drawn.
         precision: "auto" is bfloat16 (autocast, weights in float32) on a GPU.
-        compile: the blocks of the transformer (takes a minute); for the VAE it has no effect.
+        compile: the blocks of the transformer, the norms of the VAE; takes half a minute.
+        cuda_graphs: on one GPU, loss and gradients of a step are one launch.
         logging_steps: also when the clock is looked at.
         validation_steps: how often validated and pictured; at the end too.
         save_steps: steps between checkpoints, a multiple of `logging_steps`.
@@ -89,6 +97,7 @@ class StageOptions:
     window: int = 1024
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
+    cuda_graphs: bool = True
     logging_steps: int = 10
     validation_steps: int = 1000
     save_steps: int = 1000

@@ -70,37 +70,39 @@ class DiTTrainer(torch.nn.Module):
         self.prompt: torch.Tensor
         self.register_buffer("prompt", empty_prompt(options), persistent=False)
 
-    def forward(
-        self, latents: torch.Tensor, noise: torch.Generator, sigmas: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def errors(self, latents: torch.Tensor, epsilon: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
         """
         Args:
             latents: float32[B, Z, t, h, w], normalised.
-            noise: random stream of noise and noise levels.
-            sigmas: float[B]; drawn if None.
+            epsilon: noise, of the same shape.
+            sigmas: float[B].
 
         Returns:
-            float[B]: mean squared error of each; and float[B]: its sigma.
+            float[B]: mean squared error of each.
         """
-        batch = latents.shape[0]
-        sigmas = draw_sigmas(self.options, batch, noise) if sigmas is None else sigmas
-        epsilon = torch.randn(latents.shape, generator=noise, device=latents.device)
         noisy = add_noise(latents, epsilon, sigmas.view(-1, 1, 1, 1, 1))
         predicted = self.transformer(
             hidden_states=noisy,
             timestep=sigmas * NUM_TRAIN_TIMESTEPS,
-            encoder_hidden_states=self.prompt.expand(batch, -1, -1),
+            encoder_hidden_states=self.prompt.expand(len(latents), -1, -1),
             return_dict=False,
         )[0]
-        error = F.mse_loss(predicted.float(), epsilon - latents, reduction="none")
-        return error.flatten(1).mean(1), sigmas
+        return F.mse_loss(predicted.float(), epsilon - latents, reduction="none").flatten(1).mean(1)
+
+    def forward(
+        self, latents: torch.Tensor, epsilon: torch.Tensor, sigmas: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss, and sums by level of noise; arguments as for `errors`."""
+        errors = self.errors(latents, epsilon, sigmas)
+        total, count = by_level(errors, sigmas)
+        return errors.mean(), {"level_total": total, "level_count": count}
 
 
 def by_level(errors: torch.Tensor, sigmas: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """float[LEVELS]: sum of the errors of each level, and how many there are."""
     level = (sigmas * LEVELS).long().clamp(max=LEVELS - 1)
-    zeros = torch.zeros(LEVELS, device=errors.device)
-    return zeros.index_add(0, level, errors.detach()), zeros.index_add(0, level, torch.ones_like(errors))
+    levels = F.one_hot(level, LEVELS).float()  # float[B, LEVELS]
+    return errors.detach() @ levels, levels.sum(0)
 
 
 @torch.no_grad()
@@ -120,7 +122,8 @@ def validation_losses(
         errors = []
         for number, latents in enumerate(batches):
             noise = torch.Generator(latents.device).manual_seed(seed * 1_000_003 + number)
+            epsilon = torch.randn(latents.shape, generator=noise, device=latents.device)
             level = torch.full((len(latents),), sigma, device=latents.device)
-            errors.append(trainer(latents, noise, level)[0])
+            errors.append(trainer.errors(latents, epsilon, level))
         losses[f"validation_loss_{sigma}"] = torch.cat(errors).mean().item()
     return {"validation_loss": sum(losses.values()) / len(losses), **losses}

@@ -4,9 +4,6 @@ Both stages that read them, the video generator and its image twin, see the same
 the same machine reads what it wrote. A file that is missing is made again.
 """
 
-import hashlib
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -15,12 +12,13 @@ from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vega3d.generator_training.rooms import RoomStream, pixels
+from vega3d.generator_training.graphs import graphed
+from vega3d.generator_training.rooms import FrameFiles, pixels, shaping_key
 from vega3d.generator_training.vae import single_frames
+from vega3d.generator_training.whole_clip import WholeClips
 
 CLIP, FRAMES = 0, 1  # places of the two encodings
-BATCH = 8  # clips encoded together
-SHAPING = ("size", "num_frames", "renderer", "quality")  # options that the latents depend on
+BATCH = 16  # clips encoded together
 
 
 class LatentEncoder:
@@ -31,13 +29,13 @@ class LatentEncoder:
     """
 
     def __init__(self, vae: AutoencoderKLWan, accelerator: Accelerator):
-        self.vae, self.accelerator = vae, accelerator
+        self.whole_clips, self.z_dim, self.accelerator = WholeClips(vae), vae.config.z_dim, accelerator
         statistics = (vae.config.latents_mean, vae.config.latents_std)
         self.mean, self.spread = (
             torch.tensor(values, device=accelerator.device).view(1, -1, 1, 1, 1) for values in statistics
         )
+        self._both = graphed(self._encode, accelerator.device)
 
-    @torch.no_grad()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """
         Args:
@@ -46,32 +44,34 @@ class LatentEncoder:
         Returns:
             bfloat16[B, 2, Z, t, h, w], normalised: latents of the clip, and of every fourth frame encoded alone.
         """
-        parts = []
-        for part in frames.split(BATCH):
-            clip = pixels(part, self.accelerator.device)
-            with self.accelerator.autocast():
-                whole = self._normalised(clip)  # float[B, Z, t, h, w]
-                alone = self._normalised(single_frames(clip)).squeeze(2)  # float[B * t, Z, h, w]
-            alone = alone.unflatten(0, (len(part), -1)).transpose(1, 2)
-            parts.append(torch.stack([whole, alone], 1).to(torch.bfloat16))
-        return torch.cat(parts)
+        device = self.accelerator.device
+        return torch.cat([self._both(pixels(part, device)).to(torch.bfloat16) for part in frames.split(BATCH)])
+
+    @torch.no_grad()
+    def _encode(self, clip: torch.Tensor) -> torch.Tensor:
+        """float[B, 3, T, H, W] -> float[B, 2, Z, t, h, w]."""
+        with self.accelerator.autocast():
+            whole = self._normalised(clip)  # float[B, Z, t, h, w]
+            alone = self._normalised(single_frames(clip)).squeeze(2)  # float[B * t, Z, h, w]
+        return torch.stack([whole, alone.unflatten(0, (len(clip), -1)).transpose(1, 2)], 1)
 
     def _normalised(self, clip: torch.Tensor) -> torch.Tensor:
-        return (self.vae.encode(clip).latent_dist.mean.float() - self.mean) / self.spread
+        mean = self.whole_clips.encode(clip)[:, : self.z_dim]
+        return (mean.float() - self.mean) / self.spread
 
 
 class LatentStore:
     """
     Args:
         folder: for the files; latents of other VAEs and rooms lie beside each other.
-        stream: of the rooms.
+        rooms: whose frames are encoded.
         encoder: with the trained VAE.
         vae_hash: of the VAE's files.
     """
 
-    def __init__(self, folder: Path, stream: RoomStream, encoder: LatentEncoder, vae_hash: str):
-        self.stream, self.encoder = stream, encoder
-        self.folder = folder / f"{stream.split}-{latents_key(stream, vae_hash)}"
+    def __init__(self, folder: Path, rooms: FrameFiles, encoder: LatentEncoder, vae_hash: str):
+        self.rooms, self.encoder = rooms, encoder
+        self.folder = folder / f"{rooms.stream.split}-{shaping_key(rooms.stream, vae_hash)}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def room(self, number: int) -> torch.Tensor:
@@ -81,15 +81,8 @@ class LatentStore:
         try:
             return load_file(path)["latents"].to(device)
         except (OSError, SafetensorError, KeyError):
-            latents = self.encoder.encode(self.stream.frames(number))
+            latents = self.encoder.encode(self.rooms.frames(number))
         partial = path.with_name(f".{path.name}.writing")
         save_file({"latents": latents.cpu().contiguous()}, partial)
         partial.replace(path)
         return latents
-
-
-def latents_key(stream: RoomStream, vae_hash: str) -> str:
-    """By which latents of these rooms by this VAE are known."""
-    shaping = {name: value for name, value in asdict(stream.options).items() if name in SHAPING}
-    text = json.dumps([vae_hash, stream.split, stream.walks, shaping], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

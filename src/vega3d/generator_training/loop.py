@@ -16,29 +16,26 @@ from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
 from vega3d.generator_training.config import StageOptions
+from vega3d.generator_training.graphs import graphed
 from vega3d.generator_training.rooms import ClipId
 from vega3d.generator_training.state import gather, restore, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
 
-class StepResult(NamedTuple):
+class StepInputs(NamedTuple):
     """
     Args:
-        loss: float[], with gradient.
-        clips: that the loss is of.
-        sums: float[n], added up until they are logged.
-        waited: for clips [s].
+        tensors: arguments of the module.
+        clips: that they are of.
     """
 
-    loss: torch.Tensor
+    tensors: tuple[torch.Tensor, ...]
     clips: list[ClipId]
-    sums: dict[str, torch.Tensor]
-    waited: float
 
 
 class Stage(Protocol):
-    """What is trained: `module` holds the weights; the loop gives it back, wrapped, as `wrapped`."""
+    """What is trained: `module` holds the weights, and gives the loss of a step and tensors float[n] to add up."""
 
     @property
     def options(self) -> StageOptions: ...
@@ -46,8 +43,8 @@ class Stage(Protocol):
     @property
     def module(self) -> nn.Module: ...
 
-    def step(self, wrapped: nn.Module, step: int) -> StepResult:
-        """The loss of a step, counted from 0; the same for the same step and weights."""
+    def inputs(self, step: int) -> StepInputs:
+        """What the module is given in a step, counted from 0; the same for the same step."""
         ...
 
     def figures(self, sums: dict[str, torch.Tensor], steps: int) -> dict[str, float]:
@@ -74,6 +71,20 @@ class Pending(NamedTuple):
                     f"The {what} is {value.item()} in step {self.step + 1}, on {told}. Training stops; look at these "
                     "clips, or lower the learning rate. The last checkpoint is of an earlier step."
                 )
+
+
+class Gradients(NamedTuple):
+    """To be used before the next step, which may overwrite it.
+
+    Args:
+        loss: float[].
+        sums: float[n], added up until they are logged.
+        of: each parameter; None where it had no part.
+    """
+
+    loss: torch.Tensor
+    sums: dict[str, torch.Tensor]
+    of: list[torch.Tensor | None]
 
 
 def weight_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -108,7 +119,8 @@ class Loop:
         self.stage, self.accelerator, self.folder, self.options = stage, accelerator, folder, options
         self.on_step, self.on_log = on_step or (lambda done, steps: None), on_log or (lambda entry: None)
         groups = weight_groups(stage.module, options.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.99))
+        on_gpu = accelerator.device.type == "cuda"
+        optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.99), fused=on_gpu)
         self.wrapped, self.optimizer = accelerator.prepare(stage.module, optimizer)
         # Not prepared: accelerate would step it once for each process.
         self.schedule = get_cosine_schedule_with_warmup(
@@ -117,6 +129,10 @@ class Loop:
         self.average = EMAModel(
             stage.module.parameters(), decay=options.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
         )
+        self.parameters = list(stage.module.parameters())
+        self.gradients: Callable[..., Gradients] = self._gradients
+        if on_gpu and options.cuda_graphs and accelerator.num_processes == 1:
+            self.gradients = graphed(self._gradients, accelerator.device)
         self.step, self.log, self.seconds = 0, [], 0.0  # type: int, list[dict[str, Any]], float
         self.saved_at: int | None = None
         self._pending: Pending | None = None
@@ -159,23 +175,32 @@ class Loop:
                 return False
         return True
 
+    def _gradients(self, *inputs: torch.Tensor) -> "Gradients":
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss, sums = self.wrapped(*inputs)
+        self.accelerator.backward(loss)
+        sums = {name: value.detach() for name, value in sums.items()}
+        return Gradients(loss.detach(), sums, [parameter.grad for parameter in self.parameters])
+
     def _one_step(self) -> None:
-        result = self.stage.step(self.wrapped, self.step)
-        self.accelerator.backward(result.loss)
-        norm = self.accelerator.clip_grad_norm_(self.stage.module.parameters(), self.options.max_grad_norm)
+        began = time.monotonic()
+        inputs = self.stage.inputs(self.step)
+        self._waited += time.monotonic() - began
+        loss, sums, gradients = self.gradients(*inputs.tensors)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        norm = self.accelerator.clip_grad_norm_(self.parameters, self.options.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()
-        self.optimizer.zero_grad()
-        self.average.step(self.stage.module.parameters())
+        self.average.step(self.parameters)
         # The step before is looked at, so that the card need not wait for the answer.
         if self._pending is not None:
             self._pending.check()
-        self._pending = Pending(self.step, result.clips, result.loss.detach(), norm.detach())
-        sums = {"loss": result.loss.detach(), "gradient_norm": norm.detach(), **result.sums}
-        for name, value in sums.items():
+        self._pending = Pending(self.step, inputs.clips, loss.clone(), norm.detach())
+        for name, value in {"loss": loss, "gradient_norm": norm.detach(), **sums}.items():
             self._sums[name] = self._sums[name] + value
         self._steps += 1
-        self._waited += result.waited
         self.step += 1
         self.on_step(1, self.options.steps)
 
@@ -201,7 +226,7 @@ class Loop:
             "waiting_for_clips": self._waited / taken,
         }
         if is_last or self.step % self.options.validation_steps < self._steps:
-            with self.averaged(), torch.no_grad():
+            with self.averaged(), torch.no_grad(), self.accelerator.autocast():
                 entry |= self.stage.validate(self.step, self.folder / "samples")
         self.log.append(entry)
         self.on_log({"steps": self.options.steps, **entry})
@@ -210,14 +235,13 @@ class Loop:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The moving average in place of the weights."""
-        parameters = list(self.stage.module.parameters())
-        self.average.store(parameters)
-        self.average.copy_to(parameters)
+        self.average.store(self.parameters)
+        self.average.copy_to(self.parameters)
         self.wrapped.eval()
         try:
             yield
         finally:
-            self.average.restore(parameters)
+            self.average.restore(self.parameters)
             self.wrapped.train()
 
     def _agreed(self, here: bool) -> bool:

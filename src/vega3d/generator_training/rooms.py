@@ -4,16 +4,23 @@ Which clips a step sees depends on nothing but the step, the seed and the option
 window of a step is made anew from the numbers of its rooms.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Generator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from vega3d.generator_training.config import RoomOptions, StageOptions
+from vega3d.synthetic.resumable import write_whole
 from vega3d.synthetic.stream import RoomJob, StreamedClip, stream_clips
 
+SHAPING = ("size", "num_frames", "renderer", "quality")  # options that frames depend on
 RANK_STRIDE = 1 << 20  # rooms of one process, so that several processes see other rooms
 
 
@@ -68,6 +75,49 @@ class RoomStream:
         self._clips = None
 
 
+class FrameFiles:
+    """Frames of rooms in files, a room each, for those that were made beforehand; all others are made when asked for.
+
+    Args:
+        folder: for the files; those of other options lie beside each other.
+        stream: of the rooms.
+    """
+
+    def __init__(self, folder: Path, stream: RoomStream):
+        self.stream = stream
+        self.folder = folder / f"{stream.split}-{shaping_key(stream)}"
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"room-{number:010d}.npy"
+
+    def frames(self, number: int) -> torch.Tensor:
+        """uint8[walks, T, H, W, 3], as `RoomStream.frames` gives them."""
+        try:
+            return torch.from_numpy(np.load(self.path(number)))
+        except FileNotFoundError:
+            return self.stream.frames(number)
+
+    def make(self, number: int) -> None:
+        """Writes the file of a room unless it is there."""
+        if self.path(number).exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        frames = self.stream.frames(number).numpy()
+        write_whole(self.path(number), partial(_save_array, array=frames))
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
+
+
+def shaping_key(stream: RoomStream, *more: str) -> str:
+    """By which files are known that were made of these rooms."""
+    shaping = {name: value for name, value in asdict(stream.options).items() if name in SHAPING}
+    text = json.dumps([*more, stream.split, stream.walks, shaping], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def room_job(options: RoomOptions, split: str, walks: int) -> RoomJob:
     """What a worker does, to be done here."""
     return RoomJob(split, walks, options.num_frames, options.size, options.renderer, options.quality)
@@ -81,6 +131,11 @@ class ClipId(NamedTuple):
 
     def __str__(self) -> str:
         return f"room {self.room} walk {self.walk}"
+
+
+def rooms_until(options: StageOptions, walks: int, step: int) -> int:
+    """How many rooms a process has seen by a step, counted from 0."""
+    return math.ceil((options.first_clips + math.floor(options.new_clips * step)) / walks)
 
 
 class ClipWindow:
@@ -103,8 +158,7 @@ class ClipWindow:
 
     def rooms_at(self, step: int) -> range:
         """Numbers, counted from this process's first room, of the rooms in the window of a step."""
-        clips = self.options.first_clips + math.floor(self.options.new_clips * step)
-        end = math.ceil(clips / self.walks)
+        end = rooms_until(self.options, self.walks, step)
         return range(max(0, end - math.ceil(self.options.window / self.walks)), end)
 
     def fill(self, step: int) -> list[torch.Tensor]:

@@ -21,13 +21,13 @@ from vega3d.generator_training.export import export_generator, export_part
 from vega3d.generator_training.latents import LatentEncoder, LatentStore
 from vega3d.generator_training.loop import Loop, Stage
 from vega3d.generator_training.pictures import save_curves
-from vega3d.generator_training.rooms import ClipWindow, RoomStream, pixels, validation_stream
+from vega3d.generator_training.rooms import ClipWindow, FrameFiles, RoomStream, pixels, rooms_until, validation_stream
 from vega3d.generator_training.stages import DiTStage, VAEStage
 from vega3d.generator_training.vae import VAETrainer, build_vae, gate, latent_statistics, reconstruction
 from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions, write_json
 
 SETTINGS_FILE, RESULT_FILE, CURVES_FILE = "settings.json", "result.json", "curves.png"
-VIDEO, TWIN = "generator", "image-twin"
+VIDEO, TWIN, FRAMES = "generator", "image-twin", "frames"
 OnStep = Callable[[int, int], None]
 OnLog = Callable[[dict], None]
 
@@ -50,6 +50,10 @@ class Watch:
     @property
     def deadline(self) -> float | None:
         return None if self.max_minutes is None else self.started + 60 * self.max_minutes
+
+    @property
+    def is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
 
 
 def accelerator_for(config: GeneratorConfig, options: StageOptions) -> Accelerator:
@@ -112,6 +116,36 @@ def run_loop(stage: Stage, accelerator: Accelerator, run: Run, watch: Watch) -> 
     }
 
 
+def make_rooms(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, Any]:
+    """Renders the rooms of both stages beforehand, into `OUT/frames`; those that are there stay.
+
+    May run beside a stage, which makes a room itself that is not there yet.
+
+    Returns:
+        `finished`, `rooms` that are there and `rooms_wanted`, and `clips_per_second`.
+    """
+    watch = watch or Watch()
+    walks = config.rooms.walks
+    wanted = max(rooms_until(options, walks, options.steps - 1) for options in (config.vae, config.dit))
+    done, began = 0, time.monotonic()
+    with (
+        closing(RoomStream(config.rooms, end=wanted)) as stream,
+        closing(validation_stream(config.rooms)) as validation,
+    ):
+        jobs = [(FrameFiles(config.output / FRAMES, validation), config.rooms.validation_rooms)]
+        jobs += [(FrameFiles(config.output / FRAMES, stream), wanted)]
+        rooms = [(files, number) for files, count in jobs for number in range(count)]
+        for files, number in rooms:
+            if watch.is_late:
+                break
+            files.make(number)
+            done += 1
+            if watch.on_step:
+                watch.on_step(1, len(rooms))
+    rate = done * walks / (time.monotonic() - began)
+    return {"finished": done == len(rooms), "rooms": done, "rooms_wanted": len(rooms), "clips_per_second": rate}
+
+
 def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, Any] | None:
     """Trains the VAE, or continues; at its end measures its latents, exports it and checks gate G1.
 
@@ -127,8 +161,16 @@ def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, 
     run = open_run(config.output / "runs" / "vae", config.binding("vae"), accelerator)
     module = VAETrainer(build_vae(options, config.seed), options)
     with closing(RoomStream(config.rooms)) as stream, closing(validation_stream(config.rooms)) as validation:
-        window = ClipWindow(options, config.rooms.walks, config.seed, stream.frames, accelerator.process_index)
-        clips = torch.cat([validation.frames(number) for number in range(config.rooms.validation_rooms)])
+        rooms = FrameFiles(config.output / FRAMES, stream)
+        window = ClipWindow(
+            options,
+            config.rooms.walks,
+            config.seed,
+            lambda number: rooms.frames(number).to(accelerator.device),
+            accelerator.process_index,
+        )
+        known = FrameFiles(config.output / FRAMES, validation)
+        clips = torch.cat([known.frames(number) for number in range(config.rooms.validation_rooms)])
         validation.close()
         stage = VAEStage(module, options, window, clips, accelerator.device, config.seed)
         loop, result = run_loop(stage, accelerator, run, watch)
@@ -203,10 +245,11 @@ def train_dit(config: GeneratorConfig, image_twin: bool = False, watch: Watch | 
         module.transformer.compile_repeated_blocks(fullgraph=True)
     encoder = LatentEncoder(vae, accelerator)
     with closing(RoomStream(rooms)) as stream, closing(validation_stream(rooms)) as validation:
-        known = LatentStore(config.output / "latents", validation, encoder, vae_hash)
+        frames = config.output / FRAMES
+        known = LatentStore(config.output / "latents", FrameFiles(frames, validation), encoder, vae_hash)
         latents = torch.cat([known.room(number) for number in range(rooms.validation_rooms)])
         validation.close()
-        store = LatentStore(config.output / "latents", stream, encoder, vae_hash)
+        store = LatentStore(config.output / "latents", FrameFiles(frames, stream), encoder, vae_hash)
         window = ClipWindow(options, rooms.walks, config.seed, store.room, accelerator.process_index)
         stage = DiTStage(module, options, window, latents, vae, rooms.num_frames, rooms.size, config.seed)
         loop, result = run_loop(stage, accelerator, run, watch)

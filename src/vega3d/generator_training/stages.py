@@ -1,19 +1,17 @@
 """The two things that are trained, as the loop sees them: the VAE, and the transformer on its latents."""
 
-import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from vega3d.generator_training.config import BatchKind, DiTOptions, VAEOptions
-from vega3d.generator_training.dit import LEVELS, DiTTrainer, as_batch, by_level, validation_losses
+from vega3d.generator_training.dit import LEVELS, DiTTrainer, as_batch, draw_sigmas, validation_losses
 from vega3d.generator_training.latents import CLIP, FRAMES
-from vega3d.generator_training.loop import StepResult
+from vega3d.generator_training.loop import StepInputs
 from vega3d.generator_training.pictures import as_uint8, grid_of_videos, save_picture
 from vega3d.generator_training.rooms import ClipWindow, pixels
 from vega3d.generator_training.sampling import sample_videos
-from vega3d.generator_training.vae import VAETrainer, reconstruct, reconstruction, single_frames
+from vega3d.generator_training.vae import VAETrainer, latent_shape, reconstruct, reconstruction, single_frames
 
 SHOWN = 6  # clips of a picture
 VALIDATION_BATCH = 8
@@ -48,15 +46,14 @@ class VAEStage:
         self.module, self.options, self.window, self.validation = module, options, window, validation
         self.device, self.seed = device, seed
 
-    def step(self, wrapped: nn.Module, step: int) -> StepResult:
-        began = time.monotonic()
+    def inputs(self, step: int) -> StepInputs:
         frames, clips = self.window.batch(step)
-        waited = time.monotonic() - began
         batch = pixels(frames, self.device)
         if self.options.frames_every and step % self.options.frames_every == self.options.frames_every - 1:
             batch = single_frames(batch)
-        loss, parts = wrapped(batch, noise_of(self.seed, step, self.window.rank, self.device))
-        return StepResult(loss, clips, {name: part.detach() for name, part in parts.items()}, waited)
+        noise = noise_of(self.seed, step, self.window.rank, self.device)
+        shape = latent_shape(batch.shape, self.options.z_dim)
+        return StepInputs((batch, torch.randn(shape, generator=noise, device=self.device)), clips)
 
     def figures(self, sums: dict[str, torch.Tensor], steps: int) -> dict[str, float]:
         return {name: sums[name].item() / steps for name in ("pixel_error", "edge_error", "kl")}
@@ -103,14 +100,13 @@ class DiTStage:
     def kind(self, step: int) -> BatchKind:
         return self.options.mixture[step % len(self.options.mixture)]
 
-    def step(self, wrapped: nn.Module, step: int) -> StepResult:
-        began = time.monotonic()
+    def inputs(self, step: int) -> StepInputs:
+        kind = self.kind(step)
         latents, clips = self.window.batch(step)
-        waited = time.monotonic() - began
-        batch = as_batch(latents[:, CLIP if self.kind(step) == "clip" else FRAMES], self.kind(step))
-        errors, sigmas = wrapped(batch, noise_of(self.seed, step, self.window.rank, batch.device))
-        total, count = by_level(errors, sigmas)
-        return StepResult(errors.mean(), clips, {"level_total": total, "level_count": count}, waited)
+        batch = as_batch(latents[:, CLIP if kind == "clip" else FRAMES], kind)
+        noise = noise_of(self.seed, step, self.window.rank, batch.device)
+        sigmas = draw_sigmas(self.options, len(batch), noise)
+        return StepInputs((batch, torch.randn(batch.shape, generator=noise, device=batch.device), sigmas), clips)
 
     def figures(self, sums: dict[str, torch.Tensor], steps: int) -> dict[str, float]:
         """Losses by fifths of sigma; a fifth that nothing was drawn from is left out."""

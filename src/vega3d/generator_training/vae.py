@@ -6,10 +6,13 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from vega3d.generator_training.config import STRIDE, VAEOptions
+from vega3d.generator_training.whole_clip import WholeClips
 
 GOAL = 28.0  # [dB]
+PIXELS = 8  # edge of a latent [px]
 FIRST_LOG_VARIANCE = -6.0  # of the latents
 
 
@@ -34,27 +37,10 @@ def build_vae(options: VAEOptions, seed: int) -> AutoencoderKLWan:
     return vae
 
 
-def decode_freely(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-    """`vae.decode` without its clamp to [-1, 1], under which a pixel that is too bright gets no gradient.
-
-    Args:
-        vae: of Wan2.1.
-        latents: float[B, Z, t, h, w], not normalised.
-
-    Returns:
-        float[B, 3, T, H, W].
-    """
-    vae.clear_cache()
-    hidden = vae.post_quant_conv(latents)
-    chunks = []
-    for index in range(hidden.shape[2]):
-        vae._conv_idx = [0]
-        first = {"first_chunk": True} if index == 0 else {}
-        chunks.append(
-            vae.decoder(hidden[:, :, index : index + 1], feat_cache=vae._feat_map, feat_idx=vae._conv_idx, **first)
-        )
-    vae.clear_cache()
-    return torch.cat(chunks, 2)
+def latent_shape(clip: torch.Size, z_dim: int) -> tuple[int, ...]:
+    """(B, Z, t, h, w) of the latents of clips (B, 3, T, H, W)."""
+    batch, _, frames, height, width = clip
+    return batch, z_dim, 1 + (frames - 1) // STRIDE, height // PIXELS, width // PIXELS
 
 
 class VAETrainer(torch.nn.Module):
@@ -63,21 +49,22 @@ class VAETrainer(torch.nn.Module):
     def __init__(self, vae: AutoencoderKLWan, options: VAEOptions):
         super().__init__()
         self.vae, self.options = vae, options
+        self.whole_clips = WholeClips(vae, options.compile)
 
-    def forward(self, pixels: torch.Tensor, noise: torch.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, pixels: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """
         The absolute error of pixels and of differences between neighbours (a blurred edge costs more than a shifted
         brightness), and the KL divergence of the latents.
 
         Args:
             pixels: float[B, 3, T, H, W] in [-1, 1].
-            noise: random stream of the latents.
+            noise: float[B, Z, t, H / 8, W / 8], normal.
 
         Returns:
             The loss, and its parts.
         """
-        posterior = self.vae.encode(pixels).latent_dist
-        decoded = decode_freely(self.vae, posterior.sample(noise)).float()
+        posterior = DiagonalGaussianDistribution(self.whole_clips.encode(pixels))
+        decoded = self.whole_clips.decode(posterior.mean + posterior.std * noise).float()
         error = F.l1_loss(decoded, pixels)
         edges = edge_error(decoded, pixels)
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()
