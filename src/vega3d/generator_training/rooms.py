@@ -9,7 +9,6 @@ import json
 import math
 from collections.abc import Callable, Generator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +16,7 @@ import numpy as np
 import torch
 
 from vega3d.generator_training.config import RoomOptions, StageOptions
-from vega3d.synthetic.resumable import write_whole
-from vega3d.synthetic.stream import RoomJob, StreamedClip, stream_clips
+from vega3d.synthetic.stream import FramesTask, RoomJob, StreamedClip, stream_clips
 
 SHAPING = ("size", "num_frames", "renderer", "quality")  # options that frames depend on
 RANK_STRIDE = 1 << 20  # rooms of one process, so that several processes see other rooms
@@ -49,8 +47,7 @@ class RoomStream:
             uint8[walks, T, H, W, 3].
         """
         if self.options.workers == 0:
-            _, (_, frames, *_) = room_job(self.options, self.split, self.walks)(number)
-            return torch.from_numpy(frames)
+            return torch.from_numpy(self.job.frames(number))
         if self._clips is None or number != self._next:
             self.close()
             options = self.options
@@ -67,6 +64,12 @@ class RoomStream:
             )
         self._next, clips = number + 1, self._clips
         return torch.from_numpy(np.stack([next(clips).clip.rgb for _ in range(self.walks)]))
+
+    @property
+    def job(self) -> RoomJob:
+        """What makes a room of this stream in one process."""
+        options = self.options
+        return RoomJob(self.split, self.walks, options.num_frames, options.size, options.renderer, options.quality)
 
     def close(self) -> None:
         """Ends the workers."""
@@ -97,18 +100,13 @@ class FrameFiles:
         except FileNotFoundError:
             return self.stream.frames(number)
 
-    def make(self, number: int) -> None:
-        """Writes the file of a room unless it is there."""
-        if self.path(number).exists():
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        frames = self.stream.frames(number).numpy()
-        write_whole(self.path(number), partial(_save_array, array=frames))
+    def missing(self, count: int) -> list[int]:
+        """Which of the first rooms have no file."""
+        return [number for number in range(count) if not self.path(number).exists()]
 
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)
+    def tasks(self, count: int) -> list[FramesTask]:
+        """What makes those files."""
+        return [FramesTask(self.stream.job, number, self.path(number)) for number in self.missing(count)]
 
 
 def shaping_key(stream: RoomStream, *more: str) -> str:
@@ -116,11 +114,6 @@ def shaping_key(stream: RoomStream, *more: str) -> str:
     shaping = {name: value for name, value in asdict(stream.options).items() if name in SHAPING}
     text = json.dumps([*more, stream.split, stream.walks, shaping], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def room_job(options: RoomOptions, split: str, walks: int) -> RoomJob:
-    """What a worker does, to be done here."""
-    return RoomJob(split, walks, options.num_frames, options.size, options.renderer, options.quality)
 
 
 class ClipId(NamedTuple):

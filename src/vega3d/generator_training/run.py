@@ -25,6 +25,7 @@ from vega3d.generator_training.rooms import ClipWindow, FrameFiles, RoomStream, 
 from vega3d.generator_training.stages import DiTStage, VAEStage
 from vega3d.generator_training.vae import VAETrainer, build_vae, gate, latent_statistics, reconstruction
 from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions, write_json
+from vega3d.synthetic.stream import write_frames
 
 SETTINGS_FILE, RESULT_FILE, CURVES_FILE = "settings.json", "result.json", "curves.png"
 VIDEO, TWIN, FRAMES = "generator", "image-twin", "frames"
@@ -125,25 +126,23 @@ def make_rooms(config: GeneratorConfig, watch: Watch | None = None) -> dict[str,
         `finished`, `rooms` that are there and `rooms_wanted`, and `clips_per_second`.
     """
     watch = watch or Watch()
-    walks = config.rooms.walks
+    walks, folder = config.rooms.walks, config.output / FRAMES
     wanted = max(rooms_until(options, walks, options.steps - 1) for options in (config.vae, config.dit))
-    done, began = 0, time.monotonic()
-    with (
-        closing(RoomStream(config.rooms, end=wanted)) as stream,
-        closing(validation_stream(config.rooms)) as validation,
-    ):
-        jobs = [(FrameFiles(config.output / FRAMES, validation), config.rooms.validation_rooms)]
-        jobs += [(FrameFiles(config.output / FRAMES, stream), wanted)]
-        rooms = [(files, number) for files, count in jobs for number in range(count)]
-        for files, number in rooms:
-            if watch.is_late:
-                break
-            files.make(number)
-            done += 1
+    jobs = [
+        (FrameFiles(folder, validation_stream(config.rooms)), config.rooms.validation_rooms),
+        (FrameFiles(folder, RoomStream(config.rooms)), wanted),
+    ]
+    total = sum(count for _, count in jobs)
+    tasks = [task for files, count in jobs for task in files.tasks(count)]
+    began, made = time.monotonic(), 0
+    with closing(write_frames(tasks, max(config.rooms.workers, 1))) as written:
+        while not watch.is_late and next(written, None) is not None:
+            made += 1
             if watch.on_step:
-                watch.on_step(1, len(rooms))
-    rate = done * walks / (time.monotonic() - began)
-    return {"finished": done == len(rooms), "rooms": done, "rooms_wanted": len(rooms), "clips_per_second": rate}
+                watch.on_step(1, total)
+    rate = made * walks / (time.monotonic() - began)
+    there = total - sum(len(files.missing(count)) for files, count in jobs)
+    return {"finished": there == total, "rooms": there, "rooms_wanted": total, "clips_per_second": rate}
 
 
 def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, Any] | None:

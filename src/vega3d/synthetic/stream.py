@@ -9,9 +9,10 @@ are spawned.
 """
 
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from vega3d.synthetic.handover import Result, run_in_order
 from vega3d.synthetic.light import Quality, bake_light, check_quality
 from vega3d.synthetic.raycast import Caster
 from vega3d.synthetic.render_embree import EmbreeRenderer
+from vega3d.synthetic.resumable import run_all, write_whole
 from vega3d.synthetic.scene import SEEDS_PER_SPLIT, sample_scene, scene_seed
 from vega3d.synthetic.walk import Walk, sample_walks
 
@@ -62,6 +64,41 @@ class RoomJob:
         renderer = EmbreeRenderer(scene, self.quality)
         clips = [renderer.render(walk, self.size, self.size) for walk in walks]
         return facts, [poses, *(np.stack(images) for images in list(zip(*clips, strict=True))[:3])]
+
+    def frames(self, number: int) -> np.ndarray:
+        """uint8[walks, T, H, W, 3]: the walks through a room, made and rendered in this process."""
+        facts, arrays = self(number)
+        return np.stack([clip.rgb for clip in RENDERERS[self.renderer](Result(number, facts, arrays), self.size)])
+
+
+class FramesTask(NamedTuple):
+    """Frames of the room with a number, for a file."""
+
+    job: RoomJob
+    number: int
+    path: Path
+
+
+def write_frames(tasks: Sequence[FramesTask], workers: int) -> Generator[Path, None, None]:
+    """Makes files of `RoomJob.frames`, whole or not at all, in several processes that render themselves.
+
+    Yields:
+        Each path, in order. Closing it calls off those that are not begun.
+    """
+    for place in run_all(partial(_write_frames, tasks), len(tasks), workers):
+        yield tasks[place].path
+
+
+def _write_frames(tasks: Sequence[FramesTask], place: int) -> int:
+    task = tasks[place]
+    frames = task.job.frames(task.number)
+    write_whole(task.path, partial(_save_array, array=frames))
+    return place
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.save(file, array)
 
 
 @cache
