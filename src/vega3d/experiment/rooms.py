@@ -104,7 +104,7 @@ def make_rooms(splits: Sequence[RoomShards], workers: int = 1) -> Generator[Made
     if workers < 1:
         raise ValueError(f"Got {workers} workers, but there must be at least 1.")
     for shards in splits:
-        _furniture(shards.split, shards.furniture)
+        furniture_of(shards.split, shards.furniture)
     jobs = [(shards, number) for shards in splits for number in range(len(shards))]
     yield from run_all(partial(_make_job, jobs=jobs), len(jobs), workers)
 
@@ -121,7 +121,12 @@ def _loaded(pack: Path) -> list[Furniture]:
 
 
 @cache
-def _furniture(split: str, pack: Path | None) -> list[Furniture]:
+def furniture_of(split: str, pack: Path | None) -> list[Furniture]:
+    """Of the rooms of a split; the splits of a pack share its objects.
+
+    Raises:
+        ValueError: as `furniture_for` does.
+    """
     pack = PACK if pack is None else pack
     return suited(_loaded(pack), split, pack)
 
@@ -164,7 +169,7 @@ def read_shard(path: Path, shards: RoomShards) -> dict:
 
 def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, dict]]:
     """uint8[T, H, W, 3] and the record of each walk through a room."""
-    scene = sample_scene(scene_seed(shards.split, room), _furniture(shards.split, shards.furniture))
+    scene = sample_scene(scene_seed(shards.split, room), furniture_of(shards.split, shards.furniture))
     walks = sample_walks(scene, shards.walks, shards.num_frames)
     observation = None
     for walk, clip in enumerate(rendered(scene, walks, shards)):

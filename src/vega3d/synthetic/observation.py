@@ -62,13 +62,14 @@ class ObservedObject:
 
     @cached_property
     def tree(self) -> KDTree:
-        return KDTree(self.points)
+        return KDTree(self.points, leafsize=24)
 
 
 def _unique_to_a_millimetre(points: np.ndarray) -> np.ndarray:
     """float[m, 3]: `np.unique(np.round(points, 3), axis=0)` of float[n, 3] within 1 km, by one integer a point."""
     x, y, z = np.rint(points * MILLIMETRES).astype(np.int64).T + (1 << 20)
-    keys = np.unique((x << 42) | (y << 21) | z)
+    keys = np.sort((x << 42) | (y << 21) | z)
+    keys = keys[np.diff(keys, prepend=-1) > 0]
     return (np.stack([keys >> 42, (keys >> 21) & 0x1FFFFF, keys & 0x1FFFFF], axis=1) - (1 << 20)) / MILLIMETRES
 
 
@@ -77,13 +78,15 @@ def surface_distance(first: ObservedObject, second: ObservedObject) -> float:
     few, many = sorted((first, second), key=lambda item: len(item.points))
     outside = np.maximum(np.maximum(many.tree.mins - few.points, few.points - many.tree.maxes), 0)
     least = length(outside) * (1 - ROUNDING)  # to the box around the others, so to each of them
-    order = np.argsort(least, kind="stable")
-    points, least = few.points[order], least[order]
-    bound, start, count = np.inf, 0, FIRST_POINTS
-    while start < len(points) and least[start] < bound:
-        end = min(start + count, int(np.searchsorted(least, bound)))
-        found = many.tree.query(points[start:end], distance_upper_bound=bound)[0]
-        bound, start, count = min(bound, float(found.min())), end, 4 * count
+    first_points = np.argpartition(least, FIRST_POINTS)[:FIRST_POINTS]
+    bound = float(many.tree.query(few.points[first_points])[0].min())
+    left = np.flatnonzero(least < bound)
+    left = left[np.argsort(least[left])]
+    count = 4 * FIRST_POINTS
+    while len(left):
+        now, left = left[:count], left[count:]
+        bound = min(bound, float(many.tree.query(few.points[now], distance_upper_bound=bound)[0].min()))
+        left, count = left[: np.searchsorted(least[left], bound)], 4 * count
     return bound
 
 
@@ -101,6 +104,9 @@ class Observation:
     ids: np.ndarray
     floor_area: float
     _distances: dict[tuple[int, int], float] = field(default_factory=dict, repr=False, compare=False)
+    _pixel_boxes: dict[tuple[int, int], tuple[int, int, int, int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     directions: dict[tuple[int, int, int], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def distance(self, first: ObservedObject, second: ObservedObject) -> float:
@@ -146,10 +152,16 @@ class Observation:
         Raises:
             ValueError: if the object has no pixel there.
         """
-        rows, columns = np.nonzero(self.ids[frame] == item.id)
-        if not len(rows):
-            raise ValueError(f"Object {item.id} ({item.name}) is not in frame {frame}: choose a frame that shows it.")
-        return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+        key = item.id, frame
+        if key not in self._pixel_boxes:
+            mask = self.ids[frame] == item.id
+            rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
+            if not rows:
+                raise ValueError(
+                    f"Object {item.id} ({item.name}) is not in frame {frame}: choose a frame that shows it."
+                )
+            self._pixel_boxes[key] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        return self._pixel_boxes[key]
 
 
 def observe(scene: Scene, instance: np.ndarray, before: Observation | None = None) -> Observation:
