@@ -140,11 +140,12 @@ def rotation_about_z(yaw: float) -> Array:
     return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
 
 
+CORNERS = np.array([[x, y, z] for z in (-1, 1) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))])  # of `box_corners`
+
+
 def box_corners(box: Box) -> Array:
     """float[8, 3], world [m]: the lower four counter-clockwise from above, then the upper four in the same order."""
-    signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    unit = np.concatenate([np.insert(signs, 2, level, axis=1) for level in (-1, 1)])
-    return unit * np.asarray(box.size) / 2 @ rotation_about_z(box.yaw).T + np.asarray(box.center)
+    return CORNERS * np.asarray(box.size) / 2 @ rotation_about_z(box.yaw).T + np.asarray(box.center)
 
 
 def box_contains(box: Box, points: npt.ArrayLike, margin: float = 0.0) -> Array:

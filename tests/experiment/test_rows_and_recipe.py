@@ -1,6 +1,7 @@
 """Rows of both stages, the order that they come in, and recipes that are refused."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import yaml
 
 from vega3d.evaluation.bootstrap import compare, seed_intervals
 from vega3d.experiment.data import Batches, SplitData
+from vega3d.experiment.loop import Deadline, OutOfTimeError
 from vega3d.experiment.recipe import read_recipe
-from vega3d.experiment.rooms import RoomShards
+from vega3d.experiment.rooms import RoomShards, furniture_of, make_rooms
+from vega3d.experiment.runner import Experiment
 from vega3d.experiment.stage0_rows import KINDS
 from vega3d.experiment.vlm import VLMRecipe, build_tokenizer, build_vlm
 from vega3d.synthetic.classes import CLASSES
@@ -173,3 +176,33 @@ def test_paired_seeds_cancel_what_seeds_share():
     assert spread.high - spread.low > 0.1 and spread.low < spread.score < spread.high
     with pytest.raises(ValueError, match="one result a seed, but got 5 and 1"):
         compare(first, {"0": second["0"]}, paired_seeds=True)
+
+
+def test_all_splits_by_one_pool_and_again_after_a_stop(toy, tmp_path):
+    splits = [replace(toy.shards(split), folder=tmp_path) for split in ("train", "validation")]
+    made = [(shards.split, number, clips) for shards, number, clips in make_rooms(splits, workers=2)]
+    assert made == [("train", 0, 1), ("train", 1, 1), ("validation", 0, 1)]
+    files = [file for shards in splits for number in range(len(shards)) for file in shards.files(number)]
+    alone = [file for split in ("train", "validation") for file in shard_files(toy.shards(split))]
+    assert [file.read_bytes() for file in files] == [file.read_bytes() for file in alone]
+    for lost in (files[3], files[4]):  # rows of one shard, frames of another
+        lost.unlink()
+    files[0].write_bytes(b"kept")
+    stopped = Experiment(toy.recipe, tmp_path.parent / f"{tmp_path.name}-stopped", deadline=Deadline(0.0))
+    with pytest.raises(OutOfTimeError, match="rooms of train: 1 of 2 shards"):
+        stopped.make_rooms()
+    assert [clips for *_, clips in make_rooms(splits)] == [1, 1, 1]
+    assert files[0].read_bytes() == b"kept"
+    assert [file.read_bytes() for file in files[1:]] == [file.read_bytes() for file in alone[1:]]
+    with pytest.raises(ValueError, match="at least 1"):
+        next(make_rooms(splits, 0))
+
+
+def shard_files(shards):
+    return [file for number in range(len(shards)) for file in shards.files(number)]
+
+
+def test_a_pack_is_decoded_once_for_all_its_splits():
+    assert furniture_of("train", None)[0] is furniture_of("test", None)[0]
+    with pytest.raises(ValueError, match="not kept for test_unseen"):
+        furniture_of("test_unseen", None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vega3d.geometry import Box, box_corners
-from vega3d.synthetic.directions import DIRECTION_MARGIN, bearing, direction, sector, turn
+from vega3d.synthetic.directions import DIRECTION_MARGIN, bearing, directions, sector, turn
 from vega3d.synthetic.observation import Observation, ObservedObject, surface_distance
 from vega3d.synthetic.questions import QUESTION_MAKERS, make_questions, spread_answers
 
@@ -136,16 +136,16 @@ def test_sectors_keep_a_margin(level, angle, name):
 def test_direction_by_hand():
     table, bed, lamp, wardrobe = ROOM[:4]
     # At the table, facing the bed (north): the lamp is due west, the wardrobe south-east.
-    assert direction("easy", table, bed, lamp) == "left"
-    assert direction("medium", table, bed, lamp) == "left"
-    assert direction("hard", table, bed, lamp) is None  # on the border of front-left and back-left
-    assert direction("hard", table, bed, wardrobe) == "back-right"
-    assert direction("easy", table, bed, thing(9, "vase", 0.1, 0.2)) is None  # too near
+    assert directions(table, bed, lamp)["easy"] == "left"
+    assert directions(table, bed, lamp)["medium"] == "left"
+    assert "hard" not in directions(table, bed, lamp)  # on the border of front-left and back-left
+    assert directions(table, bed, wardrobe)["hard"] == "back-right"
+    assert "easy" not in directions(table, bed, thing(9, "vase", 0.1, 0.2))  # too near
 
 
 def test_a_wide_object_across_a_border_has_no_direction():
     table, bed = ROOM[:2]
-    assert direction("easy", table, bed, thing(9, "sofa", 0.8, 2.0, (2.2, 0.8, 0.8))) is None
+    assert "easy" not in directions(table, bed, thing(9, "sofa", 0.8, 2.0, (2.2, 0.8, 0.8)))
 
 
 def test_turns_of_a_route():

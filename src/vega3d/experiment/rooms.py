@@ -7,17 +7,17 @@ A shard is a few rooms. Its JSON is written last, so a shard is there whole or i
 """
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from vega3d.experiment.stage0_rows import stage0_rows
 from vega3d.synthetic.draw_arrays import draw_arrays
-from vega3d.synthetic.furniture import Furniture, furniture_for
+from vega3d.synthetic.furniture import PACK, Furniture, load_furniture, suited
 from vega3d.synthetic.light import Quality, bake_light
 from vega3d.synthetic.observation import Observation, observe
 from vega3d.synthetic.questions import make_questions
@@ -75,17 +75,6 @@ class RoomShards:
         stem = self.folder / self.split / f"{number:05d}"
         return stem.with_suffix(".npy"), stem.with_suffix(".json")
 
-    def make(self, workers: int = 1) -> Generator[int, None, None]:
-        """Makes the shards that are not there; yields the number of clips of each, in order.
-
-        Raises:
-            ValueError: if `workers` is below 1, the pack is missing, or a shard was made with other settings.
-        """
-        if workers < 1:
-            raise ValueError(f"Got {workers} workers, but there must be at least 1.")
-        _furniture(self.split, self.furniture)
-        yield from run_all(partial(make_shard, shards=self), len(self), workers)
-
     @property
     def settings(self) -> dict:
         """What the clips of a shard depend on, beside its number."""
@@ -93,9 +82,53 @@ class RoomShards:
         return {name: self.__dict__[name] for name in (*names, "rooms_per_shard")}
 
 
+class MadeShard(NamedTuple):
+    """
+    Args:
+        shards: of its split.
+        number: of the shard in its split.
+        clips: how many it has.
+    """
+
+    shards: RoomShards
+    number: int
+    clips: int
+
+
+def make_rooms(splits: Sequence[RoomShards], workers: int = 1) -> Generator[MadeShard, None, None]:
+    """Makes the shards that are not there, of all splits by the same processes; yields each shard, in order.
+
+    Raises:
+        ValueError: if `workers` is below 1, a pack is missing, or a shard was made with other settings.
+    """
+    if workers < 1:
+        raise ValueError(f"Got {workers} workers, but there must be at least 1.")
+    for shards in splits:
+        furniture_of(shards.split, shards.furniture)
+    jobs = [(shards, number) for shards in splits for number in range(len(shards))]
+    yield from run_all(partial(_make_job, jobs=jobs), len(jobs), workers)
+
+
+def _make_job(job: int, jobs: list[tuple[RoomShards, int]]) -> MadeShard:
+    shards, number = jobs[job]
+    return MadeShard(shards, number, make_shard(number, shards))
+
+
 @cache
-def _furniture(split: str, pack: Path | None) -> list[Furniture]:
-    return furniture_for(split, pack)
+def _loaded(pack: Path) -> list[Furniture]:
+    """Of a pack, whose objects are decoded once a process, however many splits they furnish."""
+    return load_furniture(pack)
+
+
+@cache
+def furniture_of(split: str, pack: Path | None) -> list[Furniture]:
+    """Of the rooms of a split; the splits of a pack share its objects.
+
+    Raises:
+        ValueError: as `furniture_for` does.
+    """
+    pack = PACK if pack is None else pack
+    return suited(_loaded(pack), split, pack)
 
 
 def make_shard(number: int, shards: RoomShards) -> int:
@@ -136,7 +169,7 @@ def read_shard(path: Path, shards: RoomShards) -> dict:
 
 def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, dict]]:
     """uint8[T, H, W, 3] and the record of each walk through a room."""
-    scene = sample_scene(scene_seed(shards.split, room), _furniture(shards.split, shards.furniture))
+    scene = sample_scene(scene_seed(shards.split, room), furniture_of(shards.split, shards.furniture))
     walks = sample_walks(scene, shards.walks, shards.num_frames)
     observation = None
     for walk, clip in enumerate(rendered(scene, walks, shards)):

@@ -25,7 +25,7 @@ from vega3d.experiment.data import SplitData, Words
 from vega3d.experiment.kept import KeptTensors
 from vega3d.experiment.loop import RESULT, TRAINED, Deadline
 from vega3d.experiment.recipe import TEST_SPLITS, TRAIN, VALIDATION, ArmRecipe, Recipe
-from vega3d.experiment.rooms import RoomShards
+from vega3d.experiment.rooms import RoomShards, make_rooms
 from vega3d.experiment.stages import PackMaker, Streams, Tools, stage0_accuracy, train_stage0, train_stage1
 from vega3d.experiment.tokens import generator_states, make_stream, semantic_tokens
 from vega3d.experiment.vlm import VLMRecipe, write_vlm
@@ -92,12 +92,12 @@ class Experiment:
         )
 
     def make_rooms(self) -> None:
-        for split in self.splits:
-            shards = self.shards(split)
-            with closing(shards.make(self.workers)) as made:  # closed, it calls off the shards not begun
-                for number, clips in enumerate(made, start=1):
-                    self.tell({"rooms": split, "shard": number, "shards": len(shards), "clips": clips})
-                    self.deadline.check(f"rooms of {split}: {number} of {len(shards)} shards")
+        splits = [self.shards(split) for split in self.splits]
+        with closing(make_rooms(splits, self.workers)) as made:  # closed, it calls off the shards not begun
+            for shards, number, clips in made:
+                done, split = number + 1, shards.split
+                self.tell({"rooms": split, "shard": done, "shards": len(shards), "clips": clips})
+                self.deadline.check(f"rooms of {split}: {done} of {len(shards)} shards")
 
     def data(self, split: str, stage: int) -> SplitData:
         key = split, stage

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.geometry import intrinsics_from_field_of_view
-from vega3d.synthetic.raycast import face_normals, length
+from vega3d.synthetic.meshes import length
+from vega3d.synthetic.raycast import face_normals
 from vega3d.synthetic.scene import Scene
 from vega3d.synthetic.walk import Walk
 
@@ -46,9 +47,9 @@ def camera(walk: Walk, width: int, height: int) -> np.ndarray:
 def texel_density(scene: Scene) -> np.ndarray:
     """float32[F]: texels a metre on each face, the geometric mean of both directions."""
     mesh = scene.mesh
-    uv = mesh.uv[mesh.faces]
+    a, b, c = (mesh.uv.take(column, axis=0) for column in mesh.faces.T)
     area = length(face_normals(mesh))
-    first, second = uv[:, 1] - uv[:, 0], uv[:, 2] - uv[:, 0]
+    first, second = b - a, c - a
     covered = np.abs(first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0])
     texels = scene.textures.levels[mesh.texture, 0, 1:].prod(axis=1)
     return np.sqrt(covered * texels / np.maximum(area, 1e-12)).astype(np.float32)

@@ -37,23 +37,28 @@ SECTORS: dict[str, dict[str, tuple[float, float]]] = {  # [deg], to the left; a 
 def sector(level: str, angle: float, margin: float = 0.0) -> str | None:
     """Name of the sector that holds `angle` [deg] at `margin` from its borders, or None."""
     for name, (low, high) in SECTORS[level].items():
-        if any(low + margin <= turned <= high - margin for turned in (angle, angle + 360)):
+        if low + margin <= angle <= high - margin or low + margin <= angle + 360 <= high - margin:
             return name
     return None
 
 
-def direction(level: str, observer: ObservedObject, facing: ObservedObject, target: ObservedObject) -> str | None:
-    """Sector of the target for an observer who stands at one object and faces another.
+def directions(observer: ObservedObject, facing: ObservedObject, target: ObservedObject) -> dict[str, str]:
+    """Sector of the target for an observer who stands at one object and faces another, by level.
 
-    None if it is not clear: places nearer than `STANDOFF`, the target's centre within `DIRECTION_MARGIN` of a border,
-    or a corner of its footprint across it.
+    Without a level where it is not clear: places nearer than `STANDOFF`, the target's centre within `DIRECTION_MARGIN`
+    of a border, or a corner of its footprint across it.
     """
     places = [observer.place, facing.place, target.place]
     if any(np.linalg.norm(a - b) < STANDOFF for a, b in itertools.combinations(places, 2)):
-        return None
-    name = sector(level, float(bearing(places[0], places[1], places[2])), DIRECTION_MARGIN)
-    corners = bearing(places[0], places[1], target.footprint)
-    return name if all(sector(level, float(corner)) == name for corner in corners) else None
+        return {}
+    middle = float(bearing(*places))
+    names = {level: sector(level, middle, DIRECTION_MARGIN) for level in SECTORS}
+    corners = bearing(places[0], places[1], target.footprint).tolist() if any(names.values()) else []
+    return {
+        level: name
+        for level, name in names.items()
+        if name is not None and all(sector(level, corner) == name for corner in corners)
+    }
 
 
 DIRECTION_QUESTIONS = {
@@ -74,13 +79,15 @@ def object_rel_direction(level: str) -> Maker:
 
     def candidates(observation: Observation, random: np.random.Generator) -> Candidates:
         for observer, facing, target in itertools.permutations(observation.unique, 3):
-            right = direction(level, observer, facing, target)
+            ids = (observer.id, facing.id, target.id)
+            if ids not in observation.directions:
+                observation.directions[ids] = directions(observer, facing, target)
+            right = observation.directions[ids].get(level)
             if right is None:
                 continue
             asked = DIRECTION_QUESTIONS[level].format(target=target.name, facing=facing.name)
             text = f"If I am standing by the {observer.name} and facing the {facing.name}, {asked}"
             wrong = [name for name in SECTORS[level] if name != right]
-            ids = (observer.id, facing.id, target.id)
             yield choice(f"object_rel_direction_{level}", text, right, wrong, ids, random)
 
     return candidates

@@ -72,7 +72,7 @@ def _chunks(instance: np.ndarray) -> np.ndarray:
 
 
 def _spheres(scene: Scene, starts: np.ndarray) -> np.ndarray:
-    corners = scene.mesh.vertices[scene.mesh.faces.reshape(-1)]  # float32[3 F, 3]
+    corners = scene.mesh.vertices.take(scene.mesh.faces.reshape(-1), axis=0)  # float32[3 F, 3]
     low, high = np.minimum.reduceat(corners, 3 * starts), np.maximum.reduceat(corners, 3 * starts)
     radius = np.linalg.norm(high - low, axis=1, keepdims=True) / 2
     return np.concatenate([(low + high) / 2, radius + 1e-4], axis=1).astype(np.float32)

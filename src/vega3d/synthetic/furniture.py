@@ -99,8 +99,11 @@ class Furniture:
         splits = 2 ** np.ceil(np.log2(np.maximum(longest / HEIGHT_CELL * 2, 1))).astype(int)
         for split in np.unique(splits):
             points = (_lattice(int(split)) @ corners[splits == split]).reshape(-1, 3)
-            cells = np.minimum((points[:, :2] / HEIGHT_CELL).astype(int).clip(0), np.array(heights.shape) - 1)
-            np.maximum.at(heights, (cells[:, 0], cells[:, 1]), points[:, 2])
+            x, y = (
+                (points[:, axis] / HEIGHT_CELL).astype(int).clip(0, count - 1)
+                for axis, count in enumerate(heights.shape)
+            )
+            np.maximum.at(heights.reshape(-1), x * heights.shape[1] + y, points[:, 2])  # fast for one axis alone
         return heights
 
 
@@ -155,7 +158,15 @@ def furniture_for(split: str, path: Path | None = None) -> list[Furniture]:
         ValueError: if the pack is not for the split, or cannot be read (`load_furniture`).
     """
     path = PACK if path is None else path
-    furniture = load_furniture(path)
+    return suited(load_furniture(path), split, path)
+
+
+def suited(furniture: list[Furniture], split: str, path: Path) -> list[Furniture]:
+    """The objects of a pack, if they are for rooms of the split.
+
+    Raises:
+        ValueError: if they are for other splits.
+    """
     unseen = {identifier for identifiers in VETTED_UNSEEN.values() for identifier in identifiers}
     wrong = [item.identifier for item in furniture if (item.identifier in unseen) != (split == UNSEEN_SPLIT)]
     if wrong:

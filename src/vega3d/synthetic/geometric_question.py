@@ -54,8 +54,8 @@ def choice(
 ) -> GeometricQuestion:
     """A multiple-choice question with its options in random order."""
     options = [right, *wrong]
-    order = random.permutation(len(options))
-    letter = string.ascii_uppercase[int(np.flatnonzero(order == 0)[0])]
+    order = random.permutation(len(options)).tolist()
+    letter = string.ascii_uppercase[order.index(0)]
     return GeometricQuestion(question_type, question, letter, tuple(options[i] for i in order), tuple(ids))
 
 

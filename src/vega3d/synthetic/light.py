@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vega3d.geometry import rotation_about_z
-from vega3d.synthetic.raycast import Caster, dot, length
+from vega3d.synthetic.meshes import dot, length
+from vega3d.synthetic.raycast import Caster
 from vega3d.synthetic.scene import Scene
 
 PATCH = 0.09  # [m], edge of the cells that share one light point on furniture
@@ -17,6 +18,7 @@ Quality = Literal["full", "fast"]
 # Shadow rays a point and light (a multiple of 4); bounce rays a point and side.
 RAYS: dict[Quality, tuple[int, int]] = {"full": (8, 24), "fast": (4, 10)}
 BOUNCES = 3
+SIGNS = (1, -1)  # of the sides of a surface, the front first
 OFFSET = 5e-3  # [m], of a ray's start from its surface: more than the gap between doubled sheets of meshes
 INSET = 0.12  # of the way to the middle of a triangle, because corners touch other things
 BRIGHTNESS = {"window": 4.5, "ceiling light": 16.0, "chandelier": 2.2}  # radiance; exposure sets the scale of all
@@ -89,11 +91,16 @@ def light_points(scene: Scene) -> LightPoints:
     shell = owner == 0
     key[shell] = -1 - np.arange(shell.sum())
     _, first, of_vertex = np.unique(key, return_index=True, return_inverse=True)
-    edges = of_vertex[mesh.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)]
-    edges = np.unique(np.sort(edges[edges[:, 0] != edges[:, 1]], axis=1) @ (len(first), 1))
+    a, b, c = (of_vertex.take(column) for column in mesh.faces.T)
+    start, end = np.concatenate([a, b, c]), np.concatenate([b, c, a])
+    apart = start != end
+    start, end = start[apart], end[apart]
+    edges = np.sort(np.minimum(start, end) * len(first) + np.maximum(start, end))
+    edges = edges[np.diff(edges, prepend=-1) > 0]
     pairs = np.stack(np.divmod(edges, len(first)))
+    a, b, c = (mesh.vertices.take(column, axis=0) for column in mesh.faces.T)
     middles = np.empty_like(mesh.vertices)
-    middles[mesh.faces.reshape(-1)] = np.repeat(mesh.vertices[mesh.faces].mean(axis=1), 3, axis=0)
+    middles[mesh.faces.reshape(-1)] = np.repeat((a + b + c) / 3, 3, axis=0)
     places = mesh.vertices[first] + INSET * (middles[first] - mesh.vertices[first])
     return LightPoints(places, mesh.normals[first], of_vertex, np.concatenate([pairs, pairs[::-1]], axis=1))
 
@@ -122,10 +129,11 @@ def direct_light(
             distance = length(way)
             cosine = dot(way, points.normals) / distance
             spread = np.where(lamp.normal.any(), np.clip(-(way @ lamp.normal) / distance, 0, None), 1.0)
-            start = points.places + points.normals * (np.sign(cosine) * OFFSET)[:, None].astype(np.float32)
             strength = np.abs(cosine) * spread / np.maximum(distance, 0.15) ** 2 / rays
             lit = np.flatnonzero(strength > 1e-6)
-            lit = lit[~caster.blocked(start[lit], way[lit] * np.float32(0.99))]
+            offset = (np.sign(cosine.take(lit)) * OFFSET)[:, None].astype(np.float32)
+            start = points.places.take(lit, axis=0) + points.normals.take(lit, axis=0) * offset
+            lit = lit[~caster.blocked(start, way.take(lit, axis=0) * np.float32(0.99))]
             light[lit, (cosine[lit] < 0).astype(int)] += strength[lit, None] * lamp.power
     return light
 
@@ -161,9 +169,14 @@ def bounce_rays(
     other = np.cross(points.normals, tangent)
     on_furniture = np.zeros(number, bool)
     on_furniture[points.of_vertex[scene.mesh.faces[scene.instance > 0].reshape(-1)]] = True
+    chosen_points = (np.arange(number), np.flatnonzero(on_furniture))
     sides = [
         Bounce(chosen, np.zeros((rays, len(chosen)), np.int32), np.zeros((rays, len(chosen), 3), np.float32))
-        for chosen in (np.arange(number), np.flatnonzero(on_furniture))
+        for chosen in chosen_points
+    ]
+    starts = [
+        (points.places + sign * OFFSET * points.normals).take(chosen, axis=0).astype(np.float32)
+        for chosen, sign in zip(chosen_points, SIGNS, strict=True)
     ]
     place_of_face = 2 * points.of_vertex[scene.mesh.faces[:, 0]]
     albedo_of_face = _mean_colours(scene)[scene.mesh.texture]
@@ -173,12 +186,12 @@ def bounce_rays(
         radius, angle = np.sqrt(first)[:, None], 2 * np.pi * turn[:, None]
         flat = radius * (np.cos(angle) * tangent + np.sin(angle) * other)
         upward = np.sqrt(1 - first)[:, None] * points.normals
-        for bounce, sign in zip(sides, (1, -1), strict=True):
-            way = (flat + sign * upward).take(bounce.points, axis=0)
-            start = (points.places + sign * OFFSET * points.normals).take(bounce.points, axis=0)
+        for bounce, start, sign in zip(sides, starts, SIGNS, strict=True):
+            way = flat.take(bounce.points, axis=0) + sign * upward.take(bounce.points, axis=0)
             face, back = caster.first_face(start, way)
             bounce.target[ray] = place_of_face[face] + back
-            bounce.albedo[ray] = albedo_of_face[face] * (face >= 0)[:, None]
+            bounce.albedo[ray] = albedo_of_face.take(face, axis=0)
+            bounce.albedo[ray, face < 0] = 0
     return sides[0], sides[1]
 
 

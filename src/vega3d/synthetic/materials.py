@@ -1,6 +1,7 @@
 """Seeded textures of floors, walls and cloth: a tile that repeats, and its edge in metres."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -43,10 +44,15 @@ def pick(random: Random, colours: tuple, spread: float = 10.0) -> np.ndarray:
 
 def noise(random: Random, across: float, along: float | None = None) -> np.ndarray:
     """float[SIZE, SIZE]: smooth and periodic, mean 0, deviation 1; grain of `across` x `along` texels."""
-    frequency = np.fft.fftfreq(SIZE)
-    decay = (frequency[:, None] * across) ** 2 + (frequency[None] * (along or across)) ** 2
-    field = np.fft.ifft2(np.fft.fft2(random.normal(size=(SIZE, SIZE))) * np.exp(-20 * decay)).real
+    field = np.fft.ifft2(np.fft.fft2(random.normal(size=(SIZE, SIZE))) * _low_pass(across, along or across)).real
     return (field - field.mean()) / (field.std() + 1e-9)
+
+
+@lru_cache(64)
+def _low_pass(across: float, along: float) -> np.ndarray:
+    """float[SIZE, SIZE]: factor of each frequency."""
+    frequency = np.fft.fftfreq(SIZE)
+    return np.exp(-20 * ((frequency[:, None] * across) ** 2 + (frequency[None] * along) ** 2))
 
 
 def tile(colour: np.ndarray, shade: np.ndarray, edge: float) -> Material:

@@ -7,13 +7,15 @@ import numpy as np
 from scipy.spatial import KDTree
 
 from vega3d.geometry import Box, box_corners
-from vega3d.synthetic.meshes import Textures
+from vega3d.synthetic.meshes import Textures, cross, length
 from vega3d.synthetic.scene import Scene
 
+MILLIMETRES = 1000  # a metre; vertices are taken to a millimetre
 SURFACE_POINTS = 2000  # drawn on the faces of an object; with the vertices, distances are right to 1 cm
 MAIN_SHARE = 0.6  # of the surface, of a part whose colour is the object's
 COARSE_LEVEL, PLAIN = 5, 22.0  # of a texture pyramid (8 x 8 texels), and their greatest deviation in a plain colour
-COARSE_POINTS = 100  # of which the distance is a bound for the search among all
+FIRST_POINTS = 32  # of which the distance is a bound for the search among more
+ROUNDING = 1e-12  # relative error that bounds of distances allow for
 VISIBLE_FRACTION = 0.004  # of a frame's pixels, in at least one frame: about 8 x 8 px of 128 x 128
 GLIMPSE_FRACTION = 0.0008
 
@@ -37,12 +39,12 @@ class ObservedObject:
     on: int = 0
     colour: np.ndarray | None = None
 
-    @property
+    @cached_property
     def place(self) -> np.ndarray:
         """float[2]: centre on the floor plan [m]."""
         return np.asarray(self.box.center, float)[:2]
 
-    @property
+    @cached_property
     def footprint(self) -> np.ndarray:
         """float[4, 2]: corners on the floor plan, counter-clockwise [m]."""
         return box_corners(self.box)[:4, :2]
@@ -56,18 +58,36 @@ class ObservedObject:
         chosen = random.choice(len(corners), SURFACE_POINTS, p=area / area.sum())
         weights = random.dirichlet(np.ones(3), SURFACE_POINTS)
         drawn = (corners[chosen] * weights[..., None]).sum(axis=1)
-        return np.concatenate([drawn, np.unique(np.round(corners.reshape(-1, 3), 3), axis=0)])
+        return np.concatenate([drawn, _unique_to_a_millimetre(corners.reshape(-1, 3))])
 
     @cached_property
     def tree(self) -> KDTree:
-        return KDTree(self.points)
+        return KDTree(self.points, leafsize=24)
+
+
+def _unique_to_a_millimetre(points: np.ndarray) -> np.ndarray:
+    """float[m, 3]: `np.unique(np.round(points, 3), axis=0)` of float[n, 3] within 1 km, by one integer a point."""
+    x, y, z = np.rint(points * MILLIMETRES).astype(np.int64).T + (1 << 20)
+    keys = np.sort((x << 42) | (y << 21) | z)
+    keys = keys[np.diff(keys, prepend=-1) > 0]
+    return (np.stack([keys >> 42, (keys >> 21) & 0x1FFFFF, keys & 0x1FFFFF], axis=1) - (1 << 20)) / MILLIMETRES
 
 
 def surface_distance(first: ObservedObject, second: ObservedObject) -> float:
     """Between the closest points of the two surfaces [m]."""
     few, many = sorted((first, second), key=lambda item: len(item.points))
-    bound = float(many.tree.query(few.points[:COARSE_POINTS])[0].min())
-    return min(bound, float(many.tree.query(few.points, distance_upper_bound=bound)[0].min()))
+    outside = np.maximum(np.maximum(many.tree.mins - few.points, few.points - many.tree.maxes), 0)
+    least = length(outside) * (1 - ROUNDING)  # to the box around the others, so to each of them
+    first_points = np.argpartition(least, FIRST_POINTS)[:FIRST_POINTS]
+    bound = float(many.tree.query(few.points[first_points])[0].min())
+    left = np.flatnonzero(least < bound)
+    left = left[np.argsort(least[left])]
+    count = 4 * FIRST_POINTS
+    while len(left):
+        now, left = left[:count], left[count:]
+        bound = min(bound, float(many.tree.query(few.points[now], distance_upper_bound=bound)[0].min()))
+        left, count = left[: np.searchsorted(least[left], bound)], 4 * count
+    return bound
 
 
 @dataclass(frozen=True)
@@ -77,12 +97,17 @@ class Observation:
         objects: all objects of the scene, seen or not.
         ids: uint16[T, H, W], instance id of each pixel.
         floor_area: of the room [m^2].
+        directions: kept by `synthetic.directions`; like distances, they are those of all walkthroughs of a room.
     """
 
     objects: tuple[ObservedObject, ...]
     ids: np.ndarray
     floor_area: float
     _distances: dict[tuple[int, int], float] = field(default_factory=dict, repr=False, compare=False)
+    _pixel_boxes: dict[tuple[int, int], tuple[int, int, int, int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    directions: dict[tuple[int, int, int], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def distance(self, first: ObservedObject, second: ObservedObject) -> float:
         """Between the closest points of the surfaces of two of its objects [m]."""
@@ -127,10 +152,16 @@ class Observation:
         Raises:
             ValueError: if the object has no pixel there.
         """
-        rows, columns = np.nonzero(self.ids[frame] == item.id)
-        if not len(rows):
-            raise ValueError(f"Object {item.id} ({item.name}) is not in frame {frame}: choose a frame that shows it.")
-        return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+        key = item.id, frame
+        if key not in self._pixel_boxes:
+            mask = self.ids[frame] == item.id
+            rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
+            if not rows:
+                raise ValueError(
+                    f"Object {item.id} ({item.name}) is not in frame {frame}: choose a frame that shows it."
+                )
+            self._pixel_boxes[key] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        return self._pixel_boxes[key]
 
 
 def observe(scene: Scene, instance: np.ndarray, before: Observation | None = None) -> Observation:
@@ -146,11 +177,11 @@ def observe(scene: Scene, instance: np.ndarray, before: Observation | None = Non
     ids = instance.astype(np.uint16)
     if before is not None:
         return replace(before, ids=ids)
-    corners = scene.mesh.vertices[scene.mesh.faces]
+    corners = scene.mesh.vertices.take(scene.mesh.faces, axis=0)
     objects = []
     for item in scene.objects:
-        chosen = scene.instance == item.instance
-        triangles = corners[chosen]
+        chosen = np.flatnonzero(scene.instance == item.instance)
+        triangles = corners.take(chosen, axis=0)
         colour = main_colour(triangles, scene.mesh.texture[chosen], scene.textures)
         objects.append(ObservedObject(item.instance, item.name, item.box, triangles, item.on, colour))
     return Observation(tuple(objects), ids, scene.room.area)
@@ -161,7 +192,7 @@ def main_colour(triangles: np.ndarray, texture: np.ndarray, textures: Textures) 
 
     That is, if it covers less than `MAIN_SHARE` of the surface, or its colours differ.
     """
-    area = np.linalg.norm(np.cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]), axis=-1)
+    area = length(cross(triangles[:, 1] - triangles[:, 0], triangles[:, 2] - triangles[:, 0]))
     shares = np.bincount(texture, area) / area.sum()
     largest = int(shares.argmax())
     offset, height, width = textures.levels[largest, COARSE_LEVEL]

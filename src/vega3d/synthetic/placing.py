@@ -1,8 +1,10 @@
 """Puts things into a room one by one, so that nothing interpenetrates and one can still walk."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import label
 
 from vega3d.geometry import Box, box_corners, penetration, rotation_about_z
 from vega3d.synthetic.furniture import HEIGHT_CELL, Furniture, Model
@@ -14,6 +16,7 @@ WALL_GAP = 0.025  # [m], more than the skirting board is thick
 BODY = 0.22  # [m], half the width of a person
 CELL = 0.1  # [m], of the map of walkable floor
 LEVEL = 0.02  # [m]: a surface that varies less carries things
+CLEAR = 0.01  # [m]: boxes that are farther apart need no exact test
 SCALES = (0.94, 1.06)  # each piece is stretched along each axis by a factor of this range
 
 
@@ -26,7 +29,7 @@ class Piece(NamedTuple):
         model: as in the pack, before it is stretched.
         scale: float[3], factors along its axes.
         size: float[3], after stretching [m].
-        heights: `Furniture.height_map`, or None if nothing stands on it.
+        top: what has the height map on which things stand, or None if nothing stands on it.
     """
 
     name: str
@@ -34,7 +37,7 @@ class Piece(NamedTuple):
     model: Model
     scale: np.ndarray
     size: np.ndarray
-    heights: np.ndarray | None
+    top: Furniture | None
 
 
 class Placed(NamedTuple):
@@ -63,6 +66,7 @@ class Layout:
             self._stock.setdefault(item.name, []).append(item)
         x, y = (np.arange(CELL / 2, edge, CELL) for edge in room.size[:2])
         self._floor = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
+        self._free = room.contains(self._floor, BODY)  # bool[n, m], cells of the floor where a person can stand
 
     def piece(self, name: str, widest: float = np.inf) -> Piece | None:
         """A thing of a class, at most `widest` [m] wide if there is one; None if the class is not to be had."""
@@ -71,7 +75,7 @@ class Layout:
             model = self.style.builders[name](self.random)
             size = np.ptp(model.mesh.vertices, axis=0).astype(float)
             built = Furniture.from_model(name, model) if name in ("coffee table", "tv stand", "shelf") else None
-            return Piece(name, "built", model, np.ones(3), size, None if built is None else built.height_map)
+            return Piece(name, "built", model, np.ones(3), size, built)
         if not stock:
             return None
         item = stock[self.random.integers(len(stock))]
@@ -81,7 +85,7 @@ class Layout:
             if name in self.style.palettes and self.random.random() < 0.6
             else item.model
         )
-        return Piece(name, item.source, model, scale, item.size * scale, item.height_map)
+        return Piece(name, item.source, model, scale, item.size * scale, item)
 
     def _recoloured(self, model: Model, colours: tuple) -> Model:
         """The model with its largest plain or textured part in another colour of the same light and shade."""
@@ -182,8 +186,9 @@ class Layout:
         if piece is None:
             return None
         under, box = self.placed[support].piece, self.placed[support].box
-        if under.heights is None:
+        if under.top is None:
             return None
+        heights = under.top.height_map
         for _ in range(tries):
             turn = self.random.normal(0, 0.1) if facing else self.random.uniform(-np.pi, np.pi)
             reach = np.ptp(box_corners(Box(np.zeros(3), piece.size, turn)), axis=0)[:2]
@@ -193,7 +198,7 @@ class Layout:
             place = self.random.uniform(-space / 2, space / 2) * (0.3 if facing else 1.0)
             low = np.floor((place - reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_CELL).astype(int).clip(0)
             high = np.ceil((place + reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_CELL).astype(int)
-            patch = under.heights[low[0] : high[0], low[1] : high[1]] * under.scale[2]
+            patch = heights[low[0] : high[0], low[1] : high[1]] * under.scale[2]
             if (
                 patch.max() - patch.min() < LEVEL * (4 if piece.name in ("pillow", "teddy bear") else 1)
                 and patch.max() > 0.2
@@ -212,28 +217,41 @@ class Layout:
             lift = max((rug.box.size[2] + 5e-4 for rug in self.placed if self._overlaps(rug, box, "rug")), default=0.0)
             box = box._replace(center=box.center + np.array([0, 0, lift]))
         obstacles = [item.box for number, item in enumerate(self.placed) if number != on]
-        if not self.room.holds(box) or any(penetration(box, other) > -0.004 for other in obstacles):
+        if not self.room.holds(box) or any(penetration(box, other) > -0.004 for other in near(box, obstacles)):
             return None
-        if piece.name != "rug" and any(penetration(box, zone) > 0 for zone in self.keep_out):
+        if piece.name != "rug" and any(penetration(box, zone) > 0 for zone in near(box, self.keep_out)):
             return None
+        free = self._free & standing_room(self.room, [box], self._floor, BODY)
+        if on < 0 and piece.name != "rug" and not self._walkable(free):
+            return None
+        self._free = free
         self.placed.append(Placed(piece, box, on))
-        if on < 0 and piece.name != "rug" and not self.walkable():
-            self.placed.pop()
-            return None
         return len(self.placed) - 1
 
     def _overlaps(self, item: Placed, box: Box, name: str) -> bool:
         return item.piece.name == name and penetration(item.box, box) > -0.004
 
-    def walkable(self) -> bool:
-        """Whether a person reaches nearly all of the free floor, and there is enough of it."""
-        free = self.free_floor(BODY)
+    def _walkable(self, free: np.ndarray) -> bool:
+        """Whether a person reaches nearly all of the free floor bool[n, m], and there is enough of it."""
         largest = largest_region(free)
         return bool(largest.sum() >= 0.93 * free.sum() and largest.sum() * CELL**2 >= 0.16 * self.room.area)
 
-    def free_floor(self, radius: float) -> np.ndarray:
-        """bool[n, m], cells of `CELL`: where a body of a radius [m] can stand."""
-        return standing_room(self.room, [item.box for item in self.placed], self._floor, radius)
+
+def near(box: Box, others: Sequence[Box]) -> list[Box]:
+    """Those that a box may touch: it is at least `CLEAR` away from the rest, along z or along a side of either."""
+    if not others:
+        return []
+    values = np.array([[*other.center, *other.size, other.yaw] for other in (box, *others)])
+    center, half, yaw = values[:, :3], values[:, 3:6] / 2, values[:, 6]
+    away, radius = center[1:] - center[0], np.hypot(half[:, 0], half[:, 1])
+    gap = np.abs(away[:, 2]) - half[1:, 2] - half[0, 2]
+    for cos, sin, side, reach in (
+        (np.cos(yaw[0]), np.sin(yaw[0]), half[0], radius[1:]),
+        (np.cos(yaw[1:]), np.sin(yaw[1:]), half[1:].T, radius[0]),
+    ):
+        gap = np.maximum(gap, np.abs(away[:, 0] * cos + away[:, 1] * sin) - side[0] - reach)
+        gap = np.maximum(gap, np.abs(away[:, 1] * cos - away[:, 0] * sin) - side[1] - reach)
+    return [other for other, distance in zip(others, gap.tolist(), strict=True) if distance < CLEAR]
 
 
 def standing_room(room: Room, boxes: list[Box], points: np.ndarray, radius: float, head: float = 1.9) -> np.ndarray:
@@ -259,21 +277,7 @@ def standing_room(room: Room, boxes: list[Box], points: np.ndarray, radius: floa
 
 def largest_region(free: np.ndarray) -> np.ndarray:
     """bool[n, m]: the largest 4-connected region of bool[n, m]."""
-    left, best = free.copy(), np.zeros_like(free)
-    while left.sum() > best.sum():
-        region = np.zeros_like(free)
-        region[np.unravel_index(left.argmax(), free.shape)] = True
-        count = 0
-        while (size := int(region.sum())) != count:
-            count = size
-            for _ in range(4):
-                grown = region.copy()
-                grown[1:] |= region[:-1]
-                grown[:-1] |= region[1:]
-                grown[:, 1:] |= region[:, :-1]
-                grown[:, :-1] |= region[:, 1:]
-                region = grown & left
-        left &= ~region
-        if region.sum() > best.sum():
-            best = region
-    return best
+    regions, count = label(free)
+    if not count:
+        return np.zeros_like(free)
+    return regions == 1 + int(np.bincount(regions.ravel())[1:].argmax())  # the first of equal ones

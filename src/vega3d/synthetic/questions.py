@@ -193,7 +193,7 @@ def make_questions(observation: Observation, seed: Sequence[int], per_type: int 
         random = np.random.default_rng([*seed, stream])
         candidates = shuffled_candidates(name, observation, random)
         if name in CLUES:
-            kept = unrevealing(candidates, [names_in(question, observation) for question in candidates], random)
+            kept = unrevealing(candidates, (names_in(question, observation) for question in candidates), random)
             questions += itertools.islice(kept, per_type)
         else:
             questions += spread_answers(candidates, per_type)

@@ -4,23 +4,13 @@ import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 
-from vega3d.synthetic.meshes import Mesh
-
-
-def dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """float[n]: dot products of float[n, 3], equal to `(first * second).sum(axis=1)` and three times as fast."""
-    return first[:, 0] * second[:, 0] + first[:, 1] * second[:, 1] + first[:, 2] * second[:, 2]
-
-
-def length(vectors: np.ndarray) -> np.ndarray:
-    """float[n]: lengths of float[n, 3], equal to `np.linalg.norm(vectors, axis=1)` and three times as fast."""
-    return np.sqrt(dot(vectors, vectors))
+from vega3d.synthetic.meshes import Mesh, cross, dot
 
 
 def face_normals(mesh: Mesh) -> np.ndarray:
     """float32[F, 3]: of twice the length of each face's area."""
-    first, second, third = (mesh.vertices[column] for column in mesh.faces.T)
-    return np.cross(second - first, third - first)
+    first, second, third = (mesh.vertices.take(column, axis=0) for column in mesh.faces.T)
+    return cross(second - first, third - first)
 
 
 class Caster:

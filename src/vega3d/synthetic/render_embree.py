@@ -6,8 +6,8 @@ import numpy as np
 
 from vega3d.synthetic.clip import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
 from vega3d.synthetic.light import Quality, bake_light, linear
-from vega3d.synthetic.meshes import LEVELS
-from vega3d.synthetic.raycast import Caster, dot, length
+from vega3d.synthetic.meshes import LEVELS, dot, length
+from vega3d.synthetic.raycast import Caster
 from vega3d.synthetic.scene import Scene
 from vega3d.synthetic.walk import Walk
 

@@ -9,7 +9,7 @@ min(p of its options) / p, after which, as far as the model is right, each optio
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def option_probabilities(question_type: str, names: Sequence[str], options: Sequ
     return odds / odds.sum()
 
 
-def unrevealing(candidates: Sequence, names: Sequence[Sequence[str]], random: np.random.Generator) -> Iterator:
+def unrevealing(candidates: Sequence, names: Iterable[Sequence[str]], random: np.random.Generator) -> Iterator:
     """Of questions of one type, those that are kept so that their words give nothing away.
 
     Args:
