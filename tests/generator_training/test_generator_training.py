@@ -16,6 +16,7 @@ from vega3d.generator_training import Watch, generator_options, open_generator, 
 from vega3d.generator_training.dit import DiTTrainer, as_batch, build_dit, draw_sigmas, empty_prompt
 from vega3d.generator_training.rooms import ClipWindow, RoomStream, pixels, validation_stream
 from vega3d.generator_training.run import make_rooms
+from vega3d.generator_training.stages import VAEStage
 from vega3d.generator_training.vae import (
     build_vae,
     latent_statistics,
@@ -173,6 +174,25 @@ def test_whole_clips_are_what_diffusers_encodes_and_decodes(frames, compile):
     assert ours.keys() == theirs.keys()
     for name, gradient in theirs.items():
         torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_first_weights_let_pictures_through():
+    """As an image VAE would, frame by frame, at the strength that they have."""
+    options = toy_config("x", vae={"base_dim": 8, "z_dim": 8, "dim_mult": [1, 2, 2, 4]}).vae
+    vae, clip = build_vae(options, seed=0), torch.rand(2, 3, 9, 64, 64) * 2 - 1
+    with torch.no_grad():
+        latents = vae.encode(clip).latent_dist
+        decoded = vae.decode(latents.mean).sample
+        alone = vae.encode(clip[:, :, 4:5]).latent_dist.mean
+    torch.testing.assert_close(latents.mean[:, :, 1:2], alone)
+    torch.testing.assert_close(decoded[:, :, 1:2].expand(-1, -1, 4, -1, -1), decoded[:, :, 1:5])
+    assert 0.3 < decoded.std() / clip.std() < 3
+    assert latents.std.mean().item() == pytest.approx(0.05, rel=0.1)
+
+
+def test_frames_come_first():
+    stage = VAEStage(None, toy_config("x", vae={"frames_first": 3, "frames_every": 4}).vae, None, None, None, 0)
+    assert [stage.is_of_frames(step) for step in range(9)] == [True] * 4 + [False] * 3 + [True, False]
 
 
 def test_vaes_of_other_architectures_are_refused():

@@ -131,7 +131,8 @@ class VAEOptions(StageOptions):
         base_dim: and `z_dim`, `dim_mult`, `num_res_blocks`: of `AutoencoderKLWan`.
         kl_weight: of the KL divergence of a latent [nats], beside the error of a pixel in [-1, 1].
         edge_weight: of the error of differences between neighbouring pixels.
-        frames_every: each such step is on single frames, as the generator also reads them; 0 is never.
+        frames_first: steps at the beginning that are all on single frames: what a picture is, is learnt faster there.
+        frames_every: each such later step is on single frames, as the generator also reads them; 0 is never.
         statistics_rooms: of the last window, over which mean and spread of the latents are taken.
     """
 
@@ -141,13 +142,14 @@ class VAEOptions(StageOptions):
     num_res_blocks: int = 1
     kl_weight: float = 3e-5
     edge_weight: float = 0.1
+    frames_first: int = 0
     frames_every: int = 4
     statistics_rooms: int = 32
 
     def __post_init__(self):
         super().__post_init__()
         at_least(self, 1, "base_dim", "z_dim", "num_res_blocks", "statistics_rooms")
-        at_least(self, 0, "kl_weight", "edge_weight", "frames_every")
+        at_least(self, 0, "kl_weight", "edge_weight", "frames_first", "frames_every")
         if len(self.dim_mult) != 4:
             raise ValueError(f"vae.dim_mult is {list(self.dim_mult)}, but must have 4 levels: Wan's stride is 8 px.")
 

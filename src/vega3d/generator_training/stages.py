@@ -46,10 +46,14 @@ class VAEStage:
         self.module, self.options, self.window, self.validation = module, options, window, validation
         self.device, self.seed = device, seed
 
+    def is_of_frames(self, step: int) -> bool:
+        every = self.options.frames_every
+        return step < self.options.frames_first or (every > 0 and step % every == every - 1)
+
     def inputs(self, step: int) -> StepInputs:
         frames, clips = self.window.batch(step)
         batch = pixels(frames, self.device)
-        if self.options.frames_every and step % self.options.frames_every == self.options.frames_every - 1:
+        if self.is_of_frames(step):
             batch = single_frames(batch)
         noise = noise_of(self.seed, step, self.window.rank, self.device)
         shape = latent_shape(batch.shape, self.options.z_dim)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock, WanResample, WanResidualBlock
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from vega3d.generator_training.config import STRIDE, VAEOptions
@@ -17,11 +18,7 @@ FIRST_LOG_VARIANCE = -6.0  # of the latents
 
 
 def build_vae(options: VAEOptions, seed: int) -> AutoencoderKLWan:
-    """A VAE with the strides of Wan's (4 frames, 8 px); its weights come from a seed.
-
-    Its latents start with little noise: with a standard deviation of 1, which is what zero means, the decoder first
-    learns to do without them.
-    """
+    """A VAE with the strides of Wan's (4 frames, 8 px); its weights come from a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vae = AutoencoderKLWan(
@@ -32,9 +29,39 @@ def build_vae(options: VAEOptions, seed: int) -> AutoencoderKLWan:
             latents_mean=[0.0] * options.z_dim,
             latents_std=[1.0] * options.z_dim,
         )
-    with torch.no_grad():
-        vae.quant_conv.bias[options.z_dim :] = FIRST_LOG_VARIANCE
+        initialise(vae)
     return vae
+
+
+@torch.no_grad()
+def initialise(vae: AutoencoderKLWan) -> None:
+    """First weights that let a picture through, frame by frame.
+
+    PyTorch's default shrinks a signal threefold in variance at each convolution; here the path around the residual
+    branches keeps it, and the branches add nothing at first. Kernels see only the newest frame, as those of an image
+    VAE that is inflated to videos (Wan, section on its VAE), and convolutions in time copy. Latents start with little
+    noise: with a standard deviation of 1, which is what zero means, the decoder first learns to do without them.
+    """
+    for module in vae.modules():
+        if isinstance(module, torch.nn.Conv3d | torch.nn.Conv2d):
+            kernel = module.weight[:, :, -1] if module.weight.ndim == 5 else module.weight
+            fresh = torch.nn.init.kaiming_normal_(torch.empty_like(kernel), nonlinearity="linear")
+            module.weight.zero_()
+            kernel.copy_(fresh)
+            if module.bias is not None:
+                module.bias.zero_()
+    for module in vae.modules():
+        if isinstance(module, WanResidualBlock):
+            module.conv2.weight.zero_()
+        elif isinstance(module, WanAttentionBlock):
+            module.proj.weight.zero_()
+        elif isinstance(module, WanResample) and hasattr(module, "time_conv"):
+            outputs, inputs = module.time_conv.weight.shape[:2]
+            copies = torch.eye(inputs).repeat(outputs // inputs, 1)
+            module.time_conv.weight[:, :, -1, 0, 0] = copies
+    z_dim = vae.config.z_dim
+    vae.quant_conv.weight[z_dim:] *= 0.1
+    vae.quant_conv.bias[z_dim:] = FIRST_LOG_VARIANCE
 
 
 def latent_shape(clip: torch.Size, z_dim: int) -> tuple[int, ...]:
