@@ -7,14 +7,16 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from PIL import Image
 from toy_generators import DIT, VAE, figures_of, files_of, toy_config, train
 
 from vega3d import VegaForSpatialReasoning
 from vega3d.generator_training import Watch, generator_options, open_generator, read_prompt, sample_videos
-from vega3d.generator_training.dit import DiTTrainer, as_batch, build_dit, draw_sigmas, empty_prompt
-from vega3d.generator_training.rooms import ClipWindow, RoomStream, pixels, validation_stream
+from vega3d.generator_training.dit import DiTTrainer, build_dit, draw_sigmas, empty_prompt
+from vega3d.generator_training.latents import LatentEncoder, as_batch
+from vega3d.generator_training.rooms import RoomStream, WalkWindow, pixels, validation_stream
 from vega3d.generator_training.run import make_rooms
 from vega3d.generator_training.stages import VAEStage
 from vega3d.generator_training.vae import (
@@ -57,10 +59,10 @@ def test_the_trained_vae_is_what_was_measured(simulator):
     vae = AutoencoderKLWan.from_pretrained(output / "generator" / "vae")
     config = toy_config(output)
     stream = validation_stream(config.rooms)
-    clips = pixels(stream.frames(0), torch.device("cpu"))
+    clips = pixels(stream.frames(0)[:, : config.rooms.clip_frames], torch.device("cpu"))
     assert psnr(reconstruct(vae, clips), clips).mean().item() == pytest.approx(results["vae"]["psnr"], abs=1e-4)
     train_rooms = RoomStream(config.rooms)
-    last = [pixels(train_rooms.frames(number), torch.device("cpu")) for number in (1,)]
+    last = [pixels(train_rooms.frames(1)[:, : config.rooms.clip_frames], torch.device("cpu"))]
     mean, spread = latent_statistics(vae, last)
     # The statistics were taken before the weights were rounded to bfloat16.
     assert np.allclose(mean, vae.config.latents_mean, atol=0.02 * max(spread))
@@ -136,12 +138,26 @@ def test_noise_levels_lie_in_the_middle():
         assert sigmas.median().item() == pytest.approx(median, abs=0.02)
 
 
-def test_a_batch_of_frames_has_the_tokens_of_its_clips():
-    latents = torch.randn(2, 4, 3, 4, 4)
-    frames = as_batch(latents, "frame")
-    assert frames.shape == (6, 4, 1, 4, 4)
-    assert torch.equal(frames[4, :, 0], latents[1, :, 1])
-    assert torch.equal(as_batch(latents, "views"), latents)
+def test_batches_of_all_kinds_come_from_latents_of_walks():
+    rooms = toy_config("x", rooms={"num_frames": 13}).rooms
+    assert (rooms.num_latents, rooms.num_clips, rooms.num_views) == (2, 3, 4)
+    # 3 clips of 2 latents and 4 views; each latent holds the number of its walk and its place.
+    places = torch.arange(10.0) + 100 * torch.arange(4.0)[:, None]
+    walks = places.view(4, 1, 10, 1, 1).expand(4, 2, 10, 4, 4)
+
+    def batch(kind):
+        latents = as_batch(walks, kind, rooms, np.random.default_rng(0))
+        assert latents.shape[1] == 2 and latents.shape[3:] == (4, 4)
+        return latents[:, 0, :, 0, 0].int().tolist()
+
+    starts = [0, 2, 4]
+    for number, clip in enumerate(batch("clip")):
+        assert clip[0] - 100 * number in starts and clip[1] == clip[0] + 1
+    assert batch("views") == [[6, 7, 8, 9], [106, 107, 108, 109]]  # as many tokens as 4 clips
+    frames = batch("frame")
+    assert [frame[0] // 100 for frame in frames] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {frame[0] % 100 for frame in frames} <= {6, 7, 8, 9} and len(frames[0]) == 1
+    assert len({tuple(clip) for kind in ("clip", "frame") for clip in batch(kind)}) > 4
     clip = torch.arange(9.0).view(1, 1, 9, 1, 1).expand(1, 3, 9, 16, 16)
     assert single_frames(clip)[:, 0, 0, 0, 0].tolist() == [0, 4, 8]
 
@@ -176,6 +192,24 @@ def test_whole_clips_are_what_diffusers_encodes_and_decodes(frames, compile):
         torch.testing.assert_close(ours[name], gradient, rtol=1e-3, atol=1e-5)
 
 
+def test_walks_are_encoded_as_clips_and_views(simulator):
+    config = toy_config(simulator[0])
+    vae = AutoencoderKLWan.from_pretrained(simulator[0] / "generator" / "vae", torch_dtype=torch.float32)
+    walks = torch.randint(0, 256, (2, 9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    latents = LatentEncoder(vae, config.rooms, Accelerator(cpu=True)).encode(walks)
+    assert latents.shape == (2, VAE["z_dim"], 2 * 2 + 3, 4, 4) and latents.dtype == torch.bfloat16
+    frames = pixels(walks, torch.device("cpu"))
+    mean, spread = (
+        torch.tensor(one).view(1, -1, 1, 1, 1) for one in (vae.config.latents_mean, vae.config.latents_std)
+    )
+
+    def encoded(*places):
+        return (vae.encode(frames[:, :, list(places)]).latent_dist.mean - mean) / spread
+
+    parts = [encoded(*range(0, 5)), encoded(*range(4, 9)), encoded(0), encoded(4), encoded(8)]
+    torch.testing.assert_close(latents.float(), torch.cat(parts, 2), rtol=0.01, atol=0.01)
+
+
 def test_first_weights_let_pictures_through():
     """As an image VAE would, frame by frame, at the strength that they have."""
     options = toy_config("x", vae={"base_dim": 8, "z_dim": 8, "dim_mult": [1, 2, 2, 4]}).vae
@@ -190,9 +224,19 @@ def test_first_weights_let_pictures_through():
     assert latents.std.mean().item() == pytest.approx(0.05, rel=0.1)
 
 
-def test_frames_come_first():
-    stage = VAEStage(None, toy_config("x", vae={"frames_first": 3, "frames_every": 4}).vae, None, None, None, 0)
-    assert [stage.is_of_frames(step) for step in range(9)] == [True] * 4 + [False] * 3 + [True, False]
+def test_frames_come_first_and_every_few_steps():
+    """A step sees clips of consecutive frames, or frames from anywhere in the walks."""
+    config = toy_config("x", vae={"frames_first": 3, "frames_every": 4})
+    walks = torch.arange(9, dtype=torch.uint8).view(1, 9, 1, 1, 1).expand(3, 9, 32, 32, 3)
+    window = WalkWindow(config.vae, walks=3, seed=0, load=lambda number: walks)
+    stage = VAEStage(None, config.vae, config.rooms, window, walks, torch.device("cpu"), 0)
+    seen = [stage.inputs(step).tensors[0] for step in range(9)]
+    assert [step for step, batch in enumerate(seen) if batch.shape == (4, 3, 1, 32, 32)] == [0, 1, 2, 3, 7]
+    numbers = [(batch[:, 0, :, 0, 0] * 127.5 + 127.5).round().int() for batch in seen]
+    assert len({frame for step in (0, 1, 2, 3, 7) for frame in numbers[step].flatten().tolist()}) > 4
+    clips = torch.cat([numbers[step] for step in (4, 5, 6, 8)])
+    assert clips.shape == (8, 5) and (clips.diff() == 1).all() and len(set(clips[:, 0].tolist())) > 1
+    assert torch.equal(stage.inputs(4).tensors[0], seen[4])
 
 
 def test_vaes_of_other_architectures_are_refused():
@@ -202,7 +246,7 @@ def test_vaes_of_other_architectures_are_refused():
 
 
 def test_the_window_moves_on_and_depends_on_the_step_alone():
-    options = toy_config("x", dit={"first_clips": 4, "window": 9, "new_clips": 1.5, "batch_size": 4}).dit
+    options = toy_config("x", dit={"first_walks": 4, "window": 9, "new_walks": 1.5, "batch_size": 4}).dit
     asked = []
 
     def load(number):
@@ -210,15 +254,15 @@ def test_the_window_moves_on_and_depends_on_the_step_alone():
         return torch.arange(3) + 10 * number
 
     def window():
-        return ClipWindow(options, walks=3, seed=0, load=load)
+        return WalkWindow(options, walks=3, seed=0, load=load)
 
     going = window()
     drawn = [going.batch(step) for step in range(12)]
-    assert asked == list(range(7))  # each room once, in order: 4 + 1.5 * 11 clips in rooms of 3
-    for values, clips in drawn:
-        assert values.tolist() == [10 * clip.room + clip.walk for clip in clips]
-        assert len(set(clips)) == 4
-    assert {clip.room for clip in drawn[-1][1]} <= {4, 5, 6}
+    assert asked == list(range(7))  # each room once, in order: 4 + 1.5 * 11 walks in rooms of 3
+    for values, walks in drawn:
+        assert values.tolist() == [10 * walk.room + walk.walk for walk in walks]
+        assert len(set(walks)) == 4
+    assert {walk.room for walk in drawn[-1][1]} <= {4, 5, 6}
     assert window().batch(11)[1] == drawn[11][1] and asked[7:] == [4, 5, 6]
     assert drawn[10][1] != drawn[11][1]
 
@@ -228,7 +272,7 @@ def test_rooms_come_in_any_order():
     with closing(RoomStream(options)) as stream:
         for number in (3, 4, 1):
             here = RoomStream(toy_config("x").rooms).frames(number)
-            assert here.shape == (3, 5, 32, 32, 3) and torch.equal(stream.frames(number), here)
+            assert here.shape == (3, 9, 32, 32, 3) and torch.equal(stream.frames(number), here)
 
 
 def test_samples_depend_on_their_seed_alone(simulator):

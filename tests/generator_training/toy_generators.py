@@ -9,7 +9,8 @@ from vega3d.generator_training import GeneratorConfig, Watch, make_generator_con
 
 ROOMS = {
     "size": 32,
-    "num_frames": 5,
+    "num_frames": 9,
+    "clip_frames": 5,
     "walks": 3,
     "workers": 0,
     "renderer": "embree",
@@ -19,8 +20,8 @@ ROOMS = {
 STAGE = {
     "batch_size": 2,
     "learning_rate": 3e-3,
-    "first_clips": 3,
-    "new_clips": 0.5,
+    "first_walks": 3,
+    "new_walks": 0.5,
     "window": 6,
     "logging_steps": 2,
     "save_steps": 4,

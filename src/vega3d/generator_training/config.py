@@ -28,17 +28,20 @@ class RoomOptions:
     """
     Args:
         size: edge of the square frames [px], a multiple of 16.
-        num_frames: of a clip, 1 + 4k.
-        walks: clips of a room, which share its light.
+        num_frames: of a walk, 1 + n (clip_frames - 1).
+        clip_frames: consecutive frames that the causal VAE and the transformer see as a clip, 1 + 4k. Views, which are
+            farther apart, are every fourth frame of a walk.
+        walks: of a room, which share its light.
         workers: processes that make rooms, for each process that trains; 0 makes them in between steps (embree).
         renderer: as in `stream_clips`.
         quality: of the light.
         validation_rooms: of the split `validation`.
-        validation_walks: clips of each.
+        validation_walks: of each.
     """
 
     size: int = 192
-    num_frames: int = 17
+    num_frames: int = 65
+    clip_frames: int = 17
     walks: int = 16
     workers: int = 1
     renderer: Literal["opengl", "embree"] = "opengl"
@@ -47,18 +50,34 @@ class RoomOptions:
     validation_walks: int = 4
 
     def __post_init__(self):
-        at_least(self, 1, "size", "num_frames", "walks", "validation_rooms", "validation_walks")
+        at_least(self, 1, "size", "clip_frames", "walks", "validation_rooms", "validation_walks")
         at_least(self, 0, "workers")
         if not self.workers and self.renderer != "embree":
             raise ValueError(f"rooms.workers is 0, but {self.renderer} needs at least 1. Use embree, or more workers.")
         if self.size % CELL:
             raise ValueError(f"rooms.size is {self.size}, but must be a multiple of {CELL} px, the edge of a token.")
-        if (self.num_frames - 1) % STRIDE:
-            raise ValueError(f"rooms.num_frames is {self.num_frames}, but must be 1 + {STRIDE}k, such as 17.")
+        if self.clip_frames < 1 + STRIDE or (self.clip_frames - 1) % STRIDE:
+            raise ValueError(f"rooms.clip_frames is {self.clip_frames}, but must be 1 + {STRIDE}k, such as 17.")
+        step = self.clip_frames - 1
+        if self.num_frames <= step or (self.num_frames - 1) % step:
+            raise ValueError(
+                f"rooms.num_frames is {self.num_frames}, but a walk must consist of clips of {self.clip_frames} "
+                f"frames, which share their ends: 1 + {step}n, such as {1 + 4 * step}."
+            )
 
     @property
     def num_latents(self) -> int:
         """Latent frames of a clip."""
+        return 1 + (self.clip_frames - 1) // STRIDE
+
+    @property
+    def num_clips(self) -> int:
+        """Clips of a walk."""
+        return (self.num_frames - 1) // (self.clip_frames - 1)
+
+    @property
+    def num_views(self) -> int:
+        """Frames of a walk that are encoded alone."""
         return 1 + (self.num_frames - 1) // STRIDE
 
 
@@ -67,15 +86,15 @@ class StageOptions:
     """
     Args:
         steps: optimizer steps.
-        batch_size: clips of a step on each process.
+        batch_size: clips of a step on each process, each from another walk.
         learning_rate: highest; it rises for `warmup` of the steps and falls as a cosine.
         weight_decay: of matrices and kernels.
         warmup: share of the steps.
         max_grad_norm: gradients are scaled down to this norm.
         ema_decay: of the moving average of the weights, which is what is validated and exported.
-        first_clips: that are made before the first step.
-        new_clips: made for each step after it, on average, so that a clip is seen `batch_size / new_clips` times.
-        window: newest clips from which batches are drawn.
+        first_walks: that are made before the first step.
+        new_walks: made for each step after it, on average, so that a walk is seen `batch_size / new_walks` times.
+        window: newest walks from which batches are drawn.
         precision: "auto" is bfloat16 (autocast, weights in float32) on a GPU.
         compile: the blocks of the transformer, the norms of the VAE; takes half a minute.
         cuda_graphs: on one GPU, loss and gradients of a step are one launch.
@@ -92,8 +111,8 @@ class StageOptions:
     warmup: float = 0.03
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
-    first_clips: int = 256
-    new_clips: float = 1.0
+    first_walks: int = 256
+    new_walks: float = 1.0
     window: int = 1024
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: bool = False
@@ -105,7 +124,7 @@ class StageOptions:
 
     def __post_init__(self):
         at_least(self, 1, "steps", "batch_size", "logging_steps", "validation_steps", "save_steps")
-        at_least(self, 0, "weight_decay", "new_clips", "warmup", "ema_decay")
+        at_least(self, 0, "weight_decay", "new_walks", "warmup", "ema_decay")
         for name in ("learning_rate", "max_grad_norm", "save_minutes"):
             if not values_of(self)[name] > 0:
                 raise ValueError(f"{name} is {values_of(self)[name]}, but must be above 0.")
@@ -117,10 +136,10 @@ class StageOptions:
                 f"save_steps is {self.save_steps}, but must be a multiple of logging_steps {self.logging_steps}, so "
                 "that a run that is continued logs the same losses."
             )
-        if not self.batch_size <= self.first_clips <= self.window:
+        if not self.batch_size <= self.first_walks <= self.window:
             raise ValueError(
-                f"batch_size {self.batch_size}, first_clips {self.first_clips} and window {self.window} must not "
-                "fall: a batch is drawn without repetition from the clips that are there."
+                f"batch_size {self.batch_size}, first_walks {self.first_walks} and window {self.window} must not "
+                "fall: a batch is drawn without repetition from the walks that are there."
             )
 
 
@@ -161,7 +180,8 @@ class DiTOptions(StageOptions):
         num_layers: and `num_attention_heads`, `attention_head_dim`, `ffn_dim`, `freq_dim`: of `WanTransformer3DModel`.
         prompt_tokens: rows of the stored prompt, one-hot, which the text projection turns into learned vectors.
         mixture: kinds of batches, in turn: `clip` = latents of the causal VAE over consecutive frames, `views` =
-            every fourth frame encoded alone, all of a clip together, `frame` = each of them alone.
+            every fourth frame of a walk encoded alone, all together, `frame` = such frames alone. Batches of all
+            kinds have about as many tokens.
         sigmas: how noise levels are drawn (diffusers' densities), before the shift.
         shift: sigma = shift u / (1 + (shift - 1) u).
         sampling_steps: of the pictures.

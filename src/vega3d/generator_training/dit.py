@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from diffusers import WanTransformer3DModel
 from diffusers.training_utils import compute_density_for_timestep_sampling
 
-from vega3d.generator_training.config import BatchKind, DiTOptions
+from vega3d.generator_training.config import DiTOptions
 from vega3d.modeling.configuration_vega3d import NUM_TRAIN_TIMESTEPS
 from vega3d.modeling.noise_vega3d import add_noise
 
@@ -51,13 +51,6 @@ def draw_sigmas(options: DiTOptions, count: int, noise: torch.Generator) -> torc
         options.sigmas, count, logit_mean=0.0, logit_std=1.0, device=noise.device, generator=noise
     )
     return options.shift * uniform / (1 + (options.shift - 1) * uniform)
-
-
-def as_batch(latents: torch.Tensor, kind: BatchKind) -> torch.Tensor:
-    """float[B, Z, t, h, w], or for single frames float[B * t, Z, 1, h, w]: as many tokens."""
-    if kind != "frame":
-        return latents.float()
-    return latents.float().transpose(1, 2).flatten(0, 1).unsqueeze(2)
 
 
 class DiTTrainer(torch.nn.Module):

@@ -17,7 +17,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from vega3d.generator_training.config import StageOptions
 from vega3d.generator_training.graphs import graphed
-from vega3d.generator_training.rooms import ClipId
+from vega3d.generator_training.rooms import WalkId
 from vega3d.generator_training.state import gather, restore, save_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -27,11 +27,11 @@ class StepInputs(NamedTuple):
     """
     Args:
         tensors: arguments of the module.
-        clips: that they are of.
+        walks: that they are of.
     """
 
     tensors: tuple[torch.Tensor, ...]
-    clips: list[ClipId]
+    walks: list[WalkId]
 
 
 class Stage(Protocol):
@@ -58,7 +58,7 @@ class Stage(Protocol):
 
 class Pending(NamedTuple):
     step: int
-    clips: list[ClipId]
+    walks: list[WalkId]
     loss: torch.Tensor
     norm: torch.Tensor
 
@@ -66,10 +66,10 @@ class Pending(NamedTuple):
         """Raises ValueError unless loss and gradient are finite."""
         for what, value in (("loss", self.loss), ("norm of the gradient", self.norm)):
             if not math.isfinite(value.item()):
-                told = ", ".join(str(clip) for clip in self.clips)
+                told = ", ".join(str(walk) for walk in self.walks)
                 raise ValueError(
                     f"The {what} is {value.item()} in step {self.step + 1}, on {told}. Training stops; look at these "
-                    "clips, or lower the learning rate. The last checkpoint is of an earlier step."
+                    "walks, or lower the learning rate. The last checkpoint is of an earlier step."
                 )
 
 
@@ -155,7 +155,7 @@ class Loop:
             Whether all steps are done.
 
         Raises:
-            ValueError: for a loss or gradient that is not finite, naming step and clips.
+            ValueError: for a loss or gradient that is not finite, naming step and walks.
         """
         saved, began, before = time.monotonic(), time.monotonic(), self.seconds
         self.wrapped.train()
@@ -197,7 +197,7 @@ class Loop:
         # The step before is looked at, so that the card need not wait for the answer.
         if self._pending is not None:
             self._pending.check()
-        self._pending = Pending(self.step, inputs.clips, loss.clone(), norm.detach())
+        self._pending = Pending(self.step, inputs.walks, loss.clone(), norm.detach())
         for name, value in {"loss": loss, "gradient_norm": norm.detach(), **sums}.items():
             self._sums[name] = self._sums[name] + value
         self._steps += 1

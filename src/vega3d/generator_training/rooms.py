@@ -116,7 +116,7 @@ def shaping_key(stream: RoomStream, *more: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class ClipId(NamedTuple):
+class WalkId(NamedTuple):
     """Number of the room in its split, and of the walk in the room."""
 
     room: int
@@ -128,17 +128,17 @@ class ClipId(NamedTuple):
 
 def rooms_until(options: StageOptions, walks: int, step: int) -> int:
     """How many rooms a process has seen by a step, counted from 0."""
-    return math.ceil((options.first_clips + math.floor(options.new_clips * step)) / walks)
+    return math.ceil((options.first_walks + math.floor(options.new_walks * step)) / walks)
 
 
-class ClipWindow:
-    """The newest clips, as many as fit, of which each step draws some.
+class WalkWindow:
+    """The newest walks, as many as fit, of which each step draws some.
 
     Args:
         options: of the stage.
-        walks: clips of a room.
+        walks: of a room.
         seed: of the draws.
-        load: gives a room's clips, any[walks, ...], by the number of the room.
+        load: gives a room's walks, any[walks, ...], by the number of the room.
         rank: of this process.
     """
 
@@ -164,15 +164,15 @@ class ClipWindow:
                 self._rooms[number] = self.load(self.first + number)
         return [self._rooms[number] for number in window]
 
-    def batch(self, step: int) -> tuple[torch.Tensor, list[ClipId]]:
-        """any[batch_size, ...], and which clips they are."""
+    def batch(self, step: int) -> tuple[torch.Tensor, list[WalkId]]:
+        """any[batch_size, ...], and which walks they are."""
         window = self.rooms_at(step)
         rooms = self.fill(step)
         random = np.random.default_rng([self.seed, self.rank, step])
         drawn = random.choice(len(window) * self.walks, self.options.batch_size, replace=False)
         places = [divmod(int(place), self.walks) for place in drawn]
-        clips = [rooms[room][walk] for room, walk in places]
-        return torch.stack(clips), [ClipId(self.first + window[room], walk) for room, walk in places]
+        walks = [rooms[room][walk] for room, walk in places]
+        return torch.stack(walks), [WalkId(self.first + window[room], walk) for room, walk in places]
 
 
 def validation_stream(options: RoomOptions) -> RoomStream:

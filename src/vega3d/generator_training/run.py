@@ -21,7 +21,7 @@ from vega3d.generator_training.export import export_generator, export_part
 from vega3d.generator_training.latents import LatentEncoder, LatentStore
 from vega3d.generator_training.loop import Loop, Stage
 from vega3d.generator_training.pictures import save_curves
-from vega3d.generator_training.rooms import ClipWindow, FrameFiles, RoomStream, pixels, rooms_until, validation_stream
+from vega3d.generator_training.rooms import FrameFiles, RoomStream, WalkWindow, pixels, rooms_until, validation_stream
 from vega3d.generator_training.stages import DiTStage, VAEStage
 from vega3d.generator_training.vae import VAETrainer, build_vae, gate, latent_statistics, reconstruction
 from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions, write_json
@@ -140,7 +140,7 @@ def make_rooms(config: GeneratorConfig, watch: Watch | None = None) -> dict[str,
             made += 1
             if watch.on_step:
                 watch.on_step(1, total)
-    rate = made * walks / (time.monotonic() - began)
+    rate = made * walks * config.rooms.num_clips / (time.monotonic() - began)
     there = total - sum(len(files.missing(count)) for files, count in jobs)
     return {"finished": there == total, "rooms": there, "rooms_wanted": total, "clips_per_second": rate}
 
@@ -161,7 +161,7 @@ def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, 
     module = VAETrainer(build_vae(options, config.seed), options)
     with closing(RoomStream(config.rooms)) as stream, closing(validation_stream(config.rooms)) as validation:
         rooms = FrameFiles(config.output / FRAMES, stream)
-        window = ClipWindow(
+        window = WalkWindow(
             options,
             config.rooms.walks,
             config.seed,
@@ -169,9 +169,9 @@ def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, 
             accelerator.process_index,
         )
         known = FrameFiles(config.output / FRAMES, validation)
-        clips = torch.cat([known.frames(number) for number in range(config.rooms.validation_rooms)])
+        walks = torch.cat([known.frames(number) for number in range(config.rooms.validation_rooms)])
         validation.close()
-        stage = VAEStage(module, options, window, clips, accelerator.device, config.seed)
+        stage = VAEStage(module, options, config.rooms, window, walks, accelerator.device, config.seed)
         loop, result = run_loop(stage, accelerator, run, watch)
         if result["finished"] and accelerator.is_main_process:
             with loop.averaged():
@@ -189,11 +189,11 @@ def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, 
 
 def finish_vae(config: GeneratorConfig, stage: VAEStage, accelerator: Accelerator) -> dict[str, Any]:
     """Statistics of the latents on training rooms, the exported VAE, and its reconstruction as it was exported."""
-    vae, options = stage.module.vae, config.vae
+    vae, options, length = stage.module.vae, config.vae, config.rooms.clip_frames
     rooms = stage.window.fill(options.steps - 1)[-options.statistics_rooms :]
     with accelerator.autocast():
         mean, spread = latent_statistics(
-            vae, (pixels(part, stage.device) for frames in rooms for part in frames.split(8))
+            vae, (pixels(part[:, :length], stage.device) for walks in rooms for part in walks.split(8))
         )
     vae.register_to_config(latents_mean=mean, latents_std=spread)
     export_part(vae, config.output / VIDEO, "vae")
@@ -242,15 +242,15 @@ def train_dit(config: GeneratorConfig, image_twin: bool = False, watch: Watch | 
     module = DiTTrainer(build_dit(options, vae.config.z_dim, config.seed), options)
     if options.compile:
         module.transformer.compile_repeated_blocks(fullgraph=True)
-    encoder = LatentEncoder(vae, accelerator)
+    encoder = LatentEncoder(vae, rooms, accelerator)
     with closing(RoomStream(rooms)) as stream, closing(validation_stream(rooms)) as validation:
         frames = config.output / FRAMES
         known = LatentStore(config.output / "latents", FrameFiles(frames, validation), encoder, vae_hash)
         latents = torch.cat([known.room(number) for number in range(rooms.validation_rooms)])
         validation.close()
         store = LatentStore(config.output / "latents", FrameFiles(frames, stream), encoder, vae_hash)
-        window = ClipWindow(options, rooms.walks, config.seed, store.room, accelerator.process_index)
-        stage = DiTStage(module, options, window, latents, vae, rooms.num_frames, rooms.size, config.seed)
+        window = WalkWindow(options, rooms.walks, config.seed, store.room, accelerator.process_index)
+        stage = DiTStage(module, options, rooms, window, latents, vae, config.seed)
         loop, result = run_loop(stage, accelerator, run, watch)
     if accelerator.is_main_process:
         with loop.averaged():
@@ -265,7 +265,7 @@ def facts_of(config: GeneratorConfig, name: str, result: dict[str, Any]) -> dict
     """What `generator.json` says."""
     return {
         "kind": "image" if name == TWIN else "video",
-        "num_frames": 1 if name == TWIN else config.rooms.num_frames,
+        "num_frames": 1 if name == TWIN else config.rooms.clip_frames,
         "size": config.rooms.size,
         "prompt_length": config.dit.prompt_tokens,
         **{key: result[key] for key in ("finished", "steps", "settings", "versions")},

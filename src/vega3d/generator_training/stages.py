@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from vega3d.generator_training.config import BatchKind, DiTOptions, VAEOptions
-from vega3d.generator_training.dit import LEVELS, DiTTrainer, as_batch, draw_sigmas, validation_losses
-from vega3d.generator_training.latents import CLIP, FRAMES
+from vega3d.generator_training.config import BatchKind, DiTOptions, RoomOptions, VAEOptions
+from vega3d.generator_training.dit import LEVELS, DiTTrainer, draw_sigmas, validation_losses
+from vega3d.generator_training.latents import as_batch
 from vega3d.generator_training.loop import StepInputs
 from vega3d.generator_training.pictures import as_uint8, grid_of_videos, save_picture
-from vega3d.generator_training.rooms import ClipWindow, pixels
+from vega3d.generator_training.rooms import WalkWindow, pixels
 from vega3d.generator_training.sampling import sample_videos
-from vega3d.generator_training.vae import VAETrainer, latent_shape, reconstruct, reconstruction, single_frames
+from vega3d.generator_training.vae import VAETrainer, latent_shape, reconstruct, reconstruction
 
 SHOWN = 6  # clips of a picture
 VALIDATION_BATCH = 8
@@ -19,8 +20,13 @@ STEP_STRIDE, RANK_STRIDE = 1_000_003, 7_919  # of seeds
 
 
 def noise_of(seed: int, step: int, rank: int, device: torch.device) -> torch.Generator:
-    """The random stream of a step; nothing else is drawn at random in training."""
+    """The stream of the noise of a step."""
     return torch.Generator(device).manual_seed((seed + 1) * 2_147_483_647 + step * STEP_STRIDE + rank * RANK_STRIDE)
+
+
+def choices_of(seed: int, step: int, rank: int) -> np.random.Generator:
+    """What of the walks of a step is seen."""
+    return np.random.default_rng([seed, rank, step, 1])
 
 
 class VAEStage:
@@ -28,7 +34,8 @@ class VAEStage:
     Args:
         module: of the VAE.
         options: of the stage.
-        window: of uint8[T, H, W, 3] clips.
+        rooms: says what clips are.
+        window: of walks, uint8[T, H, W, 3].
         validation: uint8[N, T, H, W, 3].
         device: of the module.
         seed: of the noise.
@@ -38,12 +45,14 @@ class VAEStage:
         self,
         module: VAETrainer,
         options: VAEOptions,
-        window: ClipWindow,
+        rooms: RoomOptions,
+        window: WalkWindow,
         validation: torch.Tensor,
         device: torch.device,
         seed: int,
     ):
-        self.module, self.options, self.window, self.validation = module, options, window, validation
+        self.module, self.options, self.rooms, self.window = module, options, rooms, window
+        self.validation = validation[:, : rooms.clip_frames]
         self.device, self.seed = device, seed
 
     def is_of_frames(self, step: int) -> bool:
@@ -51,13 +60,18 @@ class VAEStage:
         return step < self.options.frames_first or (every > 0 and step % every == every - 1)
 
     def inputs(self, step: int) -> StepInputs:
-        frames, clips = self.window.batch(step)
-        batch = pixels(frames, self.device)
+        walks, ids = self.window.batch(step)
+        random = choices_of(self.seed, step, self.window.rank)
         if self.is_of_frames(step):
-            batch = single_frames(batch)
+            chosen = random.integers(self.rooms.num_frames, size=(len(walks), self.rooms.num_latents))
+            frames = [walk[place, None] for walk, places in zip(walks, chosen, strict=True) for place in places]
+        else:
+            starts = random.integers(1 + self.rooms.num_frames - self.rooms.clip_frames, size=len(walks))
+            frames = [walk[start:][: self.rooms.clip_frames] for walk, start in zip(walks, starts, strict=True)]
+        batch = pixels(torch.stack(frames), self.device)
         noise = noise_of(self.seed, step, self.window.rank, self.device)
         shape = latent_shape(batch.shape, self.options.z_dim)
-        return StepInputs((batch, torch.randn(shape, generator=noise, device=self.device)), clips)
+        return StepInputs((batch, torch.randn(shape, generator=noise, device=self.device)), ids)
 
     def figures(self, sums: dict[str, torch.Tensor], steps: int) -> dict[str, float]:
         return {name: sums[name].item() / steps for name in ("pixel_error", "edge_error", "kl")}
@@ -79,11 +93,10 @@ class DiTStage:
     Args:
         module: of the transformer.
         options: of the stage.
-        window: of bfloat16[2, Z, t, h, w] latents on the device.
-        validation: the same, bfloat16[N, 2, Z, t, h, w].
+        rooms: says what clips are.
+        window: of latents of walks, bfloat16[Z, n, h, w], on the device.
+        validation: the same, bfloat16[N, Z, n, h, w].
         vae: frozen, for pictures.
-        num_frames: of a clip.
-        size: of its frames [px].
         seed: of the noise.
     """
 
@@ -91,26 +104,24 @@ class DiTStage:
         self,
         module: DiTTrainer,
         options: DiTOptions,
-        window: ClipWindow,
+        rooms: RoomOptions,
+        window: WalkWindow,
         validation: torch.Tensor,
         vae,
-        num_frames: int,
-        size: int,
         seed: int,
     ):
-        self.module, self.options, self.window, self.validation = module, options, window, validation
-        self.vae, self.num_frames, self.size, self.seed = vae, num_frames, size, seed
+        self.module, self.options, self.rooms, self.window = module, options, rooms, window
+        self.validation, self.vae, self.seed = validation, vae, seed
 
     def kind(self, step: int) -> BatchKind:
         return self.options.mixture[step % len(self.options.mixture)]
 
     def inputs(self, step: int) -> StepInputs:
-        kind = self.kind(step)
-        latents, clips = self.window.batch(step)
-        batch = as_batch(latents[:, CLIP if kind == "clip" else FRAMES], kind)
+        walks, ids = self.window.batch(step)
+        batch = as_batch(walks, self.kind(step), self.rooms, choices_of(self.seed, step, self.window.rank))
         noise = noise_of(self.seed, step, self.window.rank, batch.device)
         sigmas = draw_sigmas(self.options, len(batch), noise)
-        return StepInputs((batch, torch.randn(batch.shape, generator=noise, device=batch.device), sigmas), clips)
+        return StepInputs((batch, torch.randn(batch.shape, generator=noise, device=batch.device), sigmas), ids)
 
     def figures(self, sums: dict[str, torch.Tensor], steps: int) -> dict[str, float]:
         """Losses by fifths of sigma; a fifth that nothing was drawn from is left out."""
@@ -125,8 +136,8 @@ class DiTStage:
         """Losses of each kind of batch that is trained on, and a picture of samples."""
         figures: dict[str, float] = {}
         for kind in dict.fromkeys(self.options.mixture):
-            latents = self.validation[:, CLIP if kind == "clip" else FRAMES]
-            batches = [as_batch(part, kind) for part in latents.split(VALIDATION_BATCH)]
+            random = choices_of(self.seed, 0, 0)
+            batches = [as_batch(part, kind, self.rooms, random) for part in self.validation.split(VALIDATION_BATCH)]
             losses = validation_losses(self.module, batches, self.seed)
             figures |= {f"{name}_{kind}": value for name, value in losses.items()}
         if self.window.rank == 0:
@@ -135,9 +146,9 @@ class DiTStage:
                 self.vae,
                 self.module.prompt,
                 seeds=[self.seed + number for number in range(SHOWN)],
-                num_frames=self.num_frames if set(self.options.mixture) != {"frame"} else 1,
-                height=self.size,
-                width=self.size,
+                num_frames=self.rooms.clip_frames if set(self.options.mixture) != {"frame"} else 1,
+                height=self.rooms.size,
+                width=self.rooms.size,
                 steps=self.options.sampling_steps,
             )
             save_picture(folder / f"step-{step:07d}.png", grid_of_videos(videos))
