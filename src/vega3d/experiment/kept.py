@@ -13,7 +13,7 @@ from vega3d.run_files import write_json
 from vega3d.synthetic.resumable import write_whole
 
 PART = 512  # visuals in a file
-AT_A_TIME = 16  # visuals computed together
+AT_A_TIME = 32  # visuals computed together
 
 Compute = Callable[[list[int]], torch.Tensor]
 

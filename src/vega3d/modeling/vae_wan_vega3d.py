@@ -16,7 +16,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import nn
 
-FRAMES_AT_A_TIME = 4
+PIXELS_AT_A_TIME = 4 * 1280 * 720
 
 
 def fold_conv(conv: WanCausalConv3d) -> nn.Conv2d:
@@ -159,8 +159,8 @@ class FoldedWanEncoder(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def parts(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Frames to encode at a time: more take gigabytes at 1280x720 and save no time."""
-        return frames.split(FRAMES_AT_A_TIME)
+        """Frames to encode at a time: four of 1280x720, as more take gigabytes and save no time; more of small ones."""
+        return frames.split(max(1, PIXELS_AT_A_TIME // (frames.shape[2] * frames.shape[3])))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """
