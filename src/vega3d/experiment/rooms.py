@@ -23,7 +23,7 @@ from vega3d.synthetic.observation import Observation, observe
 from vega3d.synthetic.questions import make_questions
 from vega3d.synthetic.raycast import Caster
 from vega3d.synthetic.render_embree import Clip, EmbreeRenderer
-from vega3d.synthetic.resumable import run_all, write_whole
+from vega3d.synthetic.resumable import run_all, write_array, write_whole
 from vega3d.synthetic.scene import Scene, sample_scene, scene_seed
 from vega3d.synthetic.walk import Walk, sample_walks
 
@@ -142,15 +142,10 @@ def make_shard(number: int, shards: RoomShards) -> int:
         for rgb, record in room_clips(room, shards):
             frames.append(rgb)
             clips.append(record)
-    write_whole(frames_file, partial(_write_array, array=np.stack(frames)))
+    write_array(frames_file, np.stack(frames))
     values = json.dumps({"settings": shards.settings, "clips": clips}, separators=(",", ":"))
     write_whole(rows_file, partial(Path.write_text, data=values))
     return len(clips)
-
-
-def _write_array(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)
 
 
 def read_shard(path: Path, shards: RoomShards) -> dict:

@@ -159,7 +159,7 @@ class FoldedWanEncoder(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def parts(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Frames to encode at a time: four of 1280x720, as more take gigabytes and save no time; more of small ones."""
+        """Frames to encode at a time: four of 1280x720, as more take gigabytes and save no time; more if small."""
         return frames.split(max(1, PIXELS_AT_A_TIME // (frames.shape[2] * frames.shape[3])))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:

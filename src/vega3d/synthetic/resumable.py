@@ -3,8 +3,11 @@
 import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
 
 Result = TypeVar("Result")
 
@@ -22,6 +25,16 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         partial_path.unlink(missing_ok=True)
         raise
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """A whole .npy file, or none."""
+    write_whole(path, partial(_save_array, array=array))
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    with path.open("wb") as file:  # np.save would add .npy to a temporary name
+        np.save(file, array)
 
 
 def run_all(make: Callable[[int], Result], count: int, workers: int) -> Iterator[Result]:

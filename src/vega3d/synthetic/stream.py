@@ -24,7 +24,7 @@ from vega3d.synthetic.handover import Result, run_in_order
 from vega3d.synthetic.light import Quality, bake_light, check_quality
 from vega3d.synthetic.raycast import Caster
 from vega3d.synthetic.render_embree import EmbreeRenderer
-from vega3d.synthetic.resumable import run_all, write_whole
+from vega3d.synthetic.resumable import run_all, write_array
 from vega3d.synthetic.scene import SEEDS_PER_SPLIT, sample_scene, scene_seed
 from vega3d.synthetic.walk import Walk, sample_walks
 
@@ -91,14 +91,8 @@ def write_frames(tasks: Sequence[FramesTask], workers: int) -> Generator[Path, N
 
 def _write_frames(tasks: Sequence[FramesTask], place: int) -> int:
     task = tasks[place]
-    frames = task.job.frames(task.number)
-    write_whole(task.path, partial(_save_array, array=frames))
+    write_array(task.path, task.job.frames(task.number))
     return place
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, array)
 
 
 @cache
