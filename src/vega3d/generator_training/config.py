@@ -13,14 +13,14 @@ from vega3d.config_files import checked, read_mapping, refuse_unknown
 BatchKind = Literal["clip", "views", "frame"]
 KINDS: tuple[BatchKind, ...] = ("clip", "views", "frame")
 STRIDE, CELL = 4, 16  # frames of a latent; edge of a token [px]
-WITHOUT_EFFECT = (
+NEVER_BINDING = {
     "workers",
     "save_steps",
     "save_minutes",
     "logging_steps",
     "compile",
     "cuda_graphs",
-)  # on what is computed
+}  # speed, not values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class RoomOptions:
     size: int = 192
     num_frames: int = 65
     clip_frames: int = 17
-    walks: int = 16
+    walks: int = 4
     workers: int = 1
     renderer: Literal["opengl", "embree"] = "opengl"
     quality: Literal["full", "fast"] = "fast"
@@ -246,7 +246,7 @@ class GeneratorConfig:
             f"{part}.{name}": value
             for part, values in parts.items()
             for name, value in values.items()
-            if name not in WITHOUT_EFFECT
+            if name not in NEVER_BINDING
         }
         return json.loads(json.dumps({"stage": stage, "seed": self.seed, **kept}))
 
