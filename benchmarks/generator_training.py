@@ -1,7 +1,7 @@
 """Loss and gradients of a step of the generator's training: as launched one by one, and as a CUDA graph.
 
 python benchmarks/generator_training.py                      # one GPU, sizes of recipes/generator.yaml
-python benchmarks/generator_training.py --toy                # any machine, to see that it runs
+python benchmarks/generator_training.py --toy                # any machine; without a GPU nothing is captured
 """
 
 import argparse
@@ -10,6 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -108,7 +109,7 @@ def main() -> None:
     )
     figures = {}
     for case, (ways, inputs) in cases.items():
-        times = {way: milliseconds(lambda f=f: f(*inputs), device, options.repeats) for way, f in ways.items()}
+        times = {way: milliseconds(partial(f, *inputs), device, options.repeats) for way, f in ways.items()}
         figures[case] = times
         for way, taken in times.items():
             print(f"{case:14} {way:20} {taken:8.1f} ms  {times['diffusers'] / taken:5.2f}x", flush=True)
