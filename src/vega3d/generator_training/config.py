@@ -13,7 +13,7 @@ from vega3d.config_files import checked, read_mapping, refuse_unknown
 BatchKind = Literal["clip", "views", "frame"]
 KINDS: tuple[BatchKind, ...] = ("clip", "views", "frame")
 STRIDE, CELL = 4, 16  # frames of a latent; edge of a token [px]
-NEVER_BINDING = {
+WITHOUT_EFFECT = {
     "workers",
     "save_steps",
     "save_minutes",
@@ -246,7 +246,7 @@ class GeneratorConfig:
             f"{part}.{name}": value
             for part, values in parts.items()
             for name, value in values.items()
-            if name not in NEVER_BINDING
+            if name not in WITHOUT_EFFECT
         }
         return json.loads(json.dumps({"stage": stage, "seed": self.seed, **kept}))
 
