@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 from PIL import Image
 from toy_generators import DIT, VAE, figures_of, files_of, toy_config, train
 
@@ -221,6 +222,11 @@ def test_first_weights_let_pictures_through():
     torch.testing.assert_close(latents.mean[:, :, 1:2], alone)
     torch.testing.assert_close(decoded[:, :, 1:2].expand(-1, -1, 4, -1, -1), decoded[:, :, 1:5])
     assert 0.3 < decoded.std() / clip.std() < 3
+    blocks = [block for block in vae.modules() if isinstance(block, WanResidualBlock)]
+    for block in blocks:
+        x = torch.randn(1, block.in_dim, 1, 4, 4)
+        assert torch.equal(block(x), block.conv_shortcut(x))
+    assert len(blocks) == 16
     assert latents.std.mean().item() == pytest.approx(0.05, rel=0.1)
 
 
