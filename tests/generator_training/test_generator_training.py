@@ -68,7 +68,7 @@ def test_the_trained_vae_is_what_was_measured(simulator):
     # The statistics were taken before the weights were rounded to bfloat16.
     assert np.allclose(mean, vae.config.latents_mean, atol=0.02 * max(spread))
     assert np.allclose(spread, vae.config.latents_std, rtol=0.05)
-    assert vae.config.scale_factor_temporal == 4 and len(vae.config.dim_mult) == 4
+    assert vae.config.scale_factor_temporal == 4 and vae.config.scale_factor_spatial == 8
 
 
 @pytest.mark.parametrize("name", ["generator", "image-twin"])
@@ -165,9 +165,10 @@ def test_batches_of_all_kinds_come_from_latents_of_walks():
 
 @pytest.mark.parametrize("frames", [1, 5, 13])
 @pytest.mark.parametrize("compile", [False, True])
-def test_whole_clips_are_what_diffusers_encodes_and_decodes(frames, compile):
+@pytest.mark.parametrize("levels", [{"patch_size": 1, "dim_mult": [1, 2, 2, 3]}, {"patch_size": 2, "dim_mult": [1, 2, 3]}])
+def test_whole_clips_are_what_diffusers_encodes_and_decodes(frames, compile, levels):
     """With gradients, and beyond the clamp of `decode`."""
-    vae = build_vae(toy_config("x", vae={"dim_mult": [1, 2, 2, 3]}).vae, seed=0).double()
+    vae = build_vae(toy_config("x", vae=levels).vae, seed=0).double()
     random = torch.Generator().manual_seed(0)
     for parameter in vae.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=random)
@@ -213,7 +214,7 @@ def test_walks_are_encoded_as_clips_and_views(simulator):
 
 def test_first_weights_let_pictures_through():
     """As an image VAE would, frame by frame, at the strength that they have."""
-    options = toy_config("x", vae={"base_dim": 8, "z_dim": 8, "dim_mult": [1, 2, 2, 4]}).vae
+    options = toy_config("x", vae={"base_dim": 8, "z_dim": 8, "patch_size": 1, "dim_mult": [1, 2, 2, 4]}).vae
     vae, clip = build_vae(options, seed=0), torch.rand(2, 3, 9, 64, 64) * 2 - 1
     with torch.no_grad():
         latents = vae.encode(clip).latent_dist
@@ -246,7 +247,7 @@ def test_frames_come_first_and_every_few_steps():
 
 
 def test_vaes_of_other_architectures_are_refused():
-    vae = AutoencoderKLWan(base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, patch_size=2)
+    vae = AutoencoderKLWan(base_dim=4, decoder_base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, is_residual=True)
     with pytest.raises(ValueError, match="residual shortcuts"):
         WholeClips(vae)
 

@@ -27,7 +27,16 @@ STAGE = {
     "save_steps": 4,
     "validation_steps": 4,
 }
-VAE = {**STAGE, "steps": 8, "base_dim": 3, "z_dim": 4, "dim_mult": [1, 1, 2, 2], "statistics_rooms": 1}
+VAE = {
+    **STAGE,
+    "steps": 8,
+    "optimizer": "muon",
+    "base_dim": 3,
+    "z_dim": 4,
+    "patch_size": 2,
+    "dim_mult": [1, 2, 2],
+    "statistics_rooms": 1,
+}
 DIT = {
     **STAGE,
     "steps": 10,

@@ -497,3 +497,17 @@ def test_a_generator_in_another_place_is_refused(backbones, tmp_path):
         VegaForSpatialReasoning.from_backbones(backbones[0], tmp_path / "nowhere")
     with pytest.raises(ValueError, match="has no transformer, vae, text_encoder"):
         VegaForSpatialReasoning.from_backbones(backbones[0], tmp_path)
+
+
+def test_an_encoder_of_patches_is_folded_too():
+    """`patch_size=2`: squares of pixels become channels, in place of the first level."""
+    vae = AutoencoderKLWan(
+        base_dim=4, z_dim=4, dim_mult=[1, 2, 2], num_res_blocks=1, temperal_downsample=[True, True], patch_size=2,
+        in_channels=12, out_channels=12,
+    ).eval()  # fmt: skip
+    frames = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        alone = FoldedWanEncoder(vae)(frames)
+        expected = vae.encode(frames.unsqueeze(2)).latent_dist.mean.squeeze(2)
+    assert alone.shape == (3, 4, 4, 6)
+    torch.testing.assert_close(alone, expected, rtol=1e-4, atol=1e-5)

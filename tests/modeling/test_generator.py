@@ -204,5 +204,5 @@ def test_without_weights_nothing_runs():
 
 def test_a_wan22_vae_is_refused(parts, tmp_path):
     vae = AutoencoderKLWan(**{**WAN_VAE, "patch_size": 2, "in_channels": 12, "out_channels": 12})
-    with pytest.raises(ValueError, match=r"patches of 2: use a Wan2\.1 VAE"):
+    with pytest.raises(ValueError, match=r"of 16 px \(patch_size 2, 4 levels\).*use a Wan2\.1 VAE"):
         load_generator(tmp_path / "files", parts[0], vae, torch.zeros(1, 16), block=BLOCK)

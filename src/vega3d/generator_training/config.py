@@ -13,6 +13,7 @@ from vega3d.config_files import checked, read_mapping, refuse_unknown
 BatchKind = Literal["clip", "views", "frame"]
 KINDS: tuple[BatchKind, ...] = ("clip", "views", "frame")
 STRIDE, CELL = 4, 16  # frames of a latent; edge of a token [px]
+LEVELS_OF_PATCHES = {1: 4, 2: 3}  # of the VAE, whose latents are of 8 px
 WITHOUT_EFFECT = {
     "workers",
     "save_steps",
@@ -88,6 +89,7 @@ class StageOptions:
         steps: optimizer steps.
         batch_size: clips of a step on each process, each from another walk.
         learning_rate: highest; it rises for `warmup` of the steps and falls as a cosine.
+        optimizer: `adamw`; or `muon`, for matrices and kernels, with AdamW at a tenth of the rate for the rest.
         weight_decay: of matrices and kernels.
         warmup: share of the steps.
         max_grad_norm: gradients are scaled down to this norm.
@@ -107,6 +109,7 @@ class StageOptions:
     steps: int
     batch_size: int
     learning_rate: float
+    optimizer: Literal["adamw", "muon"] = "adamw"
     weight_decay: float = 0.01
     warmup: float = 0.03
     max_grad_norm: float = 1.0
@@ -148,6 +151,7 @@ class VAEOptions(StageOptions):
     """
     Args:
         base_dim: and `z_dim`, `dim_mult`, `num_res_blocks`: of `AutoencoderKLWan`.
+        patch_size: edge of the squares of pixels that become channels first [px]; 2 takes the place of a level.
         kl_weight: of the KL divergence of a latent [nats], beside the error of a pixel in [-1, 1].
         edge_weight: of the error of differences between neighbouring pixels.
         frames_first: steps at the beginning that are all on single frames: what a picture is, is learnt faster there.
@@ -159,6 +163,7 @@ class VAEOptions(StageOptions):
     z_dim: int = 16
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 1
+    patch_size: int = 1
     kl_weight: float = 3e-5
     edge_weight: float = 0.1
     frames_first: int = 0
@@ -169,8 +174,14 @@ class VAEOptions(StageOptions):
         super().__post_init__()
         at_least(self, 1, "base_dim", "z_dim", "num_res_blocks", "statistics_rooms")
         at_least(self, 0, "kl_weight", "edge_weight", "frames_first", "frames_every")
-        if len(self.dim_mult) != 4:
-            raise ValueError(f"vae.dim_mult is {list(self.dim_mult)}, but must have 4 levels: Wan's stride is 8 px.")
+        levels = LEVELS_OF_PATCHES.get(self.patch_size)
+        if levels is None:
+            raise ValueError(f"vae.patch_size is {self.patch_size}, but must be 1 or 2.")
+        if len(self.dim_mult) != levels:
+            raise ValueError(
+                f"vae.dim_mult is {list(self.dim_mult)}, but must have {levels} levels with patch_size "
+                f"{self.patch_size}: Wan's stride is 8 px."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from vega3d.generator_training.config import StageOptions
 from vega3d.generator_training.graphs import graphed
+from vega3d.generator_training.muon import OTHERS_RATE, Muon
 from vega3d.generator_training.rooms import WalkId
 from vega3d.generator_training.state import gather, restore, save_checkpoint
 
@@ -97,6 +98,16 @@ def weight_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
 
 
+def make_optimizer(module: nn.Module, options: StageOptions, on_gpu: bool) -> torch.optim.Optimizer:
+    """AdamW, or Muon for what decays and AdamW for the rest."""
+    kernels, others = weight_groups(module, options.weight_decay)
+    if options.optimizer == "muon":
+        kernels["muon"] = True
+        others["lr"] = OTHERS_RATE * options.learning_rate
+        return Muon([kernels, others], lr=options.learning_rate, betas=(0.9, 0.99), fused=on_gpu)
+    return torch.optim.AdamW([kernels, others], lr=options.learning_rate, betas=(0.9, 0.99), fused=on_gpu)
+
+
 class Loop:
     """
     Args:
@@ -118,9 +129,8 @@ class Loop:
         options = stage.options
         self.stage, self.accelerator, self.folder, self.options = stage, accelerator, folder, options
         self.on_step, self.on_log = on_step or (lambda done, steps: None), on_log or (lambda entry: None)
-        groups = weight_groups(stage.module, options.weight_decay)
         on_gpu = accelerator.device.type == "cuda"
-        optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.99), fused=on_gpu)
+        optimizer = make_optimizer(stage.module, options, on_gpu)
         self.wrapped, self.optimizer = accelerator.prepare(stage.module, optimizer)
         # Not prepared: accelerate would step it once for each process.
         self.schedule = get_cosine_schedule_with_warmup(

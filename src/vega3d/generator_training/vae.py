@@ -26,6 +26,10 @@ def build_vae(options: VAEOptions, seed: int) -> AutoencoderKLWan:
             z_dim=options.z_dim,
             dim_mult=list(options.dim_mult),
             num_res_blocks=options.num_res_blocks,
+            temperal_downsample=[False] * (len(options.dim_mult) - 3) + [True, True],
+            patch_size=None if options.patch_size == 1 else options.patch_size,
+            in_channels=3 * options.patch_size**2,
+            out_channels=3 * options.patch_size**2,
             latents_mean=[0.0] * options.z_dim,
             latents_std=[1.0] * options.z_dim,
         )

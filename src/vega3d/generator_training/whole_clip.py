@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanResidualBlock
+from diffusers.models.autoencoders.autoencoder_kl_wan import WanResample, WanResidualBlock, patchify, unpatchify
 
 NormedRows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -30,13 +30,14 @@ class WholeClips:
         compile: the norms with `torch.compile`, which then read and write memory once.
 
     Raises:
-        ValueError: for a VAE with patches or residual shortcuts (Wan2.2).
+        ValueError: for a VAE with residual shortcuts (Wan2.2).
     """
 
     def __init__(self, vae: AutoencoderKLWan, compile: bool = False):
-        if vae.config.patch_size is not None or vae.config.is_residual:
-            raise ValueError("The VAE has patches or residual shortcuts (Wan2.2): use one of Wan2.1's architecture.")
+        if vae.config.is_residual:
+            raise ValueError("The VAE has residual shortcuts (Wan2.2): use one with is_residual=False.")
         self.vae: Any = vae
+        self.patch_size: int = vae.config.patch_size or 1
         self._normed_rows: NormedRows = torch.compile(normed_rows, dynamic=True) if compile else normed_rows
 
     def encode(self, clip: torch.Tensor) -> torch.Tensor:
@@ -49,7 +50,8 @@ class WholeClips:
             float[B, 2 Z, t, H / 8, W / 8]: means and log variances of the latents, not normalised.
         """
         encoder = self.vae.encoder
-        x = encoder.conv_in(clip.contiguous(memory_format=torch.channels_last_3d))
+        patches = patchify(clip, self.patch_size)
+        x = encoder.conv_in(patches.contiguous(memory_format=torch.channels_last_3d))
         for block in encoder.down_blocks:
             x = self._block(block, x)
         x = self._middle(encoder.mid_block, x)
@@ -70,7 +72,7 @@ class WholeClips:
         for block in decoder.up_blocks:
             for part in (*block.resnets, *(block.upsamplers or ())):
                 x = self._block(part, x)
-        return decoder.conv_out(self._activated(decoder.norm_out, x))
+        return unpatchify(decoder.conv_out(self._activated(decoder.norm_out, x)), self.patch_size)
 
     def _middle(self, block: Any, x: torch.Tensor) -> torch.Tensor:
         x = self._residual(block.resnets[0], x)

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any, Literal
 
@@ -51,6 +52,11 @@ def refuse_misspelled(config_class: type, unknown: dict[str, Any]) -> None:
         close = difflib.get_close_matches(key, names, n=1, cutoff=0.8)
         if close:
             raise ValueError(f"{config_class.__name__} has no option {key!r}; did you mean {close[0]!r}?")
+
+
+def latent_edge(vae: Mapping[str, Any]) -> int:
+    """Edge of the square of pixels that one latent of a Wan VAE covers [px], from the VAE's config."""
+    return (vae.get("patch_size") or 1) * 2 ** (len(vae.get("dim_mult", [1, 2, 4, 4])) - 1)
 
 
 def require(condition: bool, name: str, value: Any, limit: str, remedy: str) -> None:
@@ -165,8 +171,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
     @property
     def cell(self) -> int:
         """Edge of the square of pixels that one token covers [px]: VAE stride times patch."""
-        levels = len(self.vae.get("dim_mult", [1, 2, 4, 4]))
-        return 2 ** (levels - 1) * self.patch
+        return latent_edge(self.vae) * self.patch
 
     @property
     def is_relative(self) -> bool:

@@ -13,9 +13,13 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
     WanResample,
     WanResidualBlock,
     WanRMS_norm,
+    patchify,
 )
 from torch import nn
 
+from .configuration_vega3d import latent_edge
+
+LATENT_EDGE = 8  # [px]
 PIXELS_AT_A_TIME = 4 * 1280 * 720
 
 
@@ -135,16 +139,19 @@ class FoldedWanEncoder(nn.Module):
     Derived from a loaded VAE and never stored.
 
     Raises:
-        ValueError: for a VAE with patches or residual shortcuts (Wan2.2).
+        ValueError: for a VAE with residual shortcuts, or latents of 16 px (Wan2.2).
     """
 
     def __init__(self, vae: AutoencoderKLWan):
         super().__init__()
-        if vae.config.patch_size is not None:
-            raise ValueError(
-                f"The VAE packs pixels in patches of {vae.config.patch_size}: use a Wan2.1 VAE (patch_size=None)."
-            )
         encoder = vae.encoder
+        self.patch_size: int = vae.config.patch_size or 1
+        edge = latent_edge(vae.config)
+        if edge != LATENT_EDGE:
+            raise ValueError(
+                f"A latent of the VAE is of {edge} px (patch_size {self.patch_size}, {len(vae.config.dim_mult)} levels), "
+                f"but must be of {LATENT_EDGE} px: use a Wan2.1 VAE."
+            )
         self.z_dim = vae.config.z_dim
         self.conv_in = fold_conv(encoder.conv_in)
         self.down_blocks = nn.ModuleList(fold_block(block) for block in encoder.down_blocks)
@@ -170,7 +177,8 @@ class FoldedWanEncoder(nn.Module):
         Returns:
             float[N, Z, H / 8, W / 8], mean of the posterior, not yet normalised.
         """
-        x = self.conv_in(frames.contiguous(memory_format=torch.channels_last))
+        patches = patchify(frames.unsqueeze(2), self.patch_size).squeeze(2)
+        x = self.conv_in(patches.contiguous(memory_format=torch.channels_last))
         for block in self.down_blocks:
             x = block(x)
         for block in self.mid_blocks:
