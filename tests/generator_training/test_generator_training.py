@@ -165,7 +165,9 @@ def test_batches_of_all_kinds_come_from_latents_of_walks():
 
 @pytest.mark.parametrize("frames", [1, 5, 13])
 @pytest.mark.parametrize("compile", [False, True])
-@pytest.mark.parametrize("levels", [{"patch_size": 1, "dim_mult": [1, 2, 2, 3]}, {"patch_size": 2, "dim_mult": [1, 2, 3]}])
+@pytest.mark.parametrize(
+    "levels", [{"patch_size": 1, "dim_mult": [1, 2, 2, 3]}, {"patch_size": 2, "dim_mult": [1, 2, 3]}]
+)
 def test_whole_clips_are_what_diffusers_encodes_and_decodes(frames, compile, levels):
     """With gradients, and beyond the clamp of `decode`."""
     vae = build_vae(toy_config("x", vae=levels).vae, seed=0).double()
@@ -247,7 +249,9 @@ def test_frames_come_first_and_every_few_steps():
 
 
 def test_vaes_of_other_architectures_are_refused():
-    vae = AutoencoderKLWan(base_dim=4, decoder_base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, is_residual=True)
+    vae = AutoencoderKLWan(
+        base_dim=4, decoder_base_dim=4, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, is_residual=True
+    )
     with pytest.raises(ValueError, match="residual shortcuts"):
         WholeClips(vae)
 

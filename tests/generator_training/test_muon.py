@@ -2,8 +2,8 @@ import copy
 
 import pytest
 import torch
-from toy_generators import toy_config
 from torch import nn
+from toy_generators import toy_config
 
 from vega3d.generator_training.loop import make_optimizer
 from vega3d.generator_training.muon import Muon, with_equal_singular_values
@@ -35,7 +35,7 @@ def test_singular_values_become_about_one_and_directions_stay(shape):
     updates = with_equal_singular_values(matrices)
     for matrix, update in zip(matrices, updates, strict=True):
         values = torch.linalg.svdvals(update)
-        assert 0.6 < values.min() and values.max() < 1.3
+        assert values.min() > 0.6 and values.max() < 1.3
         u, _, v = torch.linalg.svd(matrix, full_matrices=False)
         along = (u.mT @ update @ v.mT).diagonal()  # those of the update, in the order of the matrix's
         torch.testing.assert_close(along.sort().values, values.sort().values)
@@ -50,7 +50,7 @@ def test_the_first_step_of_a_kernel_is_its_orthogonal_gradient(net):
         rows = len(new.weight)
         scale = max(1, rows / new.weight[0].numel()) ** 0.5
         values = torch.linalg.svdvals((new.weight - old.weight).flatten(1)) / (RATE * scale)
-        assert 0.6 < values[: min(rows, 8) - 1].min() and values.max() < 1.3
+        assert values[: min(rows, 8) - 1].min() > 0.6 and values.max() < 1.3
         assert (new.bias - old.bias).detach().abs().max() == pytest.approx(0.1 * RATE, rel=1e-2)  # AdamW's first step
 
 

@@ -1,8 +1,8 @@
 """Muon for convolution kernels (Jordan et al., 2024), AdamW for all that is no matrix.
 
-An update of a kernel is its averaged gradient with all singular values made equal, so that rare directions learn as fast
-as common ones. `torch.optim.Muon` takes matrices alone, and timm's goes kernel by kernel, a thousand launches a step; here
-kernels of one shape go together, and on a GPU all of them as one graph.
+An update of a kernel is its averaged gradient with all singular values made equal, so that rare directions learn as
+fast as common ones. `torch.optim.Muon` takes matrices alone, and timm's goes kernel by kernel, a thousand launches a
+step; here kernels of one shape go together, and on a GPU all of them as one graph.
 """
 
 from collections import defaultdict
@@ -65,7 +65,10 @@ class Muon(torch.optim.AdamW):
             return
         for kernel in kernels:
             if not self.state[kernel]:
-                self.state[kernel] = {"step": torch.zeros((), device=kernel.device), "exp_avg": torch.zeros_like(kernel)}
+                self.state[kernel] = {
+                    "step": torch.zeros((), device=kernel.device),
+                    "exp_avg": torch.zeros_like(kernel),
+                }
         gradients: list[Any] = [kernel.grad for kernel in kernels]
         averages = [self.state[kernel]["exp_avg"] for kernel in kernels]
         torch._foreach_add_([self.state[kernel]["step"] for kernel in kernels], 1)

@@ -149,8 +149,8 @@ class FoldedWanEncoder(nn.Module):
         edge = latent_edge(vae.config)
         if edge != LATENT_EDGE:
             raise ValueError(
-                f"A latent of the VAE is of {edge} px (patch_size {self.patch_size}, {len(vae.config.dim_mult)} levels), "
-                f"but must be of {LATENT_EDGE} px: use a Wan2.1 VAE."
+                f"A latent of the VAE is of {edge} px (patch_size {self.patch_size}, {len(vae.config.dim_mult)} "
+                f"levels), but must be of {LATENT_EDGE} px: use a Wan2.1 VAE."
             )
         self.z_dim = vae.config.z_dim
         self.conv_in = fold_conv(encoder.conv_in)
