@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from vega3d.experiment.export import export
 from vega3d.experiment.gates import draw_gates
 from vega3d.experiment.loop import Deadline, OutOfTimeError
-from vega3d.experiment.recipe import TEST_SPLITS, VALIDATION, Recipe, read_recipe
+from vega3d.experiment.recipe import TEST_SPLITS, VALIDATION, ArmRecipe, Recipe, read_recipe
 from vega3d.experiment.runner import Experiment, load_arm
 from vega3d.experiment.table import archive, experiment_values, markdown, read_results, write_tables
 
@@ -32,6 +33,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder of all that is made")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES[:5]))
     parser.add_argument("--arms", nargs="+", help="arms to train and evaluate; all by default")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, help="seeds to train and evaluate; those of the recipe by default"
+    )
+    parser.add_argument("--block", type=int, help="read by the arms of a generator, in the recipe's place")
+    parser.add_argument("--timestep", type=int, help="likewise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes that make rooms")
     parser.add_argument("--max-minutes", type=float, help="after which it stops with a checkpoint")
@@ -45,13 +51,29 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def with_generators(path: Path, given: list[str]) -> Recipe:
-    recipe = read_recipe(path)
-    folders = dict(item.split("=", 1) for item in given)
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The recipe with what the command line says in its place.
+
+    Raises:
+        ValueError: for a generator or a seed that the recipe does not have.
+    """
+    recipe = read_recipe(options.recipe)
+    folders = dict(item.split("=", 1) for item in options.generator)
     unknown = sorted(folders.keys() - recipe.generators.keys())
     if unknown:
         raise ValueError(f"--generator names {', '.join(unknown)}, but the recipe has {', '.join(recipe.generators)}.")
-    return read_recipe(path, {"generators": {**recipe.generators, **folders}})
+    seeds = options.seeds or recipe.seeds
+    if not set(seeds) <= set(recipe.seeds):
+        raise ValueError(f"--seeds are {seeds}, but the recipe has {recipe.seeds}.")
+    arms = {name: asdict(with_options(arm, options)) for name, arm in recipe.arms.items()}
+    return read_recipe(options.recipe, {"generators": {**recipe.generators, **folders}, "seeds": seeds, "arms": arms})
+
+
+def with_options(arm: ArmRecipe, options: argparse.Namespace) -> ArmRecipe:
+    """Block and timestep, where the arm has them, are those of the command line."""
+    given = {"block": options.block, "timestep": options.timestep}
+    chosen = {name: value for name, value in given.items() if value is not None and name in arm.options}
+    return replace(arm, options={**arm.options, **chosen})
 
 
 def run(options: argparse.Namespace) -> None:
@@ -62,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
             return
         print(json.dumps({"second": round(time.monotonic() - started, 1), **values}), flush=True)
 
-    recipe = with_generators(options.recipe, options.generator)
+    recipe = recipe_of(options)
     deadline = Deadline(None if options.max_minutes is None else 60 * options.max_minutes)
     experiment = Experiment(recipe, options.output, options.device, deadline, options.workers, options.furniture, tell)
     arms = options.arms or list(recipe.arms)

@@ -31,7 +31,7 @@ TOY = {
     },
     "seeds": [0, 1],
     "stage0": {**STAGE, "learning_rates": RATES},
-    "stage1": {**STAGE, "learning_rates": {"llm": 1e-3, "gate": 1e-3, "projector": 1e-3}},
+    "stage1": {**STAGE, "optimizer": "muon", "learning_rates": {"llm": 1e-2, "gate": 1e-2, "projector": 1e-2}},
     "precision": "float32",
     "checkpoint_steps": 2,
 }

@@ -10,11 +10,12 @@ from tiny_models import randomise
 from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.vsibench import QuestionRecord
 from vega3d.experiment.answering import PackedAnswerer
+from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.network import answer_loss, packed_states
 from vega3d.experiment.packs import pack
 from vega3d.experiment.recipe import ArmRecipe
 from vega3d.experiment.runner import Experiment
-from vega3d.experiment.stages import Streams
+from vega3d.experiment.stages import Streams, fused_rows
 from vega3d.experiment.tokens import generator_states, make_stream, semantic_tokens
 from vega3d.hub.assemble import make_processor
 from vega3d.processing.video_vega3d import VideoClip
@@ -42,10 +43,9 @@ def parts(toy_recipe, toy_output):
         clips = [VideoClip(clip, np.arange(len(clip)) / 4, "a clip", True) for clip in frames]
         processor = make_processor(toy_output / "stage0" / "model", model.config.generator_config, num_frames=5)
         with torch.no_grad():
-            streams = Streams(
-                semantic_tokens(model, torch.from_numpy(frames), tools.stream),
-                generator_states(model.model.generator, torch.from_numpy(frames), tools.stream),
-            )
+            semantic = semantic_tokens(model, torch.from_numpy(frames), tools.stream)
+            hidden = generator_states(model.model.generator, torch.from_numpy(frames), tools.stream)
+            streams = Streams(KeptRows([semantic]), KeptRows([hidden]))
         return model, processor, streams, clips, tools
 
     return build
@@ -73,7 +73,7 @@ def test_loss_of_a_pack_is_the_models(parts, mode, family):
         )
         rows = list(zip(prompts, answers, strict=True))
         packed = pack(tools.stream.prefix, [rows[:2], rows[2:]])
-        tokens, _ = streams.fused(model, [0, 1], tools)
+        tokens, _ = fused_rows(model, streams[[0, 1]], tools)
         found = answer_loss(model, packed_states(model, tokens, packed, tools.stream.prefix), packed)
     torch.testing.assert_close(found, wanted, **CLOSE)
 
@@ -84,7 +84,7 @@ def test_hidden_states_of_many_clips_are_those_of_each(parts, mode):
     each = model.model.generator.encode([torch.from_numpy(clip.frames).permute(0, 3, 1, 2) for clip in clips])
     first = each[1][0]  # of the first temporal patch: frame 0 and 1
     second = each[1][1]
-    torch.testing.assert_close(streams.hidden[1, 0], (first + second) / 2, **CLOSE)
+    torch.testing.assert_close(streams.hidden[[1]][0, 0], (first + second) / 2, **CLOSE)
 
 
 def test_loss_in_bfloat16_storage_is_near(parts):
@@ -93,15 +93,16 @@ def test_loss_in_bfloat16_storage_is_near(parts):
     prompts, answers = tools.words.prompts([q.prompt for q in asked]), tools.words.answers([q.answer for q in asked])
     packed = pack(tools.stream.prefix, [list(zip(prompts, answers, strict=True))] * 2)
     losses = []
-    for kept in (streams, Streams(streams.semantic.bfloat16(), streams.hidden.bfloat16())):
-        tokens, _ = kept.fused(model, [0, 1], tools)
+    semantic, hidden = streams[[0, 1]]
+    for rows in ((semantic, hidden), (semantic.bfloat16(), hidden.bfloat16())):
+        tokens, _ = fused_rows(model, rows, tools)
         losses.append(answer_loss(model, packed_states(model, tokens, packed, tools.stream.prefix), packed))
     torch.testing.assert_close(losses[1], losses[0], rtol=2e-3, atol=0)
 
 
 def test_questions_of_a_pack_do_not_see_each_other(parts):
     model, _, streams, _, tools = parts(clip_mode="clip")
-    tokens, _ = streams.fused(model, [0], tools)
+    tokens, _ = fused_rows(model, streams[[0]], tools)
     words = tools.words
     first, second, other = words.prompts(["Where is the bed?", "How many chairs?", "Is there a lamp in this room?"])
     empty = np.empty(0, np.int64)
@@ -129,7 +130,7 @@ def test_answers_are_those_of_the_model(parts, monkeypatch):
         for kind, text, options in texts
     ]
     packed = PackedAnswerer(
-        model, tools.words, tools.stream.prefix, lambda visuals: streams.fused(model, visuals, tools)[0], {}
+        model, tools.words, tools.stream.prefix, lambda visuals: fused_rows(model, streams[visuals], tools)[0], {}
     )
     whole = tools.words.tokenizer([text for text, _ in packed.answer(records)])["input_ids"]
     model.generation_config.eos_token_id = whole[0][3]  # so that an answer ends early
@@ -159,7 +160,7 @@ def test_attention_of_packs_and_frames_is_the_plain_one(parts):
     asked = questions(clips)
     prompts, answers = tools.words.prompts([q.prompt for q in asked]), tools.words.answers([q.answer for q in asked])
     packed = pack(tools.stream.prefix, [list(zip(prompts, answers, strict=True))] * 2)
-    tokens, _ = streams.fused(model, [0, 1], tools)
+    tokens, _ = fused_rows(model, streams[[0, 1]], tools)
     found = packed_states(model, tokens, packed, tools.stream.prefix)
     whole = torch.ones(len(packed.ids), 1, packed.start, packed.ids.shape[1], dtype=torch.bool).tril()
     embedded = model.get_input_embeddings()(packed.ids)
@@ -173,5 +174,5 @@ def test_attention_of_packs_and_frames_is_the_plain_one(parts):
             position_ids=packed.positions,
         ).last_hidden_state
         frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
-        torch.testing.assert_close(semantic_tokens(model, frames, tools.stream), streams.semantic, **CLOSE)
+        torch.testing.assert_close(semantic_tokens(model, frames, tools.stream), streams.semantic[[0, 1]], **CLOSE)
     torch.testing.assert_close(found, plain, **CLOSE)

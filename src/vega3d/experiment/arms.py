@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from vega3d.experiment.attention import use_packed_attention
 from vega3d.experiment.recipe import ArmRecipe, Recipe, StageRecipe
+from vega3d.generator_training.muon import OTHERS_RATE
 from vega3d.modeling.checkpoint_vega3d import read_part_config
 from vega3d.modeling.generator_files_vega3d import hash_files
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -89,9 +90,24 @@ def tune(model: VegaForSpatialReasoning, stage: int, settings: StageRecipe) -> l
             f"Stage {stage} trains {', '.join(parts)}, but has no learning rate for {', '.join(lacking)}."
         )
     choose_parts(model, parts)
-    matrices = [name for name, value in model.named_parameters() if value.ndim > 1]
+    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    is_muon = settings.optimizer == "muon"
+    matrices = [
+        name
+        for name, value in model.named_parameters()
+        if value.ndim > 1 and not (is_muon and id(value) in embeddings)
+    ]
     rates = {part: settings.learning_rates[part] for part in parts}
-    return parameter_groups(model, rates, settings.residual_scale_rate, settings.weight_decay, matrices)
+    groups = parameter_groups(model, rates, settings.residual_scale_rate, settings.weight_decay, matrices)
+    return [with_muon(group) for group in groups] if is_muon else groups
+
+
+def with_muon(group: dict) -> dict:
+    """Of the groups of `parameter_groups`, those that decay are Muon's; r keeps its rate."""
+    if group["name"] == "residual_scale":
+        return group
+    is_muon = group["weight_decay"] > 0
+    return {**group, "muon": is_muon, "lr": group["lr"] * (1.0 if is_muon else OTHERS_RATE)}
 
 
 def sha256_of(path: Path) -> str:

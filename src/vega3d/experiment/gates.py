@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from vega3d.experiment.data import SplitData
-from vega3d.experiment.stages import Streams, Tools
+from vega3d.experiment.stages import Streams, Tools, fused_rows
 from vega3d.hub.gate_figure import save_gate_figure
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.synthetic.dataset_files import FPS
@@ -16,7 +16,7 @@ from vega3d.synthetic.dataset_files import FPS
 def gate_maps(model: VegaForSpatialReasoning, streams: Streams, visuals: list[int], tools: Tools) -> np.ndarray | None:
     """float32[V, t, h, w] in (0, 1), where 1 keeps the semantic token; None for an arm without a gate."""
     with tools.autocast():
-        _, gate = streams.fused(model, visuals, tools)
+        _, gate = fused_rows(model, streams[visuals], tools)
     if gate is None or gate.shape[-1] != 1:
         return None
     return gate.float().cpu().numpy().reshape(len(visuals), *tools.stream.prefix.grid)

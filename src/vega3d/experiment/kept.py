@@ -1,7 +1,7 @@
 """Frozen streams of a split on disk, in parts of a few hundred visuals, each whole or not there."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -68,17 +68,28 @@ class KeptTensors:
             if on_visuals is not None:
                 on_visuals(len(numbers))
 
-    def read(self, device: torch.device) -> torch.Tensor:
-        """float[count, ...], all of it on the device."""
-        whole = None
-        for path, numbers in self.parts():
-            part = load_file(path)["tokens"]
-            if whole is None:  # filled in place: all parts beside their copy would not fit
-                whole = torch.empty((self.count, *part.shape[1:]), dtype=part.dtype, device=device)
-            whole[numbers.start : numbers.stop] = part
-        if whole is None:
+    def open(self) -> "KeptRows":
+        """Raises ValueError if there is no visual at all."""
+        if not self.count:
             raise ValueError(f"{self.folder} is to hold no visual at all. Make more rooms.")
-        return whole
+        return KeptRows([load_file(path)["tokens"] for path, _ in self.parts()])
+
+
+class KeptRows:
+    """Tensors of visuals, read from the files when they are asked for; processes share the system's copy in memory.
+
+    Args:
+        parts: float[PART, ...], mapped from their files.
+    """
+
+    def __init__(self, parts: list[torch.Tensor]):
+        self.parts = parts
+
+    def __getitem__(self, visuals: Sequence[int]) -> torch.Tensor:
+        """float[V, ...], on the CPU; ready to be sent to a GPU, if there is one."""
+        rows = [self.parts[visual // PART][visual % PART] for visual in visuals]
+        stacked = torch.stack(rows)
+        return stacked.pin_memory() if torch.cuda.is_available() else stacked
 
 
 def write_whole_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:

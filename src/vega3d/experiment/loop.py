@@ -19,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vega3d.generator_training.muon import Muon
 from vega3d.run_files import write_json
 from vega3d.synthetic.resumable import write_whole
 
 STATE, TRAINED, RESULT = "state.safetensors", "trained.safetensors", "training.json"
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # Muon has no squares
 LOOKED_AT_EVERY = 10  # steps; looking at a loss waits for the device
 LAST_RATE = 0.1  # of the peak, at the end of the half cosine
 
@@ -101,7 +102,8 @@ class Loop:
         self.device = next(iter(self.trained.values())).device
         for group in groups:
             group["peak"] = group["lr"]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=self.device.type == "cuda")
+        kind = Muon if any(group.get("muon") for group in groups) else torch.optim.AdamW
+        self.optimizer = kind(groups, lr=0.0, betas=(0.9, 0.98), fused=self.device.type == "cuda")
         self.step = 0
         self.log: list[dict] = []
         self._waiting: list[tuple[int, list[str], torch.Tensor, torch.Tensor]] = []
@@ -174,8 +176,8 @@ class Loop:
     def _save(self) -> None:
         tensors = {f"weight.{name}": value.detach().cpu().contiguous() for name, value in self.trained.items()}
         for name, value in self.trained.items():
-            for moment in MOMENTS:
-                tensors[f"{moment}.{name}"] = self.optimizer.state[value][moment].cpu().contiguous()
+            for moment, state in self.optimizer.state[value].items():
+                tensors[f"{moment}.{name}"] = state.cpu().contiguous()
         values = {"step": self.step, "log": self.log, "identity": self.settings.identity}
         metadata = {"run": json.dumps(values)}
         write_whole(self.settings.folder / STATE, partial(save_tensors, tensors=tensors, metadata=metadata))
@@ -194,7 +196,11 @@ class Loop:
         with torch.no_grad():
             for name, value in self.trained.items():
                 value.copy_(tensors[f"weight.{name}"])
-                state = {moment: tensors[f"{moment}.{name}"].to(self.device) for moment in MOMENTS}
+                state = {
+                    moment: tensors[f"{moment}.{name}"].to(self.device)
+                    for moment in MOMENTS
+                    if f"{moment}.{name}" in tensors
+                }
                 if self.device.type == "cpu":
                     state["step"] = state["step"].cpu()
                 self.optimizer.state[value] = state

@@ -50,6 +50,8 @@ class StageRecipe:
         steps: of the optimizer.
         visuals_per_step: clips in a batch.
         questions_per_visual: most questions asked about each of them, their types in turn.
+        optimizer: `adamw`; or `muon`, for matrices and kernels, with AdamW at a tenth of the rate for embeddings,
+            norms and biases.
         learning_rates: peak rate of each part trained (`training.parts.PARTS`).
         residual_scale_rate: of the fusion's r.
         warmup: steps until the peak; a half cosine falls to a tenth of it.
@@ -60,11 +62,16 @@ class StageRecipe:
     steps: int
     visuals_per_step: int = 16
     questions_per_visual: int = 12
+    optimizer: str = "adamw"
     learning_rates: dict[str, float] = field(default_factory=dict)
     residual_scale_rate: float = 1e-2
     warmup: int = 50
     weight_decay: float = 0.05
     max_grad_norm: float = 1.0
+
+    def __post_init__(self):
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; choose adamw or muon.")
 
 
 @dataclass(frozen=True)

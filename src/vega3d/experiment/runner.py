@@ -26,7 +26,15 @@ from vega3d.experiment.kept import KeptTensors
 from vega3d.experiment.loop import RESULT, TRAINED, Deadline
 from vega3d.experiment.recipe import TEST_SPLITS, TRAIN, VALIDATION, ArmRecipe, Recipe
 from vega3d.experiment.rooms import RoomShards, make_rooms
-from vega3d.experiment.stages import PackMaker, Streams, Tools, stage0_accuracy, train_stage0, train_stage1
+from vega3d.experiment.stages import (
+    PackMaker,
+    Streams,
+    Tools,
+    fused_rows,
+    stage0_accuracy,
+    train_stage0,
+    train_stage1,
+)
 from vega3d.experiment.tokens import generator_states, make_stream, semantic_tokens
 from vega3d.experiment.vlm import VLMRecipe, write_vlm
 from vega3d.hub.assemble import make_processor
@@ -192,10 +200,10 @@ class Experiment:
         return kept
 
     def streams(self, split: str, arm_name: str) -> Streams:
-        semantic = self.fill_streams(split, None).read(self.device)
+        semantic = self.fill_streams(split, None).open()
         if self.recipe.arms[arm_name].generator is None:
             return Streams(semantic, None)
-        return Streams(semantic, self.fill_streams(split, arm_name).read(self.device))
+        return Streams(semantic, self.fill_streams(split, arm_name).open())
 
     # Stage 1
 
@@ -233,7 +241,7 @@ class Experiment:
         }  # fmt: skip
 
     def train_arm(self, arm_name: str) -> None:
-        """All seeds of an arm, on one copy of its streams."""
+        """All seeds of an arm."""
         missing = [n for n in self.recipe.seeds if not (self.run_folder(arm_name, n) / RESULT).is_file()]
         if not missing:
             return
@@ -264,7 +272,7 @@ class Experiment:
 
             def tokens_of(visuals: list[int], model=model, streams=streams) -> torch.Tensor:
                 with tools.autocast():
-                    return streams.fused(model, visuals, tools)[0]
+                    return fused_rows(model, streams[visuals], tools)[0]
 
             settings = {"name": f"{self.recipe.name}/{arm_name}", "kind": "packed", "arm": arm_name, "seed": seed,
                         "split": split, "trained": sha256_of(folder / TRAINED), "precision": self.recipe.precision,

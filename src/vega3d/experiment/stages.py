@@ -12,6 +12,7 @@ from vega3d.experiment.ahead import Ahead
 from vega3d.experiment.answering import PackedAnswerer
 from vega3d.experiment.arms import tune
 from vega3d.experiment.data import Batches, SplitData, Words
+from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import Deadline, Loop, LoopSettings
 from vega3d.experiment.network import answer_loss, fused_tokens, packed_states
 from vega3d.experiment.packs import Pack, pack
@@ -115,10 +116,36 @@ def train_stage0(
         return loop.run(compute)
 
 
+@dataclass(frozen=True)
+class Streams:
+    """
+    Args:
+        semantic: float[V, N, D] of all visuals of a split.
+        hidden: float[V, t, h, w, C], or None for an arm without a generator.
+    """
+
+    semantic: KeptRows
+    hidden: KeptRows | None
+
+    def __getitem__(self, visuals: list[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return self.semantic[visuals], None if self.hidden is None else self.hidden[visuals]
+
+
+def fused_rows(
+    model: VegaForSpatialReasoning, rows: tuple[torch.Tensor, torch.Tensor | None], tools: Tools
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """As `network.fused_tokens`, of what `Streams` gives for some visuals."""
+    semantic, hidden = rows
+    semantic = semantic.to(tools.device, non_blocking=True).float()
+    if hidden is not None:
+        hidden = hidden.to(tools.device, non_blocking=True).float()
+    return fused_tokens(model, semantic, hidden, tools.stream.prefix)
+
+
 def train_stage1(
     model: VegaForSpatialReasoning,
     make: PackMaker,
-    streams: "Streams",
+    streams: Streams,
     tools: Tools,
     folder: Path,
     identity: dict,
@@ -128,38 +155,23 @@ def train_stage1(
     loop = Loop(
         model, tune(model, 1, stage), tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log
     )
+
+    def prepare(step: int) -> tuple[tuple[torch.Tensor, torch.Tensor | None], Pack, list[str]]:
+        visuals, batch, ids = make(step)
+        return streams[visuals], batch, ids
+
     model.train()
-    with Ahead(make, stage.steps) as prepared:
+    with Ahead(prepare, stage.steps) as prepared:
 
         def compute(step: int) -> tuple[torch.Tensor, list[str]]:
-            visuals, batch, ids = prepared[step]
+            rows, batch, ids = prepared[step]
             batch = batch.to(tools.device)
             with tools.autocast():
-                tokens, _ = streams.fused(model, visuals, tools)
+                tokens, _ = fused_rows(model, rows, tools)
                 states = packed_states(model, tokens, batch, tools.stream.prefix)
                 return answer_loss(model, states, batch), ids
 
         return loop.run(compute)
-
-
-@dataclass(frozen=True)
-class Streams:
-    """
-    Args:
-        semantic: float[V, N, D] of all visuals of a split.
-        hidden: float[V, t, h, w, C], or None for an arm without a generator.
-    """
-
-    semantic: torch.Tensor
-    hidden: torch.Tensor | None
-
-    def fused(
-        self, model: VegaForSpatialReasoning, visuals: list[int], tools: Tools
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As `network.fused_tokens`, of some visuals."""
-        chosen = torch.tensor(visuals, device=self.semantic.device)
-        hidden = None if self.hidden is None else self.hidden[chosen].float()
-        return fused_tokens(model, self.semantic[chosen].float(), hidden, tools.stream.prefix)
 
 
 @torch.no_grad()
