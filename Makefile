@@ -16,15 +16,10 @@ stress: $(INSTALLED)  ## long kill and soak tests
 	$(BIN)/python -m pytest -m stress
 
 SMOKE = runs/smoke
-SIMULATOR = $(SMOKE)/world-simulator
 smoke: $(INSTALLED)  ## the whole chain at toy size: rooms, generator and twin, VLM, four arms, tables, checkpoint, a question
 	rm -rf $(SMOKE)
-	$(BIN)/vega3d train-generator recipes/smoke_generator.yaml --stage vae
-	$(BIN)/vega3d train-generator recipes/smoke_generator.yaml --stage dit
-	$(BIN)/vega3d train-generator recipes/smoke_generator.yaml --stage dit --image-twin
-	$(BIN)/python recipes/experiment.py recipes/smoke.yaml --output $(SMOKE) --device cpu \
-		--generator trained=$(SIMULATOR)/generator --generator image_twin=$(SIMULATOR)/image-twin --stages rooms stage0 streams arms tables gates export \
-		--checkpoint $(SMOKE)/model
+	$(BIN)/python recipes/reproduce.py recipes/smoke_generator.yaml recipes/smoke.yaml --output $(SMOKE) \
+		--sweep-rooms 2 2 --timesteps 300,500 --checkpoint $(SMOKE)/model
 	$(BIN)/vega3d compare --first $(SMOKE)/smoke/results/test/semantic-seed0.json $(SMOKE)/smoke/results/test/semantic-seed1.json \
 		--second $(SMOKE)/smoke/results/test/trained-seed0.json $(SMOKE)/smoke/results/test/trained-seed1.json --paired-seeds
 	$(BIN)/vega3d ask room "Is there a bed in this room?" --model $(SMOKE)/model --num-frames 5

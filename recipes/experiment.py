@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -36,8 +37,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--seeds", nargs="+", type=int, help="seeds to train and evaluate; those of the recipe by default"
     )
-    parser.add_argument("--block", type=int, help="read by the arms of a generator, in the recipe's place")
-    parser.add_argument("--timestep", type=int, help="likewise")
+    parser.add_argument(
+        "--cell",
+        action="append",
+        default=[],
+        metavar="ARM=BLOCK,TIMESTEP",
+        help="that it reads, in the recipe's place",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes that make rooms")
     parser.add_argument("--max-minutes", type=float, help="after which it stops with a checkpoint")
@@ -55,24 +61,35 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     """The recipe with what the command line says in its place.
 
     Raises:
-        ValueError: for a generator or a seed that the recipe does not have.
+        ValueError: for a generator, an arm or a seed that the recipe does not have, or a cell that is none.
     """
     recipe = read_recipe(options.recipe)
-    folders = dict(item.split("=", 1) for item in options.generator)
-    unknown = sorted(folders.keys() - recipe.generators.keys())
-    if unknown:
-        raise ValueError(f"--generator names {', '.join(unknown)}, but the recipe has {', '.join(recipe.generators)}.")
+    folders = given_for("--generator", options.generator, recipe.generators)
+    cells = given_for("--cell", options.cell, recipe.arms)
     seeds = options.seeds or recipe.seeds
     if not set(seeds) <= set(recipe.seeds):
         raise ValueError(f"--seeds are {seeds}, but the recipe has {recipe.seeds}.")
-    arms = {name: asdict(with_options(arm, options)) for name, arm in recipe.arms.items()}
+    arms = {name: asdict(with_cell(arm, cells.get(name))) for name, arm in recipe.arms.items()}
     return read_recipe(options.recipe, {"generators": {**recipe.generators, **folders}, "seeds": seeds, "arms": arms})
 
 
-def with_options(arm: ArmRecipe, options: argparse.Namespace) -> ArmRecipe:
-    """Block and timestep, where the arm has them, are those of the command line."""
-    given = {"block": options.block, "timestep": options.timestep}
-    chosen = {name: value for name, value in given.items() if value is not None and name in arm.options}
+def given_for(option: str, items: list[str], known: Collection[str]) -> dict[str, str]:
+    """The values of `NAME=VALUE` by name; raises ValueError for names that are not known."""
+    values = dict(item.split("=", 1) if "=" in item else (item, "") for item in items)
+    if values.keys() - set(known):
+        raise ValueError(f"{option} names {', '.join(values.keys() - set(known))}, but the recipe has {list(known)}.")
+    return values
+
+
+def with_cell(arm: ArmRecipe, cell: str | None) -> ArmRecipe:
+    """Block and timestep, where the arm has them, are those given."""
+    if cell is None:
+        return arm
+    numbers = cell.split(",")
+    if len(numbers) != 2 or not all(number.isdigit() for number in numbers):
+        raise ValueError(f"--cell gives {cell!r} to an arm, but must give BLOCK,TIMESTEP, such as 5,300.")
+    given = dict(zip(("block", "timestep"), map(int, numbers), strict=True))
+    chosen = {name: value for name, value in given.items() if name in arm.options}
     return replace(arm, options={**arm.options, **chosen})
 
 

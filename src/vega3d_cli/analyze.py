@@ -214,3 +214,36 @@ def sweep(
                 generator, sources, training, plan, output, facts, options, reader_of(cache), lambda n: advance(n)
             )
     typer.echo(json.dumps(result, indent=2) if as_json else sweep_table(result, output))
+
+
+@analyze.command(
+    epilog="""Examples:
+
+    vega3d analyze choose sweep
+
+    vega3d analyze choose sweep-generator --mode views --against image-twin=sweep-twin --output choice.json"""
+)
+def choose(
+    sweep: Annotated[Path, typer.Argument(help="Folder of a sweep with --probes.")],
+    mode: Annotated[str | None, typer.Option(help="Of the cell.  [default: that of the first rows]")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=SWEEP", help="Sweep of another generator over the same clips.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """The block and noise level to read: best at depth and at finding places again; is it better than the controls?"""
+    with one_line_errors():
+        from vega3d.analysis.choice import choice_of
+        from vega3d.analysis.summary import write_result
+        from vega3d.analysis.sweep_files import sweep_rows
+        from vega3d.analysis.tables import choice_table
+
+        check_file(output)
+        rows = sweep_rows(sweep)
+        named = [item.partition("=") for item in against or []]
+        others = {name: sweep_rows(Path(folder)) for name, _, folder in named}
+        result = choice_of(rows, mode or rows[0]["mode"], others)
+        if output is not None:
+            write_result(output, result)
+    typer.echo(json.dumps(result, indent=2) if as_json else choice_table(result))

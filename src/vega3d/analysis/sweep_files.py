@@ -13,7 +13,7 @@ from vega3d.analysis.cells import Plan, Reader
 from vega3d.analysis.clips import ClipSource, ReadOptions
 from vega3d.analysis.figures import METRICS, draw_sweep
 from vega3d.analysis.probing import check_scenes, probe_rows
-from vega3d.analysis.summary import CELL, result_of, write_result, write_rows
+from vega3d.analysis.summary import CELL, read_rows, result_of, write_result, write_rows
 from vega3d.analysis.sweep import correspondence_rows
 from vega3d.analysis.tables import cell_name, head, notes, shown
 from vega3d.modeling.generator_vega3d import VegaGenerator
@@ -62,6 +62,14 @@ def run_sweep(
     write_result(output / "summary.json", {name: value for name, value in result.items() if name != "clips"})
     draw_sweep(output, result["cells"])
     return result
+
+
+def sweep_rows(folder: Path) -> list[dict]:
+    """A row for each clip and cell of a sweep; raises ValueError if the folder holds none that is finished."""
+    path = folder / "clips.parquet"
+    if not path.is_file():
+        raise ValueError(f"{path} is not there. Give the folder of a finished sweep.")
+    return read_rows(path)
 
 
 def claim(output: Path) -> None:

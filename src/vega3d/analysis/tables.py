@@ -117,6 +117,24 @@ def probe_table(result: Mapping) -> str:
     )
 
 
+CHOICE_COLUMNS = {"depth RMSE [m]": "depth_rmse", "retrieval@1, centred": "centred_retrieval_1"}
+
+
+def choice_table(result: Mapping) -> str:
+    """The chosen cell, the best of each control, and the paired differences."""
+    cells, against = result["cells"], result["own_against"]
+    rows = [["best cell", *CHOICE_COLUMNS]]
+    for name, cell in cells.items():
+        side = "first" if name == "own" else "second"
+        pair = next(iter(against.values())) if name == "own" else against[name]
+        label = cell_name(cell) if name in ("own", cell["family"]) else f"{name}: {cell_name(cell)}"
+        rows.append([label, *(shown(pair[figure][side]) for figure in CHOICE_COLUMNS.values())])
+    for name, pair in against.items():
+        rows.append([f"own - {name}", *(shown(pair[figure]["difference"]) for figure in CHOICE_COLUMNS.values())])
+    told = "better than all others, intervals apart from 0" if result["is_better"] else "NOT better than all others"
+    return "\n".join([*aligned(rows), "", told])
+
+
 def difference_lines(result: Mapping, columns: Mapping[str, str]) -> list[str]:
     """A table of the paired differences from controls and baselines, if there are any."""
     if not result["differences"]:

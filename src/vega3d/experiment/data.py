@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from vega3d.evaluation.vsibench import QuestionRecord, build_prompt
 from vega3d.experiment.rooms import RoomShards, read_shard
@@ -155,7 +155,7 @@ class SplitData:
 class Words:
     """The token ids of rows: what follows the visual tokens up to the answer, and the answer with its end."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast):
         content: list[dict[str, Any]] = [{"type": "video"}, {"type": "text", "text": SENTINEL}]
         messages = [{"role": "user", "content": content}]
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -170,7 +170,10 @@ class Words:
         return self._ids([f"{answer}{self.end}" for answer in answers])
 
     def _ids(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [np.array(ids, np.int64) for ids in self.tokenizer(list(texts))["input_ids"]]
+        encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(
+            list(texts)
+        )  # no masks, no offsets: half the time
+        return [np.array(one.ids, np.int64) for one in encoded]
 
 
 class Batches:

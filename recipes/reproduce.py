@@ -1,0 +1,186 @@
+"""Everything from nothing: rooms, world simulator, image twin, analysis, stage 0, arms and seeds, tables, checkpoint.
+
+Each step is a command of its own (`vega3d ...` or `experiment.py`), on whichever GPU has room for it; the same call
+goes on where it was stopped or killed. `OUT/tasks` has the log of each, and how long it took.
+
+python recipes/reproduce.py recipes/generator.yaml recipes/experiment.yaml --output runs/all --gpus 1 2 3 0 \\
+    --workers 60 --furniture FURNITURE_OF_TEST_UNSEEN
+python recipes/reproduce.py recipes/smoke_generator.yaml recipes/smoke.yaml --output runs/smoke   # on a CPU
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from vega3d.experiment.loop import Deadline, OutOfTimeError
+from vega3d.experiment.recipe import Recipe, read_recipe
+from vega3d.experiment.schedule import Schedule, Task
+from vega3d.generator_training import read_generator_config
+from vega3d_cli.common import parse_settings
+
+FIRST_ROOMS = 64  # that are there before the VAE begins to train
+CHOICE = "choice.json"
+OWN_CELLS = {"random": "random", "image_twin": "image-twin"}  # arms whose cell is not that of the trained generator
+FOLDERS = {"trained": "generator", "image_twin": "image-twin"}  # names of recipes, and of `vega3d train-generator`
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("generator", type=Path, help="recipe of the world simulator")
+    parser.add_argument(
+        "experiments", type=Path, nargs="+", help="recipes that share rooms and stage 0, in this order"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of all that is made")
+    parser.add_argument("--gpus", nargs="*", default=[], help="as in CUDA_VISIBLE_DEVICES, the most preferred first")
+    parser.add_argument("--at-once", type=int, default=2, help="tasks at a time without a GPU")
+    parser.add_argument("--workers", type=int, help="processes that make rooms, for each of two tasks at a time")
+    parser.add_argument("--arms", nargs="+", default=["semantic", "trained", "random", "image_twin"])
+    parser.add_argument("--furniture", type=Path, help="pack of objects for test_unseen")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="of the world simulator")
+    parser.add_argument("--sweep-rooms", type=int, nargs=2, default=[40, 80], help="to test and to train probes on")
+    parser.add_argument("--timesteps", default="100,200,300,500,700", help="that are swept")
+    parser.add_argument("--max-minutes", type=float, help="after which all is stopped")
+    parser.add_argument("--checkpoint", type=Path, help="folder to export the best seed into")
+    return parser.parse_args()
+
+
+class Plan:
+    """The tasks of all stages, and what they leave in OUT."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options, self.output = options, options.output
+        self.simulator, self.analysis = self.output / "world-simulator", self.output / "analysis"
+        self.recipes = [read_recipe(path) for path in options.experiments]
+        self.settings = [*options.set, f"output={self.simulator}"]
+        self.workers: list[str] = []
+        if options.workers is not None:
+            self.settings.append(f"rooms.workers={options.workers}")
+            self.workers = ["--workers", str(options.workers)]
+        self.generator = read_generator_config(options.generator, parse_settings(self.settings))
+        self.device = "cuda" if options.gpus else "cpu"
+
+    def train_generator(self, *arguments: str) -> list[str]:
+        settings = [word for item in self.settings for word in ("--set", item)]
+        return vega3d("train-generator", str(self.options.generator), *arguments, *settings)
+
+    def experiment(self, path: Path, *arguments: str) -> list[str]:
+        command = [sys.executable, str(Path(__file__).with_name("experiment.py")), str(path), *arguments]
+        for name in read_recipe(path).generators:
+            command += ["--generator", f"{name}={self.simulator / FOLDERS[name]}"]
+        return [*command, "--output", str(self.output), "--device", self.device]
+
+    def tasks(self) -> Iterator[Task]:
+        yield from self.simulator_tasks()
+        yield from self.analysis_tasks()
+        for path, recipe in zip(self.options.experiments, self.recipes, strict=True):
+            yield from self.arm_tasks(path, recipe)
+
+    def simulator_tasks(self) -> Iterator[Task]:
+        frames = self.simulator / "frames"
+        wanted = min(FIRST_ROOMS, self.generator.rooms.validation_rooms + 1)
+        yield Task("frames", self.train_generator("--stage", "rooms"))
+        yield Task(
+            "vae",
+            self.train_generator("--stage", "vae"),
+            load=1.0,
+            is_ready=lambda: sum(1 for _ in frames.glob("*/*.npy")) >= wanted,
+        )
+        first, *_ = self.options.experiments
+        rooms = [] if self.options.furniture is None else ["--furniture", str(self.options.furniture)]
+        rooms += [*self.workers, "--stages", "rooms"]
+        largest = max(self.recipes, key=lambda recipe: recipe.rooms.test)
+        yield Task("rooms", self.experiment(self.options.experiments[self.recipes.index(largest)], *rooms))
+        yield Task("stage0", self.experiment(first, "--stages", "stage0"), ("rooms",), load=1.0)
+        yield Task("dit", self.train_generator("--stage", "dit"), ("vae", "frames"), load=1.0)
+        yield Task("twin", self.train_generator("--stage", "dit", "--image-twin"), ("vae", "frames"), load=1.0)
+
+    def analysis_tasks(self) -> Iterator[Task]:
+        for split, count in zip(("validation", "train"), self.options.sweep_rooms, strict=True):
+            clips = self.generator.rooms
+            frames = ["--size", str(clips.size), "--num-frames", str(clips.clip_frames)]
+            command = vega3d("synthesize", str(self.analysis / split), "--split", split, *frames)
+            command += ["--scenes", str(count), *self.workers]
+            yield Task(f"analysis-{split}", command, ("rooms",))
+        made = ("analysis-validation", "analysis-train")
+        for name, mode, trained, controls in (
+            ("generator", "views", "dit", "random,vae,noise"),
+            ("image-twin", "frame", "twin", "random"),
+        ):
+            rooms = ["--data", str(self.analysis / "validation"), "--train-data", str(self.analysis / "train")]
+            cells = ["--timestep", self.options.timesteps, "--mode", mode, "--controls", controls, "--probes"]
+            views = ["--views", str(self.generator.rooms.clip_frames)]
+            output = ["--output", str(self.analysis / name)]
+            command = vega3d("analyze", "sweep", *output, str(self.simulator / name), *rooms, *views, *cells)
+            yield Task(f"sweep-{name}", command, (trained, *made), load=0.5)
+        twin = f"image-twin={self.analysis / 'image-twin'}"
+        choose = vega3d("analyze", "choose", str(self.analysis / "generator"), "--against", twin)
+        yield Task(
+            "choice", [*choose, "--output", str(self.analysis / CHOICE)], ("sweep-generator", "sweep-image-twin")
+        )
+        pictures = vega3d("sample", str(self.simulator / "generator"), "--output", str(self.output / "samples"))
+        yield Task("samples", pictures, ("dit",), load=0.2)
+
+    def arm_tasks(self, path: Path, recipe: Recipe) -> Iterator[Task]:
+        arms = [name for name in self.options.arms if name in recipe.arms]
+        trainings = []
+        for arm in arms:
+            streams, needs = f"{recipe.name}-streams-{arm}", ("stage0",)
+            if recipe.arms[arm].generator is not None:
+                needs += ("choice",)
+            if arm != arms[0]:  # whose task leaves the semantic tokens of all
+                needs += (f"{recipe.name}-streams-{arms[0]}",)
+            yield Task(streams, partial(self.arm_command, path, arm, "streams"), needs, load=0.5)
+            for seed in recipe.seeds:
+                name = f"{recipe.name}-{arm}-{seed}"
+                command = partial(self.arm_command, path, arm, "arms", "--seeds", str(seed))
+                trainings.append(name)
+                yield Task(name, command, (streams,), load=0.2)
+        last = partial(self.chosen_command, path, "--arms", *arms, "--stages", "tables", "gates")
+        yield Task(f"{recipe.name}-tables", last, tuple(trainings), load=0.2)
+        if self.options.checkpoint is not None and path == self.options.experiments[-1]:
+            export = ["--stages", "export", "--checkpoint", str(self.options.checkpoint)]
+            yield Task("export", partial(self.chosen_command, path, *export), (f"{recipe.name}-tables",), load=0.2)
+
+    def arm_command(self, path: Path, arm: str, stage: str, *arguments: str) -> list[str]:
+        return self.chosen_command(path, "--arms", arm, "--stages", stage, *arguments)
+
+    def chosen_command(self, path: Path, *arguments: str) -> list[str]:
+        """With the cells that the analysis chose, once it has."""
+        chosen, cells = self.analysis / CHOICE, []
+        if chosen.is_file():
+            found = json.loads(chosen.read_text(encoding="utf-8"))["cells"]
+            for arm in read_recipe(path).arms:
+                cell = found[OWN_CELLS.get(arm, "own")]
+                cells += ["--cell", f"{arm}={cell['block']},{cell['timestep']}"]
+        return self.experiment(path, *arguments, *cells)
+
+
+def vega3d(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "vega3d_cli", *arguments]
+
+
+def main() -> None:
+    options = parse()
+    started = time.monotonic()
+
+    def tell(values: dict) -> None:
+        print(json.dumps({"second": round(time.monotonic() - started, 1), **values}), flush=True)
+
+    deadline = Deadline(None if options.max_minutes is None else 60 * options.max_minutes)
+    try:
+        tasks = list(Plan(options).tasks())
+        Schedule(tasks, options.output / "tasks", options.gpus, options.at_once, deadline, tell).run()
+    except OutOfTimeError as stopped:
+        print(json.dumps({"out_of_time": str(stopped), "next": "the same command goes on"}))
+        sys.exit(3)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The cell that a sweep chooses, and gate G2."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from vega3d.analysis.choice import best_cell, cells_compared, choice_of
+from vega3d.analysis.summary import write_rows
+from vega3d_cli import app
+
+CLIPS = 12
+
+
+def rows(family="wan", mode="views", shift=0.0, **cells):
+    """A row for each clip and cell; `b1=(depth, retrieval)` is block 1, and clips differ."""
+    return [
+        {
+            "family": family,
+            "mode": mode,
+            "max_area": 100,
+            "timestep": 300,
+            "block": int(name[1:]),
+            "clip": f"clip{clip}",
+            "scene": f"scene{clip}",
+            "height": 6,
+            "width": 6,
+            "views": 5,
+            "left_out": 0,
+            "depth_rmse": depth + shift + 0.01 * clip,
+            "centred_retrieval_1": retrieval - 0.005 * clip,
+        }
+        for name, (depth, retrieval) in cells.items()
+        for clip in range(CLIPS)
+    ]
+
+
+def test_the_best_cell_is_best_over_both_measures():
+    found = rows(b0=(0.5, 0.9), b1=(0.6, 0.8), b2=(0.9, 0.5), b3=(0.95, 0.2))
+    assert best_cell(found, "wan")[-1] == 0
+    assert best_cell(rows(b0=(0.5, 0.3), b1=(0.6, 0.9), b2=(0.7, 0.8)), "wan")[-1] == 1  # ranks 0 + 2, 1 + 0, 2 + 1
+    assert best_cell(rows(b0=(0.5, 0.3), b1=(0.6, 0.4)), "wan")[-1] == 0  # of equals the better depth
+
+
+def test_only_cells_of_family_and_mode_with_both_measures_are_chosen():
+    found = rows(b0=(0.9, 0.1)) + rows("random", b1=(0.1, 0.9)) + rows(mode="frame", b2=(0.1, 0.9))
+    bare = [{**row, "depth_rmse": None} for row in rows(b3=(0.1, 0.9))]
+    assert best_cell(found + bare, "wan", "views")[-1] == 0
+    with pytest.raises(ValueError, match="no cell of vae"):
+        best_cell(found, "vae")
+
+
+def test_differences_are_paired_and_have_a_side():
+    first, second = rows(b0=(0.5, 0.8)), rows(b0=(0.7, 0.6))
+    cell = best_cell(first, "wan")
+    found = cells_compared(first, cell, second, cell)
+    depth = found["depth_rmse"]
+    assert depth["difference"]["score"] == pytest.approx(-0.2) and depth["is_better"]
+    assert depth["difference"]["high"] - depth["difference"]["low"] < 1e-9  # what clips share cancels
+    assert found["centred_retrieval_1"]["is_better"]
+    worse = cells_compared(second, cell, first, cell)
+    assert not worse["depth_rmse"]["is_better"] and not worse["centred_retrieval_1"]["is_better"]
+    same = cells_compared(first, cell, first, cell)
+    assert not same["depth_rmse"]["is_better"]
+    with pytest.raises(ValueError, match="same"):
+        cells_compared(first, cell, second[:-1], cell)
+
+
+def test_the_choice_names_the_best_of_each_and_passes_only_if_all_are_beaten():
+    own = rows(b0=(0.6, 0.7), b1=(0.5, 0.8)) + rows("random", b0=(0.9, 0.4), b1=(0.8, 0.5))
+    baseline = [{**row, "centred_retrieval_1": None} for row in rows("mean", b0=(2.0, 0.0))]
+    twin = rows(mode="frame", b0=(0.55, 0.75))
+    choice = choice_of(own + baseline, "views", {"twin": twin})
+    assert {name: cell["block"] for name, cell in choice["cells"].items()} == {"own": 1, "random": 1, "twin": 0}
+    assert choice["is_better"]
+    better_twin = rows(mode="frame", b0=(0.55, 0.85))
+    assert not choice_of(own, "views", {"twin": better_twin})["is_better"]
+
+
+def test_choose_prints_a_table_and_writes_json(tmp_path):
+    for name, found in (("sweep", rows(b0=(0.5, 0.8)) + rows("random", b1=(0.8, 0.5))), ("twin", rows(b2=(0.6, 0.7)))):
+        (tmp_path / name).mkdir()
+        write_rows(tmp_path / name / "clips.parquet", found)
+    call = ["analyze", "choose", str(tmp_path / "sweep"), "--against", f"image-twin={tmp_path / 'twin'}"]
+    shown = CliRunner().invoke(app, [*call, "--output", str(tmp_path / "choice.json")])
+    assert shown.exit_code == 0, shown.output
+    assert "wan, views, block 0, step 300" in shown.output and "own - image-twin" in shown.output
+    assert "better than all others" in shown.output
+    assert json.loads((tmp_path / "choice.json").read_text())["cells"]["image-twin"]["block"] == 2
+    bad = CliRunner().invoke(app, ["analyze", "choose", str(tmp_path)])
+    assert bad.exit_code == 2 and "clips.parquet is not there" in bad.output
