@@ -4,10 +4,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from vega3d.experiment.ahead import Ahead
 from vega3d.experiment.loop import Deadline, check_identity, save_tensors
 from vega3d.run_files import write_json
 from vega3d.synthetic.resumable import write_whole
@@ -15,7 +17,8 @@ from vega3d.synthetic.resumable import write_whole
 PART = 512  # visuals in a file
 AT_A_TIME = 32  # visuals computed together
 
-Compute = Callable[[list[int]], torch.Tensor]
+Prepare = Callable[[list[int]], Any]
+Compute = Callable[[Any], torch.Tensor]
 
 
 class KeptTensors:
@@ -47,26 +50,29 @@ class KeptTensors:
     def is_whole(self) -> bool:
         return all(path.is_file() for path, _ in self.parts())
 
-    def fill(self, compute: Compute, dtype: torch.dtype, deadline: Deadline, on_visuals=None) -> None:
+    def fill(self, prepare: Prepare, compute: Compute, dtype: torch.dtype, deadline: Deadline) -> None:
         """Computes the parts that are not there.
 
         Args:
-            compute: float[n, ...] of visuals by their numbers.
+            prepare: what `compute` needs of visuals, by their numbers; called by threads while others are computed.
+            compute: float[n, ...] of what was prepared.
             dtype: in which they are kept.
             deadline: checked before each part.
-            on_visuals: called with the number newly done.
         """
-        for path, numbers in self.parts():
-            if not path.is_file():
+        missing = [(path, numbers) for path, numbers in self.parts() if not path.is_file()]
+        pieces = [
+            list(range(start, min(start + AT_A_TIME, numbers.stop)))
+            for _, numbers in missing
+            for start in range(numbers.start, numbers.stop, AT_A_TIME)
+        ]
+        done = 0
+        with Ahead(lambda piece: prepare(pieces[piece]), len(pieces)) as prepared:
+            for path, numbers in missing:
                 deadline.check(f"{self.folder.name}: {numbers.start} of {self.count} visuals")
-                pieces = []
-                for start in range(numbers.start, numbers.stop, AT_A_TIME):
-                    chosen = list(range(start, min(start + AT_A_TIME, numbers.stop)))
-                    pieces.append(compute(chosen).to(dtype).cpu())
-                tensors = {"tokens": torch.cat(pieces).contiguous()}
-                write_whole_tensors(path, tensors)
-            if on_visuals is not None:
-                on_visuals(len(numbers))
+                following = done + -(-len(numbers) // AT_A_TIME)
+                rows = [compute(prepared[piece]).to(dtype).cpu() for piece in range(done, following)]
+                write_whole(path, partial(save_tensors, tensors={"tokens": torch.cat(rows)}))
+                done = following
 
     def open(self) -> "KeptRows":
         """Raises ValueError if there is no visual at all."""
@@ -90,7 +96,3 @@ class KeptRows:
         rows = [self.parts[visual // PART][visual % PART] for visual in visuals]
         stacked = torch.stack(rows)
         return stacked.pin_memory() if torch.cuda.is_available() else stacked
-
-
-def write_whole_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    write_whole(path, partial(save_tensors, tensors=tensors))

@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vega3d.evaluation.run import evaluate
@@ -189,13 +190,13 @@ class Experiment:
         ).to(self.device)
 
         @torch.no_grad()
-        def compute(visuals: list[int]) -> torch.Tensor:
-            frames = tools.frames(data, visuals)
+        def compute(read: np.ndarray) -> torch.Tensor:
+            frames = torch.from_numpy(read).to(self.device)
             if arm_name is None:
                 return semantic_tokens(model, frames, tools.stream)
             return generator_states(model.model.generator, frames, tools.stream)
 
-        kept.fill(compute, tools.precision, self.deadline)
+        kept.fill(data.frames_of, compute, tools.precision, self.deadline)
         self.tell({"streams": kept.folder.name, "split": split, "visuals": kept.count})
         return kept
 
