@@ -22,6 +22,7 @@ from vega3d.experiment.loop import Deadline, OutOfTimeError
 from vega3d.experiment.recipe import TEST_SPLITS, VALIDATION, ArmRecipe, Recipe, read_recipe
 from vega3d.experiment.runner import Experiment, load_arm
 from vega3d.experiment.table import archive, experiment_values, markdown, read_results, write_tables
+from vega3d.run_files import write_json
 
 STAGES = ("rooms", "stage0", "streams", "arms", "tables", "gates", "export")
 GATE_PICTURES = 3
@@ -143,13 +144,14 @@ def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
 
 def gates(experiment: Experiment, arms: list[str]) -> None:
     """Maps of the first seed of each arm over validation rooms."""
-    seed, figures = experiment.recipe.seeds[0], {}
+    seed, figures, folder = experiment.recipe.seeds[0], {}, experiment.own / "gates"
+    folder.mkdir(parents=True, exist_ok=True)
     for arm in arms:
         model = experiment.model_of(arm, seed).eval()
         load_arm(model, experiment.run_folder(arm, seed))
         data, streams = experiment.data(VALIDATION, 1), experiment.streams(VALIDATION, arm)
-        folder = experiment.own / "gates"
         figures[arm] = draw_gates(model, streams, data, experiment.tools(), folder, arm, GATE_PICTURES)
+    write_json(folder / "figures.json", figures)
     print(json.dumps({"gates": figures}))
 
 

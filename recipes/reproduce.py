@@ -42,6 +42,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--furniture", type=Path, help="pack of objects for test_unseen")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="of the world simulator")
     parser.add_argument("--sweep-rooms", type=int, nargs=2, default=[40, 80], help="to test and to train probes on")
+    parser.add_argument("--sweep-size", type=int, help="edge of their frames [px]; that of the clips by default")
     parser.add_argument("--timesteps", default="100,200,300,500,700", help="that are swept")
     parser.add_argument("--max-minutes", type=float, help="after which all is stopped")
     parser.add_argument("--checkpoint", type=Path, help="folder to export the best seed into")
@@ -101,7 +102,7 @@ class Plan:
     def analysis_tasks(self) -> Iterator[Task]:
         for split, count in zip(("validation", "train"), self.options.sweep_rooms, strict=True):
             clips = self.generator.rooms
-            frames = ["--size", str(clips.size), "--num-frames", str(clips.clip_frames)]
+            frames = ["--size", str(self.options.sweep_size or clips.size), "--num-frames", str(clips.clip_frames)]
             command = vega3d("synthesize", str(self.analysis / split), "--split", split, *frames)
             command += ["--scenes", str(count), *self.workers]
             yield Task(f"analysis-{split}", command, ("rooms",))

@@ -20,6 +20,7 @@ from vega3d.run_files import write_json
 
 LOOK_EVERY = 0.2  # seconds
 LOG_TAIL = 2000  # characters shown of a failed command
+TASKS_OF_A_GPU = 5  # that may run beside each other and share the machine's cores
 GRACE = 20  # seconds until a stopped command is killed
 
 Tell = Callable[[dict], None]
@@ -85,6 +86,8 @@ class Schedule:
                 f"Tasks must have different names, and need tasks that there are; not: {sorted(missing)}."
             )
         self.folder, self.gpus, self.at_once = folder, list(gpus), at_once
+        beside_each_other = TASKS_OF_A_GPU * len(gpus) or at_once
+        self.threads = max(1, (os.cpu_count() or 1) // beside_each_other)
         self.deadline, self.tell = deadline or Deadline(), tell or (lambda values: None)
         self.running: dict[str, Running] = {}
         self.done: set[str] = set()
@@ -149,7 +152,9 @@ class Schedule:
 
     def _start(self, task: Task, gpu: str | None) -> None:
         line = task.line()
-        environment = os.environ if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": gpu}
+        environment = {"OMP_NUM_THREADS": str(self.threads), **os.environ}
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         with self._log(task.name).open("ab") as log:
             process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, env=environment)
         self.running[task.name] = Running(task, line, gpu, process, time.monotonic())
