@@ -19,7 +19,7 @@ SMOKE = runs/smoke
 smoke: $(INSTALLED)  ## the whole chain at toy size: rooms, generator and twin, VLM, four arms, tables, checkpoint, a question
 	rm -rf $(SMOKE)
 	$(BIN)/python recipes/reproduce.py recipes/smoke_generator.yaml recipes/smoke.yaml --output $(SMOKE) \
-		--sweep-rooms 2 2 --sweep-size 128 --timesteps 300,500 --checkpoint $(SMOKE)/model
+		--sweep-rooms 2 2 --sweep-size 128 --sweep-views 17 --timesteps 300 --checkpoint $(SMOKE)/model
 	$(BIN)/vega3d compare --first $(SMOKE)/smoke/results/test/semantic-seed0.json $(SMOKE)/smoke/results/test/semantic-seed1.json \
 		--second $(SMOKE)/smoke/results/test/trained-seed0.json $(SMOKE)/smoke/results/test/trained-seed1.json --paired-seeds
 	$(BIN)/vega3d ask room "Is there a bed in this room?" --model $(SMOKE)/model --num-frames 5

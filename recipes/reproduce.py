@@ -43,6 +43,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="of the world simulator")
     parser.add_argument("--sweep-rooms", type=int, nargs=2, default=[40, 80], help="to test and to train probes on")
     parser.add_argument("--sweep-size", type=int, help="edge of their frames [px]; that of the clips by default")
+    parser.add_argument("--sweep-views", type=int, help="frames of each; those of a clip by default")
     parser.add_argument("--timesteps", default="100,200,300,500,700", help="that are swept")
     parser.add_argument("--max-minutes", type=float, help="after which all is stopped")
     parser.add_argument("--checkpoint", type=Path, help="folder to export the best seed into")
@@ -100,9 +101,9 @@ class Plan:
         yield Task("twin", self.train_generator("--stage", "dit", "--image-twin"), ("vae", "frames"), load=1.0)
 
     def analysis_tasks(self) -> Iterator[Task]:
+        views = str(self.options.sweep_views or self.generator.rooms.clip_frames)
         for split, count in zip(("validation", "train"), self.options.sweep_rooms, strict=True):
-            clips = self.generator.rooms
-            frames = ["--size", str(self.options.sweep_size or clips.size), "--num-frames", str(clips.clip_frames)]
+            frames = ["--size", str(self.options.sweep_size or self.generator.rooms.size), "--num-frames", views]
             command = vega3d("synthesize", str(self.analysis / split), "--split", split, *frames)
             command += ["--scenes", str(count), *self.workers]
             yield Task(f"analysis-{split}", command, ("rooms",))
@@ -112,10 +113,19 @@ class Plan:
             ("image-twin", "frame", "twin", "random"),
         ):
             rooms = ["--data", str(self.analysis / "validation"), "--train-data", str(self.analysis / "train")]
-            cells = ["--timestep", self.options.timesteps, "--mode", mode, "--controls", controls, "--probes"]
-            views = ["--views", str(self.generator.rooms.clip_frames)]
+            cells = [
+                "--views",
+                views,
+                "--timestep",
+                self.options.timesteps,
+                "--mode",
+                mode,
+                "--controls",
+                controls,
+                "--probes",
+            ]
             output = ["--output", str(self.analysis / name)]
-            command = vega3d("analyze", "sweep", *output, str(self.simulator / name), *rooms, *views, *cells)
+            command = vega3d("analyze", "sweep", *output, str(self.simulator / name), *rooms, *cells)
             yield Task(f"sweep-{name}", command, (trained, *made), load=0.5)
         twin = f"image-twin={self.analysis / 'image-twin'}"
         choose = vega3d("analyze", "choose", str(self.analysis / "generator"), "--against", twin)
