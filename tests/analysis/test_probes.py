@@ -8,8 +8,9 @@ import pytest
 import torch
 from posed_clips import fit_of, plane_clip, room_clip, write_scannet
 
+from vega3d.analysis import probing
 from vega3d.analysis.cells import make_plan
-from vega3d.analysis.layouts import find_clips
+from vega3d.analysis.layouts import find_clips, read_clip
 from vega3d.analysis.probes import (
     Moments,
     Ridge,
@@ -138,6 +139,24 @@ def test_probes_of_a_model_beside_baselines_and_a_second_run(assemble, scans, tm
     assert not passes
     probe_rows(generator, sources[:2], sources[3:], plan, parts=tmp_path, reader=counted)
     assert passes  # other training clips: another probe
+
+
+@pytest.mark.parametrize("size, reads", [(1 << 30, 5), (0, 5 * 4)])
+def test_clips_are_read_once_if_they_can_be_kept(assemble, scans, monkeypatch, size, reads):
+    generator = assemble().generator_module
+    sources = find_clips(scans)
+    plan = make_plan(generator.config, blocks=[0], timesteps=[300, 700], controls=["vae"])
+    kept = probe_rows(generator, sources[:3], sources[3:], plan)
+    seen = []
+
+    def read(source, options):
+        seen.append(source)
+        return read_clip(source, options)
+
+    monkeypatch.setattr(probing, "read_clip", read)
+    monkeypatch.setattr(probing.ClipShelf.__init__, "__defaults__", (size,))
+    assert probe_rows(generator, sources[:3], sources[3:], plan) == kept
+    assert len(seen) == reads  # three levels and the baselines read each clip
 
 
 def test_scenes_are_not_shared(scans):

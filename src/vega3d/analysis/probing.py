@@ -17,7 +17,7 @@ from vega3d.analysis.cells import (
     variant_for,
     write_part,
 )
-from vega3d.analysis.clips import ClipSource, ReadOptions
+from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions
 from vega3d.analysis.layouts import read_clip
 from vega3d.analysis.probes import (
     Moments,
@@ -34,6 +34,7 @@ from vega3d.modeling.generator_vega3d import VegaGenerator
 
 HELD_OUT = 5  # every fifth training scene chooses the strength of the ridge
 BASELINES = ("mean", "position")
+KEPT_BYTES = 4 << 30  # of clips that are kept between noise levels and families; what is beyond is read each time
 
 
 def check_scenes(train: Sequence[ClipSource], test: Sequence[ClipSource]) -> None:
@@ -54,6 +55,43 @@ def check_scenes(train: Sequence[ClipSource], test: Sequence[ClipSource]) -> Non
 def held_out_scenes(train: Sequence[ClipSource]) -> set[str]:
     """The training scenes that choose the strength of the ridge: every fifth one, in alphabetical order."""
     return set(sorted({source.scene for source in train})[::HELD_OUT])
+
+
+class ClipShelf:
+    """Clips that were read, and their tokens' targets: each is needed for every noise level and family.
+
+    Args:
+        options: how clips are read.
+        size: bytes that are kept.
+    """
+
+    def __init__(self, options: ReadOptions | None, size: int = KEPT_BYTES):
+        self.options, self.left = options, size
+        self._clips: dict[ClipSource, PosedClip] = {}
+        self._targets: dict[tuple, Targets] = {}
+
+    def clip(self, source: ClipSource) -> PosedClip:
+        if source in self._clips:
+            return self._clips[source]
+        clip = read_clip(source, self.options)
+        if self._has_room(clip.frames.nbytes + clip.depth.nbytes):
+            self._clips[source] = clip
+        return clip
+
+    def targets(self, source: ClipSource, given: Reading) -> Targets:
+        key = source, str(given.fit), len(given.clip)
+        if key in self._targets:
+            return self._targets[key]
+        targets = token_targets(given.clip, given.fit)
+        if self._has_room(targets.values.nbytes + targets.valid.nbytes):
+            self._targets[key] = targets
+        return targets
+
+    def _has_room(self, size: int) -> bool:
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
 
 
 def probe_rows(
@@ -85,11 +123,12 @@ def probe_rows(
     """
     check_scenes(train, test)
     rows: list[dict] = []
+    shelf = ClipShelf(options)
     for family in plan.families:
         for mode in plan.modes:
             variant = variant_for(generator, plan, family, mode)
             for area in plan.areas:
-                run = ProbeRun(variant, train, test, area, options, reader, on_part or (lambda count: None))
+                run = ProbeRun(variant, train, test, area, shelf, reader, on_part or (lambda count: None))
                 for timestep in plan.timesteps_of(family):
                     rows += run.rows(timestep, plan.blocks_of(family), parts)
                 if family == plan.families[0]:
@@ -106,26 +145,27 @@ class ProbeRun:
         train: Sequence[ClipSource],
         test: Sequence[ClipSource],
         area: int | None,
-        options: ReadOptions | None,
+        shelf: ClipShelf,
         reader: Reader,
         on_part: Callable[[int], None],
     ):
         self.variant, self.train, self.test, self.area = variant, train, test, area
-        self.options, self.reader, self.on_part = options, reader, on_part
+        self.shelf, self.reader, self.on_part = shelf, reader, on_part
         self.held_out = held_out_scenes(train)
         self._content: list[str] | None = None
 
     def readings(self, sources: Sequence[ClipSource]) -> Iterator[tuple[Reading, Targets]]:
         for source in sources:
-            given = reading(read_clip(source, self.options), self.variant.config, self.area)
-            yield given, token_targets(given.clip, given.fit)
+            given = reading(self.shelf.clip(source), self.variant.config, self.area)
+            yield given, self.shelf.targets(source, given)
 
     @property
     def content(self) -> list[str]:
         """Hashes of all clips: a probe depends on each of them."""
         if self._content is None:
             clips = [*self.train, *self.test]
-            self._content = [given.content for given, _ in self.readings(clips)]
+            config = self.variant.config
+            self._content = [reading(self.shelf.clip(source), config, self.area).content for source in clips]
         return self._content
 
     def rows(self, timestep: int, blocks: Sequence[int], parts: Path | None) -> list[dict]:
