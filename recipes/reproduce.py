@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from vega3d.experiment.loop import Deadline, OutOfTimeError
 from vega3d.experiment.recipe import Recipe, read_recipe
 from vega3d.experiment.schedule import Schedule, Task
 from vega3d.generator_training import read_generator_config
+from vega3d.run_files import check_same_settings, write_json
 from vega3d_cli.common import parse_settings
 
 FIRST_ROOMS = 64  # that are there before the VAE begins to train
@@ -64,6 +66,21 @@ class Plan:
             self.workers = ["--workers", str(options.workers)]
         self.generator = read_generator_config(options.generator, parse_settings(self.settings))
         self.device = "cuda" if options.gpus else "cpu"
+
+    def claim(self) -> None:
+        """Writes down which recipes OUT is of; raises ValueError if one of this name was another."""
+        kept = self.output / "recipes"
+        kept.mkdir(parents=True, exist_ok=True)
+        simulator = self.generator.binding("vae") | self.generator.binding("dit")
+        for name, settings in {
+            "world-simulator": simulator,
+            **{one.name: asdict(one) for one in self.recipes},
+        }.items():
+            path = kept / f"{name}.json"
+            if path.is_file():
+                check_same_settings(path, settings)
+            else:
+                write_json(path, settings)
 
     def train_generator(self, *arguments: str) -> list[str]:
         settings = [word for item in self.settings for word in ("--set", item)]
@@ -113,19 +130,10 @@ class Plan:
             ("image-twin", "frame", "twin", "random"),
         ):
             rooms = ["--data", str(self.analysis / "validation"), "--train-data", str(self.analysis / "train")]
-            cells = [
-                "--views",
-                views,
-                "--timestep",
-                self.options.timesteps,
-                "--mode",
-                mode,
-                "--controls",
-                controls,
-                "--probes",
-            ]
+            cells = ["--timestep", self.options.timesteps, "--mode", mode, "--controls", controls]
+            probes = ["--views", views, "--probes"]
             output = ["--output", str(self.analysis / name)]
-            command = vega3d("analyze", "sweep", *output, str(self.simulator / name), *rooms, *cells)
+            command = vega3d("analyze", "sweep", *output, str(self.simulator / name), *rooms, *cells, *probes)
             yield Task(f"sweep-{name}", command, (trained, *made), load=0.5)
         twin = f"image-twin={self.analysis / 'image-twin'}"
         choose = vega3d("analyze", "choose", str(self.analysis / "generator"), "--against", twin)
@@ -183,7 +191,9 @@ def main() -> None:
 
     deadline = Deadline(None if options.max_minutes is None else 60 * options.max_minutes)
     try:
-        tasks = list(Plan(options).tasks())
+        plan = Plan(options)
+        plan.claim()
+        tasks = list(plan.tasks())
         Schedule(tasks, options.output / "tasks", options.gpus, options.at_once, deadline, tell).run()
     except OutOfTimeError as stopped:
         print(json.dumps({"out_of_time": str(stopped), "next": "the same command goes on"}))

@@ -88,6 +88,14 @@ def test_each_arm_reads_the_cell_chosen_for_it(plan, experiment, monkeypatch, tm
     assert recipe.generators["image_twin"] == str(tmp_path / "world-simulator" / "image-twin")
 
 
+def test_an_output_of_other_recipes_is_refused(plan, reproduce):
+    plan.claim()
+    plan.claim()
+    plan.options.set = ["dit.steps=7"]
+    with pytest.raises(ValueError, match=r"dit.steps was 16000 and is 7"):
+        reproduce.Plan(plan.options).claim()
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
