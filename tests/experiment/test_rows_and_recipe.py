@@ -8,12 +8,12 @@ import pytest
 import yaml
 
 from vega3d.evaluation.bootstrap import compare, seed_intervals
-from vega3d.experiment.data import Batches, SplitData
+from vega3d.experiment.data import Batches, SplitData, enlarged
 from vega3d.experiment.loop import Deadline, OutOfTimeError
 from vega3d.experiment.recipe import read_recipe
 from vega3d.experiment.rooms import RoomShards, furniture_of, make_rooms
 from vega3d.experiment.runner import Experiment
-from vega3d.experiment.stage0_rows import KINDS
+from vega3d.experiment.stage0_rows import CLOSE_UPS, KINDS
 from vega3d.experiment.vlm import VLMRecipe, build_tokenizer, build_vlm
 from vega3d.synthetic.classes import CLASSES
 
@@ -37,6 +37,30 @@ def test_marks_change_their_frame_alone(toy):
     marked, clean = data.frames_of([number, plain])
     changed = [bool((a != b).any()) for a, b in zip(marked, clean, strict=True)]
     assert changed == [frame == data.visuals[number].frame for frame in range(len(changed))]
+
+
+def test_a_close_up_is_one_object_in_every_frame(toy):
+    data = toy.data("train", 0)
+    numbers = [number for number, visual in enumerate(data.visuals) if visual.close_up]
+    assert 2 <= len(numbers) <= CLOSE_UPS * len(data.places)
+    for number, frames in zip(numbers, data.frames_of(numbers), strict=True):
+        visual = data.visuals[number]
+        (row,) = (data.rows[row] for row in data.asked[number])
+        assert row.kind == "close_up" and row.visual == number and row.answer in CLASSES
+        assert (frames == frames[0]).all()
+        shard, place = data.places[visual.clip]
+        assert np.array_equal(frames[0], enlarged(data.frames[shard][place][visual.frame], visual.close_up))
+
+
+def test_what_is_enlarged_lies_around_the_box_and_inside_the_frame():
+    frame = np.zeros((96, 96, 3), np.uint8)
+    frame[40:60, 30:70] = 255
+    large = enlarged(frame, (30, 40, 70, 60))
+    assert large.shape == frame.shape and large[48, 48].min() == 255 and large[2, 48].max() == 0
+    share = (large > 127).mean()
+    assert share == pytest.approx(40 * 20 / (1.2 * 40) ** 2, rel=0.1)
+    corner = enlarged(frame, (0, 0, 4, 4))  # no smaller than 24 px, cut at the edge
+    assert np.array_equal(corner, enlarged(frame, (0, 0, 20, 20)))
 
 
 def test_marked_rows_are_asked_on_their_own_visual_alone(toy):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from vega3d.evaluation.vsibench import QuestionRecord, build_prompt
@@ -15,15 +16,24 @@ from vega3d.synthetic.marks import draw_marks
 
 SENTINEL = "\x00prompt\x00"
 DATASET = "rooms"
+CLOSE_UP_EDGE, CLOSE_UP_MARGIN = 24, 1.2  # least edge [px] of what a close-up shows; its edge, times that of the box
 
 
 @dataclass(frozen=True)
 class Visual:
-    """A clip as the model sees it: `clip` counts within the split, `marks` are drawn on `frame`."""
+    """A clip as the model sees it.
+
+    Attributes:
+        clip: counted within the split.
+        frame: of the marks or the close-up.
+        marks: boxes that are drawn into it.
+        close_up: box that fills every frame of the clip, in place of the walk.
+    """
 
     clip: int
     frame: int | None
     marks: tuple[tuple[int, int, int, int], ...]
+    close_up: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Row:
         id: unique in its split.
         scene: name of the clip.
         visual: number within the split of the visual that the row is about.
-        is_marked: whether it is about the marks, so that it cannot be asked about another visual of the clip.
+        is_marked: whether it is about marks or a close-up, so that it cannot be asked about another visual.
         kind: question type, or one of `stage0_rows.KINDS`.
         question: text.
         options: texts of the choices.
@@ -56,6 +66,25 @@ class Row:
     def prompt(self, stage: int) -> str:
         """VSI-Bench's prompt in stage 1; the bare words in stage 0."""
         return self.question if stage == 0 else build_prompt(self.kind, self.question, self.lettered)
+
+
+def shown(walk: np.ndarray, visual: Visual) -> np.ndarray:
+    """uint8[T, H, W, 3]: the frames of a walk with the marks drawn in, or the close-up in each."""
+    if visual.close_up is not None:
+        return np.broadcast_to(enlarged(walk[visual.frame], visual.close_up), walk.shape)
+    frames = np.array(walk)
+    if visual.marks and visual.frame is not None:
+        frames[visual.frame] = draw_marks(frames[visual.frame], visual.marks)
+    return frames
+
+
+def enlarged(frame: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+    """uint8[H, H, 3]: the square around a box of a square frame, as large as the frame."""
+    edge, (left, top, right, bottom) = len(frame), box
+    side = min(edge, max(CLOSE_UP_EDGE, CLOSE_UP_MARGIN * max(right - left, bottom - top)))
+    x, y = (min(max((first + last - side) / 2, 0), edge - side) for first, last in ((left, right), (top, bottom)))
+    image = Image.fromarray(frame).resize((edge, edge), Image.Resampling.BILINEAR, box=(x, y, x + side, y + side))
+    return np.asarray(image)
 
 
 class SplitData:
@@ -97,7 +126,8 @@ class SplitData:
             if number in kept:
                 numbers[number] = len(self.visuals)
                 marks = tuple(tuple(mark) for mark in visual["marks"])
-                self.visuals.append(Visual(len(self.places), visual["frame"], marks))
+                close_up = tuple(visual["close_up"]) if "close_up" in visual else None
+                self.visuals.append(Visual(len(self.places), visual["frame"], marks, close_up))
         for number, row in enumerate(rows):
             self.rows.append(
                 Row(
@@ -119,7 +149,10 @@ class SplitData:
                 marked[row.visual].append(number)
             else:
                 plain[self.visuals[row.visual].clip].append(number)
-        return [[*marked[number], *plain[visual.clip]] for number, visual in enumerate(self.visuals)]
+        return [
+            [*marked[number], *([] if visual.close_up else plain[visual.clip])]
+            for number, visual in enumerate(self.visuals)
+        ]
 
     def frames_of(self, visuals: Sequence[int]) -> np.ndarray:
         """uint8[B, T, H, W, 3], the marks drawn in."""
@@ -127,10 +160,7 @@ class SplitData:
         for number in visuals:
             visual = self.visuals[number]
             shard, place = self.places[visual.clip]
-            frames = np.array(self.frames[shard][place])
-            if visual.marks and visual.frame is not None:
-                frames[visual.frame] = draw_marks(frames[visual.frame], visual.marks)
-            clips.append(frames)
+            clips.append(shown(self.frames[shard][place], visual))
         return np.stack(clips)
 
     def records(self) -> list[QuestionRecord]:

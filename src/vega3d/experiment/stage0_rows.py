@@ -14,8 +14,9 @@ from vega3d.synthetic.observation import VISIBLE_FRACTION, Observation, Observed
 
 MARKED = 4  # boxes in the frame whose objects are to be named
 MARKED_FRAMES = 2  # such frames of a clip
+CLOSE_UPS = 3  # objects of a clip that are shown by themselves
 PRESENT = 4  # questions whether an object is there, half of them with the answer no
-KINDS = ("name", "presence", "colour", "contents", "caption")
+KINDS = ("name", "close_up", "presence", "colour", "contents", "caption")
 
 
 def stage0_rows(
@@ -28,7 +29,8 @@ def stage0_rows(
         first_visual: number of the first visual that is made here.
 
     Returns:
-        Visuals with marked objects, and rows: `stage` 0, `type` of `KINDS`, `question`, `answer`, `visual`.
+        Visuals with marked objects, or with one object that fills the frame (`close_up`, its box); and rows: `stage`
+        0, `type` of `KINDS`, `question`, `answer`, `visual`.
     """
     visuals: list[dict] = []
     rows = []
@@ -37,6 +39,10 @@ def stage0_rows(
         visuals.append({"frame": frame, "marks": [list(observation.pixel_box(item, frame)) for item in items]})
         for letter, item in zip(string.ascii_uppercase, items, strict=False):
             rows.append(row("name", f"What is the object in box {letter}?", item.name, number))
+    for frame, item in close_ups(observation, random):
+        number = first_visual + len(visuals)
+        visuals.append({"frame": frame, "marks": [], "close_up": list(observation.pixel_box(item, frame))})
+        rows.append(row("close_up", "What is this?", item.name, number))
     rows += [row("presence", question, answer) for question, answer in presence(observation, random)]
     rows += [row(asked.kind, asked.question, asked.answer) for asked in attribute_questions(observation)]
     rows += [
@@ -51,14 +57,31 @@ def row(kind: str, question: str, answer: str, visual: int = 0) -> dict:
 
 def marked_frames(observation: Observation, random: np.random.Generator) -> Iterator[tuple[int, list[ObservedObject]]]:
     """Up to `MARKED_FRAMES` frames, each with one to `MARKED` of the objects that it shows, in random order."""
-    shown = {
-        frame: [item for item in observation.visible if observation.mask_fractions[item.id][frame] >= VISIBLE_FRACTION]
-        for frame in range(len(observation.ids))
-    }
+    shown = objects_shown(observation)
     usable = [frame for frame, items in shown.items() if items]
     for frame in sorted(random.permutation(usable)[:MARKED_FRAMES].tolist()):
-        items = shown[frame]
-        yield frame, [items[place] for place in random.permutation(len(items))[:MARKED]]
+        items, count = shown[frame], 1 + int(random.integers(MARKED))
+        yield frame, [items[place] for place in random.permutation(len(items))[:count]]
+
+
+def close_ups(observation: Observation, random: np.random.Generator) -> Iterator[tuple[int, ObservedObject]]:
+    """Objects of different classes, each in a frame that shows it."""
+    places = [(frame, item) for frame, items in objects_shown(observation).items() for item in items]
+    seen: set[str] = set()
+    for place in random.permutation(len(places)).tolist():
+        frame, item = places[place]
+        if item.name not in seen and len(seen) < CLOSE_UPS:
+            seen.add(item.name)
+            yield frame, item
+
+
+def objects_shown(observation: Observation) -> dict[int, list[ObservedObject]]:
+    """By frame, those that fill `VISIBLE_FRACTION` of it."""
+    fractions = observation.mask_fractions
+    return {
+        frame: [item for item in observation.visible if fractions[item.id][frame] >= VISIBLE_FRACTION]
+        for frame in range(len(observation.ids))
+    }
 
 
 def presence(observation: Observation, random: np.random.Generator) -> Iterator[tuple[str, str]]:
