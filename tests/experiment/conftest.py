@@ -30,7 +30,7 @@ TOY = {
         "random": {"generator": "tiny", "options": {**CLIP, "family": "random"}},
     },
     "seeds": [0, 1],
-    "stage0": {**STAGE, "learning_rates": RATES},
+    "stage0": {**STAGE, "close_ups_per_step": 3, "learning_rates": RATES},
     "stage1": {**STAGE, "optimizer": "muon", "learning_rates": {"llm": 1e-2, "gate": 1e-2, "projector": 1e-2}},
     "precision": "float32",
     "checkpoint_steps": 2,

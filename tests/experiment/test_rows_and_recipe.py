@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from vega3d.evaluation.bootstrap import compare, seed_intervals
-from vega3d.experiment.data import Batches, SplitData, enlarged
+from vega3d.experiment.data import CLOSE_UP_FRAMES, Batches, SplitData, enlarged
 from vega3d.experiment.loop import Deadline, OutOfTimeError
 from vega3d.experiment.recipe import read_recipe
 from vega3d.experiment.rooms import RoomShards, furniture_of, make_rooms
@@ -21,7 +21,7 @@ SPATIAL = ("left", "right", "behind", "meters", "centimeters", "closest", "how m
 
 
 def test_stage0_tells_nothing_of_space(toy):
-    rows = toy.data("train", 0).rows
+    rows = [*toy.data("train", 0).rows, *toy.close_ups("train").rows]
     assert {row.kind for row in rows} <= set(KINDS) and len({row.kind for row in rows}) >= 4
     for row in rows:
         words = f"{row.question} {row.answer} ".lower()
@@ -39,15 +39,16 @@ def test_marks_change_their_frame_alone(toy):
     assert changed == [frame == data.visuals[number].frame for frame in range(len(changed))]
 
 
-def test_a_close_up_is_one_object_in_every_frame(toy):
-    data = toy.data("train", 0)
+def test_a_close_up_is_one_object_and_nothing_else_is_asked_about_it(toy):
+    assert not any(visual.close_up for visual in toy.data("train", 0).visuals)
+    data = toy.close_ups("train")
     numbers = [number for number, visual in enumerate(data.visuals) if visual.close_up]
     assert 2 <= len(numbers) <= CLOSE_UPS * len(data.places)
     for number, frames in zip(numbers, data.frames_of(numbers), strict=True):
         visual = data.visuals[number]
         (row,) = (data.rows[row] for row in data.asked[number])
         assert row.kind == "close_up" and row.visual == number and row.answer in CLASSES
-        assert (frames == frames[0]).all()
+        assert len(frames) == CLOSE_UP_FRAMES and (frames == frames[0]).all()
         shard, place = data.places[visual.clip]
         assert np.array_equal(frames[0], enlarged(data.frames[shard][place][visual.frame], visual.close_up))
 

@@ -16,6 +16,7 @@ from vega3d.synthetic.marks import draw_marks
 
 SENTINEL = "\x00prompt\x00"
 DATASET = "rooms"
+CLOSE_UP_FRAMES = 2  # what one visual token sees
 CLOSE_UP_EDGE, CLOSE_UP_MARGIN = 24, 1.2  # least edge [px] of what a close-up shows; its edge, times that of the box
 
 
@@ -27,7 +28,7 @@ class Visual:
         clip: counted within the split.
         frame: of the marks or the close-up.
         marks: boxes that are drawn into it.
-        close_up: box that fills every frame of the clip, in place of the walk.
+        close_up: box that fills the frame, alone, in place of the walk.
     """
 
     clip: int
@@ -69,9 +70,9 @@ class Row:
 
 
 def shown(walk: np.ndarray, visual: Visual) -> np.ndarray:
-    """uint8[T, H, W, 3]: the frames of a walk with the marks drawn in, or the close-up in each."""
+    """uint8[T, H, W, 3]: the frames of a walk with the marks drawn in, or the close-up for T = 2."""
     if visual.close_up is not None:
-        return np.broadcast_to(enlarged(walk[visual.frame], visual.close_up), walk.shape)
+        return np.stack([enlarged(walk[visual.frame], visual.close_up)] * CLOSE_UP_FRAMES)
     frames = np.array(walk)
     if visual.marks and visual.frame is not None:
         frames[visual.frame] = draw_marks(frames[visual.frame], visual.marks)
@@ -155,7 +156,7 @@ class SplitData:
         ]
 
     def frames_of(self, visuals: Sequence[int]) -> np.ndarray:
-        """uint8[B, T, H, W, 3], the marks drawn in."""
+        """uint8[B, T, H, W, 3], as `shown`; close-ups and walks do not go together."""
         clips = []
         for number in visuals:
             visual = self.visuals[number]

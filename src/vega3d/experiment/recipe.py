@@ -50,6 +50,7 @@ class StageRecipe:
         steps: of the optimizer.
         visuals_per_step: clips in a batch.
         questions_per_visual: most questions asked about each of them, their types in turn.
+        close_ups_per_step: of stage 0, whose batches are clips and close-ups of objects in turn.
         optimizer: `adamw`; or `muon`, for matrices and kernels, with AdamW at a tenth of the rate for embeddings,
             norms and biases.
         learning_rates: peak rate of each part trained (`training.parts.PARTS`).
@@ -62,6 +63,7 @@ class StageRecipe:
     steps: int
     visuals_per_step: int = 16
     questions_per_visual: int = 12
+    close_ups_per_step: int = 64
     optimizer: str = "adamw"
     learning_rates: dict[str, float] = field(default_factory=dict)
     residual_scale_rate: float = 1e-2

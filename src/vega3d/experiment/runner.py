@@ -22,11 +22,12 @@ import torch
 from vega3d.evaluation.run import evaluate
 from vega3d.experiment.answering import PackedAnswerer
 from vega3d.experiment.arms import arm_model, generator_identity, sha256_of, write_placeholder_generator
-from vega3d.experiment.data import SplitData, Words
+from vega3d.experiment.data import CLOSE_UP_FRAMES, SplitData, Words
 from vega3d.experiment.kept import KeptTensors
 from vega3d.experiment.loop import RESULT, TRAINED, Deadline
 from vega3d.experiment.recipe import TEST_SPLITS, TRAIN, VALIDATION, ArmRecipe, Recipe
 from vega3d.experiment.rooms import RoomShards, make_rooms
+from vega3d.experiment.stage0_rows import CLIP_KINDS, CLOSE_UP
 from vega3d.experiment.stages import (
     PackMaker,
     Streams,
@@ -111,8 +112,13 @@ class Experiment:
     def data(self, split: str, stage: int) -> SplitData:
         key = split, stage
         if key not in self._data:
-            self._data[key] = SplitData(self.shards(split), stage, self.recipe.categories if stage == 1 else None)
+            self._data[key] = SplitData(
+                self.shards(split), stage, self.recipe.categories if stage == 1 else CLIP_KINDS
+            )
         return self._data[key]
+
+    def close_ups(self, split: str) -> SplitData:
+        return SplitData(self.shards(split), 0, [CLOSE_UP])
 
     # Stage 0
 
@@ -126,8 +132,9 @@ class Experiment:
             processor = make_processor(vlm, model.config.generator_config)
             words = Words(processor.tokenizer)
             rooms = self.recipe.rooms
-            stream = make_stream(model, processor, words, rooms.num_frames, rooms.size)
-            self._tools = Tools(self.recipe, words, stream, self.device, self.deadline, self.tell)
+            walks = make_stream(model, processor, words, rooms.num_frames, rooms.size)
+            close_ups = make_stream(model, processor, words, CLOSE_UP_FRAMES, rooms.size)
+            self._tools = Tools(self.recipe, words, walks, close_ups, self.device, self.deadline, self.tell)
         return self._tools
 
     def stage0(self) -> Path:
@@ -143,9 +150,10 @@ class Experiment:
             self.recipe, ArmRecipe(fusion="none"), self.output / "vlm", self.output / "placeholder", 0
         ).to(self.device)
         seed = VLMRecipe(**self.recipe.vlm).seed
-        log = train_stage0(model, self.data(TRAIN, 0), tools, folder, identity, seed)
+        log = train_stage0(model, self.data(TRAIN, 0), self.close_ups(TRAIN), tools, folder, identity, seed)
         if not (folder / "validation.json").is_file():
-            accuracy = stage0_accuracy(model, self.data(VALIDATION, 0), tools)
+            accuracy = stage0_accuracy(model, self.data(VALIDATION, 0), tools, tools.stream)
+            accuracy |= stage0_accuracy(model, self.close_ups(VALIDATION), tools, tools.close_ups)
             write_json(folder / "validation.json", accuracy)
             self.tell({"stage0": accuracy, "loss": log[-1]["loss"]})
         if not (done / "config.json").is_file():

@@ -14,9 +14,11 @@ from vega3d.synthetic.observation import VISIBLE_FRACTION, Observation, Observed
 
 MARKED = 4  # boxes in the frame whose objects are to be named
 MARKED_FRAMES = 2  # such frames of a clip
-CLOSE_UPS = 3  # objects of a clip that are shown by themselves
+CLOSE_UPS = 8  # objects of a clip that are shown by themselves
 PRESENT = 4  # questions whether an object is there, half of them with the answer no
-KINDS = ("name", "close_up", "presence", "colour", "contents", "caption")
+CLOSE_UP = "close_up"
+CLIP_KINDS = ("name", "presence", "colour", "contents", "caption")
+KINDS = (*CLIP_KINDS, CLOSE_UP)
 
 
 def stage0_rows(
@@ -42,7 +44,7 @@ def stage0_rows(
     for frame, item in close_ups(observation, random):
         number = first_visual + len(visuals)
         visuals.append({"frame": frame, "marks": [], "close_up": list(observation.pixel_box(item, frame))})
-        rows.append(row("close_up", "What is this?", item.name, number))
+        rows.append(row(CLOSE_UP, "What is this?", item.name, number))
     rows += [row("presence", question, answer) for question, answer in presence(observation, random)]
     rows += [row(asked.kind, asked.question, asked.answer) for asked in attribute_questions(observation)]
     rows += [

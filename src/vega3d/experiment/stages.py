@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,8 @@ class Tools:
     Args:
         recipe: of the experiment.
         words: of the tokenizer.
-        stream: frames to patches, and the prefix of packs.
+        stream: frames of a walk to patches, and the prefix of packs.
+        close_ups: the same for close-ups.
         device: of models and batches.
         deadline: after which a training stops.
         on_log: called with each entry of a log.
@@ -38,6 +39,7 @@ class Tools:
     recipe: Recipe
     words: Words
     stream: Stream
+    close_ups: Stream
     device: torch.device
     deadline: Deadline
     on_log: Log | None = None
@@ -67,8 +69,8 @@ class Tools:
 class PackMaker:
     """Packs of the steps of a stage: visuals, pack and row ids, as a function of seed and step."""
 
-    def __init__(self, tools: Tools, data: SplitData, stage: StageRecipe, seed: int):
-        self.prefix = tools.stream.prefix
+    def __init__(self, tools: Tools, data: SplitData, stage: StageRecipe, seed: int, stream: Stream | None = None):
+        self.prefix = (stream or tools.stream).prefix
         self.pad = tools.words.tokenizer.pad_token_id
         self.data = data
         self.prompts = tools.words.prompts([row.prompt(data.stage) for row in data.rows])
@@ -89,31 +91,45 @@ class PackMaker:
 
 
 def train_stage0(
-    model: VegaForSpatialReasoning, data: SplitData, tools: Tools, folder: Path, identity: dict, seed: int
+    model: VegaForSpatialReasoning,
+    walks: SplitData,
+    close_ups: SplitData,
+    tools: Tools,
+    folder: Path,
+    identity: dict,
+    seed: int,
 ) -> list[dict]:
-    """Vision tower and language model on objects, attributes and captions; returns the log."""
+    """Vision tower and language model on walks and close-ups in turn; returns the log."""
     stage = tools.recipe.stage0
     loop = Loop(
         model, tune(model, 0, stage), tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log
     )
-    make = PackMaker(tools, data, stage, seed)
+    turns = [
+        (PackMaker(tools, walks, stage, seed), tools.stream),
+        (PackMaker(tools, close_ups, of_close_ups(stage), seed, tools.close_ups), tools.close_ups),
+    ]
 
-    def prepare(step: int) -> tuple[np.ndarray, Pack, list[str]]:
-        visuals, batch, ids = make(step)
-        return data.frames_of(visuals), batch, ids
+    def prepare(step: int) -> tuple[np.ndarray, Pack, list[str], Stream]:
+        make, stream = turns[step % len(turns)]
+        visuals, batch, ids = make(step // len(turns))
+        return make.data.frames_of(visuals), batch, ids, stream
 
     model.train()
     with Ahead(prepare, stage.steps) as prepared:
 
         def compute(step: int) -> tuple[torch.Tensor, list[str]]:
-            frames, batch, ids = prepared[step]
+            frames, batch, ids, stream = prepared[step]
             batch = batch.to(tools.device)
             with tools.autocast():
-                tokens = semantic_tokens(model, torch.from_numpy(frames).to(tools.device), tools.stream)
-                states = packed_states(model, tokens, batch, tools.stream.prefix)
+                tokens = semantic_tokens(model, torch.from_numpy(frames).to(tools.device), stream)
+                states = packed_states(model, tokens, batch, stream.prefix)
                 return answer_loss(model, states, batch), ids
 
         return loop.run(compute)
+
+
+def of_close_ups(stage: StageRecipe) -> StageRecipe:
+    return replace(stage, visuals_per_step=stage.close_ups_per_step)
 
 
 @dataclass(frozen=True)
@@ -175,15 +191,15 @@ def train_stage1(
 
 
 @torch.no_grad()
-def stage0_accuracy(model: VegaForSpatialReasoning, data: SplitData, tools: Tools) -> dict[str, dict]:
+def stage0_accuracy(model: VegaForSpatialReasoning, data: SplitData, tools: Tools, stream: Stream) -> dict[str, dict]:
     """For each kind of row of stage 0, the share answered word for word, and that of the commonest answer."""
 
     def tokens_of(visuals: list[int]) -> torch.Tensor:
         with tools.autocast():
-            return semantic_tokens(model, tools.frames(data, visuals), tools.stream)
+            return semantic_tokens(model, tools.frames(data, visuals), stream)
 
     model.eval()
-    answerer = PackedAnswerer(model, tools.words, tools.stream.prefix, tokens_of, {}, tools.precision)
+    answerer = PackedAnswerer(model, tools.words, stream.prefix, tokens_of, {}, tools.precision)
     answers = answerer.answer_prompts([(row.visual, row.prompt(0)) for row in data.rows])
     right: dict[str, list[bool]] = defaultdict(list)
     truths: dict[str, Counter[str]] = defaultdict(Counter)
