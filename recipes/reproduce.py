@@ -21,10 +21,11 @@ from vega3d.experiment.loop import Deadline, OutOfTimeError
 from vega3d.experiment.recipe import Recipe, read_recipe
 from vega3d.experiment.schedule import Schedule, Task
 from vega3d.generator_training import read_generator_config
+from vega3d.generator_training.rooms import rooms_until
 from vega3d.run_files import check_same_settings, write_json
 from vega3d_cli.common import parse_settings
 
-FIRST_ROOMS = 64  # that are there before the VAE begins to train
+HEAD_START = 400  # steps of the VAE whose rooms are there before it begins
 CHOICE = "choice.json"
 OWN_CELLS = {"random": "random", "image_twin": "image-twin"}  # arms whose cell is not that of the trained generator
 FOLDERS = {"trained": "generator", "image_twin": "image-twin"}  # names of recipes, and of `vega3d train-generator`
@@ -100,7 +101,8 @@ class Plan:
 
     def simulator_tasks(self) -> Iterator[Task]:
         frames = self.simulator / "frames"
-        wanted = min(FIRST_ROOMS, self.generator.rooms.validation_rooms + 1)
+        rooms, steps = self.generator.rooms, min(HEAD_START, self.generator.vae.steps - 1)
+        wanted = rooms.validation_rooms + rooms_until(self.generator.vae, rooms.walks, steps)
         yield Task("frames", self.train_generator("--stage", "rooms"))
         yield Task(
             "vae",
@@ -109,10 +111,10 @@ class Plan:
             is_ready=lambda: sum(1 for _ in frames.glob("*/*.npy")) >= wanted,
         )
         first, *_ = self.options.experiments
-        rooms = [] if self.options.furniture is None else ["--furniture", str(self.options.furniture)]
-        rooms += [*self.workers, "--stages", "rooms"]
+        furniture = [] if self.options.furniture is None else ["--furniture", str(self.options.furniture)]
+        made = [*furniture, *self.workers, "--stages", "rooms"]
         largest = max(self.recipes, key=lambda recipe: recipe.rooms.test)
-        yield Task("rooms", self.experiment(self.options.experiments[self.recipes.index(largest)], *rooms))
+        yield Task("rooms", self.experiment(self.options.experiments[self.recipes.index(largest)], *made))
         yield Task("stage0", self.experiment(first, "--stages", "stage0"), ("rooms",), load=1.0)
         yield Task("dit", self.train_generator("--stage", "dit"), ("vae", "frames"), load=1.0)
         yield Task("twin", self.train_generator("--stage", "dit", "--image-twin"), ("vae", "frames"), load=1.0)

@@ -71,6 +71,17 @@ def test_all_stages_are_there_and_wait_for_the_right_ones(plan, tmp_path):
     ]
 
 
+def test_the_vae_begins_when_its_first_rooms_are_there(plan, tmp_path):
+    vae = next(task for task in plan.tasks() if task.name == "vae")
+    folder = tmp_path / "world-simulator" / "frames" / "rooms"
+    folder.mkdir(parents=True)
+    needed = 16 + (24 + 400 // 4) // 4
+    for number in range(needed):
+        assert not vae.is_ready()
+        (folder / f"{number}.npy").touch()
+    assert vae.is_ready()
+
+
 def test_each_arm_reads_the_cell_chosen_for_it(plan, experiment, monkeypatch, tmp_path):
     cells = {"own": (4, 300), "random": (1, 100), "image-twin": (3, 200), "vae": (None, None)}
     found = {name: {"block": block, "timestep": timestep} for name, (block, timestep) in cells.items()}
