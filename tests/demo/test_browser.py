@@ -11,10 +11,13 @@ import time
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from tiny_checkpoints import copy_embedded
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)")
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 COMMAND = [sys.executable, "-m", "vega3d_cli", "demo", "--device", "cpu"]
+NOTICE = "Its answers mean nothing."
 SECONDS = 60_000  # [ms] limit of one wait; the machine may be busy
 
 
@@ -28,7 +31,9 @@ def address(tmp_path_factory):
     """Where the demo is served; fails if it leaves a file behind when it is ended."""
     folder, port = tmp_path_factory.mktemp("temporary"), free_port()
     environment = {**os.environ, "TMPDIR": str(folder)}
-    process = subprocess.Popen([*COMMAND, "--port", str(port)], stdout=subprocess.PIPE, text=True, env=environment)
+    model = copy_embedded(tmp_path_factory.mktemp("noted") / "model", notice=NOTICE)
+    command = [*COMMAND, "--port", str(port), "--model", str(model)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     line = process.stdout.readline()
     assert line.strip() == f"The demo is at http://127.0.0.1:{port}/"
     yield f"http://127.0.0.1:{port}/"
@@ -94,7 +99,7 @@ def record_texts(page: Page, selector: str) -> None:
 
 
 def test_an_example_is_answered(page, tmp_path):
-    assert "untrained" in page.locator(".vega-notice").inner_text()
+    assert NOTICE in page.locator(".vega-notice").inner_text()
     page.locator("#room").get_by_text("study").click()
     page.get_by_role("button", name="Which box").click()
     expect(page.get_by_label("Options")).to_have_value("box A\nbox B\nbox C\nbox D")
