@@ -18,6 +18,7 @@ from vega3d.hub.load import ASSETS, example_clip
 from vega3d.processing.video_vega3d import read_video
 
 QUESTION = "Which is closer to the bed?"
+NUM_FRAMES = json.loads((ASSETS / "vega3d-tiny" / "processor_config.json").read_text())["num_frames"]
 NOTICE = "Its answers mean nothing."
 
 
@@ -62,7 +63,7 @@ def test_json():
     values = answer("room", QUESTION)
     assert values["question"] == QUESTION
     assert values["notice"] == EMBEDDED["notice"]
-    assert len(values["frame_seconds"]) == 16
+    assert len(values["frame_seconds"]) == NUM_FRAMES
     assert values["frame_seconds"][0] == 0.0
     assert values["options"] is None
     again = answer("room", QUESTION)
@@ -90,6 +91,15 @@ def test_options_are_chosen_by_likelihood():
 )
 def test_sampling(sampling, count):
     assert len(answer("study", QUESTION, *sampling)["frame_seconds"]) == count
+
+
+def test_a_model_is_asked_about_as_many_frames_as_its_processor_says(tmp_path, frames):
+    model = copy_embedded(tmp_path / "model")
+    file = model / "processor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_frames": 3}))
+    assert len(answer("room", QUESTION, "--model", model)["frame_seconds"]) == 3
+    assert len(answer("room", QUESTION, "--model", model, "--num-frames", "5")["frame_seconds"]) == 5
+    assert len(answer(frames, QUESTION, "--model", model)["frame_seconds"]) == 4  # images are all taken
 
 
 def test_images(frames):

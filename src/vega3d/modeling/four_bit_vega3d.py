@@ -1,5 +1,7 @@
 """The language model in 4 bits: what bitsandbytes leaves alone, and how it computes layers of any width on a CPU."""
 
+from typing import Any
+
 from torch import nn
 
 UNQUANTISED = ("generator", "projector", "fusion", "vlm.model.visual", "vlm.lm_head")
@@ -25,8 +27,8 @@ def avoid_packed_kernel(model: nn.Module) -> None:
     The packed kernel, of CPUs with AVX-512 BF16, wants whole blocks of weights in each row, and rows in whole packs.
     Others end in a shape error or a failed assertion.
     """
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit":  # bitsandbytes need not be installed
-            rows, columns = module.out_features, module.in_features
-            if rows % PACKED_ROWS or columns % module.weight.blocksize:
-                module.support_avx512bf16_for_cpu = False
+    # bitsandbytes need not be installed, hence the name.
+    layers: list[Any] = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
+    for layer in layers:
+        if layer.out_features % PACKED_ROWS or layer.in_features % layer.weight.blocksize:
+            layer.support_avx512bf16_for_cpu = False
