@@ -12,12 +12,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import vega3d_cli
-from tiny_checkpoints import save_vlm_with_processor
+from tiny_checkpoints import EMBEDDED, copy_embedded, save_vlm_with_processor
 from tiny_models import save_generator, save_vlm
 from vega3d.hub.load import ASSETS, example_clip
 from vega3d.processing.video_vega3d import read_video
 
 QUESTION = "Which is closer to the bed?"
+NUM_FRAMES = json.loads((ASSETS / "vega3d-tiny" / "processor_config.json").read_text())["num_frames"]
+NOTICE = "Its answers mean nothing."
 
 
 def run(*arguments: str):
@@ -39,6 +41,12 @@ def frames(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def noted(tmp_path_factory) -> Path:
+    """The embedded model with a notice."""
+    return copy_embedded(tmp_path_factory.mktemp("noted") / "model", notice=NOTICE)
+
+
 def test_help_does_not_import_torch():
     code = "import sys, vega3d_cli; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -54,19 +62,21 @@ def test_help_has_examples(command):
 def test_json():
     values = answer("room", QUESTION)
     assert values["question"] == QUESTION
-    assert "untrained" in values["notice"]
-    assert len(values["frame_seconds"]) == 16
+    assert values["notice"] == EMBEDDED["notice"]
+    assert len(values["frame_seconds"]) == NUM_FRAMES
     assert values["frame_seconds"][0] == 0.0
     assert values["options"] is None
     again = answer("room", QUESTION)
     assert {**again, "seconds": 0} == {**values, "seconds": 0}
 
 
-def test_text_is_streamed_and_notes_go_to_standard_error():
-    result = run("ask", "room", QUESTION, "--device", "cpu", "--max-new-tokens", "4")
+def test_text_is_streamed_and_notes_go_to_standard_error(noted):
+    arguments = ("room", QUESTION, "--model", noted, "--max-new-tokens", "4")
+    result = run("ask", *arguments, "--device", "cpu")
     assert result.exit_code == 0
-    assert result.stdout.strip() == answer("room", QUESTION, "--max-new-tokens", "4")["text"]
-    assert "untrained" in result.stderr
+    told = answer(*arguments)
+    assert result.stdout.strip() == told["text"]
+    assert told["notice"] == NOTICE and f"note: {NOTICE}" in result.stderr.splitlines()
 
 
 def test_options_are_chosen_by_likelihood():
@@ -81,6 +91,15 @@ def test_options_are_chosen_by_likelihood():
 )
 def test_sampling(sampling, count):
     assert len(answer("study", QUESTION, *sampling)["frame_seconds"]) == count
+
+
+def test_a_model_is_asked_about_as_many_frames_as_its_processor_says(tmp_path, frames):
+    model = copy_embedded(tmp_path / "model")
+    file = model / "processor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_frames": 3}))
+    assert len(answer("room", QUESTION, "--model", model)["frame_seconds"]) == 3
+    assert len(answer("room", QUESTION, "--model", model, "--num-frames", "5")["frame_seconds"]) == 5
+    assert len(answer(frames, QUESTION, "--model", model)["frame_seconds"]) == 4  # images are all taken
 
 
 def test_images(frames):
@@ -103,7 +122,8 @@ def test_gate_figure(tmp_path, frames):
 
 def test_info():
     values = json.loads(run("info", "vega3d-tiny", "--json").stdout)
-    assert values["block"] == "4 of 6"
+    generator = EMBEDDED["generator_config"]
+    assert values["block"] == f"{generator['block']} of {generator['transformer']['num_layers']}"
     assert (values["step"], values["sigma"]) == (299, 0.299924)
     assert values["fusion"] == "token_gated_residual"
     parts = values["parameters"]

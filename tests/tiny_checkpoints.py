@@ -1,10 +1,16 @@
-"""Whole tiny checkpoints: a VLM with its processor, and with a generator."""
+"""Whole tiny checkpoints: a VLM with its processor, and with a generator; the embedded one with another config."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 from processing.builders import build_processor
 from tiny_models import BLOCK, save_generator, save_vlm
 from vega3d.hub.assemble import assemble
+from vega3d.hub.load import ASSETS
+
+EMBEDDED: dict[str, Any] = json.loads((ASSETS / "vega3d-tiny" / "config.json").read_text())
 
 VLM_PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
 
@@ -24,3 +30,10 @@ def save_checkpoint(folder: Path, vlm_type: str, **options) -> Path:
     vlm, generator = save_vlm_with_processor(folder / "vlm", vlm_type), save_generator(folder / "generator")
     options = {"block": BLOCK, "projector_hidden_size": 32, "fusion_residual_init": 0.5, "max_area": 4096, **options}
     return assemble(vlm, generator, folder / "model", **options)
+
+
+def copy_embedded(folder: Path, **values) -> Path:
+    """The embedded checkpoint with other values in its config.json, such as a `notice`."""
+    shutil.copytree(ASSETS / "vega3d-tiny", folder)
+    (folder / "config.json").write_text(json.dumps({**EMBEDDED, **values}))
+    return folder

@@ -31,7 +31,7 @@ def ask(
         ),
     ],
     model: Annotated[str, typer.Option(help="vega3d-tiny (embedded), a folder, or a Hub id.")] = "vega3d-tiny",
-    num_frames: Annotated[int | None, typer.Option(help="Frames sampled evenly.  [default: 16]")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="Frames sampled evenly.  [default: the processor's]")] = None,
     fps: Annotated[float | None, typer.Option(help="Frames sampled a second, instead of --num-frames.")] = None,
     options: Annotated[
         list[str] | None, typer.Option(help="Choices; the likeliest is the answer. Two or more: --options A B ...")
@@ -56,13 +56,14 @@ def ask(
             raise ValueError(f"There is no folder {save_gates.absolute().parent} to write {save_gates.name} into.")
         quieten(as_json)
         from vega3d.hub.answer import answer_question
-        from vega3d.hub.load import load_vega
+        from vega3d.hub.load import load_processor, load_vega, model_folder
         from vega3d.spatial_qa import SpatialQuestion
 
-        clip, is_image = read_visual(media, num_frames, fps)
+        folder = model_folder(model)
+        clip, is_image = read_visual(media, num_frames, fps, load_processor(folder).num_frames)
         visual = clip.frames[0] if is_image else clip
         asked = SpatialQuestion(visual, question, options or (), is_image)
-        loaded, processor = load_vega(model, four_bit, device)
+        loaded, processor = load_vega(folder, four_bit, device)
         if save_gates is not None:
             check_gates(loaded.config.fusion)
         if loaded.config.notice and not as_json:
@@ -113,8 +114,15 @@ def report(answer, question: str, model: str, as_json: bool, is_choice: bool) ->
     typer.echo(f"({answer.seconds:.1f} s)", err=True)
 
 
-def read_visual(media: list[str], num_frames: int | None, fps: float | None):
-    """The clip or image that the arguments name, read once for the model and for the gate figure."""
+def read_visual(media: list[str], num_frames: int | None, fps: float | None, usual: int):
+    """The clip or image that the arguments name, read once for the model and for the gate figure.
+
+    Args:
+        media: arguments.
+        num_frames: frames sampled evenly.
+        fps: frames sampled a second instead.
+        usual: frames of a video if neither is given; of images all are taken.
+    """
     from vega3d.hub.load import example_clip
     from vega3d.processing.video_vega3d import read_images, read_video
 
@@ -128,4 +136,6 @@ def read_visual(media: list[str], num_frames: int | None, fps: float | None):
         return read_images(path, **sampling), False
     if path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
         return read_images([path]), True
+    if num_frames is None and fps is None:
+        sampling["num_frames"] = usual
     return read_video(path, **sampling), False

@@ -7,6 +7,7 @@ import pytest
 from posed_clips import room_clip, write_scannet
 from typer.testing import CliRunner
 
+from tiny_checkpoints import EMBEDDED, copy_embedded
 from vega3d_cli.common import app
 
 
@@ -27,16 +28,20 @@ def run(*arguments, code: int = 0) -> str:
 
 
 def test_correspondence_prints_chance_and_controls(scans, tmp_path):
+    model = copy_embedded(tmp_path / "model", notice="Its answers mean nothing.")
+    arguments = ("--data", scans, "--clips", 2, "--controls", "random,noise,vae")
     output = tmp_path / "x.json"
-    table = run("correspondence", "--data", scans, "--clips", 2, "--controls", "random,noise,vae", "--output", output)
-    assert "vega3d-tiny: 2 clips of 2 scenes" in table
+    table = run("correspondence", model, *arguments, "--output", output)
+    assert f"{model}: 2 clips of 2 scenes" in table
+    values = EMBEDDED["generator_config"]
+    mode = values["clip_mode"]
     for words in (
         "chance",
-        "wan, frame, block 4, step 300",
-        "random, frame",
-        "noise, frame",
-        "vae, frame",
-        "untrained",
+        f"wan, {mode}, block {values['block']}, step {values['timestep']}",
+        f"random, {mode}",
+        f"noise, {mode}",
+        f"vae, {mode}",
+        "note: Its answers mean nothing.",
     ):
         assert words in table
     result = json.loads(output.read_text())

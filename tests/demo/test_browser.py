@@ -1,5 +1,6 @@
 """The demo as a visitor meets it: `vega3d demo` in a process of its own, and Debian's chromium."""
 
+import json
 import os
 import re
 import shutil
@@ -11,10 +12,16 @@ import time
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from tiny_checkpoints import copy_embedded
+from vega3d.hub.load import ASSETS, example_clip
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)")
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 COMMAND = [sys.executable, "-m", "vega3d_cli", "demo", "--device", "cpu"]
+NOTICE = "Its answers mean nothing."
+NUM_FRAMES = json.loads((ASSETS / "vega3d-tiny" / "processor_config.json").read_text())["num_frames"]
+NUM_MAPS = (NUM_FRAMES + 1) // 2  # a patch of the VLM holds two frames
 SECONDS = 60_000  # [ms] limit of one wait; the machine may be busy
 
 
@@ -28,7 +35,9 @@ def address(tmp_path_factory):
     """Where the demo is served; fails if it leaves a file behind when it is ended."""
     folder, port = tmp_path_factory.mktemp("temporary"), free_port()
     environment = {**os.environ, "TMPDIR": str(folder)}
-    process = subprocess.Popen([*COMMAND, "--port", str(port)], stdout=subprocess.PIPE, text=True, env=environment)
+    model = copy_embedded(tmp_path_factory.mktemp("noted") / "model", notice=NOTICE)
+    command = [*COMMAND, "--port", str(port), "--model", str(model)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     line = process.stdout.readline()
     assert line.strip() == f"The demo is at http://127.0.0.1:{port}/"
     yield f"http://127.0.0.1:{port}/"
@@ -94,7 +103,7 @@ def record_texts(page: Page, selector: str) -> None:
 
 
 def test_an_example_is_answered(page, tmp_path):
-    assert "untrained" in page.locator(".vega-notice").inner_text()
+    assert NOTICE in page.locator(".vega-notice").inner_text()
     page.locator("#room").get_by_text("study").click()
     page.get_by_role("button", name="Which box").click()
     expect(page.get_by_label("Options")).to_have_value("box A\nbox B\nbox C\nbox D")
@@ -105,10 +114,10 @@ def test_an_example_is_answered(page, tmp_path):
         expect(page.locator(f"{answer} .vega-text")).to_have_text(re.compile(r"[ABCD]\. box [ABCD]"))
         shares = page.locator(f"{answer} .vega-bars b").all_inner_texts()
         assert sum(int(share.rstrip("%")) for share in shares) == pytest.approx(100, abs=2)
-    expect(page.locator("#gates img")).to_have_count(8)
+    expect(page.locator("#gates img")).to_have_count(NUM_MAPS)
     assert page.screenshot(path=tmp_path / "page.png")
     widths = page.locator("#gates img").evaluate_all("images => images.map(image => image.naturalWidth)")
-    assert widths == [384] * 8
+    assert widths == [384] * NUM_MAPS
     expect(page.locator("#reading")).to_contain_text("mean")
     assert fits_in_width(page)
     page.set_viewport_size(PHONE)
@@ -119,7 +128,7 @@ def test_form_answers_and_maps_need_no_scrolling(page):
     page.get_by_role("button", name="Which is closest").click()
     expect(page.get_by_label("Options")).to_be_visible()
     ask(page)
-    expect(page.locator("#gates img")).to_have_count(8, timeout=SECONDS)
+    expect(page.locator("#gates img")).to_have_count(NUM_MAPS, timeout=SECONDS)
     for element in ("#ask", "#gates", "#reading"):
         assert bottom(page, element) <= DESKTOP["height"]
 
@@ -130,7 +139,7 @@ def test_an_open_answer_is_streamed_and_a_second_question_is_faster(page):
     page.locator("#kind").get_by_text("free text").click()
     record_texts(page, "#fused")
     ask(page)
-    expect(page.locator("#outcome")).to_contain_text("16 frames", timeout=SECONDS)
+    expect(page.locator("#outcome")).to_contain_text(f"{NUM_FRAMES} frames", timeout=SECONDS)
     expect(page.locator("#semantic")).to_contain_text(re.compile(r"\d\.\d\d s"), timeout=SECONDS)
     assert len(set(page.evaluate("window.said"))) > 3
     page.get_by_label("Question").fill("Is there a door?")
@@ -172,7 +181,7 @@ def test_a_large_upload_is_refused(page, tmp_path):
 def test_a_stopped_answer_makes_room_for_the_next(page):
     page.locator("#kind").get_by_text("free text").click()
     ask(page)
-    expect(page.locator("#outcome")).to_contain_text("16 frames", timeout=SECONDS)
+    expect(page.locator("#outcome")).to_contain_text(f"{NUM_FRAMES} frames", timeout=SECONDS)
     page.get_by_role("button", name="Stop").click()
     page.get_by_role("button", name="Which is closest").click()
     expect(page.get_by_label("Options")).to_be_visible()
@@ -182,14 +191,12 @@ def test_a_stopped_answer_makes_room_for_the_next(page):
 
 
 def test_an_upload_is_answered(page):
-    from vega3d.hub.load import example_clip
-
     page.locator("#video").get_by_label("Clear").click()
     page.locator("#video input[type=file]").set_input_files(example_clip("study"))
     expect(page.locator("#video video")).to_be_visible(timeout=SECONDS)
     expect(page.locator("#room input:checked")).to_have_count(0)
     ask(page)
-    expect(page.locator("#outcome")).to_contain_text("16 frames", timeout=SECONDS)
+    expect(page.locator("#outcome")).to_contain_text(f"{NUM_FRAMES} frames", timeout=SECONDS)
     expect(page.locator("#outcome")).not_to_contain_text("Right answer")
 
 

@@ -26,7 +26,7 @@ def folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny(folder):
-    return load_vega(folder, device="cpu")
+    return load_vega(folder, device="cpu", dtype="float32")
 
 
 def question(number: int) -> QuestionRecord:
@@ -74,7 +74,7 @@ def test_answers_do_not_depend_on_batches_or_order(tiny, answerer):
 
 
 def test_answers_to_a_fusion_that_reads_the_question(folder):
-    model, processor = load_vega(folder, device="cpu")
+    model, processor = load_vega(folder, device="cpu", dtype="float32")
     torch.manual_seed(0)
     model.config.fusion = "instruction_gated"
     model.model.fusion = FUSIONS["instruction_gated"](model.config).eval()

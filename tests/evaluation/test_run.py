@@ -446,12 +446,14 @@ def test_a_model_over_a_download(tmp_path):
     records, missing = load_vsibench(folder, allow_missing=True)
     records = take_balanced(records, 10)
     tiny = load_vega("vega3d-tiny", device="cpu")
+    tiny[0].config.notice = "Its answers mean nothing."
     result = evaluate(
         ModelAnswerer(*tiny, "vega3d-tiny", num_frames=4), records, tmp_path / "tiny.json", missing_videos=missing
     )
     assert len({question["question_type"] for question in result["questions"]}) == 10
     assert all(question["option_probabilities"] for question in result["questions"] if question["options"])
     table = format_table(result)
-    assert "untrained" in table and "missing videos, their questions left out: 1" in table
+    assert "note: Its answers mean nothing." in table.splitlines()
+    assert "missing videos, their questions left out: 1" in table
     evaluate(BlindAnswerer(*tiny, "vega3d-tiny blind"), records, tmp_path / "blind.json", missing_videos=missing)
     assert "macro" in format_comparison(compare_files([tmp_path / "blind.json"], [tmp_path / "tiny.json"]))

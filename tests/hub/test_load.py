@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tiny_checkpoints import EMBEDDED, copy_embedded
 from vega3d import VegaForSpatialReasoning, VegaProcessor
+from vega3d.hub.answer import answer_question
 from vega3d.hub.load import ASSETS, example_clip, load_vega, model_folder
+from vega3d.spatial_qa import SpatialQuestion
 
 QUESTION = "Which is closer to the bed: the table or the wardrobe?"
 
@@ -31,23 +34,31 @@ def ask(model, processor, video, **options) -> torch.Tensor:
 
 def test_sizes_of_the_assets():
     files = [file for file in ASSETS.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 20e6
-    assert max(file.stat().st_size for file in files) < 16e6
-    clips = [file for file in files if file.suffix == ".mp4"]
-    assert len(clips) == 2
-    assert all(file.stat().st_size < 300_000 for file in clips)
+    sizes = {str(file.relative_to(ASSETS)): file.stat().st_size for file in files}
+    model = [size for name, size in sizes.items() if name.startswith("vega3d-tiny/")]
+    assert sum(model) < 20e6 and max(model) < 16e6
+    assert sum(sizes.values()) - sum(model) < 7e6
+    assert sizes["furniture/furniture_cc0.npz"] < 4e6 and sizes["text_prior.json"] < 2.5e6
+    clips = [size for name, size in sizes.items() if name.endswith(".mp4")]
+    assert len(clips) == 2 and max(clips) < 300_000
     assert not list(ASSETS.rglob("*.py"))
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
 
 
-def test_the_embedded_model_says_that_it_is_untrained(tiny):
+def test_the_embedded_model_by_its_name(tiny):
     model, processor = tiny
     assert isinstance(model, VegaForSpatialReasoning)
     assert isinstance(processor, VegaProcessor)
-    assert "untrained" in model.config.notice
     assert not model.training
-    widths = {module.weight.shape for module in model.model.vlm.modules() if isinstance(module, torch.nn.Linear)}
-    assert all(side % 64 == 0 for shape in widths for side in shape)
+    assert str(model.dtype) == f"torch.{EMBEDDED['dtype']}"
+
+
+@pytest.mark.parametrize("notice", [None, "Its answers mean nothing."])
+def test_a_model_tells_the_notice_of_its_config(tiny, tmp_path, notice):
+    asked = SpatialQuestion(example_clip("room"), QUESTION)
+    assert answer_question(*tiny, asked, num_frames=2, max_new_tokens=1).notice == EMBEDDED["notice"]
+    copied = load_vega(copy_embedded(tmp_path / "model", notice=notice), device="cpu")
+    assert answer_question(*copied, asked, num_frames=2, max_new_tokens=1).notice == notice
 
 
 @pytest.mark.parametrize("clip", ["room", "study"])
@@ -110,6 +121,8 @@ def test_a_processor_of_another_model_is_refused(tmp_path):
     folder = Path(shutil.copytree(ASSETS / "vega3d-tiny", tmp_path / "model"))
     file = folder / "processor_config.json"
     values = json.loads(file.read_text())
-    file.write_text(json.dumps({**values, "generator_max_area": 65536}))
-    with pytest.raises(ValueError, match=r"generator_max_area=65536, but the model's generator_config says 49152"):
+    ours, theirs = 65536, EMBEDDED["generator_config"]["max_area"]
+    assert ours != theirs
+    file.write_text(json.dumps({**values, "generator_max_area": ours}))
+    with pytest.raises(ValueError, match=f"generator_max_area={ours}, but the model's generator_config says {theirs}"):
         load_vega(folder, device="cpu")

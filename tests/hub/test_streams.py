@@ -13,7 +13,10 @@ TOKEN = 16  # px
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load_vega("vega3d-tiny", device="cpu")
+    """Frame by frame, so that no frame can tell the others of its mark."""
+    model, processor = load_vega("vega3d-tiny", device="cpu", dtype="float32")
+    model.config.generator_config.clip_mode = "frame"
+    return model, processor
 
 
 def textured(frames: int, height: int, width: int) -> np.ndarray:

@@ -257,6 +257,26 @@ def test_four_bit_quantises_the_language_model_only(wide_checkpoint, tmp_path, b
         assert_same(reloaded(**inputs).logits, model(**inputs).logits)
 
 
+@pytest.mark.parametrize("width", [48, 96])
+def test_four_bit_layers_of_any_width(tmp_path, width):
+    """Neither width is one that bitsandbytes' packed kernel for CPUs takes in all layers."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    vlm, generator = save_vlm(tmp_path / "vlm", width=width), save_generator(tmp_path / "source")
+    VegaForSpatialReasoning.from_backbones(vlm, generator, block=BLOCK).save_pretrained(tmp_path / "model")
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    model = VegaForSpatialReasoning.from_pretrained(tmp_path / "model", quantization_config=config).eval()
+    random = torch.Generator().manual_seed(0)
+    for name in quantised(model):
+        layer = model.get_submodule(name)
+        weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).float()
+        hidden = torch.randn(2, 3, layer.in_features, generator=random)
+        with torch.no_grad():
+            ours = layer(hidden)
+        expected = torch.nn.functional.linear(hidden, weight, layer.bias)
+        torch.testing.assert_close(ours, expected, atol=0.02 * expected.abs().max().item(), rtol=0)  # in 16 bits
+
+
 def test_a_given_skip_list_is_kept(wide_checkpoint):
     skip = ["model.generator", "model.fusion", "model.projector", "model.vlm"]
     config = {"quant_method": "bitsandbytes", "load_in_4bit": True, "llm_int8_skip_modules": skip}

@@ -13,7 +13,7 @@ from vega3d.training.collator import answer_tokens
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load_vega("vega3d-tiny", device="cpu")
+    return load_vega("vega3d-tiny", device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")

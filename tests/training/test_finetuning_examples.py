@@ -43,7 +43,7 @@ def test_loss_falls_on_rooms_in_30_steps(rooms, tmp_path, monkeypatch, tune, lea
 
 
 def test_loss_of_the_gate_alone_falls_on_rooms(rooms, tmp_path, monkeypatch):
-    """386 parameters over an untrained model do little, so each step sees the same rows: their choice is no noise."""
+    """The few parameters of the gate do little, so each step sees the same rows: their choice is no noise."""
     examples = load_examples([DataSource(str(rooms))]).examples
     rows = [
         {"messages": example.messages, "videos": [str(path) for path in example.media_files()]}

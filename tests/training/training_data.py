@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
+from tiny_checkpoints import EMBEDDED
 from vega3d.hub.load import load_vega
 from vega3d.synthetic.dataset_files import write_video
 from vega3d.training import DataSource, VegaCollator, VegaTrainer, choose_parts, load_examples, make_config, train
@@ -33,7 +34,7 @@ def trainer_for(
     data: Path, output: Path, tune: str, steps: int, rates: dict | None = None, train_dataset=None, **arguments
 ) -> VegaTrainer:
     parts = tune.split(",")
-    model, processor = load_vega("vega3d-tiny", device="cpu")
+    model, processor = load_vega("vega3d-tiny", device="cpu", dtype="float32")
     options: dict[str, Any] = {
         "max_steps": steps,
         "per_device_train_batch_size": 2,
@@ -54,6 +55,20 @@ def trainer_for(
     )
 
 
+def embedded_parameters() -> dict[str, int]:
+    """How many parameters gate and projector of the embedded model have, by its config."""
+    vlm, transformer = EMBEDDED["vlm_config"], EMBEDDED["generator_config"]["transformer"]
+    assert (EMBEDDED["fusion"], EMBEDDED["projector"]) == ("token_gated_residual", "merger_mlp")
+    width, hidden = vlm["text_config"]["hidden_size"], EMBEDDED["projector_hidden_size"]
+    channels = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    merged = vlm["vision_config"]["spatial_merge_size"] ** 2 * channels
+    norms, gate, residual_scale = 2 * 2 * width, 2 * width + 1, 1
+    return {
+        "gate": norms + gate + residual_scale,
+        "projector": channels + (merged + 1) * hidden + (hidden + 1) * width,
+    }
+
+
 def losses_of(log: list[dict]) -> list[float]:
     return [entry["loss"] for entry in log if "loss" in entry]
 
@@ -64,6 +79,7 @@ def run_config(data: Path, output: Path, **values) -> TrainingConfig:
         "model": "vega3d-tiny",
         "data": str(data),
         "output": str(output),
+        "dtype": "float32",
         "tune": "gate,projector,llm-lora",
         "learning_rates": {part: RATES[part] for part in ("gate", "projector", "llm-lora")},
         "lora_rank": 4,

@@ -60,9 +60,7 @@ def load_vega(
     """
     folder = model_folder(name_or_path)
     device = usable_device(device)
-    config = VegaConfig.from_pretrained(folder)
-    processor = VegaProcessor.from_pretrained(folder)
-    check_processor(processor, config.generator_config)
+    processor = load_processor(folder)
     options: dict = {"dtype": dtype, "device_map": {"": device}}
     if four_bit:
         options["quantization_config"] = BitsAndBytesConfig(
@@ -74,6 +72,14 @@ def load_vega(
     model = VegaForSpatialReasoning.from_pretrained(folder, **options)
     pack_vision_attention(model)
     return model.eval(), processor
+
+
+def load_processor(folder: Path) -> VegaProcessor:
+    """The processor of a checkpoint; raises ValueError if there is none, or it is of another model."""
+    config = VegaConfig.from_pretrained(folder)
+    processor = VegaProcessor.from_pretrained(folder)
+    check_processor(processor, config.generator_config)
+    return processor
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:

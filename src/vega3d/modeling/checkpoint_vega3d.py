@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, UMT5EncoderModel
 
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig, check_vlm
+from .four_bit_vega3d import avoid_packed_kernel, keep_unquantised
 from .generator_files_vega3d import PARTS, copy_files, hash_files, resolve_files
 
 PARTIAL_SAVE = ".saving-"
@@ -30,7 +31,6 @@ AUTO_MAP = {  # what `trust_remote_code=True` looks up; register_for_auto_class 
     "AutoModelForImageTextToText": "modeling_vega3d.VegaForSpatialReasoning",
     "AutoModelForMultimodalLM": "modeling_vega3d.VegaForSpatialReasoning",
 }
-UNQUANTISED = ("generator", "projector", "fusion", "vlm.model.visual", "vlm.lm_head")
 
 
 class CheckpointedModel(PreTrainedModel):
@@ -64,6 +64,7 @@ class CheckpointedModel(PreTrainedModel):
                 f"{pretrained_model_name_or_path} lacks {len(info['missing_keys'])} weights, the first is "
                 f"{min(info['missing_keys'])}. Copy the checkpoint again, or assemble it anew."
             )
+        avoid_packed_kernel(model)
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         source = model.config.generator_config.source
         model.generator_module.load_files(resolve_files(source, pretrained_model_name_or_path, **hub))
@@ -216,19 +217,6 @@ def initialise(core: PreTrainedModel, part: torch.nn.Module, vlm: PreTrainedMode
     part.to(vlm.dtype)
     for name, value in values.items():
         part.get_parameter(name).data = value
-
-
-def keep_unquantised(quantization_config, prefix: str):
-    """Fills the list of modules that bitsandbytes leaves alone, unless the caller did.
-
-    Its patterns anchor at the full module name, and without a list it would quantise generator and gate.
-    """
-    modules = [prefix + name for name in UNQUANTISED]
-    if isinstance(quantization_config, dict):
-        return {"llm_int8_skip_modules": modules, **quantization_config}
-    if quantization_config.llm_int8_skip_modules is None:
-        quantization_config.llm_int8_skip_modules = modules
-    return quantization_config
 
 
 def split_config(options: dict) -> tuple[dict, dict]:

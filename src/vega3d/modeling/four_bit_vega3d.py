@@ -1,0 +1,34 @@
+"""The language model in 4 bits: what bitsandbytes leaves alone, and how it computes layers of any width on a CPU."""
+
+from typing import Any
+
+from torch import nn
+
+UNQUANTISED = ("generator", "projector", "fusion", "vlm.model.visual", "vlm.lm_head")
+PACKED_ROWS = 32  # that bitsandbytes' packed kernel computes at once
+
+
+def keep_unquantised(quantization_config, prefix: str):
+    """Fills the list of modules that bitsandbytes leaves alone, unless the caller did.
+
+    Its patterns anchor at the full module name, and without a list it would quantise generator and gate.
+    """
+    modules = [prefix + name for name in UNQUANTISED]
+    if isinstance(quantization_config, dict):
+        return {"llm_int8_skip_modules": modules, **quantization_config}
+    if quantization_config.llm_int8_skip_modules is None:
+        quantization_config.llm_int8_skip_modules = modules
+    return quantization_config
+
+
+def avoid_packed_kernel(model: nn.Module) -> None:
+    """Layers that bitsandbytes' packed kernel cannot compute are computed by its plain one, which takes any width.
+
+    The packed kernel, of CPUs with AVX-512 BF16, wants whole blocks of weights in each row, and rows in whole packs.
+    Others end in a shape error or a failed assertion.
+    """
+    # bitsandbytes need not be installed, hence the name.
+    layers: list[Any] = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
+    for layer in layers:
+        if layer.out_features % PACKED_ROWS or layer.in_features % layer.weight.blocksize:
+            layer.support_avx512bf16_for_cpu = False
