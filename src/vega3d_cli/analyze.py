@@ -242,6 +242,9 @@ def choose(
         check_file(output)
         rows = sweep_rows(sweep)
         named = [item.partition("=") for item in against or []]
+        bare = [name for name, _, folder in named if not folder]
+        if bare:
+            raise ValueError(f"--against is {bare[0]!r}, but must be NAME=SWEEP, such as image-twin=sweep-twin.")
         others = {name: sweep_rows(Path(folder)) for name, _, folder in named}
         result = choice_of(rows, mode or rows[0]["mode"], others)
         if output is not None:

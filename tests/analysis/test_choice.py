@@ -77,6 +77,18 @@ def test_the_choice_names_the_best_of_each_and_passes_only_if_all_are_beaten():
     assert not choice_of(own, "views", {"twin": better_twin})["is_better"]
 
 
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no controls to compare with"):
+        choice_of(rows(b0=(0.5, 0.8)), "views", {})
+    own = rows(b0=(0.5, 0.8)) + rows("random", b0=(0.9, 0.4))
+    with pytest.raises(ValueError, match="--against names random"):
+        choice_of(own, "views", {"random": own})
+    (tmp_path / "sweep").mkdir()
+    write_rows(tmp_path / "sweep" / "clips.parquet", own)
+    bad = CliRunner().invoke(app, ["analyze", "choose", str(tmp_path / "sweep"), "--against", "twin"])
+    assert bad.exit_code == 2 and "must be NAME=SWEEP" in bad.output
+
+
 def test_choose_prints_a_table_and_writes_json(tmp_path):
     for name, found in (("sweep", rows(b0=(0.5, 0.8)) + rows("random", b1=(0.8, 0.5))), ("twin", rows(b2=(0.6, 0.7)))):
         (tmp_path / name).mkdir()

@@ -11,7 +11,10 @@ from safetensors.torch import load_file
 
 from vega3d.evaluation.report import compare_files, read_result
 from vega3d.experiment import export as export_module
+from vega3d.experiment import kept as kept_module
+from vega3d.experiment.arms import tune
 from vega3d.experiment.export import check_sizes, export
+from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import STATE, TRAINED, Deadline, Loop, OutOfTimeError, rate_at
 from vega3d.experiment.packs import IGNORED
 from vega3d.experiment.recipe import ArmRecipe
@@ -117,6 +120,30 @@ def test_arms_share_weights_and_order_and_only_their_parts_move(toy):
     assert not any(".visual." in name or ".generator." in name for name in moved)
     unmoved = [name for name, value in moved.items() if torch.equal(before["trained"][name], value)]
     assert unmoved == []
+
+
+def test_muon_takes_matrices_but_no_embeddings_and_leaves_r_its_rate(toy):
+    model = toy.model_of("trained", 0)
+    stage = replace(toy.recipe.stage1, optimizer="muon", learning_rates={"llm": 0.02, "gate": 0.02, "projector": 0.02})
+    names = {id(value): name for name, value in model.named_parameters()}
+    of_muon, others = set(), {}
+    for group in tune(model, 1, stage):
+        for value in group["params"]:
+            if group.get("muon"):
+                assert value.ndim > 1 and group["lr"] == 0.02
+                of_muon.add(names[id(value)])
+            else:
+                others[names[id(value)]] = group["lr"]
+    assert sum("q_proj.weight" in name for name in of_muon) == 2  # layers
+    (scale,) = (name for name in others if name.endswith("residual_scale"))
+    assert others.pop(scale) == stage.residual_scale_rate
+    assert any("embed_tokens" in name for name in others) and set(others.values()) == {0.02 * 0.1}
+
+
+def test_rows_are_found_in_their_files(monkeypatch):
+    monkeypatch.setattr(kept_module, "PART", 3)
+    rows = torch.arange(8.0).view(8, 1)
+    assert torch.equal(KeptRows(list(rows.split(3)))[[7, 0, 3, 3, 5]], rows[[7, 0, 3, 3, 5]])
 
 
 def test_rates_rise_then_fall():

@@ -54,11 +54,19 @@ def choice_of(
         of each pair; `is_better`, whether all of it speaks for the own.
 
     Raises:
-        ValueError: as `best_cell` and `cells_compared`.
+        ValueError: if there is nothing to compare with, or a control and another sweep share a name; as `best_cell`
+            and `cells_compared`.
     """
     own = rows[0]["family"]
     whole = dict.fromkeys(row["family"] for row in rows if is_measured(row))  # not the probes' baselines
     controls = [family for family in whole if family != own]
+    if not controls and not other_sweeps:
+        raise ValueError("The sweep has no controls to compare with. Sweep with --controls, or give --against.")
+    shared = sorted({"own", *controls} & other_sweeps.keys())
+    if shared:
+        raise ValueError(
+            f"--against names {', '.join(shared)}, as a family of the sweep is called. Choose other names."
+        )
     chosen = {"own": best_cell(rows, own, mode)}
     compared = {}
     for name, other, family in (

@@ -201,9 +201,8 @@ class Words:
         return self._ids([f"{answer}{self.end}" for answer in answers])
 
     def _ids(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(
-            list(texts)
-        )  # no masks, no offsets: half the time
+        # Without masks and offsets it takes half the time.
+        encoded = self.tokenizer.backend_tokenizer.encode_batch_fast(list(texts))
         return [np.array(one.ids, np.int64) for one in encoded]
 
 

@@ -100,7 +100,7 @@ class Schedule:
             OutOfTimeError: when the deadline has passed; commands were told to stop, and the same call goes on.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.done = {name for name, task in self.tasks.items() if self._was_done(task)}
+        self.done = {name for name in self.tasks if self._mark(name).is_file()}
         with self._stopped_at_the_end():
             while True:
                 self._begin()
@@ -122,9 +122,6 @@ class Schedule:
 
     def _mark(self, name: str) -> Path:
         return self.folder / f"{name}.json"
-
-    def _was_done(self, task: Task) -> bool:
-        return self._mark(task.name).is_file()
 
     def _ready(self) -> Iterator[Task]:
         begun = self.done | self.running.keys() | self.failed.keys()
