@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from vega3d.experiment.loop import Deadline, OutOfTimeError
-from vega3d.experiment.recipe import Recipe, read_recipe
+from vega3d.experiment.recipe import TRAIN, VALIDATION, Recipe, read_recipe
+from vega3d.experiment.runner import Experiment
 from vega3d.experiment.schedule import Schedule, Task
 from vega3d.generator_training import read_generator_config
 from vega3d.generator_training.rooms import rooms_until
@@ -115,7 +116,13 @@ class Plan:
         made = [*furniture, *self.workers, "--stages", "rooms"]
         largest = max(self.recipes, key=lambda recipe: recipe.rooms.test)
         yield Task("rooms", self.experiment(self.options.experiments[self.recipes.index(largest)], *made))
-        yield Task("stage0", self.experiment(first, "--stages", "stage0"), ("rooms",), load=1.0)
+        learnt_from = Experiment(self.recipes[0], self.output)
+        yield Task(
+            "stage0",
+            self.experiment(first, "--stages", "stage0"),
+            load=1.0,
+            is_ready=lambda: learnt_from.has_rooms(TRAIN) and learnt_from.has_rooms(VALIDATION),
+        )
         yield Task("dit", self.train_generator("--stage", "dit"), ("vae", "frames"), load=1.0)
         yield Task("twin", self.train_generator("--stage", "dit", "--image-twin"), ("vae", "frames"), load=1.0)
 
@@ -149,7 +156,7 @@ class Plan:
         arms = [name for name in self.options.arms if name in recipe.arms]
         trainings = []
         for arm in arms:
-            streams, needs = f"{recipe.name}-streams-{arm}", ("stage0",)
+            streams, needs = f"{recipe.name}-streams-{arm}", ("rooms", "stage0")
             if recipe.arms[arm].generator is not None:
                 needs += ("choice",)
             if arm != arms[0]:  # whose task leaves the semantic tokens of all

@@ -11,6 +11,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from vega3d.evaluation.vsibench import QuestionRecord, build_prompt
+from vega3d.experiment.cells import IGNORED, cell_marks
+from vega3d.experiment.map_rows import MAP_KINDS
 from vega3d.experiment.rooms import RoomShards, read_shard
 from vega3d.synthetic.marks import draw_marks
 
@@ -45,7 +47,7 @@ class Row:
         scene: name of the clip.
         visual: number within the split of the visual that the row is about.
         is_marked: whether it is about marks or a close-up, so that it cannot be asked about another visual.
-        kind: question type, or one of `stage0_rows.KINDS`.
+        kind: question type, or one of `stage0_rows.KINDS` or `map_rows.MAP_KINDS`.
         question: text.
         options: texts of the choices.
         answer: a letter, a number as text, or words.
@@ -65,8 +67,9 @@ class Row:
         return [f"{letter}. {text}" for letter, text in zip(string.ascii_uppercase, self.options, strict=False)]
 
     def prompt(self, stage: int) -> str:
-        """VSI-Bench's prompt in stage 1; the bare words in stage 0."""
-        return self.question if stage == 0 else build_prompt(self.kind, self.question, self.lettered)
+        """VSI-Bench's prompt for its questions; the bare words in stage 0 and for `map_rows`."""
+        is_bare = stage == 0 or self.kind in MAP_KINDS
+        return self.question if is_bare else build_prompt(self.kind, self.question, self.lettered)
 
 
 def shown(walk: np.ndarray, visual: Visual) -> np.ndarray:
@@ -104,6 +107,7 @@ class SplitData:
     def __init__(self, shards: RoomShards, stage: int, kinds: Sequence[str] | None = None):
         self.stage = stage
         self.frames: list[np.ndarray] = []
+        self.cells: list[np.ndarray] = []
         self.places: list[tuple[int, int]] = []
         self.visuals: list[Visual] = []
         self.rows: list[Row] = []
@@ -112,6 +116,7 @@ class SplitData:
             if not rows_file.is_file():
                 raise ValueError(f"{rows_file} is not there. Make the rooms of {shards.split!r} first.")
             self.frames.append(np.load(frames_file, mmap_mode="r"))
+            self.cells.append(np.load(shards.cells_file(number), mmap_mode="r"))
             for place, clip in enumerate(read_shard(rows_file, shards)["clips"]):
                 self._add_clip(clip, kinds)
                 self.places.append((number, place))
@@ -157,12 +162,21 @@ class SplitData:
 
     def frames_of(self, visuals: Sequence[int]) -> np.ndarray:
         """uint8[B, T, H, W, 3], as `shown`; close-ups and walks do not go together."""
-        clips = []
-        for number in visuals:
+        return np.stack([shown(self._of_clip(self.frames, number), self.visuals[number]) for number in visuals])
+
+    def cells_of(self, visuals: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """int64[B, T, h, w] each: classes, and marks, -100 in frames without (`cells.CellHead`)."""
+        classes = np.stack([self._of_clip(self.cells, number) for number in visuals]).astype(np.int64)
+        marks = np.full_like(classes, IGNORED)
+        for place, number in enumerate(visuals):
             visual = self.visuals[number]
-            shard, place = self.places[visual.clip]
-            clips.append(shown(self.frames[shard][place], visual))
-        return np.stack(clips)
+            if visual.marks and visual.frame is not None:
+                marks[place, visual.frame] = cell_marks(visual.marks, *classes.shape[2:])
+        return classes, marks
+
+    def _of_clip(self, shards: list[np.ndarray], visual: int) -> np.ndarray:
+        shard, place = self.places[self.visuals[visual].clip]
+        return shards[shard][place]
 
     def records(self) -> list[QuestionRecord]:
         """The rows of stage 1 as the evaluation takes them; `visual` is the number of the visual."""

@@ -74,7 +74,7 @@ class StageRecipe:
     def __post_init__(self):
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f"optimizer is {self.optimizer!r}; choose adamw or muon.")
-        for name in ("steps", "visuals_per_step", "questions_per_visual", "close_ups_per_step"):
+        for name in ("steps", "visuals_per_step", "questions_per_visual"):
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name} is {self.__dict__[name]}, but must be at least 1.")
 

@@ -1,6 +1,7 @@
 """Walkthroughs with their questions for the experiment: whole shards of frames and rows, without video files.
 
     OUT/{split}/{number:05d}.npy     uint8[clips, T, H, W, 3]
+    OUT/{split}/{number:05d}.cells.npy   uint8[clips, T, h, w], what each cell shows (`cells.py`)
     OUT/{split}/{number:05d}.json    for each clip its scene, what is marked in which frame, and its rows
 
 A shard is a few rooms. Its JSON is written last, so a shard is there whole or is made again.
@@ -15,6 +16,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from vega3d.experiment.cells import cell_classes
+from vega3d.experiment.map_rows import map_rows
 from vega3d.experiment.stage0_rows import stage0_rows
 from vega3d.synthetic.draw_arrays import draw_arrays
 from vega3d.synthetic.furniture import PACK, Furniture, load_furniture, suited
@@ -75,6 +78,9 @@ class RoomShards:
         stem = self.folder / self.split / f"{number:05d}"
         return stem.with_suffix(".npy"), stem.with_suffix(".json")
 
+    def cells_file(self, number: int) -> Path:
+        return self.folder / self.split / f"{number:05d}.cells.npy"
+
     @property
     def settings(self) -> dict:
         """What the clips of a shard depend on, beside its number."""
@@ -134,15 +140,17 @@ def furniture_of(split: str, pack: Path | None) -> list[Furniture]:
 def make_shard(number: int, shards: RoomShards) -> int:
     """Makes one shard unless it is there; returns how many clips it has."""
     frames_file, rows_file = shards.files(number)
-    if rows_file.is_file() and frames_file.is_file():
+    if all(file.is_file() for file in (frames_file, shards.cells_file(number), rows_file)):
         return len(read_shard(rows_file, shards)["clips"])
     first = number * shards.rooms_per_shard
-    frames, clips = [], []
+    frames, cells, clips = [], [], []
     for room in range(first, min(first + shards.rooms_per_shard, shards.rooms)):
-        for rgb, record in room_clips(room, shards):
+        for rgb, shown, record in room_clips(room, shards):
             frames.append(rgb)
+            cells.append(shown)
             clips.append(record)
     write_array(frames_file, np.stack(frames))
+    write_array(shards.cells_file(number), np.stack(cells))
     values = json.dumps({"settings": shards.settings, "clips": clips}, separators=(",", ":"))
     write_whole(rows_file, partial(Path.write_text, data=values))
     return len(clips)
@@ -162,15 +170,16 @@ def read_shard(path: Path, shards: RoomShards) -> dict:
     return values
 
 
-def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, dict]]:
-    """uint8[T, H, W, 3] and the record of each walk through a room."""
+def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.ndarray, dict]]:
+    """uint8[T, H, W, 3], `cell_classes`, and the record of each walk through a room."""
     scene = sample_scene(scene_seed(shards.split, room), furniture_of(shards.split, shards.furniture))
     walks = sample_walks(scene, shards.walks, shards.num_frames)
     observation = None
     for walk, clip in enumerate(rendered(scene, walks, shards)):
         observation = observe(scene, clip.instance, observation)
-        record = clip_record(observation, scene, walk, shards.questions_per_type)
-        yield np.array(clip.rgb), {"scene": f"{shards.split}_{room:06d}_{walk:02d}", **record}
+        record = clip_record(observation, scene, walk, walks[walk], shards.questions_per_type)
+        name = f"{shards.split}_{room:06d}_{walk:02d}"
+        yield np.array(clip.rgb), cell_classes(observation), {"scene": name, **record}
 
 
 def rendered(scene: Scene, walks: list[Walk], shards: RoomShards) -> Iterator[Clip]:
@@ -185,11 +194,11 @@ def rendered(scene: Scene, walks: list[Walk], shards: RoomShards) -> Iterator[Cl
         yield from opengl.render_all(walks, shards.size, shards.size)
 
 
-def clip_record(observation: Observation, scene: Scene, walk: int, per_type: int) -> dict:
+def clip_record(observation: Observation, scene: Scene, number: int, walk: Walk, per_type: int) -> dict:
     """`visuals`: what is marked in which frame, at first nothing; `rows`: each with the number of its visual."""
     visuals: list[dict] = [{"frame": None, "marks": []}]
     rows = []
-    for question in make_questions(observation, (scene.seed, 3, walk), per_type):
+    for question in make_questions(observation, (scene.seed, 3, number), per_type):
         if question.marks:
             visuals.append({"frame": question.frame, "marks": [list(mark) for mark in question.marks]})
         rows.append(
@@ -202,6 +211,10 @@ def clip_record(observation: Observation, scene: Scene, walk: int, per_type: int
                 "visual": len(visuals) - 1 if question.marks else 0,
             }
         )
-    random = np.random.default_rng([scene.seed, 7, walk])
+    rows += [
+        {"stage": 1, "type": kind, "question": question, "options": [], "answer": answer, "visual": 0}
+        for kind, question, answer in map_rows(observation, walk)
+    ]
+    random = np.random.default_rng([scene.seed, 7, number])
     marked, named = stage0_rows(observation, random, len(visuals))
     return {"visuals": [*visuals, *marked], "rows": [*rows, *named]}

@@ -22,9 +22,11 @@ import torch
 from vega3d.evaluation.run import evaluate
 from vega3d.experiment.answering import PackedAnswerer
 from vega3d.experiment.arms import arm_model, generator_identity, sha256_of, write_placeholder_generator
+from vega3d.experiment.cells import CELL, CellHead
 from vega3d.experiment.data import CLOSE_UP_FRAMES, SplitData, Words
 from vega3d.experiment.kept import KeptTensors
 from vega3d.experiment.loop import RESULT, TRAINED, Deadline
+from vega3d.experiment.map_rows import MAP_KINDS
 from vega3d.experiment.recipe import TEST_SPLITS, TRAIN, VALIDATION, ArmRecipe, Recipe
 from vega3d.experiment.rooms import RoomShards, make_rooms
 from vega3d.experiment.stage0_rows import CLIP_KINDS, CLOSE_UP
@@ -32,6 +34,7 @@ from vega3d.experiment.stages import (
     PackMaker,
     Streams,
     Tools,
+    cell_accuracy,
     fused_rows,
     stage0_accuracy,
     train_stage0,
@@ -109,12 +112,16 @@ class Experiment:
                 self.tell({"rooms": split, "shard": done, "shards": len(shards), "clips": clips})
                 self.deadline.check(f"rooms of {split}: {done} of {len(shards)} shards")
 
+    def has_rooms(self, split: str) -> bool:
+        """Whether all shards of a split are there, such as another process makes them."""
+        shards = self.shards(split)
+        return all(shards.files(number)[1].is_file() for number in range(len(shards)))
+
     def data(self, split: str, stage: int) -> SplitData:
         key = split, stage
         if key not in self._data:
-            self._data[key] = SplitData(
-                self.shards(split), stage, self.recipe.categories if stage == 1 else CLIP_KINDS
-            )
+            asked = [*self.recipe.categories, *(MAP_KINDS if split == TRAIN else ())]
+            self._data[key] = SplitData(self.shards(split), stage, asked if stage == 1 else CLIP_KINDS)
         return self._data[key]
 
     def close_ups(self, split: str) -> SplitData:
@@ -150,10 +157,12 @@ class Experiment:
             self.recipe, ArmRecipe(fusion="none"), self.output / "vlm", self.output / "placeholder", 0
         ).to(self.device)
         seed = VLMRecipe(**self.recipe.vlm).seed
-        log = train_stage0(model, self.data(TRAIN, 0), self.close_ups(TRAIN), tools, folder, identity, seed)
+        head = self.cell_head(model, seed)
+        log = train_stage0(model, head, self.data(TRAIN, 0), self.close_ups(TRAIN), tools, folder, identity, seed)
         if not (folder / "validation.json").is_file():
             accuracy = stage0_accuracy(model, self.data(VALIDATION, 0), tools, tools.stream)
             accuracy |= stage0_accuracy(model, self.close_ups(VALIDATION), tools, tools.close_ups)
+            accuracy |= cell_accuracy(model, head, self.data(VALIDATION, 0), tools)
             write_json(folder / "validation.json", accuracy)
             self.tell({"stage0": accuracy, "loss": log[-1]["loss"]})
         if not (done / "config.json").is_file():
@@ -165,6 +174,17 @@ class Experiment:
             shutil.rmtree(done, ignore_errors=True)
             partial.rename(done)
         return done
+
+    def cell_head(self, model: VegaForSpatialReasoning, seed: int) -> CellHead:
+        vision = model.config.vlm_config.vision_config
+        edge = vision.patch_size * vision.spatial_merge_size
+        if edge != CELL:
+            raise ValueError(f"A visual token is {edge} px wide, but a cell {CELL}. Choose vlm.patch {CELL // 2}.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return CellHead(vision.out_hidden_size, vision.temporal_patch_size, self.tools().stream.prefix.grid).to(
+                self.device
+            )
 
     # Frozen streams
 

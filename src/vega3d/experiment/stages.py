@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from vega3d.experiment.ahead import Ahead
 from vega3d.experiment.answering import PackedAnswerer
-from vega3d.experiment.arms import tune
+from vega3d.experiment.arms import head_group, tune
+from vega3d.experiment.cells import NOTHING, CellHead
 from vega3d.experiment.data import Batches, SplitData, Words
 from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import Deadline, Loop, LoopSettings
@@ -92,6 +94,7 @@ class PackMaker:
 
 def train_stage0(
     model: VegaForSpatialReasoning,
+    head: CellHead,
     walks: SplitData,
     close_ups: SplitData,
     tools: Tools,
@@ -99,31 +102,36 @@ def train_stage0(
     identity: dict,
     seed: int,
 ) -> list[dict]:
-    """Vision tower and language model on walks and close-ups in turn; returns the log."""
+    """Vision tower, language model and head of cells on walks and close-ups in turn; returns the log."""
     stage = tools.recipe.stage0
-    loop = Loop(
-        model, tune(model, 0, stage), tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log
-    )
-    turns = [
-        (PackMaker(tools, walks, stage, seed), tools.stream),
-        (PackMaker(tools, close_ups, of_close_ups(stage), seed, tools.close_ups), tools.close_ups),
-    ]
+    groups = [*tune(model, 0, stage), head_group(head, stage)]
+    both = nn.ModuleDict({"vega": model, "cells": head})
+    loop = Loop(both, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log)
+    turns = [(PackMaker(tools, walks, stage, seed), tools.stream)]
+    if stage.close_ups_per_step:
+        turns.append((PackMaker(tools, close_ups, of_close_ups(stage), seed, tools.close_ups), tools.close_ups))
 
-    def prepare(step: int) -> tuple[np.ndarray, Pack, list[str], Stream]:
+    def prepare(step: int) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray] | None, Pack, list[str], Stream]:
         make, stream = turns[step % len(turns)]
         visuals, batch, ids = make(step // len(turns))
-        return make.data.frames_of(visuals), batch, ids, stream
+        cells = None if stream is tools.close_ups else make.data.cells_of(visuals)
+        return make.data.frames_of(visuals), cells, batch, ids, stream
 
-    model.train()
+    both.train()
     with Ahead(prepare, stage.steps) as prepared:
 
         def compute(step: int) -> tuple[torch.Tensor, list[str]]:
-            frames, batch, ids, stream = prepared[step]
+            frames, cells, batch, ids, stream = prepared[step]
             batch = batch.to(tools.device)
             with tools.autocast():
                 tokens = semantic_tokens(model, torch.from_numpy(frames).to(tools.device), stream)
                 states = packed_states(model, tokens, batch, stream.prefix)
-                return answer_loss(model, states, batch), ids
+                loss = answer_loss(model, states, batch)
+                if cells is not None:
+                    classes, marks = (torch.from_numpy(values).to(tools.device) for values in cells)
+                    visual = states[:, stream.prefix.first :][:, : tokens.shape[1]]
+                    loss = loss + head.loss(tokens, classes, marks) + head.place_loss(visual)
+                return loss, ids
 
         return loop.run(compute)
 
@@ -213,4 +221,31 @@ def stage0_accuracy(model: VegaForSpatialReasoning, data: SplitData, tools: Tool
             "commonest_answer": truths[kind].most_common(1)[0][1] / len(hits),
         }
         for kind, hits in sorted(right.items())
+    }
+
+
+@torch.no_grad()
+def cell_accuracy(
+    model: VegaForSpatialReasoning, head: CellHead, data: SplitData, tools: Tools, batch: int = 16
+) -> dict[str, dict]:
+    """Of the cells that show an object, the share whose class is known, and of those in marked boxes whose letter is."""
+    model.eval()
+    hits: dict[str, int] = Counter()
+    truths: dict[str, Counter[int]] = defaultdict(Counter)
+    for first in range(0, len(data.visuals), batch):
+        visuals = list(range(first, min(first + batch, len(data.visuals))))
+        with tools.autocast():
+            tokens = semantic_tokens(model, tools.frames(data, visuals), tools.stream)
+            found = [logits.argmax(dim=-1).cpu().numpy() for logits in head(tokens)]
+        for name, answers, wanted in zip(("cell_class", "cell_mark"), found, data.cells_of(visuals), strict=True):
+            is_asked = wanted > NOTHING
+            hits[name] += int((answers[:, : wanted.shape[1]] == wanted)[is_asked].sum())
+            truths[name].update(wanted[is_asked].tolist())
+    return {
+        name: {
+            "rows": counts.total(),
+            "accuracy": hits[name] / max(1, counts.total()),
+            "commonest_answer": max(counts.values(), default=0) / max(1, counts.total()),
+        }
+        for name, counts in truths.items()
     }

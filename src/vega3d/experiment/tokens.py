@@ -1,10 +1,13 @@
 """Frames to the frozen streams: semantic tokens and the generator's hidden states, many clips at a time."""
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
 from vega3d.experiment.data import Words
 from vega3d.experiment.packs import Prefix
@@ -136,8 +139,27 @@ def semantic_tokens(model: VegaForSpatialReasoning, frames: torch.Tensor, stream
     """uint8[B, T, H, W, 3] -> float[B, N, D], tokens of the VLM's vision tower."""
     visual = model.model.vlm.base_model.visual
     pixels = stream.patches(frames).to(visual.dtype)
-    outputs = model.model.vlm.get_video_features(pixels, stream.grids(len(frames), pixels.device), return_dict=True)
-    return torch.stack(list(outputs.pooler_output))
+    edges = visual.spatial_merge_size, visual.window_size, visual.patch_size
+    places = tower_places(*edges, stream.grid, len(frames), pixels.device)
+    outputs = visual(pixels, grid_thw=stream.grids(len(frames), pixels.device), return_dict=True, **places)
+    return outputs.pooler_output.unflatten(0, (len(frames), -1))
+
+
+@cache
+def tower_places(
+    merge: int, window: int, patch: int, grid: tuple[int, int, int], count: int, device: torch.device
+) -> dict[str, Any]:
+    """What the tower would compute of the grids of each batch anew, clip by clip: positions, and bounds of windows."""
+    grids = torch.tensor([grid] * count)
+    window_index, cu_window_seqlens = get_vision_window_index(grids, merge, window, patch)
+    places = {
+        "position_ids": get_vision_position_ids(grids, merge),
+        "cu_seqlens": get_vision_cu_seqlens(grids),
+        "window_index": window_index,
+        "cu_window_seqlens": cu_window_seqlens,
+    }
+    lengths = {"max_seqlen": grid[1] * grid[2], "max_window_seqlen": window**2 // patch**2}
+    return {name: value.to(device) for name, value in places.items()} | lengths
 
 
 @torch.no_grad()

@@ -40,6 +40,10 @@ CHAT_TEMPLATE = (
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# Rotary frequencies are shared out in order: time, height, width. With the usual 10,000 and heads of 32, the lowest
+# ones, of width, turn by 0.04 in all of a frame, and no layer can tell a column from another.
+ROPE_THETA = 16.0
+TOKENS_PER_SECOND = 2  # of Qwen2.5-VL's published checkpoints; two frames are one step in time
 COLOURS = ("black", "white", "grey", "red", "orange", "brown", "beige", "yellow", "green", "blue", "purple", "pink")
 SENTENCES = (  # {a} to {d}: names of objects; the words of the synthetic questions, of VSI-Bench, and of stage 0
     "Measuring from the closest point of each object, what is the distance between the {a} and the {b} (in meters)?",
@@ -74,6 +78,8 @@ SENTENCES = (  # {a} to {d}: names of objects; the words of the synthetic questi
     "What color is the {a}?",
     "What is on the {a}?",
     "Describe the {a}.",
+    "Where is the {a}, from the first frame? 2.5 ahead 1.0 left",
+    "In which frame is the {a} first seen? 1.5 behind 0.5 right",
     "A {a}, on a {b}, with a {c} and an {d} on it.",
     "An {a}",
     "user\n",
@@ -164,7 +170,7 @@ def build_vlm(recipe: VLMRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_
         "bos_token_id": None,
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": [4, 6, 6]},
         "tie_word_embeddings": True,
     }
     vision = {
@@ -176,6 +182,7 @@ def build_vlm(recipe: VLMRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_
         "patch_size": recipe.patch,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
+        "tokens_per_second": TOKENS_PER_SECOND,
         "window_size": 8 * recipe.patch,
         "fullatt_block_indexes": list(range(recipe.vision_depth)),
     }

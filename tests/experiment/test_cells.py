@@ -1,0 +1,114 @@
+"""What visual tokens are told in stage 0, and the map of a room in stage 1."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vega3d.evaluation.metrics import QUESTION_TYPES
+from vega3d.experiment.cells import CELL, IGNORED, LEAST_SHARE, CellHead, cell_classes, cell_marks
+from vega3d.experiment.map_rows import MAP_KINDS, map_rows, place_text
+from vega3d.geometry import look_at
+from vega3d.synthetic.classes import CLASSES
+from vega3d.synthetic.observation import Observation
+from vega3d.synthetic.walk import Walk
+
+GRID = (2, 2, 3)
+
+
+def seen(ids: np.ndarray) -> Observation:
+    objects = tuple(SimpleNamespace(id=number, name=CLASSES[5 * number]) for number in (1, 2, 3))
+    return Observation(objects, ids.astype(np.uint16), 10.0)
+
+
+def test_a_cell_is_the_class_that_fills_most_of_it():
+    ids = np.zeros((2, 2 * CELL, 3 * CELL), int)
+    ids[0, :CELL, :CELL] = 1
+    ids[0, :CELL, CELL : CELL + 10], ids[0, :CELL, CELL + 10 : 2 * CELL] = 2, 3
+    least = int(np.ceil(LEAST_SHARE * CELL * CELL))
+    ids[1, :CELL, :CELL].flat[: least - 1] = 2
+    block = np.zeros(CELL * CELL, int)
+    block[:least] = 3
+    ids[1, CELL:, 2 * CELL :] = block.reshape(CELL, CELL)
+    cells = cell_classes(seen(ids))
+    wanted = np.zeros((2, 2, 3), np.uint8)
+    wanted[0, 0, 0], wanted[0, 0, 1], wanted[1, 1, 2] = 1 + 5, 1 + 10, 1 + 15
+    assert cells.dtype == np.uint8 and np.array_equal(cells, wanted)
+    with pytest.raises(ValueError, match="Frames of 20 x 32 px are no whole cells"):
+        cell_classes(seen(np.zeros((1, 20, 32))))
+
+
+def test_a_cell_is_in_the_smallest_box_that_reaches_into_it():
+    marks = cell_marks([(0, 0, 48, 48), (17, 17, 30, 31), (40, 0, 64, 10)], 4, 4)
+    assert marks.tolist() == [[1, 1, 3, 3], [1, 2, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_cells_lie_where_the_frames_show_the_objects(toy):
+    data = toy.data("train", 0)
+    number = next(number for number, visual in enumerate(data.visuals) if visual.marks)
+    classes, marks = data.cells_of([number, 0])
+    assert classes.shape == marks.shape == (2, 5, 4, 4) and classes.max() <= len(CLASSES) and classes.any()
+    frame = data.visuals[number].frame
+    is_marked = np.zeros(5, bool)
+    is_marked[frame] = True
+    assert (marks[0][~is_marked] == IGNORED).all() and (marks[0][is_marked] >= 0).all() and (marks[1] == IGNORED).all()
+    for letter, row in enumerate(row for row in data.rows if row.visual == number):
+        at = classes[0, frame][marks[0, frame] == 1 + letter]
+        if len(at) and row.kind == "name":
+            assert 1 + CLASSES.index(row.answer) in at
+
+
+def test_the_head_learns_cells_of_both_frames_of_a_token_and_places():
+    torch.manual_seed(0)
+    head = CellHead(24, 2, GRID)
+    tokens = torch.randn(3, 12, 24)
+    classes, marks = torch.randint(0, 50, (3, 3, 2, 3)), torch.full((3, 3, 2, 3), IGNORED)
+    marks[0, 1] = torch.randint(0, 5, (2, 3))
+    found = head(tokens)
+    assert found[0].shape == (3, 4, 2, 3, len(CLASSES) + 1) and found[1].shape == (3, 4, 2, 3, 5)
+    states = torch.nn.functional.one_hot(torch.arange(12), 24).float().expand(3, -1, -1)
+    optimizer = torch.optim.Adam(head.parameters(), 0.05)
+    for _ in range(200):
+        loss = head.loss(tokens, classes, marks) + head.place_loss(states)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+    of_classes, of_marks = (logits.argmax(-1)[:, :3] for logits in head(tokens))
+    assert (of_classes == classes).all() and (of_marks[0, 1] == marks[0, 1]).all()
+
+
+@pytest.mark.parametrize(
+    "target, place, text",
+    [
+        ((1, 5, 1), (3.1, 4.2), "3.0 ahead 2.0 right"),
+        ((1, 5, 0.2), (0.4, -1.3), "2.5 behind 0.5 left"),
+        ((-5, 1, 1), (-1, 2.5), "2.0 ahead 1.5 right"),
+    ],
+)
+def test_places_are_told_from_the_first_camera(target, place, text):
+    poses = np.stack([look_at((1, 1, 1.5), target), np.eye(4)])
+    item = SimpleNamespace(place=np.array(place))
+    assert place_text(item, Walk("walk", poses, 60.0)) == text
+
+
+def test_maps_are_asked_in_training_alone(toy):
+    train, validation = toy.data("train", 1), toy.data("validation", 1)
+    assert {row.kind for row in train.rows} >= set(MAP_KINDS)
+    assert {row.kind for row in validation.rows} <= set(QUESTION_TYPES)
+    row = next(row for row in train.rows if row.kind == "place")
+    assert row.prompt(1) == row.question
+
+
+def test_objects_of_maps_are_told_apart_by_name_and_frames_are_counted_from_the_first():
+    box = SimpleNamespace(center=(0.0, 4.0, 0.5))
+    ids = np.zeros((3, 32, 32), np.uint16)
+    ids[1:, :8, :8], ids[2, 20:28, 20:28], ids[0, 20:28, :8] = 1, 2, 3
+    names = {1: "chair", 2: "lamp", 3: "lamp"}
+    objects = tuple(SimpleNamespace(id=n, name=name, box=box, place=np.array([0.0, 4.0])) for n, name in names.items())
+    walk = Walk("pan", np.stack([look_at((0, 0, 1.5), (0, 1, 1.5))] * 3), 60.0)
+    assert list(map_rows(Observation(objects, ids, 10.0), walk)) == [
+        ("place", "Where is the chair, from the first frame?", "4.0 ahead 0.0 right"),
+        ("first_frame", "In which frame is the chair first seen?", "1"),
+    ]
