@@ -67,7 +67,8 @@ class CellHead(nn.Module):
     def __init__(self, width: int, temporal: int, grid: tuple[int, int, int]):
         super().__init__()
         self.grid = grid
-        self.places = nn.Linear(width, sum(grid))
+        self.codes: torch.Tensor
+        self.register_buffer("codes", F.normalize(torch.randn(sum(grid), width), dim=-1), persistent=False)
         self.norm = nn.LayerNorm(width)
         self.classes = nn.Linear(width, temporal * (len(CLASSES) + 1))
         self.marks = nn.Linear(width, temporal * (MARKS + 1))
@@ -107,9 +108,10 @@ class CellHead(nn.Module):
         """Mean cross-entropy of time, row and column of each visual token, by float[B, N, D] of the language model.
 
         Rotary positions are relative, so that a place has to be worked out; models with learned position embeddings
-        are given it.
+        are given it. The codes of places are drawn and stay as they are: a learned layer would read a place that is
+        too faint for the layers after it.
         """
-        logits = self.places(states).float().split(self.grid, dim=-1)
+        logits = (F.rms_norm(states.float(), states.shape[-1:]) @ self.codes.T).split(self.grid, dim=-1)
         axes = torch.meshgrid(*(torch.arange(size, device=states.device) for size in self.grid), indexing="ij")
         losses = [
             F.cross_entropy(found.flatten(0, 1), place.flatten().repeat(len(states)))

@@ -1,8 +1,11 @@
 """The fused model on tensors that were computed before: the same weights and layers as its own `forward`, batched."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from vega3d.experiment.packs import IGNORED, Pack, Prefix
 from vega3d.modeling.alignment_vega3d import align_space
@@ -43,14 +46,20 @@ def fused_tokens(
 
 def packed_states(model: VegaForSpatialReasoning, tokens: torch.Tensor, pack: Pack, prefix: Prefix) -> torch.Tensor:
     """float[B, L, D]: last hidden states of the language model, the visual tokens float[B, N, D] in their places."""
+    return packed_outputs(model, tokens, pack, prefix).last_hidden_state
+
+
+def packed_outputs(
+    model: VegaForSpatialReasoning, tokens: torch.Tensor, pack: Pack, prefix: Prefix, **options: Any
+) -> BaseModelOutputWithPast:
+    """As `packed_states`, with all that transformers gives back, such as `output_hidden_states=True` asks for."""
     embedded = model.get_input_embeddings()(pack.ids)
     start, end = prefix.first, prefix.first + prefix.visual_tokens
     embedded = torch.cat([embedded[:, :start], tokens.to(embedded.dtype), embedded[:, end:]], dim=1)
     language: nn.Module = model.model.vlm.base_model.language_model
-    outputs = language(
-        inputs_embeds=embedded, attention_mask=pack.mask(), position_ids=pack.positions, use_cache=False
+    return language(
+        inputs_embeds=embedded, attention_mask=pack.mask(), position_ids=pack.positions, use_cache=False, **options
     )
-    return outputs.last_hidden_state
 
 
 def answer_loss(model: VegaForSpatialReasoning, states: torch.Tensor, pack: Pack) -> torch.Tensor:

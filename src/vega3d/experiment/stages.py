@@ -16,12 +16,13 @@ from vega3d.experiment.cells import NOTHING, CellHead
 from vega3d.experiment.data import Batches, SplitData, Words
 from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import Deadline, Loop, LoopSettings
-from vega3d.experiment.network import answer_loss, fused_tokens, packed_states
+from vega3d.experiment.network import answer_loss, fused_tokens, packed_outputs, packed_states
 from vega3d.experiment.packs import Pack, pack
 from vega3d.experiment.recipe import Recipe, StageRecipe
 from vega3d.experiment.tokens import Stream, semantic_tokens
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
+PLACED_LAYER = 1  # of the language model, after which visual tokens are to tell their places; later ones use them
 Log = Callable[[dict], None]
 
 
@@ -125,11 +126,11 @@ def train_stage0(
             batch = batch.to(tools.device)
             with tools.autocast():
                 tokens = semantic_tokens(model, torch.from_numpy(frames).to(tools.device), stream)
-                states = packed_states(model, tokens, batch, stream.prefix)
-                loss = answer_loss(model, states, batch)
+                outputs = packed_outputs(model, tokens, batch, stream.prefix, output_hidden_states=True)
+                loss = answer_loss(model, outputs.last_hidden_state, batch)
                 if cells is not None:
                     classes, marks = (torch.from_numpy(values).to(tools.device) for values in cells)
-                    visual = states[:, stream.prefix.first :][:, : tokens.shape[1]]
+                    visual = outputs.hidden_states[PLACED_LAYER][:, stream.prefix.first :][:, : tokens.shape[1]]
                     loss = loss + head.loss(tokens, classes, marks) + head.place_loss(visual)
                 return loss, ids
 
@@ -228,7 +229,7 @@ def stage0_accuracy(model: VegaForSpatialReasoning, data: SplitData, tools: Tool
 def cell_accuracy(
     model: VegaForSpatialReasoning, head: CellHead, data: SplitData, tools: Tools, batch: int = 16
 ) -> dict[str, dict]:
-    """Of the cells that show an object, the share whose class is known, and of those in marked boxes whose letter is."""
+    """Of cells that show an object, the share whose class is known, and of those in marked boxes whose letter is."""
     model.eval()
     hits: dict[str, int] = Counter()
     truths: dict[str, Counter[int]] = defaultdict(Counter)
