@@ -4,6 +4,7 @@ Both stages that read them, the video generator and its image twin, see the same
 the same machine reads what it wrote. A file that is missing is made again.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,7 @@ class LatentStore:
             return load_file(path)["latents"].to(device)
         except (OSError, SafetensorError, KeyError):
             latents = self.encoder.encode(self.rooms.frames(number))
-        partial = path.with_name(f".{path.name}.writing")
+        partial = path.with_name(f".{path.name}.writing-{os.getpid()}")  # generator and twin may come here at once
         save_file({"latents": latents.cpu().contiguous()}, partial)
         partial.replace(path)
         return latents
