@@ -24,7 +24,7 @@ from vega3d.experiment.runner import Experiment, load_arm
 from vega3d.experiment.table import archive, experiment_values, markdown, read_results, write_tables
 from vega3d.run_files import write_json
 
-STAGES = ("rooms", "stage0", "streams", "arms", "tables", "gates", "export")
+STAGES = ("rooms", "stage0", "streams", "base", "arms", "tables", "gates", "export")
 GATE_PICTURES = 3
 TOLD_EVERY = 100  # steps
 
@@ -33,7 +33,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, help="YAML file; see vega3d.experiment.recipe.Recipe.")
     parser.add_argument("--output", type=Path, required=True, help="folder of all that is made")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES[:5]))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES[:6]))
     parser.add_argument("--arms", nargs="+", help="arms to train and evaluate; all by default")
     parser.add_argument(
         "--seeds", nargs="+", type=int, help="seeds to train and evaluate; those of the recipe by default"
@@ -117,6 +117,8 @@ def run(options: argparse.Namespace) -> None:
                 experiment.fill_streams(split, None)
                 if recipe.arms[arm].generator is not None:
                     experiment.fill_streams(split, arm)
+    if "base" in options.stages:
+        experiment.base()
     if "arms" in options.stages:
         for arm in arms:
             experiment.train_arm(arm)

@@ -31,6 +31,7 @@ TOY = {
     },
     "seeds": [0, 1],
     "stage0": {**STAGE, "close_ups_per_step": 3, "learning_rates": RATES},
+    "base": {**STAGE, "optimizer": "muon", "learning_rates": {"llm": 1e-2}},
     "stage1": {**STAGE, "optimizer": "muon", "learning_rates": {"llm": 1e-2, "gate": 1e-2, "projector": 1e-2}},
     "precision": "float32",
     "checkpoint_steps": 2,
@@ -48,11 +49,12 @@ def toy_recipe(tmp_path_factory) -> Recipe:
 
 @pytest.fixture(scope="session")
 def toy_output(toy_recipe, tmp_path_factory) -> Path:
-    """Of an experiment whose rooms and stage 0 are done."""
+    """Of an experiment whose rooms, stage 0 and base are done."""
     output = tmp_path_factory.mktemp("experiment")
     experiment = Experiment(toy_recipe, output)
     experiment.make_rooms()
     experiment.stage0()
+    experiment.base()
     return output
 
 

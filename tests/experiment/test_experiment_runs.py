@@ -16,6 +16,7 @@ from vega3d.experiment.arms import tune
 from vega3d.experiment.export import check_sizes, export
 from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import STATE, TRAINED, Deadline, Loop, OutOfTimeError, rate_at
+from vega3d.experiment.map_rows import MAP_KINDS
 from vega3d.experiment.packs import IGNORED
 from vega3d.experiment.recipe import ArmRecipe
 from vega3d.experiment.runner import Experiment, load_arm
@@ -44,19 +45,22 @@ def killed_after(monkeypatch, steps: int):
     monkeypatch.setattr(Loop, "_train_step", train_step)
 
 
-@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("stage", ["stage0", "base", "stage1"])
 def test_killed_training_continues_bit_for_bit(toy, tmp_path, monkeypatch, stage):
     def train(experiment: Experiment):
-        if stage == 0:
+        if stage == "stage0":
             experiment.stage0()
             return experiment.output / "stage0"
+        if stage == "base":
+            experiment.base()
+            return experiment.own / "base"
         experiment.train_arm("trained")
         return experiment.run_folder("trained", 1)
 
     whole, killed = copied(toy, tmp_path / "whole", seeds=[1]), copied(toy, tmp_path / "killed", seeds=[1])
-    if stage == 0:
+    if stage != "stage1":
         for experiment in (whole, killed):
-            shutil.rmtree(experiment.output / "stage0")
+            shutil.rmtree(experiment.output / "stage0" if stage == "stage0" else experiment.own / "base")
     wanted = train(whole)
     with monkeypatch.context() as patch:
         killed_after(patch, 5)
@@ -196,7 +200,7 @@ def test_another_recipe_shares_rooms_and_stage0_in_one_folder(finished, monkeypa
         other.stage0()
     other.train_arm("trained")
     assert not (finished.own / "arms" / "trained" / "seed2").exists()
-    assert {row.kind for row in other.data("train", 1).rows} <= set(kinds)
+    assert {row.kind for row in other.data("train", 1).rows} <= {*kinds, *MAP_KINDS}
     assert (other.own / "arms" / "trained" / "seed0" / TRAINED).is_file() and other.own != finished.own
 
 
@@ -240,3 +244,15 @@ def test_labels_are_the_answers(toy):
     answers = {row.id: row.answer for row in data.rows}
     text = toy.tools().words.tokenizer.decode(batch.labels[batch.labels != IGNORED])
     assert text == "".join(f"{answers[name]}<|im_end|>" for name in ids)
+
+
+def test_arms_begin_with_the_base_or_without_one_after_stage_0(toy):
+    base = load_file(toy.own / "base" / "model" / "model.safetensors")
+    stage0 = load_file(toy.output / "stage0" / "model" / "model.safetensors")
+    moved = {name for name, value in base.items() if not torch.equal(stage0[name], value)}
+    assert moved and not any("visual" in name for name in moved)
+    without = Experiment(replace(toy.recipe, base=None), toy.output)
+    for experiment, wanted in ((toy, base), (without, stage0)):
+        weights = experiment.model_of("semantic", 0).model.vlm.state_dict()
+        name = next(name for name in weights if name.endswith("layers.0.mlp.up_proj.weight"))
+        assert torch.equal(weights[name], wanted[name])

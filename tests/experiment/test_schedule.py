@@ -72,6 +72,17 @@ def test_gpus_are_filled_up_to_their_whole_the_preferred_one_first(commands, tmp
     assert commands.span("late")[0] > min(commands.span(name)[1] for name in ("large", "small", "other"))
 
 
+def test_a_command_that_fails_once_is_begun_again(tmp_path):
+    program = (
+        f"from pathlib import Path; path = Path(r'{tmp_path / 'tries'}'); tries = path.exists();"
+        "path.write_text('x'); raise SystemExit(0 if tries else 4)"
+    )
+    told = []
+    task = Task("flaky", [sys.executable, "-c", program])
+    Schedule([task], tmp_path / "tasks", tell=told.append).run()
+    assert [next(iter(values)) for values in told] == ["began", "failed", "began", "done"]
+
+
 def test_a_failed_task_is_named_and_only_what_needs_it_is_left_undone(commands, tmp_path):
     broken = Task("broken", [sys.executable, "-c", "import sys; print('no such room'); sys.exit(2)"])
     tasks = [broken, commands.task("after", "broken"), commands.task("apart")]

@@ -71,7 +71,7 @@ def save_model(model: VegaForSpatialReasoning, experiment: Experiment, folder: P
     model.config.dtype = dtype
     model.save_pretrained(folder)
     frames = experiment.recipe.rooms.num_frames
-    vlm = experiment.output / "stage0" / "model"
+    vlm = experiment.vlm
     make_processor(vlm, model.config.generator_config, num_frames=frames).save_pretrained(folder)
     strip_code(folder)
 

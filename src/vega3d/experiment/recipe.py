@@ -105,6 +105,8 @@ class Recipe:
         seeds: of initialisation and data order, shared by all arms.
         stage0: before the arms part: objects, attributes, captions; no generator.
         stage1: spatial questions; the vision tower is frozen.
+        base: the same without a generator, once and before the arms part, so that all begin with a language model that
+            answers spatial questions, as the paper's does; left out, they begin after stage 0.
         categories: question types of stage 1; all by default.
         projector_hidden_size: width of the projector.
         residual_init: first value of the fusion's r.
@@ -119,6 +121,7 @@ class Recipe:
     arms: dict[str, ArmRecipe]
     stage0: StageRecipe
     stage1: StageRecipe
+    base: StageRecipe | None = None
     vlm: dict[str, Any] = field(default_factory=dict)
     generators: dict[str, str] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -188,12 +191,16 @@ def built(kind: Any, values: Any, where: str) -> Any:
         raise ValueError(f"{where}: {error}.") from error
 
 
-NESTED: dict[Any, Any] = {RoomsRecipe: RoomsRecipe, StageRecipe: StageRecipe}
+NESTED: dict[Any, Any] = {
+    RoomsRecipe: RoomsRecipe,
+    StageRecipe: StageRecipe,
+    StageRecipe | None: StageRecipe,
+}
 
 
 def converted(kind: Any, value: Any, where: str) -> Any:
     if kind in NESTED:
-        return built(kind, value, where)
+        return built(NESTED[kind], value, where)
     if kind == dict[str, ArmRecipe]:
         return {name: built(ArmRecipe, arm or {}, f"{where}.{name}") for name, arm in dict(value).items()}
     accepted = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)

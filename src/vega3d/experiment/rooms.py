@@ -24,7 +24,7 @@ from vega3d.synthetic.furniture import PACK, Furniture, load_furniture, suited
 from vega3d.synthetic.light import Quality, bake_light
 from vega3d.synthetic.observation import Observation, observe
 from vega3d.synthetic.questions import make_questions
-from vega3d.synthetic.raycast import Caster
+from vega3d.synthetic.raycast import Caster, use_one_thread
 from vega3d.synthetic.render_embree import Clip, EmbreeRenderer
 from vega3d.synthetic.resumable import run_all, write_array, write_whole
 from vega3d.synthetic.scene import Scene, sample_scene, scene_seed
@@ -112,7 +112,7 @@ def make_rooms(splits: Sequence[RoomShards], workers: int = 1) -> Generator[Made
     for shards in splits:
         furniture_of(shards.split, shards.furniture)
     jobs = [(shards, number) for shards in splits for number in range(len(shards))]
-    yield from run_all(partial(_make_job, jobs=jobs), len(jobs), workers)
+    yield from run_all(partial(_make_job, jobs=jobs), len(jobs), workers, use_one_thread)
 
 
 def _make_job(job: int, jobs: list[tuple[RoomShards, int]]) -> MadeShard:

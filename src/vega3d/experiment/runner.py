@@ -4,6 +4,7 @@
     OUT/vlm, OUT/placeholder         the untrained VLM; a generator for models that use none
     OUT/stage0/...                   its training, checkpoint and accuracy on validation rooms
     OUT/NAME/streams/{split}/{name}/...   semantic tokens, and the hidden states of each arm
+    OUT/NAME/base/...                the VLM after spatial questions without a generator, if the recipe has this stage
     OUT/NAME/arms/{arm}/seed{n}/...       the trainings of stage 1
     OUT/NAME/results/{split}/{arm}-seed{n}.json   result files of the evaluation
 
@@ -165,15 +166,20 @@ class Experiment:
             accuracy |= cell_accuracy(model, head, self.data(VALIDATION, 0), tools)
             write_json(folder / "validation.json", accuracy)
             self.tell({"stage0": accuracy, "loss": log[-1]["loss"]})
-        if not (done / "config.json").is_file():
-            partial = folder / ".model.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            model.model.vlm.save_pretrained(partial)
-            own = shutil.ignore_patterns("*.safetensors", "config.json")
-            shutil.copytree(self.output / "vlm", partial, ignore=own, dirs_exist_ok=True)
-            shutil.rmtree(done, ignore_errors=True)
-            partial.rename(done)
+        self.save_vlm(model, done)
         return done
+
+    def save_vlm(self, model: VegaForSpatialReasoning, folder: Path) -> None:
+        """The VLM alone, and its processor, unless they are there."""
+        if (folder / "config.json").is_file():
+            return
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        model.model.vlm.save_pretrained(partial)
+        own = shutil.ignore_patterns("*.safetensors", "config.json")
+        shutil.copytree(self.output / "vlm", partial, ignore=own, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
 
     def cell_head(self, model: VegaForSpatialReasoning, seed: int) -> CellHead:
         vision = model.config.vlm_config.vision_config
@@ -236,6 +242,30 @@ class Experiment:
 
     # Stage 1
 
+    @property
+    def vlm(self) -> Path:
+        """Folder of the VLM that the arms begin with."""
+        return (self.output / "stage0" if self.recipe.base is None else self.own / "base") / "model"
+
+    def base(self) -> None:
+        """Trains the VLM alone on spatial questions, if the recipe says so and it is not done."""
+        if self.recipe.base is None or (self.vlm / "config.json").is_file():
+            return
+        folder, stage0 = self.vlm.parent, self.output / "stage0" / "model"
+        names = ("rooms", "vlm", "stage0", "base", "categories", "precision")
+        identity = {
+            "recipe": self.recipe.digest(*names),
+            "vlm": sha256_of(stage0 / "model.safetensors"),
+            "device": self.device.type,
+        }
+        arm = ArmRecipe(fusion="none")
+        model = arm_model(self.recipe, arm, stage0, self.generator_folder(arm), 0).to(self.device)
+        make = PackMaker(self.tools(), self.data(TRAIN, 1), self.recipe.base, VLMRecipe(**self.recipe.vlm).seed)
+        streams = Streams(self.fill_streams(TRAIN, None).open(), None)
+        log = train_stage1(model, make, streams, self.tools(), folder, identity)
+        self.save_vlm(model, self.vlm)
+        self.tell({"base": log[-1]["loss"], "steps": log[-1]["step"]})
+
     def run_folder(self, arm_name: str, seed: int) -> Path:
         return self.own / "arms" / arm_name / f"seed{seed}"
 
@@ -245,8 +275,7 @@ class Experiment:
     def model_of(self, arm_name: str, seed: int) -> VegaForSpatialReasoning:
         """The arm's model as it is before stage 1."""
         arm = self.recipe.arms[arm_name]
-        vlm = self.output / "stage0" / "model"
-        return arm_model(self.recipe, arm, vlm, self.generator_folder(arm), seed).to(self.device)
+        return arm_model(self.recipe, arm, self.vlm, self.generator_folder(arm), seed).to(self.device)
 
     def identity(self, arm_name: str, seed: int) -> dict:
         arm = self.recipe.arms[arm_name]
@@ -254,6 +283,7 @@ class Experiment:
             "rooms",
             "vlm",
             "stage0",
+            "base",
             "stage1",
             "categories",
             "projector_hidden_size",
@@ -262,7 +292,7 @@ class Experiment:
         )
         return {
             "recipe": self.recipe.digest(*names),
-            "vlm": sha256_of(self.output / "stage0" / "model" / "model.safetensors"),
+            "vlm": sha256_of(self.vlm / "model.safetensors"),
             "arm": {**asdict(arm), "generator": None if arm.generator is None else
                     generator_identity(arm, self.generator_folder(arm))},
             "seed": seed,
@@ -275,6 +305,7 @@ class Experiment:
         if not missing:
             return
         self.deadline.check(f"training of {arm_name}")
+        self.base()
         tools, streams = self.tools(), self.streams(TRAIN, arm_name)
         make = PackMaker(tools, self.data(TRAIN, 1), self.recipe.stage1, 0)
         for seed in missing:

@@ -3,13 +3,15 @@
     FOLDER/NAME.log     what a command printed
     FOLDER/NAME.json    written when it is done: command, GPU, seconds
 
-A command that is done is not begun again, so that the same call goes on where it was stopped.
+A command that is done is not begun again, so that the same call goes on where it was stopped; one that fails is begun
+once more, since every command goes on from its checkpoint.
 """
 
 import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ LOOK_EVERY = 0.2  # seconds
 LOG_TAIL = 2000  # characters shown of a failed command
 TASKS_OF_A_GPU = 5  # that may run beside each other and share the machine's cores
 GRACE = 20  # seconds until a stopped command is killed
+TRIES = 2  # of a command
 
 Tell = Callable[[dict], None]
 
@@ -92,6 +95,7 @@ class Schedule:
         self.running: dict[str, Running] = {}
         self.done: set[str] = set()
         self.failed: dict[str, int] = {}
+        self.tries: Counter[str] = Counter()
 
     def run(self) -> None:
         """
@@ -149,7 +153,9 @@ class Schedule:
 
     def _start(self, task: Task, gpu: str | None) -> None:
         line = task.line()
-        environment = {"OMP_NUM_THREADS": str(self.threads), **os.environ}
+        self.tries[task.name] += 1
+        has_workers = bool(self.gpus) and gpu is None  # which are as many as there are processors
+        environment = {"OMP_NUM_THREADS": "1" if has_workers else str(self.threads), **os.environ}
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         with self._log(task.name).open("ab") as log:
@@ -167,7 +173,7 @@ class Schedule:
             if status == 0:
                 self.done.add(name)
                 write_json(self._mark(name), {"command": one.line, "gpu": one.gpu, "seconds": seconds})
-            else:
+            elif self.tries[name] >= TRIES:
                 self.failed[name] = status
             self.tell({"done" if status == 0 else "failed": name, "gpu": one.gpu, "seconds": seconds})
 

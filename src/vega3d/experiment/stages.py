@@ -176,7 +176,7 @@ def train_stage1(
     identity: dict,
 ) -> list[dict]:
     """Language model, projector and gate on spatial questions, from frozen streams; returns the log."""
-    stage = tools.recipe.stage1
+    stage = make.stage
     loop = Loop(
         model, tune(model, 1, stage), tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log
     )

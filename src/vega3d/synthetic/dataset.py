@@ -32,6 +32,7 @@ from vega3d.synthetic.furniture import PACK, UNSEEN_SPLIT, Furniture, furniture_
 from vega3d.synthetic.observation import observe
 from vega3d.synthetic.preview import draw_preview
 from vega3d.synthetic.questions import make_questions
+from vega3d.synthetic.raycast import use_one_thread
 from vega3d.synthetic.render_embree import EmbreeRenderer
 from vega3d.synthetic.resumable import run_all, write_whole
 from vega3d.synthetic.scene import sample_scene, scene_seed
@@ -164,7 +165,7 @@ def synthesize(
     cached_furniture(settings.split, pack)
     claim(output, settings, pack)
     make = partial(make_room, output=output, settings=settings, pack=pack)
-    for count in run_all(make, num_scenes, workers):
+    for count in run_all(make, num_scenes, workers, use_one_thread):
         if on_scene is not None:
             on_scene(count)
     names = [name for room in range(num_scenes) for name in settings.names_of(room)]

@@ -1,5 +1,7 @@
 """Rays through a triangle mesh by embree."""
 
+import os
+
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
@@ -11,6 +13,23 @@ def face_normals(mesh: Mesh) -> np.ndarray:
     """float32[F, 3]: of twice the length of each face's area."""
     first, second, third = (mesh.vertices.take(column, axis=0) for column in mesh.faces.T)
     return cross(second - first, third - first)
+
+
+def use_one_thread() -> None:
+    """For a process that is one of many: embree would build each mesh by a thread for each processor, in all of them.
+
+    It takes no number, but counts the processors that the process may use when it builds for the first time.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        scene = EmbreeScene()
+        TriangleMesh(scene, np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32)[None])
+        scene.run(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 class Caster:

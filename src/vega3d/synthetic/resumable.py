@@ -37,11 +37,17 @@ def _save_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def run_all(make: Callable[[int], Result], count: int, workers: int) -> Iterator[Result]:
-    """The results for 0 to `count` - 1, in this order; with several workers, `make` and its results are pickled."""
+def run_all(
+    make: Callable[[int], Result], count: int, workers: int, initializer: Callable[[], None] | None = None
+) -> Iterator[Result]:
+    """The results for 0 to `count` - 1, in this order; with several workers, `make` and its results are pickled.
+
+    Each worker calls `initializer` first.
+    """
     if workers == 1:
         yield from map(make, range(count))
         return
     # A forked process inherits locks of threads that it does not have (torch, FFmpeg) and can wait for them for ever.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=initializer) as pool:
         yield from pool.map(make, range(count))

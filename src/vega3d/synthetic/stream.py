@@ -22,7 +22,7 @@ from vega3d.synthetic.draw_arrays import DrawArrays, draw_arrays
 from vega3d.synthetic.furniture import Furniture, load_furniture
 from vega3d.synthetic.handover import Result, run_in_order
 from vega3d.synthetic.light import Quality, bake_light, check_quality
-from vega3d.synthetic.raycast import Caster
+from vega3d.synthetic.raycast import Caster, use_one_thread
 from vega3d.synthetic.render_embree import EmbreeRenderer
 from vega3d.synthetic.resumable import run_all, write_array
 from vega3d.synthetic.scene import SEEDS_PER_SPLIT, sample_scene, scene_seed
@@ -85,7 +85,7 @@ def write_frames(tasks: Sequence[FramesTask], workers: int) -> Generator[Path, N
     Yields:
         Each path, in order. Closing it calls off those that are not begun.
     """
-    for place in run_all(partial(_write_frames, tasks), len(tasks), workers):
+    for place in run_all(partial(_write_frames, tasks), len(tasks), workers, use_one_thread):
         yield tasks[place].path
 
 
