@@ -165,12 +165,12 @@ class Plan:
             if arm == arms[0] and recipe.base is not None:
                 command = self.experiment(path, "--stages", "base")
                 yield Task(f"{recipe.name}-base", command, (streams,), load=1.0)
-            begun = streams if recipe.base is None else f"{recipe.name}-base"
+            begins_with = () if recipe.base is None else (f"{recipe.name}-base",)
             for seed in recipe.seeds:
                 name = f"{recipe.name}-{arm}-{seed}"
                 command = partial(self.arm_command, path, arm, "arms", "--seeds", str(seed))
                 trainings.append(name)
-                yield Task(name, command, (streams, begun), load=0.2)
+                yield Task(name, command, (streams, *begins_with), load=0.2)
         last = partial(self.chosen_command, path, "--arms", *arms, "--stages", "tables", "gates")
         yield Task(f"{recipe.name}-tables", last, tuple(trainings), load=0.2)
         if self.options.checkpoint is not None and path == self.options.experiments[-1]:
