@@ -21,6 +21,8 @@ FILES = {  # in the folder of a run, `*` standing for the names of recipes: file
     "samples/samples.json": "samples.json",
     "stage0/validation.json": "stage0.json",
     "stage0/training.json": "stage0_log.json",
+    "*/base/validation.json": "base_{0}.json",
+    "*/base/training.json": "base_{0}_log.json",
     "*/results.json": "{0}.json",
     "*/results.md": "{0}.md",
     "*/results.tar.xz": "{0}.tar.xz",

@@ -115,7 +115,8 @@ class Plan:
         furniture = [] if self.options.furniture is None else ["--furniture", str(self.options.furniture)]
         made = [*furniture, *self.workers, "--stages", "rooms"]
         largest = max(self.recipes, key=lambda recipe: recipe.rooms.test)
-        yield Task("rooms", self.experiment(self.options.experiments[self.recipes.index(largest)], *made))
+        path = self.options.experiments[self.recipes.index(largest)]
+        yield Task("rooms", self.experiment(path, *made), ("frames",))
         learnt_from = Experiment(self.recipes[0], self.output)
         yield Task(
             "stage0",

@@ -251,9 +251,12 @@ def test_arms_begin_with_the_base_or_without_one_after_stage_0(toy):
     stage0 = load_file(toy.output / "stage0" / "model" / "model.safetensors")
     moved = {name for name, value in base.items() if not torch.equal(stage0[name], value)}
     assert moved and not any("visual" in name for name in moved)
+    assert set(json.loads((toy.own / "base" / "validation.json").read_text())) == set(MAP_KINDS)
     without = Experiment(replace(toy.recipe, base=None), toy.output)
     for experiment, wanted in ((toy, base), (without, stage0)):
         weights = dict(experiment.model_of("semantic", 0).model.vlm.named_parameters())
         name = next(name for name in wanted if name.endswith("layers.0.mlp.up_proj.weight"))
-        (found,) = (value for key, value in weights.items() if key.endswith("language_model.layers.0.mlp.up_proj.weight"))
+        (found,) = (
+            value for key, value in weights.items() if key.endswith("language_model.layers.0.mlp.up_proj.weight")
+        )
         assert torch.equal(found, wanted[name])

@@ -35,9 +35,9 @@ from vega3d.experiment.stages import (
     PackMaker,
     Streams,
     Tools,
+    bare_accuracy,
     cell_accuracy,
     fused_rows,
-    stage0_accuracy,
     train_stage0,
     train_stage1,
 )
@@ -161,8 +161,8 @@ class Experiment:
         head = self.cell_head(model, seed)
         log = train_stage0(model, head, self.data(TRAIN, 0), self.close_ups(TRAIN), tools, folder, identity, seed)
         if not (folder / "validation.json").is_file():
-            accuracy = stage0_accuracy(model, self.data(VALIDATION, 0), tools, tools.stream)
-            accuracy |= stage0_accuracy(model, self.close_ups(VALIDATION), tools, tools.close_ups)
+            accuracy = bare_accuracy(model, self.data(VALIDATION, 0), tools, tools.stream)
+            accuracy |= bare_accuracy(model, self.close_ups(VALIDATION), tools, tools.close_ups)
             accuracy |= cell_accuracy(model, head, self.data(VALIDATION, 0), tools)
             write_json(folder / "validation.json", accuracy)
             self.tell({"stage0": accuracy, "loss": log[-1]["loss"]})
@@ -263,8 +263,11 @@ class Experiment:
         make = PackMaker(self.tools(), self.data(TRAIN, 1), self.recipe.base, VLMRecipe(**self.recipe.vlm).seed)
         streams = Streams(self.fill_streams(TRAIN, None).open(), None)
         log = train_stage1(model, make, streams, self.tools(), folder, identity)
+        maps = SplitData(self.shards(VALIDATION), 1, MAP_KINDS)
+        accuracy = bare_accuracy(model, maps, self.tools(), self.tools().stream)
+        write_json(folder / "validation.json", accuracy)
         self.save_vlm(model, self.vlm)
-        self.tell({"base": log[-1]["loss"], "steps": log[-1]["step"]})
+        self.tell({"base": accuracy, "loss": log[-1]["loss"]})
 
     def run_folder(self, arm_name: str, seed: int) -> Path:
         return self.own / "arms" / arm_name / f"seed{seed}"

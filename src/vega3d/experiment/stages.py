@@ -200,8 +200,8 @@ def train_stage1(
 
 
 @torch.no_grad()
-def stage0_accuracy(model: VegaForSpatialReasoning, data: SplitData, tools: Tools, stream: Stream) -> dict[str, dict]:
-    """For each kind of row of stage 0, the share answered word for word, and that of the commonest answer."""
+def bare_accuracy(model: VegaForSpatialReasoning, data: SplitData, tools: Tools, stream: Stream) -> dict[str, dict]:
+    """For each kind of row, asked in bare words: the share answered exactly, and that of the commonest answer."""
 
     def tokens_of(visuals: list[int]) -> torch.Tensor:
         with tools.autocast():
