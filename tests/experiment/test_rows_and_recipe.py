@@ -152,6 +152,8 @@ BASE = {
         ({"stage0": {"steps": "many"}}, "stage0: steps is 'many', but must be int"),
         ({"stage0": {"steps": True}}, "steps is True, but must be int"),
         ({"stage0": {}}, "missing 1 required"),
+        ({"stage0": {"steps": 1, "close_ups_per_step": -1}}, "close_ups_per_step is -1, but must be at least 0"),
+        ({"base": {"steps": 0}}, "steps is 0, but must be at least 1"),
     ],
 )
 def test_bad_recipes_are_named(tmp_path, changes, message):

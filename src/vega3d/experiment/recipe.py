@@ -50,7 +50,8 @@ class StageRecipe:
         steps: of the optimizer.
         visuals_per_step: clips in a batch.
         questions_per_visual: most questions asked about each of them, their types in turn.
-        close_ups_per_step: of stage 0, whose batches are clips and close-ups of objects in turn.
+        close_ups_per_step: of stage 0, whose batches are clips and close-ups of objects in turn; 0 for clips
+            alone.
         optimizer: `adamw`; or `muon`, for matrices and kernels, with AdamW at a tenth of the rate for embeddings,
             norms and biases.
         learning_rates: peak rate of each part trained (`training.parts.PARTS`).
@@ -77,6 +78,8 @@ class StageRecipe:
         for name in ("steps", "visuals_per_step", "questions_per_visual"):
             if self.__dict__[name] < 1:
                 raise ValueError(f"{name} is {self.__dict__[name]}, but must be at least 1.")
+        if self.close_ups_per_step < 0:
+            raise ValueError(f"close_ups_per_step is {self.close_ups_per_step}, but must be at least 0, for none.")
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,16 @@ def face_normals(mesh: Mesh) -> np.ndarray:
 def use_one_thread() -> None:
     """For a process that is one of many: embree would build each mesh by a thread for each processor, in all of them.
 
-    It takes no number, but counts the processors that the process may use when it builds for the first time.
+    It takes no number, but counts the processors that the process may use when it builds for the first time. Where a
+    process cannot be kept to one, nothing is changed.
     """
     if not hasattr(os, "sched_setaffinity"):
         return
     allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+    except OSError:
+        return
     try:
         scene = EmbreeScene()
         TriangleMesh(scene, np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32)[None])
