@@ -1,4 +1,4 @@
-"""What visual tokens are told in stage 0, and the map of a room in stage 1."""
+"""What visual tokens are told in stage 0."""
 
 from types import SimpleNamespace
 
@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.experiment.cells import CELL, IGNORED, LEAST_SHARE, CellHead, cell_classes, cell_marks
-from vega3d.experiment.map_rows import MAP_KINDS, map_rows, place_text
-from vega3d.geometry import look_at
 from vega3d.synthetic.classes import CLASSES
 from vega3d.synthetic.observation import Observation
-from vega3d.synthetic.walk import Walk
 
 GRID = (2, 2, 3)
 
@@ -79,38 +75,3 @@ def test_the_head_learns_cells_of_both_frames_of_a_token_and_places():
     assert (h * 3 + w + t * 6 == torch.arange(12)).all()
     of_classes, of_marks = (logits.argmax(-1)[:, :3] for logits in head(tokens))
     assert (of_classes == classes).all() and (of_marks[0, 1] == marks[0, 1]).all()
-
-
-@pytest.mark.parametrize(
-    "target, place, text",
-    [
-        ((1, 5, 1), (3.1, 4.2), "3.0 ahead 2.0 right"),
-        ((1, 5, 0.2), (0.4, -1.3), "2.5 behind 0.5 left"),
-        ((-5, 1, 1), (-1, 2.5), "2.0 ahead 1.5 right"),
-    ],
-)
-def test_places_are_told_from_the_first_camera(target, place, text):
-    poses = np.stack([look_at((1, 1, 1.5), target), np.eye(4)])
-    item = SimpleNamespace(place=np.array(place))
-    assert place_text(item, Walk("walk", poses, 60.0)) == text
-
-
-def test_maps_are_asked_in_training_alone(toy):
-    train, validation = toy.data("train", 1), toy.data("validation", 1)
-    assert {row.kind for row in train.rows} >= set(MAP_KINDS)
-    assert {row.kind for row in validation.rows} <= set(QUESTION_TYPES)
-    row = next(row for row in train.rows if row.kind == "place")
-    assert row.prompt(1) == row.question
-
-
-def test_objects_of_maps_are_told_apart_by_name_and_frames_are_counted_from_the_first():
-    box = SimpleNamespace(center=(0.0, 4.0, 0.5))
-    ids = np.zeros((3, 32, 32), np.uint16)
-    ids[1:, :8, :8], ids[2, 20:28, 20:28], ids[0, 20:28, :8] = 1, 2, 3
-    names = {1: "chair", 2: "lamp", 3: "lamp"}
-    objects = tuple(SimpleNamespace(id=n, name=name, box=box, place=np.array([0.0, 4.0])) for n, name in names.items())
-    walk = Walk("pan", np.stack([look_at((0, 0, 1.5), (0, 1, 1.5))] * 3), 60.0)
-    assert list(map_rows(Observation(objects, ids, 10.0), walk)) == [
-        ("place", "Where is the chair, from the first frame?", "4.0 ahead 0.0 right"),
-        ("first_frame", "In which frame is the chair first seen?", "1"),
-    ]

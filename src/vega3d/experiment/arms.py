@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file
+from torch import nn
 
 from vega3d.experiment.attention import use_packed_attention
-from vega3d.experiment.cells import CellHead
 from vega3d.experiment.recipe import ArmRecipe, Recipe, StageRecipe
 from vega3d.generator_training.muon import OTHERS_RATE
 from vega3d.modeling.checkpoint_vega3d import read_part_config
@@ -103,10 +103,10 @@ def tune(model: VegaForSpatialReasoning, stage: int, settings: StageRecipe) -> l
     return [with_muon(group) for group in groups] if is_muon else groups
 
 
-def head_group(head: CellHead, settings: StageRecipe) -> dict:
-    """The head of stage 0, at the rate of the vision tower; with Muon, as output layers are, by AdamW."""
-    rate = settings.learning_rates["vision"] * (OTHERS_RATE if settings.optimizer == "muon" else 1.0)
-    return {"name": "cells", "params": list(head.parameters()), "lr": rate, "weight_decay": 0.0}
+def head_group(head: nn.Module, settings: StageRecipe, part: str) -> dict:
+    """Of a head that is left behind, at the rate of a part; with Muon, as output layers are, by AdamW."""
+    rate = settings.learning_rates[part] * (OTHERS_RATE if settings.optimizer == "muon" else 1.0)
+    return {"name": "head", "params": list(head.parameters()), "lr": rate, "weight_decay": 0.0}
 
 
 def with_muon(group: dict) -> dict:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from vega3d.evaluation.vsibench import QuestionRecord, build_prompt
 from vega3d.experiment.cells import IGNORED, cell_marks
-from vega3d.experiment.map_rows import MAP_KINDS
+from vega3d.experiment.map_rows import MAP_KINDS, OnMap
 from vega3d.experiment.rooms import RoomShards, read_shard
 from vega3d.synthetic.marks import draw_marks
 
@@ -109,6 +109,7 @@ class SplitData:
         self.frames: list[np.ndarray] = []
         self.cells: list[np.ndarray] = []
         self.places: list[tuple[int, int]] = []
+        self.maps: list[dict[str, OnMap]] = []
         self.visuals: list[Visual] = []
         self.rows: list[Row] = []
         for number in range(len(shards)):
@@ -120,6 +121,7 @@ class SplitData:
             for place, clip in enumerate(read_shard(rows_file, shards)["clips"]):
                 self._add_clip(clip, kinds)
                 self.places.append((number, place))
+                self.maps.append({name: OnMap(*values) for name, values in clip["map"].items()})
         self.asked = self._asked()
         if not self.rows:
             raise ValueError(f"The split {shards.split!r} has no row of stage {stage} and the kinds {kinds}.")

@@ -5,6 +5,7 @@ find out what they have in common. Yang et al. (2024) let large models draw such
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,24 +17,38 @@ MAP_KINDS = (PLACE, FIRST_FRAME)
 STEP = 0.5  # [m], to which places are rounded
 
 
-def map_rows(observation: Observation, walk: Walk) -> Iterator[tuple[str, str, str]]:
-    """Kind, question and answer, of each object that its name tells apart."""
-    for item in observation.unique:
-        yield PLACE, f"Where is the {item.name}, from the first frame?", place_text(item, walk)
-        frame = observation.first_seen(item.name, VISIBLE_FRACTION)
-        if frame is not None:
-            yield FIRST_FRAME, f"In which frame is the {item.name} first seen?", str(frame)
+class OnMap(NamedTuple):
+    """
+    Args:
+        ahead, right: of the first camera, as it looks: place of the object's centre on the floor, in steps of 0.5 m.
+        frame: in which it is first seen.
+    """
+
+    ahead: int
+    right: int
+    frame: int
 
 
-def place_text(item: ObservedObject, walk: Walk) -> str:
-    """Such as "2.5 ahead 1.0 left" [m]: of the object's centre on the floor, from the first camera, as it looks."""
+def room_map(observation: Observation, walk: Walk) -> dict[str, OnMap]:
+    """Of each visible object that its name tells apart."""
+    return {
+        item.name: OnMap(*place_of(item, walk), observation.first_seen(item.name, VISIBLE_FRACTION) or 0)
+        for item in observation.unique
+    }
+
+
+def place_of(item: ObservedObject, walk: Walk) -> tuple[int, int]:
+    """Steps ahead and to the right of the first camera."""
     pose = walk.world_from_camera[0]
     away = item.place - pose[:2, 3]
     ahead = pose[:2, 2] / np.linalg.norm(pose[:2, 2])
-    along, across = float(away @ ahead), float(away @ (ahead[1], -ahead[0]))
-    words = ("ahead" if along >= 0 else "behind", "right" if across >= 0 else "left")
-    return " ".join(f"{to_step(value)} {word}" for value, word in zip((along, across), words, strict=True))
+    return round(float(away @ ahead) / STEP), round(float(away @ (ahead[1], -ahead[0])) / STEP)
 
 
-def to_step(value: float) -> str:
-    return f"{round(abs(value) / STEP) * STEP:.1f}"
+def map_rows(places: dict[str, OnMap]) -> Iterator[tuple[str, str, str]]:
+    """Kind, question and answer, such as "2.5 ahead 1.0 left" [m], of each object of a map."""
+    for name, place in places.items():
+        along, across = "ahead" if place.ahead >= 0 else "behind", "right" if place.right >= 0 else "left"
+        text = f"{abs(place.ahead) * STEP:.1f} {along} {abs(place.right) * STEP:.1f} {across}"
+        yield PLACE, f"Where is the {name}, from the first frame?", text
+        yield FIRST_FRAME, f"In which frame is the {name} first seen?", str(place.frame)

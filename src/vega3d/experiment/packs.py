@@ -47,6 +47,7 @@ class Pack:
         segments: int[B, L]; 0 the prefix, 1, 2 ... the questions, -1 padding.
         labels: int[B, L], the token itself where it is part of an answer, -100 elsewhere.
         start: P, length of the prefix.
+        targets: int[B, L, 3] of `map_head.map_targets`, or None.
     """
 
     ids: torch.Tensor
@@ -54,11 +55,13 @@ class Pack:
     segments: torch.Tensor
     labels: torch.Tensor
     start: int
+    targets: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Pack":
         tensors = (self.ids, self.positions, self.segments, self.labels)
         ids, positions, segments, labels = (value.to(device, non_blocking=True) for value in tensors)
-        return Pack(ids, positions, segments, labels, self.start)
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
+        return Pack(ids, positions, segments, labels, self.start, targets)
 
     def mask(self) -> torch.Tensor:
         """bool[B, 1, L - P, L]: a token after the prefix sees the prefix and its own question up to itself."""

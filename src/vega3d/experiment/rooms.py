@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vega3d.experiment.cells import cell_classes
-from vega3d.experiment.map_rows import map_rows
+from vega3d.experiment.map_rows import map_rows, room_map
 from vega3d.experiment.stage0_rows import stage0_rows
 from vega3d.synthetic.draw_arrays import draw_arrays
 from vega3d.synthetic.furniture import PACK, Furniture, load_furniture, suited
@@ -195,7 +195,8 @@ def rendered(scene: Scene, walks: list[Walk], shards: RoomShards) -> Iterator[Cl
 
 
 def clip_record(observation: Observation, scene: Scene, number: int, walk: Walk, per_type: int) -> dict:
-    """`visuals`: what is marked in which frame, at first nothing; `rows`: each with the number of its visual."""
+    """`visuals`: what is marked in which frame, at first nothing; `rows`, each with its visual; and the `map`."""
+    places = room_map(observation, walk)
     visuals: list[dict] = [{"frame": None, "marks": []}]
     rows = []
     for question in make_questions(observation, (scene.seed, 3, number), per_type):
@@ -213,8 +214,8 @@ def clip_record(observation: Observation, scene: Scene, number: int, walk: Walk,
         )
     rows += [
         {"stage": 1, "type": kind, "question": question, "options": [], "answer": answer, "visual": 0}
-        for kind, question, answer in map_rows(observation, walk)
+        for kind, question, answer in map_rows(places)
     ]
     random = np.random.default_rng([scene.seed, 7, number])
     marked, named = stage0_rows(observation, random, len(visuals))
-    return {"visuals": [*visuals, *marked], "rows": [*rows, *named]}
+    return {"visuals": [*visuals, *marked], "rows": [*rows, *named], "map": places}

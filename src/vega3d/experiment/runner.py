@@ -27,6 +27,7 @@ from vega3d.experiment.cells import CELL, CellHead
 from vega3d.experiment.data import CLOSE_UP_FRAMES, SplitData, Words
 from vega3d.experiment.kept import KeptTensors
 from vega3d.experiment.loop import RESULT, TRAINED, Deadline
+from vega3d.experiment.map_head import MapHead
 from vega3d.experiment.map_rows import MAP_KINDS
 from vega3d.experiment.recipe import TEST_SPLITS, TRAIN, VALIDATION, ArmRecipe, Recipe
 from vega3d.experiment.rooms import RoomShards, make_rooms
@@ -260,9 +261,14 @@ class Experiment:
         }
         arm = ArmRecipe(fusion="none")
         model = arm_model(self.recipe, arm, stage0, self.generator_folder(arm), 0).to(self.device)
-        make = PackMaker(self.tools(), self.data(TRAIN, 1), self.recipe.base, VLMRecipe(**self.recipe.vlm).seed)
+        seed = VLMRecipe(**self.recipe.vlm).seed
+        make = PackMaker(self.tools(), self.data(TRAIN, 1), self.recipe.base, seed, has_maps=True)
         streams = Streams(self.fill_streams(TRAIN, None).open(), None)
-        log = train_stage1(model, make, streams, self.tools(), folder, identity)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            width = model.config.vlm_config.text_config.hidden_size
+            head = MapHead(width, self.recipe.rooms.num_frames).to(self.device)
+        log = train_stage1(model, make, streams, self.tools(), folder, identity, head)
         maps = SplitData(self.shards(VALIDATION), 1, MAP_KINDS)
         accuracy = bare_accuracy(model, maps, self.tools(), self.tools().stream)
         write_json(folder / "validation.json", accuracy)

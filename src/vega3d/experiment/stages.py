@@ -16,7 +16,8 @@ from vega3d.experiment.cells import NOTHING, CellHead
 from vega3d.experiment.data import Batches, SplitData, Words
 from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import Deadline, Loop, LoopSettings
-from vega3d.experiment.network import answer_loss, fused_tokens, packed_outputs, packed_states
+from vega3d.experiment.map_head import MapHead, Names, map_targets
+from vega3d.experiment.network import answer_loss, fused_tokens, packed_outputs
 from vega3d.experiment.packs import Pack, pack
 from vega3d.experiment.recipe import Recipe, StageRecipe
 from vega3d.experiment.tokens import Stream, semantic_tokens
@@ -70,9 +71,21 @@ class Tools:
 
 
 class PackMaker:
-    """Packs of the steps of a stage: visuals, pack and row ids, as a function of seed and step."""
+    """Packs of the steps of a stage: visuals, pack and row ids, as a function of seed and step.
 
-    def __init__(self, tools: Tools, data: SplitData, stage: StageRecipe, seed: int, stream: Stream | None = None):
+    With `has_maps` the packs have targets for a `MapHead`.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        data: SplitData,
+        stage: StageRecipe,
+        seed: int,
+        stream: Stream | None = None,
+        has_maps: bool = False,
+    ):
+        self.names = Names(tools.words.tokenizer) if has_maps else None
         self.prefix = (stream or tools.stream).prefix
         self.pad = tools.words.tokenizer.pad_token_id
         self.data = data
@@ -90,7 +103,12 @@ class PackMaker:
         chosen = self.batches.rows(step)
         questions = [[(self.prompts[number], self.answers[number]) for number in rows] for rows in chosen]
         ids = [self.data.rows[number].id for rows in chosen for number in rows]
-        return self.batches.visuals(step), pack(self.prefix, questions, self.pad), ids
+        visuals, packed = self.batches.visuals(step), pack(self.prefix, questions, self.pad)
+        if self.names is not None:
+            maps = [self.data.maps[self.data.visuals[number].clip] for number in visuals]
+            length = packed.ids.shape[1]
+            packed.targets = torch.from_numpy(map_targets(self.prefix, questions, maps, self.names, length))
+        return visuals, packed, ids
 
 
 def train_stage0(
@@ -105,7 +123,7 @@ def train_stage0(
 ) -> list[dict]:
     """Vision tower, language model and head of cells on walks and close-ups in turn; returns the log."""
     stage = tools.recipe.stage0
-    groups = [*tune(model, 0, stage), head_group(head, stage)]
+    groups = [*tune(model, 0, stage), head_group(head, stage, "vision")]
     both = nn.ModuleDict({"vega": model, "cells": head})
     loop = Loop(both, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log)
     turns = [(PackMaker(tools, walks, stage, seed), tools.stream)]
@@ -174,12 +192,19 @@ def train_stage1(
     tools: Tools,
     folder: Path,
     identity: dict,
+    head: MapHead | None = None,
 ) -> list[dict]:
-    """Language model, projector and gate on spatial questions, from frozen streams; returns the log."""
-    stage = make.stage
-    loop = Loop(
-        model, tune(model, 1, stage), tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log
-    )
+    """Language model, projector and gate on spatial questions, from frozen streams; returns the log.
+
+    With a head, names learn their places on the map, too.
+    """
+    stage, groups = make.stage, tune(model, 1, make.stage)
+    trained: nn.Module = model
+    if head is not None:
+        groups.append(head_group(head, stage, "llm"))
+        trained = nn.ModuleDict({"vega": model, "map": head})
+    loop = Loop(trained, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log)
+    layer = 2 * model.config.vlm_config.text_config.num_hidden_layers // 3  # after which names know their places
 
     def prepare(step: int) -> tuple[tuple[torch.Tensor, torch.Tensor | None], Pack, list[str]]:
         visuals, batch, ids = make(step)
@@ -193,8 +218,13 @@ def train_stage1(
             batch = batch.to(tools.device)
             with tools.autocast():
                 tokens, _ = fused_rows(model, rows, tools)
-                states = packed_states(model, tokens, batch, tools.stream.prefix)
-                return answer_loss(model, states, batch), ids
+                outputs = packed_outputs(
+                    model, tokens, batch, tools.stream.prefix, output_hidden_states=head is not None
+                )
+                loss = answer_loss(model, outputs.last_hidden_state, batch)
+                if head is not None and batch.targets is not None:
+                    loss = loss + head.loss(outputs.hidden_states[layer], batch.targets)
+                return loss, ids
 
         return loop.run(compute)
 
