@@ -76,10 +76,10 @@ def test_targets_lie_at_the_names_of_the_packs(toy):
     assert targets[0, at].tolist() == [[REACH + 2, 0, 3]] * 2 + [[REACH - 1, REACH + 5, 0]]
 
 
-def test_packs_have_targets_if_asked_for(toy):
+def test_packs_of_stage_1_have_targets(toy):
     stage, data = toy.recipe.base, toy.data("train", 1)
-    visuals, packed, _ = PackMaker(toy.tools(), data, stage, 0, has_maps=True)(0)
-    assert PackMaker(toy.tools(), data, stage, 0)(0)[1].targets is None
+    visuals, packed, _ = PackMaker(toy.tools(), data, stage, 0)(0)
+    assert (PackMaker(toy.tools(), toy.data("train", 0), toy.recipe.stage0, 0)(0)[1].targets == IGNORED).all()
     is_name = packed.targets[..., 0] != IGNORED
     assert is_name.any() and not is_name[packed.segments <= 0].any()
     frames = {place.frame for visual in visuals for place in data.maps[data.visuals[visual].clip].values()}

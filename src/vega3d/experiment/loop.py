@@ -2,6 +2,7 @@
 
 RUN/state.safetensors   weights, moments, and in its metadata the step, the log, and what the run depends on
 RUN/trained.safetensors the weights, written when all steps are done
+RUN/head.safetensors    those of a head that is left behind, if there is one
 RUN/training.json       the log and the settings
 """
 
@@ -24,6 +25,7 @@ from vega3d.run_files import write_json
 from vega3d.synthetic.resumable import write_whole
 
 STATE, TRAINED, RESULT = "state.safetensors", "trained.safetensors", "training.json"
+HEAD = "head.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # Muon has no squares
 LOOKED_AT_EVERY = 10  # steps; looking at a loss waits for the device
 LAST_RATE = 0.1  # of the peak, at the end of the half cosine
@@ -87,6 +89,7 @@ class Loop:
         settings: of the run.
         deadline: after which it stops with a checkpoint.
         on_log: called with each entry of the log.
+        head: trained with the model, and kept in a file of its own.
     """
 
     def __init__(
@@ -96,9 +99,16 @@ class Loop:
         settings: LoopSettings,
         deadline: Deadline | None = None,
         on_log: Callable[[dict], None] | None = None,
+        head: nn.Module | None = None,
     ):
         self.settings, self.deadline, self.on_log = settings, deadline or Deadline(), on_log
-        self.trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.results: dict[str, dict[str, torch.Tensor]] = {
+            TRAINED: {name: value for name, value in model.named_parameters() if value.requires_grad}
+        }
+        if head is not None:
+            self.results[HEAD] = dict(head.named_parameters())
+        self.trained = {f"{HEAD}.{name}": value for name, value in self.results.get(HEAD, {}).items()}
+        self.trained.update(self.results[TRAINED])
         self.device = next(iter(self.trained.values())).device
         for group in groups:
             group["peak"] = group["lr"]
@@ -208,8 +218,9 @@ class Loop:
 
     def _finish(self) -> None:
         folder = self.settings.folder
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.trained.items()}
-        write_whole(folder / TRAINED, partial(save_tensors, tensors=tensors))
+        for file, values in self.results.items():
+            tensors = {name: value.detach().cpu().contiguous() for name, value in values.items()}
+            write_whole(folder / file, partial(save_tensors, tensors=tensors))
         write_json(folder / RESULT, {"identity": self.settings.identity, "steps": self.step, "log": self.log})
         (folder / STATE).unlink(missing_ok=True)
 
@@ -219,10 +230,11 @@ class Loop:
             return False
         values = json.loads(path.read_text())
         check_identity(values["identity"], self.settings.identity, path)
-        tensors = load_file(self.settings.folder / TRAINED)
         with torch.no_grad():
-            for name, value in self.trained.items():
-                value.copy_(tensors[name])
+            for file, parameters in self.results.items():
+                tensors = load_file(self.settings.folder / file)
+                for name, value in parameters.items():
+                    value.copy_(tensors[name])
         self.step, self.log = values["steps"], values["log"]
         return True
 

@@ -1,4 +1,4 @@
-"""Names that know their places: in the base stage each name in a question is told where its object is on the map.
+"""Names that know their places: in base and stage 1 each name in a question is told where its object is on the map.
 
 Asked for a place in words, a language model has a few tokens a clip to learn from; told at each name, after two thirds
 of its layers, it has about fifty, and the questions follow from what names then hold. The head is left behind.

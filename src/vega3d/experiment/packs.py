@@ -47,7 +47,7 @@ class Pack:
         segments: int[B, L]; 0 the prefix, 1, 2 ... the questions, -1 padding.
         labels: int[B, L], the token itself where it is part of an answer, -100 elsewhere.
         start: P, length of the prefix.
-        targets: int[B, L, 3] of `map_head.map_targets`, or None.
+        targets: int[B, L, 3] of `map_head.map_targets`; -100 where there are none.
     """
 
     ids: torch.Tensor
@@ -55,13 +55,12 @@ class Pack:
     segments: torch.Tensor
     labels: torch.Tensor
     start: int
-    targets: torch.Tensor | None = None
+    targets: torch.Tensor
 
     def to(self, device: torch.device) -> "Pack":
         tensors = (self.ids, self.positions, self.segments, self.labels)
         ids, positions, segments, labels = (value.to(device, non_blocking=True) for value in tensors)
-        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
-        return Pack(ids, positions, segments, labels, self.start, targets)
+        return Pack(ids, positions, segments, labels, self.start, self.targets.to(device, non_blocking=True))
 
     def mask(self) -> torch.Tensor:
         """bool[B, 1, L - P, L]: a token after the prefix sees the prefix and its own question up to itself."""
@@ -97,7 +96,8 @@ def pack(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarr
             positions[:, number, place:end] = prefix.following + np.arange(end - place)
             place = end
     tensors = [torch.from_numpy(value) for value in (ids, positions, segments, labels)]
-    return Pack(tensors[0], tensors[1], tensors[2], tensors[3], start)
+    targets = torch.full((*ids.shape, 3), IGNORED)
+    return Pack(tensors[0], tensors[1], tensors[2], tensors[3], start, targets)
 
 
 def ends_of(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[list[int]]:

@@ -27,7 +27,6 @@ from vega3d.experiment.cells import CELL, CellHead
 from vega3d.experiment.data import CLOSE_UP_FRAMES, SplitData, Words
 from vega3d.experiment.kept import KeptTensors
 from vega3d.experiment.loop import RESULT, TRAINED, Deadline
-from vega3d.experiment.map_head import MapHead
 from vega3d.experiment.map_rows import MAP_KINDS
 from vega3d.experiment.recipe import TEST_SPLITS, TRAIN, VALIDATION, ArmRecipe, Recipe
 from vega3d.experiment.rooms import RoomShards, make_rooms
@@ -262,13 +261,9 @@ class Experiment:
         arm = ArmRecipe(fusion="none")
         model = arm_model(self.recipe, arm, stage0, self.generator_folder(arm), 0).to(self.device)
         seed = VLMRecipe(**self.recipe.vlm).seed
-        make = PackMaker(self.tools(), self.data(TRAIN, 1), self.recipe.base, seed, has_maps=True)
+        make = PackMaker(self.tools(), self.data(TRAIN, 1), self.recipe.base, seed)
         streams = Streams(self.fill_streams(TRAIN, None).open(), None)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            width = model.config.vlm_config.text_config.hidden_size
-            head = MapHead(width, self.recipe.rooms.num_frames).to(self.device)
-        log = train_stage1(model, make, streams, self.tools(), folder, identity, head)
+        log = train_stage1(model, make, streams, self.tools(), folder, identity, seed)
         maps = SplitData(self.shards(VALIDATION), 1, MAP_KINDS)
         accuracy = bare_accuracy(model, maps, self.tools(), self.tools().stream)
         write_json(folder / "validation.json", accuracy)
@@ -321,7 +316,7 @@ class Experiment:
             self.deadline.check(f"training of {arm_name}, seed {seed}")
             model = self.model_of(arm_name, seed)
             folder = self.run_folder(arm_name, seed)
-            log = train_stage1(model, make.seeded(seed), streams, tools, folder, self.identity(arm_name, seed))
+            log = train_stage1(model, make.seeded(seed), streams, tools, folder, self.identity(arm_name, seed), seed)
             self.tell({"arm": arm_name, "seed": seed, **log[-1]})
         if not self.recipe.keep_hidden and self.recipe.arms[arm_name].generator is not None:
             shutil.rmtree(self.kept(TRAIN, arm_name).folder, ignore_errors=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from vega3d.experiment.ahead import Ahead
 from vega3d.experiment.answering import PackedAnswerer
@@ -73,19 +72,11 @@ class Tools:
 class PackMaker:
     """Packs of the steps of a stage: visuals, pack and row ids, as a function of seed and step.
 
-    With `has_maps` the packs have targets for a `MapHead`.
+    Those of stage 1 have the targets of a `MapHead`.
     """
 
-    def __init__(
-        self,
-        tools: Tools,
-        data: SplitData,
-        stage: StageRecipe,
-        seed: int,
-        stream: Stream | None = None,
-        has_maps: bool = False,
-    ):
-        self.names = Names(tools.words.tokenizer) if has_maps else None
+    def __init__(self, tools: Tools, data: SplitData, stage: StageRecipe, seed: int, stream: Stream | None = None):
+        self.names = Names(tools.words.tokenizer) if data.stage == 1 else None
         self.prefix = (stream or tools.stream).prefix
         self.pad = tools.words.tokenizer.pad_token_id
         self.data = data
@@ -124,8 +115,7 @@ def train_stage0(
     """Vision tower, language model and head of cells on walks and close-ups in turn; returns the log."""
     stage = tools.recipe.stage0
     groups = [*tune(model, 0, stage), head_group(head, stage, "vision")]
-    both = nn.ModuleDict({"vega": model, "cells": head})
-    loop = Loop(both, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log)
+    loop = Loop(model, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log, head)
     turns = [(PackMaker(tools, walks, stage, seed), tools.stream)]
     if stage.close_ups_per_step:
         turns.append((PackMaker(tools, close_ups, of_close_ups(stage), seed, tools.close_ups), tools.close_ups))
@@ -136,7 +126,7 @@ def train_stage0(
         cells = None if stream is tools.close_ups else make.data.cells_of(visuals)
         return make.data.frames_of(visuals), cells, batch, ids, stream
 
-    both.train()
+    model.train()
     with Ahead(prepare, stage.steps) as prepared:
 
         def compute(step: int) -> tuple[torch.Tensor, list[str]]:
@@ -192,18 +182,20 @@ def train_stage1(
     tools: Tools,
     folder: Path,
     identity: dict,
-    head: MapHead | None = None,
+    seed: int,
 ) -> list[dict]:
-    """Language model, projector and gate on spatial questions, from frozen streams; returns the log.
+    """Language model, projector and gate on spatial questions, from frozen streams, with a new `MapHead` of the seed.
 
-    With a head, names learn their places on the map, too.
+    Returns:
+        The log.
     """
-    stage, groups = make.stage, tune(model, 1, make.stage)
-    trained: nn.Module = model
-    if head is not None:
-        groups.append(head_group(head, stage, "llm"))
-        trained = nn.ModuleDict({"vega": model, "map": head})
-    loop = Loop(trained, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log)
+    stage = make.stage
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        width = model.config.vlm_config.text_config.hidden_size
+        head = MapHead(width, tools.recipe.rooms.num_frames).to(tools.device)
+    groups = [*tune(model, 1, stage), head_group(head, stage, "llm")]
+    loop = Loop(model, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log, head)
     layer = 2 * model.config.vlm_config.text_config.num_hidden_layers // 3  # after which names know their places
 
     def prepare(step: int) -> tuple[tuple[torch.Tensor, torch.Tensor | None], Pack, list[str]]:
@@ -218,13 +210,9 @@ def train_stage1(
             batch = batch.to(tools.device)
             with tools.autocast():
                 tokens, _ = fused_rows(model, rows, tools)
-                outputs = packed_outputs(
-                    model, tokens, batch, tools.stream.prefix, output_hidden_states=head is not None
-                )
+                outputs = packed_outputs(model, tokens, batch, tools.stream.prefix, output_hidden_states=True)
                 loss = answer_loss(model, outputs.last_hidden_state, batch)
-                if head is not None and batch.targets is not None:
-                    loss = loss + head.loss(outputs.hidden_states[layer], batch.targets)
-                return loss, ids
+                return loss + head.loss(outputs.hidden_states[layer], batch.targets), ids
 
         return loop.run(compute)
 
