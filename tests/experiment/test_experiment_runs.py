@@ -15,7 +15,7 @@ from vega3d.experiment import kept as kept_module
 from vega3d.experiment.arms import tune
 from vega3d.experiment.export import check_sizes, export
 from vega3d.experiment.kept import KeptRows
-from vega3d.experiment.loop import STATE, TRAINED, Deadline, Loop, OutOfTimeError, rate_at
+from vega3d.experiment.loop import HEAD, STATE, TRAINED, Deadline, Loop, OutOfTimeError, rate_at
 from vega3d.experiment.map_rows import MAP_KINDS
 from vega3d.experiment.packs import IGNORED
 from vega3d.experiment.recipe import ArmRecipe
@@ -68,8 +68,9 @@ def test_killed_training_continues_bit_for_bit(toy, tmp_path, monkeypatch, stage
             train(killed)
     found = train(Experiment(killed.recipe, killed.output))
     assert not (found / STATE).exists()
-    ours, theirs = load_file(found / TRAINED), load_file(wanted / TRAINED)
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for file in (TRAINED, HEAD):
+        ours, theirs = load_file(found / file), load_file(wanted / file)
+        assert theirs and all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert json.loads((found / "training.json").read_text()) == json.loads((wanted / "training.json").read_text())
 
 

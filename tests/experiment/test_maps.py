@@ -68,7 +68,9 @@ def test_targets_lie_at_the_names_of_the_packs(toy):
     questions[1] = questions[0][:1]
     packed = pack(prefix, questions)
     maps = [{"lamp": OnMap(2, -40, 3), "bed": OnMap(-1, 5, 0)}, {}]
-    targets = map_targets(prefix, questions, maps, Names(words.tokenizer), packed.ids.shape[1])
+    names = Names(words.tokenizer)
+    ends = [[names.ends(prompt) for prompt, _ in row] for row in questions]
+    targets = map_targets(prefix, questions, ends, maps, packed.ids.shape[1])
     assert targets.shape == (*packed.ids.shape, 3) and (targets[1] == IGNORED).all()
     at = np.flatnonzero(targets[0, :, 0] != IGNORED)
     assert [words.tokenizer.decode([packed.ids[0, place]]) for place in at] == [" lamp", " lamp", " bed"]

@@ -46,8 +46,8 @@ class Names:
 def map_targets(
     prefix: Prefix,
     questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]],
+    ends: Sequence[Sequence[list[tuple[int, str]]]],
     maps: Sequence[dict[str, OnMap]],
-    names: Names,
     length: int,
 ) -> np.ndarray:
     """int64[B, length, 3]: steps ahead, steps right, both from 0, and first frame, at the end of each name; else -100.
@@ -55,15 +55,15 @@ def map_targets(
     Args:
         prefix: of the packs.
         questions: as `packs.pack` takes them.
+        ends: of `Names.ends`, for each of their prompts.
         maps: of the clip of each visual.
-        names: of objects.
         length: of the packs.
     """
     targets = np.full((len(questions), length, 3), IGNORED, np.int64)
-    for number, (row, places) in enumerate(zip(questions, maps, strict=True)):
+    for number, (row, ends_of_row, places) in enumerate(zip(questions, ends, maps, strict=True)):
         start = len(prefix.ids)
-        for prompt, answer in row:
-            for end, name in names.ends(prompt):
+        for (prompt, answer), names in zip(row, ends_of_row, strict=True):
+            for end, name in names:
                 if name in places:
                     ahead, right, frame = places[name]
                     steps = np.clip((ahead, right), -REACH, REACH) + REACH

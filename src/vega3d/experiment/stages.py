@@ -77,6 +77,7 @@ class PackMaker:
 
     def __init__(self, tools: Tools, data: SplitData, stage: StageRecipe, seed: int, stream: Stream | None = None):
         self.names = Names(tools.words.tokenizer) if data.stage == 1 else None
+        self.ends: dict[int, list[tuple[int, str]]] = {}
         self.prefix = (stream or tools.stream).prefix
         self.pad = tools.words.tokenizer.pad_token_id
         self.data = data
@@ -97,9 +98,16 @@ class PackMaker:
         visuals, packed = self.batches.visuals(step), pack(self.prefix, questions, self.pad)
         if self.names is not None:
             maps = [self.data.maps[self.data.visuals[number].clip] for number in visuals]
-            length = packed.ids.shape[1]
-            packed.targets = torch.from_numpy(map_targets(self.prefix, questions, maps, self.names, length))
+            ends = [[self._ends(number) for number in rows] for rows in chosen]
+            targets = map_targets(self.prefix, questions, ends, maps, packed.ids.shape[1])
+            packed.targets = torch.from_numpy(targets)
         return visuals, packed, ids
+
+    def _ends(self, row: int) -> list[tuple[int, str]]:
+        """Of the names in a row's prompt, which are looked for once."""
+        if row not in self.ends and self.names is not None:
+            self.ends[row] = self.names.ends(self.prompts[row])
+        return self.ends[row]
 
 
 def train_stage0(
