@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vega3d.experiment.cells import CELL, IGNORED, LEAST_SHARE, CellHead, cell_classes, cell_marks
+from vega3d.experiment.cells import CELL, IGNORED, LEAST_SHARE, CellHead, PlaceCodes, cell_classes, cell_marks
 from vega3d.synthetic.classes import CLASSES
 from vega3d.synthetic.observation import Observation
 
@@ -55,7 +55,7 @@ def test_cells_lie_where_the_frames_show_the_objects(toy):
             assert 1 + CLASSES.index(row.answer) in at
 
 
-def test_the_head_learns_cells_of_both_frames_of_a_token_and_places():
+def test_the_head_learns_cells_of_both_frames_of_a_token():
     torch.manual_seed(0)
     head = CellHead(24, 2, GRID)
     tokens = torch.randn(3, 12, 24)
@@ -63,15 +63,26 @@ def test_the_head_learns_cells_of_both_frames_of_a_token_and_places():
     marks[0, 1] = torch.randint(0, 5, (2, 3))
     found = head(tokens)
     assert found[0].shape == (3, 4, 2, 3, len(CLASSES) + 1) and found[1].shape == (3, 4, 2, 3, 5)
-    states = torch.nn.Parameter(torch.randn(3, 12, 24))
-    optimizer = torch.optim.Adam([*head.parameters(), states], 0.05)
+    optimizer = torch.optim.Adam(head.parameters(), 0.05)
     for _ in range(200):
-        loss = head.loss(tokens, classes, marks) + head.place_loss(states)
+        loss = head.loss(tokens, classes, marks)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert head.loss(tokens, classes, marks) < 0.1
-    t, h, w = (logits.argmax(-1) for logits in (states @ head.codes.T).split(GRID, dim=-1))
-    assert (h * 3 + w + t * 6 == torch.arange(12)).all()
     of_classes, of_marks = (logits.argmax(-1)[:, :3] for logits in head(tokens))
     assert (of_classes == classes).all() and (of_marks[0, 1] == marks[0, 1]).all()
+
+
+def test_states_learn_their_places_by_codes_that_stay():
+    torch.manual_seed(0)
+    codes, states = PlaceCodes(24, GRID), torch.nn.Parameter(torch.randn(3, 12, 24))
+    assert torch.equal(codes.codes, PlaceCodes(24, GRID).codes)
+    optimizer = torch.optim.Adam([states], 0.05)
+    for _ in range(200):
+        loss = codes.loss(states)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    t, h, w = (logits.argmax(-1) for logits in (states @ codes.codes.T).split(GRID, dim=-1))
+    assert loss < 0.2 and (h * 3 + w + t * 6 == torch.arange(12)).all()

@@ -59,7 +59,7 @@ def cell_marks(marks: Sequence[Sequence[int]], rows: int, columns: int) -> np.nd
 class CellHead(nn.Module):
     """
     Args:
-        width: of visual tokens, and of the language model.
+        width: of visual tokens.
         temporal: frames that a token sees.
         grid: (t, h, w) of the tokens of a walk.
     """
@@ -67,8 +67,6 @@ class CellHead(nn.Module):
     def __init__(self, width: int, temporal: int, grid: tuple[int, int, int]):
         super().__init__()
         self.grid = grid
-        self.codes: torch.Tensor
-        self.register_buffer("codes", F.normalize(torch.randn(sum(grid), width), dim=-1), persistent=False)
         self.norm = nn.LayerNorm(width)
         self.classes = nn.Linear(width, temporal * (len(CLASSES) + 1))
         self.marks = nn.Linear(width, temporal * (MARKS + 1))
@@ -104,17 +102,32 @@ class CellHead(nn.Module):
         summed = F.cross_entropy(of_marks, marks.flatten(), ignore_index=IGNORED, reduction="sum")
         return loss + summed / is_marked.sum().clamp(min=1)
 
-    def place_loss(self, states: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy of time, row and column of each visual token, by float[B, N, D] of the language model.
 
-        Rotary positions are relative, so that a place has to be worked out; models with learned position embeddings
-        are given it. The codes of places are drawn and stay as they are: a learned layer would read a place that is
-        too faint for the layers after it.
-        """
+class PlaceCodes:
+    """What visual tokens are to say of their places after the first layer of the language model, in all stages.
+
+    Rotary positions are relative, so that a place has to be worked out; models with learned position embeddings are
+    given it. The codes of places are drawn and stay as they are: a learned layer would read a place that is too faint
+    for the layers after it.
+
+    Args:
+        width: of the language model.
+        grid: (t, h, w) of the tokens of a walk.
+        device: of the states.
+    """
+
+    def __init__(self, width: int, grid: tuple[int, int, int], device: torch.device | str = "cpu"):
+        self.grid = grid
+        random = torch.Generator().manual_seed(0)
+        self.codes = F.normalize(torch.randn(sum(grid), width, generator=random), dim=-1).to(device)
+        axes = torch.meshgrid(*(torch.arange(size, device=device) for size in grid), indexing="ij")
+        self.places = [places.flatten() for places in axes]
+
+    def loss(self, states: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy of time, row and column of each visual token, by float[B, N, D]."""
         logits = (F.rms_norm(states.float(), states.shape[-1:]) @ self.codes.T).split(self.grid, dim=-1)
-        axes = torch.meshgrid(*(torch.arange(size, device=states.device) for size in self.grid), indexing="ij")
         losses = [
-            F.cross_entropy(found.flatten(0, 1), place.flatten().repeat(len(states)))
-            for found, place in zip(logits, axes, strict=True)
+            F.cross_entropy(found.flatten(0, 1), places.repeat(len(states)))
+            for found, places in zip(logits, self.places, strict=True)
         ]
         return torch.stack(losses).mean()

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from vega3d.experiment.ahead import Ahead
 from vega3d.experiment.answering import PackedAnswerer
 from vega3d.experiment.arms import head_group, tune
-from vega3d.experiment.cells import NOTHING, CellHead
+from vega3d.experiment.cells import NOTHING, CellHead, PlaceCodes
 from vega3d.experiment.data import Batches, SplitData, Words
 from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import Deadline, Loop, LoopSettings
 from vega3d.experiment.map_head import MapHead, Names, map_targets
 from vega3d.experiment.network import answer_loss, fused_tokens, packed_outputs
-from vega3d.experiment.packs import Pack, pack
+from vega3d.experiment.packs import Pack, Prefix, pack
 from vega3d.experiment.recipe import Recipe, StageRecipe
 from vega3d.experiment.tokens import Stream, semantic_tokens
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -134,6 +135,7 @@ def train_stage0(
         cells = None if stream is tools.close_ups else make.data.cells_of(visuals)
         return make.data.frames_of(visuals), cells, batch, ids, stream
 
+    codes = PlaceCodes(width_of(model), tools.stream.prefix.grid, tools.device)
     model.train()
     with Ahead(prepare, stage.steps) as prepared:
 
@@ -146,15 +148,23 @@ def train_stage0(
                 loss = answer_loss(model, outputs.last_hidden_state, batch)
                 if cells is not None:
                     classes, marks = (torch.from_numpy(values).to(tools.device) for values in cells)
-                    visual = outputs.hidden_states[PLACED_LAYER][:, stream.prefix.first :][:, : tokens.shape[1]]
-                    loss = loss + head.loss(tokens, classes, marks) + head.place_loss(visual)
+                    loss = loss + head.loss(tokens, classes, marks) + place_loss(outputs, codes, stream.prefix)
                 return loss, ids
 
         return loop.run(compute)
 
 
+def place_loss(outputs: BaseModelOutputWithPast, codes: PlaceCodes, prefix: Prefix) -> torch.Tensor:
+    return codes.loss(outputs.hidden_states[PLACED_LAYER][:, prefix.first : prefix.first + prefix.visual_tokens])
+
+
 def of_close_ups(stage: StageRecipe) -> StageRecipe:
     return replace(stage, visuals_per_step=stage.close_ups_per_step)
+
+
+def width_of(model: VegaForSpatialReasoning) -> int:
+    """Of the language model."""
+    return model.config.vlm_config.text_config.hidden_size
 
 
 @dataclass(frozen=True)
@@ -200,8 +210,8 @@ def train_stage1(
     stage = make.stage
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        width = model.config.vlm_config.text_config.hidden_size
-        head = MapHead(width, tools.recipe.rooms.num_frames).to(tools.device)
+        head = MapHead(width_of(model), tools.recipe.rooms.num_frames).to(tools.device)
+    codes = PlaceCodes(width_of(model), tools.stream.prefix.grid, tools.device)
     groups = [*tune(model, 1, stage), head_group(head, stage, "llm")]
     loop = Loop(model, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log, head)
     layer = 2 * model.config.vlm_config.text_config.num_hidden_layers // 3  # after which names know their places
@@ -220,6 +230,7 @@ def train_stage1(
                 tokens, _ = fused_rows(model, rows, tools)
                 outputs = packed_outputs(model, tokens, batch, tools.stream.prefix, output_hidden_states=True)
                 loss = answer_loss(model, outputs.last_hidden_state, batch)
+                loss = loss + place_loss(outputs, codes, tools.stream.prefix)
                 return loss + head.loss(outputs.hidden_states[layer], batch.targets), ids
 
         return loop.run(compute)
