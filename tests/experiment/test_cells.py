@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vega3d.experiment.cells import CELL, IGNORED, LEAST_SHARE, CellHead, PlaceCodes, cell_classes, cell_marks
+from vega3d.experiment.cells import CELL, LEAST_SHARE, CellHead, PlaceCodes, cell_classes, cell_marks
+from vega3d.experiment.packs import IGNORED
 from vega3d.synthetic.classes import CLASSES
 from vega3d.synthetic.observation import Observation
 

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vega3d.experiment.packs import IGNORED
+from vega3d.experiment.stage0_rows import MARKED
 from vega3d.synthetic.classes import CLASSES
 from vega3d.synthetic.observation import Observation
 
 CELL = 16  # edge [px]
 NOTHING = 0  # the cell of no object, or of no mark
 LEAST_SHARE = 0.15  # of a cell's pixels, that an object fills whose class the cell takes
-MARKS = 4  # most boxes in a frame
 NOTHING_WEIGHT = 0.25  # of a cell that shows no object, in the loss of classes
-IGNORED = -100
 
 
 def cell_classes(observation: Observation) -> np.ndarray:
@@ -69,7 +69,7 @@ class CellHead(nn.Module):
         self.grid = grid
         self.norm = nn.LayerNorm(width)
         self.classes = nn.Linear(width, temporal * (len(CLASSES) + 1))
-        self.marks = nn.Linear(width, temporal * (MARKS + 1))
+        self.marks = nn.Linear(width, temporal * (MARKED + 1))
         self.temporal = temporal
         weight = torch.ones(len(CLASSES) + 1)
         weight[NOTHING] = NOTHING_WEIGHT

@@ -11,8 +11,9 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from vega3d.evaluation.vsibench import QuestionRecord, build_prompt
-from vega3d.experiment.cells import IGNORED, cell_marks
+from vega3d.experiment.cells import cell_marks
 from vega3d.experiment.map_rows import MAP_KINDS, OnMap
+from vega3d.experiment.packs import IGNORED
 from vega3d.experiment.rooms import RoomShards, read_shard
 from vega3d.synthetic.marks import draw_marks
 

@@ -107,7 +107,7 @@ class Loop:
         }
         if head is not None:
             self.results[HEAD] = dict(head.named_parameters())
-        self.trained = {f"{HEAD}.{name}": value for name, value in self.results.get(HEAD, {}).items()}
+        self.trained = {f"head.{name}": value for name, value in self.results.get(HEAD, {}).items()}
         self.trained.update(self.results[TRAINED])
         self.device = next(iter(self.trained.values())).device
         for group in groups:

@@ -31,10 +31,11 @@ class OnMap(NamedTuple):
 
 def room_map(observation: Observation, walk: Walk) -> dict[str, OnMap]:
     """Of each visible object that its name tells apart."""
-    return {
-        item.name: OnMap(*place_of(item, walk), observation.first_seen(item.name, VISIBLE_FRACTION) or 0)
-        for item in observation.unique
-    }
+    places = {}
+    for item in observation.unique:
+        shown = np.flatnonzero(observation.mask_fractions[item.id] >= VISIBLE_FRACTION)
+        places[item.name] = OnMap(*place_of(item, walk), int(shown[0]))
+    return places
 
 
 def place_of(item: ObservedObject, walk: Walk) -> tuple[int, int]:

@@ -77,7 +77,7 @@ class PackMaker:
     """
 
     def __init__(self, tools: Tools, data: SplitData, stage: StageRecipe, seed: int, stream: Stream | None = None):
-        self.names = Names(tools.words.tokenizer) if data.stage == 1 else None
+        self.names = Names(tools.words.tokenizer)
         self.ends: dict[int, list[tuple[int, str]]] = {}
         self.prefix = (stream or tools.stream).prefix
         self.pad = tools.words.tokenizer.pad_token_id
@@ -97,7 +97,7 @@ class PackMaker:
         questions = [[(self.prompts[number], self.answers[number]) for number in rows] for rows in chosen]
         ids = [self.data.rows[number].id for rows in chosen for number in rows]
         visuals, packed = self.batches.visuals(step), pack(self.prefix, questions, self.pad)
-        if self.names is not None:
+        if self.data.stage == 1:
             maps = [self.data.maps[self.data.visuals[number].clip] for number in visuals]
             ends = [[self._ends(number) for number in rows] for rows in chosen]
             targets = map_targets(self.prefix, questions, ends, maps, packed.ids.shape[1])
@@ -106,7 +106,7 @@ class PackMaker:
 
     def _ends(self, row: int) -> list[tuple[int, str]]:
         """Of the names in a row's prompt, which are looked for once."""
-        if row not in self.ends and self.names is not None:
+        if row not in self.ends:
             self.ends[row] = self.names.ends(self.prompts[row])
         return self.ends[row]
 
