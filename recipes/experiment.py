@@ -55,6 +55,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--arm", default="trained", help="to export")
     parser.add_argument("--checkpoint", type=Path, help="folder to export into")
     parser.add_argument("--name", default="vega3d-tiny", help="of the exported model")
+    parser.add_argument("--notice", help="what the exported model says about itself with every answer")
     return parser.parse_args()
 
 
@@ -131,7 +132,7 @@ def run(options: argparse.Namespace) -> None:
     if "export" in options.stages:
         if options.checkpoint is None:
             raise ValueError("The stage export needs --checkpoint, a folder that is not there yet.")
-        tell(export(experiment, options.arm, options.checkpoint, options.name))
+        tell(export(experiment, options.arm, options.checkpoint, options.name, notice=options.notice))
 
 
 def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:

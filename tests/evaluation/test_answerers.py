@@ -9,7 +9,7 @@ from evaluation_data import OPTIONS, question_records
 
 from tiny_checkpoints import EMBEDDED, save_checkpoint
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
-from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
+from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer, constant_scores
 from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
 from vega3d.hub.answer import answer_question
 from vega3d.hub.load import example_clip, load_vega
@@ -191,3 +191,16 @@ def test_most_frequent_is_never_counted_on_the_test_scenes():
         MostFrequentAnswerer(train).answer([record()])[0]
     with pytest.raises(ValueError, match="got none"):
         MostFrequentAnswerer([])
+
+
+def test_a_constant_is_the_best_one_of_its_type_and_a_choice_is_chance():
+    truths, kind = ("20", "9", "10"), "room_size_estimation"
+    sizes = [{"question_type": kind, "ground_truth": truth, "options": []} for truth in truths]
+    choices = [
+        {"question_type": "route_planning", "ground_truth": "A", "options": ["A. x"] * count} for count in (2, 4)
+    ]
+    scores = constant_scores([*sizes, *choices])
+    # 10 is right once, 1/9 from 9, which 8 of the ten thresholds allow, and half of 20, which the first does.
+    assert scores["room_size_estimation"] == pytest.approx((1 + 0.8 + 0.1) / 3)
+    assert scores["route_planning"] == pytest.approx((1 / 2 + 1 / 4) / 2)
+    assert scores["macro"] == pytest.approx((1.9 / 3 + 0.375) / 2)

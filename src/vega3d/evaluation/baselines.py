@@ -3,10 +3,10 @@
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vega3d.evaluation.answerers import Answer
-from vega3d.evaluation.metrics import to_number
+from vega3d.evaluation.metrics import average, is_choice, score_parsed, to_number
 from vega3d.evaluation.vsibench import QuestionRecord
 
 
@@ -85,3 +85,30 @@ def most_frequent(counts: Counter[str]) -> str:
         return -counts[text], math.inf if number is None else number, text
 
     return min(counts, key=rank)
+
+
+def constant_scores(questions: Iterable[Mapping]) -> dict[str, float]:
+    """What an answer that ignores picture and question scores by type, category and in the macro average, in [0, 1].
+
+    For numbers the highest score that any of the right answers reaches on these very questions; for choices the level
+    of chance.
+
+    Args:
+        questions: of a result file.
+    """
+    by_type: dict[str, list[Mapping]] = {}
+    for question in questions:
+        by_type.setdefault(question["question_type"], []).append(question)
+    scores = [(name, score) for name, rows in by_type.items() for score in scores_of_a_constant(name, rows)]
+    averages = average(scores)
+    named = {**averages.types, **averages.categories, "macro": averages.macro}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def scores_of_a_constant(question_type: str, questions: Sequence[Mapping]) -> list[float]:
+    """Of each question, for the constant that is best in the mean."""
+    if is_choice(question_type):
+        return [1 / len(question["options"]) for question in questions]
+    truths = [question["ground_truth"] for question in questions]
+    of_each = ([score_parsed(text, question_type, truth) for truth in truths] for text in dict.fromkeys(truths))
+    return max(of_each, key=sum)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from vega3d.evaluation.report import read_result
+from vega3d.evaluation.baselines import constant_scores
+from vega3d.evaluation.report import percent, read_result, span
 from vega3d.experiment.recipe import VALIDATION
 from vega3d.experiment.runner import Experiment, load_arm
-from vega3d.experiment.table import markdown
+from vega3d.experiment.table import ROWS, markdown
 from vega3d.hub.assemble import describe, make_processor
 from vega3d.hub.model_card import model_card
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -33,7 +34,14 @@ def best_seed(experiment: Experiment, arm: str) -> int:
     return max(experiment.recipe.seeds, key=score)
 
 
-def export(experiment: Experiment, arm: str, output: Path, name: str, dtype: torch.dtype = torch.bfloat16) -> dict:
+def export(
+    experiment: Experiment,
+    arm: str,
+    output: Path,
+    name: str,
+    dtype: torch.dtype = torch.bfloat16,
+    notice: str | None = None,
+) -> dict:
     """Writes model, generator, processor and card; `output` appears only when it is whole.
 
     Args:
@@ -42,6 +50,7 @@ def export(experiment: Experiment, arm: str, output: Path, name: str, dtype: tor
         output: folder, not there yet.
         name: of the model, for its card.
         dtype: of the weights.
+        notice: what the model says about itself with every answer.
 
     Returns:
         `seed`, `disk` [bytes], `files` with their sizes [bytes].
@@ -54,6 +63,7 @@ def export(experiment: Experiment, arm: str, output: Path, name: str, dtype: tor
     seed = best_seed(experiment, arm)
     model = experiment.model_of(arm, seed).cpu()
     load_arm(model, experiment.run_folder(arm, seed))
+    model.config.notice = notice
     partial_folder = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
     save_model(model, experiment, partial_folder, dtype)
@@ -70,26 +80,34 @@ def save_model(model: VegaForSpatialReasoning, experiment: Experiment, folder: P
     model.model.generator.prompt_embeds = model.model.generator.prompt_embeds.to(dtype)
     model.config.dtype = dtype
     model.save_pretrained(folder)
-    frames = experiment.recipe.rooms.num_frames
-    vlm = experiment.vlm
-    make_processor(vlm, model.config.generator_config, num_frames=frames).save_pretrained(folder)
+    rooms = experiment.recipe.rooms
+    processor = make_processor(experiment.vlm, model.config.generator_config, num_frames=rooms.num_frames)
+    for part in (processor.image_processor, processor.video_processor):
+        # Larger frames have more tokens than it was trained on, at places that it has never seen.
+        part.size = {"shortest_edge": part.size["shortest_edge"], "longest_edge": rooms.size**2}
+    processor.save_pretrained(folder)
     strip_code(folder)
 
 
 def strip_code(folder: Path) -> None:
-    """The embedded checkpoint is used with the package, which holds the code already."""
+    """The embedded checkpoint is used with the package, which holds the code already; and paths of this machine say
+    nothing elsewhere.
+    """
     for file in folder.glob("*.py"):
         file.unlink()
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
         values = json.loads((folder / name).read_text())
-        values.pop("auto_map", None)
+        for part in (values, *(part for part in values.values() if isinstance(part, dict))):
+            part.pop("auto_map", None)
+            part.pop("_name_or_path", None)
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def write_card(experiment: Experiment, arm: str, seed: int, folder: Path, name: str) -> None:
     described = describe(folder)
     results = experiment.own / "results.json"
-    tables = markdown(json.loads(results.read_text())) if results.is_file() else "Not measured.\n"
+    values = json.loads(results.read_text()) if results.is_file() else None
+    tables = "Not measured.\n" if values is None else markdown(values)
     generator = json.loads((folder / "config.json").read_text())["generator_config"]
     rooms = experiment.recipe.rooms
     card = model_card(
@@ -103,7 +121,10 @@ def write_card(experiment: Experiment, arm: str, seed: int, folder: Path, name: 
             "timestep": generator["timestep"],
             "clip_mode": generator["clip_mode"],
             "fusion": described["fusion"],
+            "notice": described["notice"] or "",
             "disk": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
+            "summary": "" if values is None else summary(values, arm),
+            "own": own_table(experiment, arm, seed),
             "tables": "\n".join(tables.replace("\n## ", "\n### ").splitlines()[2:]),
             "arm": arm,
             "seed": seed,
@@ -111,6 +132,43 @@ def write_card(experiment: Experiment, arm: str, seed: int, folder: Path, name: 
         }
     )
     write_whole(folder / "README.md", partial(Path.write_text, data=card))
+
+
+def summary(values: dict, arm: str) -> str:
+    """What the generator brings: macro averages of the arm and of each control, on test rooms if there are any."""
+    split = "test" if "test" in values["splits"] else VALIDATION
+    found = values["splits"][split]["official"]
+    lines = []
+    for pair, differences in found["differences"].items():
+        first, control = pair.split(" - ")
+        if first == arm and "macro" in differences:
+            macro, interval = differences["macro"], differences["macro"]["interval"]
+            own, other = (percent(found["scores"][name]["macro"]["score"]) for name in (arm, control))
+            points = f"{100 * interval['score']:+.1f} {span(interval['low'], interval['high'])}"
+            noise = ", no measurable difference" if macro["verdict"] == "noise" else ""
+            lines.append(f"- `{arm}` {own}, `{control}` {other}: {points} points{noise}")
+    return "\n".join([f"What its generator brings, macro averages on rooms of the split `{split}`:", "", *lines])
+
+
+def own_table(experiment: Experiment, arm: str, seed: int) -> str:
+    """The scores of this checkpoint, beside those of an answer that ignores the question."""
+    split = "test" if "test" in experiment.splits else VALIDATION
+    result = read_result(experiment.result_file(split, arm, seed))
+    figures = result["summary"]["official"]["figures"]
+    constant = constant_scores(result["questions"])
+    lines = [
+        f"This checkpoint by itself on the split `{split}`, beside an answer that ignores the question: the best "
+        "constant number, or chance.",
+        "",
+        "| category | this checkpoint | constant |",
+        "|---|---|---|",
+    ]
+    for name in ROWS:
+        if name in figures:
+            value = figures[name]
+            own = f"{percent(value['score'])} {span(value['low'], value['high'])}"
+            lines.append(f"| {name} | {own} | {percent(constant.get(name))} |")
+    return "\n".join(lines)
 
 
 def check_sizes(folder: Path) -> dict[str, int]:

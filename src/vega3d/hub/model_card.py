@@ -20,6 +20,10 @@ A small vision-language model that answers questions about the space that a vide
 diffusion model at work: VEGA-3D (arXiv 2603.19235) at a size that runs on a CPU. It was trained on synthetic rooms
 alone, by the recipe `{recipe}`, and knows nothing else.
 
+{notice}
+
+{summary}
+
 | part | parameters |
 |---|---|
 {parameters}
@@ -28,6 +32,8 @@ alone, by the recipe `{recipe}`, and knows nothing else.
 {clip_mode}; fusion `{fusion}`. {disk:.1f} MB on disk.
 
 ## How good is it
+
+{own}
 
 {tables}
 
@@ -38,8 +44,10 @@ tables are means over all seeds.
 Reproduce the score of this checkpoint:
 
 ```bash
-vega3d evaluate {name} --benchmark rooms --limit 1100
+vega3d evaluate {name} --benchmark rooms --limit 1100 --batch-size 1
 ```
+
+It asks about the first rooms of the test split, rendered again, and so has a wider interval than the table.
 
 ## Data
 
@@ -54,7 +62,7 @@ shows what other furniture does to it. It is for tests, demonstrations and the s
 
 ## Licence
 
-Code and weights: Apache-2.0.
+Code and weights: Apache-2.0. The furniture in the rooms is in the public domain (CC0).
 """
 
 
@@ -62,7 +70,7 @@ def model_card(values: Mapping) -> str:
     """
     Args:
         values: `name`, `recipe`, `parameters` (by part), `frames`, `size` [px], `block`, `timestep`, `clip_mode`,
-            `fusion`, `disk` [MB], `tables` (Markdown), `arm`, `seed`, `train_rooms`.
+            `fusion`, `notice`, `disk` [MB], `summary`, `own` and `tables` (Markdown), `arm`, `seed`, `train_rooms`.
     """
     parts = "\n".join(f"| {part} | {count:,} |" for part, count in values["parameters"].items())
     return CARD.format(**{**values, "parameters": parts})
