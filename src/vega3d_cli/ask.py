@@ -16,6 +16,8 @@ from vega3d_cli.common import CacheOption, app, frame_bar, one_line_errors, open
 
     vega3d ask room "Which is closer to the trash can?" --options "the shelf" "the bed"
 
+    vega3d ask room "How many picture(s) are in this room?" --number
+
     vega3d ask kitchen.mp4 "How many chairs are there?" --model org/vega3d --4bit --save-gates gates.png
 
     vega3d ask view1.png view2.png view3.png "What is left of the door?" --json""",
@@ -36,6 +38,7 @@ def ask(
     options: Annotated[
         list[str] | None, typer.Option(help="Choices; the likeliest is the answer. Two or more: --options A B ...")
     ] = None,
+    number: Annotated[bool, typer.Option("--number", help="Ask for a number, in VSI-Bench's words.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Length of an open answer.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     save_gates: Annotated[Path | None, typer.Option(help="PNG file for the gate maps over the frames.")] = None,
@@ -50,6 +53,8 @@ def ask(
             raise ValueError(
                 "Give a video or images and then a question, such as: vega3d ask room 'Where is the bed?'"
             )
+        if number and options:
+            raise ValueError("--number and --options exclude each other. Give one of them.")
         if max_new_tokens < 1:
             raise ValueError(f"--max-new-tokens is {max_new_tokens}, but must be at least 1.")
         if save_gates is not None and not save_gates.absolute().parent.is_dir():
@@ -62,7 +67,7 @@ def ask(
         folder = model_folder(model)
         clip, is_image = read_visual(media, num_frames, fps, load_processor(folder).num_frames)
         visual = clip.frames[0] if is_image else clip
-        asked = SpatialQuestion(visual, question, options or (), is_image)
+        asked = SpatialQuestion(visual, question, options or (), is_image, number)
         loaded, processor = load_vega(folder, four_bit, device)
         if save_gates is not None:
             check_gates(loaded.config.fusion)
