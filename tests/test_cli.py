@@ -18,6 +18,7 @@ from vega3d.hub.load import ASSETS, example_clip
 from vega3d.processing.video_vega3d import read_video
 
 QUESTION = "Which is closer to the bed?"
+MAKEFILE = Path(__file__).parents[1] / "Makefile"
 NUM_FRAMES = json.loads((ASSETS / "vega3d-tiny" / "processor_config.json").read_text())["num_frames"]
 NOTICE = "Its answers mean nothing."
 
@@ -84,6 +85,14 @@ def test_options_are_chosen_by_likelihood():
     assert sum(values["options"].values()) == pytest.approx(1)
     best = max(values["options"], key=values["options"].get)
     assert values["text"] == f"{best}. {['the table', 'the wardrobe', 'the lamp']['ABC'.index(best)]}"
+
+
+def test_the_question_of_make_ask_is_answered_rightly():
+    examples = json.loads((ASSETS / "clips" / "questions.json").read_text())
+    example = next(row for row in examples if row["question_type"] == "object_size_estimation")
+    assert f'ask {example["clip"]} --number "{example["question"]}"' in MAKEFILE.read_text()
+    text = answer(example["clip"], example["question"], "--number")["text"]
+    assert float(text) == pytest.approx(float(example["answer"]), rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -335,6 +344,10 @@ BAD_INPUT = {
     "no frames": (lambda tmp: ["ask", "room", "Where?", "--num-frames", "0"], "num_frames"),
     "both samplings": (lambda tmp: ["ask", "room", "Where?", "--num-frames", "4", "--fps", "1"], "fps"),
     "one option": (lambda tmp: ["ask", "room", "Where?", "--options", "here"], "2 to 26 options, but got 1"),
+    "a number and options": (
+        lambda tmp: ["ask", "room", "Where?", "--number", "--options", "here", "there"],
+        "--number and --options exclude each other",
+    ),
     "no tokens": (lambda tmp: ["ask", "room", "Where?", "--max-new-tokens", "0"], "must be at least 1"),
     "no folder for the picture": (
         lambda tmp: ["ask", "room", "Where?", "--save-gates", tmp / "none" / "a.png"],

@@ -29,7 +29,7 @@ def test_python(workplace, monkeypatch, capsys):
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), names)
     assert len(names["answer"][0]) > names["inputs"]["input_ids"].shape[1]
-    assert capsys.readouterr().out  # the untrained model may well write blank lines
+    assert capsys.readouterr().out.strip()
     assert (workplace / "my-vega3d" / "generator" / "vae").is_dir()
     assert names["gate"].ndim == 3
 
