@@ -117,10 +117,10 @@ def test_a_batch_padded_on_the_right_equals_its_rows(tiny, collator, clips):
         length = single["input_ids"].shape[1]
         with torch.no_grad():
             alone, together = model(**single), model(**batch)
-        torch.testing.assert_close(together.logits[number, :length], alone.logits[0], atol=2e-6, rtol=0)
+        torch.testing.assert_close(together.logits[number, :length], alone.logits[0], atol=1e-4, rtol=0)
         count = int((single["labels"][:, 1:] != -100).sum())
         total, tokens = total + alone.loss.item() * count, tokens + count
-    assert together.loss.item() == pytest.approx(total / tokens, abs=2e-6)
+    assert together.loss.item() == pytest.approx(total / tokens, abs=1e-5)
 
 
 def test_boxes_of_a_question_are_drawn(tiny, clips):

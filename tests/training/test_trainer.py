@@ -227,5 +227,5 @@ def test_the_model_of_a_run_loads_with_the_adapters_merged(whole_run, talk):
     with torch.no_grad():
         ours, before = model(**batch).logits, base(**batch).logits
         adapted = PeftModel.from_pretrained(base, output / "adapter").eval()(**batch).logits
-    torch.testing.assert_close(ours, adapted, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours, adapted, atol=1e-4, rtol=0)
     assert (ours - before).abs().max() > 1e-2
