@@ -24,7 +24,7 @@ from vega3d.experiment.runner import Experiment, load_arm
 from vega3d.experiment.table import archive, experiment_values, markdown, read_results, write_tables
 from vega3d.run_files import write_json
 
-STAGES = ("rooms", "stage0", "streams", "base", "arms", "tables", "gates", "export")
+STAGES = ("rooms", "stage0", "tokens", "streams", "base", "arms", "tables", "gates", "export")
 GATE_PICTURES = 3
 TOLD_EVERY = 100  # steps
 
@@ -33,7 +33,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path, help="YAML file; see vega3d.experiment.recipe.Recipe.")
     parser.add_argument("--output", type=Path, required=True, help="folder of all that is made")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES[:6]))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES[:7]))
     parser.add_argument("--arms", nargs="+", help="arms to train and evaluate; all by default")
     parser.add_argument(
         "--seeds", nargs="+", type=int, help="seeds to train and evaluate; those of the recipe by default"
@@ -45,6 +45,7 @@ def parse() -> argparse.Namespace:
         metavar="ARM=BLOCK,TIMESTEP",
         help="that it reads, in the recipe's place",
     )
+    parser.add_argument("--splits", nargs="+", help="of the stages tokens and streams; all by default")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="processes that make rooms")
     parser.add_argument("--max-minutes", type=float, help="after which it stops with a checkpoint")
@@ -108,15 +109,20 @@ def run(options: argparse.Namespace) -> None:
     experiment = Experiment(recipe, options.output, options.device, deadline, options.workers, options.furniture, tell)
     arms = options.arms or list(recipe.arms)
     splits = [split for split in (VALIDATION, *TEST_SPLITS) if split in experiment.splits]
+    streamed = options.splits or experiment.splits
+    if not set(streamed) <= set(experiment.splits):
+        raise ValueError(f"--splits are {streamed}, but the recipe has {experiment.splits}.")
     if "rooms" in options.stages:
         experiment.make_rooms()
     if "stage0" in options.stages:
         experiment.stage0()
+    if "tokens" in options.stages:
+        for split in streamed:
+            experiment.fill_streams(split, None)
     if "streams" in options.stages:
         for arm in arms:
-            for split in ("train", *splits):
-                experiment.fill_streams(split, None)
-                if recipe.arms[arm].generator is not None:
+            if recipe.arms[arm].generator is not None:
+                for split in streamed:
                     experiment.fill_streams(split, arm)
     if "base" in options.stages:
         experiment.base()

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -84,6 +84,10 @@ class Plan:
             else:
                 write_json(path, settings)
 
+    def has_training_rooms(self, recipe: Recipe) -> Callable[[], bool]:
+        experiment = Experiment(recipe, self.output)
+        return lambda: experiment.has_rooms(TRAIN) and experiment.has_rooms(VALIDATION)
+
     def train_generator(self, *arguments: str) -> list[str]:
         settings = [word for item in self.settings for word in ("--set", item)]
         return vega3d("train-generator", str(self.options.generator), *arguments, *settings)
@@ -117,13 +121,8 @@ class Plan:
         largest = max(self.recipes, key=lambda recipe: recipe.rooms.test)
         path = self.options.experiments[self.recipes.index(largest)]
         yield Task("rooms", self.experiment(path, *made), ("frames",))
-        learnt_from = Experiment(self.recipes[0], self.output)
-        yield Task(
-            "stage0",
-            self.experiment(first, "--stages", "stage0"),
-            load=1.0,
-            is_ready=lambda: learnt_from.has_rooms(TRAIN) and learnt_from.has_rooms(VALIDATION),
-        )
+        stage0 = self.experiment(first, "--stages", "stage0")
+        yield Task("stage0", stage0, load=1.0, is_ready=self.has_training_rooms(self.recipes[0]))
         yield Task("dit", self.train_generator("--stage", "dit"), ("vae", "frames"), load=1.0)
         yield Task("twin", self.train_generator("--stage", "dit", "--image-twin"), ("vae", "frames"), load=1.0)
 
@@ -155,23 +154,28 @@ class Plan:
 
     def arm_tasks(self, path: Path, recipe: Recipe) -> Iterator[Task]:
         arms = [name for name in self.options.arms if name in recipe.arms]
+        tokens, base = f"{recipe.name}-tokens", f"{recipe.name}-base"
+        command = self.experiment(path, "--stages", "tokens")
+        is_ready = self.has_training_rooms(recipe)
+        yield Task(f"{tokens}-train", [*command, "--splits", TRAIN], ("stage0",), load=0.5, is_ready=is_ready)
+        yield Task(tokens, command, ("rooms", f"{tokens}-train"), load=0.5)
+        begins_with: tuple[str, ...] = (tokens,)
+        if recipe.base is not None:
+            yield Task(base, self.experiment(path, "--stages", "base"), (f"{tokens}-train",), load=1.0)
+            begins_with += (base,)
         trainings = []
         for arm in arms:
-            streams, needs = f"{recipe.name}-streams-{arm}", ("rooms", "stage0")
+            needs = begins_with
             if recipe.arms[arm].generator is not None:
-                needs += ("choice",)
-            if arm != arms[0]:  # whose task leaves the semantic tokens of all
-                needs += (f"{recipe.name}-streams-{arms[0]}",)
-            yield Task(streams, partial(self.arm_command, path, arm, "streams"), needs, load=0.5)
-            if arm == arms[0] and recipe.base is not None:
-                command = self.experiment(path, "--stages", "base")
-                yield Task(f"{recipe.name}-base", command, (streams,), load=1.0)
-            begins_with = () if recipe.base is None else (f"{recipe.name}-base",)
+                streams = f"{recipe.name}-streams-{arm}"
+                command = partial(self.arm_command, path, arm, "streams")
+                yield Task(streams, command, ("rooms", "stage0", "choice"), load=0.5)
+                needs += (streams,)
             for seed in recipe.seeds:
                 name = f"{recipe.name}-{arm}-{seed}"
                 command = partial(self.arm_command, path, arm, "arms", "--seeds", str(seed))
                 trainings.append(name)
-                yield Task(name, command, (streams, *begins_with), load=0.2)
+                yield Task(name, command, needs, load=0.2)
         last = partial(self.chosen_command, path, "--arms", *arms, "--stages", "tables", "gates")
         yield Task(f"{recipe.name}-tables", last, tuple(trainings), load=0.2)
         if self.options.checkpoint is not None and path == self.options.experiments[-1]:

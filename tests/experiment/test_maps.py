@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from vega3d.evaluation.metrics import QUESTION_TYPES
-from vega3d.experiment.map_head import REACH, MapHead, Names, map_targets
-from vega3d.experiment.map_rows import MAP_KINDS, OnMap, map_rows, place_of, room_map
+from vega3d.experiment.map_head import MapHead, Names, map_targets
+from vega3d.experiment.map_rows import MAP_KINDS, REACH, OnMap, map_rows, place_of, room_map
 from vega3d.experiment.packs import IGNORED, pack
 from vega3d.experiment.stages import PackMaker
 from vega3d.experiment.vlm import build_tokenizer
@@ -90,14 +90,16 @@ def test_packs_of_stage_1_have_targets(toy):
 
 def test_the_head_learns_places_and_is_still_without_names():
     torch.manual_seed(0)
-    head, states = MapHead(16, 9), torch.randn(2, 12, 16)
+    head, timed, placed = MapHead(16, 9), torch.randn(2, 12, 16), torch.randn(2, 12, 16)
     targets = torch.full((2, 12, 3), IGNORED)
-    assert head.loss(states, targets) == 0
+    assert head.loss(timed, placed, targets) == 0
     targets[0, 3], targets[1, 7] = torch.tensor([4, 20, 8]), torch.tensor([24, 0, 1])
     optimizer = torch.optim.Adam(head.parameters(), 0.05)
     for _ in range(100):
-        loss = head.loss(states, targets)
+        loss = head.loss(timed, placed, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss < 0.05
+    frames = head.frames(head.norms[0](timed[[0, 1], [3, 7]])).argmax(-1)
+    assert frames.tolist() == [8, 1]

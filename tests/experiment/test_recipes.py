@@ -57,15 +57,12 @@ def plan(reproduce, monkeypatch, tmp_path):
 def test_all_stages_are_there_and_wait_for_the_right_ones(plan, tmp_path):
     tasks = Schedule(list(plan.tasks()), tmp_path / "tasks").tasks  # which checks names and needs
     assert tasks["dit"].needs == tasks["twin"].needs == ("vae", "frames")
-    assert tasks["experiment-streams-semantic"].needs == ("rooms", "stage0")
-    assert set(tasks["experiment-streams-random"].needs) == {
-        "rooms",
-        "stage0",
-        "choice",
-        "experiment-streams-semantic",
-    }
-    assert tasks["experiment-base"].needs == ("experiment-streams-semantic",)
-    assert tasks["experiment-image_twin-4"].needs == ("experiment-streams-image_twin", "experiment-base")
+    assert tasks["experiment-base"].needs == ("experiment-tokens-train",)
+    assert tasks["experiment-tokens"].needs == ("rooms", "experiment-tokens-train")
+    assert tasks["experiment-streams-random"].needs == ("rooms", "stage0", "choice")
+    begin_with = ("experiment-tokens", "experiment-base")
+    assert tasks["experiment-semantic-0"].needs == begin_with
+    assert tasks["experiment-image_twin-4"].needs == (*begin_with, "experiment-streams-image_twin")
     assert len(tasks["experiment-tables"].needs) == 4 * 5 and tasks["export"].needs == ("experiment-tables",)
     assert len(tasks["gate3-tables"].needs) == 3 * 2
     assert [name for name, task in tasks.items() if not task.load] == [

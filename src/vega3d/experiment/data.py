@@ -109,6 +109,7 @@ class SplitData:
         self.stage = stage
         self.frames: list[np.ndarray] = []
         self.cells: list[np.ndarray] = []
+        self.points: list[np.ndarray] = []
         self.places: list[tuple[int, int]] = []
         self.maps: list[dict[str, OnMap]] = []
         self.visuals: list[Visual] = []
@@ -119,6 +120,7 @@ class SplitData:
                 raise ValueError(f"{rows_file} is not there. Make the rooms of {shards.split!r} first.")
             self.frames.append(np.load(frames_file, mmap_mode="r"))
             self.cells.append(np.load(shards.cells_file(number), mmap_mode="r"))
+            self.points.append(np.load(shards.points_file(number), mmap_mode="r"))
             for place, clip in enumerate(read_shard(rows_file, shards)["clips"]):
                 self._add_clip(clip, kinds)
                 self.places.append((number, place))
@@ -176,6 +178,11 @@ class SplitData:
             if visual.marks and visual.frame is not None:
                 marks[place, visual.frame] = cell_marks(visual.marks, *classes.shape[2:])
         return classes, marks
+
+    def points_of(self, visuals: Sequence[int], temporal: int) -> np.ndarray:
+        """int64[B, N, 4] of `point_map.cell_points`, for tokens that see `temporal` frames, in the first of these."""
+        points = np.stack([self._of_clip(self.points, number)[::temporal] for number in visuals])
+        return points.reshape(len(points), -1, points.shape[-1]).astype(np.int64)
 
     def _of_clip(self, shards: list[np.ndarray], visual: int) -> np.ndarray:
         shard, place = self.places[self.visuals[visual].clip]

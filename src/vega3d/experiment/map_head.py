@@ -1,7 +1,8 @@
 """Names that know their places: in base and stage 1 each name in a question is told where its object is on the map.
 
-Asked for a place in words, a language model has a few tokens a clip to learn from; told at each name, after two thirds
-of its layers, it has about fifty, and the questions follow from what names then hold. The head is left behind.
+Asked for a place in words, a language model has a few tokens a clip to learn from; told at each name, it has about
+fifty, and the questions follow from what names then hold: after half of its layers in which frame the object is first
+seen, after two thirds where it is. The head is left behind.
 """
 
 from collections.abc import Sequence
@@ -11,11 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vega3d.experiment.map_rows import OnMap
+from vega3d.experiment.map_rows import REACH, OnMap
 from vega3d.experiment.packs import IGNORED, Prefix
 from vega3d.synthetic.classes import CLASSES
-
-REACH = 12  # steps of 0.5 m; what is farther is told as that far
 
 
 class Names:
@@ -81,16 +80,23 @@ class MapHead(nn.Module):
 
     def __init__(self, width: int, num_frames: int):
         super().__init__()
-        self.sizes = (2 * REACH + 1, 2 * REACH + 1, num_frames)
-        self.norm = nn.LayerNorm(width)
-        self.layer = nn.Linear(width, sum(self.sizes))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
+        self.frames, self.places = nn.Linear(width, num_frames), nn.Linear(width, 2 * (2 * REACH + 1))
 
-    def loss(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy over names of float[B, L, D] with int[B, L, 3] of `map_targets`; 0 without names."""
+    def loss(self, timed: torch.Tensor, placed: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy over names; 0 without names.
+
+        Args:
+            timed: float[B, L, D], states of the layer after which names are to know their first frame.
+            placed: float[B, L, D], states of the layer after which they are to know their place.
+            targets: int[B, L, 3] of `map_targets`.
+        """
         is_name = targets[..., 0] != IGNORED
         wanted = targets[is_name]
-        logits = self.layer(self.norm(states[is_name])).float().split(self.sizes, dim=-1)
+        frames = self.frames(self.norms[0](timed[is_name])).float()
+        ahead, right = self.places(self.norms[1](placed[is_name])).float().chunk(2, dim=-1)
         losses = [
-            F.cross_entropy(found, place, reduction="sum") for found, place in zip(logits, wanted.T, strict=True)
+            F.cross_entropy(found, place, reduction="sum")
+            for found, place in zip((ahead, right, frames), wanted.T, strict=True)
         ]
         return torch.stack(losses).sum() / (3 * max(1, len(wanted)))

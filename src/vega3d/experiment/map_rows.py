@@ -15,6 +15,7 @@ from vega3d.synthetic.walk import Walk
 PLACE, FIRST_FRAME = "place", "first_frame"
 MAP_KINDS = (PLACE, FIRST_FRAME)
 STEP = 0.5  # [m], to which places are rounded
+REACH = 12  # steps; what is farther is told as that far
 
 
 class OnMap(NamedTuple):
@@ -41,9 +42,14 @@ def room_map(observation: Observation, walk: Walk) -> dict[str, OnMap]:
 def place_of(item: ObservedObject, walk: Walk) -> tuple[int, int]:
     """Steps ahead and to the right of the first camera."""
     pose = walk.world_from_camera[0]
-    away = item.place - pose[:2, 3]
-    ahead = pose[:2, 2] / np.linalg.norm(pose[:2, 2])
-    return round(float(away @ ahead) / STEP), round(float(away @ (ahead[1], -ahead[0])) / STEP)
+    ahead, right = (item.place - pose[:2, 3]) @ floor_axes(pose) / STEP
+    return round(float(ahead)), round(float(right))
+
+
+def floor_axes(world_from_camera: np.ndarray) -> np.ndarray:
+    """float[2, 2]: the directions ahead of a camera and to its right, on the floor plan, as columns."""
+    ahead = world_from_camera[:2, 2] / np.linalg.norm(world_from_camera[:2, 2])
+    return np.array([ahead, (ahead[1], -ahead[0])]).T
 
 
 def map_rows(places: dict[str, OnMap]) -> Iterator[tuple[str, str, str]]:

@@ -48,6 +48,7 @@ class Pack:
         labels: int[B, L], the token itself where it is part of an answer, -100 elsewhere.
         start: P, length of the prefix.
         targets: int[B, L, 3] of `map_head.map_targets`; -100 where there are none.
+        is_right: int[B, L] of `option_head.option_targets`; -100 where there are none.
     """
 
     ids: torch.Tensor
@@ -56,11 +57,13 @@ class Pack:
     labels: torch.Tensor
     start: int
     targets: torch.Tensor
+    is_right: torch.Tensor
 
     def to(self, device: torch.device) -> "Pack":
         tensors = (self.ids, self.positions, self.segments, self.labels)
         ids, positions, segments, labels = (value.to(device, non_blocking=True) for value in tensors)
-        return Pack(ids, positions, segments, labels, self.start, self.targets.to(device, non_blocking=True))
+        targets, is_right = (value.to(device, non_blocking=True) for value in (self.targets, self.is_right))
+        return Pack(ids, positions, segments, labels, self.start, targets, is_right)
 
     def mask(self) -> torch.Tensor:
         """bool[B, 1, L - P, L]: a token after the prefix sees the prefix and its own question up to itself."""
@@ -96,8 +99,8 @@ def pack(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarr
             positions[:, number, place:end] = prefix.following + np.arange(end - place)
             place = end
     tensors = [torch.from_numpy(value) for value in (ids, positions, segments, labels)]
-    targets = torch.full((*ids.shape, 3), IGNORED)
-    return Pack(tensors[0], tensors[1], tensors[2], tensors[3], start, targets)
+    targets, is_right = torch.full((*ids.shape, 3), IGNORED), torch.full(ids.shape, IGNORED)
+    return Pack(tensors[0], tensors[1], tensors[2], tensors[3], start, targets, is_right)
 
 
 def ends_of(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[list[int]]:

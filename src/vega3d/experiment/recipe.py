@@ -25,6 +25,7 @@ class RoomsRecipe:
         num_frames: of a clip.
         size: edge of the square frames [px].
         questions_per_type: most questions of a type about a clip.
+        training_questions_per_type: the same in `train`.
         renderer: opengl or embree.
         quality: of the light.
         rooms_per_shard: rooms in a file.
@@ -38,6 +39,7 @@ class RoomsRecipe:
     num_frames: int = 17
     size: int = 192
     questions_per_type: int = 2
+    training_questions_per_type: int = 2
     renderer: str = "opengl"
     quality: str = "full"
     rooms_per_shard: int = 16

@@ -2,6 +2,7 @@
 
     OUT/{split}/{number:05d}.npy     uint8[clips, T, H, W, 3]
     OUT/{split}/{number:05d}.cells.npy   uint8[clips, T, h, w], what each cell shows (`cells.py`)
+    OUT/{split}/{number:05d}.points.npy  int8[clips, T, h, w, 4], and where that is (`point_map.py`)
     OUT/{split}/{number:05d}.json    for each clip its scene, what is marked in which frame, and its rows
 
 A shard is a few rooms. Its JSON is written last, so a shard is there whole or is made again.
@@ -18,6 +19,7 @@ import numpy as np
 
 from vega3d.experiment.cells import cell_classes
 from vega3d.experiment.map_rows import map_rows, room_map
+from vega3d.experiment.point_map import cell_points
 from vega3d.experiment.stage0_rows import stage0_rows
 from vega3d.synthetic.draw_arrays import draw_arrays
 from vega3d.synthetic.furniture import PACK, Furniture, load_furniture, suited
@@ -81,6 +83,9 @@ class RoomShards:
     def cells_file(self, number: int) -> Path:
         return self.folder / self.split / f"{number:05d}.cells.npy"
 
+    def points_file(self, number: int) -> Path:
+        return self.folder / self.split / f"{number:05d}.points.npy"
+
     @property
     def settings(self) -> dict:
         """What the clips of a shard depend on, beside its number."""
@@ -140,17 +145,17 @@ def furniture_of(split: str, pack: Path | None) -> list[Furniture]:
 def make_shard(number: int, shards: RoomShards) -> int:
     """Makes one shard unless it is there; returns how many clips it has."""
     frames_file, rows_file = shards.files(number)
-    if all(file.is_file() for file in (frames_file, shards.cells_file(number), rows_file)):
+    arrays = (frames_file, shards.cells_file(number), shards.points_file(number))
+    if all(file.is_file() for file in (*arrays, rows_file)):
         return len(read_shard(rows_file, shards)["clips"])
     first = number * shards.rooms_per_shard
-    frames, cells, clips = [], [], []
+    made, clips = [], []
     for room in range(first, min(first + shards.rooms_per_shard, shards.rooms)):
-        for rgb, shown, record in room_clips(room, shards):
-            frames.append(rgb)
-            cells.append(shown)
+        for *values, record in room_clips(room, shards):
+            made.append(values)
             clips.append(record)
-    write_array(frames_file, np.stack(frames))
-    write_array(shards.cells_file(number), np.stack(cells))
+    for file, parts in zip(arrays, zip(*made, strict=True), strict=True):
+        write_array(file, np.stack(parts))
     values = json.dumps({"settings": shards.settings, "clips": clips}, separators=(",", ":"))
     write_whole(rows_file, partial(Path.write_text, data=values))
     return len(clips)
@@ -170,8 +175,8 @@ def read_shard(path: Path, shards: RoomShards) -> dict:
     return values
 
 
-def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.ndarray, dict]]:
-    """uint8[T, H, W, 3], `cell_classes`, and the record of each walk through a room."""
+def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict]]:
+    """uint8[T, H, W, 3], `cell_classes`, `cell_points` and the record of each walk through a room."""
     scene = sample_scene(scene_seed(shards.split, room), furniture_of(shards.split, shards.furniture))
     walks = sample_walks(scene, shards.walks, shards.num_frames)
     observation = None
@@ -179,7 +184,7 @@ def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.n
         observation = observe(scene, clip.instance, observation)
         record = clip_record(observation, scene, walk, walks[walk], shards.questions_per_type)
         name = f"{shards.split}_{room:06d}_{walk:02d}"
-        yield np.array(clip.rgb), cell_classes(observation), {"scene": name, **record}
+        yield np.array(clip.rgb), cell_classes(observation), cell_points(clip), {"scene": name, **record}
 
 
 def rendered(scene: Scene, walks: list[Walk], shards: RoomShards) -> Iterator[Clip]:

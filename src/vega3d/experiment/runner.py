@@ -98,7 +98,7 @@ class Experiment:
             rooms.walks if split == TRAIN else 1,
             rooms.num_frames,
             rooms.size,
-            rooms.questions_per_type,
+            rooms.training_questions_per_type if split == TRAIN else rooms.questions_per_type,
             rooms.renderer,  # type: ignore[arg-type]
             rooms.quality,  # type: ignore[arg-type]
             rooms.rooms_per_shard,

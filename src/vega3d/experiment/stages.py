@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from vega3d.experiment.ahead import Ahead
@@ -18,7 +19,9 @@ from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import Deadline, Loop, LoopSettings
 from vega3d.experiment.map_head import MapHead, Names, map_targets
 from vega3d.experiment.network import answer_loss, fused_tokens, packed_outputs
+from vega3d.experiment.option_head import OptionHead, option_targets
 from vega3d.experiment.packs import Pack, Prefix, pack
+from vega3d.experiment.point_map import PointHead
 from vega3d.experiment.recipe import Recipe, StageRecipe
 from vega3d.experiment.tokens import Stream, semantic_tokens
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -73,11 +76,12 @@ class Tools:
 class PackMaker:
     """Packs of the steps of a stage: visuals, pack and row ids, as a function of seed and step.
 
-    Those of stage 1 have the targets of a `MapHead`.
+    Those of stage 1 have the targets of a `MapHead` and of an `OptionHead`.
     """
 
     def __init__(self, tools: Tools, data: SplitData, stage: StageRecipe, seed: int, stream: Stream | None = None):
         self.names = Names(tools.words.tokenizer)
+        (self.newline,) = tools.words.tokenizer.encode("\n", add_special_tokens=False)
         self.ends: dict[int, list[tuple[int, str]]] = {}
         self.prefix = (stream or tools.stream).prefix
         self.pad = tools.words.tokenizer.pad_token_id
@@ -100,8 +104,11 @@ class PackMaker:
         if self.data.stage == 1:
             maps = [self.data.maps[self.data.visuals[number].clip] for number in visuals]
             ends = [[self._ends(number) for number in rows] for rows in chosen]
-            targets = map_targets(self.prefix, questions, ends, maps, packed.ids.shape[1])
-            packed.targets = torch.from_numpy(targets)
+            asked = [[self.data.rows[number] for number in rows] for rows in chosen]
+            truths = [[(len(row.options), row.answer) for row in rows] for rows in asked]
+            length = packed.ids.shape[1]
+            packed.targets = torch.from_numpy(map_targets(self.prefix, questions, ends, maps, length))
+            packed.is_right = torch.from_numpy(option_targets(self.prefix, questions, truths, self.newline, length))
         return visuals, packed, ids
 
     def _ends(self, row: int) -> list[tuple[int, str]]:
@@ -155,7 +162,12 @@ def train_stage0(
 
 
 def place_loss(outputs: BaseModelOutputWithPast, codes: PlaceCodes, prefix: Prefix) -> torch.Tensor:
-    return codes.loss(outputs.hidden_states[PLACED_LAYER][:, prefix.first : prefix.first + prefix.visual_tokens])
+    return codes.loss(visual_states(outputs, PLACED_LAYER, prefix))
+
+
+def visual_states(outputs: BaseModelOutputWithPast, layer: int, prefix: Prefix) -> torch.Tensor:
+    """float[B, N, D]: visual tokens after a layer."""
+    return outputs.hidden_states[layer][:, prefix.first : prefix.first + prefix.visual_tokens]
 
 
 def of_close_ups(stage: StageRecipe) -> StageRecipe:
@@ -202,7 +214,7 @@ def train_stage1(
     identity: dict,
     seed: int,
 ) -> list[dict]:
-    """Language model, projector and gate on spatial questions, from frozen streams, with a new `MapHead` of the seed.
+    """Language model, projector and gate on spatial questions, from frozen streams, with new heads of the seed.
 
     Returns:
         The log.
@@ -210,28 +222,33 @@ def train_stage1(
     stage = make.stage
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = MapHead(width_of(model), tools.recipe.rooms.num_frames).to(tools.device)
+        names = MapHead(width_of(model), tools.recipe.rooms.num_frames).to(tools.device)
+        points, options = PointHead(width_of(model)).to(tools.device), OptionHead(width_of(model)).to(tools.device)
+    head = nn.ModuleDict({"names": names, "points": points, "options": options})
     codes = PlaceCodes(width_of(model), tools.stream.prefix.grid, tools.device)
     groups = [*tune(model, 1, stage), head_group(head, stage, "llm")]
     loop = Loop(model, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log, head)
-    layer = 2 * model.config.vlm_config.text_config.num_hidden_layers // 3  # after which names know their places
+    layers, prefix = model.config.vlm_config.text_config.num_hidden_layers, tools.stream.prefix
 
-    def prepare(step: int) -> tuple[tuple[torch.Tensor, torch.Tensor | None], Pack, list[str]]:
+    def prepare(step: int) -> tuple[tuple[torch.Tensor, torch.Tensor | None], np.ndarray, Pack, list[str]]:
         visuals, batch, ids = make(step)
-        return streams[visuals], batch, ids
+        return streams[visuals], make.data.points_of(visuals, tools.stream.temporal), batch, ids
 
     model.train()
     with Ahead(prepare, stage.steps) as prepared:
 
         def compute(step: int) -> tuple[torch.Tensor, list[str]]:
-            rows, batch, ids = prepared[step]
+            rows, looked_at, batch, ids = prepared[step]
             batch = batch.to(tools.device)
             with tools.autocast():
                 tokens, _ = fused_rows(model, rows, tools)
-                outputs = packed_outputs(model, tokens, batch, tools.stream.prefix, output_hidden_states=True)
-                loss = answer_loss(model, outputs.last_hidden_state, batch)
-                loss = loss + place_loss(outputs, codes, tools.stream.prefix)
-                return loss + head.loss(outputs.hidden_states[layer], batch.targets), ids
+                outputs = packed_outputs(model, tokens, batch, prefix, output_hidden_states=True)
+                loss = answer_loss(model, outputs.last_hidden_state, batch) + place_loss(outputs, codes, prefix)
+                near, mapped = (visual_states(outputs, layers // part, prefix) for part in (3, 2))
+                loss = loss + points.loss(near, mapped, torch.from_numpy(looked_at).to(tools.device))
+                timed, placed = (outputs.hidden_states[layer] for layer in (layers // 2, 2 * layers // 3))
+                loss = loss + names.loss(timed, placed, batch.targets)
+                return loss + options.loss(outputs.hidden_states[layers - 1], batch.is_right), ids
 
         return loop.run(compute)
 
