@@ -151,8 +151,8 @@ def make_shard(number: int, shards: RoomShards) -> int:
     first = number * shards.rooms_per_shard
     made, clips = [], []
     for room in range(first, min(first + shards.rooms_per_shard, shards.rooms)):
-        for *values, record in room_clips(room, shards):
-            made.append(values)
+        for *arrays_of_clip, record in room_clips(room, shards):
+            made.append(arrays_of_clip)
             clips.append(record)
     for file, parts in zip(arrays, zip(*made, strict=True), strict=True):
         write_array(file, np.stack(parts))
