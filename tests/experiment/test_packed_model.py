@@ -11,11 +11,11 @@ from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.vsibench import QuestionRecord
 from vega3d.experiment.answering import PackedAnswerer
 from vega3d.experiment.kept import KeptRows
-from vega3d.experiment.network import answer_loss, packed_states
+from vega3d.experiment.network import answer_loss, packed_states, projected_tokens
 from vega3d.experiment.packs import pack
 from vega3d.experiment.recipe import ArmRecipe
 from vega3d.experiment.runner import Experiment
-from vega3d.experiment.stages import Streams, fused_rows
+from vega3d.experiment.stages import Streams, fused_rows, match_scale
 from vega3d.experiment.tokens import generator_states, make_stream, semantic_tokens
 from vega3d.hub.assemble import make_processor
 from vega3d.processing.video_vega3d import VideoClip
@@ -98,6 +98,25 @@ def test_loss_in_bfloat16_storage_is_near(parts):
         tokens, _ = fused_rows(model, rows, tools)
         losses.append(answer_loss(model, packed_states(model, tokens, packed, tools.stream.prefix), packed))
     torch.testing.assert_close(losses[1], losses[0], rtol=2e-3, atol=0)
+
+
+@torch.no_grad()
+def test_generative_tokens_begin_as_large_as_semantic_ones(parts):
+    model, _, streams, _, tools = parts(clip_mode="clip")
+    rows = streams[[0, 1]]
+
+    def sizes() -> tuple[float, float]:
+        projected = projected_tokens(model, rows[1], tools.stream.prefix)
+        return float(projected.pow(2).mean().sqrt()), float(rows[0].pow(2).mean().sqrt())
+
+    model.model.projector.mlp[-1].weight.div_(5)
+    model.model.projector.mlp[-1].bias.div_(5)
+    direction = projected_tokens(model, rows[1], tools.stream.prefix).flatten()
+    assert sizes()[0] < sizes()[1] / 2
+    match_scale(model, rows, tools)
+    assert sizes()[0] == pytest.approx(sizes()[1], rel=1e-4)
+    scaled = projected_tokens(model, rows[1], tools.stream.prefix).flatten()
+    assert torch.cosine_similarity(scaled, direction, dim=0) == pytest.approx(1, abs=1e-5)
 
 
 def test_questions_of_a_pack_do_not_see_each_other(parts):

@@ -18,7 +18,7 @@ from vega3d.experiment.data import Batches, SplitData, Words
 from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import Deadline, Loop, LoopSettings
 from vega3d.experiment.map_head import MapHead, Names, map_targets
-from vega3d.experiment.network import answer_loss, fused_tokens, packed_outputs
+from vega3d.experiment.network import answer_loss, fused_tokens, packed_outputs, projected_tokens
 from vega3d.experiment.option_head import OptionHead, option_targets
 from vega3d.experiment.packs import Pack, Prefix, pack
 from vega3d.experiment.point_map import PointHead
@@ -226,6 +226,7 @@ def train_stage1(
         points, options = PointHead(width_of(model)).to(tools.device), OptionHead(width_of(model)).to(tools.device)
     head = nn.ModuleDict({"names": names, "points": points, "options": options})
     codes = PlaceCodes(width_of(model), tools.stream.prefix.grid, tools.device)
+    match_scale(model, streams[make(0)[0]], tools)
     groups = [*tune(model, 1, stage), head_group(head, stage, "llm")]
     loop = Loop(model, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log, head)
     layers, prefix = model.config.vlm_config.text_config.num_hidden_layers, tools.stream.prefix
@@ -251,6 +252,23 @@ def train_stage1(
                 return loss + options.loss(outputs.hidden_states[layers - 1], batch.is_right), ids
 
         return loop.run(compute)
+
+
+@torch.no_grad()
+def match_scale(model: VegaForSpatialReasoning, rows: tuple[torch.Tensor, torch.Tensor | None], tools: Tools) -> None:
+    """Scales the projector's last layer, so that generative tokens begin as large as the semantic ones of some visuals.
+
+    Initialisation from data (Mishkin & Matas, 2016). Tokens of a trained tower are large: without it the mix of a new
+    projector changes them by less than a hundredth, and no generator can make a difference.
+    """
+    fusion, (semantic, hidden) = model.model.fusion, rows
+    if fusion is None or hidden is None:
+        return
+    projected = projected_tokens(model, hidden.to(tools.device).float(), tools.stream.prefix)
+    last = model.model.projector.mlp[-1]
+    ratio = (semantic.float().pow(2).mean() / projected.pow(2).mean().cpu()).sqrt().to(tools.device)
+    last.weight.mul_(ratio)
+    last.bias.mul_(ratio)
 
 
 @torch.no_grad()
