@@ -256,7 +256,7 @@ def train_stage1(
 
 @torch.no_grad()
 def match_scale(model: VegaForSpatialReasoning, rows: tuple[torch.Tensor, torch.Tensor | None], tools: Tools) -> None:
-    """Scales the projector's last layer, so that generative tokens begin as large as the semantic ones of some visuals.
+    """Scales the projector's last layer, so that generative tokens begin as large as the semantic ones.
 
     Initialisation from data (Mishkin & Matas, 2016). Tokens of a trained tower are large: without it the mix of a new
     projector changes them by less than a hundredth, and no generator can make a difference.
