@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Collection
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,10 +20,12 @@ import torch
 from vega3d.experiment.export import export
 from vega3d.experiment.gates import draw_gates
 from vega3d.experiment.loop import Deadline, OutOfTimeError
+from vega3d.experiment.point_table import point_table, point_values
 from vega3d.experiment.recipe import TEST_SPLITS, VALIDATION, ArmRecipe, Recipe, read_recipe
 from vega3d.experiment.runner import Experiment, load_arm
 from vega3d.experiment.table import archive, experiment_values, markdown, read_results, write_tables
 from vega3d.run_files import write_json
+from vega3d.synthetic.resumable import write_whole
 
 STAGES = ("rooms", "stage0", "tokens", "streams", "base", "arms", "tables", "gates", "export")
 GATE_PICTURES = 3
@@ -148,7 +151,10 @@ def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
     values = experiment_values(recipe.name, results, recipe.seeds, controls)
     write_tables(experiment.own, values)
     archive(experiment.own)
-    print(markdown(values))
+    points = point_values(experiment.point_errors(arms))
+    write_json(experiment.own / "points.json", points)
+    write_whole(experiment.own / "points.md", partial(Path.write_text, data=point_table(points)))
+    print(markdown(values), point_table(points), sep="\n")
 
 
 def gates(experiment: Experiment, arms: list[str]) -> None:

@@ -1,5 +1,7 @@
 """Where in the room each visual token looks."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from vega3d.experiment.cells import CELL
 from vega3d.experiment.map_rows import REACH, STEP
 from vega3d.experiment.point_map import SIZES, TURNS, PointHead, cell_points
+from vega3d.experiment.runner import Experiment
 from vega3d.geometry import intrinsics_from_field_of_view, look_at
 from vega3d.synthetic.classes import CLASSES
 from vega3d.synthetic.clip import Clip
@@ -77,3 +80,23 @@ def test_the_head_reads_each_pair_from_its_own_states(number):
     assert loss < 0.05
     states[number] = torch.randn(2, 6, 16)
     assert head.loss(*states, points) > 0.5
+
+
+def test_errors_are_in_metres_and_degrees_and_a_turn_is_a_circle():
+    head, points = PointHead(8), torch.tensor([[[2, 1, 10, 5], [4, 0, 10, 5]]])
+    wrong = torch.tensor([[[3, TURNS - 1, 10, 9], [4, 1, 12, 5]]])
+    head.forward = lambda near, mapped: [  # type: ignore[method-assign]
+        torch.nn.functional.one_hot(wrong[..., number], size).float() for number, size in enumerate(SIZES)
+    ]
+    states = torch.zeros(1, 2, 8)
+    degrees = 360 / TURNS
+    assert head.errors(states, states, points).tolist() == [[STEP / 2, (2 + 1) / 2 * degrees, STEP, 2 * STEP]]
+
+
+def test_each_finished_run_says_how_far_off_its_points_are(toy, tmp_path):
+    """In training and after it, of the same scenes; an arm that is not finished is named."""
+    errors = json.loads((toy.own / "base" / "points.json").read_text())
+    scenes = {row.scene for row in toy.data("validation", 1).rows}
+    assert set(errors) == scenes and all(len(row) == 4 and min(row) >= 0 for row in errors.values())
+    with pytest.raises(ValueError, match=r"trained/seed0/points\.json, .* Train these"):
+        Experiment(toy.recipe, tmp_path).point_errors(["trained"])

@@ -57,20 +57,30 @@ class PointHead(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.layers = nn.ModuleList(nn.Linear(width, SIZES[number] + SIZES[number + 1]) for number in (0, 2))
 
-    def loss(self, near: torch.Tensor, mapped: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy over visual tokens.
+    def forward(self, near: torch.Tensor, mapped: torch.Tensor) -> list[torch.Tensor]:
+        """Logits float[B, N, K] of depth, turn, ahead and right.
 
         Args:
             near: float[B, N, D], states of the visual tokens that are to know depth and turn.
             mapped: float[B, N, D], states of a later layer that are to know what is ahead and right.
-            points: int[B, N, 4] of `cell_points`.
         """
-        losses = []
+        logits: list[torch.Tensor] = []
         for number, states in enumerate((near, mapped)):
-            logits = self.layers[number](self.norms[number](states)).float().flatten(0, 1)
-            sizes, wanted = SIZES[2 * number : 2 * number + 2], points[..., 2 * number : 2 * number + 2].flatten(0, 1)
-            losses += [
-                F.cross_entropy(found, classes)
-                for found, classes in zip(logits.split(sizes, dim=-1), wanted.T, strict=True)
-            ]
+            both = self.layers[number](self.norms[number](states)).float()
+            logits += both.split(SIZES[2 * number : 2 * number + 2], dim=-1)
+        return logits
+
+    def loss(self, near: torch.Tensor, mapped: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """Mean cross-entropy over visual tokens, with int[B, N, 4] of `cell_points`."""
+        losses = [
+            F.cross_entropy(logits.flatten(0, 1), points[..., number].flatten())
+            for number, logits in enumerate(self(near, mapped))
+        ]
         return torch.stack(losses).mean()
+
+    def errors(self, near: torch.Tensor, mapped: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+        """float[B, 4]: mean absolute errors of depth [m], turn [deg], ahead and right [m] over a clip's tokens."""
+        found = torch.stack([logits.argmax(dim=-1) for logits in self(near, mapped)], dim=-1)
+        away = (found - points).abs().float()
+        away[..., 1] = torch.minimum(away[..., 1], TURNS - away[..., 1])
+        return away.mean(dim=1) * away.new_tensor([STEP, 360 / TURNS, STEP, STEP])

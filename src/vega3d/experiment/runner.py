@@ -11,8 +11,9 @@
 Recipes with other names may share OUT, and with it rooms and stage 0, where these are equal.
 """
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -25,6 +26,7 @@ from vega3d.experiment.answering import PackedAnswerer
 from vega3d.experiment.arms import arm_model, generator_identity, sha256_of, write_placeholder_generator
 from vega3d.experiment.cells import CELL, CellHead
 from vega3d.experiment.data import CLOSE_UP_FRAMES, SplitData, Words
+from vega3d.experiment.heads import Heads
 from vega3d.experiment.kept import KeptTensors
 from vega3d.experiment.loop import RESULT, TRAINED, Deadline
 from vega3d.experiment.map_rows import MAP_KINDS
@@ -38,6 +40,8 @@ from vega3d.experiment.stages import (
     bare_accuracy,
     cell_accuracy,
     fused_rows,
+    make_heads,
+    point_errors,
     train_stage0,
     train_stage1,
 )
@@ -50,6 +54,7 @@ from vega3d.training.checkpoints import load_trained
 from vega3d.training.parts import part_of
 
 RECORDS_AT_A_TIME = 2048
+POINTS = "points.json"  # of a run: `stages.point_errors` of validation rooms
 Tell = Callable[[dict], None]
 
 
@@ -263,12 +268,30 @@ class Experiment:
         seed = VLMRecipe(**self.recipe.vlm).seed
         make = PackMaker(self.tools(), self.data(TRAIN, 1), self.recipe.base, seed)
         streams = Streams(self.fill_streams(TRAIN, None).open(), None)
-        log = train_stage1(model, make, streams, self.tools(), folder, identity, seed)
+        heads = make_heads(model, self.tools(), seed)
+        log = train_stage1(model, heads, make, streams, self.tools(), folder, identity)
+        self.write_points(model, heads, Streams(self.fill_streams(VALIDATION, None).open(), None), folder)
         maps = SplitData(self.shards(VALIDATION), 1, MAP_KINDS)
         accuracy = bare_accuracy(model, maps, self.tools(), self.tools().stream)
         write_json(folder / "validation.json", accuracy)
         self.save_vlm(model, self.vlm)
         self.tell({"base": accuracy, "loss": log[-1]["loss"]})
+
+    def write_points(self, model: VegaForSpatialReasoning, heads: Heads, streams: Streams, folder: Path) -> None:
+        write_json(folder / POINTS, point_errors(model, heads, self.data(VALIDATION, 1), streams, self.tools()))
+
+    def point_errors(self, arms: Sequence[str]) -> dict[str, np.ndarray]:
+        """For each arm float[F, S, 4]: errors of its seeds on the validation scenes.
+
+        Raises:
+            ValueError: if a run is not finished.
+        """
+        files = {arm: [self.run_folder(arm, seed) / POINTS for seed in self.recipe.seeds] for arm in arms}
+        missing = [str(file) for named in files.values() for file in named if not file.is_file()]
+        if missing:
+            raise ValueError(f"There is no {', '.join(missing)}. Train these arms and seeds first.")
+        read = {arm: [json.loads(file.read_text(encoding="utf-8")) for file in named] for arm, named in files.items()}
+        return {arm: np.array([list(of_seed.values()) for of_seed in runs]) for arm, runs in read.items()}
 
     def run_folder(self, arm_name: str, seed: int) -> Path:
         return self.own / "arms" / arm_name / f"seed{seed}"
@@ -305,7 +328,7 @@ class Experiment:
 
     def train_arm(self, arm_name: str) -> None:
         """All seeds of an arm."""
-        missing = [n for n in self.recipe.seeds if not (self.run_folder(arm_name, n) / RESULT).is_file()]
+        missing = [n for n in self.recipe.seeds if not (self.run_folder(arm_name, n) / POINTS).is_file()]
         if not missing:
             return
         self.deadline.check(f"training of {arm_name}")
@@ -316,7 +339,9 @@ class Experiment:
             self.deadline.check(f"training of {arm_name}, seed {seed}")
             model = self.model_of(arm_name, seed)
             folder = self.run_folder(arm_name, seed)
-            log = train_stage1(model, make.seeded(seed), streams, tools, folder, self.identity(arm_name, seed), seed)
+            heads = make_heads(model, tools, seed)
+            log = train_stage1(model, heads, make.seeded(seed), streams, tools, folder, self.identity(arm_name, seed))
+            self.write_points(model, heads, self.streams(VALIDATION, arm_name), folder)
             self.tell({"arm": arm_name, "seed": seed, **log[-1]})
         if not self.recipe.keep_hidden and self.recipe.arms[arm_name].generator is not None:
             shutil.rmtree(self.kept(TRAIN, arm_name).folder, ignore_errors=True)

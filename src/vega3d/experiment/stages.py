@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from vega3d.experiment.ahead import Ahead
@@ -15,13 +14,13 @@ from vega3d.experiment.answering import PackedAnswerer
 from vega3d.experiment.arms import head_group, tune
 from vega3d.experiment.cells import NOTHING, CellHead, PlaceCodes
 from vega3d.experiment.data import Batches, SplitData, Words
+from vega3d.experiment.heads import Heads, visual_states
 from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import Deadline, Loop, LoopSettings
-from vega3d.experiment.map_head import MapHead, Names, map_targets
+from vega3d.experiment.map_head import Names, map_targets
 from vega3d.experiment.network import answer_loss, fused_tokens, packed_outputs, projected_tokens
-from vega3d.experiment.option_head import OptionHead, option_targets
+from vega3d.experiment.option_head import option_targets
 from vega3d.experiment.packs import Pack, Prefix, pack
-from vega3d.experiment.point_map import PointHead
 from vega3d.experiment.recipe import Recipe, StageRecipe
 from vega3d.experiment.tokens import Stream, semantic_tokens
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -165,11 +164,6 @@ def place_loss(outputs: BaseModelOutputWithPast, codes: PlaceCodes, prefix: Pref
     return codes.loss(visual_states(outputs, PLACED_LAYER, prefix))
 
 
-def visual_states(outputs: BaseModelOutputWithPast, layer: int, prefix: Prefix) -> torch.Tensor:
-    """float[B, N, D]: visual tokens after a layer."""
-    return outputs.hidden_states[layer][:, prefix.first : prefix.first + prefix.visual_tokens]
-
-
 def of_close_ups(stage: StageRecipe) -> StageRecipe:
     return replace(stage, visuals_per_step=stage.close_ups_per_step)
 
@@ -205,31 +199,30 @@ def fused_rows(
     return fused_tokens(model, semantic, hidden, tools.stream.prefix)
 
 
+def make_heads(model: VegaForSpatialReasoning, tools: Tools, seed: int) -> Heads:
+    """New ones of the seed, for base or stage 1."""
+    layers = model.config.vlm_config.text_config.num_hidden_layers
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        heads = Heads(width_of(model), layers, tools.recipe.rooms.num_frames, tools.stream.prefix)
+    return heads.to(tools.device)
+
+
 def train_stage1(
     model: VegaForSpatialReasoning,
+    heads: Heads,
     make: PackMaker,
     streams: Streams,
     tools: Tools,
     folder: Path,
     identity: dict,
-    seed: int,
 ) -> list[dict]:
-    """Language model, projector and gate on spatial questions, from frozen streams, with new heads of the seed.
-
-    Returns:
-        The log.
-    """
-    stage = make.stage
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        names = MapHead(width_of(model), tools.recipe.rooms.num_frames).to(tools.device)
-        points, options = PointHead(width_of(model)).to(tools.device), OptionHead(width_of(model)).to(tools.device)
-    head = nn.ModuleDict({"names": names, "points": points, "options": options})
+    """Language model, projector and gate on spatial questions, from frozen streams; returns the log."""
+    stage, prefix = make.stage, tools.stream.prefix
     codes = PlaceCodes(width_of(model), tools.stream.prefix.grid, tools.device)
     match_scale(model, streams[make(0)[0]], tools)
-    groups = [*tune(model, 1, stage), head_group(head, stage, "llm")]
-    loop = Loop(model, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log, head)
-    layers, prefix = model.config.vlm_config.text_config.num_hidden_layers, tools.stream.prefix
+    groups = [*tune(model, 1, stage), head_group(heads, stage, "llm")]
+    loop = Loop(model, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log, heads)
 
     def prepare(step: int) -> tuple[tuple[torch.Tensor, torch.Tensor | None], np.ndarray, Pack, list[str]]:
         visuals, batch, ids = make(step)
@@ -245,11 +238,7 @@ def train_stage1(
                 tokens, _ = fused_rows(model, rows, tools)
                 outputs = packed_outputs(model, tokens, batch, prefix, output_hidden_states=True)
                 loss = answer_loss(model, outputs.last_hidden_state, batch) + place_loss(outputs, codes, prefix)
-                near, mapped = (visual_states(outputs, layers // part, prefix) for part in (3, 2))
-                loss = loss + points.loss(near, mapped, torch.from_numpy(looked_at).to(tools.device))
-                timed, placed = (outputs.hidden_states[layer] for layer in (layers // 2, 2 * layers // 3))
-                loss = loss + names.loss(timed, placed, batch.targets)
-                return loss + options.loss(outputs.hidden_states[layers - 1], batch.is_right), ids
+                return loss + heads.loss(outputs, batch, torch.from_numpy(looked_at).to(tools.device)), ids
 
         return loop.run(compute)
 
@@ -295,6 +284,28 @@ def bare_accuracy(model: VegaForSpatialReasoning, data: SplitData, tools: Tools,
         }
         for kind, hits in sorted(right.items())
     }
+
+
+@torch.no_grad()
+def point_errors(
+    model: VegaForSpatialReasoning, heads: Heads, data: SplitData, streams: Streams, tools: Tools, batch: int = 16
+) -> dict[str, list[float]]:
+    """For each scene the errors of `PointHead.errors`, in clips without marks."""
+    model.eval()
+    empty = [(tools.words.prompts(["Where?"])[0], np.empty(0, np.int64))]
+    plain = [number for number, visual in enumerate(data.visuals) if not visual.marks]
+    scenes = {data.visuals[row.visual].clip: row.scene for row in data.rows}
+    errors: dict[str, list[float]] = {}
+    for first in range(0, len(plain), batch):
+        visuals = plain[first : first + batch]
+        points = torch.from_numpy(data.points_of(visuals, tools.stream.temporal)).to(tools.device)
+        with tools.autocast():
+            tokens, _ = fused_rows(model, streams[visuals], tools)
+            asked = pack(tools.stream.prefix, [empty] * len(visuals)).to(tools.device)
+            outputs = packed_outputs(model, tokens, asked, tools.stream.prefix, output_hidden_states=True)
+            found = heads.points.errors(*heads.looking(outputs), points).tolist()
+        errors.update({scenes[data.visuals[number].clip]: row for number, row in zip(visuals, found, strict=True)})
+    return errors
 
 
 @torch.no_grad()
