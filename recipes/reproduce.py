@@ -157,7 +157,7 @@ class Plan:
         tokens, base = f"{recipe.name}-tokens", f"{recipe.name}-base"
         command = self.experiment(path, "--stages", "tokens")
         is_ready = self.has_training_rooms(recipe)
-        yield Task(f"{tokens}-train", [*command, "--splits", TRAIN], ("stage0",), load=0.5, is_ready=is_ready)
+        yield Task(f"{tokens}-train", [*command, "--splits", TRAIN, VALIDATION], ("stage0",), load=0.5, is_ready=is_ready)
         yield Task(tokens, command, ("rooms", f"{tokens}-train"), load=0.5)
         begins_with: tuple[str, ...] = (tokens,)
         if recipe.base is not None:
