@@ -156,8 +156,8 @@ class Plan:
         arms = [name for name in self.options.arms if name in recipe.arms]
         tokens, base = f"{recipe.name}-tokens", f"{recipe.name}-base"
         command = self.experiment(path, "--stages", "tokens")
-        is_ready = self.has_training_rooms(recipe)
-        yield Task(f"{tokens}-train", [*command, "--splits", TRAIN, VALIDATION], ("stage0",), load=0.5, is_ready=is_ready)
+        is_ready, first = self.has_training_rooms(recipe), [*command, "--splits", TRAIN, VALIDATION]
+        yield Task(f"{tokens}-train", first, ("stage0",), load=0.5, is_ready=is_ready)
         yield Task(tokens, command, ("rooms", f"{tokens}-train"), load=0.5)
         begins_with: tuple[str, ...] = (tokens,)
         if recipe.base is not None:
