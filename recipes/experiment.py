@@ -151,7 +151,7 @@ def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
     values = experiment_values(recipe.name, results, recipe.seeds, controls)
     write_tables(experiment.own, values)
     archive(experiment.own)
-    points = point_values(experiment.point_errors(arms))
+    points = point_values(experiment.point_errors(arms), controls)
     write_json(experiment.own / "points.json", points)
     write_whole(experiment.own / "points.md", partial(Path.write_text, data=point_table(points)))
     print(markdown(values), point_table(points), sep="\n")

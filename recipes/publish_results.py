@@ -6,12 +6,16 @@ python recipes/publish_results.py kept --output recipes/results
 
 import argparse
 import json
+import shutil
+import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from vega3d.evaluation.baselines import constant_scores
+from vega3d.synthetic.resumable import write_whole
 
 PATHS = ("generator", "model", "command")  # of the machine
 SWEEP_FIGURES = ("depth_rmse", "centred_retrieval_1", "centred_retrieval_1_chance")
@@ -36,7 +40,8 @@ def rounded(value):
 
 
 def write(path: Path, values) -> None:
-    path.write_text(json.dumps(rounded(values), separators=(",", ":")).replace("},{", "},\n{") + "\n")
+    text = json.dumps(rounded(values), separators=(",", ":")).replace("},{", "},\n{") + "\n"
+    write_whole(path, partial(Path.write_text, data=text))
 
 
 def training(values: dict) -> dict:
@@ -78,7 +83,7 @@ def publish_figures(kept: Path, output: Path) -> None:
             values = sweep(values)
         write(output / file.name, values)
     for file in kept.glob("*.md"):
-        (output / file.name).write_text(file.read_text())
+        write_whole(output / file.name, partial(shutil.copyfile, file))
     for archive in kept.glob("*.tar.xz"):
         name = archive.name.removesuffix(".tar.xz")
         write(output / f"{name}_seeds.json", of_seeds(archive))
@@ -91,13 +96,17 @@ def publish_pictures(kept: Path, output: Path, arm: str) -> None:
     for file in [*sorted(kept.glob(f"gates_*_{arm}-*.png")), *kept.glob("samples.png")]:
         picture = Image.open(file).convert("RGB")
         picture.thumbnail((WIDTH, WIDTH))
-        picture.save(output / f"{file.stem}.jpg", quality=70, optimize=True)
+        write_whole(output / f"{file.stem}.jpg", partial(picture.save, format="JPEG", quality=70, optimize=True))
     for file in [*kept.glob("depth_*.png"), *kept.glob("retrieval_*.png")]:
-        Image.open(file).convert("RGB").quantize(64).save(output / file.name, optimize=True)
+        picture = Image.open(file).convert("RGB").quantize(64)
+        write_whole(output / file.name, partial(picture.save, format="PNG", optimize=True))
 
 
 def main() -> None:
     options = parse()
+    if not (options.kept / "tasks").is_dir():
+        print(f"error: {options.kept} is no folder of collect_results.py.", file=sys.stderr)
+        sys.exit(2)
     options.output.mkdir(parents=True, exist_ok=True)
     publish_figures(options.kept, options.output)
     publish_pictures(options.kept, options.output, options.arm)

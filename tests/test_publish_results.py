@@ -14,16 +14,21 @@ PROGRAM = Path(__file__).parents[1] / "recipes" / "publish_results.py"
 
 
 @pytest.fixture
-def published(tmp_path, monkeypatch):
+def program():
     spec = importlib.util.spec_from_file_location("publish_results", PROGRAM)
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
+    return program
+
+
+@pytest.fixture
+def published(program, tmp_path, monkeypatch):
     kept = tmp_path / "kept"
     (kept / "tasks").mkdir(parents=True)
-    (kept / "tasks" / "vae.json").write_text('{"command": ["/home/x"], "seconds": 3.0}')
+    (kept / "tasks" / "vae.json").write_text('{"command": ["/machine/x"], "seconds": 3.0}')
     log = [{"step": step, "loss": 1 / 3} for step in range(400)] + [{"step": 400, "validation_loss": 2.0}]
     log[123]["validation_loss"] = 1.0
-    (kept / "vae.json").write_text(json.dumps({"log": log, "psnr": 29.378019, "command": "/home/x/vega3d"}))
+    (kept / "vae.json").write_text(json.dumps({"log": log, "psnr": 29.378019, "command": "/machine/x/vega3d"}))
     questions = [
         {"question_type": "object_counting", "ground_truth": truth, "options": []} for truth in ("2", "2", "4")
     ]
@@ -49,7 +54,7 @@ def test_figures(published):
     assert seeds["trained-seed0"] == {"object_counting": 0.75}
     assert seeds["constant"]["object_counting"] == pytest.approx((1 + 1 + 0.1) / 3, abs=1e-3)
     assert json.loads((published / "seconds.json").read_text()) == {"vae": 3.0}
-    assert not any("/home" in file.read_text() for file in published.glob("*.json"))
+    assert not any("/machine" in file.read_text() for file in published.glob("*.json"))
 
 
 def test_pictures(published):
@@ -58,3 +63,11 @@ def test_pictures(published):
         "depth_generator.png",
     }
     assert Image.open(published / "gates_toy_trained-0.jpg").width == 900
+
+
+def test_another_folder_is_refused_before_anything_is_written(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["program", str(tmp_path / "none"), "--output", str(tmp_path / "published")])
+    with pytest.raises(SystemExit) as stopped:
+        program.main()
+    assert stopped.value.code == 2 and "is no folder of collect_results.py" in capsys.readouterr().err
+    assert not (tmp_path / "published").exists()

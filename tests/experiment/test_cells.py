@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fitting import fit
 from vega3d.experiment.cells import CELL, LEAST_SHARE, CellHead, PlaceCodes, cell_classes, cell_marks
 from vega3d.experiment.packs import IGNORED
 from vega3d.synthetic.classes import CLASSES
@@ -64,13 +65,7 @@ def test_the_head_learns_cells_of_both_frames_of_a_token():
     marks[0, 1] = torch.randint(0, 5, (2, 3))
     found = head(tokens)
     assert found[0].shape == (3, 4, 2, 3, len(CLASSES) + 1) and found[1].shape == (3, 4, 2, 3, 5)
-    optimizer = torch.optim.Adam(head.parameters(), 0.05)
-    for _ in range(200):
-        loss = head.loss(tokens, classes, marks)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert head.loss(tokens, classes, marks) < 0.1
+    assert fit(head.parameters(), lambda: head.loss(tokens, classes, marks)) < 0.1
     of_classes, of_marks = (logits.argmax(-1)[:, :3] for logits in head(tokens))
     assert (of_classes == classes).all() and (of_marks[0, 1] == marks[0, 1]).all()
 
@@ -79,11 +74,6 @@ def test_states_learn_their_places_by_codes_that_stay():
     torch.manual_seed(0)
     codes, states = PlaceCodes(24, GRID), torch.nn.Parameter(torch.randn(3, 12, 24))
     assert torch.equal(codes.codes, PlaceCodes(24, GRID).codes)
-    optimizer = torch.optim.Adam([states], 0.05)
-    for _ in range(200):
-        loss = codes.loss(states)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    assert fit([states], lambda: codes.loss(states)) < 0.2
     t, h, w = (logits.argmax(-1) for logits in (states @ codes.codes.T).split(GRID, dim=-1))
-    assert loss < 0.2 and (h * 3 + w + t * 6 == torch.arange(12)).all()
+    assert (h * 3 + w + t * 6 == torch.arange(12)).all()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fitting import fit
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.experiment.map_head import MapHead, Names, map_targets
 from vega3d.experiment.map_rows import MAP_KINDS, REACH, OnMap, map_rows, place_of, room_map
@@ -94,12 +95,6 @@ def test_the_head_learns_places_and_is_still_without_names():
     targets = torch.full((2, 12, 3), IGNORED)
     assert head.loss(timed, placed, targets) == 0
     targets[0, 3], targets[1, 7] = torch.tensor([4, 20, 8]), torch.tensor([24, 0, 1])
-    optimizer = torch.optim.Adam(head.parameters(), 0.05)
-    for _ in range(100):
-        loss = head.loss(timed, placed, targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.05
+    assert fit(head.parameters(), lambda: head.loss(timed, placed, targets)) < 0.05
     frames = head.frames(head.norms[0](timed[[0, 1], [3, 7]])).argmax(-1)
     assert frames.tolist() == [8, 1]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from fitting import fit
 from vega3d.experiment.cells import CELL
 from vega3d.experiment.map_rows import REACH, STEP
 from vega3d.experiment.point_map import SIZES, TURNS, PointHead, cell_points
@@ -71,13 +72,7 @@ def test_the_head_reads_each_pair_from_its_own_states(number):
     torch.manual_seed(0)
     head, states = PointHead(16), [torch.randn(2, 6, 16) for _ in range(2)]
     points = torch.stack([torch.randint(0, size, (2, 6)) for size in SIZES], dim=-1)
-    optimizer = torch.optim.Adam(head.parameters(), 0.05)
-    for _ in range(200):
-        loss = head.loss(*states, points)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.05
+    assert fit(head.parameters(), lambda: head.loss(*states, points)) < 0.05
     states[number] = torch.randn(2, 6, 16)
     assert head.loss(*states, points) > 0.5
 

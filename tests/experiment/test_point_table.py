@@ -10,9 +10,12 @@ def test_differences_are_paired_over_seeds_and_scenes():
     random = np.random.default_rng(0)
     first = random.uniform(1, 3, (3, 40, 4))
     second = first + random.normal(0, 0.01, first.shape) - np.array([0.1, 0, 0, -0.2])
-    values = point_values({"semantic": first, "trained": second}, resamples=500)
+    values = point_values(
+        {"semantic": first, "trained": second, "random": first}, ["semantic", "random"], resamples=500
+    )
     assert (values["scenes"], values["seeds"]) == (40, 3)
     assert values["errors"]["semantic"]["turn"]["score"] == pytest.approx(first[..., 1].mean())
+    assert list(values["differences"]) == ["trained - semantic", "random - semantic", "trained - random"]
     found = values["differences"]["trained - semantic"]
     assert found["depth"]["score"] == pytest.approx(-0.1, abs=0.01) and found["depth"]["high"] < 0
     assert found["right"]["low"] > 0 and found["turn"]["low"] < 0 < found["turn"]["high"]
@@ -26,4 +29,4 @@ def test_differences_are_paired_over_seeds_and_scenes():
 
 def test_arms_must_have_the_same_seeds_and_scenes():
     with pytest.raises(ValueError, match="give as many of each"):
-        point_values({"a": np.zeros((2, 5, 4)), "b": np.zeros((2, 4, 4))})
+        point_values({"a": np.zeros((2, 5, 4)), "b": np.zeros((2, 4, 4))}, ["a"])

@@ -86,13 +86,11 @@ def save_model(model: VegaForSpatialReasoning, experiment: Experiment, folder: P
         # Larger frames have more tokens than it was trained on, at places that it has never seen.
         part.size = {"shortest_edge": part.size["shortest_edge"], "longest_edge": rooms.size**2}
     processor.save_pretrained(folder)
-    strip_code(folder)
+    strip_local(folder)
 
 
-def strip_code(folder: Path) -> None:
-    """The embedded checkpoint is used with the package, which holds the code already; and paths of this machine say
-    nothing elsewhere.
-    """
+def strip_local(folder: Path) -> None:
+    """Removes code, which the package holds already, and the paths of this machine."""
     for file in folder.glob("*.py"):
         file.unlink()
     for name in ("config.json", "processor_config.json", "tokenizer_config.json"):

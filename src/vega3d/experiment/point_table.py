@@ -4,9 +4,8 @@ It needs no question to be answered, and has a thousand values a clip, so that i
 before scores do. Only validation rooms are asked.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import combinations
 
 import numpy as np
 
@@ -15,11 +14,14 @@ from vega3d.statistics import RESAMPLES, Interval, drawn, interval_of
 POINT_FIGURES = ("depth", "turn", "ahead", "right")  # [m], [deg], [m], [m]
 
 
-def point_values(errors: Mapping[str, np.ndarray], resamples: int = RESAMPLES, seed: int = 0) -> dict:
+def point_values(
+    errors: Mapping[str, np.ndarray], against: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+) -> dict:
     """Mean absolute errors and their paired differences, with 95 % intervals over seeds and scenes.
 
     Args:
         errors: for each arm float[F, S, 4], of its F seeds on the same S scenes.
+        against: arms that the others are compared with, each pair once.
         resamples: of the bootstrap.
         seed: of the draws.
 
@@ -41,11 +43,14 @@ def point_values(errors: Mapping[str, np.ndarray], resamples: int = RESAMPLES, s
         intervals: list[Interval] = [interval_of(column, scenes) for column in values.T]
         return {name: asdict(found) for name, found in zip(POINT_FIGURES, intervals, strict=True)}
 
+    pairs: list[tuple[str, str]] = []
+    for control in against:
+        pairs += [(arm, control) for arm in errors if arm != control and (control, arm) not in pairs]
     return {
         "scenes": scenes,
         "seeds": seeds,
         "errors": {arm: named(values) for arm, values in means.items()},
-        "differences": {f"{b} - {a}": named(means[b] - means[a]) for a, b in combinations(errors, 2)},
+        "differences": {f"{arm} - {control}": named(means[arm] - means[control]) for arm, control in pairs},
     }
 
 
