@@ -164,7 +164,7 @@ def test_errors_are_told_and_leave_nothing_stuck(page, tmp_path):
     expect(told).to_be_visible(timeout=SECONDS)
     assert "/tmp" not in told.inner_text()
     page.get_by_role("button", name="Which is closest").click()
-    expect(page.locator("#video video")).to_be_visible(timeout=SECONDS)
+    expect(page.locator("#video video")).to_have_attribute("src", re.compile(r"/room\.mp4$"), timeout=SECONDS)
     ask(page)
     expect(page.locator("#outcome")).to_contain_text("Right answer", timeout=SECONDS)
 
