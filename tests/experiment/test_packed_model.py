@@ -10,6 +10,7 @@ from tiny_models import randomise
 from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.vsibench import QuestionRecord
 from vega3d.experiment.answering import PackedAnswerer
+from vega3d.experiment.fusion_watch import FusionWatch
 from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.network import answer_loss, packed_states, projected_tokens
 from vega3d.experiment.packs import pack
@@ -117,6 +118,38 @@ def test_generative_tokens_begin_as_large_as_semantic_ones(parts):
     assert sizes()[0] == pytest.approx(sizes()[1], rel=1e-4)
     scaled = projected_tokens(model, rows[1], tools.stream.prefix).flatten()
     assert torch.cosine_similarity(scaled, direction, dim=0) == pytest.approx(1, abs=1e-5)
+
+
+@torch.no_grad()
+def test_the_log_tells_what_the_fusion_does_and_warns_of_a_shut_gate(parts, caplog):
+    model, _, streams, _, tools = parts(clip_mode="clip")
+    fusion, rows = model.model.fusion, streams[[0, 1]]
+    with FusionWatch(fusion) as watch:
+        assert watch.values() == {}
+        tokens, gate = fused_rows(model, rows, tools)
+        found = watch.values()
+        fusion.gate.bias.fill_(30.0)
+        fused_rows(model, rows, tools)
+        shut = watch.values()
+        watch.values()
+    projected = projected_tokens(model, rows[1], tools.stream.prefix)
+    wanted = {
+        "semantic_rms": rows[0].pow(2).mean().sqrt(),
+        "generative_rms": projected.pow(2).mean().sqrt(),
+        "change": (tokens - rows[0]).norm() / rows[0].norm(),
+        "gate": gate.mean(),
+        "residual_scale": fusion.residual_scale,
+    }
+    assert found == pytest.approx({name: float(value) for name, value in wanted.items()}, rel=1e-4)
+    assert 0.05 < found["gate"] < 0.95 and found["change"] > 1e-3
+    assert shut["change"] < 1e-5
+    assert caplog.text.count("The gate is shut") == 1
+    assert not fusion._forward_hooks
+
+
+def test_there_is_nothing_to_watch_without_a_generator():
+    with FusionWatch(None) as watch:
+        assert watch.values() == {}
 
 
 def test_questions_of_a_pack_do_not_see_each_other(parts):

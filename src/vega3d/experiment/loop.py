@@ -90,6 +90,7 @@ class Loop:
         deadline: after which it stops with a checkpoint.
         on_log: called with each entry of the log.
         head: trained with the model, and kept in a file of its own.
+        measures: gives more values for each entry of the log.
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class Loop:
         deadline: Deadline | None = None,
         on_log: Callable[[dict], None] | None = None,
         head: nn.Module | None = None,
+        measures: Callable[[], dict[str, float]] | None = None,
     ):
         self.settings, self.deadline, self.on_log = settings, deadline or Deadline(), on_log
+        self.measures = measures
         self.results: dict[str, dict[str, torch.Tensor]] = {
             TRAINED: {name: value for name, value in model.named_parameters() if value.requires_grad}
         }
@@ -175,9 +178,8 @@ class Loop:
                     f"{', '.join(ids)}. Training stops; look at these rows, or lower the learning rates."
                 )
         entry = {"step": self.step, "loss": sum(losses) / len(losses), "gradient": sum(norms) / len(norms)}
-        for name, value in self.trained.items():
-            if name.endswith(".residual_scale"):
-                entry["residual_scale"] = float(value.detach())
+        if self.measures is not None:
+            entry.update(self.measures())
         self._waiting = []
         self.log.append(entry)
         if self.on_log is not None:

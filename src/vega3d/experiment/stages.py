@@ -14,6 +14,7 @@ from vega3d.experiment.answering import PackedAnswerer
 from vega3d.experiment.arms import head_group, tune
 from vega3d.experiment.cells import NOTHING, CellHead, PlaceCodes
 from vega3d.experiment.data import Batches, SplitData, Words
+from vega3d.experiment.fusion_watch import FusionWatch
 from vega3d.experiment.heads import Heads, visual_states
 from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import Deadline, Loop, LoopSettings
@@ -222,14 +223,15 @@ def train_stage1(
     codes = PlaceCodes(width_of(model), tools.stream.prefix.grid, tools.device)
     match_scale(model, streams[make(0)[0]], tools)
     groups = [*tune(model, 1, stage), head_group(heads, stage, "llm")]
-    loop = Loop(model, groups, tools.loop_settings(folder, identity, stage), tools.deadline, tools.on_log, heads)
+    watch, settings = FusionWatch(model.model.fusion), tools.loop_settings(folder, identity, stage)
+    loop = Loop(model, groups, settings, tools.deadline, tools.on_log, heads, watch.values)
 
     def prepare(step: int) -> tuple[tuple[torch.Tensor, torch.Tensor | None], np.ndarray, Pack, list[str]]:
         visuals, batch, ids = make(step)
         return streams[visuals], make.data.points_of(visuals, tools.stream.temporal), batch, ids
 
     model.train()
-    with Ahead(prepare, stage.steps) as prepared:
+    with watch, Ahead(prepare, stage.steps) as prepared:
 
         def compute(step: int) -> tuple[torch.Tensor, list[str]]:
             rows, looked_at, batch, ids = prepared[step]
