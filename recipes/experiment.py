@@ -19,7 +19,7 @@ import torch
 
 from vega3d.experiment.export import export
 from vega3d.experiment.gates import draw_gates
-from vega3d.experiment.loop import Deadline, OutOfTimeError
+from vega3d.experiment.loop import LOOKED_AT_EVERY, Deadline, OutOfTimeError
 from vega3d.experiment.point_table import point_table, point_values
 from vega3d.experiment.recipe import TEST_SPLITS, VALIDATION, ArmRecipe, Recipe, read_recipe
 from vega3d.experiment.runner import Experiment, load_arm
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> None:
     started = time.monotonic()
 
     def tell(values: dict) -> None:
-        if "gradient" in values and "arm" not in values and values["step"] % TOLD_EVERY:
+        if "gradient" in values and "arm" not in values and values["step"] % TOLD_EVERY >= LOOKED_AT_EVERY:
             return
         print(json.dumps({"second": round(time.monotonic() - started, 1), **values}), flush=True)
 

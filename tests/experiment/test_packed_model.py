@@ -16,7 +16,7 @@ from vega3d.experiment.network import answer_loss, packed_states, projected_toke
 from vega3d.experiment.packs import pack
 from vega3d.experiment.recipe import ArmRecipe
 from vega3d.experiment.runner import Experiment
-from vega3d.experiment.stages import Streams, fused_rows, match_scale
+from vega3d.experiment.stages import Streams, even_gate, fused_rows, match_scale
 from vega3d.experiment.tokens import generator_states, make_stream, semantic_tokens
 from vega3d.hub.assemble import make_processor
 from vega3d.processing.video_vega3d import VideoClip
@@ -118,6 +118,17 @@ def test_generative_tokens_begin_as_large_as_semantic_ones(parts):
     assert sizes()[0] == pytest.approx(sizes()[1], rel=1e-4)
     scaled = projected_tokens(model, rows[1], tools.stream.prefix).flatten()
     assert torch.cosine_similarity(scaled, direction, dim=0) == pytest.approx(1, abs=1e-5)
+
+
+def test_gates_begin_at_one_half_and_their_weights_still_learn(parts):
+    model, _, streams, _, tools = parts(clip_mode="clip")
+    model.requires_grad_(True)
+    assert fused_rows(model, streams[[0, 1]], tools)[1].std() > 0.01
+    even_gate(model)
+    tokens, gate = fused_rows(model, streams[[0, 1]], tools)
+    assert (gate == 0.5).all()
+    tokens.pow(2).mean().backward()
+    assert model.model.fusion.gate.weight.grad.abs().max() > 0
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from vega3d.experiment.map_head import MapHead
 from vega3d.experiment.option_head import OptionHead
 from vega3d.experiment.packs import Pack, Prefix
 from vega3d.experiment.point_map import PointHead
+from vega3d.experiment.relation_head import RelationHead
 
 
 class Heads(nn.Module):
@@ -25,9 +26,10 @@ class Heads(nn.Module):
         self.names = MapHead(width, num_frames)
         self.points = PointHead(width)
         self.options = OptionHead(width)
+        self.relations = RelationHead(width)
 
     def loss(self, outputs: BaseModelOutputWithPast, pack: Pack, points: torch.Tensor) -> torch.Tensor:
-        """Sum of the three losses.
+        """Sum of the four losses.
 
         Args:
             outputs: of `network.packed_outputs`, with hidden states.
@@ -37,7 +39,8 @@ class Heads(nn.Module):
         states = outputs.hidden_states
         names = self.names.loss(states[self.layers // 2], states[2 * self.layers // 3], pack.targets)
         options = self.options.loss(states[self.layers - 1], pack.is_right)
-        return self.points.loss(*self.looking(outputs), points) + names + options
+        relations = self.relations.loss(states[self.layers - 1], pack.ways)
+        return self.points.loss(*self.looking(outputs), points) + names + options + relations
 
     def looking(self, outputs: BaseModelOutputWithPast) -> tuple[torch.Tensor, torch.Tensor]:
         """float[B, N, D] twice: states of the visual tokens, as `PointHead` takes them."""

@@ -8,6 +8,7 @@ same positions: a pack of Q questions gives the logits of Q prompts for a fracti
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ class Pack:
         start: P, length of the prefix.
         targets: int[B, L, 3] of `map_head.map_targets`; -100 where there are none.
         is_right: int[B, L] of `option_head.option_targets`; -100 where there are none.
+        ways: int[B, L, 2] of `relation_head.relation_targets`; -100 where there are none.
     """
 
     ids: torch.Tensor
@@ -58,12 +60,14 @@ class Pack:
     start: int
     targets: torch.Tensor
     is_right: torch.Tensor
+    ways: torch.Tensor
 
     def to(self, device: torch.device) -> "Pack":
-        tensors = (self.ids, self.positions, self.segments, self.labels)
-        ids, positions, segments, labels = (value.to(device, non_blocking=True) for value in tensors)
-        targets, is_right = (value.to(device, non_blocking=True) for value in (self.targets, self.is_right))
-        return Pack(ids, positions, segments, labels, self.start, targets, is_right)
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return Pack(**moved)
 
     def mask(self) -> torch.Tensor:
         """bool[B, 1, L - P, L]: a token after the prefix sees the prefix and its own question up to itself."""
@@ -99,8 +103,8 @@ def pack(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarr
             positions[:, number, place:end] = prefix.following + np.arange(end - place)
             place = end
     tensors = [torch.from_numpy(value) for value in (ids, positions, segments, labels)]
-    targets, is_right = torch.full((*ids.shape, 3), IGNORED), torch.full(ids.shape, IGNORED)
-    return Pack(tensors[0], tensors[1], tensors[2], tensors[3], start, targets, is_right)
+    targets, is_right, ways = (torch.full(shape, IGNORED) for shape in ((*ids.shape, 3), ids.shape, (*ids.shape, 2)))
+    return Pack(tensors[0], tensors[1], tensors[2], tensors[3], start, targets, is_right, ways)
 
 
 def ends_of(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[list[int]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from vega3d.experiment.ahead import Ahead
@@ -23,11 +24,13 @@ from vega3d.experiment.network import answer_loss, fused_tokens, packed_outputs,
 from vega3d.experiment.option_head import option_targets
 from vega3d.experiment.packs import Pack, Prefix, pack
 from vega3d.experiment.recipe import Recipe, StageRecipe
+from vega3d.experiment.relation_head import anchors_of, relation_targets
 from vega3d.experiment.tokens import Stream, semantic_tokens
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
 PLACED_LAYER = 1  # of the language model, after which visual tokens are to tell their places; later ones use them
 Log = Callable[[dict], None]
+Named = tuple[list[tuple[int, str]], list[str | None]]
 
 
 @dataclass(frozen=True)
@@ -76,13 +79,13 @@ class Tools:
 class PackMaker:
     """Packs of the steps of a stage: visuals, pack and row ids, as a function of seed and step.
 
-    Those of stage 1 have the targets of a `MapHead` and of an `OptionHead`.
+    Those of stage 1 have the targets of `heads.Heads`.
     """
 
     def __init__(self, tools: Tools, data: SplitData, stage: StageRecipe, seed: int, stream: Stream | None = None):
         self.names = Names(tools.words.tokenizer)
         (self.newline,) = tools.words.tokenizer.encode("\n", add_special_tokens=False)
-        self.ends: dict[int, list[tuple[int, str]]] = {}
+        self.found: dict[int, Named] = {}
         self.prefix = (stream or tools.stream).prefix
         self.pad = tools.words.tokenizer.pad_token_id
         self.data = data
@@ -103,19 +106,23 @@ class PackMaker:
         visuals, packed = self.batches.visuals(step), pack(self.prefix, questions, self.pad)
         if self.data.stage == 1:
             maps = [self.data.maps[self.data.visuals[number].clip] for number in visuals]
-            ends = [[self._ends(number) for number in rows] for rows in chosen]
+            named = [[self._named(number) for number in rows] for rows in chosen]
+            ends = [[found for found, _ in rows] for rows in named]
+            anchors = [[found for _, found in rows] for rows in named]
             asked = [[self.data.rows[number] for number in rows] for rows in chosen]
             truths = [[(len(row.options), row.answer) for row in rows] for rows in asked]
             length = packed.ids.shape[1]
             packed.targets = torch.from_numpy(map_targets(self.prefix, questions, ends, maps, length))
+            packed.ways = torch.from_numpy(relation_targets(self.prefix, questions, ends, anchors, maps, length))
             packed.is_right = torch.from_numpy(option_targets(self.prefix, questions, truths, self.newline, length))
         return visuals, packed, ids
 
-    def _ends(self, row: int) -> list[tuple[int, str]]:
-        """Of the names in a row's prompt, which are looked for once."""
-        if row not in self.ends:
-            self.ends[row] = self.names.ends(self.prompts[row])
-        return self.ends[row]
+    def _named(self, row: int) -> Named:
+        """Ends and anchors of the names in a row's prompt, which are looked for once."""
+        if row not in self.found:
+            ends, asked = self.names.ends(self.prompts[row]), self.data.rows[row]
+            self.found[row] = ends, anchors_of(asked.kind, [name for _, name in ends], len(asked.options))
+        return self.found[row]
 
 
 def train_stage0(
@@ -221,6 +228,7 @@ def train_stage1(
     """Language model, projector and gate on spatial questions, from frozen streams; returns the log."""
     stage, prefix = make.stage, tools.stream.prefix
     codes = PlaceCodes(width_of(model), tools.stream.prefix.grid, tools.device)
+    even_gate(model)
     match_scale(model, streams[make(0)[0]], tools)
     groups = [*tune(model, 1, stage), head_group(heads, stage, "llm")]
     watch, settings = FusionWatch(model.model.fusion), tools.loop_settings(folder, identity, stage)
@@ -243,6 +251,19 @@ def train_stage1(
                 return loss + heads.loss(outputs, batch, torch.from_numpy(looked_at).to(tools.device)), ids
 
         return loop.run(compute)
+
+
+@torch.no_grad()
+def even_gate(model: VegaForSpatialReasoning) -> None:
+    """Gates of one half for every token at the start.
+
+    As long as generative tokens tell nothing they disturb, and all that can shut them out does so: a random gate also
+    by way of the projector, which turns them to where the gate is shut. With weights of zero this way is not there.
+    """
+    gate = getattr(model.model.fusion, "gate", None)
+    if gate is not None:
+        nn.init.zeros_(gate.weight)
+        nn.init.zeros_(gate.bias)
 
 
 @torch.no_grad()
