@@ -6,8 +6,8 @@ INSTALLED = $(VENV)/.installed
 .PHONY: ask test stress smoke lint style clean
 
 ask: $(INSTALLED)  ## answer one question about a shipped clip
-	$(BIN)/vega3d ask room --number "What is the length of the longest dimension (length, width, or height) of the shelf, measured in centimeters?"
-	@echo "right: 172 (by the geometry of the room)"
+	$(BIN)/vega3d ask room "Measuring from the closest point of each object, which of these objects (teddy bear, door, nightstand, chair) is the closest to the clock?" --options "teddy bear" door nightstand chair
+	@echo "right: C (by the geometry of the room)"
 
 test: $(INSTALLED)  ## the tests; no network, no GPU
 	$(BIN)/python -m pytest -m "not stress"

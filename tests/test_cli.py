@@ -1,6 +1,7 @@
 """The command: answers, JSON, pictures, one-line errors."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -89,10 +90,11 @@ def test_options_are_chosen_by_likelihood():
 
 def test_the_question_of_make_ask_is_answered_rightly():
     examples = json.loads((ASSETS / "clips" / "questions.json").read_text())
-    example = next(row for row in examples if row["question_type"] == "object_size_estimation")
-    assert f'ask {example["clip"]} --number "{example["question"]}"' in MAKEFILE.read_text()
-    text = answer(example["clip"], example["question"], "--number")["text"]
-    assert float(text) == pytest.approx(float(example["answer"]), rel=0.05)
+    example = next(row for row in examples if row["question_type"] == "object_rel_distance")
+    options = shlex.join(example["options"]).replace("'", '"')
+    assert f'ask {example["clip"]} "{example["question"]}" --options {options}\n' in MAKEFILE.read_text()
+    text = answer(example["clip"], example["question"], "--options", *example["options"])["text"]
+    assert text.startswith(f"{example['answer']}. ")
 
 
 @pytest.mark.parametrize(
