@@ -34,9 +34,9 @@ def experiment():
     return program("experiment")
 
 
-@pytest.fixture
-def plan(reproduce, monkeypatch, tmp_path):
-    recipes = [RECIPES / name for name in ("generator.yaml", "gate3.yaml", "experiment.yaml")]
+@pytest.fixture(params=[("generator.yaml", "gate3.yaml", "experiment.yaml")])
+def plan(request, reproduce, monkeypatch, tmp_path):
+    recipes = [RECIPES / name for name in request.param]
     options = parsed(
         reproduce,
         monkeypatch,
@@ -57,12 +57,10 @@ def plan(reproduce, monkeypatch, tmp_path):
 def test_all_stages_are_there_and_wait_for_the_right_ones(plan, tmp_path):
     tasks = Schedule(list(plan.tasks()), tmp_path / "tasks").tasks  # which checks names and needs
     assert tasks["dit"].needs == tasks["twin"].needs == ("vae", "frames")
-    assert tasks["experiment-base"].needs == ("experiment-tokens-train",)
     assert tasks["experiment-tokens"].needs == ("rooms", "experiment-tokens-train")
     assert tasks["experiment-streams-random"].needs == ("rooms", "stage0", "choice")
-    begin_with = ("experiment-tokens", "experiment-base")
-    assert tasks["experiment-semantic-0"].needs == begin_with
-    assert tasks["experiment-image_twin-4"].needs == (*begin_with, "experiment-streams-image_twin")
+    assert tasks["experiment-semantic-0"].needs == ("experiment-tokens",)
+    assert tasks["experiment-image_twin-4"].needs == ("experiment-tokens", "experiment-streams-image_twin")
     assert len(tasks["experiment-tables"].needs) == 4 * 5 and tasks["export"].needs == ("experiment-tables",)
     assert len(tasks["gate3-tables"].needs) == 3 * 2
     assert [name for name, task in tasks.items() if not task.load] == [
@@ -72,6 +70,13 @@ def test_all_stages_are_there_and_wait_for_the_right_ones(plan, tmp_path):
         "analysis-train",
         "choice",
     ]
+
+
+@pytest.mark.parametrize("plan", [("smoke_generator.yaml", "smoke.yaml")], indirect=True)
+def test_arms_wait_for_a_base_if_there_is_one(plan, tmp_path):
+    tasks = Schedule(list(plan.tasks()), tmp_path / "tasks").tasks
+    assert tasks["smoke-base"].needs == ("smoke-tokens-train",)
+    assert tasks["smoke-random-1"].needs == ("smoke-tokens", "smoke-base", "smoke-streams-random")
 
 
 def test_the_vae_begins_when_its_first_rooms_are_there(plan, tmp_path):
