@@ -13,7 +13,7 @@ from vega3d.evaluation.report import compare_files, read_result
 from vega3d.experiment import export as export_module
 from vega3d.experiment import kept as kept_module
 from vega3d.experiment.arms import tune
-from vega3d.experiment.export import check_sizes, export
+from vega3d.experiment.export import check_sizes, export, untrained
 from vega3d.experiment.kept import KeptRows
 from vega3d.experiment.loop import HEAD, STATE, TRAINED, Deadline, Loop, OutOfTimeError, rate_at
 from vega3d.experiment.map_rows import MAP_KINDS
@@ -217,6 +217,13 @@ def test_exported_checkpoint_loads_and_answers_as_measured(finished, tmp_path):
     assert not list((tmp_path / "tiny").glob("*.py"))
     result = read_result(finished.result_file("validation", "trained", told["seed"]))
     assert result["settings"]["seed"] == told["seed"]
+
+
+def test_the_card_names_what_was_not_trained(finished):
+    assert untrained(finished.recipe) == ""
+    left_out = [name for name in finished.recipe.categories if name not in ("route_planning", "object_counting")]
+    told = untrained(replace(finished.recipe, categories=left_out))
+    assert "`object_counting`" in told and "`route_planning`" in told and "`object_rel_distance`" not in told
 
 
 def test_export_in_bfloat16_halves_the_weights(finished, tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from vega3d.evaluation.baselines import constant_scores
+from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.report import percent, read_result, span
-from vega3d.experiment.recipe import VALIDATION
+from vega3d.experiment.recipe import VALIDATION, Recipe
 from vega3d.experiment.runner import Experiment, load_arm
 from vega3d.experiment.table import ROWS, markdown
 from vega3d.hub.assemble import describe, make_processor
@@ -127,9 +128,16 @@ def write_card(experiment: Experiment, arm: str, seed: int, folder: Path, name: 
             "arm": arm,
             "seed": seed,
             "train_rooms": f"{rooms.train:,}",
+            "untrained": untrained(experiment.recipe),
         }
     )
     write_whole(folder / "README.md", partial(Path.write_text, data=card))
+
+
+def untrained(recipe: Recipe) -> str:
+    """A sentence about the question types that the recipe leaves out, or nothing."""
+    names = [f"`{name}`" for name in QUESTION_TYPES if name not in recipe.categories]
+    return f" It was not trained on {', '.join(names)}." if names else ""
 
 
 def summary(values: dict, arm: str) -> str:

@@ -57,8 +57,9 @@ Sweet Home 3D's models. No photograph, no person, no text of the web.
 ## Limits
 
 Rooms that look otherwise than the synthetic ones, outdoor scenes, people, text in pictures and questions in other
-words than those of VSI-Bench are outside what it has seen: it answers, and the answer means nothing. `test_unseen`
-shows what other furniture does to it. It is for tests, demonstrations and the study of the method, not for use.
+words than those of VSI-Bench are outside what it has seen: it answers, and the answer means nothing.{untrained}
+`test_unseen` shows what other furniture does to it. It is for tests, demonstrations and the study of the method, not
+for use.
 
 ## Licence
 
