@@ -23,6 +23,7 @@ FILES = {  # in the folder of a run, `*` standing for the names of recipes: file
     "stage0/training.json": "stage0_log.json",
     "*/base/validation.json": "base_{0}.json",
     "*/base/training.json": "base_{0}_log.json",
+    "*/arms/*/*/training.json": "arms/{0}/{1}-{2}.json",
     "*/results.json": "{0}.json",
     "*/results.md": "{0}.md",
     "*/results.tar.xz": "{0}.tar.xz",

@@ -87,6 +87,9 @@ def publish_figures(kept: Path, output: Path) -> None:
     for archive in kept.glob("*.tar.xz"):
         name = archive.name.removesuffix(".tar.xz")
         write(output / f"{name}_seeds.json", of_seeds(archive))
+    for recipe in kept.glob("arms/*"):
+        logs = {file.stem: training(json.loads(file.read_text()))["log"] for file in sorted(recipe.glob("*.json"))}
+        write(output / f"{recipe.name}_log.json", logs)
     seconds = {file.stem: json.loads(file.read_text())["seconds"] for file in sorted((kept / "tasks").glob("*.json"))}
     write(output / "seconds.json", seconds)
 

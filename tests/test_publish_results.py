@@ -29,6 +29,11 @@ def published(program, tmp_path, monkeypatch):
     log = [{"step": step, "loss": 1 / 3} for step in range(400)] + [{"step": 400, "validation_loss": 2.0}]
     log[123]["validation_loss"] = 1.0
     (kept / "vae.json").write_text(json.dumps({"log": log, "psnr": 29.378019, "command": "/machine/x/vega3d"}))
+    (kept / "arms" / "toy").mkdir(parents=True)
+    for seed in range(2):
+        gates = [{"step": step, "gate": 0.123456 + seed} for step in range(90)]
+        arm = {"identity": {"vlm": "/machine/x"}, "log": gates}
+        (kept / "arms" / "toy" / f"trained-seed{seed}.json").write_text(json.dumps(arm))
     questions = [
         {"question_type": "object_counting", "ground_truth": truth, "options": []} for truth in ("2", "2", "4")
     ]
@@ -55,6 +60,13 @@ def test_figures(published):
     assert seeds["constant"]["object_counting"] == pytest.approx((1 + 1 + 0.1) / 3, abs=1e-3)
     assert json.loads((published / "seconds.json").read_text()) == {"vae": 3.0}
     assert not any("/machine" in file.read_text() for file in published.glob("*.json"))
+
+
+def test_trainings_of_all_arms_are_one_file(published):
+    logs = json.loads((published / "toy_log.json").read_text())
+    assert set(logs) == {"trained-seed0", "trained-seed1"}
+    assert logs["trained-seed1"][0] == {"step": 0, "gate": 1.123} and logs["trained-seed0"][-1]["step"] == 89
+    assert len(logs["trained-seed0"]) < 60
 
 
 def test_pictures(published):

@@ -133,7 +133,8 @@ def test_what_the_recipe_does_not_have_is_refused(experiment, monkeypatch, tmp_p
 def test_results_are_collected_under_names_of_their_own(monkeypatch, tmp_path, capsys):
     collect = program("collect_results")
     run = tmp_path / "run"
-    for name in ("tasks/vae.json", "one/results.json", "two/gates/trained-0.png", "analysis/choice.json"):
+    names = ("tasks/vae.json", "one/results.json", "two/gates/trained-0.png", "analysis/choice.json")
+    for name in (*names, "one/arms/random/seed2/training.json"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(name)
     monkeypatch.setattr(sys, "argv", ["program", str(run), "--output", str(tmp_path / "kept")])
@@ -144,6 +145,7 @@ def test_results_are_collected_under_names_of_their_own(monkeypatch, tmp_path, c
     assert kept == {
         "tasks/vae.json": "tasks/vae.json",
         "one.json": "one/results.json",
+        "arms/one/random-seed2.json": "one/arms/random/seed2/training.json",
         "gates_two_trained-0.png": "two/gates/trained-0.png",
         "choice.json": "analysis/choice.json",
     }
