@@ -85,7 +85,7 @@ class PackMaker:
     def __init__(self, tools: Tools, data: SplitData, stage: StageRecipe, seed: int, stream: Stream | None = None):
         self.names = Names(tools.words.tokenizer)
         (self.newline,) = tools.words.tokenizer.encode("\n", add_special_tokens=False)
-        self.found: dict[int, Named] = {}
+        self.named: dict[int, Named] = {}
         self.prefix = (stream or tools.stream).prefix
         self.pad = tools.words.tokenizer.pad_token_id
         self.data = data
@@ -105,24 +105,28 @@ class PackMaker:
         ids = [self.data.rows[number].id for rows in chosen for number in rows]
         visuals, packed = self.batches.visuals(step), pack(self.prefix, questions, self.pad)
         if self.data.stage == 1:
-            maps = [self.data.maps[self.data.visuals[number].clip] for number in visuals]
-            named = [[self._named(number) for number in rows] for rows in chosen]
-            ends = [[found for found, _ in rows] for rows in named]
-            anchors = [[found for _, found in rows] for rows in named]
-            asked = [[self.data.rows[number] for number in rows] for rows in chosen]
-            truths = [[(len(row.options), row.answer) for row in rows] for rows in asked]
-            length = packed.ids.shape[1]
-            packed.targets = torch.from_numpy(map_targets(self.prefix, questions, ends, maps, length))
-            packed.ways = torch.from_numpy(relation_targets(self.prefix, questions, ends, anchors, maps, length))
-            packed.is_right = torch.from_numpy(option_targets(self.prefix, questions, truths, self.newline, length))
+            self._tell(packed, chosen, questions, visuals)
         return visuals, packed, ids
+
+    def _tell(self, packed: Pack, chosen: list[list[int]], questions: list, visuals: list[int]) -> None:
+        """Puts the targets of names and options into a pack of `chosen` rows."""
+        maps = [self.data.maps[self.data.visuals[number].clip] for number in visuals]
+        named = [[self._named(number) for number in rows] for rows in chosen]
+        ends = [[found for found, _ in rows] for rows in named]
+        anchors = [[found for _, found in rows] for rows in named]
+        asked = [[self.data.rows[number] for number in rows] for rows in chosen]
+        truths = [[(len(row.options), row.answer) for row in rows] for rows in asked]
+        length = packed.ids.shape[1]
+        packed.targets = torch.from_numpy(map_targets(self.prefix, questions, ends, maps, length))
+        packed.ways = torch.from_numpy(relation_targets(self.prefix, questions, ends, anchors, maps, length))
+        packed.is_right = torch.from_numpy(option_targets(self.prefix, questions, truths, self.newline, length))
 
     def _named(self, row: int) -> Named:
         """Ends and anchors of the names in a row's prompt, which are looked for once."""
-        if row not in self.found:
+        if row not in self.named:
             ends, asked = self.names.ends(self.prompts[row]), self.data.rows[row]
-            self.found[row] = ends, anchors_of(asked.kind, [name for _, name in ends], len(asked.options))
-        return self.found[row]
+            self.named[row] = ends, anchors_of(asked.kind, [name for _, name in ends], len(asked.options))
+        return self.named[row]
 
 
 def train_stage0(
