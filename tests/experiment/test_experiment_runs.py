@@ -20,6 +20,7 @@ from vega3d.experiment.map_rows import MAP_KINDS
 from vega3d.experiment.packs import IGNORED
 from vega3d.experiment.recipe import ArmRecipe
 from vega3d.experiment.runner import Experiment, load_arm
+from vega3d.experiment.stages import PackMaker, make_heads, train_stage1
 from vega3d.experiment.table import archive, experiment_values, markdown, read_results, write_tables
 from vega3d.hub.load import load_vega
 
@@ -217,6 +218,18 @@ def test_exported_checkpoint_loads_and_answers_as_measured(finished, tmp_path):
     assert not list((tmp_path / "tiny").glob("*.py"))
     result = read_result(finished.result_file("validation", "trained", told["seed"]))
     assert result["settings"]["seed"] == told["seed"]
+
+
+def test_stage_1_begins_with_even_gates_and_logs_them(toy, tmp_path):
+    model, tools = toy.model_of("trained", 0), toy.tools()
+    with torch.no_grad():
+        model.model.fusion.gate.bias.fill_(9.0)
+    make = PackMaker(tools, toy.data("train", 1), replace(toy.recipe.stage1, steps=1), 0)
+    streams = toy.streams("train", "trained")
+    (entry,) = train_stage1(model, make_heads(model, tools, 0), make, streams, tools, tmp_path / "run", {})
+    assert entry["gate"] == 0.5
+    assert entry["generative_rms"] == pytest.approx(entry["semantic_rms"], rel=1e-3)
+    assert not model.model.fusion._forward_hooks
 
 
 def test_the_card_names_what_was_not_trained(finished):
