@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vega3d.experiment.map_rows import REACH, OnMap
-from vega3d.experiment.packs import IGNORED, Prefix
+from vega3d.experiment.packs import IGNORED, Prefix, starts_of
 from vega3d.synthetic.classes import CLASSES
 
 
@@ -59,15 +59,12 @@ def map_targets(
         length: of the packs.
     """
     targets = np.full((len(questions), length, 3), IGNORED, np.int64)
-    for number, (row, ends_of_row, places) in enumerate(zip(questions, ends, maps, strict=True)):
-        start = len(prefix.ids)
-        for (prompt, answer), names in zip(row, ends_of_row, strict=True):
-            for end, name in names:
-                if name in places:
-                    ahead, right, frame = places[name]
-                    steps = np.clip((ahead, right), -REACH, REACH) + REACH
-                    targets[number, start + end] = *steps, frame
-            start += len(prompt) + len(answer)
+    for visual, number, start in starts_of(prefix, questions):
+        for end, name in ends[visual][number]:
+            if name in maps[visual]:
+                ahead, right, frame = maps[visual][name]
+                steps = np.clip((ahead, right), -REACH, REACH) + REACH
+                targets[visual, start + end] = *steps, frame
     return targets
 
 

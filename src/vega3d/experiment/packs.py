@@ -6,7 +6,7 @@ The language model is causal and the visual tokens come first, so each question 
 same positions: a pack of Q questions gives the logits of Q prompts for a fraction of the work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,17 @@ def pack(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarr
     tensors = [torch.from_numpy(value) for value in (ids, positions, segments, labels)]
     targets, is_right, ways = (torch.full(shape, IGNORED) for shape in ((*ids.shape, 3), ids.shape, (*ids.shape, 2)))
     return Pack(tensors[0], tensors[1], tensors[2], tensors[3], start, targets, is_right, ways)
+
+
+def starts_of(
+    prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]
+) -> Iterator[tuple[int, int, int]]:
+    """For each question the number of its visual, its number there, and the place of its first token in the pack."""
+    for visual, row in enumerate(questions):
+        start = len(prefix.ids)
+        for number, (prompt, answer) in enumerate(row):
+            yield visual, number, start
+            start += len(prompt) + len(answer)
 
 
 def ends_of(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[list[int]]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vega3d.experiment.map_rows import REACH, OnMap
-from vega3d.experiment.packs import IGNORED, Prefix
+from vega3d.experiment.packs import IGNORED, Prefix, starts_of
 
 BEARINGS = 24  # of 15 degrees
 FARTHEST = 2 * REACH  # steps
@@ -67,13 +67,10 @@ def relation_targets(
         length: of the packs.
     """
     targets = np.full((len(questions), length, 2), IGNORED, np.int64)
-    for number, (row, places) in enumerate(zip(questions, maps, strict=True)):
-        start = len(prefix.ids)
-        for (prompt, answer), named, starts in zip(row, ends[number], anchors[number], strict=True):
-            for (end, name), anchor in zip(named, starts, strict=True):
-                if anchor is not None and {name, anchor} <= places.keys():
-                    targets[number, start + end] = way(places[name], places[anchor])
-            start += len(prompt) + len(answer)
+    for visual, number, start in starts_of(prefix, questions):
+        for (end, name), anchor in zip(ends[visual][number], anchors[visual][number], strict=True):
+            if anchor is not None and {name, anchor} <= maps[visual].keys():
+                targets[visual, start + end] = way(maps[visual][name], maps[visual][anchor])
     return targets
 
 
