@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 
+from vega3d.files import write_whole
 from vega3d.synthetic import load_furniture, sample_scene, sample_walk, scene_seed
 from vega3d.synthetic.geometric_question import GeometricQuestion
 from vega3d.synthetic.marks import draw_marks
@@ -22,7 +23,6 @@ from vega3d.synthetic.observation import observe
 from vega3d.synthetic.preview import depth_colours, instance_colours
 from vega3d.synthetic.questions import QUESTION_MAKERS, make_questions
 from vega3d.synthetic.render_embree import Clip, EmbreeRenderer
-from vega3d.synthetic.resumable import write_whole
 
 ROOM, KIND, WALK = 4, "bedroom", 1  # the example clip `room`
 WIDTH, HEIGHT, NUM_FRAMES, SHOWN = 384, 288, 32, 4

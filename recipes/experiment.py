@@ -24,8 +24,7 @@ from vega3d.experiment.point_table import point_table, point_values
 from vega3d.experiment.recipe import TEST_SPLITS, VALIDATION, ArmRecipe, Recipe, read_recipe
 from vega3d.experiment.runner import Experiment, load_arm
 from vega3d.experiment.table import archive, experiment_values, markdown, read_results, write_tables
-from vega3d.run_files import write_json
-from vega3d.synthetic.resumable import write_whole
+from vega3d.files import write_json, write_whole
 
 STAGES = ("rooms", "stage0", "tokens", "streams", "base", "arms", "tables", "gates", "export")
 GATE_PICTURES = 3

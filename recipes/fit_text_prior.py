@@ -21,11 +21,12 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
+from vega3d.files import write_whole
 from vega3d.synthetic.furniture import load_furniture
 from vega3d.synthetic.observation import observe
 from vega3d.synthetic.questions import names_in, shuffled_candidates
 from vega3d.synthetic.render_embree import EmbreeRenderer
-from vega3d.synthetic.resumable import run_all, write_whole
+from vega3d.synthetic.resumable import run_all
 from vega3d.synthetic.scene import sample_scene, scene_seed
 from vega3d.synthetic.text_prior import CLUES, WEIGHTS
 from vega3d.synthetic.walk import sample_walk

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from vega3d.evaluation.baselines import constant_scores
-from vega3d.synthetic.resumable import write_whole
+from vega3d.files import write_whole
 
 PATHS = ("generator", "model", "command")  # of the machine
 SWEEP_FIGURES = ("depth_rmse", "centred_retrieval_1", "centred_retrieval_1_chance")

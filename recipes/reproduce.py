@@ -21,9 +21,10 @@ from vega3d.experiment.loop import Deadline, OutOfTimeError
 from vega3d.experiment.recipe import TRAIN, VALIDATION, Recipe, read_recipe
 from vega3d.experiment.runner import Experiment
 from vega3d.experiment.schedule import Schedule, Task
+from vega3d.files import write_json
 from vega3d.generator_training import read_generator_config
 from vega3d.generator_training.rooms import rooms_until
-from vega3d.run_files import check_same_settings, write_json
+from vega3d.run_files import check_same_settings
 from vega3d_cli.common import parse_settings
 
 HEAD_START = 400  # steps of the VAE whose rooms are there before it begins

@@ -2,29 +2,16 @@
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vega3d.files import write_json
+
 WHOLE_FILE = "whole.json"
 PREFIX = "checkpoint-"
-
-
-def write_json(path: Path, values) -> None:
-    """Writes a whole file or nothing: under a temporary name, then renamed."""
-    partial = path.with_name(f"{path.name}.writing-{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(values, file, indent=1, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def mark_whole(folder: Path) -> None:

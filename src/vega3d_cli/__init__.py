@@ -1,6 +1,11 @@
 """The `vega3d` command. Argument parsing only: the package, which takes seconds to import, is imported in commands."""
 
+import signal
 import sys
+from itertools import pairwise
+from typing import Any, NoReturn
+
+import typer
 
 from vega3d_cli import (  # noqa: F401 (each adds its commands to the application)
     analyze,
@@ -14,8 +19,10 @@ from vega3d_cli import (  # noqa: F401 (each adds its commands to the applicatio
     train,
     train_generator,
 )
-from vega3d_cli.common import app
+from vega3d_cli.common import app, one_line
 
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings its own copy of click, and does not export these two
+NoArgumentsError: Any = next(kind for kind in UsageError.__subclasses__() if kind.__name__ == "NoArgsIsHelpError")
 LISTS = ("--options", "--first", "--second")
 
 
@@ -34,5 +41,44 @@ def spread_lists(arguments: list[str]) -> list[str]:
     return spread
 
 
+def debug_first(arguments: list[str]) -> list[str]:
+    """`ask room Q --debug` -> `--debug ask room Q`: an option of all commands, wherever it is written."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if "--debug" not in options:
+        return arguments
+    at = options.index("--debug")
+    return ["--debug", *arguments[:at], *arguments[at + 1 :]]
+
+
+def end_on_signal(number: int, frame: object) -> NoReturn:
+    """Lets what was half written be removed, and children end, before this process does."""
+    raise SystemExit(128 + number)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs a command line; the exit code. Whatever the user can get wrong is told in one line."""
+    try:
+        return app(debug_first(spread_lists(arguments)), standalone_mode=False) or 0
+    except NoArgumentsError as error:
+        error.show()
+        return 2
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "vega3d"
+        told = one_line(ValueError(error.format_message())).removesuffix(".")
+        typer.echo(f"error: {told}{given_value(error, arguments)}. See `{command} --help`.", err=True)
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
+        return 130
+
+
+def given_value(error: Exception, arguments: list[str]) -> str:
+    """What was given to the option that an error is about, which its message leaves out."""
+    names = error.param.opts if isinstance(error, typer.BadParameter) and error.param is not None else []
+    given = [value for name, value in pairwise(arguments) if name in names]
+    return f", but got {given[-1]!r}" if given else ""
+
+
 def main() -> None:
-    app(spread_lists(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, end_on_signal)
+    sys.exit(run(sys.argv[1:]))

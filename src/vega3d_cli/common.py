@@ -22,6 +22,24 @@ app = typer.Typer(
 )
 
 
+LONGEST_MESSAGE = 2000  # characters
+DEBUG: set[str] = set()  # `--debug`, once it is given
+
+
+def show_tracebacks(given: bool) -> None:
+    if given:
+        DEBUG.add("--debug")
+
+
+@app.callback()
+def common_options(
+    debug: Annotated[
+        bool, typer.Option("--debug", callback=show_tracebacks, help="Show where an error arose. Goes anywhere.")
+    ] = False,
+) -> None:
+    pass
+
+
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="Folder in which the generator's features are looked up and kept.")
 ]
@@ -38,12 +56,30 @@ def open_cache(folder: Path | None):
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Bad input ends with one line and exit code 2, never a traceback."""
+    """Bad input ends with one line and exit code 2, never a traceback, but with `--debug`.
+
+    A ValueError or OSError is worded for the user. Anything else came out of a library, or is a fault of ours: its
+    type is named, and how to see where it arose.
+    """
     try:
         yield
-    except (ValueError, OSError) as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if "--debug" in DEBUG:
+            raise
+        typer.echo(f"error: {one_line(error)}", err=True)
         raise typer.Exit(2) from error
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, in one line of a length that can be read."""
+    said = " ".join(str(error).split())
+    if len(said) > LONGEST_MESSAGE:
+        said = f"{said[:LONGEST_MESSAGE]}..."
+    if isinstance(error, (ValueError, OSError)) and said:
+        return said
+    return f"{type(error).__name__}{': ' if said else ''}{said} (--debug shows where it arose)"
 
 
 @contextmanager

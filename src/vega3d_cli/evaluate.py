@@ -109,7 +109,7 @@ def compare(
             comparison_values,
             format_comparison,
         )
-        from vega3d.run_files import write_json
+        from vega3d.files import write_json
 
         check_output(output)
         differences = compare_files(first, second, scoring, paired_seeds=paired_seeds)

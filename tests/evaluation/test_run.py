@@ -24,8 +24,8 @@ from vega3d.evaluation.report import (
 )
 from vega3d.evaluation.run import batches, evaluate
 from vega3d.evaluation.vsibench import load_vsibench, take_balanced
+from vega3d.files import write_json
 from vega3d.hub.load import example_clip, load_vega
-from vega3d.run_files import write_json
 
 SLOW_RUN = """
 import sys, time

@@ -8,7 +8,8 @@ from training_data import embedded_parameters, losses_of, run_config, run_traini
 from transformers import TrainingArguments
 
 from vega3d import VegaForSpatialReasoning
-from vega3d.run_files import is_whole, last_whole_checkpoint, mark_whole, write_json
+from vega3d.files import write_json
+from vega3d.run_files import is_whole, last_whole_checkpoint, mark_whole
 from vega3d.training import DataSource, VegaTrainer, stream_examples
 
 LOGGED = ("loss", "grad_norm", "residual_scale", "gate_mean", "gate_std")

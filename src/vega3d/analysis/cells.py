@@ -16,9 +16,9 @@ import xxhash
 from vega3d.analysis.clips import PosedClip
 from vega3d.analysis.correspondence import VOXEL
 from vega3d.analysis.tokens import FrameFit, frame_fit, generator_frames, read_views, select_views
+from vega3d.files import write_whole
 from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
 from vega3d.modeling.generator_vega3d import VegaGenerator
-from vega3d.synthetic.resumable import write_whole
 
 FORMAT = 1  # of parts; raise it when the figures of unchanged features change
 CONTROLS = ("random", "noise", "vae")

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vega3d.synthetic.resumable import write_whole
+from vega3d.files import write_whole
 
 MOST_CURVES = 4  # noise levels drawn as curves; of more, these many are taken evenly
 CONTROL_STYLES = {"random": ("--", "#7f4fa0"), "noise": (":", "#008080"), "vae": ("-.", "#8c564b")}

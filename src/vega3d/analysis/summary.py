@@ -13,8 +13,8 @@ import pyarrow
 import pyarrow.parquet
 
 from vega3d import __version__
+from vega3d.files import write_whole
 from vega3d.statistics import RESAMPLES, mean_intervals
-from vega3d.synthetic.resumable import write_whole
 
 FORMAT = "vega3d-analysis-1"
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy")

@@ -17,7 +17,7 @@ from vega3d.evaluation.journal import check_same_run, open_journal
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
 from vega3d.evaluation.report import FORMAT, check_output, read_result, summarise
 from vega3d.evaluation.vsibench import QuestionRecord
-from vega3d.run_files import write_json
+from vega3d.files import write_json
 from vega3d.statistics import RESAMPLES
 
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "av")

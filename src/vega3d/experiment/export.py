@@ -13,10 +13,10 @@ from vega3d.evaluation.report import percent, read_result, span
 from vega3d.experiment.recipe import VALIDATION, Recipe
 from vega3d.experiment.runner import Experiment, load_arm
 from vega3d.experiment.table import ROWS, markdown
+from vega3d.files import write_whole
 from vega3d.hub.assemble import describe, make_processor
 from vega3d.hub.model_card import model_card
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.synthetic.resumable import write_whole
 
 LARGEST_FILE, LARGEST_FOLDER = 16_000_000, 20_000_000  # bytes
 

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 
 from vega3d.experiment.ahead import Ahead
 from vega3d.experiment.loop import Deadline, check_identity, save_tensors
-from vega3d.run_files import write_json
-from vega3d.synthetic.resumable import write_whole
+from vega3d.files import write_json, write_whole
 
 PART = 512  # visuals in a file
 AT_A_TIME = 32  # visuals computed together

@@ -20,9 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vega3d.files import write_json, write_whole
 from vega3d.generator_training.muon import Muon
-from vega3d.run_files import write_json
-from vega3d.synthetic.resumable import write_whole
 
 STATE, TRAINED, RESULT = "state.safetensors", "trained.safetensors", "training.json"
 HEAD = "head.safetensors"

@@ -21,6 +21,7 @@ from vega3d.experiment.cells import cell_classes
 from vega3d.experiment.map_rows import map_rows, room_map
 from vega3d.experiment.point_map import cell_points
 from vega3d.experiment.stage0_rows import stage0_rows
+from vega3d.files import write_array, write_whole
 from vega3d.synthetic.draw_arrays import draw_arrays
 from vega3d.synthetic.furniture import PACK, Furniture, load_furniture, suited
 from vega3d.synthetic.light import Quality, bake_light
@@ -28,7 +29,7 @@ from vega3d.synthetic.observation import Observation, observe
 from vega3d.synthetic.questions import make_questions
 from vega3d.synthetic.raycast import Caster, use_one_thread
 from vega3d.synthetic.render_embree import Clip, EmbreeRenderer
-from vega3d.synthetic.resumable import run_all, write_array, write_whole
+from vega3d.synthetic.resumable import run_all
 from vega3d.synthetic.scene import Scene, sample_scene, scene_seed
 from vega3d.synthetic.walk import Walk, sample_walks
 

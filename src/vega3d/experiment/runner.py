@@ -47,9 +47,9 @@ from vega3d.experiment.stages import (
 )
 from vega3d.experiment.tokens import generator_states, make_stream, semantic_tokens
 from vega3d.experiment.vlm import VLMRecipe, write_vlm
+from vega3d.files import write_json
 from vega3d.hub.assemble import make_processor
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.run_files import write_json
 from vega3d.training.checkpoints import load_trained
 from vega3d.training.parts import part_of
 

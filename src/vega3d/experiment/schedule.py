@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vega3d.experiment.loop import Deadline, OutOfTimeError
-from vega3d.run_files import write_json
+from vega3d.files import write_json
 
 LOOK_EVERY = 0.2  # seconds
 LOG_TAIL = 2000  # characters shown of a failed command

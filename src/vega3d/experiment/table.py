@@ -14,8 +14,8 @@ from pathlib import Path
 from vega3d.evaluation.bootstrap import Difference, compare, seed_intervals
 from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES
 from vega3d.evaluation.report import percent, read_result, span, verdict
+from vega3d.files import write_whole
 from vega3d.statistics import RESAMPLES, Interval
-from vega3d.synthetic.resumable import write_whole
 
 FORMAT = "vega3d-experiment-1"
 ROWS = (*CATEGORIES, "macro", *EXTRA_CHOICE_TYPES)  # localisation by choice is in no average

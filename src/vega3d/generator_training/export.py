@@ -16,9 +16,9 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
+from vega3d.files import write_json
 from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
 from vega3d.modeling.generator_vega3d import VegaGenerator
-from vega3d.run_files import write_json
 
 PROMPT_FILE, FACTS_FILE = "prompt.safetensors", "generator.json"
 

@@ -15,6 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers import AutoencoderKLWan
 
 import vega3d
+from vega3d.files import write_json
 from vega3d.generator_training.config import GeneratorConfig, StageOptions
 from vega3d.generator_training.dit import DiTTrainer, build_dit, empty_prompt
 from vega3d.generator_training.export import export_generator, export_part
@@ -24,7 +25,7 @@ from vega3d.generator_training.pictures import save_curves
 from vega3d.generator_training.rooms import FrameFiles, RoomStream, WalkWindow, pixels, rooms_until, validation_stream
 from vega3d.generator_training.stages import DiTStage, VAEStage
 from vega3d.generator_training.vae import VAETrainer, build_vae, gate, latent_statistics, reconstruction
-from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions, write_json
+from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions
 from vega3d.synthetic.stream import write_frames
 
 SETTINGS_FILE, RESULT_FILE, CURVES_FILE = "settings.json", "result.json", "curves.png"

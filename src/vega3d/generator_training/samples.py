@@ -11,10 +11,11 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
 import vega3d
+from vega3d.files import write_json
 from vega3d.generator_training.pictures import grid_of_videos, save_picture
 from vega3d.generator_training.sampling import Solver, padded_prompt, sample_videos
 from vega3d.modeling.generator_vega3d import VegaGenerator
-from vega3d.run_files import versions, write_json
+from vega3d.run_files import versions
 
 TOGETHER = 8  # videos sampled at a time
 FPS = 8

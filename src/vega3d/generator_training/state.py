@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from vega3d.run_files import PREFIX, mark_whole, write_json
+from vega3d.files import write_json
+from vega3d.run_files import PREFIX, mark_whole
 
 LARGEST_FILE = "15MB"
 FACTS_FILE = "state.json"

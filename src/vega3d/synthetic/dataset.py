@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from vega3d.files import write_whole
 from vega3d.synthetic.dataset_card import dataset_card
 from vega3d.synthetic.dataset_files import (
     table_file,
@@ -34,7 +35,7 @@ from vega3d.synthetic.preview import draw_preview
 from vega3d.synthetic.questions import make_questions
 from vega3d.synthetic.raycast import use_one_thread
 from vega3d.synthetic.render_embree import EmbreeRenderer
-from vega3d.synthetic.resumable import run_all, write_whole
+from vega3d.synthetic.resumable import run_all
 from vega3d.synthetic.scene import sample_scene, scene_seed
 from vega3d.synthetic.walk import sample_walk
 

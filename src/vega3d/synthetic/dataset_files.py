@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
+from vega3d.files import write_whole
 from vega3d.geometry import Box
 from vega3d.synthetic.annotations import attribute_questions, captions, expressions, frames_showing
 from vega3d.synthetic.correspondences import correspondences
 from vega3d.synthetic.geometric_question import GeometricQuestion
 from vega3d.synthetic.observation import Observation
 from vega3d.synthetic.render_embree import Clip
-from vega3d.synthetic.resumable import write_whole
 from vega3d.synthetic.scene import Scene
 
 DATASET = "rooms"

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from vega3d.files import write_array
 from vega3d.synthetic.clip import Clip, camera
 from vega3d.synthetic.draw_arrays import DrawArrays, draw_arrays
 from vega3d.synthetic.furniture import Furniture, load_furniture
@@ -24,7 +25,7 @@ from vega3d.synthetic.handover import Result, run_in_order
 from vega3d.synthetic.light import Quality, bake_light, check_quality
 from vega3d.synthetic.raycast import Caster, use_one_thread
 from vega3d.synthetic.render_embree import EmbreeRenderer
-from vega3d.synthetic.resumable import run_all, write_array
+from vega3d.synthetic.resumable import run_all
 from vega3d.synthetic.scene import SEEDS_PER_SPLIT, sample_scene, scene_seed
 from vega3d.synthetic.walk import Walk, sample_walks
 

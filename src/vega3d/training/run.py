@@ -12,10 +12,11 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState, Trainin
 
 import vega3d
 from vega3d.features.cache import FeatureCache, feature_identity
+from vega3d.files import write_json
 from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions, write_json
+from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions
 from vega3d.training.checkpoints import load_trained, trained_parameters
 from vega3d.training.collator import VegaCollator
 from vega3d.training.config import TrainingConfig

@@ -1,0 +1,279 @@
+"""Files that a command makes: whole or not there, never in the place of what is no file of ours to replace.
+
+A file is written under a temporary name beside its place, handed to the disk, and then renamed. The temporary name is
+locked while its writer lives, so the next run knows what a killed one left behind, and removes it.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+PARTIAL = ".partial"
+LOCK = ".lock"
+LOCK_SECONDS = 10
+TOKEN_LENGTH = 8  # of the random part of a temporary name
+NAME_BYTES = 160  # of the longest file name, 255, so that a temporary name beside it fits, too
+KINDS = (
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def check_output(path: str | Path, *inputs: str | Path | None, new_folders: bool = False) -> Path:
+    """The regular file that an output goes to, links followed; asked before any work is done.
+
+    Args:
+        path: where the output is wanted.
+        inputs: files that the command reads; none of them may be its output.
+        new_folders: whether folders on the way may be missing; they are not made here.
+
+    Returns:
+        The absolute path, without links.
+
+    Raises:
+        ValueError: if it is a folder, a device, a named pipe, a socket or an input; if it may not be written, or its
+            folder is not there.
+    """
+    target = resolved(path)
+    mode = mode_of(target)
+    if mode is not None:
+        if stat.S_ISDIR(mode):
+            raise ValueError(f"{path} is a folder. Give a file in it, such as {Path(path) / 'result'}.")
+        for is_kind, kind in KINDS:
+            if is_kind(mode):
+                raise ValueError(f"{path} is {kind}, which a file would replace. Give the name of a regular file.")
+        if not os.access(target, os.W_OK):
+            raise ValueError(f"{path} may not be written. Give another file, or change its permissions.")
+        for source in inputs:
+            if source is not None and os.path.exists(source) and os.path.samefile(source, target):
+                raise ValueError(f"{path} is an input of this command and would be lost. Give another output.")
+    check_writable_parent(target, path, new_folders)
+    return target
+
+
+def resolved(path: str | Path) -> Path:
+    """The absolute path without links; raises ValueError for one that no file can have."""
+    if not str(path) or "\0" in str(path):
+        raise ValueError(f"The path {str(path)!r} is none that a file can have. Give the name of a file or folder.")
+    try:
+        return Path(path).resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to themselves
+        raise ValueError(f"The path {path} cannot be followed: {error}. Give another one.") from error
+
+
+def mode_of(path: Path) -> int | None:
+    """The mode of what lies at a path, or None; raises ValueError if it cannot be asked for."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be used: {os.strerror(error.errno or 0)}. Give another path.") from error
+
+
+def check_writable_parent(target: Path, shown: str | Path, new_folders: bool) -> None:
+    parent = target.parent
+    while new_folders and mode_of(parent) is None and parent != parent.parent:
+        parent = parent.parent
+    mode = mode_of(parent)
+    if mode is None:
+        raise ValueError(f"There is no folder {parent} to write {target.name} into. Make it first.")
+    if not stat.S_ISDIR(mode):
+        raise ValueError(f"{parent} is no folder, so {shown} cannot be written. Give another path.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"The folder {parent} may not be written. Give another one for {target.name}.")
+
+
+def check_input(path: str | Path) -> Path:
+    """A regular file that is there, links followed: reading a named pipe or a device might never end.
+
+    Raises:
+        ValueError: if there is no such file, it is none, or it may not be read.
+    """
+    target = resolved(path)
+    mode = mode_of(target)
+    if mode is None:
+        raise ValueError(f"There is no file {path}.")
+    if not stat.S_ISREG(mode):
+        kind = next((kind for is_kind, kind in KINDS if is_kind(mode)), "a folder")
+        raise ValueError(f"{path} is {kind}. Give a regular file.")
+    if not os.access(target, os.R_OK):
+        raise ValueError(f"{path} may not be read. Change its permissions, or give another file.")
+    return target
+
+
+def read_json(path: str | Path, remedy: str = "Write it again, or give another file.") -> dict[str, Any]:
+    """The names and values of a JSON file.
+
+    Args:
+        path: of the file.
+        remedy: ends the error.
+
+    Raises:
+        ValueError: if it cannot be read, is no JSON, or holds something else than names with values.
+    """
+    try:
+        values = json.loads(check_input(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} cannot be read: it is nested too deeply. {remedy}") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error} {remedy}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {type(values).__name__}, but must hold names with values. {remedy}")
+    return values
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary file to write into; it takes its place when the block ends, and is removed if that fails.
+
+    Raises:
+        ValueError: as `check_output`.
+    """
+    target = check_output(path)
+    remove_left_over(target)
+    partial = partial_path(target)
+    mode = mode_of(target)
+    try:
+        with held(partial, 0o666 if mode is None else stat.S_IMODE(mode)):
+            yield partial
+            sync(partial)
+            partial.replace(target)
+        sync(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary folder to write into; it takes its place when the block ends, and is removed if that fails.
+
+    Raises:
+        ValueError: as `check_new_folder`.
+    """
+    target = check_new_folder(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_left_over(target)
+    partial = partial_path(target)
+    partial.mkdir()
+    try:
+        with held(partial / LOCK, 0o666):
+            yield partial
+            for file in partial.rglob("*"):
+                sync(file)
+            if target.is_dir():
+                target.rmdir()
+            partial.rename(target)
+            (target / LOCK).unlink()
+        sync(target.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_new_folder(path: str | Path) -> Path:
+    """The place of a folder that is to be made, links followed; asked before any work is done.
+
+    Raises:
+        ValueError: if something is there already, but for an empty folder; if it cannot be made.
+    """
+    target = resolved(path)
+    mode = mode_of(target)
+    if mode is not None and (not stat.S_ISDIR(mode) or any(target.iterdir())):
+        raise ValueError(f"{path} is already there. Give a new folder, or empty it first.")
+    check_writable_parent(target, path, new_folders=True)
+    return target
+
+
+def partial_path(target: Path) -> Path:
+    return target.with_name(f"{partial_prefix(target)}{secrets.token_hex(TOKEN_LENGTH // 2)}{PARTIAL}")
+
+
+def partial_prefix(target: Path) -> str:
+    return f".{target.name.encode(errors='surrogateescape')[:NAME_BYTES].decode(errors='ignore')}-"
+
+
+def remove_left_over(target: Path) -> None:
+    """Removes the temporary files and folders that killed writers of this output left beside it."""
+    prefix = partial_prefix(target)
+    for path in target.parent.iterdir():
+        token = path.name.removeprefix(prefix).removesuffix(PARTIAL)
+        if path.name != f"{prefix}{token}{PARTIAL}" or len(token) != TOKEN_LENGTH or path.is_symlink():
+            continue
+        lock = path / LOCK if path.is_dir() else path
+        if not lock.is_file():
+            continue
+        with contextlib.suppress(Timeout, OSError), FileLock(lock, timeout=0):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+@contextlib.contextmanager
+def held(file: Path, mode: int) -> Iterator[None]:
+    """Makes a file, and holds its lock until the block ends or the process dies."""
+    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode))
+    with FileLock(file, timeout=LOCK_SECONDS):  # another process may be asking whether it is held
+        yield
+
+
+@contextlib.contextmanager
+def only_run(place: str | Path) -> Iterator[None]:
+    """Holds an output while a run writes it: a folder, or a file in a folder that is there.
+
+    Raises:
+        ValueError: if another run holds it.
+    """
+    target = resolved(place)
+    lock = target / LOCK if target.is_dir() else target.with_name(f".{target.name}{LOCK}")
+    running = FileLock(lock, timeout=0)
+    try:
+        running.acquire()
+    except Timeout as error:
+        raise ValueError(f"Another run is writing {place}. Wait for it to end, or give another output.") from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        running.release()
+
+
+def sync(path: Path) -> None:
+    """Hands a file, or the names in a folder, to the disk, so that a power cut does not take them back."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` make a file under a temporary name, as in `whole_file`; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial:
+        write(partial)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """A whole JSON file, or none; NaN and infinity, which JSON lacks, raise ValueError."""
+    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """A whole .npy file, or none; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial, partial.open("wb") as file:  # np.save would add .npy to a temporary name
+        np.save(file, array)

@@ -1,0 +1,231 @@
+"""Whole files and folders: what is refused before any work, what is left behind, and who may write at a time."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vega3d.files import (
+    LOCK,
+    check_input,
+    check_new_folder,
+    check_output,
+    only_run,
+    partial_path,
+    read_json,
+    whole_file,
+    whole_folder,
+    write_json,
+)
+
+
+def hidden(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def make_special(folder: Path, kind: str) -> Path:
+    """A path of a kind that no output may replace."""
+    path = folder / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link to a device":
+        path.symlink_to("/dev/null")
+    elif kind == "link to itself":
+        path.symlink_to(path)
+    elif kind == "device":
+        return Path("/dev/null")
+    elif kind == "under a file":
+        path.write_text("")
+        return path / "result"
+    elif kind == "in no folder":
+        return path / "result"
+    elif kind == "long name":
+        return folder / ("n" * 300)
+    elif kind == "zero byte":
+        return Path(f"{path}\0")
+    return path
+
+
+SPECIAL = (
+    "pipe",
+    "socket",
+    "folder",
+    "device",
+    "link to a device",
+    "link to itself",
+    "under a file",
+    "in no folder",
+    "long name",
+    "zero byte",
+)
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_an_output_is_a_regular_file_in_a_folder_that_is_there(kind, tmp_path):
+    path = make_special(tmp_path, kind)
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(ValueError):
+        check_output(path)
+    with pytest.raises(ValueError), whole_file(path):
+        raise AssertionError("the work began")
+
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_an_input_is_a_regular_file(kind, tmp_path):
+    with pytest.raises(ValueError):
+        check_input(make_special(tmp_path, kind))
+
+
+def test_an_output_is_none_of_the_inputs(tmp_path):
+    source, link, hard = tmp_path / "a.json", tmp_path / "link.json", tmp_path / "hard.json"
+    source.write_text("{}")
+    link.symlink_to(source)
+    hard.hardlink_to(source)
+
+    for output in (source, link, hard, tmp_path / "." / "a.json"):
+        with pytest.raises(ValueError, match="is an input"):
+            check_output(output, source)
+
+
+def test_a_link_stays_and_its_target_is_written(tmp_path):
+    (tmp_path / "deep").mkdir()
+    link, target = tmp_path / "link.json", tmp_path / "deep" / "target.json"
+    link.symlink_to(target)
+
+    write_json(link, {"a": 1})
+
+    assert link.is_symlink()
+    assert json.loads(target.read_text()) == {"a": 1}
+
+
+def test_a_file_of_the_user_with_a_partial_name_stays(tmp_path):
+    (tmp_path / "g.png.partial").write_text("mine")
+    (tmp_path / ".g.png-mine.partial").write_text("mine")
+
+    with whole_file(tmp_path / "g.png") as partial:
+        partial.write_text("ours")
+
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "g.png": "ours",
+        "g.png.partial": "mine",
+        ".g.png-mine.partial": "mine",
+    }
+
+
+def test_what_fails_leaves_nothing_and_the_file_as_it_was(tmp_path):
+    path = tmp_path / "result.json"
+    write_json(path, {"a": 1})
+
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"a": float("nan")})
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "new") as partial:
+        (partial / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [found.name for found in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_the_permissions_are_those_of_any_new_file_or_of_the_one_before(tmp_path):
+    plain, ours, private = tmp_path / "plain", tmp_path / "ours", tmp_path / "private"
+    plain.write_text("")
+    private.touch(mode=0o600)
+
+    write_json(ours, {})
+    write_json(private, {})
+
+    assert ours.stat().st_mode == plain.stat().st_mode
+    assert private.stat().st_mode & 0o777 == 0o600
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vega3d.files import whole_file, whole_folder
+with whole_file(Path(sys.argv[1]) / "result.json") as file, whole_folder(Path(sys.argv[1]) / "model") as folder:
+    file.write_text("half")
+    (folder / "half").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert len(hidden(tmp_path)) == 2
+
+    write_json(tmp_path / "result.json", {})
+    with whole_folder(tmp_path / "model") as folder:
+        (folder / "config.json").write_text("{}")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "result.json"]
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
+
+
+def test_what_another_writer_is_writing_is_left_alone(tmp_path):
+    path = tmp_path / "result.json"
+    with whole_file(path) as first:
+        first.write_text("1")
+        write_json(path, 2)
+        assert first.read_text() == "1"
+
+    assert path.read_text() == "1"
+    assert hidden(tmp_path) == []
+
+
+def test_a_folder_that_is_in_use_is_refused_and_an_empty_one_is_taken(tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine").write_text("")
+    (tmp_path / "empty").mkdir()
+
+    for taken in ("used", "used/mine"):
+        with pytest.raises(ValueError, match="already there"):
+            check_new_folder(tmp_path / taken)
+    with whole_folder(tmp_path / "empty") as partial:
+        (partial / "a").write_text("a")
+
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("place", ["folder", "file.json"])
+def test_the_second_run_of_an_output_is_told_so(place, tmp_path):
+    (tmp_path / "folder").mkdir()
+    with only_run(tmp_path / place):
+        with pytest.raises(ValueError, match="Another run is writing"), only_run(tmp_path / place):
+            raise AssertionError("the second run began")
+
+    with only_run(tmp_path / place):
+        pass
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(LOCK)]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "1", "{", "[" * 100_000, '{"a": ' * 100_000, "\xff"])
+def test_json_that_holds_no_names_is_refused(text, tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(text, encoding="latin-1")
+
+    with pytest.raises(ValueError, match=r"a\.json .*Make it anew\."):
+        read_json(path, remedy="Make it anew.")
+
+
+def test_temporary_names_of_long_names_can_be_made(tmp_path):
+    path = tmp_path / ("ü" * 127)  # 254 bytes
+
+    write_json(path, {})
+
+    assert path.is_file()
+    assert len(os.fsencode(partial_path(path).name)) <= 255
