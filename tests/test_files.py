@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from bad_values import OUTPUTS, special_files
 from vega3d.files import (
     LOCK,
     check_input,
@@ -27,51 +27,16 @@ def hidden(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def make_special(folder: Path, kind: str) -> Path:
-    """A path of a kind that no output may replace."""
-    path = folder / kind
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(path))
-    elif kind == "folder":
-        path.mkdir()
-    elif kind == "link to a device":
-        path.symlink_to("/dev/null")
-    elif kind == "link to itself":
-        path.symlink_to(path)
-    elif kind == "device":
-        return Path("/dev/null")
-    elif kind == "under a file":
-        path.write_text("")
-        return path / "result"
-    elif kind == "in no folder":
-        return path / "result"
-    elif kind == "long name":
-        return folder / ("n" * 300)
-    elif kind == "zero byte":
-        return Path(f"{path}\0")
-    return path
+SPECIAL = (*OUTPUTS, "zero byte")
 
 
-SPECIAL = (
-    "pipe",
-    "socket",
-    "folder",
-    "device",
-    "link to a device",
-    "link to itself",
-    "under a file",
-    "in no folder",
-    "long name",
-    "zero byte",
-)
+def special(folder: Path, kind: str) -> Path:
+    return folder / "zero\0byte" if kind == "zero byte" else special_files(folder)[kind]
 
 
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_an_output_is_a_regular_file_in_a_folder_that_is_there(kind, tmp_path):
-    path = make_special(tmp_path, kind)
+    path = special(tmp_path, kind)
     before = sorted(tmp_path.rglob("*"))
 
     with pytest.raises(ValueError):
@@ -85,7 +50,7 @@ def test_an_output_is_a_regular_file_in_a_folder_that_is_there(kind, tmp_path):
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_an_input_is_a_regular_file(kind, tmp_path):
     with pytest.raises(ValueError):
-        check_input(make_special(tmp_path, kind))
+        check_input(special(tmp_path, kind))
 
 
 def test_an_output_is_none_of_the_inputs(tmp_path):
@@ -204,9 +169,12 @@ def test_a_folder_that_is_in_use_is_refused_and_an_empty_one_is_taken(tmp_path):
 @pytest.mark.parametrize("place", ["folder", "file.json"])
 def test_the_second_run_of_an_output_is_told_so(place, tmp_path):
     (tmp_path / "folder").mkdir()
-    with only_run(tmp_path / place):
-        with pytest.raises(ValueError, match="Another run is writing"), only_run(tmp_path / place):
-            raise AssertionError("the second run began")
+    with (
+        only_run(tmp_path / place),
+        pytest.raises(ValueError, match="Another run is writing"),
+        only_run(tmp_path / place),
+    ):
+        raise AssertionError("the second run began")
 
     with only_run(tmp_path / place):
         pass
