@@ -186,11 +186,11 @@ def test_differences_are_paired():
 
 def test_clips_of_one_scene_are_drawn_together():
     cell = {"family": "wan", "mode": "frame", "max_area": 1, "timestep": 1, "block": 1}
-    clips = [("a1", "a", 1.0), ("a2", "a", 0.0), ("b1", "b", 1.0), ("b2", "b", 0.0)]
+    clips = [(f"{scene}{score}", scene, score) for scene in "abcdef" for score in (1.0, 0.0)]
     rows = [{**cell, "clip": clip, "scene": scene, "cosine": score} for clip, scene, score in clips]
     (summary,) = summarise(rows)
-    assert (summary["clips"], summary["scenes"]) == (4, 2)
-    assert summary["figures"]["cosine"] == {"score": 0.5, "low": 0.5, "high": 0.5}  # both scenes have the same mean
+    assert (summary["clips"], summary["scenes"], summary["figure_scenes"]) == (12, 6, {"cosine": 6})
+    assert summary["figures"]["cosine"] == {"score": 0.5, "low": 0.5, "high": 0.5}  # all scenes have the same mean
 
 
 def cells_by_hand() -> list[dict]:

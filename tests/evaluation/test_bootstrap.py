@@ -8,6 +8,7 @@ from evaluation_data import question_rows
 
 from vega3d.evaluation.bootstrap import compare, scene_intervals
 from vega3d.evaluation.metrics import CATEGORIES, average
+from vega3d.statistics import Interval
 
 
 def rows_with(scores: np.ndarray, scenes: int) -> list[tuple[str, str, float]]:
@@ -76,24 +77,30 @@ def test_too_few_scenes_have_no_interval():
     rows = [*rows_with(np.ones((30, 10)), 30)]
     rare = [row for row in rows if row[1] != "route_planning" or row[0] == "scene0004"]
     intervals = scene_intervals(rare)  # the one scene is in 1 - 1/e = 63 % of the resamples
-    assert intervals["route_planning"].low == 1
+    assert intervals["route_planning"] == intervals["macro"] == Interval(1, None, None)
+    assert intervals["object_counting"].low is not None
     with pytest.raises(ValueError, match="0 scenes"):
         scene_intervals([])
 
 
-def test_an_equal_gain_everywhere_is_certain():
-    scores = np.random.default_rng(0).random((20, 10)) * 0.5
-    differences = compare({"a": result_with(scores, 20)}, {"b": result_with(scores + 0.125, 20)})
-    macro = differences["macro"]
+@pytest.mark.parametrize("scenes", [3, 20])
+def test_an_equal_gain_everywhere_has_an_interval_of_its_scenes(scenes):
+    scores = np.random.default_rng(0).random((scenes, 10)) * 0.5
+
+    differences = compare({"a": result_with(scores, scenes)}, {"b": result_with(scores + 0.125, scenes)})
+
+    macro, share = differences["macro"], 0.025 ** (1 / scenes)  # of scenes with this gain; the others have -1 to 1
     assert macro.second - macro.first == pytest.approx(0.125)
-    assert macro.interval.low == pytest.approx(0.125) and macro.interval.high == pytest.approx(0.125)
-    assert macro.better == 1
+    assert macro.interval.low == pytest.approx(share * 0.125 - (1 - share))
+    assert macro.interval.high == pytest.approx(share * 0.125 + (1 - share))
+    assert macro.better == 1 and macro.scenes == scenes
 
 
 def test_a_result_equals_itself():
     result = result_with(np.random.default_rng(0).random((20, 10)), 20)
     for difference in compare({"a": result}, {"b": copy.deepcopy(result)}).values():
-        assert (difference.interval.score, difference.interval.low, difference.interval.high) == (0, 0, 0)
+        interval = difference.interval
+        assert interval.score == 0 and interval.low == -interval.high == pytest.approx(0.025 ** (1 / 20) - 1)
         assert difference.better == 0.5
 
 

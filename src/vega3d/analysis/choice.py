@@ -5,10 +5,11 @@ from dataclasses import asdict
 
 import numpy as np
 
-from vega3d.analysis.summary import CELL
-from vega3d.statistics import RESAMPLES, mean_intervals
+from vega3d.analysis.summary import CELL, limits_of
+from vega3d.statistics import RESAMPLES, mean_intervals, scenes_with
 
 MEASURES = {"depth_rmse": -1, "centred_retrieval_1": 1}  # -1: less is better
+BASELINES = ("mean", "position")  # of the probes; no control
 
 Cell = tuple  # the values of `CELL`
 
@@ -57,11 +58,7 @@ def choice_of(
         ValueError: if there is nothing to compare with, or a control and another sweep share a name; as `best_cell`
             and `cells_compared`.
     """
-    own = rows[0]["family"]
-    whole = dict.fromkeys(row["family"] for row in rows if is_measured(row))  # not the probes' baselines
-    controls = [family for family in whole if family != own]
-    if not controls and not other_sweeps:
-        raise ValueError("The sweep has no controls to compare with. Sweep with --controls, or give --against.")
+    own, controls = own_and_controls(rows, other_sweeps)
     shared = sorted({"own", *controls} & other_sweeps.keys())
     if shared:
         raise ValueError(
@@ -82,6 +79,28 @@ def choice_of(
     }
 
 
+def own_and_controls(rows: Sequence[Mapping], other_sweeps: Mapping[str, Sequence[Mapping]]) -> tuple[str, list[str]]:
+    """The generator's own family and the controls with both measures; raises ValueError, naming what is lacking."""
+    empty = [name for name, found in {"the sweep": rows, **other_sweeps}.items() if not found]
+    if empty:
+        raise ValueError(f"There are no clips in {', '.join(empty)}. Sweep again.")
+    own = rows[0]["family"]
+    given = [family for family in dict.fromkeys(row["family"] for row in rows) if family not in (own, *BASELINES)]
+    whole = {row["family"] for row in rows if is_measured(row)}
+    controls = [family for family in given if family in whole]
+    lacking = [] if own in whole else [("no probes", "--probes")]
+    lacking += [] if given or other_sweeps else [("no controls to compare with", "--controls")]
+    if not lacking and not controls and not other_sweeps:
+        lacking = [(f"no probes of its controls ({', '.join(given)})", "--probes and --controls")]
+    if lacking:
+        what, options = (" and ".join(words) for words in zip(*lacking, strict=True))
+        instead = (
+            "" if given or other_sweeps else " For another generator's sweep in place of controls give --against."
+        )
+        raise ValueError(f"The sweep has {what}. Sweep with {options}.{instead}")
+    return own, controls
+
+
 def is_measured(row: Mapping) -> bool:
     return all(row.get(name) is not None for name in MEASURES)
 
@@ -97,8 +116,8 @@ def cells_compared(
         resamples: of the bootstrap.
 
     Returns:
-        For each measure `first`, `second` and `difference` (`score`, `low`, `high`), and `is_better`: the difference
-        is in favour of the first, and its interval leaves out 0.
+        For each measure `first`, `second` and `difference` (`score`, `low`, `high`), `scenes`, how many there are, and
+        `is_better`: the difference is in favour of the first, and its interval leaves out 0.
 
     Raises:
         ValueError: if the sweeps are not of the same clips.
@@ -111,10 +130,12 @@ def cells_compared(
     for name, sign in MEASURES.items():
         values = np.array([[ours[clip][name], theirs[clip][name]] for clip in ours], float)
         columns = np.column_stack([values, values[:, 0] - values[:, 1]])
-        intervals = mean_intervals(scenes, columns, resamples)
+        limits = [limits_of(name), limits_of(name), None]
+        intervals = mean_intervals(scenes, columns, resamples, limits=limits)
         ends = [intervals[2].low, intervals[2].high]
         found[name] = {
             **dict(zip(("first", "second", "difference"), map(asdict, intervals), strict=True)),
+            "scenes": min(scenes_with(scenes, columns)),
             "is_better": None not in ends and all(sign * end > 0 for end in ends if end is not None),
         }
     return found
