@@ -65,20 +65,19 @@ def interval_of(values: np.ndarray, scenes: int, limits: Limits | None = None) -
 
 
 def interval_of_a_constant(score: float, scenes: int, limits: Limits | None) -> Interval:
-    """Exact interval of a mean where all scenes have the same value.
+    """Exact interval where all scenes have the same value; resamples of them would say that there is no doubt at all.
 
-    With limits: at least the share p = 0.025^(1 / S) of all scenes has this value, and the others lie anywhere between
-    the limits. For a share of 0 or 1 that is the interval of Clopper and Pearson. Without limits nothing can be said
-    of the mean. By the test of signs the median has this very value if there are six scenes or more, so the ends are
-    the value itself; with fewer there is no interval.
+    At a limit, where all are right or all are wrong: at least the share p = 0.025^(1 / S) of all scenes is so, and the
+    others may lie at the other limit. For a share that is the interval of Clopper and Pearson. Anywhere else it is by
+    the test of signs, which needs six scenes: that of the median, which has no width. With fewer there is none.
     """
     tail = (1 - COVERAGE) / 2
-    if limits is None:
-        known = score if 0.5**scenes <= tail else None
-        return Interval(score, known, known)
-    share = tail ** (1 / scenes)
-    low, high = (share * score + (1 - share) * end for end in limits)
-    return Interval(score, min(low, score), max(high, score))  # but for rounding
+    for end, other in (limits, limits[::-1]) if limits is not None else ():
+        if abs(score - end) <= SAME:
+            reached = end + (1 - tail ** (1 / scenes)) * (other - end)
+            return Interval(score, min(score, reached), max(score, reached))
+    known = score if 0.5**scenes <= tail else None
+    return Interval(score, known, known)
 
 
 @lru_cache(maxsize=4)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES, NUMERIC_TYPES, QUESTION_TYPES
+from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES, QUESTION_TYPES
 from vega3d.statistics import DIFFERENCE, RESAMPLES, SHARE, Interval, drawn, interval_of
 
 ALL = "all"
@@ -100,12 +100,6 @@ def scenes_of_scores(counts: np.ndarray) -> dict[str, int]:
     return scenes | ({"macro": min(of_macro)} if of_macro else {}) | ({"micro": of_micro} if of_micro else {})
 
 
-def is_by_construction(rows: Sequence[tuple[str, str, float]]) -> bool:
-    """Whether a score is not drawn but follows from the scoring: letters that are equally likely share the 1."""
-    scores = {score for _, _, score in rows}
-    return len(scores) == 1 and 0 < min(scores) < 1 and all(name not in NUMERIC_TYPES for _, name, _ in rows)
-
-
 def scene_intervals(
     rows: Iterable[tuple[str, str, float]], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, Interval]:
@@ -125,18 +119,12 @@ def scene_intervals(
     Raises:
         ValueError: if there are no questions or no resamples.
     """
-    rows = list(rows)
     sums, counts = scene_sums(rows)
     if not len(sums) or resamples < 1:
         raise ValueError(f"Got {len(sums)} scenes and {resamples} resamples, but an interval needs one of each.")
     weights = drawn(np.random.default_rng(seed), resamples, len(sums))
     scores, scenes = scores_of_types(weights @ sums, weights @ counts), scenes_of_scores(counts)
-    intervals = {name: interval_of(values, scenes[name], SHARE) for name, values in scores.items()}
-    for name, interval in intervals.items():
-        members = [row for row in rows if row[1] in CATEGORIES.get(name, (name,))]
-        if interval.low is not None and members and is_by_construction(members):
-            intervals[name] = Interval(interval.score, interval.score, interval.score)
-    return intervals
+    return {name: interval_of(values, scenes[name], SHARE) for name, values in scores.items()}
 
 
 def scene_of(question: Mapping) -> str:
