@@ -201,7 +201,7 @@ def test_scores_that_cannot_be_are_refused(score):
     broken = copy.deepcopy(result)
     broken["questions"][4]["scores"]["official"] = score
 
-    with pytest.raises(ValueError, match="question 4|first is 4"):
+    with pytest.raises(ValueError, match=r"question 4|first is 4"):
         compare({"a": result}, {"b": broken})
 
 

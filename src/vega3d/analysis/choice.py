@@ -14,13 +14,14 @@ BASELINES = ("mean", "position")  # of the probes; no control
 Cell = tuple  # the values of `CELL`
 
 
-def best_cell(rows: Sequence[Mapping], family: str, mode: str | None = None) -> Cell:
+def best_cell(rows: Sequence[Mapping], family: str, mode: str | None = None, sweep: str = "The sweep") -> Cell:
     """The cell with the smallest sum of its ranks in both measures; of equals the one with the better depth.
 
     Args:
         rows: of a sweep with probes, a row for each clip and cell.
         family: of which the cell is to be.
         mode: likewise; any if None.
+        sweep: how an error calls it.
 
     Raises:
         ValueError: if the sweep has no such cell with both measures.
@@ -31,7 +32,7 @@ def best_cell(rows: Sequence[Mapping], family: str, mode: str | None = None) -> 
             clips.setdefault(tuple(row[name] for name in CELL), []).append([row[name] for name in MEASURES])
     if not clips:
         wanted = family if mode is None else f"{family}, mode {mode}"
-        raise ValueError(f"The sweep has no cell of {wanted} with {' and '.join(MEASURES)}. Sweep with --probes.")
+        raise ValueError(f"{sweep} has no cell of {wanted} with {' and '.join(MEASURES)}. Sweep with --probes.")
     cells = list(clips)
     signs = np.array(list(MEASURES.values()))
     means = signs * np.array([np.mean(clips[cell], axis=0) for cell in cells])
@@ -70,7 +71,7 @@ def choice_of(
         *((family, rows, family) for family in controls),
         *((name, other, other[0]["family"]) for name, other in other_sweeps.items()),
     ):
-        chosen[name] = best_cell(other, family)
+        chosen[name] = best_cell(other, family, sweep="The sweep" if other is rows else name)
         compared[name] = cells_compared(rows, chosen["own"], other, chosen[name], resamples)
     return {
         "cells": {name: dict(zip(CELL, cell, strict=True)) for name, cell in chosen.items()},
