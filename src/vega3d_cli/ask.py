@@ -1,6 +1,7 @@
 """`vega3d ask`."""
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,9 @@ def ask(
         clip, is_image = read_visual(media, num_frames, fps, load_processor(folder).num_frames)
         visual = clip.frames[0] if is_image else clip
         asked = SpatialQuestion(visual, question, options or (), is_image, number)
+        start = time.perf_counter()
         loaded, processor = load_vega(folder, four_bit, device)
+        loading_seconds = round(time.perf_counter() - start, 3)
         if save_gates is not None:
             check_gates(loaded.config.fusion)
         if loaded.config.notice and not as_json:
@@ -89,7 +92,7 @@ def ask(
             from vega3d.hub.gate_figure import save_gate_figure
 
             save_gate_figure(save_gates, clip.frames, answer.gates.numpy(), answer.frame_seconds)
-    report(answer, question, model, as_json, bool(options))
+        report(answer, question, model, loading_seconds, as_json, bool(options))
 
 
 def answer_streamer(processor):
@@ -105,12 +108,13 @@ def check_gates(fusion: str) -> None:
         raise ValueError(f"fusion={fusion!r} has no gate for each token, so there is no map to save. Leave it out.")
 
 
-def report(answer, question: str, model: str, as_json: bool, is_choice: bool) -> None:
+def report(answer, question: str, model: str, loading_seconds: float, as_json: bool, is_choice: bool) -> None:
     if as_json:
         from vega3d import __version__
 
-        values = {"question": question, "model": model, **answer.to_dict(), "vega3d": __version__}
-        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        values = {"question": question, "model": model, **answer.to_dict()}
+        values |= {"loading_seconds": loading_seconds, "vega3d": __version__}
+        typer.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
         return
     if is_choice:  # an open answer was streamed
         for letter, probability in answer.options.items():

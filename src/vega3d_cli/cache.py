@@ -10,6 +10,7 @@ from vega3d_cli.common import app, numbers, one_line_errors, progress, quieten
 
 MIB = 2**20
 GIB = 2**30
+MOST_GIB = 2**33
 
 
 @app.command(
@@ -54,8 +55,11 @@ def cache(
         blocks, timesteps = numbers("--block", block), numbers("--timestep", timestep)
         if timesteps and not blocks:
             raise ValueError("--timestep goes with --block: name the blocks that are read at these noise levels.")
-        if max_gib is not None and max_gib <= 0:
-            raise ValueError(f"--max-gib is {max_gib}, but must be positive.")
+        if max_gib is not None and not 1 / GIB <= max_gib <= MOST_GIB:  # not so for NaN
+            raise ValueError(
+                f"--max-gib is {max_gib}, but must be positive (a byte at least) and at most {MOST_GIB}. Leave it out "
+                "for no limit."
+            )
         quieten(as_json)
         from vega3d.features.cache import FeatureCache, default_folder
 
@@ -71,7 +75,7 @@ def cache(
         if verify or clear:
             result |= features.stats()
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
         return
     for name, value in result.items():
         shown = f"{value / MIB:.1f} MiB" if name in ("bytes", "max_bytes") and value is not None else value

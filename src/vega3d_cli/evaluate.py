@@ -8,6 +8,8 @@ import typer
 
 from vega3d_cli.common import CacheOption, app, one_line_errors, open_cache, progress, quieten
 
+READ_SUFFIXES = (".safetensors", ".jinja", ".txt", ".jsonl", ".parquet", ".mp4")
+
 
 @app.command(
     epilog="""Examples:
@@ -57,7 +59,7 @@ def evaluate(
         from vega3d.evaluation.run import check_request
         from vega3d.evaluation.run import evaluate as run_benchmark
 
-        check_request(output, batch_size)
+        check_request(output, batch_size, *files_read(model, data, train_table))
         check_baseline(baseline, model, train_table)
         if baseline in PLAIN_BASELINES:
             with progress("rooms of split train", "room") as advance:
@@ -72,7 +74,14 @@ def evaluate(
             result = run_benchmark(
                 answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_question=advance
             )
-    typer.echo(json.dumps(overview(result), indent=2) if as_json else format_table(result))
+        typer.echo(json.dumps(overview(result), indent=2, allow_nan=False) if as_json else format_table(result))
+
+
+def files_read(model: str | None, data: Path | None, train_table: Path | None) -> list[Path]:
+    """What is read on this machine and no output may replace; of JSON files only a result may be one."""
+    places = [Path(place) for place in (model, data, train_table) if place is not None]
+    within = [path for place in places if place.is_dir() for path in place.rglob("*")]
+    return [place for place in places if place.is_file()] + [path for path in within if path.suffix in READ_SUFFIXES]
 
 
 def model_answerer(
@@ -103,16 +112,12 @@ def compare(
     """Compare two models on the same questions: differences with 95 % intervals over seeds and scenes."""
     with one_line_errors():
         quieten(False)
-        from vega3d.evaluation.report import (
-            check_output,
-            compare_files,
-            comparison_values,
-            format_comparison,
-        )
-        from vega3d.files import write_json
+        from vega3d.evaluation.report import compare_files, comparison_values, format_comparison
+        from vega3d.files import check_output, write_json
 
-        check_output(output)
+        if output is not None:
+            check_output(output, *first, *second)
         differences = compare_files(first, second, scoring, paired_seeds=paired_seeds)
         if output is not None:
             write_json(output, comparison_values(first, second, scoring, differences, paired_seeds))
-    typer.echo(format_comparison(differences))
+        typer.echo(format_comparison(differences))

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from vega3d.analysis.choice import best_cell, cells_compared, choice_of
 from vega3d.analysis.summary import write_rows
+from vega3d.analysis.tables import choice_table
 from vega3d_cli import app
 
 CLIPS = 12
@@ -78,7 +79,7 @@ def test_the_choice_names_the_best_of_each_and_passes_only_if_all_are_beaten():
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no controls to compare with"):
+    with pytest.raises(ValueError, match=r"no controls to compare with\. Sweep with --controls\. .* --against"):
         choice_of(rows(b0=(0.5, 0.8)), "views", {})
     own = rows(b0=(0.5, 0.8)) + rows("random", b0=(0.9, 0.4))
     with pytest.raises(ValueError, match="--against names random"):
@@ -87,6 +88,45 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
     write_rows(tmp_path / "sweep" / "clips.parquet", own)
     bad = CliRunner().invoke(app, ["analyze", "choose", str(tmp_path / "sweep"), "--against", "twin"])
     assert bad.exit_code == 2 and "must be NAME=SWEEP" in bad.output
+
+
+def without_probes(found: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "depth_rmse"} for row in found]
+
+
+def test_what_a_sweep_lacks_is_named():
+    own, control = rows(b0=(0.5, 0.8)), rows("random", b0=(0.9, 0.4))
+    baseline = [{**row, "centred_retrieval_1": None} for row in rows("mean", b0=(2.0, 0.0))]
+
+    for found, others, message in (
+        (without_probes(own + control), {}, r"The sweep has no probes\. Sweep with --probes\.$"),
+        (without_probes(own), {}, r"no probes and no controls to compare with\. Sweep with --probes and --controls\."),
+        (own + baseline, {}, r"no controls to compare with\. Sweep with --controls\."),
+        (own + without_probes(control), {}, r"no probes of its controls \(random\)"),
+        (without_probes(own), {"twin": own}, r"The sweep has no probes\. Sweep with --probes\.$"),
+        (own, {"twin": without_probes(own)}, r"twin has no cell of wan"),
+        ([], {}, r"no clips in the sweep"),
+        (own, {"twin": []}, r"no clips in twin"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            choice_of(found, "views", others)
+
+
+@pytest.mark.parametrize("scenes", [1, 2, 5, 12])
+def test_a_choice_knows_its_scenes(scenes):
+    first, second = (
+        [{**row, "scene": f"s{int(row['clip'][4:]) % scenes}"} for row in found]
+        for found in (rows(b0=(0.5, 0.8)), rows("random", b0=(0.9, 0.4)))
+    )
+
+    result = choice_of(first + second, "views", {})
+
+    found = result["own_against"]["random"]
+    assert {figure["scenes"] for figure in found.values()} == {scenes}
+    assert result["is_better"] == (scenes >= 6)  # every clip gains as much, which five scenes do not prove
+    lines = choice_table(result).splitlines()
+    assert lines[0].split()[-1] == "scenes" and lines[1].split()[-1] == str(scenes)
+    assert any("note: " in line for line in lines) == (scenes < 10)
 
 
 def test_choose_prints_a_table_and_writes_json(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from posed_clips import room_clip, write_scannet
+from scipy.stats import binomtest
 
 from vega3d.analysis.cells import make_plan, reading
 from vega3d.analysis.clips import ReadOptions
@@ -16,6 +17,7 @@ from vega3d.analysis.layouts import find_clips, read_clip
 from vega3d.analysis.summary import differences, read_rows, summarise
 from vega3d.analysis.sweep import correspondence_rows
 from vega3d.analysis.sweep_files import run_sweep, sweep_table
+from vega3d.analysis.tables import notes, table_of
 from vega3d.features.cache import FeatureCache
 from vega3d.statistics import mean_intervals
 
@@ -171,6 +173,35 @@ def test_intervals_are_over_scenes():
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * values.std() / 200**0.5, rel=0.1)
 
 
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_shares_that_are_all_0_or_all_1_have_the_exact_interval_of_their_scenes(value):
+    cell = {"family": "wan", "mode": "frame", "max_area": 1, "timestep": 1, "block": 1}
+    rows = [
+        {**cell, "clip": f"{n}", "scene": f"s{n // 2}", "retrieval_1": value, "cosine": value, "pck_0_15": None}
+        for n in range(8)
+    ]
+    rows[0]["pck_0_15"] = value  # of one scene alone
+
+    [summary] = summarise(rows)
+
+    exact = binomtest(int(4 * value), 4).proportion_ci(0.95, "exact")
+    assert summary["figures"]["retrieval_1"] == pytest.approx({"score": value, "low": exact.low, "high": exact.high})
+    assert summary["figures"]["cosine"] == {"score": value, "low": None, "high": None}  # it has no limit there
+    assert summary["figures"]["pck_0_15"] == {"score": value, "low": None, "high": None}
+    assert summary["figure_scenes"] == {"retrieval_1": 4, "cosine": 4, "pck_0_15": 1}
+
+
+def test_tables_tell_the_scenes_of_each_row():
+    cells = cells_by_hand()
+    cells[0]["figure_scenes"]["chance"] = 12
+
+    lines = table_of(cells, {"cosine": "cosine", "chance": "chance"})
+
+    assert lines[0].split()[-1] == "scenes"
+    assert [line.split()[-1] for line in lines[1:3]] == ["2-12", "2"]
+    assert notes({"cells": cells, "clips": []}) == ["note: intervals from 2 scenes are too narrow; give 10 or more"]
+
+
 def test_differences_are_paired():
     rows = []
     for family, block, timestep, more in (("wan", 3, 300, 0.1), ("random", 3, 300, 0.0), ("vae", None, None, 0.2)):
@@ -186,11 +217,11 @@ def test_differences_are_paired():
 
 def test_clips_of_one_scene_are_drawn_together():
     cell = {"family": "wan", "mode": "frame", "max_area": 1, "timestep": 1, "block": 1}
-    clips = [("a1", "a", 1.0), ("a2", "a", 0.0), ("b1", "b", 1.0), ("b2", "b", 0.0)]
+    clips = [(f"{scene}{score}", scene, score) for scene in "abcdef" for score in (1.0, 0.0)]
     rows = [{**cell, "clip": clip, "scene": scene, "cosine": score} for clip, scene, score in clips]
     (summary,) = summarise(rows)
-    assert (summary["clips"], summary["scenes"]) == (4, 2)
-    assert summary["figures"]["cosine"] == {"score": 0.5, "low": 0.5, "high": 0.5}  # both scenes have the same mean
+    assert (summary["clips"], summary["scenes"], summary["figure_scenes"]) == (12, 6, {"cosine": 6})
+    assert summary["figures"]["cosine"] == {"score": 0.5, "low": 0.5, "high": 0.5}  # all scenes have the same mean
 
 
 def cells_by_hand() -> list[dict]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from evaluation_data import download, question_records, question_rows
+from scipy.stats import binomtest
 
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
 from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
@@ -27,6 +28,7 @@ from vega3d.evaluation.vsibench import load_vsibench, take_balanced
 from vega3d.files import write_json
 from vega3d.hub.load import example_clip, load_vega
 
+ROWS = (*CATEGORIES, "macro", "micro")
 SLOW_RUN = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
@@ -73,7 +75,10 @@ def test_a_perfect_run(tmp_path):
     for scoring in ("official", "lmms_eval", "likelihood"):
         figures = result["summary"][scoring]["figures"]
         assert set(figures) == {*CATEGORIES, "macro", "micro"}
-        assert all(figure == {"score": 1, "low": 1, "high": 1} for figure in figures.values())
+        least = binomtest(6, 6).proportion_ci(0.95, "exact").low  # six scenes, all of them right
+        assert all(figure["score"] == figure["high"] == 1 for figure in figures.values())
+        assert all(figure["low"] == pytest.approx(least) for figure in figures.values())
+        assert set(result["summary"][scoring]["scenes"].values()) == {6}
     question = result["questions"][0]
     assert question["prompt"] == records[0].prompt and question["answer"] == records[0].ground_truth
     assert question["parsed"] == {"official": records[0].ground_truth, "lmms_eval": records[0].ground_truth}
@@ -291,7 +296,9 @@ def test_nothing_is_kept_of_a_batch_with_an_answer_that_cannot_be_scored(tmp_pat
 def test_empty_answers_score_zero(tmp_path):
     records = question_records()
     result = evaluate(Scripted({record.id: ("", None) for record in records}), records, tmp_path / "result.json")
-    assert result["summary"]["official"]["figures"]["macro"] == {"score": 0, "low": 0, "high": 0}
+    macro = result["summary"]["official"]["figures"]["macro"]
+    assert (macro["score"], macro["low"]) == (0, 0)
+    assert macro["high"] == pytest.approx(binomtest(0, 6).proportion_ci(0.95, "exact").high)
 
 
 def test_bad_outputs_are_refused_before_any_question(tmp_path):
@@ -326,12 +333,14 @@ def test_tables(tmp_path):
     chance = evaluate(ChanceAnswerer(), records, tmp_path / "chance.json")
     lines = format_table(chance).splitlines()
     assert lines[0] == "chance on vsibench: 60 questions, 6 scenes"
-    assert lines[1].split() == ["category", "questions", "official", "95", "%", "interval", "lmms_eval", "likelihood"]
-    assert [line.split()[0] for line in lines[2:]] == [*CATEGORIES, "macro", "micro"]
-    assert lines[7].split()[:2] == ["object_rel_direction", "18"]
+    heads = ["category", "questions", "scenes", "official", "95", "%", "interval", "lmms_eval", "likelihood"]
+    assert lines[1].split() == heads
+    assert [line.split()[0] for line in lines[2:12]] == [*CATEGORIES, "macro", "micro"]
+    assert lines[7].split()[:3] == ["object_rel_direction", "18", "6"]
+    assert lines[12:] == [f"note: intervals from fewer than 10 scenes cover less than they say: {', '.join(ROWS)}"]
     macro = chance["summary"]["official"]["figures"]["macro"]
-    assert lines[-2].split()[1] == f"{100 * macro['score']:.1f}" and macro["low"] < macro["high"]
-    assert f"[{100 * macro['low']:.1f}, {100 * macro['high']:.1f}]" in lines[-2]
+    assert lines[10].split()[1:3] == ["6", f"{100 * macro['score']:.1f}"] and macro["low"] < macro["high"]
+    assert f"[{100 * macro['low']:.1f}, {100 * macro['high']:.1f}]" in lines[10]
     train = question_records(seed=5, prefix="train")
     frequent = evaluate(
         MostFrequentAnswerer(train), records[:-10], tmp_path / "frequent.json", missing_videos=["a.mp4"]
@@ -343,7 +352,7 @@ def test_tables(tmp_path):
     table = format_table(evaluate(ChanceAnswerer(), few, tmp_path / "few.json"))
     assert "no questions of object_rel_direction_hard; macro is over the other categories" in table
     assert [line.split() for line in table.splitlines() if line.startswith("object_rel_direction")] == [
-        ["object_rel_direction", "12", "-", "-", "-", "-"]
+        ["object_rel_direction", "12", "-", "-", "-", "-", "-"]
     ]
 
 
@@ -399,7 +408,12 @@ def test_a_comparison_says_what_is_noise(tmp_path):
     text, values = compared("wrong", "right")
     assert text == "macro: +100.0 points, outside the noise: the second side is better."
     assert values["differences"]["macro"]["verdict"] == "second" and values["scoring"] == "official"
-    assert values["differences"]["macro"]["interval"] == {"score": 1, "low": 1, "high": 1}
+    interval = values["differences"]["macro"]["interval"]
+    least = (
+        binomtest(6, 6).proportion_ci(0.95, "exact").low
+    )  # at least this share of scenes has +1, the others up to -1
+    assert (interval["score"], interval["high"]) == (1, 1) and interval["low"] == pytest.approx(2 * least - 1)
+    assert values["differences"]["macro"]["scenes"] == 6
     assert compared("right", "wrong")[0].endswith("outside the noise: the first side is better.")
     text, values = compared("right", "one_wrong")  # one scene of six: many draws do not hold it
     assert text == "macro: -0.7 points, inside the noise: the 95 % interval of the difference holds 0."
@@ -427,7 +441,7 @@ def test_files_are_compared(tmp_path):
     evaluate(ChanceAnswerer(), records[:-1], tmp_path / "fewer.json")
     with pytest.raises(ValueError, match=r"1 only in .*chance0\.json, the first is 59"):
         compare_files(chance[:1], [tmp_path / "fewer.json"])
-    for text, message in (("", "no JSON"), ("[]", "has the format 'list'"), ("{}", "has the format None")):
+    for text, message in (("", "cannot be read"), ("[]", "holds list"), ("{}", "has the format None")):
         (tmp_path / "broken.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             read_result(tmp_path / "broken.json")

@@ -1,5 +1,6 @@
 """Fills a cache for ever, to be killed; its argument is the folder. Started by `test_cache.py`."""
 
+import random
 import sys
 
 import torch
@@ -19,6 +20,17 @@ def fill(folder: str, numbers) -> None:
     cache = FeatureCache(folder)
     for number in numbers:
         cache.put(clip(number), "identity", hidden(number))
+
+
+def put_and_clear(folder: str, seed: int) -> None:
+    cache, chance = FeatureCache(folder), random.Random(seed)
+    for _ in range(25):
+        number = chance.randrange(6)
+        cache.put(clip(number), "identity", hidden(number))
+        found = cache.get(clip(number), "identity")
+        assert found is None or torch.equal(found, hidden(number))
+        if chance.random() < 0.3:
+            cache.clear()
 
 
 if __name__ == "__main__":

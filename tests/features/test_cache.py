@@ -329,7 +329,7 @@ def test_killed_writers_leave_no_bad_entry_many_times(tmp_path):
 def test_what_killed_writers_left_goes_after_an_hour(cache):
     cache.put(small_clip(0), "identity", small_hidden(0))
     [entry] = list_entries(cache.folder)
-    fresh, old = (entry.path.with_name(f"{name}.partial") for name in ("fresh", "old"))
+    fresh, old = (entry.path.with_name(f"{entry.path.stem}{name}.partial") for name in ("fresh", "old"))
     for path in (fresh, old):
         path.write_bytes(b"x")
     os.utime(old, (time.time() - 4000,) * 2)

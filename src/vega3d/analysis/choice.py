@@ -5,21 +5,23 @@ from dataclasses import asdict
 
 import numpy as np
 
-from vega3d.analysis.summary import CELL
-from vega3d.statistics import RESAMPLES, mean_intervals
+from vega3d.analysis.summary import CELL, limits_of
+from vega3d.statistics import RESAMPLES, mean_intervals, scenes_with
 
 MEASURES = {"depth_rmse": -1, "centred_retrieval_1": 1}  # -1: less is better
+BASELINES = ("mean", "position")  # of the probes; no control
 
 Cell = tuple  # the values of `CELL`
 
 
-def best_cell(rows: Sequence[Mapping], family: str, mode: str | None = None) -> Cell:
+def best_cell(rows: Sequence[Mapping], family: str, mode: str | None = None, sweep: str = "The sweep") -> Cell:
     """The cell with the smallest sum of its ranks in both measures; of equals the one with the better depth.
 
     Args:
         rows: of a sweep with probes, a row for each clip and cell.
         family: of which the cell is to be.
         mode: likewise; any if None.
+        sweep: how an error calls it.
 
     Raises:
         ValueError: if the sweep has no such cell with both measures.
@@ -30,7 +32,7 @@ def best_cell(rows: Sequence[Mapping], family: str, mode: str | None = None) -> 
             clips.setdefault(tuple(row[name] for name in CELL), []).append([row[name] for name in MEASURES])
     if not clips:
         wanted = family if mode is None else f"{family}, mode {mode}"
-        raise ValueError(f"The sweep has no cell of {wanted} with {' and '.join(MEASURES)}. Sweep with --probes.")
+        raise ValueError(f"{sweep} has no cell of {wanted} with {' and '.join(MEASURES)}. Sweep with --probes.")
     cells = list(clips)
     signs = np.array(list(MEASURES.values()))
     means = signs * np.array([np.mean(clips[cell], axis=0) for cell in cells])
@@ -57,11 +59,7 @@ def choice_of(
         ValueError: if there is nothing to compare with, or a control and another sweep share a name; as `best_cell`
             and `cells_compared`.
     """
-    own = rows[0]["family"]
-    whole = dict.fromkeys(row["family"] for row in rows if is_measured(row))  # not the probes' baselines
-    controls = [family for family in whole if family != own]
-    if not controls and not other_sweeps:
-        raise ValueError("The sweep has no controls to compare with. Sweep with --controls, or give --against.")
+    own, controls = own_and_controls(rows, other_sweeps)
     shared = sorted({"own", *controls} & other_sweeps.keys())
     if shared:
         raise ValueError(
@@ -73,13 +71,35 @@ def choice_of(
         *((family, rows, family) for family in controls),
         *((name, other, other[0]["family"]) for name, other in other_sweeps.items()),
     ):
-        chosen[name] = best_cell(other, family)
+        chosen[name] = best_cell(other, family, sweep="The sweep" if other is rows else name)
         compared[name] = cells_compared(rows, chosen["own"], other, chosen[name], resamples)
     return {
         "cells": {name: dict(zip(CELL, cell, strict=True)) for name, cell in chosen.items()},
         "own_against": compared,
         "is_better": all(found["is_better"] for pair in compared.values() for found in pair.values()),
     }
+
+
+def own_and_controls(rows: Sequence[Mapping], other_sweeps: Mapping[str, Sequence[Mapping]]) -> tuple[str, list[str]]:
+    """The generator's own family and the controls with both measures; raises ValueError, naming what is lacking."""
+    empty = [name for name, found in {"the sweep": rows, **other_sweeps}.items() if not found]
+    if empty:
+        raise ValueError(f"There are no clips in {', '.join(empty)}. Sweep again.")
+    own = rows[0]["family"]
+    given = [family for family in dict.fromkeys(row["family"] for row in rows) if family not in (own, *BASELINES)]
+    whole = {row["family"] for row in rows if is_measured(row)}
+    controls = [family for family in given if family in whole]
+    lacking = [] if own in whole else [("no probes", "--probes")]
+    lacking += [] if given or other_sweeps else [("no controls to compare with", "--controls")]
+    if not lacking and not controls and not other_sweeps:
+        lacking = [(f"no probes of its controls ({', '.join(given)})", "--probes and --controls")]
+    if lacking:
+        what, options = (" and ".join(words) for words in zip(*lacking, strict=True))
+        instead = (
+            "" if given or other_sweeps else " For another generator's sweep in place of controls give --against."
+        )
+        raise ValueError(f"The sweep has {what}. Sweep with {options}.{instead}")
+    return own, controls
 
 
 def is_measured(row: Mapping) -> bool:
@@ -97,8 +117,8 @@ def cells_compared(
         resamples: of the bootstrap.
 
     Returns:
-        For each measure `first`, `second` and `difference` (`score`, `low`, `high`), and `is_better`: the difference
-        is in favour of the first, and its interval leaves out 0.
+        For each measure `first`, `second` and `difference` (`score`, `low`, `high`), `scenes`, how many there are, and
+        `is_better`: the difference is in favour of the first, and its interval leaves out 0.
 
     Raises:
         ValueError: if the sweeps are not of the same clips.
@@ -111,10 +131,12 @@ def cells_compared(
     for name, sign in MEASURES.items():
         values = np.array([[ours[clip][name], theirs[clip][name]] for clip in ours], float)
         columns = np.column_stack([values, values[:, 0] - values[:, 1]])
-        intervals = mean_intervals(scenes, columns, resamples)
+        limits = [limits_of(name), limits_of(name), None]
+        intervals = mean_intervals(scenes, columns, resamples, limits=limits)
         ends = [intervals[2].low, intervals[2].high]
         found[name] = {
             **dict(zip(("first", "second", "difference"), map(asdict, intervals), strict=True)),
+            "scenes": min(scenes_with(scenes, columns)),
             "is_better": None not in ends and all(sign * end > 0 for end in ends if end is not None),
         }
     return found

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from vega3d import __version__
 from vega3d.files import write_whole
-from vega3d.statistics import RESAMPLES, mean_intervals
+from vega3d.statistics import RESAMPLES, SHARE, Limits, mean_intervals, scenes_with
 
 FORMAT = "vega3d-analysis-1"
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy")
@@ -28,6 +28,7 @@ COMPARED = (
     "depth_rmse",
     "normal_mean",
 )
+SHARES = ("depth_delta1", "normal_11", "normal_22", "normal_30")  # besides retrieval and PCK
 FACTS = (*CELL, "clip", "scene", "height", "width", "views", "left_out")
 
 
@@ -45,7 +46,8 @@ def summarise(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0
         seed: of the bootstrap.
 
     Returns:
-        For each cell its columns, `clips`, `scenes`, and `figures`: `{name: {score, low, high}}`.
+        For each cell its columns, `clips`, `scenes`, `figures`: `{name: {score, low, high}}`, and `figure_scenes`: how
+        many scenes have each.
     """
     cells: dict[tuple, list[Mapping]] = {}
     for row in rows:
@@ -54,8 +56,9 @@ def summarise(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0
     for cell, members in cells.items():
         scenes, names = [row["scene"] for row in members], figures_in(members)
         counts = {"clips": len(members), "scenes": len(set(scenes))}
-        figures = intervals(names, scenes, table(members, names), resamples, seed)
-        summary.append({**dict(zip(CELL, cell, strict=True)), **counts, "figures": figures})
+        values, limits = table(members, names), [limits_of(name) for name in names]
+        figures = intervals(names, scenes, values, limits, resamples, seed)
+        summary.append({**dict(zip(CELL, cell, strict=True)), **counts, **figures})
     return summary
 
 
@@ -64,12 +67,24 @@ def table(rows: Sequence[Mapping], names: Sequence[str]) -> np.ndarray:
     return np.array([[np.nan if row.get(name) is None else row[name] for name in names] for row in rows], float)
 
 
+def limits_of(name: str) -> Limits | None:
+    """Of a figure that is a share; None for one that may be anything."""
+    return SHARE if name in SHARES or "retrieval" in name or "pck" in name else None
+
+
 def intervals(
-    names: Sequence[str], scenes: Sequence[str], values: np.ndarray, resamples: int, seed: int
+    names: Sequence[str],
+    scenes: Sequence[str],
+    values: np.ndarray,
+    limits: Sequence[Limits | None],
+    resamples: int,
+    seed: int,
 ) -> dict[str, dict]:
+    """`figures` and `figure_scenes` of a cell."""
+    found = mean_intervals(scenes, values, resamples, seed, limits)
     return {
-        name: asdict(interval)
-        for name, interval in zip(names, mean_intervals(scenes, values, resamples, seed), strict=True)
+        "figures": {name: asdict(interval) for name, interval in zip(names, found, strict=True)},
+        "figure_scenes": dict(zip(names, scenes_with(scenes, values), strict=True)),
     }
 
 
@@ -79,7 +94,8 @@ def differences(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int =
     A control without blocks or noise levels is compared with every one.
 
     Returns:
-        For each pair `minus` (the control), the cell's columns, and `figures` of `COMPARED`.
+        For each pair `minus` (the control), the cell's columns, and `figures` and
+        `figure_scenes` of `COMPARED`.
     """
     cells: dict[tuple, dict[str, Mapping]] = {}
     for row in rows:
@@ -95,8 +111,9 @@ def differences(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int =
             names = [name for name in COMPARED if name in members[clips[0]] and name in controls[clips[0]]]
             ours, theirs = ([side[clip] for clip in clips] for side in (members, controls))
             values = table(ours, names) - table(theirs, names)
-            figures = intervals(names, [row["scene"] for row in ours], values, resamples, seed)
-            found.append({**dict(zip(CELL, cell, strict=True)), "minus": other[0], "figures": figures})
+            no_limits = [None] * len(names)
+            figures = intervals(names, [row["scene"] for row in ours], values, no_limits, resamples, seed)
+            found.append({**dict(zip(CELL, cell, strict=True)), "minus": other[0], **figures})
     return found
 
 

@@ -15,7 +15,7 @@ from vega3d.analysis.figures import METRICS, draw_sweep
 from vega3d.analysis.probing import check_scenes, probe_rows
 from vega3d.analysis.summary import CELL, read_rows, result_of, write_result, write_rows
 from vega3d.analysis.sweep import correspondence_rows
-from vega3d.analysis.tables import cell_name, head, notes, shown
+from vega3d.analysis.tables import cell_name, head, notes, scenes_behind, shown
 from vega3d.modeling.generator_vega3d import VegaGenerator
 from vega3d.text_tables import aligned
 
@@ -101,12 +101,12 @@ def sweep_table(result: Mapping, output: Path) -> str:
         ordered = sorted(measured, key=lambda cell: sign * cell["figures"][name]["score"])
         best = [cell for cell in ordered if cell["family"] == own][:BEST]
         others = {cell["family"]: cell for cell in reversed(ordered) if cell["family"] != own}
-        table = [["", metric.title, *(["chance"] if metric.chance else [])]]
+        table = [["", metric.title, *(["chance"] if metric.chance else []), "scenes"]]
         for cell in [*best, *others.values()]:
             wanted = [name, *([metric.chance] if metric.chance else [])]
             digits = 3 if metric.scale == 1 else metric.digits
             values = [shown(cell["figures"].get(figure), digits, metric.scale) for figure in wanted]
-            table.append([row_name(cell, cells), *values])
+            table.append([row_name(cell, cells), *values, scenes_behind(cell, [name])])
         lines += ["", *aligned(table)]
     lines += ["", f"the best {BEST} cells, and the best of each control; all cells and pictures are in {output}"]
     return "\n".join([*lines, *notes(result)])

@@ -1,10 +1,9 @@
 """The tables that are printed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from vega3d.statistics import FEW_SCENES, LEAST_SCENES
 from vega3d.text_tables import aligned
-
-FEW_SCENES = 10  # below which percentile intervals cover less than they say
 
 
 def cell_name(cell: Mapping) -> str:
@@ -27,14 +26,22 @@ def shown(figure: Mapping | None, digits: int = 3, scale: float = 1.0) -> str:
     return f"{score:.{digits}f}" + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
 
 
+def scenes_behind(cell: Mapping, figures: Iterable[str]) -> str:
+    """How many scenes have these figures, such as `12`, or `9-12` where they differ; `-` for none."""
+    counts = [cell["figure_scenes"].get(figure) for figure in figures]
+    known = sorted({count for count in counts if count})
+    return "-".join(map(str, dict.fromkeys((known[0], known[-1])))) if known else "-"
+
+
 def table_of(cells: Iterable[Mapping], columns: Mapping[str, str], digits: int = 3) -> list[str]:
     """Lines of a table: one row a cell; `columns` maps headings to names of figures."""
     cells = list(cells)
     sizes = len({cell["max_area"] for cell in cells}) > 1
-    rows = [["features", *columns]]
+    rows = [["features", *columns, "scenes"]]
     for cell in cells:
         name = cell_name(cell) + (f", {cell['max_area']} px" if sizes else "")
-        rows.append([name, *(shown(cell["figures"].get(figure), digits) for figure in columns.values())])
+        figures = [shown(cell["figures"].get(figure), digits) for figure in columns.values()]
+        rows.append([name, *figures, scenes_behind(cell, columns.values())])
     return aligned(rows)
 
 
@@ -123,26 +130,33 @@ CHOICE_COLUMNS = {"depth RMSE [m]": "depth_rmse", "retrieval@1, centred": "centr
 def choice_table(result: Mapping) -> str:
     """The chosen cell, the best of each control, and the paired differences."""
     cells, against = result["cells"], result["own_against"]
-    rows = [["best cell", *CHOICE_COLUMNS]]
+    rows = [["best cell", *CHOICE_COLUMNS, "scenes"]]
     for name, cell in cells.items():
         side = "first" if name == "own" else "second"
         pair = next(iter(against.values())) if name == "own" else against[name]
         label = cell_name(cell) if name in ("own", cell["family"]) else f"{name}: {cell_name(cell)}"
-        rows.append([label, *(shown(pair[figure][side]) for figure in CHOICE_COLUMNS.values())])
+        rows.append([label, *choice_cells(pair, side)])
     for name, pair in against.items():
-        rows.append([f"own - {name}", *(shown(pair[figure]["difference"]) for figure in CHOICE_COLUMNS.values())])
+        rows.append([f"own - {name}", *choice_cells(pair, "difference")])
     told = "better than all others, intervals apart from 0" if result["is_better"] else "NOT better than all others"
-    return "\n".join([*aligned(rows), "", told])
+    counts = [figure["scenes"] for pair in against.values() for figure in pair.values()]
+    return "\n".join([*aligned(rows), "", told, *scene_notes(counts)])
+
+
+def choice_cells(pair: Mapping, side: str) -> list[str]:
+    counts = {name: pair[name]["scenes"] for name in CHOICE_COLUMNS.values()}
+    figures = [shown(pair[name][side]) for name in counts]
+    return [*figures, scenes_behind({"figure_scenes": counts}, counts)]
 
 
 def difference_lines(result: Mapping, columns: Mapping[str, str]) -> list[str]:
     """A table of the paired differences from controls and baselines, if there are any."""
     if not result["differences"]:
         return []
-    rows = [["difference on the same clips", *columns]]
+    rows = [["difference on the same clips", *columns, "scenes"]]
     for cell in result["differences"]:
         figures = [shown(cell["figures"].get(figure)) for figure in columns.values()]
-        rows.append([f"{cell_name(cell)} - {cell['minus']}", *figures])
+        rows.append([f"{cell_name(cell)} - {cell['minus']}", *figures, scenes_behind(cell, columns.values())])
     return ["", *aligned(rows)]
 
 
@@ -160,11 +174,17 @@ def notes(result: Mapping) -> list[str]:
         lines.append(
             f"note: frames without pose or depth were left out: {sum(left_out.values())} in {len(left_out)} clips"
         )
-    scenes = result["cells"][0]["scenes"]
-    if scenes < 2:
-        lines.append("note: one scene has no interval; give more")
-    elif scenes < FEW_SCENES:
-        lines.append(f"note: intervals from {scenes} scenes are too narrow; give {FEW_SCENES} or more")
+    lines += scene_notes([count for cell in result["cells"] for count in cell["figure_scenes"].values()])
     if result.get("notice"):
         lines.append(f"note: {result['notice']}")
     return lines
+
+
+def scene_notes(counts: Sequence[int]) -> list[str]:
+    """What is to be known of intervals that stand on so many scenes each; 0 is a figure that is not there."""
+    least = min((count for count in counts if count), default=FEW_SCENES)
+    if least < LEAST_SCENES:
+        return [f"note: one scene has no interval; give {FEW_SCENES} or more"]
+    if least < FEW_SCENES:
+        return [f"note: intervals from {least} scenes are too narrow; give {FEW_SCENES} or more"]
+    return []

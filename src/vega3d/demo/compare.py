@@ -21,7 +21,7 @@ from vega3d.features.clips import sampled_clip
 from vega3d.modeling.fusion_vega3d import FUSIONS, ONE_GATE_A_TOKEN
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.spatial_qa import SpatialQuestion, letter_probabilities
+from vega3d.spatial_qa import SpatialQuestion, checked_logits, letter_probabilities
 
 MAX_NEW_TOKENS = 64
 SHOWN_WIDTH = 384  # of the frames kept for the gate maps [px]
@@ -240,6 +240,7 @@ class Comparer:
                     max_new_tokens=max_new_tokens,
                     do_sample=False,
                     streamer=streamer,
+                    logits_processor=checked_logits(),
                     stopping_criteria=StoppingCriteriaList([stop]),
                 )
             finally:

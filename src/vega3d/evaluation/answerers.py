@@ -17,7 +17,7 @@ from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
 from vega3d.features.cache import FeatureCache
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.spatial_qa import SpatialQuestion, letter_probabilities
+from vega3d.spatial_qa import SpatialQuestion, checked_logits, letter_probabilities
 
 Answer = tuple[str, dict[str, float] | None]
 
@@ -94,11 +94,13 @@ class ModelAnswerer:
     def answer(self, records: Sequence[QuestionRecord]) -> list[Answer]:
         """
         Raises:
-            ValueError: if a video cannot be read, or a letter is no token.
+            ValueError: if a video cannot be read, a letter is no token, or logits are not finite.
         """
         inputs = self.inputs_of(records)
         greedy: dict = {name: GENERATION[name] for name in ("max_new_tokens", "num_beams", "do_sample")}
-        generated = self.model.generate(**inputs, **greedy, output_logits=True, return_dict_in_generate=True)
+        generated = self.model.generate(
+            **inputs, **greedy, output_logits=True, return_dict_in_generate=True, logits_processor=checked_logits()
+        )
         first = generated.logits[0]  # float[B, V], of the first new token
         new_tokens = generated.sequences[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new_tokens, skip_special_tokens=True)

@@ -1,12 +1,15 @@
 """The answers of a run on disk while it runs, so that a killed run continues."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from vega3d.evaluation.answerers import Answer
+from vega3d.files import check_output
+
+REMEDY = "Delete the file to start anew."
 
 
 def flattened(values: Mapping, prefix: str = "") -> dict:
@@ -33,7 +36,7 @@ class Journal:
         self.file = file
 
     def append(self, values: Mapping) -> None:
-        """One line, handed to the system at once, so that killing this process loses no batch that was answered.
+        """One line, handed to the disk at once, so that no end of this process or machine loses an answered batch.
 
         One line for a whole batch: a batch is kept or asked again, so a run that was killed asks in the same batches
         as one that was not.
@@ -41,11 +44,12 @@ class Journal:
         if self.file is not None:
             self.file.write(json.dumps(values, allow_nan=False).encode() + b"\n")
             self.file.flush()
+            os.fsync(self.file.fileno())
 
 
 @contextmanager
-def open_journal(path: Path | None, header: Mapping) -> Iterator[tuple[dict[str, Answer], Journal]]:
-    """The answers of an earlier run by id, and the journal to append to; what a kill cut off is cut away.
+def open_journal(path: Path | None, header: Mapping) -> Iterator[tuple[dict[str, Any], Journal]]:
+    """The answers of an earlier run by id, unchecked, and the journal to append to; what a kill cut off is cut away.
 
     Args:
         path: of the file; None keeps nothing.
@@ -57,24 +61,37 @@ def open_journal(path: Path | None, header: Mapping) -> Iterator[tuple[dict[str,
     if path is None:
         yield {}, Journal()
         return
+    check_output(path)
     path.touch()
     with path.open("r+b") as file:
         whole = file.read()
         whole = whole[: whole.rfind(b"\n") + 1]
-        lines = []
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                lines.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(
-                    f"{path}, line {number}, is damaged: {error}. Delete the file to start anew."
-                ) from error
+        lines = [read_line(line, f"{path}, line {number},") for number, line in enumerate(whole.splitlines(), start=1)]
         if lines:
             check_same_run(lines[0], header, path)
+        answers: dict[str, Any] = {}
+        for number, line in enumerate(lines[1:], start=2):
+            given = line.get("answers")
+            if not isinstance(given, dict) or given.keys() & answers.keys():
+                what = "answers a question again" if isinstance(given, dict) else "holds no answers"
+                raise ValueError(f"{path}, line {number}, {what}. {REMEDY}")
+            answers |= given
         file.truncate(len(whole))
         file.seek(len(whole))
         journal = Journal(file)
         if not lines:
             journal.append(header)
-        answers = {key: (text, letters) for line in lines[1:] for key, (text, letters) in line["answers"].items()}
         yield answers, journal
+
+
+def read_line(line: bytes, place: str) -> dict[str, Any]:
+    """The values of a line; raises ValueError if it holds none."""
+    try:
+        values = json.loads(line)
+    except RecursionError as error:
+        raise ValueError(f"{place} is damaged: it is nested too deeply. {REMEDY}") from error
+    except ValueError as error:
+        raise ValueError(f"{place} is damaged: {error}. {REMEDY}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{place} is damaged: it holds {type(values).__name__}. {REMEDY}")
+    return values

@@ -1,18 +1,24 @@
-"""Result files: reading and writing them, their summary, and the tables that are printed."""
+"""The summary of a result, comparisons of result files, and the tables that are printed."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vega3d.evaluation.bootstrap import Difference, compare, rows_of, scene_intervals, scene_of
+from vega3d.evaluation.bootstrap import (
+    Difference,
+    compare,
+    rows_of,
+    scene_intervals,
+    scene_of,
+    scenes_of_result,
+)
 from vega3d.evaluation.metrics import CATEGORIES, average
-from vega3d.statistics import RESAMPLES
+from vega3d.evaluation.result_files import SCORINGS, check_no_copies, read_result
+from vega3d.files import check_input
+from vega3d.statistics import FEW_SCENES, LEAST_SCENES, RESAMPLES
 from vega3d.text_tables import aligned
 
-FORMAT = "vega3d-evaluation-1"
 COMPARISON_FORMAT = "vega3d-comparison-1"
-SCORINGS = ("official", "lmms_eval", "likelihood")
 
 
 def summarise(questions: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0) -> dict:
@@ -25,10 +31,11 @@ def summarise(questions: Sequence[Mapping], resamples: int = RESAMPLES, seed: in
 
     Returns:
         For each scoring that all questions have: `figures`, `{name: {score, low, high}}` of each category and extra
-        type with questions, `macro` and `micro`; `types`, the mean of each question type; `missing`, the types
-        without questions.
+        type with questions, `macro` and `micro`; `scenes`, how many scenes each stands on; `types`, the mean of each
+        question type; `missing`, the types without questions.
     """
     summary = {}
+    scenes = scenes_of_result({"questions": questions})
     for scoring in SCORINGS:
         if any(question["scores"][scoring] is None for question in questions):
             continue
@@ -37,38 +44,11 @@ def summarise(questions: Sequence[Mapping], resamples: int = RESAMPLES, seed: in
         intervals = scene_intervals(rows, resamples, seed)
         summary[scoring] = {
             "figures": {name: asdict(interval) for name, interval in intervals.items()},
+            "scenes": {name: scenes[name] for name in intervals},
             "types": averages.types,
             "missing": list(averages.missing),
         }
     return summary
-
-
-def check_output(output: Path | None) -> None:
-    """Raises ValueError unless the folder of an output is there and the output no folder."""
-    if output is None:
-        return
-    if output.is_dir():
-        raise ValueError(f"{output} is a folder. Give a file for the result, such as {output / 'result.json'}.")
-    if not output.absolute().parent.is_dir():
-        raise ValueError(f"There is no folder {output.absolute().parent} to write {output.name} into.")
-
-
-def read_result(path: str | Path) -> dict:
-    """A result file of `run.evaluate`.
-
-    Raises:
-        ValueError: if there is none at this path.
-    """
-    try:
-        result = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"There is no result file {path}. Make it with `vega3d evaluate --output`.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no JSON: {error}. Make it anew with `vega3d evaluate --output`.") from error
-    if not isinstance(result, dict) or result.get("format") != FORMAT:
-        found = result.get("format") if isinstance(result, dict) else type(result).__name__
-        raise ValueError(f"{path} has the format {found!r}, but must be a result file, {FORMAT!r}.")
-    return result
 
 
 def compare_files(
@@ -82,12 +62,15 @@ def compare_files(
     """`bootstrap.compare` of result files; several files a side are several training seeds of one model.
 
     Raises:
-        ValueError: if a file is no result file, is given twice on one side, or is on other questions.
+        ValueError: if a file is no result file, one or a copy of it is given twice on one side, or they are on other
+            questions.
     """
     for side in (first, second):
-        if len({Path(path).resolve() for path in side}) < len(side):
+        if len({Path(path).resolve() for path in map(check_input, side)}) < len(side):
             raise ValueError(f"A file is given twice: {', '.join(map(str, side))}. Give one file for each seed.")
     sides = [{str(path): read_result(path) for path in side} for side in (first, second)]
+    for results in sides:
+        check_no_copies(results)
     return compare(sides[0], sides[1], scoring, resamples, seed, paired_seeds)
 
 
@@ -104,22 +87,25 @@ def format_table(result: Mapping) -> str:
     summary, questions = result["summary"], result["questions"]
     official = summary["official"]
     scorings = [scoring for scoring in SCORINGS if scoring in summary]
-    rows = [["category", "questions", "official", "95 % interval", *scorings[1:]]]
+    scenes = scenes_of_result(result)
+    rows = [["category", "questions", "scenes", "official", "95 % interval", *scorings[1:]]]
     for name in [*CATEGORIES, *sorted(official["figures"].keys() - CATEGORIES - {"macro", "micro"}), "macro", "micro"]:
         types = CATEGORIES.get(name, (name,))
         count = sum(question["question_type"] in types for question in questions)
         figures = [summary[scoring]["figures"].get(name, {"score": None}) for scoring in scorings]
         interval = span(figures[0].get("low"), figures[0].get("high"))
         scores = [percent(figure["score"]) for figure in figures]
-        rows.append([name, str(count) if name not in ("macro", "micro") else "", scores[0], interval, *scores[1:]])
-    scenes = len({scene_of(question) for question in questions})
-    head = f"{result['settings']['name']} on {result['benchmark']}: {len(questions)} questions, {scenes} scenes"
+        shown = str(count) if name not in ("macro", "micro") else ""
+        rows.append([name, shown, str(scenes.get(name, "-")), scores[0], interval, *scores[1:]])
+    all_scenes = len({scene_of(question) for question in questions})
+    head = f"{result['settings']['name']} on {result['benchmark']}: {len(questions)} questions, {all_scenes} scenes"
     return "\n".join([head, *aligned(rows), *notes(result)])
 
 
 def notes(result: Mapping) -> list[str]:
     """What keeps the figures of a result from being compared with published ones."""
-    lines = []
+    behind = scenes_of_result(result)
+    lines = scene_notes({name: behind[name] for name in result["summary"]["official"]["figures"]})
     if result["summary"]["official"]["missing"]:
         missing = ", ".join(result["summary"]["official"]["missing"])
         lines.append(f"note: no questions of {missing}; macro is over the other categories, no VSI-Bench figure")
@@ -134,19 +120,31 @@ def notes(result: Mapping) -> list[str]:
     return lines
 
 
+def scene_notes(scenes: Mapping[str, int]) -> list[str]:
+    """What is to be known of intervals that stand on few scenes, or of one alone."""
+    alone = [name for name, count in scenes.items() if count < LEAST_SCENES]
+    few = [name for name, count in scenes.items() if LEAST_SCENES <= count < FEW_SCENES]
+    lines = [f"note: too few scenes for an interval: {', '.join(alone)}"] if alone else []
+    if few:
+        lines.append(f"note: intervals from fewer than {FEW_SCENES} scenes cover less than they say: {', '.join(few)}")
+    return lines
+
+
 def format_comparison(differences: Mapping[str, Difference]) -> str:
     """The table of a comparison, in percent and points, and what it says about the macro average.
 
     `second better` is the share of draws the second side wins; `verdict` is `noise` where the interval holds 0.
     """
-    rows = [["category", "first", "second", "difference", "95 % interval", "second better", "verdict"]]
+    rows = [["category", "first", "second", "difference", "95 % interval", "scenes", "second better", "verdict"]]
     for name, difference in differences.items():
         interval = difference.interval
         signed = f"{100 * (difference.second - difference.first):+.1f}"
         better = "-" if difference.better is None else f"{difference.better:.1%}"
         scores = percent(difference.first), percent(difference.second)
-        rows.append([name, *scores, signed, span(interval.low, interval.high), better, verdict(difference)])
-    return "\n".join([*aligned(rows), *conclusion(differences)])
+        found = span(interval.low, interval.high), str(difference.scenes), better, verdict(difference)
+        rows.append([name, *scores, signed, *found])
+    scenes = {name: difference.scenes for name, difference in differences.items()}
+    return "\n".join([*aligned(rows), *scene_notes(scenes), *conclusion(differences)])
 
 
 def verdict(difference: Difference) -> str:

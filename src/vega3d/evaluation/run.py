@@ -3,21 +3,24 @@
 Answers go batch by batch into `OUTPUT.partial.jsonl`, and at the end, scored, into OUTPUT, as one file.
 """
 
+import contextlib
 import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from vega3d import __version__
 from vega3d.evaluation.answerers import Answer, Answerer
-from vega3d.evaluation.journal import check_same_run, open_journal
+from vega3d.evaluation.journal import REMEDY, check_same_run, open_journal
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
-from vega3d.evaluation.report import FORMAT, check_output, read_result, summarise
+from vega3d.evaluation.report import summarise
+from vega3d.evaluation.result_files import FORMAT, read_result
 from vega3d.evaluation.vsibench import QuestionRecord
-from vega3d.files import write_json
+from vega3d.files import check_output, only_run, write_json
 from vega3d.statistics import RESAMPLES
 
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "av")
@@ -57,29 +60,34 @@ def evaluate(
         prompt, raw answer, both parses, option probabilities and scores.
 
     Raises:
-        ValueError: if there are no questions, `batch_size` is below 1, the output cannot be written, or it or its
-            partial file is of another run; or as the answerer does.
+        ValueError: if there are no questions, `batch_size` is below 1, the output cannot be written, another run is
+            writing it, or it or its partial file is of another run or damaged; or as the answerer does.
     """
     output = None if output is None else Path(output)
     check_request(output, batch_size)
     header = describe_run(answerer, records, benchmark, missing_videos)
-    if output is not None and output.exists():
-        return finished_result(output, header)
-    journal = None if output is None else output.with_name(f"{output.name}.partial.jsonl")
-    answers = ask_all(answerer, records, batch_size, journal, header, on_question)
-    questions = [scored(record, answers[record.id]) for record in records]
-    result = {
-        **header,
-        "batch_size": batch_size,
-        "bootstrap": {"seed": seed, "resamples": resamples},
-        "summary": summarise(questions, resamples, seed),
-        "debiased": summarise_debiased(questions, resamples, seed),
-        "questions": questions,
-    }
-    if output is not None and journal is not None:
-        write_json(output, result)
-        journal.unlink()
-    return result
+    with contextlib.nullcontext() if output is None else only_run(output):
+        if output is not None and output.exists():
+            return finished_result(output, header)
+        journal = None if output is None else journal_of(output)
+        answers = ask_all(answerer, records, batch_size, journal, header, on_question)
+        questions = [scored(record, answers[record.id]) for record in records]
+        result = {
+            **header,
+            "batch_size": batch_size,
+            "bootstrap": {"seed": seed, "resamples": resamples},
+            "summary": summarise(questions, resamples, seed),
+            "debiased": summarise_debiased(questions, resamples, seed),
+            "questions": questions,
+        }
+        if output is not None and journal is not None:
+            write_json(output, result)
+            journal.unlink()
+        return result
+
+
+def journal_of(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial.jsonl")
 
 
 def finished_result(output: Path, header: dict) -> dict:
@@ -98,7 +106,8 @@ def ask_all(
     on_question: Callable[[int], None] | None,
 ) -> dict[str, Answer]:
     """Answers by id; each batch is in the journal before the next one is asked."""
-    with open_journal(journal_path, header) as (answers, journal):
+    with open_journal(journal_path, header) as (kept, journal):
+        answers = answers_kept(kept, records, journal_path)
         if on_question is not None:
             on_question(len(answers))
         for batch in batches(records, batch_size):
@@ -112,6 +121,24 @@ def ask_all(
             answers.update(new)
             if on_question is not None:
                 on_question(len(new))
+    return answers
+
+
+def answers_kept(kept: Mapping[str, Any], records: Sequence[QuestionRecord], path: Path | None) -> dict[str, Answer]:
+    """The answers of a journal; raises ValueError if one is to another question, or cannot be scored."""
+    asked = {record.id: record for record in records}
+    answers = {}
+    for key, answer in kept.items():
+        if key not in asked:
+            raise ValueError(f"{path} answers question {key}, which is not asked. {REMEDY}")
+        if not isinstance(answer, list) or len(answer) != 2:
+            raise ValueError(
+                f"{path} has the answer {answer!r:.80} to question {key}, but must have two values. {REMEDY}"
+            )
+        try:
+            answers[key] = checked(asked[key], (answer[0], answer[1]))
+        except ValueError as error:
+            raise ValueError(f"{path} holds what is no answer: {error} {REMEDY}") from error
     return answers
 
 
@@ -171,30 +198,50 @@ def installed_version(library: str) -> str | None:
         return None
 
 
-def check_request(output: Path | None, batch_size: int) -> None:
-    """Raises ValueError, before anything is loaded, if the batches or the place of the output cannot be."""
+def check_request(output: Path | None, batch_size: int, *inputs: str | Path | None) -> None:
+    """What can be known before anything is loaded.
+
+    Args:
+        output: file of the result, if one is wanted.
+        batch_size: questions at a time.
+        inputs: files that are read, and must be neither the output nor its journal.
+
+    Raises:
+        ValueError: if the batches or the place of the output cannot be, what lies there is no result, or another run
+            is writing it.
+    """
     if batch_size < 1:
         raise ValueError(f"The batch size is {batch_size}, but must be at least 1 question.")
-    check_output(output)
+    if output is None:
+        return
+    for path in (output, journal_of(output)):
+        check_output(path, *inputs)
+    with only_run(output):
+        if output.exists():
+            read_result(output)
 
 
 def checked(record: QuestionRecord, answer: Answer) -> Answer:
-    """The answer; raises ValueError if it cannot be scored: NaN probabilities, or of other letters, or no text."""
+    """The answer; raises ValueError if it cannot be scored: bad probabilities, or of other letters, or no text."""
     text, probabilities = answer
     if not isinstance(text, str):
-        raise ValueError(f"The answer to question {record.id} is {text!r}, but must be text; empty text scores 0.")
+        raise ValueError(f"The answer to question {record.id} is {text!r:.80}, but must be text; empty text scores 0.")
     if probabilities is not None:
-        if "".join(probabilities) != record.letters:
+        if not isinstance(probabilities, dict) or "".join(probabilities) != record.letters:
             raise ValueError(
                 f"Question {record.id} has the options {record.letters!r}, but the answer has probabilities of "
-                f"{list(probabilities)}."
+                f"{list(probabilities) if isinstance(probabilities, dict) else probabilities!r:.80}."
             )
-        if not all(math.isfinite(value) for value in probabilities.values()):
+        if not all(is_probability(value) for value in probabilities.values()):
             raise ValueError(
                 f"The option probabilities of question {record.id} are {probabilities}. Load the model in float32 or "
                 "bfloat16, and check its weights."
             )
     return text, probabilities
+
+
+def is_probability(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1
 
 
 def scored(record: QuestionRecord, answer: Answer) -> dict:

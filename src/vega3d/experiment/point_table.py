@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from vega3d.evaluation.report import scene_notes
 from vega3d.statistics import RESAMPLES, Interval, drawn, interval_of
 
 POINT_FIGURES = ("depth", "turn", "ahead", "right")  # [m], [deg], [m], [m]
@@ -69,7 +70,7 @@ def point_table(values: Mapping) -> str:
         lines.append(f"| {arm} | " + " | ".join(cell(found[name], "") for name in POINT_FIGURES) + " |")
     for pair, found in values["differences"].items():
         lines.append(f"| {pair} | " + " | ".join(cell(found[name], "+") for name in POINT_FIGURES) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(f"\n{note}" for note in scene_notes({"all": values["scenes"]}))]) + "\n"
 
 
 def cell(value: Mapping, sign: str) -> str:

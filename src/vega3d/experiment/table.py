@@ -11,9 +11,9 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from vega3d.evaluation.bootstrap import Difference, compare, seed_intervals
+from vega3d.evaluation.bootstrap import Difference, compare, scenes_of_result, seed_intervals
 from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES
-from vega3d.evaluation.report import percent, read_result, span, verdict
+from vega3d.evaluation.report import percent, read_result, scene_notes, span, verdict
 from vega3d.files import write_whole
 from vega3d.statistics import RESAMPLES, Interval
 
@@ -52,10 +52,12 @@ def split_values(results: Results, against: Sequence[str], scoring: str, resampl
             if arm != control and f"{control} - {arm}" not in differences:
                 found = compare(sides[control], side, scoring, resamples, paired_seeds=True)
                 differences[f"{arm} - {control}"] = found
-    questions = next(iter(results.values()))[0]["questions"]
+    first = next(iter(results.values()))[0]
+    questions, behind = first["questions"], scenes_of_result(first)
     return {
         "scenes": len({question["scene"] for question in questions}),
         "questions": len(questions),
+        "figure_scenes": {name: behind[name] for name in next(iter(scores.values()))},
         "scores": {arm: {name: asdict(value) for name, value in found.items()} for arm, found in scores.items()},
         "differences": {
             pair: {name: {**asdict(value), "verdict": verdict(value)} for name, value in found.items()}
@@ -113,6 +115,7 @@ def markdown(values: Mapping) -> str:
             "",
             *difference_table(found["differences"]),
             "",
+            *(f"{note}\n" for note in scene_notes(found["figure_scenes"])),
         ]
     return "\n".join(lines)
 

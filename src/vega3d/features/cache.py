@@ -1,26 +1,35 @@
 """`FeatureCache`: the generator's hidden states on disk, one entry a clip, block and noise level.
 
 An entry holds bf16[t, h, w, C] on the generator's own grid, before the learned projector. Its name is a hash of the
-pixels, of the generator's weights and of all options that change its features, so nothing goes stale: what changed has
-another name.
+pixels, of the generator's weights in memory and of all options that change its features, so nothing goes stale: what
+changed has another name.
 """
 
-import json
 import logging
-import tempfile
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from huggingface_hub import constants
 
-from vega3d.features.entries import evict, list_entries, read_entry, remove_stale, write_entry
-from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_identity
+from vega3d.features.entries import (
+    evict,
+    list_entries,
+    read_entry,
+    regular_status,
+    remove_stale,
+    write_entry,
+)
+from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_identity, place_identities
+from vega3d.files import read_json, write_json
 from vega3d.modeling.generator_vega3d import VegaGenerator
 from vega3d.modeling.inputs_vega3d import unpack_cells
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
 MARKER = "vega3d_features.json"
+READ_FORMATS = (1, FORMAT)  # of folders; no key leads to an entry of an earlier format
+LARGEST = 2**63  # bytes that a limit may have
 logger = logging.getLogger(__name__)
 
 
@@ -45,8 +54,10 @@ class FeatureCache:
 
     def __init__(self, folder: str | Path, max_bytes: int | None = None):
         self.folder, self.max_bytes = Path(folder), max_bytes
-        if max_bytes is not None and max_bytes < 1:
-            raise ValueError(f"max_bytes is {max_bytes}, but must be at least 1. Leave it out for no limit.")
+        if max_bytes is not None and not (type(max_bytes) is int and 1 <= max_bytes <= LARGEST):
+            raise ValueError(
+                f"max_bytes is {max_bytes}, but must be a whole number from 1 to {LARGEST}. Leave it out for no limit."
+            )
         self._claim_folder()
         self._total: int | None = None  # of all entries [bytes], as far as this process knows
 
@@ -65,7 +76,8 @@ class FeatureCache:
         """Stores float[t, h, w, C], rounded to bf16.
 
         Raises:
-            ValueError: if it is larger than `max_bytes`, or the folder is full or cannot be written.
+            ValueError: if it holds NaN or infinity or is larger than `max_bytes`, or the folder is full or cannot be
+                written.
         """
         self._put(clip_hash(clip), identity, as_stored(hidden))
 
@@ -102,18 +114,23 @@ class FeatureCache:
             The timestep, and bf16[t, h, w, C] on the CPU for each block.
         """
         content = clip_hash(clip)
-        keys = {(k, block): feature_identity(generator, [block], k) for k in timesteps for block in blocks}
+        keys = place_identities(generator, ((k, block) for k in timesteps for block in blocks))
         found = {place: self._get(content, identity) for place, identity in keys.items()}
-        missing = [k for k in timesteps if any(found[k, block] is None for block in blocks)]
+        missing = [k for k in dict.fromkeys(timesteps) if any(found[k, block] is None for block in blocks)]
         computed = generator.read(clip, blocks, missing)
-        for timestep in timesteps:
-            if timestep in missing:
+        waiting = set(missing)
+        for number, timestep in enumerate(timesteps, start=1):
+            if timestep in waiting:
+                waiting.remove(timestep)
                 for block, hidden in next(computed)[1].items():
                     stored = as_stored(hidden)
                     if found[timestep, block] is None:
                         self._put(content, keys[timestep, block], stored)
                     found[timestep, block] = stored
-            yield timestep, {block: found.pop((timestep, block)) for block in blocks}  # type: ignore[misc]
+            yield timestep, {block: found[timestep, block] for block in blocks}  # type: ignore[misc]
+            if timestep not in timesteps[number:]:
+                for block in set(blocks):
+                    del found[timestep, block]
 
     def attach(self, inputs: Mapping, identity: str, cell: int) -> dict:
         """Puts cached hidden states in the place of the generator's pixels, if all of them are there.
@@ -153,26 +170,27 @@ class FeatureCache:
         """Reads all entries and removes the bad ones; returns how many were good and bad."""
         counts = {"good": 0, "bad": 0, "left_by_killed_writers": remove_stale(self.folder)}
         for entry in list_entries(self.folder):
-            good = read_entry(entry.path, {"key": entry.path.stem}) is not None
-            counts["good" if good else "bad"] += 1
-            if not good:
+            if read_entry(entry.path, entry.path.stem) is not None:
+                counts["good"] += 1
+            elif regular_status(entry.path) is not None:  # else another process has just removed it
+                counts["bad"] += 1
                 entry.path.unlink(missing_ok=True)
             if on_entry is not None:
                 on_entry(1)
         return counts
 
     def clear(self) -> int:
-        """Removes all entries; returns how many."""
+        """Removes all entries; returns how many. What other processes are writing just now stays."""
         entries = list_entries(self.folder)
         for entry in entries:
             entry.path.unlink(missing_ok=True)
-        remove_stale(self.folder, age=0)
+        remove_stale(self.folder)
         self._total = None
         return len(entries)
 
     def _get(self, content: str, identity: str) -> torch.Tensor | None:
         path = self._path(content, identity)
-        hidden = read_entry(path, {"key": path.stem})
+        hidden = read_entry(path, path.stem)
         if hidden is None and path.exists():
             logger.warning("The cached features %s are damaged; they are computed again.", path)
         return hidden
@@ -202,12 +220,7 @@ class FeatureCache:
         marker = self.folder / MARKER
         try:
             if marker.exists():
-                found = json.loads(marker.read_text()).get("format")
-                if found != FORMAT:
-                    raise ValueError(
-                        f"The feature cache {self.folder} has format {found}, but this version of vega3d reads and "
-                        f"writes format {FORMAT}. Choose another folder, or delete this one."
-                    )
+                self._check_format(marker)
                 return
             self.folder.mkdir(parents=True, exist_ok=True)
             others = any(not path.name.startswith(".") for path in self.folder.iterdir())
@@ -215,13 +228,21 @@ class FeatureCache:
                 raise ValueError(
                     f"{self.folder} holds other files and no feature cache. Choose an empty or new folder for it."
                 )
-            with tempfile.NamedTemporaryFile("w", dir=self.folder, prefix=".", delete=False) as file:
-                file.write(json.dumps({"format": FORMAT}) + "\n")
-            Path(file.name).replace(marker)
+            write_json(marker, {"format": FORMAT})
         except OSError as error:
             raise ValueError(
                 f"The feature cache {self.folder} cannot be made: {error}. Choose a folder that can be written."
             ) from error
+
+    def _check_format(self, marker: Path) -> None:
+        found = read_json(marker, "Choose another folder, or delete this one.").get("format")
+        if type(found) is not int or found not in READ_FORMATS:
+            raise ValueError(
+                f"The feature cache {self.folder} has format {found!r:.80}, but this version of vega3d reads and "
+                f"writes format {FORMAT}. Choose another folder, or delete this one."
+            )
+        if found != FORMAT and os.access(marker, os.W_OK) and os.access(self.folder, os.W_OK):
+            write_json(marker, {"format": FORMAT})  # an earlier version would take new entries for damaged ones
 
 
 def as_stored(hidden: torch.Tensor) -> torch.Tensor:

@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
-import os
+import json
+import re
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
+from os import stat_result, utime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +18,13 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from vega3d.files import sync
+
 SUFFIX = ".safetensors"
 PARTIAL = ".partial"
+GROUP = re.compile(r"[0-9a-f]{2}")
+NAME = re.compile(r"([0-9a-f]{32})(\.safetensors|\w+\.partial)")
+FACTS = "entry"  # the one value of the metadata: safetensors writes several in an order that changes
 STALE_SECONDS = 3600  # age of a partial file that nobody is writing any more
 
 
@@ -30,9 +38,10 @@ def write_entry(path: Path, hidden: torch.Tensor, facts: dict[str, str]) -> int:
     """Writes bf16[t, h, w, C] with its checksum under a temporary name and renames it; returns its size [bytes].
 
     Raises:
-        ValueError: if the folder cannot be written, or is full.
+        ValueError: if the values are not finite, or the folder cannot be written, or is full.
     """
-    data = save({"hidden": hidden}, metadata={**facts, "checksum": checksum(hidden)})
+    check_finite(hidden)
+    data = save({"hidden": hidden}, metadata={FACTS: facts_with_checksum(facts, hidden)})
     try:
         path.parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=PARTIAL, delete=False) as file:
@@ -40,6 +49,7 @@ def write_entry(path: Path, hidden: torch.Tensor, facts: dict[str, str]) -> int:
             try:
                 file.write(data)
                 file.close()
+                sync(partial)
                 partial.replace(path)
             except BaseException:
                 partial.unlink(missing_ok=True)
@@ -53,21 +63,39 @@ def write_entry(path: Path, hidden: torch.Tensor, facts: dict[str, str]) -> int:
     return len(data)
 
 
-def read_entry(path: Path, facts: dict[str, str]) -> torch.Tensor | None:
-    """bf16[t, h, w, C], or None if there is no such entry, or it is truncated, changed, or of something else."""
+def check_finite(hidden: torch.Tensor) -> None:
+    """Raises ValueError for features that hold NaN or infinity, which come of a broken model."""
+    bad = hidden.numel() - int(hidden.isfinite().sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {hidden.numel()} features are NaN or infinite, so they are not kept. Check the weights of the "
+            "generator, and load it in float32 or bfloat16."
+        )
+
+
+def facts_with_checksum(facts: dict[str, str], hidden: torch.Tensor) -> str:
+    return json.dumps({**facts, "checksum": checksum(hidden)}, sort_keys=True)
+
+
+def read_entry(path: Path, key: str) -> torch.Tensor | None:
+    """bf16[t, h, w, C], or None if there is no such entry, or it is truncated, changed, or of something else.
+
+    An entry of an earlier format is of something else: no key of this one leads to it.
+    """
+    if regular_status(path) is None:  # opening a named pipe would wait for ever
+        return None
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            facts = json.loads((file.metadata() or {})[FACTS])
             hidden = file.get_tensor("hidden")
-    except FileNotFoundError:
+            stored = facts["key"], facts["checksum"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    except (SafetensorError, OSError):
-        return None
-    stored = {**facts, "checksum": checksum(hidden)}
-    if hidden.dtype != torch.bfloat16 or hidden.ndim != 4 or any(metadata.get(k) != v for k, v in stored.items()):
+    is_of_kind = hidden.dtype == torch.bfloat16 and hidden.ndim == 4
+    if not is_of_kind or stored != (key, checksum(hidden)) or not hidden.isfinite().all():
         return None
     with contextlib.suppress(OSError):  # a folder that can only be read keeps no order of use
-        os.utime(path)
+        utime(path)
     return hidden
 
 
@@ -80,27 +108,40 @@ def checksum(hidden: torch.Tensor) -> str:
 
 def list_entries(folder: Path) -> list[Entry]:
     """All entries, those used longest ago first; others may remove some meanwhile."""
-    entries = []
-    for path in files_ending_in(folder, SUFFIX):
-        with contextlib.suppress(FileNotFoundError):
-            status = path.stat()
-            entries.append(Entry(path, status.st_size, status.st_mtime))
+    entries = [Entry(path, status.st_size, status.st_mtime) for path, status in own_files(folder, SUFFIX)]
     return sorted(entries, key=lambda entry: (entry.used, entry.path))
 
 
-def files_ending_in(folder: Path, suffix: str) -> Iterator[Path]:
-    for group in sorted(path for path in folder.iterdir() if path.is_dir()):
-        yield from group.glob(f"*{suffix}")
+def own_files(folder: Path, suffix: str) -> Iterator[tuple[Path, stat_result]]:
+    """The files that a cache has written, by place, name and kind; whatever else lies there is someone else's."""
+    for group in sorted(folder.iterdir()):
+        if not GROUP.fullmatch(group.name) or group.is_symlink() or not group.is_dir():
+            continue
+        for path in group.iterdir():
+            name = NAME.fullmatch(path.name)
+            if name is None or not path.name.endswith(suffix) or name[1][:2] != group.name:
+                continue
+            status = regular_status(path)
+            if status is not None:
+                yield path, status
 
 
-def remove_stale(folder: Path, age: float = STALE_SECONDS) -> int:
-    """Removes what writers that were killed left behind; returns how many."""
+def regular_status(path: Path) -> stat_result | None:
+    """The status of a regular file; None for a link, a named pipe or a folder, and for what is not there."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def remove_stale(folder: Path) -> int:
+    """Removes what writers that were killed left behind; returns how many. A young one may be being written."""
     removed = 0
-    for path in files_ending_in(folder, PARTIAL):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime >= age:
-                path.unlink()
-                removed += 1
+    for path, status in own_files(folder, PARTIAL):
+        if time.time() - status.st_mtime >= STALE_SECONDS:
+            path.unlink(missing_ok=True)
+            removed += 1
     return removed
 
 

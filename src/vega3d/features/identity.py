@@ -1,15 +1,25 @@
 """What the hidden states of a clip depend on besides the clip: the key of a cached entry."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
+import diffusers
 import torch
 import xxhash
 
 from vega3d.modeling.generator_vega3d import VegaGenerator
-from vega3d.modeling.noise_vega3d import noise_level
+from vega3d.modeling.noise_vega3d import SeededNoise, noise_level
 
-FORMAT = 1  # of keys and entries; raise it when the features of an unchanged config change
+FORMAT = 2  # of keys and entries; raise it when the features of an unchanged config change
+WORD = 8  # bytes of an int64
+BLOCK = re.compile(r"transformer\.blocks\.(\d+)\.")
+OUTSIDE = -1  # stands for all that is in no block
+
+Place = tuple[int, int]  # timestep asked for, block
+Hashes = Mapping[int, str]  # block, or OUTSIDE -> hash of its weights
+_hashed: WeakKeyDictionary[VegaGenerator, tuple[list[tuple], Hashes]] = WeakKeyDictionary()
 
 
 def feature_identity(
@@ -17,34 +27,112 @@ def feature_identity(
 ) -> str:
     """All that decides a clip's hidden states but the clip, as JSON.
 
-    What changes them by rounding only is no part of it: device, `compile`, `chunk_frames`.
+    The weights are those in memory, whatever the config says of their files. What changes features by rounding only
+    is no part of it: device, `compile`, `chunk_frames`.
 
     Args:
         generator: loaded from files.
-        blocks: 0-based, read in place of those of its config.
+        blocks: read in place of those of its config.
         timestep: noise level asked for in place of that of its config.
 
     Raises:
-        ValueError: if the generator was not loaded from files.
+        ValueError: if the generator has no weights, or weights that cannot be hashed; for a bad block or timestep.
     """
-    config = generator.config
-    level = noise_level(config.family, config.timestep if timestep is None else timestep, config.shift)
+    return identity_with(weights_hashes(generator), generator, blocks, timestep)
+
+
+def place_identities(generator: VegaGenerator, places: Iterable[Place]) -> dict[Place, str]:
+    """`feature_identity` of several noise levels and blocks, each alone; the weights are looked at once."""
+    weights = weights_hashes(generator)
+    return {(timestep, block): identity_with(weights, generator, [block], timestep) for timestep, block in places}
+
+
+def identity_with(
+    weights: Hashes, generator: VegaGenerator, blocks: Sequence[int] | None, timestep: int | None
+) -> str:
+    config, tower, noise = generator.config, generator.tower, generator.noise
+    asked = config.timestep if timestep is None else timestep
+    config.check_timestep(asked)
+    level = noise_level(config.family, asked, config.shift)
+    read = config.block_indices if blocks is None else [config.loaded_block(block) for block in blocks]
+    used = [weights[block] for block in sorted(weights) if block <= max(read)]
     prompt = generator.prompt_embeds.detach().float().cpu().contiguous()
     values = {
         "format": FORMAT,
         "files": generator.files_hash(),
+        "weights": xxhash.xxh3_128_hexdigest(" ".join(used).encode()),
+        "configs": [config.transformer, config.vae, tower.latents_mean, tower.latents_std],
+        "diffusers": diffusers.__version__,
         "family": config.family,
         "random_seed": config.random_seed if config.family == "random" else None,
-        "blocks": config.block_indices if blocks is None else [block % config.num_layers for block in blocks],
+        "blocks": read,
         "step": level.step,
         "sigma": level.sigma,
-        "noise": [config.noise_seed, config.noise_shared, config.noise_draws],
+        "noise": [noise.seed, noise.shared, config.noise_draws, signs_of_noise(noise.seed)],
         "clip_mode": config.clip_mode,
         "prompt": [config.prompt_length, xxhash.xxh3_128_hexdigest(prompt.numpy().tobytes())],
         "linear_precision": config.linear_precision,
-        "dtype": str(next(generator.tower.encoder.parameters()).dtype),
+        "dtype": str(next(tower.encoder.parameters()).dtype),
     }
     return json.dumps(values, sort_keys=True)
+
+
+def signs_of_noise(seed: int) -> str:
+    """Some noise of a seed, as another release of torch may draw it otherwise; signs are free of rounding."""
+    return "".join("+" if value > 0 else "-" for value in SeededNoise(seed, False)(0, (1, 2, 4, 4)).flatten().tolist())
+
+
+def weights_hashes(generator: VegaGenerator) -> Hashes:
+    """XXH3 of the weights in memory, block by block: classes of modules, and names, types, shapes, values of tensors.
+
+    They are kept until the weights change, which every call asks for. What the generator has derived from other
+    weights is forgotten.
+
+    Raises:
+        ValueError: if there are no weights, or they are of a kind whose values cannot be read.
+    """
+    tower = generator.tower
+    if tower is None:
+        raise ValueError("The generator has no weights, so its features have no key. Load it from its files first.")
+    tensors = dict(tower.named_parameters(remove_duplicate=False)) | dict(tower.named_buffers(remove_duplicate=False))
+    for name, tensor in tensors.items():
+        check_readable(name, tensor)
+    state = [state_of(tensor) for tensor in (generator.prompt_embeds, *tensors.values())]
+    if generator not in _hashed or _hashed[generator][0] != state:
+        generator._forget_derived()
+        digests: dict[int, xxhash.xxh3_128] = {}
+        for name, module in tower.named_modules():
+            digest_of(name, digests).update(f"{name} {type(module).__name__}".encode())
+        for name, tensor in tensors.items():
+            digest_of(name, digests).update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest_of(name, digests).update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        _hashed[generator] = state, {block: digest.hexdigest() for block, digest in digests.items()}
+    return _hashed[generator][1]
+
+
+def digest_of(name: str, digests: dict[int, xxhash.xxh3_128]) -> xxhash.xxh3_128:
+    """The digest that a module or tensor of this name goes into."""
+    block = BLOCK.match(f"{name}.")
+    return digests.setdefault(OUTSIDE if block is None else int(block[1]), xxhash.xxh3_128())
+
+
+def check_readable(name: str, tensor: torch.Tensor) -> None:
+    """Raises ValueError for a tensor whose own bytes are not all of its value, or that has none."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.device.type == "meta":
+        raise ValueError(
+            f"The generator's weight {name} is a {type(tensor).__name__} on the device {tensor.device}, whose values "
+            "cannot be hashed, so its features are not cached. Load it whole and unquantised (linear_precision is "
+            "for 8 bits), or do without the cache."
+        )
+
+
+def state_of(tensor: torch.Tensor) -> tuple:
+    """What is another after a change of the tensor, also one in place or through `.data`; read on its own device."""
+    flat = tensor.detach().reshape(-1)
+    in_words = flat.nbytes % WORD == 0 and flat.storage_offset() * flat.itemsize % WORD == 0
+    total = flat.view(torch.int64 if in_words else torch.uint8).sum(dtype=torch.int64)
+    version = None if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), version, tensor.dtype, tuple(tensor.shape), int(total)
 
 
 def clip_hash(clip: torch.Tensor) -> str:

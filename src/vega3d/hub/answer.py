@@ -10,7 +10,7 @@ from transformers import TextStreamer
 from vega3d.features.cache import FeatureCache
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.spatial_qa import SpatialQuestion, letter_probabilities
+from vega3d.spatial_qa import SpatialQuestion, checked_logits, letter_probabilities
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Answer:
         text: the answer; for a choice its letter and text.
         notice: what the model's config says about itself with every answer, such as "untrained".
         options: probability of each letter among the options, or None for an open question.
-        frame_seconds: times of the frames used [s]; frame numbers where the source has no times; None for an image.
-        seconds: time taken [s], without loading.
+        frame_seconds: times of the frames used [s], each that of a frame of the video, so their distances differ by up
+            to a frame's; frame numbers where the source has no times; None for an image.
+        seconds: time taken [s], from the question to the answer, without loading model or video.
         gates: float[t, h, w] on the token grid, if asked for and the fusion has a gate for each token.
     """
 
@@ -63,6 +64,9 @@ def answer_question(
         streamer: receives an open answer as it is made.
         on_frames: called with a number of frames when the generator has done them.
         cache: of the generator's features, in which they are looked up and kept.
+
+    Raises:
+        ValueError: if the model's logits are not finite; as the processor and the model do.
     """
     start = time.perf_counter()
     inputs = processor.apply_chat_template(
@@ -87,7 +91,13 @@ def answer_question(
         best = max(options, key=options.__getitem__)
         text = f"{best}. {question.options[question.letters.index(best)]}"
     else:
-        generated = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, streamer=streamer)
+        generated = model.generate(
+            **inputs,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            streamer=streamer,
+            logits_processor=checked_logits(),
+        )
         text = processor.decode(generated[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
     gates = next(iter(encoded.gates.values()))[0].float().cpu() if encoded.gates else None
     return Answer(

@@ -1,0 +1,102 @@
+"""A model whose logits are no numbers has no answer: not a letter, not a number, not a text."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import vega3d_cli
+from tiny_checkpoints import copy_embedded
+from vega3d.demo.compare import Comparer
+from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
+from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.hub.answer import answer_question
+from vega3d.hub.load import example_clip, load_processor, load_vega, model_folder
+from vega3d.spatial_qa import SpatialQuestion, check_logits, letter_probabilities
+
+MESSAGE = "logits are NaN or infinite"
+QUESTIONS = {
+    "choice": SpatialQuestion(example_clip("room"), "Which is larger?", ("the bed", "the shelf")),
+    "number": SpatialQuestion(example_clip("room"), "How many chairs are there?", is_numeric=True),
+    "text": SpatialQuestion(example_clip("room"), "Where is the bed?"),
+}
+
+
+@pytest.fixture(scope="module", params=["nan", "inf"])
+def broken(request):
+    """The embedded model with such a value in its fusion, which every visual token passes."""
+    model, processor = load_vega("vega3d-tiny", device="cpu")
+    with torch.no_grad():
+        model.model.fusion.residual_scale.fill_(float(request.param))
+    return model, processor
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_a_broken_model_has_no_answer(broken, kind):
+    with pytest.raises(ValueError, match=MESSAGE):
+        answer_question(*broken, QUESTIONS[kind], num_frames=2)
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_the_demo_has_none_either(broken, kind):
+    with pytest.raises(ValueError, match=MESSAGE):
+        list(Comparer(*broken, num_frames=2).compare(QUESTIONS[kind], max_new_tokens=4))
+
+
+@pytest.mark.parametrize("question_type", ["object_counting", "route_planning"])
+def test_the_evaluator_has_none_either(broken, question_type):
+    options = ("A. left", "B. right") if question_type == "route_planning" else ()
+    record = QuestionRecord("1", "rooms", "room", question_type, "Which?", "A", options, example_clip("room"))
+
+    with pytest.raises(ValueError, match=MESSAGE):
+        ModelAnswerer(*broken, "broken", num_frames=2).answer([record])
+    [(text, _)] = BlindAnswerer(*broken, "blind").answer([record])  # the words alone pass no fusion
+    assert isinstance(text, str)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["a letter", "another token", "all"])
+def test_probabilities_are_numbers_or_refused(value, place):
+    tokenizer = load_processor(model_folder("vega3d-tiny")).tokenizer
+    [token] = tokenizer.encode("A", add_special_tokens=False)
+    logits = torch.arange(float(len(tokenizer))) / 100
+    logits[{"a letter": token, "another token": token - 1, "all": slice(None)}[place]] = value
+
+    if value < 0 and place != "all":  # a token that is forbidden
+        assert sum(letter_probabilities(logits, "AC", tokenizer).values()) == pytest.approx(1)
+    else:
+        with pytest.raises(ValueError, match=MESSAGE):
+            letter_probabilities(logits, "AC", tokenizer)
+
+
+def test_one_row_of_a_batch_is_enough():
+    logits = torch.zeros(3, 5)
+    check_logits(logits)
+    logits[1, 2] = float("nan")
+
+    with pytest.raises(ValueError, match=MESSAGE):
+        check_logits(logits)
+
+
+@pytest.mark.parametrize("options", [["--options", "a", "b"], ["--number"], []])
+def test_the_command_tells_it_in_one_line(tmp_path, options):
+    folder = copy_embedded(tmp_path / "model")
+    model, _ = load_vega(folder, device="cpu")
+    with torch.no_grad():
+        model.model.fusion.residual_scale.fill_(float("nan"))
+    model.save_pretrained(folder)
+
+    words = ["ask", "room", "Which?", *options, "--json", "--model", str(folder), "--num-frames", "2"]
+    done = CliRunner().invoke(vega3d_cli.app, vega3d_cli.spread_lists(words))
+
+    assert done.exit_code == 2 and MESSAGE in done.output and len(done.output.strip().splitlines()) == 1
+
+
+def test_json_tells_the_time_of_loading_by_itself():
+    words = ["ask", "room", "Which is larger?", "--options", "bed", "shelf", "--json", "--num-frames", "2"]
+    done = CliRunner().invoke(vega3d_cli.app, vega3d_cli.spread_lists(words))
+
+    values = json.loads(done.stdout)
+    assert values["loading_seconds"] > 0 and values["seconds"] > 0
+    assert sum(values["options"].values()) == pytest.approx(1)
