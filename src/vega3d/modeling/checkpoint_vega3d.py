@@ -5,8 +5,8 @@ diffusers' own layout, copied file by file).
 """
 
 import contextlib
-import fnmatch
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -72,19 +72,34 @@ class CheckpointedModel(PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def exclude_generator_weights(self) -> None:
-        """The generator's weights stay in its own files, so saving leaves them out and resuming does not miss them."""
-        self._keys_to_ignore_on_save = {key for key in self.state_dict() if ".tower." in f".{key}"}
+        """The generator's weights stay in its own files, so saving leaves them out and resuming does not miss them.
+
+        Weights that share their memory with others are left out by transformers, and not missed only if named here.
+        """
+        generator = {key for key in self.state_dict(keep_vars=True) if ".tower." in f".{key}"}
+        weights = dict(self.named_parameters(remove_duplicate=False))
+        tied = {key for key, other in self.all_tied_weights_keys.items() if weights.get(key) is weights.get(other)}
+        self._keys_to_ignore_on_save = generator | tied
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
         """As in transformers, with the generator's files copied beside the weights unless `source` is a Hub id.
 
+        Of the files of an earlier save those of another `variant` stay. An adapter (`add_adapter`) is saved alone.
         With `push_to_hub=True` the folder is also uploaded, whole, to `repo_id` (by default the folder's name).
 
         Raises:
-            ValueError: if the generator was not loaded from files, or its files are gone.
+            ValueError: if the generator was not loaded from files, or its files are gone; for an option that such a
+                checkpoint cannot have.
+            OSError: if the folder cannot be written.
         """
+        for name in ("save_original_format", "distributed_checkpoint"):
+            if kwargs.get(name):
+                raise ValueError(
+                    f"{name} is {kwargs[name]}, but only False makes files that load again. Leave it out."
+                )
         generator = self.generator_module
-        if generator.files is None or not generator.files.is_dir():
+        with_generator = generator.config.is_relative and not self._hf_peft_config_loaded
+        if not self._hf_peft_config_loaded and (generator.files is None or not generator.files.is_dir()):
             raise ValueError(
                 f"The generator's files ({generator.files}) are not there to copy: a generator is never written from "
                 "memory. Load the model with `from_pretrained` or `from_backbones`, and keep its folder."
@@ -95,15 +110,16 @@ class CheckpointedModel(PreTrainedModel):
         hub = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if push_to_hub and name in kwargs}
         folder = Path(save_directory)
         if is_main_process:
-            for left_over in folder.glob(f"{PARTIAL_SAVE}*"):
+            for left_over in folder.glob(f"{PARTIAL_SAVE}{'[0-9a-z_]' * 8}"):
                 shutil.rmtree(left_over)
-        with saving_into(folder) as partial:
-            super().save_pretrained(partial, is_main_process=is_main_process, **kwargs)
-        if not is_main_process:
-            return
-        if generator.config.is_relative:
-            copy_files(generator.files, folder / generator.config.source)
-        if push_to_hub:
+        try:
+            with saving_into(folder, kwargs.get("variant")) as partial:
+                super().save_pretrained(partial, is_main_process=is_main_process, **kwargs)
+            if is_main_process and with_generator:
+                copy_files(generator.files, folder / generator.config.source)
+        except SafetensorError as error:
+            raise OSError(f"{folder} cannot be written: {error}. Make room on the disk, or give another.") from error
+        if is_main_process and push_to_hub:
             upload(folder, hub.pop("repo_id", folder.name), **hub)
 
     def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "50GB", **hub):
@@ -179,7 +195,7 @@ class CheckpointedModel(PreTrainedModel):
 
 
 @contextlib.contextmanager
-def saving_into(folder: Path) -> Iterator[Path]:
+def saving_into(folder: Path, variant: str | None = None) -> Iterator[Path]:
     """A folder to write a save into; at the end its files replace those of `folder`, one by one, each of them whole.
 
     A save that is killed leaves each file as it was or as it will be, and a hidden folder that the next save removes.
@@ -188,16 +204,28 @@ def saving_into(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=PARTIAL_SAVE) as partial:
         yield Path(partial)
         saved = sorted(Path(partial).iterdir())
+        superseded = weight_files(folder, variant) if weight_files(Path(partial), variant) else set()
         for file in saved:
-            if (folder / file.name).is_dir():
+            if file.is_dir() and (folder / file.name).is_dir():
                 shutil.rmtree(folder / file.name)
             file.replace(folder / file.name)
-    names = {file.name for file in saved}
-    weights = "model*.safetensors*"
-    if fnmatch.filter(names, weights):
-        for file in folder.glob(weights):
-            if file.name not in names:  # a shard of an earlier save
-                file.unlink()
+    for name in superseded - {file.name for file in saved}:
+        (folder / name).unlink()
+
+
+def weight_files(folder: Path, variant: str | None) -> set[str]:
+    """Names of the weight files that a save of a variant wrote: one, or an index with the shards that it names."""
+    stem, index = ("model", "model.safetensors.index")
+    if variant is not None:
+        stem, index = f"{stem}.{variant}", f"{index}.{variant}"
+    names = {f"{stem}.safetensors", f"{index}.json"}
+    try:
+        named = set(json.loads((folder / f"{index}.json").read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        named = set()  # no index, or one that no save wrote
+    shard = re.compile(re.escape(stem) + r"-\d{5}-of-\d{5}\.safetensors")
+    names |= {name for name in named if isinstance(name, str) and shard.fullmatch(name)}
+    return {name for name in names if (folder / name).is_file()}
 
 
 def upload(folder: Path, repo_id: str, private: bool | None = None, token: str | bool | None = None, **commit):
