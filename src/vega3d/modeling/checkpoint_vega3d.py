@@ -21,10 +21,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig, check_vlm
 from .four_bit_vega3d import avoid_packed_kernel, keep_unquantised
 from .generator_files_vega3d import PARTS, copy_files, hash_files, resolve_files
+from .loading_options_vega3d import check_loading_options, unknown_option
 
 PARTIAL_SAVE = ".saving-"
 UPLOAD_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message", "commit_description", "create_pr")
-HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 AUTO_MAP = {  # what `trust_remote_code=True` looks up; register_for_auto_class knows one class only
     "AutoConfig": "configuration_vega3d.VegaConfig",
     "AutoModel": "modeling_vega3d.VegaForSpatialReasoning",
@@ -42,12 +43,15 @@ class CheckpointedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
         """As in transformers; the generator is loaded from its own files by its own loader.
 
-        With a bitsandbytes `quantization_config` the language model is quantised, and nothing else.
+        With a bitsandbytes `quantization_config` the language model is quantised, and nothing else. Fields of
+        `VegaConfig` among the keywords replace those of the checkpoint.
 
         Raises:
-            ValueError: if the folder holds another kind of model, if weights are missing, or if the generator's files
-                are missing, truncated or of other shapes.
+            ValueError: for an option that cannot be followed (`loading_options_vega3d.py`); if the folder holds
+                another kind of model, if weights are missing or of other shapes, or if the generator's files are
+                missing, truncated or of other shapes.
         """
+        check_loading_options(kwargs)
         kwargs["use_safetensors"] = True  # nothing is unpickled
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = keep_unquantised(kwargs["quantization_config"], cls.weights_prefix)
@@ -59,6 +63,15 @@ class CheckpointedModel(PreTrainedModel):
             raise ValueError(
                 f"The weights in {pretrained_model_name_or_path} cannot be read: {error}. Copy the checkpoint again."
             ) from error
+        except TypeError as error:
+            raise unknown_option(error, kwargs) from error
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise ValueError(
+                f"Weights in {pretrained_model_name_or_path} have other shapes than the config asks for. Leave out "
+                "fields that change them, or give ignore_mismatched_sizes=True to begin those weights anew."
+            ) from error
         if info["missing_keys"]:
             raise ValueError(
                 f"{pretrained_model_name_or_path} lacks {len(info['missing_keys'])} weights, the first is "
@@ -67,7 +80,8 @@ class CheckpointedModel(PreTrainedModel):
         avoid_packed_kernel(model)
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         source = model.config.generator_config.source
-        model.generator_module.load_files(resolve_files(source, pretrained_model_name_or_path, **hub))
+        # The folder of an adapter names that of its model.
+        model.generator_module.load_files(resolve_files(source, model.name_or_path, **hub))
         model.exclude_generator_weights()
         return (model, info) if output_loading_info else model
 
