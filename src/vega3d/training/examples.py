@@ -188,7 +188,7 @@ def resolved(medium, folder: Path | None):
         if not medium.get("path"):
             raise ValueError("an image or video comes as bytes without a path. Decode it, or write it to a file.")
         medium = medium["path"]
-    if medium is None or isinstance(medium, (bool, int, float)) or medium == "":
+    if medium is None or isinstance(medium, (bool, int, float)) or (isinstance(medium, str) and not medium):
         raise ValueError(f"an image or video is {named_type(medium)}, but must be a path or what is read from one.")
     if isinstance(medium, list):
         return [resolved(one, folder) for one in medium]

@@ -131,9 +131,10 @@ class VegaTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.get("labels")
+        inputs = {**inputs, "use_cache": self.args.use_cache}  # Trainer sets it in the outer config alone
         if model.training:
             self._check_used(inputs)
-            inputs = {**inputs, "output_gates": True}
+            inputs["output_gates"] = True
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if self.args.label_smoothing_factor and self.compute_loss_func is None and labels is not None:
             loss = smoothed_loss(outputs["logits"], labels, self.args.label_smoothing_factor)

@@ -48,6 +48,10 @@ def check_arguments(args: TrainingArguments, train_dataset, eval_dataset=None) -
         if is_wrong(value):
             raise ValueError(f"TrainingArguments has {name}={value!r}. {remedy}")
     check_batches(args, train_dataset, eval_dataset)
+    if args.fp16 and args.device.type == "cpu":
+        raise ValueError(
+            "TrainingArguments has fp16=True, which has no effect on a CPU. Leave it out, or set bf16=True."
+        )
     if args.n_gpu > 1:
         raise ValueError(f"One process sees {args.n_gpu} GPUs; packed batches cannot be split. Start with torchrun.")
     if args.save_total_limit is not None and args.save_total_limit < 2:
@@ -157,7 +161,7 @@ def check_schedule(args: TrainingArguments) -> None:
         )
     if kind == "polynomial" and options.get("lr_end") != 0:
         raise ValueError(
-            "The polynomial schedule ends at lr_end, one rate for parts of different rates. Give "
+            "lr_scheduler_type is 'polynomial', which ends at lr_end, one rate for parts of different rates. Give "
             "lr_scheduler_kwargs={'lr_end': 0.0}, or another schedule."
         )
 
