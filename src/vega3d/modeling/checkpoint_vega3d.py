@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig, check_vlm
 from .four_bit_vega3d import avoid_packed_kernel, keep_unquantised
 from .generator_files_vega3d import PARTS, copy_files, hash_files, resolve_files
-from .loading_options_vega3d import check_loading_options, unknown_option
+from .loading_options_vega3d import check_loading_options, loading
 
 PARTIAL_SAVE = ".saving-"
 UPLOAD_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message", "commit_description", "create_pr")
@@ -55,23 +55,10 @@ class CheckpointedModel(PreTrainedModel):
         kwargs["use_safetensors"] = True  # nothing is unpickled
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = keep_unquantised(kwargs["quantization_config"], cls.weights_prefix)
-        try:
+        with loading(pretrained_model_name_or_path, kwargs):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
-        except SafetensorError as error:
-            raise ValueError(
-                f"The weights in {pretrained_model_name_or_path} cannot be read: {error}. Copy the checkpoint again."
-            ) from error
-        except TypeError as error:
-            raise unknown_option(error, kwargs) from error
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            raise ValueError(
-                f"Weights in {pretrained_model_name_or_path} have other shapes than the config asks for. Leave out "
-                "fields that change them, or give ignore_mismatched_sizes=True to begin those weights anew."
-            ) from error
         if info["missing_keys"]:
             raise ValueError(
                 f"{pretrained_model_name_or_path} lacks {len(info['missing_keys'])} weights, the first is "

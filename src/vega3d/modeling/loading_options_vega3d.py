@@ -1,8 +1,12 @@
 """Options of `from_pretrained` that a fused model cannot follow: each is refused with the reason and what to do."""
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 SUB_MODELS: dict[str, Any] = {
     "": None,
@@ -71,15 +75,30 @@ def check_sub_models(given: Mapping, known: Mapping, place: str = "") -> None:
             check_sub_models(value, known[name] or {}, f"{place}[{name!r}]")
 
 
-def unknown_option(error: TypeError, options: Mapping[str, Any]) -> Exception:
-    """The error for a keyword that neither `from_pretrained` nor the config knows; any other stays as it is."""
-    named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-    if named is None or named[1] not in options:
-        return error
-    return ValueError(
-        f"from_pretrained has {named[1]}={shown(options[named[1]])}, which is neither an option of transformers nor a "
-        "field of VegaConfig. Leave it out."
-    )
+@contextlib.contextmanager
+def loading(checkpoint: Any, options: Mapping[str, Any]) -> Iterator[None]:
+    """Turns what transformers raises for bad files and bad options into a ValueError that says what to do."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"The weights in {checkpoint} cannot be read: {error}. Copy the checkpoint again.") from error
+    except StrictDataclassError as error:
+        raise ValueError(f"{checkpoint} has no such config: {' '.join(str(error).split())}") from error
+    except TypeError as error:
+        named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if named is None or named[1] not in options:
+            raise
+        raise ValueError(
+            f"from_pretrained has {named[1]}={shown(options[named[1]])}, which is neither an option of transformers "
+            "nor a field of VegaConfig. Leave it out."
+        ) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"Weights in {checkpoint} have other shapes than the config asks for. Leave out fields that change them, "
+            "or give ignore_mismatched_sizes=True to begin those weights anew."
+        ) from error
 
 
 def shown(value: Any) -> str:
