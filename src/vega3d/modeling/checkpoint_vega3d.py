@@ -111,7 +111,7 @@ class CheckpointedModel(PreTrainedModel):
         hub = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if push_to_hub and name in kwargs}
         folder = Path(save_directory)
         if is_main_process:
-            for left_over in folder.glob(f"{PARTIAL_SAVE}{'[0-9a-z_]' * 8}"):
+            for left_over in folder.glob(f"{PARTIAL_SAVE}*/"):
                 shutil.rmtree(left_over)
         try:
             with saving_into(folder, kwargs.get("variant")) as partial:

@@ -102,7 +102,7 @@ def question_example(question: SpatialQuestion, id: str) -> TrainingExample:
 def messages_example(row: Mapping, id: str, folder: Path | None) -> TrainingExample:
     messages = row.get("messages")
     if not isinstance(messages, (list, tuple)) or not messages:
-        raise ValueError(f"it has no list of `messages`; its columns are {sorted(map(str, row))}.")
+        raise ValueError(f"it has no `messages`; its columns are {sorted(map(str, row))}.")
     waiting = {kind: media_of(row, f"{kind}s") for kind in MEDIA}
     contents = [parts_of(message) for message in messages]
     named = sum(part["type"] in MEDIA for content in contents for part in content)
