@@ -6,7 +6,7 @@
     python examples/finetune.py --data rooms --output full --tune gate,projector,llm,vision --steps 30
     vega3d ask room "Where is the bed?" --model tuned
 
-LoRA needs `pip install vega3d[train]`. A file of messages has a conversation a line (docs/training.md):
+LoRA needs `pip install ".[train]"` in a clone. A file of messages has a conversation a line (docs/training.md):
 
     {"messages": [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "How many chairs?"}]},
                   {"role": "assistant", "content": "2"}], "videos": ["kitchen.mp4"]}

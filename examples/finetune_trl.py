@@ -1,4 +1,4 @@
-"""Fine-tune a fused model with TRL's SFTTrainer and a LoRA adapter; needs `pip install vega3d[train]`.
+"""Fine-tune a fused model with TRL's SFTTrainer and a LoRA adapter; needs `pip install ".[train]"`.
 
     vega3d synthesize rooms --split train --scenes 4 --size 128 --num-frames 8
     python examples/finetune_trl.py --data rooms --output tuned --steps 30

@@ -4,7 +4,7 @@ apt-get download sweethome3d-furniture
 python recipes/pack_furniture.py sweethome3d-furniture_*.deb furniture_unseen.npz --licence cc-by
 
 The objects are those that `vega3d.synthetic.classes` names: `VETTED` for `--licence cc0`, `VETTED_UNSEEN` for
-`--licence cc-by`. Needs `pip install vega3d[pack]`. The same input gives the same bytes.
+`--licence cc-by`. Needs `pip install ".[pack]"` in a clone. The same input gives the same bytes.
 """
 
 import argparse

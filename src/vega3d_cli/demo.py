@@ -29,7 +29,7 @@ def demo(
 ) -> None:
     """Serve a page that answers questions about a video, with the world simulator and without.
 
-    Needs Gradio: pip install "vega3d[demo]".
+    Needs Gradio: pip install ".[demo]" in a clone.
     """
     with one_line_errors():
         check_port(host, port)
@@ -37,7 +37,7 @@ def demo(
         try:
             from vega3d.demo.app import build, launch
         except ModuleNotFoundError as error:
-            raise ValueError(f"The demo needs {error.name}. Install it: pip install 'vega3d[demo]'") from error
+            raise ValueError(f'The demo needs {error.name}. Install it in a clone: pip install ".[demo]"') from error
         from vega3d.demo.compare import Comparer
         from vega3d.hub.load import load_vega
 

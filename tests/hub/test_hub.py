@@ -110,3 +110,35 @@ model = VegaForSpatialReasoning.from_pretrained(ASSETS / "vega3d-tiny")
         assert (uploaded / "generator" / file.relative_to(source)).read_bytes() == file.read_bytes()
     assert (uploaded / "model.safetensors").is_file()
     assert (uploaded / "modeling_vega3d.py").is_file()
+
+
+def test_each_push_of_a_training_is_a_model_that_loads(hub, tmp_path):
+    tests = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "training")]
+    code = f"""
+import json, sys, torch
+from pathlib import Path
+sys.path[:0] = {tests!r}
+from training_data import trainer_for, write_clip, write_jsonl
+from vega3d import VegaForSpatialReasoning
+from vega3d.run_files import damage
+folder, pushed = Path({str(tmp_path)!r}), Path({str(hub[1])!r}) / "org"
+write_clip(folder / "clip.mp4", 0)
+asked = {{"role": "user", "content": [{{"type": "video"}}, {{"type": "text", "text": "How many?"}}]}}
+row = {{"messages": [asked, {{"role": "assistant", "content": "2"}}], "videos": ["clip.mp4"]}}
+data = write_jsonl(folder / "rows.jsonl", [row] * 2)
+for strategy in ("every_save", "checkpoint", "end"):
+    trainer = trainer_for(data, folder / strategy, "gate,projector", 1, save_strategy="steps", save_steps=1,
+        push_to_hub=True, hub_model_id="org/" + strategy, hub_strategy=strategy, hub_always_push=True)
+    trainer.processing_class = trainer.data_collator.processor
+    trainer.train()
+    if strategy == "end":
+        assert not (pushed / strategy / "config.json").exists()
+        trainer.push_to_hub()
+    loaded = VegaForSpatialReasoning.from_pretrained(pushed / strategy)
+    for (name, ours), theirs in zip(trainer.model.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(ours, theirs), (strategy, name)
+    if strategy == "checkpoint":
+        assert damage(pushed / strategy / "last-checkpoint") is None
+print("loaded")
+"""
+    assert "loaded" in run(hub, code, tmp_path / "home")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("embreex")
-pytest.importorskip("moderngl", reason="rendering with OpenGL needs vega3d[render]")
+pytest.importorskip("moderngl", reason="rendering with OpenGL needs moderngl")
 
 from vega3d.synthetic import load_furniture, sample_scene, scene_seed
 from vega3d.synthetic.draw_arrays import draw_arrays

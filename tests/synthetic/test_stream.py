@@ -50,7 +50,7 @@ def test_clips_are_those_of_the_renderer(streamed):
 
 
 def test_opengl_draws_what_the_worker_sends(streamed):
-    pytest.importorskip("moderngl", reason="rendering with OpenGL needs vega3d[render]")
+    pytest.importorskip("moderngl", reason="rendering with OpenGL needs moderngl")
     from vega3d.synthetic.opengl_context import shared_context
 
     try:

@@ -137,5 +137,63 @@ def test_a_folder_without_rooms_and_a_stream_of_rooms(tmp_path, rooms):
 
 def test_streams_say_what_to_install(talk, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"pip install vega3d\[train\]"):
+    with pytest.raises(ValueError, match=r'pip install "\.\[train\]"'):
         stream_examples([DataSource(str(talk))], 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        (None, "null, but must have `messages`"),
+        ([1], "must have `messages`"),
+        ({"messages": "Where?"}, "no `messages`"),
+        ({"messages": {"role": "user"}}, "no `messages`"),
+        ({"messages": [5, SAY]}, "a message is int '5'"),
+        ({"messages": [None, SAY]}, "a message is null"),
+        ({"messages": ["Where?", SAY]}, "a message is str 'Where?'"),
+        ({"messages": [{"role": "user", "content": 5}, SAY]}, "content of a message is int"),
+        ({"messages": [{"role": "user", "content": True}, SAY]}, "content of a message is bool"),
+        ({"messages": [{"role": "user", "content": {"type": "text"}}, SAY]}, "content of a message is dict"),
+        ({"messages": [{"role": "user", "content": [5]}, SAY]}, "a part of a message is int"),
+        ({"messages": [{"role": "user", "content": ["Where?"]}, SAY]}, "a part of a message is str"),
+        ({"messages": [{"role": "user", "content": [None]}, SAY]}, "a part of a message is null"),
+        ({"messages": [{"role": ["user"], "content": "Where?"}, SAY]}, "role"),
+        ({"messages": [ASK, SAY], "videos": 5}, "`videos` are int '5', but must be a list"),
+        ({"messages": [ASK, SAY], "videos": "a.mp4"}, "`videos` are str 'a.mp4', but must be a list"),
+        ({"messages": [ASK, SAY], "videos": {"path": "a.mp4"}}, "`videos` are dict"),
+        ({"messages": [ASK, SAY], "videos": [5]}, "an image or video is int"),
+        ({"messages": [ASK, SAY], "videos": [None]}, "an image or video is null"),
+        ({"messages": [ASK, SAY], "videos": [True]}, "an image or video is bool"),
+        ({"messages": [ASK, SAY], "videos": [""]}, "an image or video is str"),
+        ({"messages": [ASK, SAY], "videos": [["a.png", 5]]}, "an image or video is int"),
+        ({"messages": [ASK, SAY], "videos": [{"path": 5}]}, "an image or video is int"),
+        ({"messages": [{**ASK, "content": [{"type": "video", "video": 5}]}, SAY]}, "an image or video is int"),
+        ({"messages": [ASK, SAY], "videos": ["a.mp4"], "folder": 5}, "`folder` is int"),
+        ({"messages": [ASK, SAY], "videos": ["a.mp4"], "folder": ["a"]}, "`folder` is list"),
+    ],
+)
+def test_rows_of_another_shape_are_refused_by_name(row, words):
+    with pytest.raises(ValueError) as refused:
+        example_of(row, "seven")
+
+    assert str(refused.value).startswith("Row seven cannot be trained on: ")
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"\xff\xfe", b"5", b"null"])
+def test_lines_that_are_no_rows_are_refused(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(line + b"\n")
+
+    with pytest.raises(ValueError, match=r"rows\.jsonl"):
+        load_examples([DataSource(str(path))])
+
+
+def test_a_line_may_hold_any_character(tmp_path):
+    """Such as U+2028, at which Python's splitlines would cut a row."""
+    row = {"messages": [{"role": "user", "content": "one\u2028two"}, SAY]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    (example,) = load_examples([DataSource(str(tmp_path / "rows.jsonl"))]).examples
+
+    assert example.messages[0]["content"][0]["text"] == "one\u2028two"

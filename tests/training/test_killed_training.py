@@ -81,6 +81,9 @@ def test_two_processes_share_the_rows(talk, tmp_path):
         process.join(timeout=300)
         assert process.exitcode == 0
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert first["some text"]["weights"] == second["some text"]["weights"]
+    assert len(first["some text"]["refusals"]) == 2 and not second["some text"]["refusals"]
+    assert "The rows text0 have neither image nor video" in first["some text"]["refusals"][0]
     for kind in ("stream", "rows"):
         assert first[kind]["weights"] == second[kind]["weights"]
         rows = [process[kind]["rows"] for process in (first, second)]

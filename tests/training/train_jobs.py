@@ -24,6 +24,7 @@ def train_among_processes(rank: int, port: int, talk: str, output: str) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})  # as torch's launcher does
     entries = {kind: one_of_several(Path(talk), Path(output) / kind, kind) for kind in ("stream", "rows")}
+    entries["some text"] = with_text_rows(Path(talk), Path(output))
     (Path(output) / f"rank{rank}.json").write_text(json.dumps(entries))
 
 
@@ -31,7 +32,6 @@ def one_of_several(talk: Path, output: Path, kind: str) -> dict:
     from training_data import trainer_for
 
     from vega3d.training import DataSource, stream_examples
-    from vega3d.training.checkpoints import trained_parameters
 
     stream = stream_examples([DataSource(str(talk))], seed=0, shuffle_buffer=1) if kind == "stream" else None
     trainer = trainer_for(talk, output, "gate,projector", steps=4, train_dataset=stream, per_device_train_batch_size=1)
@@ -43,7 +43,35 @@ def one_of_several(talk: Path, output: Path, kind: str) -> dict:
 
     trainer._prepare_inputs = note
     trainer.train()
+    return {"rows": rows, "weights": hash_of_trained(trainer)}
+
+
+def hash_of_trained(trainer) -> str:
+    from vega3d.training.checkpoints import trained_parameters
+
     digest = hashlib.sha256()
     for parameter in trained_parameters(trainer.vega()).values():
         digest.update(parameter.detach().numpy().tobytes())
-    return {"rows": rows, "weights": digest.hexdigest()}
+    return digest.hexdigest()
+
+
+def with_text_rows(talk: Path, output: Path) -> dict:
+    """Every second row has no video, so one process uses fewer parameters; then where that is not allowed."""
+    from training_data import trainer_for, write_jsonl
+
+    rows = [json.loads(line) for line in talk.read_text().splitlines()][:4]
+    told = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "2"}]
+    rows = [row if number % 2 else {"id": f"text{number}", "messages": told} for number, row in enumerate(rows)]
+    data = write_jsonl(talk.with_name(f"{output.name}-{os.environ['RANK']}.jsonl"), rows)
+    options = {"per_device_train_batch_size": 1, "activation_checkpointing": True}
+    options["train_sampling_strategy"] = "sequential"
+    trainer = trainer_for(data, output / "text", "gate,projector,llm", steps=2, **options)
+    trainer.train()
+    fixed = trainer_for(data, output / "fixed", "gate,projector,llm", 1, ddp_find_unused_parameters=False, **options)
+    refusals = []
+    for batch in fixed.get_train_dataloader():
+        try:
+            fixed.compute_loss(fixed.model.train(), fixed._prepare_inputs(batch))
+        except ValueError as error:
+            refusals.append(str(error))
+    return {"weights": hash_of_trained(trainer), "refusals": refusals}

@@ -31,8 +31,17 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
 
 
 def trainer_for(
-    data: Path, output: Path, tune: str, steps: int, rates: dict | None = None, train_dataset=None, **arguments
+    data: Path,
+    output: Path,
+    tune: str,
+    steps: int,
+    rates: dict | None = None,
+    train_dataset=None,
+    eval_dataset: bool = False,
+    **arguments,
 ) -> VegaTrainer:
+    """With `eval_dataset` it also evaluates on the rows that it trains on."""
+    dataset = load_examples([DataSource(str(data))]) if train_dataset is None else train_dataset
     parts = tune.split(",")
     model, processor = load_vega("vega3d-tiny", device="cpu", dtype="float32")
     options: dict[str, Any] = {
@@ -51,7 +60,8 @@ def trainer_for(
         TrainingArguments(str(output), **{**options, **arguments}),
         rates={part: RATES[part] for part in parts} if rates is None else rates,
         data_collator=VegaCollator(processor, num_frames=2),
-        train_dataset=load_examples([DataSource(str(data))]) if train_dataset is None else train_dataset,
+        train_dataset=dataset,
+        eval_dataset=dataset if eval_dataset else None,
     )
 
 

@@ -45,7 +45,7 @@ class RoomShards:
         num_frames: of a clip.
         size: edge of the square frames [px].
         questions_per_type: most spatial questions of one type about a clip.
-        renderer: "opengl" needs vega3d[render] and a graphics card; "embree" gives the same on the CPU.
+        renderer: "opengl" needs the extra `render` and a graphics card; "embree" gives the same on the CPU.
         quality: of the light (`synthetic.light.bake_light`).
         rooms_per_shard: rooms made together by one process.
         furniture: pack of objects; needed for `test_unseen`.

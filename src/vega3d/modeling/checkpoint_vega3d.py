@@ -5,8 +5,8 @@ diffusers' own layout, copied file by file).
 """
 
 import contextlib
-import fnmatch
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,10 +21,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig, check_vlm
 from .four_bit_vega3d import avoid_packed_kernel, keep_unquantised
 from .generator_files_vega3d import PARTS, copy_files, hash_files, resolve_files
+from .loading_options_vega3d import check_loading_options, loading
 
 PARTIAL_SAVE = ".saving-"
 UPLOAD_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message", "commit_description", "create_pr")
-HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only")
+HUB_OPTIONS = ("revision", "cache_dir", "token", "local_files_only", "force_download", "subfolder")
 AUTO_MAP = {  # what `trust_remote_code=True` looks up; register_for_auto_class knows one class only
     "AutoConfig": "configuration_vega3d.VegaConfig",
     "AutoModel": "modeling_vega3d.VegaForSpatialReasoning",
@@ -42,23 +43,22 @@ class CheckpointedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
         """As in transformers; the generator is loaded from its own files by its own loader.
 
-        With a bitsandbytes `quantization_config` the language model is quantised, and nothing else.
+        With a bitsandbytes `quantization_config` the language model is quantised, and nothing else. Fields of
+        `VegaConfig` among the keywords replace those of the checkpoint.
 
         Raises:
-            ValueError: if the folder holds another kind of model, if weights are missing, or if the generator's files
-                are missing, truncated or of other shapes.
+            ValueError: for an option that cannot be followed (`loading_options_vega3d.py`); if the folder holds
+                another kind of model, if weights are missing or of other shapes, or if the generator's files are
+                missing, truncated or of other shapes.
         """
+        check_loading_options(kwargs)
         kwargs["use_safetensors"] = True  # nothing is unpickled
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = keep_unquantised(kwargs["quantization_config"], cls.weights_prefix)
-        try:
+        with loading(pretrained_model_name_or_path, kwargs):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
-        except SafetensorError as error:
-            raise ValueError(
-                f"The weights in {pretrained_model_name_or_path} cannot be read: {error}. Copy the checkpoint again."
-            ) from error
         if info["missing_keys"]:
             raise ValueError(
                 f"{pretrained_model_name_or_path} lacks {len(info['missing_keys'])} weights, the first is "
@@ -67,24 +67,40 @@ class CheckpointedModel(PreTrainedModel):
         avoid_packed_kernel(model)
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         source = model.config.generator_config.source
-        model.generator_module.load_files(resolve_files(source, pretrained_model_name_or_path, **hub))
+        # The folder of an adapter names that of its model.
+        model.generator_module.load_files(resolve_files(source, model.name_or_path, **hub))
         model.exclude_generator_weights()
         return (model, info) if output_loading_info else model
 
     def exclude_generator_weights(self) -> None:
-        """The generator's weights stay in its own files, so saving leaves them out and resuming does not miss them."""
-        self._keys_to_ignore_on_save = {key for key in self.state_dict() if ".tower." in f".{key}"}
+        """The generator's weights stay in its own files, so saving leaves them out and resuming does not miss them.
+
+        Weights that share their memory with others are left out by transformers, and not missed only if named here.
+        """
+        generator = {key for key in self.state_dict(keep_vars=True) if ".tower." in f".{key}"}
+        weights = dict(self.named_parameters(remove_duplicate=False))
+        tied = {key for key, other in self.all_tied_weights_keys.items() if weights.get(key) is weights.get(other)}
+        self._keys_to_ignore_on_save = generator | tied
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
         """As in transformers, with the generator's files copied beside the weights unless `source` is a Hub id.
 
+        Of the files of an earlier save those of another `variant` stay. An adapter (`add_adapter`) is saved alone.
         With `push_to_hub=True` the folder is also uploaded, whole, to `repo_id` (by default the folder's name).
 
         Raises:
-            ValueError: if the generator was not loaded from files, or its files are gone.
+            ValueError: if the generator was not loaded from files, or its files are gone; for an option that such a
+                checkpoint cannot have.
+            OSError: if the folder cannot be written.
         """
+        for name in ("save_original_format", "distributed_checkpoint"):
+            if kwargs.get(name):
+                raise ValueError(
+                    f"{name} is {kwargs[name]}, but only False makes files that load again. Leave it out."
+                )
         generator = self.generator_module
-        if generator.files is None or not generator.files.is_dir():
+        with_generator = generator.config.is_relative and not self._hf_peft_config_loaded
+        if not self._hf_peft_config_loaded and (generator.files is None or not generator.files.is_dir()):
             raise ValueError(
                 f"The generator's files ({generator.files}) are not there to copy: a generator is never written from "
                 "memory. Load the model with `from_pretrained` or `from_backbones`, and keep its folder."
@@ -95,15 +111,16 @@ class CheckpointedModel(PreTrainedModel):
         hub = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if push_to_hub and name in kwargs}
         folder = Path(save_directory)
         if is_main_process:
-            for left_over in folder.glob(f"{PARTIAL_SAVE}*"):
+            for left_over in folder.glob(f"{PARTIAL_SAVE}*/"):
                 shutil.rmtree(left_over)
-        with saving_into(folder) as partial:
-            super().save_pretrained(partial, is_main_process=is_main_process, **kwargs)
-        if not is_main_process:
-            return
-        if generator.config.is_relative:
-            copy_files(generator.files, folder / generator.config.source)
-        if push_to_hub:
+        try:
+            with saving_into(folder, kwargs.get("variant")) as partial:
+                super().save_pretrained(partial, is_main_process=is_main_process, **kwargs)
+            if is_main_process and with_generator:
+                copy_files(generator.files, folder / generator.config.source)
+        except SafetensorError as error:
+            raise OSError(f"{folder} cannot be written: {error}. Make room on the disk, or give another.") from error
+        if is_main_process and push_to_hub:
             upload(folder, hub.pop("repo_id", folder.name), **hub)
 
     def push_to_hub(self, repo_id: str, *, max_shard_size: int | str = "50GB", **hub):
@@ -179,7 +196,7 @@ class CheckpointedModel(PreTrainedModel):
 
 
 @contextlib.contextmanager
-def saving_into(folder: Path) -> Iterator[Path]:
+def saving_into(folder: Path, variant: str | None = None) -> Iterator[Path]:
     """A folder to write a save into; at the end its files replace those of `folder`, one by one, each of them whole.
 
     A save that is killed leaves each file as it was or as it will be, and a hidden folder that the next save removes.
@@ -188,16 +205,28 @@ def saving_into(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=PARTIAL_SAVE) as partial:
         yield Path(partial)
         saved = sorted(Path(partial).iterdir())
+        superseded = weight_files(folder, variant) if weight_files(Path(partial), variant) else set()
         for file in saved:
-            if (folder / file.name).is_dir():
+            if file.is_dir() and (folder / file.name).is_dir():
                 shutil.rmtree(folder / file.name)
             file.replace(folder / file.name)
-    names = {file.name for file in saved}
-    weights = "model*.safetensors*"
-    if fnmatch.filter(names, weights):
-        for file in folder.glob(weights):
-            if file.name not in names:  # a shard of an earlier save
-                file.unlink()
+    for name in superseded - {file.name for file in saved}:
+        (folder / name).unlink()
+
+
+def weight_files(folder: Path, variant: str | None) -> set[str]:
+    """Names of the weight files that a save of a variant wrote: one, or an index with the shards that it names."""
+    stem, index = ("model", "model.safetensors.index")
+    if variant is not None:
+        stem, index = f"{stem}.{variant}", f"{index}.{variant}"
+    names = {f"{stem}.safetensors", f"{index}.json"}
+    try:
+        named = set(json.loads((folder / f"{index}.json").read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        named = set()  # no index, or one that no save wrote
+    shard = re.compile(re.escape(stem) + r"-\d{5}-of-\d{5}\.safetensors")
+    names |= {name for name in named if isinstance(name, str) and shard.fullmatch(name)}
+    return {name for name in names if (folder / name).is_file()}
 
 
 def upload(folder: Path, repo_id: str, private: bool | None = None, token: str | bool | None = None, **commit):

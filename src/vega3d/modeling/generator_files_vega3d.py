@@ -10,13 +10,15 @@ PARTS = ("transformer", "vae")
 BLOCK_BYTES = 1 << 24
 
 
-def resolve_files(source: str, checkpoint: str | Path | None, **hub) -> Path:
+def resolve_files(source: str, checkpoint: str | Path | None, subfolder: str = "", **hub) -> Path:
     """The local folder with the generator's `transformer/` and `vae/`.
 
     Args:
         source: `generator_config.source`.
         checkpoint: folder or Hub id of the model whose config names the source.
-        hub: `revision`, `cache_dir`, `token`, `local_files_only`; passed on if the checkpoint is on the Hub.
+        subfolder: of the checkpoint, that the model lies in.
+        hub: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`; passed on if the checkpoint is on
+            the Hub.
 
     Raises:
         ValueError: if nothing is found there.
@@ -24,19 +26,21 @@ def resolve_files(source: str, checkpoint: str | Path | None, **hub) -> Path:
     if Path(source).is_absolute():
         return Path(source)
     if checkpoint is not None and Path(checkpoint).is_dir():
-        if (Path(checkpoint) / source).is_dir():
-            return Path(checkpoint) / source
+        folder = Path(checkpoint) / subfolder
+        if (folder / source).is_dir():
+            return folder / source
         if "/" not in source:
             raise ValueError(
-                f"The generator's files are missing: {checkpoint} has no folder {source!r}. "
+                f"The generator's files are missing: {folder} has no folder {source!r}. "
                 "Copy the checkpoint whole, or assemble it again."
             )
     if "/" in source:
         if Path(source).is_dir():
             return Path(source)
         return Path(snapshot_download(source, allow_patterns=[f"{part}/*" for part in PARTS]))
-    patterns = [f"{source}/{part}/*" for part in PARTS]
-    return Path(snapshot_download(str(checkpoint), allow_patterns=patterns, **hub)) / source
+    place = f"{subfolder}/{source}" if subfolder else source
+    patterns = [f"{place}/{part}/*" for part in PARTS]
+    return Path(snapshot_download(str(checkpoint), allow_patterns=patterns, **hub)) / place
 
 
 def copy_files(files: Path, target: Path) -> None:

@@ -133,8 +133,8 @@ def _standalone(device: int) -> Any:
         import moderngl
     except ImportError as error:
         raise ValueError(
-            'Rendering with OpenGL needs moderngl, which is missing. Run `pip install "vega3d[render]"`, or render '
-            "with EmbreeRenderer."
+            'Rendering with OpenGL needs moderngl, which is missing. Run `pip install ".[render]"` in a clone, or '
+            "render with EmbreeRenderer."
         ) from error
     settings: dict[str, Any] = {"backend": "egl", "device_index": device}
     try:

@@ -124,7 +124,7 @@ def stream_clips(
         size: edge of the square frames [px].
         workers: processes.
         prefetch: rooms that are ready or waiting beyond those being made; as many as workers if None.
-        renderer: "opengl" needs vega3d[render] and a graphics card (or patience); "embree" renders in the workers.
+        renderer: "opengl" needs the extra `render` and a graphics card (or patience); "embree" renders in the workers.
         quality: of the light, see `bake_light`.
 
     Returns:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from vega3d.files import whole_file
+
 
 def save_curves(path: Path, log: Sequence[dict]) -> None:
     """Writes a PNG of loss (with that of the evaluation data), r, and the gate's mean and spread.
@@ -33,9 +35,8 @@ def save_curves(path: Path, log: Sequence[dict]) -> None:
         axes.set_xlabel("step")
     if any("eval_loss" in entry for entry in log):
         loss.legend()
-    partial = path.with_name(f"{path.stem}.writing{path.suffix}")
-    figure.savefig(partial, dpi=120)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def plot(axes, log: Sequence[dict], name: str, label: str | None = None) -> None:

@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import torch
 
+from vega3d.files import check_input
 from vega3d.synthetic.dataset_files import table_file
 from vega3d.synthetic.dataset_questions import load_spatial_questions
 from vega3d.training.examples import TrainingExample, example_of, missing_media, missing_message
@@ -84,7 +85,7 @@ def as_datasets(dataset: ExampleDataset) -> Any:
     try:
         from datasets import Dataset
     except ImportError as error:
-        raise ValueError("datasets is missing: pip install vega3d[train]") from error
+        raise ValueError('datasets is missing: pip install ".[train]" in a clone') from error
     numbers = Dataset.from_dict({"number": list(range(len(dataset)))})
     return numbers.with_transform(RowsByNumber(dataset.examples))
 
@@ -122,11 +123,15 @@ def source_examples(source: DataSource) -> list[TrainingExample]:
 
 def json_rows(path: Path) -> list[dict]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    try:
+        lines = check_input(path).read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}. Give a file of messages.") from error
+    for number, line in enumerate(lines):
         if line.strip():
             try:
                 rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise ValueError(f"Line {number + 1} of {path} is no JSON: {error}") from error
             if not isinstance(rows[-1], dict):
                 raise ValueError(f"Line {number + 1} of {path} is no object with `messages`.")
@@ -135,8 +140,8 @@ def json_rows(path: Path) -> list[dict]:
 
 def parquet_rows(path: Path) -> list[dict]:
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowInvalid) as error:
+        return pyarrow.parquet.read_table(check_input(path)).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -144,7 +149,9 @@ def load_dataset(*arguments, **options):
     try:
         from datasets import load_dataset as load
     except ImportError as error:
-        raise ValueError("Data of the Hub and streams need the library datasets: pip install vega3d[train]") from error
+        raise ValueError(
+            'Data of the Hub and streams need the library datasets: pip install ".[train]" in a clone'
+        ) from error
     return load(*arguments, **options)
 
 

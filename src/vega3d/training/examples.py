@@ -63,13 +63,21 @@ def example_of(row: "TrainingExample | SpatialQuestion | Mapping", id: str, fold
     """
     if isinstance(row, TrainingExample):
         return row
+    if not isinstance(row, (SpatialQuestion, Mapping)):
+        raise ValueError(f"Row {id} cannot be trained on: it is {named_type(row)}, but must have `messages`.")
     try:
         if isinstance(row, SpatialQuestion):
             return question_example(row, id)
         streamed = row.get("folder")
+        if streamed is not None and not isinstance(streamed, (str, Path)):
+            raise ValueError(f"its `folder` is {named_type(streamed)}, but must be a path.")
         return messages_example(row, row_id(row, id), Path(streamed) if streamed else folder)
     except ValueError as error:
         raise ValueError(f"Row {row_id(row, id)} cannot be trained on: {error}") from error
+
+
+def named_type(value: object) -> str:
+    return "null" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
 
 
 def row_id(row: "SpatialQuestion | Mapping", id: str) -> str:
@@ -94,8 +102,8 @@ def question_example(question: SpatialQuestion, id: str) -> TrainingExample:
 def messages_example(row: Mapping, id: str, folder: Path | None) -> TrainingExample:
     messages = row.get("messages")
     if not isinstance(messages, (list, tuple)) or not messages:
-        raise ValueError(f"it has no `messages`; its columns are {sorted(row)}.")
-    waiting = {kind: list(row.get(f"{kind}s") or []) for kind in MEDIA}
+        raise ValueError(f"it has no `messages`; its columns are {sorted(map(str, row))}.")
+    waiting = {kind: media_of(row, f"{kind}s") for kind in MEDIA}
     contents = [parts_of(message) for message in messages]
     named = sum(part["type"] in MEDIA for content in contents for part in content)
     if named == 0 and any(waiting.values()):
@@ -118,8 +126,20 @@ def messages_example(row: Mapping, id: str, folder: Path | None) -> TrainingExam
     return TrainingExample(id, check_answers(plain), found["image"], found["video"])
 
 
-def parts_of(message: Mapping) -> list[dict]:
+def media_of(row: Mapping, column: str) -> list:
+    """The images or videos of a row: a list, also if there is one."""
+    media = row.get(column)
+    if media is None:
+        return []
+    if not isinstance(media, (list, tuple)):
+        raise ValueError(f"its `{column}` are {named_type(media)}, but must be a list.")
+    return list(media)
+
+
+def parts_of(message: Any) -> list[dict]:
     """Content parts of one message, without the empty columns that tables add."""
+    if not isinstance(message, Mapping):
+        raise ValueError(f"a message is {named_type(message)}, but must hold `role` and `content`.")
     if message.get("role") not in ROLES:
         raise ValueError(f"a message has the role {message.get('role')!r}; roles are {list(ROLES)}.")
     content = message.get("content")
@@ -127,6 +147,13 @@ def parts_of(message: Mapping) -> list[dict]:
         pieces = MARKERS.split(content)  # text, kind, text, kind, ... text
         parts = [{"type": "text", "text": p} if i % 2 == 0 else {"type": p} for i, p in enumerate(pieces)]
         return [part for part in parts if part.get("text") != ""]
+    if content is not None and not isinstance(content, (list, tuple)):
+        raise ValueError(f"the content of a message is {named_type(content)}, but must be text or a list of parts.")
+    for part in content or ():
+        if not isinstance(part, Mapping):
+            raise ValueError(
+                f"a part of a message is {named_type(part)}; give type text with its text, image or video."
+            )
     parts = [{key: value for key, value in part.items() if value is not None} for part in content or ()]
     for part in parts:
         if part.get("type") not in ("text", *MEDIA) or (
@@ -161,6 +188,8 @@ def resolved(medium, folder: Path | None):
         if not medium.get("path"):
             raise ValueError("an image or video comes as bytes without a path. Decode it, or write it to a file.")
         medium = medium["path"]
+    if medium is None or isinstance(medium, (bool, int, float)) or (isinstance(medium, str) and not medium):
+        raise ValueError(f"an image or video is {named_type(medium)}, but must be a path or what is read from one.")
     if isinstance(medium, list):
         return [resolved(one, folder) for one in medium]
     if folder is not None and (isinstance(medium, Path) or is_path(medium)):

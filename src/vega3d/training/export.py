@@ -8,6 +8,7 @@ from transformers import Trainer
 
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
+from vega3d.run_files import writing_into
 
 ADAPTER = "adapter"
 
@@ -24,13 +25,17 @@ def save_result(trainer: Trainer, processor: VegaProcessor, output: Path, unquan
         output: folder.
         unquantised: folder of the model that the run started from, if it was trained in 4 bits: adapters are merged
             into these weights, not into the rounded ones.
+
+    Raises:
+        OSError: if the folder cannot be written.
     """
     wrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if not isinstance(wrapped, VegaForSpatialReasoning):
-        wrapped.save_pretrained(output / ADAPTER)
-    model = plain_model(wrapped, output, unquantised)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
+    with writing_into(output):
+        if not isinstance(wrapped, VegaForSpatialReasoning):
+            wrapped.save_pretrained(output / ADAPTER)
+        model = plain_model(wrapped, output, unquantised)
+        model.save_pretrained(output)
+        processor.save_pretrained(output)
 
 
 def plain_model(wrapped: Any, output: Path, unquantised: Path | None) -> VegaForSpatialReasoning:

@@ -101,7 +101,7 @@ def with_adapters(model: VegaForSpatialReasoning, tune, rank, alpha, dropout, ta
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
-        raise ValueError("llm-lora needs PEFT: pip install vega3d[train]") from error
+        raise ValueError('llm-lora needs PEFT: pip install ".[train]" in a clone') from error
     whole = [prefix.removesuffix(".") for part, prefix in PREFIXES.items() if part in tune]
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, modules_to_save=whole or None

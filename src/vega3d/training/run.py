@@ -1,5 +1,6 @@
 """One run from its config: train, go on where a killed run stopped, and leave a model that loads."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +9,16 @@ from typing import Any
 import accelerate
 import torch
 import transformers
-from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 import vega3d
 from vega3d.features.cache import FeatureCache, feature_identity
-from vega3d.files import write_json
+from vega3d.files import only_run, write_json
 from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions
-from vega3d.training.checkpoints import load_trained, trained_parameters
+from vega3d.run_files import check_same_settings, hash_folder, versions
+from vega3d.training.checkpoints import last_checkpoint, load_trained, read_state, trained_parameters
 from vega3d.training.collator import VegaCollator
 from vega3d.training.config import TrainingConfig
 from vega3d.training.curves import save_curves
@@ -31,6 +32,10 @@ SETTINGS_FILE, RESULT_FILE, CURVES_FILE, CHECKPOINTS = (
     "training.json",
     "training.png",
     "checkpoints",
+)
+LENGTHEN = (
+    "The rates of a run are made for its length: to train longer, start from its result, with model={output} and "
+    "another output."
 )
 logger = logging.getLogger(__name__)
 
@@ -72,7 +77,9 @@ def train(
         all processes but the first.
 
     Raises:
-        ValueError: for bad data, or an output with a run of other settings; for a loss that is not finite.
+        ValueError: for bad data, or an output with a run of other settings, or one that another process writes; for a
+            loss that is not finite.
+        OSError: if the output cannot be written.
     """
     data, settings = load_data(config)
     eval_data = load_examples(config.eval_data) if config.eval_data else None
@@ -80,32 +87,39 @@ def train(
     arguments = training_arguments(config, is_bfloat16=str(dtype).endswith("bfloat16"))
     settings |= {"device": arguments.device.type, "processes": arguments.world_size}
     settings["model_sha256"] = hash_folder(model_folder)
-    cache = FeatureCache(config.cache) if config.cache is not None else None
+    with contextlib.ExitStack() as held:
+        if arguments.process_index == 0:
+            config.output.mkdir(parents=True, exist_ok=True)
+            held.enter_context(only_run(config.output))
+        checkpoint = checkpoint_of(config, settings, arguments)
+        model, processor = load_model(arguments.device)
+        trainer = make_trainer(config, model, processor, arguments, data, eval_data)
+        trainer.add_callback(Watcher(on_step, on_log))
+        if trainer.is_world_process_zero():
+            write_json(config.output / SETTINGS_FILE, settings)
+        run(trainer, checkpoint)
+        result = {
+            **summary(trainer, config),
+            "settings": settings,
+            "versions": versions(vega3d, torch, transformers, accelerate),
+            "continued_from": checkpoint.name if checkpoint else None,
+        }
+        if trainer.is_world_process_zero():
+            save_result(trainer, processor, config.output, model_folder if config.four_bit else None)
+            save_curves(config.output / CURVES_FILE, result["log"])
+            write_json(config.output / RESULT_FILE, result)
+        trainer.accelerator.wait_for_everyone()
+        return result if trainer.is_world_process_zero() else None
+
+
+def checkpoint_of(config: TrainingConfig, settings: dict[str, Any], arguments: TrainingArguments) -> Path | None:
+    """The checkpoint that a run with these settings continues from."""
     with arguments.main_process_first():
-        checkpoint = last_whole_checkpoint(config.output / CHECKPOINTS)
+        checkpoint = last_checkpoint(config.output / CHECKPOINTS, arguments.world_size)
         if checkpoint is not None:
-            check_same_settings(config.output / SETTINGS_FILE, settings)
-    model, processor = load_model(arguments.device)
-    trainer = make_trainer(config, model, processor, cache, arguments, data, eval_data)
-    trainer.add_callback(Watcher(on_step, on_log))
-    if trainer.is_world_process_zero():
-        config.output.mkdir(parents=True, exist_ok=True)
-        write_json(config.output / SETTINGS_FILE, settings)
-    run(trainer, checkpoint)
-    continued = checkpoint.name if checkpoint else None
-    told = versions(vega3d, torch, transformers, accelerate)
-    result = {
-        **summary(trainer, config),
-        "settings": settings,
-        "versions": told,
-        "continued_from": continued,
-    }
-    if trainer.is_world_process_zero():
-        save_result(trainer, processor, config.output, model_folder if config.four_bit else None)
-        save_curves(config.output / CURVES_FILE, result["log"])
-        write_json(config.output / RESULT_FILE, result)
-    trainer.accelerator.wait_for_everyone()
-    return result if trainer.is_world_process_zero() else None
+            longer = LENGTHEN.format(output=config.output)
+            check_same_settings(config.output / SETTINGS_FILE, settings, {"steps": longer, "epochs": longer})
+    return checkpoint
 
 
 def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
@@ -116,7 +130,8 @@ def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
     return data, {**config.binding(), "data_sha256": fingerprint(data)}
 
 
-def make_trainer(config: TrainingConfig, model, processor, cache, arguments, data, eval_data) -> VegaTrainer:
+def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval_data) -> VegaTrainer:
+    cache = FeatureCache(config.cache) if config.cache is not None else None
     identity = feature_identity(model.model.generator) if cache is not None else None
     wrapped = choose_parts(
         model,
@@ -181,7 +196,7 @@ def training_arguments(config: TrainingConfig, is_bfloat16: bool) -> TrainingArg
 def run(trainer: VegaTrainer, checkpoint: Path | None) -> None:
     """Trains to the end; a run that was killed after its last checkpoint only takes the weights from it."""
     if checkpoint is not None:
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        state = read_state(checkpoint)
         if state.global_step >= state.max_steps:
             load_trained(trainer.model, checkpoint)
             trainer.state = state

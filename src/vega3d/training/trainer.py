@@ -10,36 +10,29 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.modeling.outputs_vega3d import Gates
-from vega3d.run_files import is_whole, last_whole_checkpoint, mark_whole
-from vega3d.training.checkpoints import load_trained, save_trained
-from vega3d.training.collator import VegaCollator
+from vega3d.run_files import damage, mark_whole, writing_into
+from vega3d.training.checkpoints import (
+    OPTIMIZER_FILES,
+    TRAINED_FILE,
+    check_checkpoint,
+    last_checkpoint,
+    load_trained,
+    random_file,
+    reading,
+    save_trained,
+)
+from vega3d.training.collator import IGNORED, VegaCollator
 from vega3d.training.parts import RESIDUAL_SCALE_RATE, learning_rates, parameter_groups, trained_counts
+from vega3d.training.trainer_arguments import check_arguments, check_optimizer, check_options
 
 SMALL_RESIDUAL_SCALE = 0.01
 GENERATOR_PIXELS = ("generator_pixel_values", "generator_pixel_values_videos")
+GRIDS = ("image_grid_thw", "video_grid_thw")
 logger = logging.getLogger(__name__)
-
-
-def check_arguments(args: TrainingArguments, train_dataset) -> None:
-    """Raises ValueError for settings of the Trainer under which a packed batch would be cut, or columns be lost."""
-    if args.remove_unused_columns:
-        raise ValueError("Set TrainingArguments(remove_unused_columns=False): the collator needs all columns.")
-    streams = isinstance(train_dataset, torch.utils.data.IterableDataset)
-    if streams and args.accelerator_config.dispatch_batches is not False:
-        raise ValueError(
-            "Set TrainingArguments(accelerator_config={'dispatch_batches': False}) for streams: accelerate would cut "
-            "packed batches in the wrong places."
-        )
-    if args.n_gpu > 1:
-        raise ValueError(f"One process sees {args.n_gpu} GPUs; packed batches cannot be split. Start with torchrun.")
-    if args.save_total_limit is not None and args.save_total_limit < 2:
-        raise ValueError(
-            f"save_total_limit is {args.save_total_limit}, but must be at least 2: the last whole checkpoint is kept "
-            "until the next one is."
-        )
 
 
 class VegaTrainer(Trainer):
@@ -54,14 +47,16 @@ class VegaTrainer(Trainer):
 
     Args:
         model: of `choose_parts`.
-        args: `remove_unused_columns=False`, and for streams `accelerator_config={"dispatch_batches": False}`.
+        args: `remove_unused_columns=False`, and for streams `accelerator_config={"dispatch_batches": False}`. Its
+            `learning_rate` stays at its default, since each part has its own.
         rates: learning rate of each part; by default those of `parts.LEARNING_RATES`.
         residual_scale_rate: of r.
-        kwargs: of `transformers.Trainer`; `data_collator` is a `VegaCollator`.
+        kwargs: of `transformers.Trainer`; `data_collator` is a `VegaCollator`. An optimizer of your own brings its
+            rates with it.
 
     Raises:
-        ValueError: for arguments that would spoil batches; in `train`, for a loss or gradient that is not finite,
-            naming the step and the rows.
+        ValueError: for arguments that would spoil batches or have no effect (`trainer_arguments.py`); in `train`, for
+            a loss or gradient that is not finite, naming the step and the rows.
     """
 
     def __init__(
@@ -72,7 +67,13 @@ class VegaTrainer(Trainer):
         residual_scale_rate: float = RESIDUAL_SCALE_RATE,
         **kwargs,
     ):
-        check_arguments(args, kwargs.get("train_dataset"))
+        check_arguments(args, kwargs.get("train_dataset"), kwargs.get("eval_dataset"))
+        check_options(args, model, kwargs)
+        check_optimizer(args, rates, residual_scale_rate, kwargs)
+        if args.ddp_find_unused_parameters is None:
+            # Rows without a visual use fewer parameters, on some of several processes. Checkpointing that runs the
+            # backward pass within the backward pass (`use_reentrant`) does not allow for it.
+            args.ddp_find_unused_parameters = not (args.activation_checkpointing_kwargs or {}).get("use_reentrant")
         collator = kwargs.get("data_collator")
         if isinstance(collator, VegaCollator):
             kwargs["data_collator"] = replace(collator, return_ids=True)
@@ -86,6 +87,8 @@ class VegaTrainer(Trainer):
                 "VegaTrainer keeps trained weights whole on each process: start it without FSDP, DeepSpeed."
             )
         self.model_accepts_loss_kwargs = False  # PEFT's wrapper hides that the model's loss is a mean over the batch
+        self._loss_shifts_labels = True  # Trainer knows this of the classes that it has by name
+        self.label_smoother = None  # it would take labels for those of models that it has by name, and not shift them
         self._ids: list[str] = []
         self._gates: Gates | None = None
         self._passed = {"clips": 0, "tokens": 0, "since": time.perf_counter()}
@@ -99,13 +102,19 @@ class VegaTrainer(Trainer):
         return float(trained[-1]) if trained else None  # of PEFT's two, the trained one comes last
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            model = self.model if model is None else model
-            decayed = self.get_decay_parameter_names(model)
-            groups = parameter_groups(model, self.rates, self.residual_scale_rate, self.args.weight_decay, decayed)
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer: torch.optim.Optimizer | None = optimizer_class(groups, **options)
-        return self.optimizer
+        """Trainer's own, over the groups of parts."""
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        decayed = self.get_decay_parameter_names(model)
+        groups = parameter_groups(model, self.rates, self.residual_scale_rate, self.args.weight_decay, decayed)
+        given = self.optimizer_cls_and_kwargs
+        optimizer_class, options = given or self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer_cls_and_kwargs = (optimizer_class, {**options, "params": groups})
+        try:
+            return super().create_optimizer(model)
+        finally:
+            self.optimizer_cls_and_kwargs = given
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ids = inputs.pop("ids", [])
@@ -113,7 +122,7 @@ class VegaTrainer(Trainer):
             self._ids += ids
         inputs = super()._prepare_inputs(inputs)
         if self.model.training:
-            grids = [inputs[name] for name in ("image_grid_thw", "video_grid_thw") if name in inputs]
+            grids = [inputs[name] for name in GRIDS if name in inputs]
             self._passed["clips"] += sum(len(grid) for grid in grids)
             self._passed["tokens"] += int(inputs["attention_mask"].sum())
         if self.cache is not None and any(name in inputs for name in GENERATOR_PIXELS):
@@ -121,25 +130,42 @@ class VegaTrainer(Trainer):
         return inputs
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        logs_now = model.training and (self.state.global_step + 1) % self.state.logging_steps == 0
-        if logs_now:
-            inputs = {**inputs, "output_gates": True}
+        labels = inputs.get("labels")
+        inputs = {**inputs, "use_cache": self.args.use_cache}  # Trainer sets it in the outer config alone
+        if model.training:
+            self._check_used(inputs)
+            inputs["output_gates"] = True
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if logs_now:
-            self._gates = outputs.get("gates")
-        if model.training and not torch.isfinite(loss):
-            self._stop_at("loss", loss)
-        if model.training and not loss.requires_grad:
-            raise ValueError(
-                f"No trained part takes part in the rows {', '.join(self._ids)}: they have neither image nor video, "
-                f"and only {', '.join(self.trained)} is trained. Leave them out, or train the language model too."
-            )
+        if self.args.label_smoothing_factor and self.compute_loss_func is None and labels is not None:
+            loss = smoothed_loss(outputs["logits"], labels, self.args.label_smoothing_factor)
+        if model.training:
+            gates = outputs.get("gates") or {}
+            self._gates = {name: tuple(gate.detach() for gate in items) for name, items in gates.items()}
+            if not torch.isfinite(loss):
+                self._stop_at("loss", loss)
+            if not loss.requires_grad:
+                raise ValueError(
+                    f"No trained part takes part in the rows {', '.join(self._ids)}: they have neither image nor "
+                    f"video, and only {', '.join(self.trained)} is trained. Leave them out, or train the language "
+                    "model too."
+                )
         return (loss, outputs) if return_outputs else loss
 
-    def _clip_grad_norm(self, model) -> torch.Tensor:
-        norm = super()._clip_grad_norm(model)
-        if not torch.isfinite(norm):
-            self._stop_at("norm of the gradient", norm)
+    def _check_used(self, inputs: Mapping) -> None:
+        """Raises ValueError for rows without a visual where several processes must use the same parameters."""
+        fixed = self.args.ddp_static_graph or not self.args.ddp_find_unused_parameters
+        if fixed and self.args.world_size > 1 and not any(name in inputs for name in GRIDS):
+            raise ValueError(
+                f"The rows {', '.join(self._ids)} have neither image nor video, so their process uses fewer "
+                "parameters than the others. Set ddp_find_unused_parameters=True, without ddp_static_graph and "
+                "use_reentrant, or leave them out."
+            )
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        scaler = self.accelerator.scaler  # of fp16: it leaves such steps out and lowers its scale
+        if scaler is None and not torch.isfinite(torch.as_tensor(norm)):
+            self._stop_at("norm of the gradient", torch.as_tensor(norm))
         self._ids = []
         return norm
 
@@ -179,12 +205,11 @@ class VegaTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs):
         """As in transformers; `True` continues from the last whole checkpoint; one that is not whole is refused."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(Path(self.args.output_dir))
+            resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir), self.args.world_size)
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to continue from.")
         if resume_from_checkpoint:
-            if not is_whole(Path(resume_from_checkpoint)):
-                raise ValueError(f"{resume_from_checkpoint} is no checkpoint of VegaTrainer, or not a whole one.")
+            check_checkpoint(Path(resume_from_checkpoint), self.args.world_size)
             resume_from_checkpoint = str(resume_from_checkpoint)
         total = sum(self.trained.values())
         told = ", ".join(f"{part} {count:,}" for part, count in self.trained.items())
@@ -196,22 +221,79 @@ class VegaTrainer(Trainer):
             logger.warning(small_scale_warning(scale))
         return output
 
+    def hyperparameter_search(self, *args, **kwargs):
+        raise ValueError(
+            "VegaTrainer makes no models, so it cannot search. Start a VegaTrainer of its own for each trial."
+        )
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The whole model as usual; within a checkpoint the trained weights alone."""
-        if not _internal_call or output_dir is None:
-            super().save_model(output_dir, _internal_call)
-        elif self.args.should_save:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
-            save_trained(self.model, Path(output_dir))
+        with writing_into(Path(output_dir or self.args.output_dir)):
+            if not _internal_call or output_dir is None:
+                super().save_model(output_dir, _internal_call)
+            elif self.args.should_save:
+                Path(output_dir).mkdir(parents=True, exist_ok=True)
+                save_trained(self.model, Path(output_dir))
 
     def _save_checkpoint(self, model, trial) -> None:
-        super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        with writing_into(folder):
+            super()._save_checkpoint(model, trial)
+            if not self.args.push_to_hub:
+                self._finish_checkpoint(folder)
+
+    def _finish_checkpoint(self, folder: Path) -> None:
         self.accelerator.wait_for_everyone()  # each process writes its own random state
         if self.args.should_save:
-            mark_whole(Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}")
+            mark_whole(folder)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Uploads a model that loads: the checkpoint holds the trained weights alone."""
+        self._finish_checkpoint(Path(checkpoint_folder))
+        waits = self.args.hub_strategy != HubStrategy.END and self.is_world_process_zero()
+        if waits and (self.args.hub_always_push or self.push_in_progress is None or self.push_in_progress.is_done()):
+            self._finish_current_push()  # it reads the files that are written now
+            super().save_model(self.args.output_dir, _internal_call=True)
+        super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_trained(self.model if model is None else model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        folder = Path(str(self.state.best_model_checkpoint))
+        logger.info("The weights of %s are the best (%s).", folder, self.state.best_metric)
+        wrong = damage(folder, [TRAINED_FILE])
+        if wrong is not None:
+            raise ValueError(f"The best checkpoint, {folder}, cannot be loaded: {wrong}. Load another one by hand.")
+        load_trained(self.model, folder)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with reading(Path(checkpoint), *OPTIMIZER_FILES):
+                super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with reading(Path(checkpoint), "scaler.pt"):
+                super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with reading(Path(checkpoint), random_file(self.args.process_index, self.args.world_size)):
+                super()._load_rng_state(checkpoint)
+
+
+def smoothed_loss(logits: torch.Tensor, labels: torch.Tensor, factor: float) -> torch.Tensor:
+    """Cross-entropy of each next token, a share of it spread evenly over all tokens.
+
+    Args:
+        logits: float[B, L, V].
+        labels: int[B, L], -100 where no loss is wanted.
+        factor: the share, in [0, 1].
+    """
+    wanted = labels[:, 1:].flatten().to(logits.device)
+    given = logits[:, :-1].float().flatten(0, 1)
+    return nn.functional.cross_entropy(given, wanted, ignore_index=IGNORED, label_smoothing=factor)
 
 
 def small_scale_warning(scale: float) -> str:
