@@ -12,6 +12,7 @@ from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, Veg
 from vega3d.modeling.vision_attention_vega3d import pack_vision_attention
 
 EMBEDDED = ("vega3d-tiny",)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ASSETS = Path(str(files("vega3d"))) / "assets"
 
 
@@ -58,8 +59,9 @@ def load_vega(
     Raises:
         ValueError: if there is no such model or device, its files are broken, or its processor is of another model.
     """
-    folder = model_folder(name_or_path)
+    check_dtype_name(dtype)
     device = usable_device(device)
+    folder = model_folder(name_or_path)
     processor = load_processor(folder)
     options: dict = {"dtype": dtype, "device_map": {"": device}}
     if four_bit:
@@ -78,21 +80,60 @@ def load_processor(folder: Path) -> VegaProcessor:
     """The processor of a checkpoint; raises ValueError if there is none, or it is of another model."""
     config = VegaConfig.from_pretrained(folder)
     processor = VegaProcessor.from_pretrained(folder)
-    check_processor(processor, config.generator_config)
+    check_processor(processor, config)
     return processor
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, by default the GPU if there is one; raises ValueError if it is not there."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"The device {str(device)!r} cannot be used: {error} Leave it out, or use 'cpu'.") from error
+        chosen = torch.device(device)
+        torch.ones(1, device=chosen).item()  # one without values, such as meta, is none to compute on
+    except Exception as error:  # each kind of device that is not there has errors of its own
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"The device {str(device)!r} cannot be used: {reason} Leave it out, or use 'cpu'.") from error
     return chosen
 
 
-def check_processor(processor: VegaProcessor, config: VegaGeneratorConfig) -> None:
+def check_dtype_name(dtype: str | torch.dtype) -> None:
+    """Raises ValueError unless weights can be of this type."""
+    known = ["auto", *(str(known).removeprefix("torch.") for known in DTYPES), *DTYPES]
+    if not isinstance(dtype, (str, torch.dtype)) or dtype not in known:
+        raise ValueError(f"dtype is {dtype!r}, but must be auto, float32, bfloat16 or float16.")
+
+
+def check_processor(processor: VegaProcessor, config: VegaConfig) -> None:
+    """Raises ValueError if the processor prepares other frames, patches or tokens than the model's config says."""
+    check_frames(processor, config.generator_config)
+    vision = config.vlm_config.vision_config
+    parts = {"image_processor": processor.image_processor, "video_processor": processor.video_processor}
+    for name, part in parts.items():
+        settings = part.to_dict()
+        for field, theirs in (
+            ("patch_size", vision.patch_size),
+            ("merge_size", vision.spatial_merge_size),
+            ("temporal_patch_size", vision.temporal_patch_size),
+        ):
+            ours = settings[field]
+            if ours != theirs:
+                raise ValueError(
+                    f"The {name} has {field}={ours!r}, but the VLM's vision_config says {theirs!r}. "
+                    "Copy the processor's files of this VLM again."
+                )
+    for name, ours, theirs in (
+        ("image_token_id", processor.image_token_id, config.image_token_id),
+        ("video_token_id", processor.video_token_id, config.video_token_id),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"The tokenizer has {name}={ours!r}, but the VLM's config says {theirs!r}. "
+                "Copy the tokenizer's files of this VLM again."
+            )
+
+
+def check_frames(processor: VegaProcessor, config: VegaGeneratorConfig) -> None:
     """Raises ValueError if the processor prepares other frames than the generator's config describes."""
     size = None if config.frame_size is None else list(config.frame_size)
     for name, ours, theirs in (

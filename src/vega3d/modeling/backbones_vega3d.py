@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 from .errors_vega3d import value_errors
 from .generator_files_vega3d import PARTS
-from .generator_layout_vega3d import REMEDY, check_part_class
+from .generator_layout_vega3d import REMEDY, check_part_class, require
 from .repository_vega3d import Repository, open_repository
 from .vlm_layout_vega3d import check_vlm, check_vlm_file, official_words
 from .weight_files_vega3d import INDEX, read_index, read_json, weight_files
@@ -102,6 +102,11 @@ def split_config(options: dict) -> tuple[dict, dict]:
         raise ValueError(f"Unknown options {unknown}. Known are {sorted(names[0] | names[1])}.")
     model, generator = ({name: options[name] for name in options if name in known} for known in names)
     return model, generator
+
+
+def check_seed(seed: int) -> None:
+    is_seed = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63
+    require(is_seed, "seed", seed, "a whole number in [0, 2**63)", "Use 0 if in doubt.")
 
 
 def check_prompt(prompt_embeds: torch.Tensor, text_dim: int) -> None:

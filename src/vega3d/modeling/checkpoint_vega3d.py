@@ -16,12 +16,11 @@ import torch
 from huggingface_hub import HfApi
 from transformers import PreTrainedModel
 
-from .backbones_vega3d import embed_empty_prompt, find_backbones, load_vlm, split_config
+from .backbones_vega3d import check_seed, embed_empty_prompt, find_backbones, load_vlm, split_config
 from .configuration_vega3d import VegaConfig
 from .errors_vega3d import value_errors
 from .four_bit_vega3d import avoid_packed_kernel, keep_unquantised
 from .generator_files_vega3d import copy_files, hash_files, resolve_files
-from .generator_layout_vega3d import require
 from .weight_files_vega3d import check_indices
 
 PARTIAL_SAVE = ".saving-"
@@ -173,11 +172,6 @@ class CheckpointedModel(PreTrainedModel):
         model.generation_config = vlm_model.generation_config
         model.exclude_generator_weights()
         return model.eval()
-
-
-def check_seed(seed: int) -> None:
-    is_seed = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63
-    require(is_seed, "seed", seed, "a whole number in [0, 2**63)", "Use 0 if in doubt.")
 
 
 def check_finite(core: Any, name: Any) -> None:
