@@ -28,6 +28,7 @@ def model_folder(name_or_path: str | Path) -> Path:
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise ValueError(f"{name} is no checkpoint: it has no config.json. Give the folder that was saved.")
+        check_regular(Path(name))
         return Path(name)
     remedy = f"Give {EMBEDDED[0]!r}, a folder, or the id of a repository such as 'org/vega3d'."
     if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/")):
@@ -37,6 +38,13 @@ def model_folder(name_or_path: str | Path) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"The model {name!r} cannot be downloaded: {first_line} {remedy}") from error
+
+
+def check_regular(folder: Path) -> None:
+    """Raises ValueError for a folder or a pipe in the place of a file: loaders take it for one that is not there."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".jinja", ".safetensors") and not path.is_file():
+            raise ValueError(f"{path} is no regular file. Copy the checkpoint again.")
 
 
 def load_vega(

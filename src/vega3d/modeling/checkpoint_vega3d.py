@@ -21,7 +21,7 @@ from .configuration_vega3d import VegaConfig
 from .errors_vega3d import value_errors
 from .four_bit_vega3d import avoid_packed_kernel, keep_unquantised
 from .generator_files_vega3d import copy_files, hash_files, resolve_files
-from .weight_files_vega3d import check_indices
+from .weight_files_vega3d import check_indices, read_json
 
 PARTIAL_SAVE = ".saving-"
 UPLOAD_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message", "commit_description", "create_pr")
@@ -54,6 +54,8 @@ class CheckpointedModel(PreTrainedModel):
         folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
         if folder.is_dir():
             check_indices(folder)
+            if (folder / "generation_config.json").exists():
+                read_json(folder / "generation_config.json")  # transformers takes a broken one for none
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = keep_unquantised(kwargs["quantization_config"], cls.weights_prefix)
         with value_errors(f"The checkpoint {pretrained_model_name_or_path}"):

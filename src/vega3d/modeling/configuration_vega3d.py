@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-from .errors_vega3d import value_errors
+from .errors_vega3d import COPY_AGAIN, value_errors
 from .generator_layout_vega3d import MOST_LAYERS, WIDEST, check_generator, latent_edge, require, require_size
 from .vlm_layout_vega3d import check_vlm, check_vlm_sizes, is_official, official_words
 
@@ -322,6 +322,14 @@ class VegaConfig(PreTrainedConfig):
         """As in transformers; raises ValueError or OSError for whatever is no config of this model."""
         with value_errors(f"The config of {pretrained_model_name_or_path}"):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in transformers, which takes a missing file for an empty one, and an empty one for the defaults."""
+        values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not isinstance(values, dict) or "model_type" not in values:
+            raise ValueError(f"{pretrained_model_name_or_path} has no config.json with a model_type. {COPY_AGAIN}")
+        return values, rest
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):

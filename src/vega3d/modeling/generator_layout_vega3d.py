@@ -9,6 +9,7 @@ REMEDY = "Give a text-to-video generator of Wan2.1, such as Wan-AI/Wan2.1-T2V-1.
 LATENT_EDGE = 8  # [px]
 MOST_LAYERS = 1000
 WIDEST = 1 << 20
+QK_NORM = "rms_norm_across_heads"
 TRANSFORMER_SIZES = (
     "num_attention_heads",
     "attention_head_dim",
@@ -17,6 +18,7 @@ TRANSFORMER_SIZES = (
     "text_dim",
     "freq_dim",
     "ffn_dim",
+    "rope_max_seq_len",
 )
 
 
@@ -37,6 +39,18 @@ def is_number(value: Any) -> bool:
 
 def require_size(name: str, value: Any, remedy: str, most: int = WIDEST) -> None:
     require(is_size(value, most), name, value, f"a whole number, at least 1 and at most {most}", remedy)
+
+
+def check_finite_values(name: str, value: Any) -> None:
+    """Raises ValueError for NaN or infinity anywhere in a config; JSON lacks them, but Python reads and writes them."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_finite_values(f"{name}.{key}", inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            check_finite_values(name, inner)
+    elif isinstance(value, float):
+        require(math.isfinite(value), name, value, "finite", "Copy the config again.")
 
 
 def latent_edge(vae: Mapping[str, Any]) -> int:
@@ -63,6 +77,8 @@ def check_part_class(part: str, config: Mapping[str, Any], place: Any) -> None:
 
 def check_generator(transformer: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
     """Raises ValueError unless the two configs are of a text-to-video Wan whose parts fit each other."""
+    check_finite_values("transformer", transformer)
+    check_finite_values("vae", vae)
     check_transformer(transformer)
     check_vae(vae)
     channels, latents = transformer.get("in_channels", 16), vae.get("z_dim", 16)
@@ -82,6 +98,9 @@ def check_transformer(config: Mapping[str, Any]) -> None:
     for name in ("image_dim", "added_kv_proj_dim"):
         value = config.get(name)
         require(value is None, f"transformer.{name}", value, "None: images are no input of text-to-video", REMEDY)
+    eps, norm = config.get("eps", 1e-6), config.get("qk_norm", QK_NORM)
+    require(is_number(eps) and 0 < eps <= 1, "transformer.eps", eps, "in (0, 1]", REMEDY)
+    require(norm == QK_NORM, "transformer.qk_norm", norm, repr(QK_NORM), REMEDY)
     patch = config.get("patch_size", (1, 2, 2))
     fits = isinstance(patch, (list, tuple)) and len(patch) == 3 and all(is_size(edge, 64) for edge in patch)
     require(fits and patch[0] == 1 and patch[1] == patch[2], "transformer.patch_size", patch, "like [1, 2, 2]", REMEDY)
@@ -103,6 +122,8 @@ def check_vae(config: Mapping[str, Any]) -> None:
     )
     patch = config.get("patch_size")
     require(patch is None or is_size(patch, 64), "vae.patch_size", patch, "None or a whole number", REMEDY)
+    colours, wanted = config.get("in_channels", 3), 3 * (patch or 1) ** 2
+    require(colours == wanted, "vae.in_channels", colours, f"{wanted}, the colours of a patch", REMEDY)
     edge = latent_edge(config)
     if edge != LATENT_EDGE:
         raise ValueError(

@@ -5,10 +5,11 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .generator_layout_vega3d import MOST_LAYERS, require, require_size
+from .generator_layout_vega3d import MOST_LAYERS, check_finite_values, is_number, is_size, require, require_size
 
 VLMS = ("qwen2_5_vl", "qwen3_vl")
 REMEDY = "Give a Qwen2.5-VL, or a Qwen3-VL that is not a mixture of experts."
+MOST_THETA = 1e12
 TEXT_SIZES = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
 VISION_SIZES = (
     "hidden_size",
@@ -29,6 +30,7 @@ def check_vlm(model_type: str) -> None:
 
 def check_vlm_sizes(config: PreTrainedConfig) -> None:
     """Raises ValueError for sizes of which no model can be built, or placeholders outside the vocabulary."""
+    check_finite_values("vlm_config", config.to_dict())
     text, vision = config.get_text_config().to_dict(), config.vision_config.to_dict()
     for part, values, sizes, depth in (
         ("text_config", text, TEXT_SIZES, "num_hidden_layers"),
@@ -38,6 +40,13 @@ def check_vlm_sizes(config: PreTrainedConfig) -> None:
             require_size(f"vlm_config.{part}.{name}", values[name], REMEDY)
         require_size(f"vlm_config.{part}.{depth}", values[depth], REMEDY, MOST_LAYERS)
     require_size("vlm_config.text_config.vocab_size", text["vocab_size"], REMEDY, 1 << 24)
+    eps, rotary = text["rms_norm_eps"], text["rope_parameters"] or {}
+    require(is_number(eps) and 0 < eps <= 1, "vlm_config.text_config.rms_norm_eps", eps, "in (0, 1]", REMEDY)
+    theta, sections = rotary.get("rope_theta"), rotary.get("mrope_section")
+    is_base = is_number(theta) and 1 < theta <= MOST_THETA
+    require(is_base, "vlm_config.text_config.rope_theta", theta, f"in (1, {MOST_THETA:g}]", REMEDY)
+    split = sections is None or (isinstance(sections, list) and len(sections) == 3 and all(map(is_size, sections)))
+    require(split, "vlm_config.text_config.mrope_section", sections, "three whole numbers", REMEDY)
     for name, token in (("image_token_id", config.image_token_id), ("video_token_id", config.video_token_id)):
         is_token = isinstance(token, int) and 0 <= token < text["vocab_size"]
         limit = f"a token of the vocabulary of {text['vocab_size']}"
