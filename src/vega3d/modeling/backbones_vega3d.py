@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, UMT5EncoderModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+    UMT5EncoderModel,
+)
 
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 from .errors_vega3d import value_errors
@@ -137,7 +144,10 @@ def read_vlm(vlm: Repository) -> tuple[PreTrainedConfig, list[str]]:
         raise ValueError(
             f"{vlm.name} is neither a folder nor a Hub id of a vision-language model: it has no config.json.{gguf}"
         )
-    check_vlm_file(read_json(vlm.folder / "config.json"), vlm.name)
+    stored = read_json(vlm.folder / "config.json")
+    check_vlm_file(stored, vlm.name)
+    if str(stored.get("model_type")) in CONFIG_MAPPING:
+        check_vlm(stored["model_type"])
     try:
         with value_errors(f"The config of {vlm.name}", DOWNLOAD_AGAIN):
             config = AutoConfig.from_pretrained(vlm.folder, trust_remote_code=False)

@@ -42,7 +42,7 @@ def require_size(name: str, value: Any, remedy: str, most: int = WIDEST) -> None
 
 
 def check_finite_values(name: str, value: Any) -> None:
-    """Raises ValueError for NaN or infinity anywhere in a config; JSON lacks them, but Python reads and writes them."""
+    """Raises ValueError for NaN or infinity anywhere in a config; JSON lacks them, but Python reads them."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             check_finite_values(f"{name}.{key}", inner)
