@@ -1,4 +1,4 @@
-"""The stand-in Hub in a process of its own, and clients of it, which are processes as the address is read at import."""
+"""The stand-in Hub in a process of its own, and its clients, which are processes as the address is read at import."""
 
 import contextlib
 import os

@@ -20,10 +20,11 @@ from .errors_vega3d import value_errors
 from .generator_files_vega3d import PARTS
 from .generator_layout_vega3d import REMEDY, check_part_class, require
 from .repository_vega3d import Repository, open_repository
-from .vlm_layout_vega3d import check_vlm, check_vlm_file, official_words
+from .vlm_layout_vega3d import check_own_code, check_vlm, check_vlm_file, official_words
 from .weight_files_vega3d import INDEX, read_index, read_json, weight_files
 
-VLM_FILES = ("config.json", "adapter_config.json", f"model{INDEX}")
+PROCESSOR_FILES = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+VLM_FILES = ("config.json", "adapter_config.json", f"model{INDEX}", *PROCESSOR_FILES)
 GENERATOR_FILES = ("model_index.json", "config.json", "*/config.json", f"*/*{INDEX}")
 TEXT_ENCODER = "text_encoder"
 STEMS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", TEXT_ENCODER: "model"}
@@ -146,6 +147,9 @@ def read_vlm(vlm: Repository) -> tuple[PreTrainedConfig, list[str]]:
         )
     stored = read_json(vlm.folder / "config.json")
     check_vlm_file(stored, vlm.name)
+    for name in PROCESSOR_FILES:
+        if name in names:
+            check_own_code(read_json(vlm.folder / name), name, vlm.name)
     if str(stored.get("model_type")) in CONFIG_MAPPING:
         check_vlm(stored["model_type"])
     try:

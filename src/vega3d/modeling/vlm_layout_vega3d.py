@@ -74,10 +74,15 @@ def check_vlm_file(config: Mapping[str, Any], vlm: Any) -> None:
             f"{vlm} is quantised ({method or 'by an unknown method'}). Give the model that is not; `--4bit`, or "
             "`load_vega(..., four_bit=True)`, quantises the fused model on loading."
         )
-    if config.get("auto_map"):
+    check_own_code(config, "config.json", vlm)
+
+
+def check_own_code(values: Mapping[str, Any], file: str, vlm: Any) -> None:
+    """Raises ValueError for a VLM that wants code of its own folder to be run."""
+    if values.get("auto_map"):
         raise ValueError(
-            f"{vlm} brings code of its own (auto_map in config.json), which is never run. {REMEDY} Take auto_map out "
-            "if the model is one of these, unchanged."
+            f"{vlm} brings code of its own (auto_map in {file}), which is never run. {REMEDY} Take auto_map out if the "
+            "model is one of these, unchanged."
         )
 
 
