@@ -218,10 +218,12 @@ def read_generator(generator: Repository, with_text_encoder: bool) -> tuple[dict
         place = f"{generator.name}/{part}"
         files = weight_files(generator.folder / part, STEMS[part], generator.names_in(part), place)
         weights[part] = [f"{part}/{file}" for file in files]
-    return {part: without_names_of_diffusers(stored[part]) for part in PARTS}, weights
+    return {part: read_part_config(generator.folder, part) for part in PARTS}, weights
 
 
-def without_names_of_diffusers(config: dict) -> dict:
+def read_part_config(folder: Path, part: str) -> dict:
+    """The config of a part of a generator, without the facts about its file."""
+    config = read_json(folder / part / "config.json")
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 

@@ -143,7 +143,7 @@ def check_statistics(vae: Mapping[str, Any]) -> None:
     for name in ("latents_mean", "latents_std"):
         if name not in vae and channels == 16:  # those of Wan2.1, which diffusers fills in
             continue
-        values = vae.get(name)
+        values: Any = vae.get(name)
         fits = isinstance(values, (list, tuple)) and len(values) == channels and all(is_number(v) for v in values)
         require(fits, f"vae.{name}", values, f"{channels} finite numbers, one for each channel", REMEDY)
         if name == "latents_std":

@@ -40,9 +40,11 @@ def check_vlm_sizes(config: PreTrainedConfig) -> None:
             require_size(f"vlm_config.{part}.{name}", values[name], REMEDY)
         require_size(f"vlm_config.{part}.{depth}", values[depth], REMEDY, MOST_LAYERS)
     require_size("vlm_config.text_config.vocab_size", text["vocab_size"], REMEDY, 1 << 24)
-    eps, rotary = text["rms_norm_eps"], text["rope_parameters"] or {}
+    eps: Any = text["rms_norm_eps"]
+    rotary: dict[str, Any] = text["rope_parameters"] or {}
     require(is_number(eps) and 0 < eps <= 1, "vlm_config.text_config.rms_norm_eps", eps, "in (0, 1]", REMEDY)
-    theta, sections = rotary.get("rope_theta"), rotary.get("mrope_section")
+    theta: Any = rotary.get("rope_theta")
+    sections = rotary.get("mrope_section")
     is_base = is_number(theta) and 1 < theta <= MOST_THETA
     require(is_base, "vlm_config.text_config.rope_theta", theta, f"in (1, {MOST_THETA:g}]", REMEDY)
     split = sections is None or (isinstance(sections, list) and len(sections) == 3 and all(map(is_size, sections)))
@@ -81,8 +83,8 @@ def check_own_code(values: Mapping[str, Any], file: str, vlm: Any) -> None:
     """Raises ValueError for a VLM that wants code of its own folder to be run."""
     if values.get("auto_map"):
         raise ValueError(
-            f"{vlm} brings code of its own (auto_map in {file}), which is never run. {REMEDY} Take auto_map out if the "
-            "model is one of these, unchanged."
+            f"{vlm} brings code of its own (auto_map in {file}), which is never run. {REMEDY} Take auto_map out if "
+            "the model is one of these, unchanged."
         )
 
 

@@ -68,12 +68,12 @@ def check_pixels(name: str, values: Mapping[str, Any]) -> None:
     for field in ("patch_size", "merge_size", "temporal_patch_size"):
         require(is_count(values.get(field), LARGEST_EDGE), name, field, values.get(field), f"in [1, {LARGEST_EDGE}]")
     for field in ("image_mean", "image_std"):
-        given = values.get(field)
+        given: Any = values.get(field)
         fits = isinstance(given, (list, tuple)) and len(given) == 3 and all(is_number(value) for value in given)
         require(fits and (field == "image_mean" or min(given) > 0), name, field, given, "three finite numbers")
-    factor = values.get("rescale_factor")
+    factor: Any = values.get("rescale_factor")
     require(is_number(factor) and factor > 0, name, "rescale_factor", factor, "a positive number")
-    size = values.get("size") or {}
+    size: Any = values.get("size") or {}
     smallest, largest = size.get("shortest_edge"), size.get("longest_edge")
     fits = is_count(smallest, MOST_PIXELS) and is_count(largest, MOST_PIXELS) and smallest <= largest
     require(fits, name, "size", size, "shortest_edge and longest_edge [px^2], the first not above the second")
