@@ -33,6 +33,21 @@ for backbones in (("org/vlm", "org/wan"), ({root!r} + "/org/vlm", {root!r} + "/o
     assert remote == local
 
 
+def test_what_is_to_be_downloaded_is_known_before_and_nothing_is_afterwards(hub, tmp_path):
+    code = """
+from vega3d import VegaForSpatialReasoning
+from vega3d.modeling.backbones_vega3d import find_backbones
+print(find_backbones("org/vlm", "org/wan", block=1).download_bytes())
+VegaForSpatialReasoning.from_backbones("org/vlm", "org/wan", block=1, projector_hidden_size=32)
+print(find_backbones("org/vlm", "org/wan", block=1).download_bytes())
+"""
+    weights = sum(
+        file.stat().st_size for name in ("vlm", "wan") for file in (hub[1] / "org" / name).rglob("*.safetensors")
+    )
+
+    assert run(hub, code, tmp_path).split() == [str(weights), "0"]
+
+
 def test_a_checkpoint_whose_generator_is_a_hub_id(hub, tmp_path):
     code = f"""
 import os, torch

@@ -12,12 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from hub.hub_process import files_asked, run, serving
 from hub.published_layouts import LAYOUTS, WAN, read, save_configs, save_vlm, save_wan, write
+from processing.builders import build_processor
+from tiny_checkpoints import VLM_PROCESSORS
 from tiny_models import BLOCK, save_generator
 from tiny_models import save_vlm as save_tiny_vlm
-from vega3d import VegaForSpatialReasoning
-from vega3d.hub.assemble import describe, size_text
+from vega3d import VegaForSpatialReasoning, VegaGeneratorConfig
+from vega3d.hub.assemble import describe, make_processor, size_text
 from vega3d.modeling.backbones_vega3d import read_generator
 from vega3d.modeling.repository_vega3d import Repository
+from vega3d.processing.processor_files_vega3d import check_vlm_parts
 
 VLMS = [
     "qwen2.5-vl-7b-instruct",
@@ -325,6 +328,15 @@ def test_a_vlm_of_another_kind_is_refused(tiny_vlm, backbones, tmp_path, name):
         VegaForSpatialReasoning.from_backbones(folder, backbones[1], block=BLOCK, projector_hidden_size=32)
 
 
+def test_the_official_checkpoint_is_not_sent_to_assemble(tiny_vlm, tmp_path):
+    changed_config(use_generative_encoder=True)(Path(shutil.copytree(tiny_vlm, tmp_path / "model")))
+
+    with pytest.raises(ValueError, match=r"official VEGA-3D checkpoint: .* would be lost") as refused:
+        VegaForSpatialReasoning.from_pretrained(tmp_path / "model")
+
+    assert "vega3d assemble" not in str(refused.value)
+
+
 # --- Nothing large is downloaded before --------------------------------------------------------------------------
 
 
@@ -358,3 +370,21 @@ print(json.dumps(said))
     asked = files_asked(root)
     assert "org/generator0/transformer/config.json" in asked
     assert not [file for file in asked if not file.endswith(".json")]
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-vl-7b-instruct", "qwen3-vl-8b-instruct"])
+def test_the_published_settings_and_chat_template_of_a_processor_are_taken(tmp_path, name):
+    vlm_type = read(LAYOUTS / name / "config.json")["model_type"]
+    tokenizer = build_processor(VLM_PROCESSORS[vlm_type]).tokenizer
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    for file in ("preprocessor_config.json", "video_preprocessor_config.json", "chat_template.json", "config.json"):
+        if (LAYOUTS / name / file).is_file():
+            shutil.copy(LAYOUTS / name / file, tmp_path / file)
+    vision = read(tmp_path / "config.json")["vision_config"]
+
+    processor = make_processor(tmp_path, VegaGeneratorConfig(block=20))
+    check_vlm_parts(processor)
+
+    assert processor.video_processor.patch_size == vision["patch_size"]
+    assert "chat_template" in read(tmp_path / "chat_template.json") and processor.chat_template is not None

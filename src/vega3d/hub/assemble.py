@@ -14,7 +14,7 @@ from vega3d.modeling.backbones_vega3d import Backbones, check_seed, find_backbon
 from vega3d.modeling.errors_vega3d import value_errors
 from vega3d.modeling.noise_vega3d import noise_level
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
-from vega3d.processing.processor_files_vega3d import check_pixels, check_template
+from vega3d.processing.processor_files_vega3d import check_vlm_parts
 
 
 def load_vlm_processor(vlm: str | Path) -> ProcessorMixin:
@@ -77,9 +77,7 @@ def assemble(
     check_dtype_name(dtype)
     backbones = find_backbones(vlm, generator, prompt_embeds, **config)
     processor = make_processor(vlm, backbones.config.generator_config)
-    check_pixels("image_processor", processor.image_processor.to_dict())
-    check_pixels("video_processor", processor.video_processor.to_dict())
-    check_template(processor)
+    check_vlm_parts(processor)
     check_processor(processor, backbones.config)
     if report is not None:
         report(sizes_told(backbones, output))

@@ -18,7 +18,7 @@ from .media_vega3d import (
     load_image_array,
     metadata_of_clip,
 )
-from .processor_files_vega3d import check_pixels, check_template, template_errors, value_errors
+from .processor_files_vega3d import check_vlm_parts, template_errors, value_errors
 from .video_vega3d import VideoClip, check_sampling
 
 
@@ -87,9 +87,7 @@ class VegaProcessor(ProcessorMixin):
         kwargs.setdefault("trust_remote_code", False)
         with value_errors(f"The processor in {pretrained_model_name_or_path}"):
             processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-            check_pixels("image_processor", processor.image_processor.to_dict())
-            check_pixels("video_processor", processor.video_processor.to_dict())
-        check_template(processor)
+            check_vlm_parts(processor)
         return processor
 
     @property

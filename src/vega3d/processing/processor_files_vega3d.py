@@ -58,6 +58,13 @@ def check_template(processor: Any) -> None:
                 ) from error
 
 
+def check_vlm_parts(processor: Any) -> None:
+    """Raises ValueError unless the parts of a processor that are the VLM's can be used."""
+    check_pixels("image_processor", processor.image_processor.to_dict())
+    check_pixels("video_processor", processor.video_processor.to_dict())
+    check_template(processor)
+
+
 def check_pixels(name: str, values: Mapping[str, Any]) -> None:
     """Raises ValueError unless pictures can be cut into patches and normalised as a sub-processor says.
 
