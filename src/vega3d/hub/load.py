@@ -89,6 +89,7 @@ def load_processor(folder: Path) -> VegaProcessor:
     config = VegaConfig.from_pretrained(folder)
     processor = VegaProcessor.from_pretrained(folder)
     check_processor(processor, config)
+    check_tokens(processor, config)
     return processor
 
 
@@ -113,7 +114,7 @@ def check_dtype_name(dtype: str | torch.dtype) -> None:
 
 
 def check_processor(processor: VegaProcessor, config: VegaConfig) -> None:
-    """Raises ValueError if the processor prepares other frames, patches or tokens than the model's config says."""
+    """Raises ValueError if the processor prepares other frames or patches than the model's config says."""
     check_frames(processor, config.generator_config)
     vision = config.vlm_config.vision_config
     parts = {"image_processor": processor.image_processor, "video_processor": processor.video_processor}
@@ -130,6 +131,10 @@ def check_processor(processor: VegaProcessor, config: VegaConfig) -> None:
                     f"The {name} has {field}={ours!r}, but the VLM's vision_config says {theirs!r}. "
                     "Copy the processor's files of this VLM again."
                 )
+
+
+def check_tokens(processor: VegaProcessor, config: VegaConfig) -> None:
+    """Raises ValueError if the tokenizer writes other placeholders than the model looks for."""
     for name, ours, theirs in (
         ("image_token_id", processor.image_token_id, config.image_token_id),
         ("video_token_id", processor.video_token_id, config.video_token_id),
