@@ -38,11 +38,17 @@ def assemble(
         if dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ValueError(f"--dtype is {dtype!r}, but must be auto, float32, bfloat16 or float16.")
         given = parse_settings(settings or [])
+        for name in given.keys() & {"block", "timestep", "fusion", "dtype", "seed", "vlm", "generator"}:
+            raise ValueError(f"{name} has an option of its own: give --{name} in place of --set {name}=...")
         quieten(False)
         from vega3d.hub.assemble import assemble as write_checkpoint
+        from vega3d.modeling.backbones_vega3d import split_config
 
         fields = {"block": block, "timestep": timestep, "fusion": fusion, **given}
-        folder = write_checkpoint(vlm, generator, output, dtype=dtype, seed=seed, **fields)
+        split_config(fields)
+        folder = write_checkpoint(
+            vlm, generator, output, lambda line: typer.echo(line, err=True), dtype=dtype, seed=seed, **fields
+        )
     typer.echo(f"{folder}")
 
 

@@ -73,7 +73,10 @@ class Hub(BaseHTTPRequestHandler):
         return hashlib.sha256(file.read_bytes()).hexdigest()[:40]
 
     def send_file(self, repository: str, rest: str) -> None:
-        file = self.root / repository / rest.partition("/")[2]
+        name = rest.partition("/")[2]
+        with (self.root / "asked.txt").open("a") as log:
+            log.write(f"{repository}/{name}\n")
+        file = self.root / repository / name
         if not file.is_file():
             self.reply_json({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
             return

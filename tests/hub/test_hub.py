@@ -1,18 +1,13 @@
-"""Hub ids, by the real client against a stand-in server; the endpoint is read at import, hence processes."""
+"""Hub ids, by the real client against a stand-in server."""
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from hub.hub_process import run, serving
 from tiny_checkpoints import EMBEDDED
 from tiny_models import save_generator, save_vlm
 from vega3d.hub.load import ASSETS, example_clip
-
-SERVER = Path(__file__).with_name("hub_server.py")
 
 
 @pytest.fixture(scope="module")
@@ -22,19 +17,8 @@ def hub(tmp_path_factory):
     save_vlm(root / "org" / "vlm")
     save_generator(root / "org" / "wan")
     shutil.copytree(ASSETS / "vega3d-tiny", root / "org" / "vega3d-tiny")
-    server = subprocess.Popen([sys.executable, str(SERVER), str(root)], stdout=subprocess.PIPE, text=True)
-    assert server.stdout is not None
-    yield f"http://127.0.0.1:{int(server.stdout.readline())}", root
-    server.terminate()
-    server.wait()
-
-
-def run(hub, code: str, home: Path) -> str:
-    environment = {**os.environ, "HF_ENDPOINT": hub[0], "HF_HOME": str(home), "HF_TOKEN": "hf_test"}
-    environment.pop("HF_HUB_OFFLINE", None)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    with serving(root) as address:
+        yield address, root
 
 
 def test_backbones_from_two_hub_ids(hub, tmp_path):
@@ -47,6 +31,21 @@ for backbones in (("org/vlm", "org/wan"), ({root!r} + "/org/vlm", {root!r} + "/o
 """.format(root=str(hub[1]))
     remote, local = run(hub, code, tmp_path).split()
     assert remote == local
+
+
+def test_what_is_to_be_downloaded_is_known_before_and_nothing_is_afterwards(hub, tmp_path):
+    code = """
+from vega3d import VegaForSpatialReasoning
+from vega3d.modeling.backbones_vega3d import find_backbones
+print(find_backbones("org/vlm", "org/wan", block=1).download_bytes())
+VegaForSpatialReasoning.from_backbones("org/vlm", "org/wan", block=1, projector_hidden_size=32)
+print(find_backbones("org/vlm", "org/wan", block=1).download_bytes())
+"""
+    weights = sum(
+        file.stat().st_size for name in ("vlm", "wan") for file in (hub[1] / "org" / name).rglob("*.safetensors")
+    )
+
+    assert run(hub, code, tmp_path).split() == [str(weights), "0"]
 
 
 def test_a_checkpoint_whose_generator_is_a_hub_id(hub, tmp_path):

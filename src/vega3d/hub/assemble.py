@@ -1,22 +1,44 @@
 """Assembling a checkpoint from two pretrained repositories, and describing one."""
 
-import os
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from transformers import AutoProcessor
+from transformers import AutoProcessor, ProcessorMixin
 
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
+from vega3d.files import check_new_folder, whole_folder
+from vega3d.hub.load import check_dtype_name, check_processor
+from vega3d.modeling.backbones_vega3d import Backbones, check_seed, find_backbones
+from vega3d.modeling.errors_vega3d import value_errors
 from vega3d.modeling.noise_vega3d import noise_level
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
+from vega3d.processing.processor_files_vega3d import check_vlm_parts
+
+
+def load_vlm_processor(vlm: str | Path) -> ProcessorMixin:
+    """The VLM's own processor; raises ValueError if it has none, or none that reads pictures."""
+    try:
+        with value_errors(f"The processor of {vlm}", "Copy or download the VLM again, with its processor's files."):
+            processor = AutoProcessor.from_pretrained(vlm, trust_remote_code=False)
+    except OSError as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{vlm} has no processor: {first_line} Give the VLM with its processor's files.") from error
+    if not isinstance(processor, ProcessorMixin) or not {"image_processor", "video_processor"} <= set(
+        processor.get_attributes()
+    ):
+        raise ValueError(
+            f"{vlm} has a {type(processor).__name__}, but no processor of images and videos. "
+            "Give the VLM with its processor's files, such as preprocessor_config.json."
+        )
+    return processor
 
 
 def make_processor(vlm: str | Path, config: VegaGeneratorConfig, **settings) -> VegaProcessor:
     """The VLM's processor with the generative stream of this generator beside its own."""
     return VegaProcessor.from_vlm_processor(
-        AutoProcessor.from_pretrained(vlm),
+        load_vlm_processor(vlm),
         generator_cell=config.cell,
         generator_max_area=config.max_area,
         generator_frame_fit=config.frame_fit,
@@ -25,34 +47,60 @@ def make_processor(vlm: str | Path, config: VegaGeneratorConfig, **settings) -> 
     )
 
 
-def assemble(vlm: str | Path, generator: str | Path, output: str | Path, **options) -> Path:
+def assemble(
+    vlm: str | Path,
+    generator: str | Path,
+    output: str | Path,
+    report: Callable[[str], object] | None = None,
+    prompt_embeds: torch.Tensor | None = None,
+    dtype: torch.dtype | str = "auto",
+    seed: int = 0,
+    **config,
+) -> Path:
     """Writes a new checkpoint, model and processor; `output` appears only when it is whole.
 
     Args:
         vlm: Hub id or folder of the vision-language model.
         generator: Hub id or folder of the generator.
         output: folder, not there yet or empty.
-        options: of `VegaForSpatialReasoning.from_backbones`.
+        report: called with a line on the sizes, before anything large is downloaded or read.
+        prompt_embeds: as in `VegaForSpatialReasoning.from_backbones`, as are the next three.
+        dtype: of the weights.
+        seed: of the new weights.
+        config: fields of the two configs.
 
     Raises:
-        ValueError: if `output` is in use, or for a bad option or missing files.
+        ValueError: if `output` is in use, or for a bad option, missing files or models of another layout.
     """
-    output = Path(output)
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise ValueError(f"{output} is already there. Give a new folder, or empty it first.")
-    model = VegaForSpatialReasoning.from_backbones(vlm, generator, **options)
-    processor = make_processor(vlm, model.config.generator_config)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as partial:
+    output = check_new_folder(output)
+    check_seed(seed)
+    check_dtype_name(dtype)
+    backbones = find_backbones(vlm, generator, prompt_embeds, **config)
+    processor = make_processor(vlm, backbones.config.generator_config)
+    check_vlm_parts(processor)
+    check_processor(processor, backbones.config)
+    if report is not None:
+        report(sizes_told(backbones, output))
+    model = VegaForSpatialReasoning.from_backbones(vlm, generator, prompt_embeds, dtype, seed, **config)
+    with whole_folder(output) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
-        whole = Path(partial)
-        os.chmod(whole, 0o755)
-        if output.is_dir():
-            output.rmdir()
-        whole.rename(output)
-        whole.mkdir()  # the context manager removes the folder that it made
     return output
+
+
+def sizes_told(backbones: Backbones, output: Path) -> str:
+    """What is downloaded and written, in decimal units as on the Hub."""
+    wanted = backbones.download_bytes()
+    download = f"{size_text(wanted)} to download" if wanted else "nothing to download"
+    return f"{download}; {output} will take about {size_text(backbones.output_bytes())} in the VLM's own dtype"
+
+
+def size_text(count: int) -> str:
+    """`16.6 GB` for a number of bytes."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
 
 
 def count(module: torch.nn.Module | None) -> int:
@@ -60,10 +108,14 @@ def count(module: torch.nn.Module | None) -> int:
 
 
 def describe(folder: Path) -> dict:
-    """Parts, parameters, memory, block, step and fusion of a checkpoint, from its configs alone."""
+    """Parts, parameters, memory, block, step and fusion of a checkpoint, from its configs alone.
+
+    Raises:
+        ValueError: if no model can be built from them.
+    """
     config = VegaConfig.from_pretrained(folder)
     generator = config.generator_config
-    with torch.device("meta"):
+    with value_errors(f"The config of {folder} describes no model that can be built: it"), torch.device("meta"):
         model = VegaForSpatialReasoning(config).model
         used = WanTransformer3DModel.from_config({**generator.transformer, "num_layers": generator.num_blocks_read})
         whole = WanTransformer3DModel.from_config(generator.transformer)

@@ -12,6 +12,7 @@ from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, Veg
 from vega3d.modeling.vision_attention_vega3d import pack_vision_attention
 
 EMBEDDED = ("vega3d-tiny",)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ASSETS = Path(str(files("vega3d"))) / "assets"
 
 
@@ -27,6 +28,7 @@ def model_folder(name_or_path: str | Path) -> Path:
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():
             raise ValueError(f"{name} is no checkpoint: it has no config.json. Give the folder that was saved.")
+        check_regular(Path(name))
         return Path(name)
     remedy = f"Give {EMBEDDED[0]!r}, a folder, or the id of a repository such as 'org/vega3d'."
     if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/")):
@@ -36,6 +38,13 @@ def model_folder(name_or_path: str | Path) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ValueError(f"The model {name!r} cannot be downloaded: {first_line} {remedy}") from error
+
+
+def check_regular(folder: Path) -> None:
+    """Raises ValueError for a folder or a pipe in the place of a file: loaders take it for one that is not there."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".jinja", ".safetensors") and not path.is_file():
+            raise ValueError(f"{path} is no regular file. Copy the checkpoint again.")
 
 
 def load_vega(
@@ -58,8 +67,9 @@ def load_vega(
     Raises:
         ValueError: if there is no such model or device, its files are broken, or its processor is of another model.
     """
-    folder = model_folder(name_or_path)
+    check_dtype_name(dtype)
     device = usable_device(device)
+    folder = model_folder(name_or_path)
     processor = load_processor(folder)
     options: dict = {"dtype": dtype, "device_map": {"": device}}
     if four_bit:
@@ -78,21 +88,65 @@ def load_processor(folder: Path) -> VegaProcessor:
     """The processor of a checkpoint; raises ValueError if there is none, or it is of another model."""
     config = VegaConfig.from_pretrained(folder)
     processor = VegaProcessor.from_pretrained(folder)
-    check_processor(processor, config.generator_config)
+    check_processor(processor, config)
+    check_tokens(processor, config)
     return processor
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, by default the GPU if there is one; raises ValueError if it is not there."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"The device {str(device)!r} cannot be used: {error} Leave it out, or use 'cpu'.") from error
+        chosen = torch.device(device)
+        torch.ones(1, device=chosen).item()  # one without values, such as meta, is none to compute on
+    except Exception as error:  # each kind of device that is not there has errors of its own
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"The device {str(device)!r} cannot be used: {reason} Leave it out, or use 'cpu'.") from error
     return chosen
 
 
-def check_processor(processor: VegaProcessor, config: VegaGeneratorConfig) -> None:
+def check_dtype_name(dtype: str | torch.dtype) -> None:
+    """Raises ValueError unless weights can be of this type."""
+    known = ["auto", *(str(known).removeprefix("torch.") for known in DTYPES), *DTYPES]
+    if not isinstance(dtype, (str, torch.dtype)) or dtype not in known:
+        raise ValueError(f"dtype is {dtype!r}, but must be auto, float32, bfloat16 or float16.")
+
+
+def check_processor(processor: VegaProcessor, config: VegaConfig) -> None:
+    """Raises ValueError if the processor prepares other frames or patches than the model's config says."""
+    check_frames(processor, config.generator_config)
+    vision = config.vlm_config.vision_config
+    parts = {"image_processor": processor.image_processor, "video_processor": processor.video_processor}
+    for name, part in parts.items():
+        settings = part.to_dict()
+        for field, theirs in (
+            ("patch_size", vision.patch_size),
+            ("merge_size", vision.spatial_merge_size),
+            ("temporal_patch_size", vision.temporal_patch_size),
+        ):
+            ours = settings[field]
+            if ours != theirs:
+                raise ValueError(
+                    f"The {name} has {field}={ours!r}, but the VLM's vision_config says {theirs!r}. "
+                    "Copy the processor's files of this VLM again."
+                )
+
+
+def check_tokens(processor: VegaProcessor, config: VegaConfig) -> None:
+    """Raises ValueError if the tokenizer writes other placeholders than the model looks for."""
+    for name, ours, theirs in (
+        ("image_token_id", processor.image_token_id, config.image_token_id),
+        ("video_token_id", processor.video_token_id, config.video_token_id),
+    ):
+        if ours != theirs:
+            raise ValueError(
+                f"The tokenizer has {name}={ours!r}, but the VLM's config says {theirs!r}. "
+                "Copy the tokenizer's files of this VLM again."
+            )
+
+
+def check_frames(processor: VegaProcessor, config: VegaGeneratorConfig) -> None:
     """Raises ValueError if the processor prepares other frames than the generator's config describes."""
     size = None if config.frame_size is None else list(config.frame_size)
     for name, ours, theirs in (

@@ -10,18 +10,20 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, UMT5EncoderModel
+from huggingface_hub import HfApi
+from transformers import PreTrainedModel
 
-from .configuration_vega3d import VegaConfig, VegaGeneratorConfig, check_vlm
+from .backbones_vega3d import check_seed, embed_empty_prompt, find_backbones, load_vlm, split_config
+from .configuration_vega3d import VegaConfig
+from .errors_vega3d import value_errors
 from .four_bit_vega3d import avoid_packed_kernel, keep_unquantised
-from .generator_files_vega3d import PARTS, copy_files, hash_files, resolve_files
+from .generator_files_vega3d import copy_files, hash_files, resolve_files
 from .loading_options_vega3d import check_loading_options, loading
+from .weight_files_vega3d import check_indices, read_json
 
 PARTIAL_SAVE = ".saving-"
 UPLOAD_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message", "commit_description", "create_pr")
@@ -53,9 +55,18 @@ class CheckpointedModel(PreTrainedModel):
         """
         check_loading_options(kwargs)
         kwargs["use_safetensors"] = True  # nothing is unpickled
+        kwargs.setdefault("trust_remote_code", False)  # else transformers asks, and takes what stands on its input
+        folder = Path(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+        if folder.is_dir():
+            check_indices(folder)
+            if (folder / "generation_config.json").exists():
+                read_json(folder / "generation_config.json")  # transformers takes a broken one for none
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = keep_unquantised(kwargs["quantization_config"], cls.weights_prefix)
-        with loading(pretrained_model_name_or_path, kwargs):
+        with (
+            value_errors(f"The checkpoint {pretrained_model_name_or_path}"),
+            loading(pretrained_model_name_or_path, kwargs),
+        ):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
@@ -64,6 +75,7 @@ class CheckpointedModel(PreTrainedModel):
                 f"{pretrained_model_name_or_path} lacks {len(info['missing_keys'])} weights, the first is "
                 f"{min(info['missing_keys'])}. Copy the checkpoint again, or assemble it anew."
             )
+        check_finite(model.base_model, pretrained_model_name_or_path)
         avoid_packed_kernel(model)
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         source = model.config.generator_config.source
@@ -159,21 +171,15 @@ class CheckpointedModel(PreTrainedModel):
         Raises:
             ValueError: for an unknown or bad option, a VLM of another family, or if files are missing.
         """
-        vlm_fields, generator_fields = split_config(config)
-        vlm_config = read_vlm_config(vlm)
-        folder = download_generator(generator, with_text_encoder=prompt_embeds is None)
-        generator_config = VegaGeneratorConfig(
-            transformer=read_part_config(folder, "transformer"),
-            vae=read_part_config(folder, "vae"),
-            prompt_tokens=1 if prompt_embeds is None else prompt_embeds.shape[0],
-            **generator_fields,
-        )
-        # Bad options are found before gigabytes are loaded.
-        VegaConfig(vlm_config=vlm_config, generator_config=generator_config, **vlm_fields)
+        check_seed(seed)
+        backbones = find_backbones(vlm, generator, prompt_embeds, **config)
+        folder = backbones.fetch_generator()
+        generator_config = backbones.config.generator_config
         generator_config.files_hash = hash_files(folder)
         if prompt_embeds is None:
             prompt_embeds = embed_empty_prompt(folder)
-        vlm_model = AutoModelForImageTextToText.from_pretrained(vlm, dtype=dtype, use_safetensors=True)
+        vlm_model = load_vlm(vlm, dtype)
+        vlm_fields, _ = split_config(config)
         vega_config = VegaConfig(
             vlm_config=vlm_model.config.to_dict(), generator_config=generator_config.to_dict(), **vlm_fields
         )
@@ -193,6 +199,20 @@ class CheckpointedModel(PreTrainedModel):
         model.generation_config = vlm_model.generation_config
         model.exclude_generator_weights()
         return model.eval()
+
+
+def check_finite(core: Any, name: Any) -> None:
+    """Raises ValueError if projector, fusion or prompt hold NaN or infinity, which every answer would be made of."""
+    weights = {"generator.prompt_embeds": core.generator.prompt_embeds}
+    for part in ("projector", "fusion"):
+        module = core.get_submodule(part) if core.config.fusion != "none" else None
+        weights |= {} if module is None else {f"{part}.{key}": value for key, value in module.named_parameters()}
+    for key, value in weights.items():
+        if value.device.type != "meta" and value.is_floating_point() and not torch.isfinite(value).all():
+            raise ValueError(
+                f"{name} holds NaN or infinity in {key}. Its training diverged, or the file is damaged: take an "
+                "earlier checkpoint, or copy it again."
+            )
 
 
 @contextlib.contextmanager
@@ -246,57 +266,3 @@ def initialise(core: PreTrainedModel, part: torch.nn.Module, vlm: PreTrainedMode
     part.to(vlm.dtype)
     for name, value in values.items():
         part.get_parameter(name).data = value
-
-
-def split_config(options: dict) -> tuple[dict, dict]:
-    """Sorts options into those of `VegaConfig` and those of `VegaGeneratorConfig`."""
-    inherited = {field.name for field in fields(PreTrainedConfig)}
-    derived = {"vlm_config", "generator_config", "transformer", "vae", "prompt_tokens", "files_hash"}
-    names = [
-        {field.name for field in fields(config_class)} - inherited - derived
-        for config_class in (VegaConfig, VegaGeneratorConfig)
-    ]
-    unknown = [name for name in options if name not in names[0] | names[1]]
-    if unknown:
-        raise ValueError(f"Unknown options {unknown}. Known are {sorted(names[0] | names[1])}.")
-    model, generator = ({name: options[name] for name in options if name in known} for known in names)
-    return model, generator
-
-
-def read_vlm_config(vlm: str | Path) -> PreTrainedConfig:
-    """The config of a supported VLM; a file of a few kB, read before anything large is downloaded."""
-    try:
-        config = AutoConfig.from_pretrained(vlm)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{vlm} is neither a folder nor a Hub id of a vision-language model: {reason}") from error
-    check_vlm(config.model_type)
-    return config
-
-
-def download_generator(generator: str | Path, with_text_encoder: bool) -> Path:
-    """Local folder of a generator in its published layout."""
-    parts = [*PARTS, "text_encoder"] if with_text_encoder else PARTS
-    folder = Path(generator)
-    if not folder.is_dir():
-        if len(folder.parts) != 2 or folder.is_absolute():
-            raise ValueError(f"{generator} is neither a folder nor a Hub id. Give one with `transformer/` and `vae/`.")
-        folder = Path(snapshot_download(str(generator), allow_patterns=[f"{part}/*" for part in parts]))
-    missing = [part for part in parts if not (folder / part / "config.json").is_file()]
-    if missing:
-        remedy = " Give prompt_embeds to do without a text encoder." if missing == ["text_encoder"] else ""
-        raise ValueError(f"{generator} has no {', '.join(missing)}: it must hold {', '.join(parts)}.{remedy}")
-    return folder
-
-
-def read_part_config(folder: Path, part: str) -> dict:
-    config = json.loads((folder / part / "config.json").read_text())
-    return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
-@torch.no_grad()
-def embed_empty_prompt(folder: Path) -> torch.Tensor:
-    """float[1, text_dim]: the empty prompt is the end-of-sequence token alone; Wan pads with zeros after it."""
-    encoder = UMT5EncoderModel.from_pretrained(folder / "text_encoder", dtype="auto", use_safetensors=True)
-    tokens = torch.tensor([[encoder.config.eos_token_id]])
-    return encoder(tokens).last_hidden_state[0]

@@ -2,14 +2,19 @@
 
 import difflib
 import functools
-from collections.abc import Mapping
+import math
 from dataclasses import field, fields
 from typing import Any, Literal
 
+import torch
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+
+from .errors_vega3d import COPY_AGAIN, value_errors
+from .generator_layout_vega3d import MOST_LAYERS, WIDEST, check_generator, latent_edge, require, require_size
+from .vlm_layout_vega3d import check_vlm, check_vlm_sizes, is_official, official_words
 
 Fusion = Literal[
     "token_gated_residual",
@@ -25,24 +30,35 @@ Fusion = Literal[
     "none",
 ]
 Projector = Literal["merger_mlp", "avg", "mlp2x"]
-VLMS = ("qwen2_5_vl", "qwen3_vl")
 NUM_TRAIN_TIMESTEPS = 1000
+MOST_SHIFT = 1000.0
+MOST_AREA = 1 << 26  # [px]
+MOST_PROMPT_ROWS = 1 << 16
+MOST_GATE_BIAS = 100.0
 
 
 def with_value_errors(config_class: type) -> type:
-    """`strict` raises an error of its own for a value of the wrong kind; callers catch ValueError for bad input."""
+    """Values of the wrong kind raise what `strict` and transformers raise; callers catch ValueError for bad input."""
     strict_init = config_class.__init__  # type: ignore[misc]
 
     @functools.wraps(strict_init)
     def init(self, *args, **kwargs):
         try:
             strict_init(self, *args, **kwargs)
-        except StrictDataclassError as error:
-            cause = error.__cause__ or error
+        except (ValueError, MemoryError):
+            raise
+        except Exception as error:
+            cause = (error.__cause__ or error) if isinstance(error, StrictDataclassError) else error
             raise ValueError(f"{config_class.__name__}: {cause}") from error
 
     config_class.__init__ = init  # type: ignore[misc]
     return config_class
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raises ValueError unless weights can be of this type."""
+    fits = dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)
+    require(fits, "dtype", dtype, "float32, bfloat16 or float16", "It is the type of the weights.")
 
 
 def refuse_misspelled(config_class: type, unknown: dict[str, Any]) -> None:
@@ -52,25 +68,6 @@ def refuse_misspelled(config_class: type, unknown: dict[str, Any]) -> None:
         close = difflib.get_close_matches(key, names, n=1, cutoff=0.8)
         if close:
             raise ValueError(f"{config_class.__name__} has no option {key!r}; did you mean {close[0]!r}?")
-
-
-def latent_edge(vae: Mapping[str, Any]) -> int:
-    """Edge of the square of pixels that one latent of a Wan VAE covers [px], from the VAE's config."""
-    return (vae.get("patch_size") or 1) * 2 ** (len(vae.get("dim_mult", [1, 2, 4, 4])) - 1)
-
-
-def require(condition: bool, name: str, value: Any, limit: str, remedy: str) -> None:
-    if not condition:
-        raise ValueError(f"{name}={value!r} is out of range: it must be {limit}. {remedy}")
-
-
-def check_vlm(model_type: str) -> None:
-    """Raises ValueError unless visual tokens of this family of VLMs can be fused."""
-    if model_type not in VLMS:
-        raise ValueError(
-            f"The VLM is of model_type {model_type!r}, but supported are {' and '.join(VLMS)}. "
-            "Give a Qwen2.5-VL, or a Qwen3-VL that is not a mixture of experts."
-        )
 
 
 @with_value_errors
@@ -179,6 +176,8 @@ class VegaGeneratorConfig(PreTrainedConfig):
         return "/" not in self.source
 
     def validate_generator(self):
+        check_dtype(self.dtype)
+        check_generator(self.transformer, self.vae)
         self._check_block("block", self.block)
         for block in self.extra_blocks:
             self._check_block("extra_blocks", block)
@@ -197,16 +196,19 @@ class VegaGeneratorConfig(PreTrainedConfig):
             "The VAE has no blocks and sees no noise: leave them out.",
         )
         self.check_timestep(self.timestep)
-        require(self.shift > 0, "shift", self.shift, "positive", "Wan2.1 uses 5.0.")
+        require(
+            0 < self.shift <= MOST_SHIFT, "shift", self.shift, f"positive, at most {MOST_SHIFT}", "Wan2.1 uses 5.0."
+        )
         require(0 <= self.noise_seed < 2**31, "noise_seed", self.noise_seed, "in [0, 2**31)", "Use 0 if in doubt.")
         require(0 <= self.random_seed < 2**31, "random_seed", self.random_seed, "in [0, 2**31)", "Use 0 if in doubt.")
         require(1 <= self.noise_draws <= 64, "noise_draws", self.noise_draws, "in [1, 64]", "Use 1 if in doubt.")
-        require(self.chunk_frames >= 1, "chunk_frames", self.chunk_frames, "at least 1", "Use 16 if in doubt.")
+        require_size("chunk_frames", self.chunk_frames, "Use 16 if in doubt.")
+        require_size("prompt_length", self.prompt_length, "Wan pads to 512.", MOST_PROMPT_ROWS)
         require(
-            self.max_area >= self.cell**2,
+            self.cell**2 <= self.max_area <= MOST_AREA,
             "max_area",
             self.max_area,
-            f"at least one token of {self.cell} x {self.cell} px",
+            f"at least one token of {self.cell} x {self.cell} px, and at most {MOST_AREA}",
             f"Use {832 * 480} (832x480) if in doubt.",
         )
         require(
@@ -216,7 +218,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
             f"in [1, prompt_length={self.prompt_length}]",
             "The empty prompt has 1 token.",
         )
-        named = self.source not in ("", ".", "..")
+        named = self.source not in ("", ".", "..") and "\0" not in self.source
         require(named, "source", self.source, "the name of a folder or a Hub id", "The default is 'generator'.")
         self._validate_frame_size()
 
@@ -259,7 +261,9 @@ class VegaGeneratorConfig(PreTrainedConfig):
             return
         size = self.frame_size or ()
         require(
-            len(size) == 2 and all(side > 0 and side % self.cell == 0 for side in size),
+            len(size) == 2
+            and all(side > 0 and side % self.cell == 0 for side in size)
+            and math.prod(size) <= MOST_AREA,
             "frame_size",
             self.frame_size,
             f"(height, width) in multiples of {self.cell} px with frame_fit='center_crop'",
@@ -308,12 +312,30 @@ class VegaConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         refuse_misspelled(type(self), kwargs)
         super().__post_init__(**kwargs)
+        check_dtype(self.dtype)
         check_vlm(self.vlm_config.model_type)
+        check_vlm_sizes(self.vlm_config)
         self.tie_word_embeddings = self.vlm_config.tie_word_embeddings
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers; raises ValueError or OSError for whatever is no config of this model."""
+        with value_errors(f"The config of {pretrained_model_name_or_path}"):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in transformers, which takes a missing file for an empty one, and an empty one for the defaults."""
+        values, rest = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if not isinstance(values, dict) or "model_type" not in values:
+            raise ValueError(f"{pretrained_model_name_or_path} has no config.json with a model_type. {COPY_AGAIN}")
+        return values, rest
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         model_type = config_dict.get("model_type", cls.model_type)
+        if is_official(config_dict):
+            raise ValueError(official_words("This model"))
         if model_type != cls.model_type:
             raise ValueError(
                 f"This is a checkpoint of model_type {model_type!r}, not {cls.model_type!r}. "
@@ -338,8 +360,21 @@ class VegaConfig(PreTrainedConfig):
         return self.get_text_config().hidden_size
 
     def validate_fusion(self):
-        for name in ("fusion_num_layers", "fusion_num_heads", "projector_hidden_size"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1", "Leave it out for the default.")
+        for name, value, most in (
+            ("fusion_num_layers", self.fusion_num_layers, MOST_LAYERS),
+            ("fusion_num_heads", self.fusion_num_heads, WIDEST),
+            ("projector_hidden_size", self.projector_hidden_size, WIDEST),
+        ):
+            require_size(name, value, "Leave it out for the default.", most)
+        require(
+            abs(self.fusion_gate_bias) <= MOST_GATE_BIAS,
+            "fusion_gate_bias",
+            self.fusion_gate_bias,
+            f"in [-{MOST_GATE_BIAS}, {MOST_GATE_BIAS}]",
+            "The official value is -0.5.",
+        )
+        spread = self.initializer_range
+        require(0 < spread <= 1, "initializer_range", spread, "in (0, 1]", "Leave it out for the default, 0.02.")
         require(
             -1.0 <= self.fusion_residual_init <= 1.0,
             "fusion_residual_init",

@@ -1,11 +1,20 @@
 """The language model in 4 bits: what bitsandbytes leaves alone, and how it computes layers of any width on a CPU."""
 
+import logging
 from typing import Any
 
 from torch import nn
 
 UNQUANTISED = ("generator", "projector", "fusion", "vlm.model.visual", "vlm.lm_head")
 PACKED_ROWS = 32  # that bitsandbytes' packed kernel computes at once
+
+
+def is_no_kernel_hint(record: logging.LogRecord) -> bool:
+    """bitsandbytes asks for another package as soon as diffusers imports it, though nothing may be in 4 bits."""
+    return not record.msg.startswith("Failed to load CPU gemm_4bit")
+
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(is_no_kernel_hint)
 
 
 def keep_unquantised(quantization_config, prefix: str):

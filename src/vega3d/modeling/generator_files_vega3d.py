@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from .repository_vega3d import download
 
 PARTS = ("transformer", "vae")
 BLOCK_BYTES = 1 << 24
@@ -37,10 +37,16 @@ def resolve_files(source: str, checkpoint: str | Path | None, subfolder: str = "
     if "/" in source:
         if Path(source).is_dir():
             return Path(source)
-        return Path(snapshot_download(source, allow_patterns=[f"{part}/*" for part in PARTS]))
+        return fetch(source, [f"{part}/*" for part in PARTS])
     place = f"{subfolder}/{source}" if subfolder else source
-    patterns = [f"{place}/{part}/*" for part in PARTS]
-    return Path(snapshot_download(str(checkpoint), allow_patterns=patterns, **hub)) / place
+    return fetch(str(checkpoint), [f"{place}/{part}/*" for part in PARTS], **hub) / place
+
+
+def fetch(name: str, patterns: list[str], **hub) -> Path:
+    try:
+        return download(name, patterns, **hub)
+    except ValueError as error:
+        raise ValueError(f"The generator's files cannot be downloaded from {name}: {error}") from error
 
 
 def copy_files(files: Path, target: Path) -> None:
@@ -61,7 +67,7 @@ def hash_files(folder: Path) -> str:
     digest = hashlib.sha256()
     for part in PARTS:
         for file in sorted((folder / part).iterdir()):
-            if file.suffix not in (".json", ".safetensors"):
+            if file.suffix not in (".json", ".safetensors") or not file.is_file():
                 continue
             digest.update(f"{part}/{file.name}:{file.stat().st_size}:".encode())
             add_content(digest, file)

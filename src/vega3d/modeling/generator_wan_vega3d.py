@@ -4,8 +4,10 @@ Everything that does not depend on the frames is computed once: modulations of t
 of the constant prompt, rotary tables.
 """
 
-import json
-from collections.abc import Sequence
+import contextlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,12 +16,15 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.models.attention import FeedForward
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
-from safetensors import SafetensorError
+from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
 from .configuration_vega3d import VegaGeneratorConfig
+from .errors_vega3d import value_errors
+from .generator_layout_vega3d import check_part_class
 from .linears_vega3d import EightBitLinear, lower_linears
 from .vae_wan_vega3d import FoldedWanEncoder
+from .weight_files_vega3d import check_indices, read_json, weight_names
 
 
 class BlockConstants(NamedTuple):
@@ -286,33 +291,66 @@ def load_wan_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype
 
 
 def load_part(part_class: Any, folder: Path, name: str, config: dict, dtype: torch.dtype, **changes) -> nn.Module:
-    file = folder / name / "config.json"
-    if not file.is_file():
+    place = folder / name
+    check_files(place, name, config)
+    remedy = "Copy the checkpoint again; its files may be missing, truncated or of another model."
+    try:
+        with value_errors(str(place), remedy), bars_on_terminals_only():
+            model, info = part_class.from_pretrained(
+                folder, subfolder=name, torch_dtype=dtype, use_safetensors=True, output_loading_info=True, **changes
+            )
+            unknown = weight_names(place, "diffusion_pytorch_model") - model.state_dict().keys()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The generator's {name} in {place} cannot be loaded: {error} {remedy}") from error
+    wrong = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
+    if wrong:
         raise ValueError(
-            f"The generator's {name} is missing: {folder / name} has no config.json. "
+            f"The generator's {name} in {place} lacks {len(wrong)} of its weights, the first is {wrong[0]}. "
+            "Copy the checkpoint again; a generator is never initialised at random."
+        )
+    unused = sorted(key for key in unknown if not is_deeper(key, changes.get("num_layers")))
+    if unused:
+        raise ValueError(
+            f"The generator's {name} in {place} has {len(unused)} weights that its config does not tell of, the first "
+            f"is {unused[0]}. The files are of another generator: copy the checkpoint again, or assemble it anew."
+        )
+    return model
+
+
+def is_deeper(key: str, num_layers: int | None) -> bool:
+    """Whether a weight is of a block after those that are loaded, or of a norm that diffusers leaves out, too."""
+    block = re.match(r"blocks\.(\d+)\.", key)
+    is_after = block is not None and num_layers is not None and int(block[1]) >= num_layers
+    return is_after or "norm_added_q" in key
+
+
+def check_files(place: Path, name: str, config: dict) -> None:
+    """Raises ValueError unless the files of a part are there and of the class and config that the model says."""
+    if not (place / "config.json").is_file():
+        raise ValueError(
+            f"The generator's {name} is missing: {place} has no config.json. "
             "Copy the checkpoint whole, with its generator folder, or assemble it again."
         )
-    stored = json.loads(file.read_text())
+    stored = read_json(place / "config.json")
+    check_part_class(name, stored, place)
+    check_indices(place)
     for key in config.keys() & stored.keys():
         ours, theirs = (list(value) if isinstance(value, tuple) else value for value in (config[key], stored[key]))
         if ours != theirs:
             raise ValueError(
-                f"The generator's {name} in {folder / name} has {key}={theirs!r}, but the model's config says "
+                f"The generator's {name} in {place} has {key}={theirs!r}, but the model's config says "
                 f"{ours!r}. The files are of another generator: copy the checkpoint again, or assemble it anew."
             )
+
+
+@contextlib.contextmanager
+def bars_on_terminals_only() -> Iterator[None]:
+    """Progress bars of diffusers are for people: a file that standard error goes to gets none."""
+    silenced = diffusers_logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if silenced:
+        diffusers_logging.disable_progress_bar()
     try:
-        model, info = part_class.from_pretrained(
-            folder, subfolder=name, torch_dtype=dtype, use_safetensors=True, output_loading_info=True, **changes
-        )
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"The generator's {name} in {folder / name} cannot be loaded: {error} "
-            "Copy the checkpoint again; its files may be missing, truncated or of another model."
-        ) from error
-    wrong = [*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])]
-    if wrong:
-        raise ValueError(
-            f"The generator's {name} in {folder / name} lacks {len(wrong)} of its weights, the first is {wrong[0]}. "
-            "Copy the checkpoint again; a generator is never initialised at random."
-        )
-    return model
+        yield
+    finally:
+        if silenced:
+            diffusers_logging.enable_progress_bar()

@@ -17,9 +17,8 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import nn
 
-from .configuration_vega3d import latent_edge
+from .generator_layout_vega3d import LATENT_EDGE, latent_edge
 
-LATENT_EDGE = 8  # [px]
 PIXELS_AT_A_TIME = 4 * 1280 * 720
 
 

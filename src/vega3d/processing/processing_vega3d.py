@@ -18,6 +18,7 @@ from .media_vega3d import (
     load_image_array,
     metadata_of_clip,
 )
+from .processor_files_vega3d import check_vlm_parts, template_errors, value_errors
 from .video_vega3d import VideoClip, check_sampling
 
 
@@ -75,6 +76,19 @@ class VegaProcessor(ProcessorMixin):
             vlm_processor_class=type(processor).__name__,
             **settings,
         )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in transformers; code in the folder is neither run nor asked about without `trust_remote_code=True`.
+
+        Raises:
+            ValueError: if files hold something else than a processor's settings, or a chat template that fails.
+        """
+        kwargs.setdefault("trust_remote_code", False)
+        with value_errors(f"The processor in {pretrained_model_name_or_path}"):
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            check_vlm_parts(processor)
+        return processor
 
     @property
     def vlm_processor(self) -> Any:
@@ -197,9 +211,10 @@ class VegaProcessor(ProcessorMixin):
         """
         sampling = {"num_frames": num_frames, "fps": fps}
         processor_kwargs = {**(processor_kwargs or {}), **{k: v for k, v in sampling.items() if v is not None}}
-        return super().apply_chat_template(
-            conversation, chat_template=chat_template, processor_kwargs=processor_kwargs, **kwargs
-        )
+        with template_errors():
+            return super().apply_chat_template(
+                conversation, chat_template=chat_template, processor_kwargs=processor_kwargs, **kwargs
+            )
 
     def generator_inputs(
         self,

@@ -1,0 +1,38 @@
+"""The stand-in Hub in a process of its own, and its clients, which are processes as the address is read at import."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SERVER = Path(__file__).with_name("hub_server.py")
+ASKED = "asked.txt"  # beside the organisations: each file that was asked for, one a line
+
+
+@contextlib.contextmanager
+def serving(root: Path) -> Iterator[str]:
+    """The address of a Hub that holds root/org/name as org/name."""
+    server = subprocess.Popen([sys.executable, str(SERVER), str(root)], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def run(hub: tuple[str, Path], code: str, home: Path) -> str:
+    """Standard output of code that talks to the Hub, with a cache of its own."""
+    environment = {**os.environ, "HF_ENDPOINT": hub[0], "HF_HOME": str(home), "HF_TOKEN": "hf_test"}
+    environment.pop("HF_HUB_OFFLINE", None)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def files_asked(root: Path) -> set[str]:
+    """Files that clients asked for since the Hub began, as org/name/file."""
+    log = root / ASKED
+    return set(log.read_text().splitlines()) if log.is_file() else set()
