@@ -27,6 +27,7 @@ def feature_identity(
     Raises:
         ValueError: if the generator was not loaded from files.
     """
+    generator.settle()
     config = generator.config
     level = noise_level(config.family, config.timestep if timestep is None else timestep, config.shift)
     prompt = generator.prompt_embeds.detach().float().cpu().contiguous()
