@@ -230,7 +230,7 @@ def test_features_that_are_not_finite_are_refused(assemble, batch_of_one, value,
 
     with pytest.raises(ValueError, match=r"features of clip 0 \(of 1\) are not finite"):
         model(**batch_of_one)
-    with pytest.raises(ValueError, match="hidden states of block 1 .*not finite"):
+    with pytest.raises(ValueError, match=r"hidden states of block 1 .*not finite"):
         list(model.generator_module.read(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), [1], [300]))
 
 

@@ -37,7 +37,7 @@ def avoid_packed_kernel(model: nn.Module) -> None:
 
 
 def keep_shared_weights(model: nn.Module) -> None:
-    """A linear that shares its weight with an unquantised module stays a plain linear, whatever the caller's list says.
+    """A linear that shares its weight with an unquantised module stays a plain one, whatever the caller's list says.
 
     The head of a VLM with tied embeddings does: its weight is the embedding's, and has no quantised form.
     """

@@ -51,8 +51,8 @@ def restore_dtypes(module: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
             continue
         if torch.promote_types(parameter.dtype, before) != parameter.dtype:
             raise ValueError(
-                f"{name} of the frozen {type(module).__name__} was cast from {before} to {parameter.dtype} through its "
-                "data, and has lost digits. Use `model.to(dtype)`, or load the model in that dtype."
+                f"{name} of the frozen {type(module).__name__} was cast from {before} to {parameter.dtype} past `to`, "
+                "and has lost digits. Use `model.to(dtype)`, or load the model in that dtype."
             )
         parameter.data = parameter.data.to(before)
 
@@ -71,6 +71,5 @@ def check_finite(states: Sequence[torch.Tensor], origin: str, remedy: str) -> No
         return
     finite = torch.stack([state.isfinite().all().to(states[0].device) for state in states]).tolist()
     if not all(finite):
-        raise ValueError(
-            f"{origin} of clip {finite.index(False)} (of {len(finite)}) are not finite: they hold NaN or infinity. {remedy}"
-        )
+        clip = f"clip {finite.index(False)} (of {len(finite)})"
+        raise ValueError(f"{origin} of {clip} are not finite: they hold NaN or infinity. {remedy}")
