@@ -8,7 +8,8 @@ import torch
 from transformers import TextStreamer
 
 from vega3d.features.cache import FeatureCache
-from vega3d.modeling.modeling_vega3d import VISUAL_INPUTS, VegaForSpatialReasoning
+from vega3d.modeling.inputs_vega3d import VISUAL_INPUTS
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.spatial_qa import SpatialQuestion, letter_probabilities
 

@@ -11,6 +11,14 @@ from .alignment_vega3d import check_frames
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 
 TOKEN_TYPES = {"image": 1, "video": 2}  # the VLM's mm_token_type_ids
+GENERATOR_INPUTS = (
+    "generator_pixel_values",
+    "generator_pixel_values_videos",
+    "generator_image_grid_thw",
+    "generator_video_grid_thw",
+)
+VISUAL_INPUTS = ("pixel_values", "pixel_values_videos", "generator_hidden_states", *GENERATOR_INPUTS)
+LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts")
 
 
 @dataclass(frozen=True)
@@ -198,8 +206,8 @@ def text_ids(
     found = [(inputs_embeds == row).all(-1) for row in rows]
     if (found[2] & found[3]).any():
         raise ValueError(
-            "The embeddings of the placeholders of images and of videos are equal, so inputs_embeds does not say which "
-            "is meant. Give input_ids."
+            "The embeddings of the placeholders of images and of videos are equal, so inputs_embeds does not say "
+            "which is meant. Give input_ids."
         )
     ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
     for token, places in zip(tokens, found, strict=True):
@@ -227,7 +235,7 @@ def tokens_of_pixels(visuals: Mapping[str, VisualInputs], config: VegaConfig) ->
 class FusedVisuals(dict[str, ModelOutput]):
     """`mm_encoder_outputs`: the VLM's encoder output of each modality, with fused tokens.
 
-    It knows, as long as they live, which tensors it was made of, so that others beside it are noticed. A copy does not.
+    It knows, as long as they live, which tensors it was made of, so that others beside it are noticed; copies do not.
     """
 
     sources: Mapping[str, tuple[weakref.ref, ...]]
@@ -272,8 +280,8 @@ def tokens_of_outputs(outputs: Mapping[str, ModelOutput | None], visual: Mapping
             continue
         if not (isinstance(outputs, FusedVisuals) and outputs.made_of(name, value)):  # type: ignore[arg-type]
             raise ValueError(
-                f"Both mm_encoder_outputs and {name} are given, and it was not made of these (or they are gone). Leave "
-                "one of them out, or give the same tensors as to `encode`."
+                f"Both mm_encoder_outputs and {name} are given, and it was not made of these (or they are gone). "
+                "Leave one of them out, or give the same tensors as to `encode`."
             )
     return {
         name: sum(len(item) for item in output.pooler_output) for name, output in outputs.items() if output is not None

@@ -10,10 +10,13 @@ from transformers.utils import ModelOutput
 
 from .alignment_vega3d import PROJECTORS
 from .configuration_vega3d import VegaConfig
-from .fusion_vega3d import FUSIONS
 from .frozen_vega3d import check_finite
+from .fusion_vega3d import FUSIONS
 from .generator_vega3d import NOT_FINITE, VegaGenerator
 from .inputs_vega3d import (
+    GENERATOR_INPUTS,
+    LANGUAGE_INPUTS,
+    VISUAL_INPUTS,
     FusedVisuals,
     VisualInputs,
     cached_frames,
@@ -226,7 +229,7 @@ class VegaModel(VegaPreTrainedModel):
         Raises:
             ValueError: if the visuals given do not match the placeholders of the text, so that some would go unseen.
         """
-        visual = {
+        visual: dict[str, Any] = {
             "pixel_values": pixel_values,
             "pixel_values_videos": pixel_values_videos,
             "generator_pixel_values": generator_pixel_values,
@@ -249,7 +252,7 @@ class VegaModel(VegaPreTrainedModel):
                 inputs_embeds=inputs_embeds,
                 output_gates=output_gates,
                 **grids,
-                **visual,  # type: ignore[arg-type]
+                **visual,
             )
             mm_encoder_outputs, gates = encoded.mm_encoder_outputs, encoded.gates
         if mm_token_type_ids is None and input_ids is not None:
@@ -394,13 +397,3 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
         generated = self.model.vlm.generate(generation_config=generation_config, **kwargs)
         prompt.remember(generated.past_key_values if isinstance(generated, ModelOutput) else None)
         return generated
-
-
-GENERATOR_INPUTS = (
-    "generator_pixel_values",
-    "generator_pixel_values_videos",
-    "generator_image_grid_thw",
-    "generator_video_grid_thw",
-)
-VISUAL_INPUTS = ("pixel_values", "pixel_values_videos", "generator_hidden_states", *GENERATOR_INPUTS)
-LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts")

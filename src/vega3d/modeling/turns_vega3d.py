@@ -1,8 +1,9 @@
 """Conversations on a kept cache: which tokens are new, and where they stand.
 
-Qwen-VL counts positions in three dimensions, so that the position of a token is not the number of tokens before it. The
-VLM keeps their difference for the last prompt that it has seen, which another conversation overwrites, and counts the
-visuals of a later turn as text. Here the differences lie with the cache itself, and go where it goes, into copies too.
+Qwen-VL counts positions in three dimensions, so that the position of a token is not the number of tokens before it.
+The VLM keeps their difference for the last prompt that it has seen, which another conversation overwrites, and counts
+the visuals of a later turn as text. Here the differences lie with the cache itself, and go where it goes, into copies
+too.
 """
 
 from collections.abc import Mapping
