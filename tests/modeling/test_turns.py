@@ -274,7 +274,7 @@ def test_beams_do_not_change_the_encoding_that_is_asked_again(model, batch):
 def test_outputs_of_the_encoder_beside_their_own_pixels(model, batch):
     inputs = batch([5, VIDEO, IMAGE, 7])
     outputs = model.encode(**inputs).mm_encoder_outputs
-    again = {name: value.clone() for name, value in inputs.items()}
+    again = {name: value.clone() for name, value in inputs.items()}  # as of another question on the same clip
 
     for given in (inputs, again, without_generator({**inputs, "pixel_values": None, "pixel_values_videos": None})):
         assert torch.equal(model(**given, mm_encoder_outputs=outputs).logits, model(**inputs).logits)

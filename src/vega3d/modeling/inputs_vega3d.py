@@ -1,6 +1,5 @@
 """What the fused model reads off its inputs: clips from packed cells, placeholders, the question."""
 
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -235,23 +234,22 @@ def tokens_of_pixels(visuals: Mapping[str, VisualInputs], config: VegaConfig) ->
 class FusedVisuals(dict[str, ModelOutput]):
     """`mm_encoder_outputs`: the VLM's encoder output of each modality, with fused tokens.
 
-    It knows, as long as they live, which tensors it was made of, so that others beside it are noticed; copies do not.
+    It keeps the pixels that it was made of, so that those of another clip beside it are noticed; copies do not.
     """
 
-    sources: Mapping[str, tuple[weakref.ref, ...]]
+    sources: Mapping[str, list[torch.Tensor]]
 
     def __init__(self, outputs: Mapping[str, ModelOutput] | Iterable = (), **inputs):
         super().__init__(outputs)
-        self.sources = {name: tuple(map(weakref.ref, tensors(value))) for name, value in inputs.items()}
+        self.sources = {name: tensors(value) for name, value in inputs.items()}
 
     def __reduce__(self):
         return dict, (dict(self),)
 
     def made_of(self, name: str, value: torch.Tensor | Sequence[torch.Tensor]) -> bool:
-        sources = [source() for source in self.sources.get(name, ())]
-        given = tensors(value)
+        sources, given = self.sources.get(name, []), tensors(value)
         return len(sources) == len(given) and all(
-            source is tensor or (source is not None and torch.equal(source, tensor.to(source.device)))
+            source is tensor or torch.equal(source, tensor.to(source.device))
             for source, tensor in zip(sources, given, strict=True)
         )
 
@@ -280,8 +278,8 @@ def tokens_of_outputs(outputs: Mapping[str, ModelOutput | None], visual: Mapping
             continue
         if not (isinstance(outputs, FusedVisuals) and outputs.made_of(name, value)):  # type: ignore[arg-type]
             raise ValueError(
-                f"Both mm_encoder_outputs and {name} are given, and it was not made of these (or they are gone). "
-                "Leave one of them out, or give the same tensors as to `encode`."
+                f"Both mm_encoder_outputs and {name} are given, but it was not made of these by `encode`, or is a copy. "
+                "Leave one of them out."
             )
     return {
         name: sum(len(item) for item in output.pooler_output) for name, output in outputs.items() if output is not None

@@ -238,7 +238,7 @@ class VegaModel(VegaPreTrainedModel):
             "generator_video_grid_thw": generator_video_grid_thw,
             "generator_hidden_states": generator_hidden_states,
         }
-        grids = {"image_grid_thw": image_grid_thw, "video_grid_thw": video_grid_thw}
+        grids: dict[str, Any] = {"image_grid_thw": image_grid_thw, "video_grid_thw": video_grid_thw}
         ids = text_ids(input_ids, inputs_embeds, self.get_input_embeddings(), self.config)
         turn = NewTokens(self.vlm.base_model, past_key_values, ids.shape, attention_mask, ids.device)
         gates = None
