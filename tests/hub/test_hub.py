@@ -1,6 +1,7 @@
 """Hub ids, by the real client against a stand-in server."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from test_load import messages
 from transformers import AutoModel, AutoProcessor, pipeline
+from transformers.cli.serving.model_manager import ModelManager
+from transformers.cli.serving.utils import Modality
 
 from remote_process import run_without_package
 from vega3d import VegaForSpatialReasoning, VegaProcessor
@@ -53,15 +55,27 @@ def test_pipeline(saved, kind, tmp_path):
     assert text == processor.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
+def test_transformers_serve_finds_the_model(saved):
+    """The server's own loader; the rest of it needs packages that are not installed here."""
+    manager = ModelManager(device="cpu", model_timeout=-1)
+
+    model, processor = manager.load_model_and_processor(manager.process_model_name(str(saved)))
+
+    assert isinstance(model, VegaForSpatialReasoning) and isinstance(processor, VegaProcessor)
+    assert manager.get_model_modality(model, processor) == Modality.MULTIMODAL
+
+
 def test_remote_code_answers_about_an_mp4(saved, tmp_path):
     """Model and processor from the folder's own code files, in a process that cannot import the package."""
     code = """
 from transformers import AutoModel, AutoProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 folder, clip = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 assert type(processor).__module__.startswith("transformers_modules.")
+assert MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES["vega3d"] == type(model).__name__  # by which `transformers serve` finds it
 content = [{"type": "video", "path": clip}, {"type": "text", "text": "Where is the bed?"}]
 inputs = processor.apply_chat_template(
     [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True

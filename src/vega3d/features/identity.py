@@ -94,10 +94,11 @@ def weights_hashes(generator: VegaGenerator) -> Hashes:
     tower = generator.tower
     if tower is None:
         raise ValueError("The generator has no weights, so its features have no key. Load it from its files first.")
+    generator.settle()
     tensors = dict(tower.named_parameters(remove_duplicate=False)) | dict(tower.named_buffers(remove_duplicate=False))
     for name, tensor in tensors.items():
         check_readable(name, tensor)
-    state = [state_of(tensor) for tensor in (generator.prompt_embeds, *tensors.values())]
+    state = [sum_and_place(tensor) for tensor in (generator.prompt_embeds, *tensors.values())]
     if generator not in _hashed or _hashed[generator][0] != state:
         generator._forget_derived()
         digests: dict[int, xxhash.xxh3_128] = {}
@@ -126,7 +127,7 @@ def check_readable(name: str, tensor: torch.Tensor) -> None:
         )
 
 
-def state_of(tensor: torch.Tensor) -> tuple:
+def sum_and_place(tensor: torch.Tensor) -> tuple:
     """What is another after a change of the tensor, also one in place or through `.data`; read on its own device."""
     flat = tensor.detach().reshape(-1)
     in_words = flat.nbytes % WORD == 0 and flat.storage_offset() * flat.itemsize % WORD == 0

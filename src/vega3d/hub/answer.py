@@ -8,6 +8,7 @@ import torch
 from transformers import TextStreamer
 
 from vega3d.features.cache import FeatureCache
+from vega3d.modeling.inputs_vega3d import VISUAL_INPUTS
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.spatial_qa import SpatialQuestion, checked_logits, letter_probabilities
@@ -83,6 +84,7 @@ def answer_question(
     if cache is not None and model.config.fusion != "none":
         inputs = cache.fill(model, inputs, on_frames)
     encoded = model.encode(**inputs, output_gates=output_gates, on_chunk=on_frames)
+    inputs = {name: value for name, value in inputs.items() if name not in VISUAL_INPUTS}
     inputs["mm_encoder_outputs"] = encoded.mm_encoder_outputs
     options = None
     if question.options:

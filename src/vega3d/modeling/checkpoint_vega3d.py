@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from .backbones_vega3d import check_seed, embed_empty_prompt, find_backbones, load_vlm, split_config

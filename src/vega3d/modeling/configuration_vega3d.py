@@ -11,6 +11,7 @@ from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from .errors_vega3d import COPY_AGAIN, value_errors
 from .generator_layout_vega3d import MOST_LAYERS, WIDEST, check_generator, latent_edge, require, require_size
@@ -390,3 +391,7 @@ class VegaConfig(PreTrainedConfig):
                 f"a divisor of the hidden size {self.hidden_size}, itself a multiple of 4",
                 "Choose another number of heads.",
             )
+
+
+# `transformers serve` finds a model's kind by this name alone; importing the package or its code on the Hub sets it.
+MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[VegaConfig.model_type] = "VegaForSpatialReasoning"

@@ -45,7 +45,7 @@ class NoiseTower(WanTower):
         count, _, height, width = frames.shape
         t = 1 + (count - 1) // 4 if self.is_causal else count
         size = (t, len(self.latents_mean), height // self.stride, width // self.stride)
-        return torch.zeros(size, device=frames.device)
+        return torch.zeros(size, device=frames.device, dtype=torch.float32)
 
 
 def load_noise_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> NoiseTower:

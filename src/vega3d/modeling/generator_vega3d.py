@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .configuration_vega3d import VegaGeneratorConfig
+from .frozen_vega3d import check_finite, dtypes_of, restore_dtypes, state_of, undisturbed
 from .generator_files_vega3d import hash_files
 from .noise_vega3d import NoiseLevel, SeededNoise, add_noise, noise_level
 
@@ -50,6 +51,10 @@ LOADERS: dict[str, Callable[[VegaGeneratorConfig, Path, torch.dtype], nn.Module]
     "vae": load_vae,
 }
 Hidden = dict[int, torch.Tensor]  # block -> float[t, h, w, C]
+NOT_FINITE = (
+    "The generator's features",
+    "Its weights may hold NaN (copy the checkpoint again), or float16 is too narrow for it (use bfloat16 or float32).",
+)
 
 
 class VegaGenerator(PreTrainedModel):
@@ -78,6 +83,8 @@ class VegaGenerator(PreTrainedModel):
         self.tower: Any = None  # a family's tower, once its weights are there
         self.noise = SeededNoise(config.noise_seed, config.noise_shared)
         self._constants: dict[int, Any] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+        self._state: tuple = ()
         self.post_init()
         if self.prompt_embeds.device.type != "meta":
             self._set_tower(build_wan(config))
@@ -135,18 +142,30 @@ class VegaGenerator(PreTrainedModel):
     def _forget_derived(self) -> None:
         self._constants = {}
         self.noise.forget()
+        self._dtypes = dtypes_of(self)
 
     def _apply(self, fn, recurse=True):
         module = super()._apply(fn, recurse)
         self._forget_derived()
         return module
 
+    def settle(self) -> None:
+        """Undoes casts that went past `to`, and forgets what was derived from weights that have changed since.
+
+        Raises:
+            ValueError: if a cast has lost digits.
+        """
+        restore_dtypes(self, self._dtypes)
+        state = state_of(self)
+        if state != self._state:
+            self._forget_derived()
+            self._state = state
+
     @property
     def level(self) -> NoiseLevel:
         """The configured noise level."""
         return noise_level(self.config.family, self.config.timestep, self.config.shift)
 
-    @torch.no_grad()
     def encode(
         self,
         clips: Sequence[torch.Tensor],
@@ -163,27 +182,29 @@ class VegaGenerator(PreTrainedModel):
 
         Returns:
             float[t, h, w, C] for each clip; t = T, or 1 + ceil((T - 1) / 4) in `clip` mode. With `extra_blocks` their
-            channels follow those of `block`.
+            channels follow those of `block`. They are the same in training and inference, whatever autocast says.
 
         Raises:
-            ValueError: for a clip of another type, shape or range, or if the weights were not loaded.
+            ValueError: for a clip of another type, shape or range, if the weights were not loaded, or for features
+                that are not finite.
         """
         self._check(clips)
         if noise is not None and self.config.noise_draws > 1:
             raise ValueError(f"noise is one draw, but noise_draws is {self.config.noise_draws}. Leave out one.")
         blocks = self.config.block_indices
         features = []
-        for clip, given in zip(clips, noise if noise is not None else [None] * len(clips), strict=True):
-            parts = []
-            for start, frames in self._pieces(clip):
-                hidden = self._hidden(self._latents(frames), start, blocks, self.config.timestep, given)
-                parts.append(torch.cat([hidden[block] for block in blocks], dim=-1))
-                if on_chunk is not None:
-                    on_chunk(len(frames))
-            features.append(torch.cat(parts))
+        with undisturbed(self):
+            for clip, given in zip(clips, noise if noise is not None else [None] * len(clips), strict=True):
+                parts = []
+                for start, frames in self._pieces(clip):
+                    hidden = self._hidden(self._latents(frames), start, blocks, self.config.timestep, given)
+                    parts.append(torch.cat([hidden[block] for block in blocks], dim=-1))
+                    if on_chunk is not None:
+                        on_chunk(len(frames))
+                features.append(torch.cat(parts))
+            check_finite(features, *NOT_FINITE)
         return features
 
-    @torch.no_grad()
     def read(
         self, clip: torch.Tensor, blocks: Sequence[int], timesteps: Sequence[int]
     ) -> Iterator[tuple[int, Hidden]]:
@@ -198,16 +219,21 @@ class VegaGenerator(PreTrainedModel):
             The timestep, and float[t, h, w, C] for each block.
 
         Raises:
-            ValueError: for a bad clip, block or timestep.
+            ValueError: for a bad clip, block or timestep, or for hidden states that are not finite.
         """
         self._check([clip])
         indices = {block: self.config.loaded_block(block) for block in blocks}
         for timestep in timesteps:
             self.config.check_timestep(timestep)
-        latents = [(start, self._latents(frames)) for start, frames in self._pieces(clip)]
+        with undisturbed(self):
+            latents = [(start, self._latents(frames)) for start, frames in self._pieces(clip)]
         for timestep in timesteps:
-            parts = [self._hidden(piece, start, list(indices.values()), timestep) for start, piece in latents]
-            yield timestep, {block: torch.cat([part[index] for part in parts]) for block, index in indices.items()}
+            with undisturbed(self):
+                parts = [self._hidden(piece, start, list(indices.values()), timestep) for start, piece in latents]
+                hidden = {block: torch.cat([part[index] for part in parts]) for block, index in indices.items()}
+                for block, states in hidden.items():
+                    check_finite([states], f"The hidden states of block {block}", NOT_FINITE[1])
+            yield timestep, hidden
 
     def _check(self, clips: Sequence[torch.Tensor]) -> None:
         if self.tower is None:
@@ -216,6 +242,7 @@ class VegaGenerator(PreTrainedModel):
             )
         for clip in clips:
             check_clip(clip, self.config.cell)
+        self.settle()
 
     def _pieces(self, clip: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
         """What goes through the transformer together, with the number of its first frame."""
@@ -228,12 +255,10 @@ class VegaGenerator(PreTrainedModel):
         frames = frames.to(self.device)
         if frames.dtype == torch.uint8:
             frames = frames.float() / 127.5 - 1
-        # Autocast of a training loop would change the features, which must equal those of inference and of the cache.
-        with torch.autocast(self.device.type, enabled=False):
-            if self.config.clip_mode == "clip":
-                padding = -(len(frames) - 1) % 4
-                return self.tower.encode_frames(torch.cat([frames, frames[-1:].expand(padding, -1, -1, -1)]))
-            return torch.cat([self.tower.encode_frames(part) for part in frames.split(self.config.chunk_frames)])
+        if self.config.clip_mode == "clip":
+            padding = -(len(frames) - 1) % 4
+            return self.tower.encode_frames(torch.cat([frames, frames[-1:].expand(padding, -1, -1, -1)]))
+        return torch.cat([self.tower.encode_frames(part) for part in frames.split(self.config.chunk_frames)])
 
     def _hidden(
         self,
@@ -263,12 +288,11 @@ class VegaGenerator(PreTrainedModel):
 
     def _run(self, noisy: torch.Tensor, constants: Any, blocks: Sequence[int]) -> Hidden:
         """Frames are a batch in `frame` mode, and otherwise the time of one clip."""
-        with torch.autocast(self.device.type, enabled=False):
-            if self.config.clip_mode == "frame":
-                hidden = self.tower(noisy.unsqueeze(2), constants, blocks)  # float[t, 1, h, w, C] each
-                return {block: states[:, 0] for block, states in hidden.items()}
-            hidden = self.tower(noisy.transpose(0, 1)[None], constants, blocks)  # float[1, t, h, w, C] each
-            return {block: states[0] for block, states in hidden.items()}
+        if self.config.clip_mode == "frame":
+            hidden = self.tower(noisy.unsqueeze(2), constants, blocks)  # float[t, 1, h, w, C] each
+            return {block: states[:, 0] for block, states in hidden.items()}
+        hidden = self.tower(noisy.transpose(0, 1)[None], constants, blocks)  # float[1, t, h, w, C] each
+        return {block: states[0] for block, states in hidden.items()}
 
 
 def mean(draws: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -126,7 +126,7 @@ class WanTower(LatentTower):
             float[1, P + 1, C] and float[P + 1] (P, if nothing is padded).
         """
         padded = length - prompt.shape[0]
-        count = torch.ones(prompt.shape[0], device=prompt.device)
+        count = torch.ones(prompt.shape[0], device=prompt.device, dtype=torch.float32)
         if padded > 0:
             prompt = torch.cat([prompt, torch.zeros_like(prompt[:1])])
             count = torch.cat([count, count.new_tensor([float(padded)])])

@@ -1,15 +1,23 @@
 """What the fused model reads off its inputs: clips from packed cells, placeholders, the question."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from transformers.utils import ModelOutput
 
 from .alignment_vega3d import check_frames
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 
 TOKEN_TYPES = {"image": 1, "video": 2}  # the VLM's mm_token_type_ids
+GENERATOR_INPUTS = (
+    "generator_pixel_values",
+    "generator_pixel_values_videos",
+    "generator_image_grid_thw",
+    "generator_video_grid_thw",
+)
+VISUAL_INPUTS = ("pixel_values", "pixel_values_videos", "generator_hidden_states", *GENERATOR_INPUTS)
+LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts")
 
 
 @dataclass(frozen=True)
@@ -33,15 +41,33 @@ def given_visuals(**visuals: tuple[torch.Tensor | None, ...]) -> dict[str, Visua
     """Fields of `VisualInputs` of each modality; one without pixels is left out.
 
     Raises:
-        ValueError: if there are pixels without their grid.
+        ValueError: if there are pixels without their grid, or of another number.
     """
     given = {}
     for name, (pixels, grid, cells, cell_grid) in visuals.items():
+        suffix = "" if name == "image" else "_videos"
         if pixels is not None and grid is None:
             raise ValueError(f"{name} pixels come without {name}_grid_thw. Use VegaProcessor.")
         if pixels is not None and grid is not None:
+            patches = int(grid.prod(-1).sum())
+            if len(pixels) != patches:
+                raise ValueError(
+                    f"pixel_values{suffix} has {len(pixels)} patches, but {name}_grid_thw {grid.tolist()} has "
+                    f"{patches}. Give the pixels and the grid of the same {name}s."
+                )
             given[name] = VisualInputs(pixels, grid, cells, cell_grid)
     return given
+
+
+def check_streams(visuals: dict[str, VisualInputs], **cells: torch.Tensor | None) -> None:
+    """Raises ValueError if images or videos come for the generator alone, whose features have no place then."""
+    for name, given in cells.items():
+        if given is not None and name not in visuals:
+            suffix = "" if name == "image" else "_videos"
+            raise ValueError(
+                f"generator_pixel_values{suffix} come without pixel_values{suffix}: the {name}s would be seen by the "
+                "generator only. Give both, as VegaProcessor does."
+            )
 
 
 def check_lengths(visuals: dict[str, VisualInputs], num_frames: Sequence[int]) -> None:
@@ -65,7 +91,8 @@ def generator_clips(
             suffix = "" if name == "image" else "_videos"
             raise ValueError(
                 f"There are {count} {name}s, but no generator_pixel_values{suffix} with their "
-                f"generator_{name}_grid_thw. Use VegaProcessor, give generator_hidden_states, or set fusion='none'."
+                f"generator_{name}_grid_thw. Use VegaProcessor, give generator_hidden_states, or set fusion='none'. "
+                "TRL's GRPOTrainer hands on a fixed list of inputs, which these are not on: it takes text only."
             )
         if len(visual.cell_grid) != count:
             raise ValueError(
@@ -84,7 +111,8 @@ def cached_frames(
     """Number of frames of each clip whose hidden states are given.
 
     Raises:
-        ValueError: if clips are missing, of other lengths than the VLM's, or of other channels than the generator's.
+        ValueError: if clips are missing, of other lengths than the VLM's, or of other channels than the generator's,
+            or if the generator's pixels are given, too.
     """
     wanted = sum(len(visual.grid) for visual in visuals.values())
     if len(hidden_states) != wanted:
@@ -98,6 +126,11 @@ def cached_frames(
                 f"generator_hidden_states must be float[t, h, w, {config.hidden_size}], but one is "
                 f"{tuple(state.shape)}. They are the output of this generator's `encode`."
             )
+    if any(visual.cells is not None for visual in visuals.values()):
+        raise ValueError(
+            "Both generator_hidden_states and the generator's pixels are given, and one could be of other clips. "
+            "Leave out one of them."
+        )
     grids = [visual.cell_grid for visual in visuals.values() if visual.cell_grid is not None]
     if len(grids) == len(visuals):
         num_frames = [int(t) for grid in grids for t in grid[:, 0]]
@@ -110,7 +143,7 @@ def cached_frames(
 
 
 def unpack_cells(cells: torch.Tensor | None, grid: torch.Tensor | None, cell: int) -> list[torch.Tensor]:
-    """Packed cells -> one [t, 3, h * cell, w * cell] a clip; none if there are no cells.
+    """Packed cells -> one [t, 3, h * cell, w * cell] a clip; none if there are none.
 
     Args:
         cells: [P, 3 * cell * cell], rows in (t, h, w) order, clip after clip.
@@ -118,10 +151,12 @@ def unpack_cells(cells: torch.Tensor | None, grid: torch.Tensor | None, cell: in
         cell: edge of a cell [px].
 
     Raises:
-        ValueError: if the cells do not fill the grid.
+        ValueError: if the cells do not fill the grid, or have none.
     """
-    if cells is None or grid is None:
+    if cells is None:
         return []
+    if grid is None:
+        raise ValueError("The generator's pixels come without their grid (t, h, w in cells). Use VegaProcessor.")
     sizes = grid.prod(-1).tolist()
     if cells.ndim != 2 or cells.shape != (sum(sizes), 3 * cell * cell):
         raise ValueError(
@@ -147,17 +182,113 @@ def token_type_ids(input_ids: torch.Tensor, config: VegaConfig) -> torch.Tensor:
     return types
 
 
-def check_placeholders(input_ids: torch.Tensor, config: VegaConfig, visuals: dict[str, VisualInputs]) -> None:
-    """Raises ValueError, before any heavy work, if placeholders in the text and visuals given do not match."""
-    merge = config.vlm_config.vision_config.spatial_merge_size
+def text_ids(
+    input_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    embeddings: Callable[[torch.Tensor], torch.Tensor],
+    config: VegaConfig,
+) -> torch.Tensor:
+    """int[B, L]: the ids, or for float[B, L, D] those of placeholders and markers of visuals, and -1 elsewhere.
+
+    They are found as the VLM finds them, by comparing with the embeddings of these tokens.
+
+    Raises:
+        ValueError: if there is neither, or if the placeholders of images and videos cannot be told apart.
+    """
+    if input_ids is not None:
+        return input_ids
+    if inputs_embeds is None:
+        raise ValueError("There is no text: give input_ids or inputs_embeds.")
+    vlm = config.vlm_config
+    tokens = (vlm.vision_start_token_id, vlm.vision_end_token_id, config.image_token_id, config.video_token_id)
+    rows = embeddings(torch.tensor(tokens, device=inputs_embeds.device)).to(inputs_embeds.device)
+    found = [(inputs_embeds == row).all(-1) for row in rows]
+    if (found[2] & found[3]).any():
+        raise ValueError(
+            "The embeddings of the placeholders of images and of videos are equal, so inputs_embeds does not say "
+            "which is meant. Give input_ids."
+        )
+    ids = torch.full(inputs_embeds.shape[:2], -1, device=inputs_embeds.device)
+    for token, places in zip(tokens, found, strict=True):
+        ids[places] = token
+    return ids
+
+
+def check_placeholders(ids: torch.Tensor, config: VegaConfig, features: Mapping[str, int]) -> None:
+    """Raises ValueError, before any heavy work, if placeholders in the text and visual tokens do not match."""
     for modality in TOKEN_TYPES:
-        tokens = int((input_ids == token_id(modality, config)).sum())
-        features = int((visuals[modality].grid.prod(-1) // merge**2).sum()) if modality in visuals else 0
-        if tokens != features:
+        tokens, given = int((ids == token_id(modality, config)).sum()), features.get(modality, 0)
+        if tokens != given:
             raise ValueError(
-                f"The text has {tokens} {modality} placeholder tokens, but the {modality}s given have {features}. "
-                f"Give one {modality} for each placeholder of the prompt."
+                f"The text has {tokens} {modality} placeholder tokens, but the {modality}s given have {given}. "
+                f"Give one {modality} for each placeholder of the prompt; of a prompt after a cache, for each that is "
+                "not in the cache."
             )
+
+
+def tokens_of_pixels(visuals: Mapping[str, VisualInputs], config: VegaConfig) -> dict[str, int]:
+    merge = config.vlm_config.vision_config.spatial_merge_size
+    return {name: int((visual.grid.prod(-1) // merge**2).sum()) for name, visual in visuals.items()}
+
+
+class FusedVisuals(dict[str, ModelOutput]):
+    """`mm_encoder_outputs`: the VLM's encoder output of each modality, with fused tokens.
+
+    It keeps the pixels that it was made of, so that those of another clip beside it are noticed; copies do not.
+    """
+
+    sources: Mapping[str, list[torch.Tensor]]
+
+    def __init__(self, outputs: Mapping[str, ModelOutput] | Iterable = (), **inputs):
+        super().__init__(outputs)
+        self.sources = {name: tensors(value) for name, value in inputs.items()}
+
+    def __reduce__(self):
+        return dict, (dict(self),)
+
+    def made_of(self, name: str, value: torch.Tensor | Sequence[torch.Tensor]) -> bool:
+        sources, given = self.sources.get(name, []), tensors(value)
+        return len(sources) == len(given) and all(
+            source is tensor or torch.equal(source, tensor.to(source.device))
+            for source, tensor in zip(sources, given, strict=True)
+        )
+
+
+def tensors(value: torch.Tensor | Sequence[torch.Tensor] | None) -> list[torch.Tensor]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, torch.Tensor) else list(value)
+
+
+def tokens_of_outputs(outputs: Mapping[str, ModelOutput | None], visual: Mapping[str, object]) -> dict[str, int]:
+    """Visual tokens of each modality in given `mm_encoder_outputs`.
+
+    Args:
+        outputs: of `encode`, or of the VLM's encoders.
+        visual: pixels and hidden states given beside them.
+
+    Raises:
+        ValueError: if pixels or hidden states are given that the outputs were not made of, or an unknown modality.
+    """
+    unknown = outputs.keys() - TOKEN_TYPES.keys()
+    if unknown:
+        raise ValueError(f"mm_encoder_outputs has {sorted(unknown)}, but is of {sorted(TOKEN_TYPES)} only.")
+    for name, value in visual.items():
+        if value is None or name.endswith("_grid_thw"):
+            continue
+        if not (isinstance(outputs, FusedVisuals) and outputs.made_of(name, value)):  # type: ignore[arg-type]
+            raise ValueError(
+                f"Both mm_encoder_outputs and {name} are given, but it was not made of these by `encode`, or is a copy. "
+                "Leave one of them out."
+            )
+    return {
+        name: sum(len(item) for item in output.pooler_output) for name, output in outputs.items() if output is not None
+    }
+
+
+def copied_outputs(outputs: Mapping[str, ModelOutput | None]) -> dict[str, ModelOutput]:
+    """Outputs whose fields can be set, as generation with beams does, without changing the caller's."""
+    return {name: type(output)(**output) for name, output in outputs.items() if output is not None}
 
 
 def visual_rows(input_ids: torch.Tensor, modality: str, grid: torch.Tensor, config: VegaConfig) -> list[int]:
@@ -190,19 +321,27 @@ def instruction_embeddings(
     attention_mask: torch.Tensor | None,
     labels: torch.Tensor | None,
     config: VegaConfig,
-    embeddings: nn.Embedding,
+    embeddings: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
     """float[B, D]: mean embedding of each prompt's text tokens, without visuals, padding and the answer.
+
+    Args:
+        input_ids: int[B, L].
+        attention_mask: int[B, L], or int[B, P + L] with that of P tokens in a cache.
+        labels: int[B, L].
+        config: of the model.
+        embeddings: of the ids, float[B, L, D].
 
     Raises:
         ValueError: if a prompt has no text.
     """
     is_text = ~is_visual(input_ids, config)
     if attention_mask is not None:
-        is_text &= attention_mask.bool()
+        is_text &= attention_mask[:, -input_ids.shape[1] :].bool()
     if labels is not None:
         is_text &= labels == -100
     if not is_text.any(-1).all():
         raise ValueError("fusion='instruction_gated' needs a question, but a prompt of the batch has no text tokens.")
-    weight = (is_text / is_text.sum(-1, keepdim=True)).to(embeddings.weight.dtype)
-    return torch.einsum("bl,bld->bd", weight, embeddings(input_ids))
+    embedded = embeddings(input_ids)
+    weight = (is_text / is_text.sum(-1, keepdim=True)).to(embedded.dtype)
+    return torch.einsum("bl,bld->bd", weight, embedded)

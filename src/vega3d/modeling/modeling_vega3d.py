@@ -6,56 +6,36 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, Cache, GenerationMixin
-from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .alignment_vega3d import PROJECTORS
-from .checkpoint_vega3d import CheckpointedModel
 from .configuration_vega3d import VegaConfig
-from .fusion_vega3d import FUSIONS, InstructionGatedFusion, TokenGatedResidualFusion, WeightedFusion
-from .generator_vega3d import VegaGenerator
+from .frozen_vega3d import check_finite
+from .fusion_vega3d import FUSIONS
+from .generator_vega3d import NOT_FINITE, VegaGenerator
 from .inputs_vega3d import (
+    GENERATOR_INPUTS,
+    LANGUAGE_INPUTS,
+    VISUAL_INPUTS,
+    FusedVisuals,
     VisualInputs,
     cached_frames,
     check_placeholders,
+    check_streams,
+    copied_outputs,
     generator_clips,
     given_visuals,
     instruction_embeddings,
+    text_ids,
     token_type_ids,
+    tokens_of_outputs,
+    tokens_of_pixels,
     unpack_cells,
     visual_rows,
 )
 from .outputs_vega3d import Gates, VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput
-
-
-class VegaPreTrainedModel(CheckpointedModel):
-    config_class = VegaConfig
-    config: VegaConfig
-    base_model_prefix = "model"
-    input_modalities = ("image", "video", "text")
-    supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    _keep_in_fp32_modules_strict = ["fusion.residual_scale"]  # noqa: RUF012
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = False  # the generator and the VLM's vision tower have data-dependent sizes
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, TokenGatedResidualFusion):
-            init.constant_(module.residual_scale, self.config.fusion_residual_init)
-        elif isinstance(module, WeightedFusion):
-            init.constant_(module.semantic_weight, 0.5)
-            init.constant_(module.generative_weight, 0.5)
-        elif isinstance(module, InstructionGatedFusion):
-            init.constant_(module.gate_bias, self.config.fusion_gate_bias)
-            init.constant_(module.instruction_scale, 1.0)
-        elif isinstance(module, nn.MultiheadAttention):
-            init.normal_(module.in_proj_weight, mean=0.0, std=self.config.initializer_range)
-            init.zeros_(module.in_proj_bias)
+from .pretrained_vega3d import VegaPreTrainedModel
+from .turns_vega3d import NewTokens, Prompt
 
 
 class VegaModel(VegaPreTrainedModel):
@@ -82,7 +62,7 @@ class VegaModel(VegaPreTrainedModel):
 
     def encode(
         self,
-        input_ids: torch.Tensor,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
@@ -94,14 +74,16 @@ class VegaModel(VegaPreTrainedModel):
         generator_image_grid_thw: torch.Tensor | None = None,
         generator_video_grid_thw: torch.Tensor | None = None,
         generator_hidden_states: Sequence[torch.Tensor] | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         output_gates: bool = False,
         **generator_kwargs,
     ) -> VegaEncoderOutput:
         """Both streams of all images and videos of a batch, aligned and fused.
 
         Args:
-            input_ids: int[B, L]; says which prompt a visual belongs to, and what the question is.
-            attention_mask: int[B, L].
+            input_ids: int[B, L]; says which prompt a visual belongs to, and what the question is. After a cache the
+                tokens that are not in it.
+            attention_mask: int[B, L], or that of the cache and these tokens.
             labels: int[B, L]; tokens with a label are the answer, and no part of the instruction.
             pixel_values: float[patches, C], semantic stream of the images, as the VLM's processor packs it.
             pixel_values_videos: the same for the videos.
@@ -114,12 +96,15 @@ class VegaModel(VegaPreTrainedModel):
             generator_hidden_states: float[t, h, w, C] for each image, then each video, in place of generator pixels
                 (features of `VegaGenerator.encode`, on its native grid). The generator grids may be left out in the
                 `frame` and `views` modes, where t is the number of frames.
+            inputs_embeds: float[B, L, D] in place of `input_ids`; placeholders are the rows equal to their embedding.
             output_gates: also return the gates.
             generator_kwargs: `noise`, `on_chunk` of `VegaGenerator.encode`.
 
         Raises:
-            ValueError: if the counts of placeholders, visuals and generator clips do not match.
+            ValueError: if the counts of placeholders, visuals and generator clips do not match, or for hidden states
+                that are not finite.
         """
+        ids = text_ids(input_ids, inputs_embeds, self.get_input_embeddings(), self.config)
         visuals = given_visuals(
             image=(pixel_values, image_grid_thw, generator_pixel_values, generator_image_grid_thw),
             video=(
@@ -129,22 +114,32 @@ class VegaModel(VegaPreTrainedModel):
                 generator_video_grid_thw,
             ),
         )
-        check_placeholders(input_ids, self.config, visuals)
+        check_placeholders(ids, self.config, tokens_of_pixels(visuals, self.config))
+        check_streams(visuals, image=generator_pixel_values, video=generator_pixel_values_videos)
+        sources: dict[str, Any] = {
+            "pixel_values": pixel_values,
+            "pixel_values_videos": pixel_values_videos,
+            "generator_pixel_values": generator_pixel_values,
+            "generator_pixel_values_videos": generator_pixel_values_videos,
+            "generator_hidden_states": generator_hidden_states,
+        }
         if self.config.fusion == "none":
-            return VegaEncoderOutput(mm_encoder_outputs=self._semantic(visuals))
+            return VegaEncoderOutput(FusedVisuals(self._semantic(visuals), **sources))
         if generator_hidden_states is None:
             clips, num_frames = generator_clips(visuals, self.config.generator_config)
         else:
             num_frames = cached_frames(visuals, generator_hidden_states, self.config.generator_config)
-        questions = self._questions(input_ids, attention_mask, labels, visuals)
+        questions = self._questions(ids, inputs_embeds, attention_mask, labels, visuals)
 
         if generator_hidden_states is not None:  # from pinned memory they are copied while the vision tower runs
-            hidden = [states.to(input_ids.device, non_blocking=True) for states in generator_hidden_states]
+            hidden = [states.to(ids.device, non_blocking=True) for states in generator_hidden_states]
         semantic = self._semantic(visuals)
         if generator_hidden_states is None:
             hidden = self.generator.encode(clips, **generator_kwargs)  # float[t, h, w, C] a clip
+        else:
+            check_finite(hidden, "generator_hidden_states", NOT_FINITE[1])
         gates = self._fuse(semantic, visuals, hidden, num_frames, questions)
-        return VegaEncoderOutput(mm_encoder_outputs=semantic, gates=gates if output_gates and gates else None)
+        return VegaEncoderOutput(FusedVisuals(semantic, **sources), gates if output_gates and gates else None)
 
     def generator_features(
         self,
@@ -175,12 +170,13 @@ class VegaModel(VegaPreTrainedModel):
         encoders = {"image": self.vlm.get_image_features, "video": self.vlm.get_video_features}
         return {name: encoders[name](visual.pixels, visual.grid, return_dict=True) for name, visual in visuals.items()}
 
-    def _questions(self, input_ids, attention_mask, labels, visuals) -> dict[str, list[torch.Tensor | None]]:
+    def _questions(self, ids, embeds, attention_mask, labels, visuals) -> dict[str, list[torch.Tensor | None]]:
         """float[D] for each visual, the mean embedding of its prompt's text, if the fusion reads it."""
         if not (self.fusion.needs_instruction and visuals):
             return {name: [None] * len(visual.grid) for name, visual in visuals.items()}
-        text = instruction_embeddings(input_ids, attention_mask, labels, self.config, self.get_input_embeddings())
-        rows = {name: visual_rows(input_ids, name, visual.grid, self.config) for name, visual in visuals.items()}
+        embeddings = self.get_input_embeddings() if embeds is None else lambda ids: embeds
+        text = instruction_embeddings(ids, attention_mask, labels, self.config, embeddings)
+        rows = {name: visual_rows(ids, name, visual.grid, self.config) for name, visual in visuals.items()}
         return {name: [text[row] for row in rows[name]] for name in visuals}
 
     def _fuse(self, semantic, visuals, hidden, num_frames, questions) -> Gates:
@@ -227,28 +223,43 @@ class VegaModel(VegaPreTrainedModel):
     ) -> VegaModelOutput:
         """Arguments as in `encode`, or its `mm_encoder_outputs`; `labels` only mark the answer.
 
-        `kwargs` are the VLM's own, such as `second_per_grid_ts` of Qwen2.5-VL.
+        With a cache that is not empty, the text is that of the new tokens, and so are the visuals. `kwargs` are the
+        VLM's own, such as `second_per_grid_ts` of Qwen2.5-VL.
+
+        Raises:
+            ValueError: if the visuals given do not match the placeholders of the text, so that some would go unseen.
         """
+        visual: dict[str, Any] = {
+            "pixel_values": pixel_values,
+            "pixel_values_videos": pixel_values_videos,
+            "generator_pixel_values": generator_pixel_values,
+            "generator_pixel_values_videos": generator_pixel_values_videos,
+            "generator_image_grid_thw": generator_image_grid_thw,
+            "generator_video_grid_thw": generator_video_grid_thw,
+            "generator_hidden_states": generator_hidden_states,
+        }
+        grids: dict[str, Any] = {"image_grid_thw": image_grid_thw, "video_grid_thw": video_grid_thw}
+        ids = text_ids(input_ids, inputs_embeds, self.get_input_embeddings(), self.config)
+        turn = NewTokens(self.vlm.base_model, past_key_values, ids.shape, attention_mask, ids.device)
         gates = None
-        if mm_encoder_outputs is None and past_key_values is None and input_ids is not None:
+        if mm_encoder_outputs is not None:
+            check_placeholders(ids, self.config, tokens_of_outputs(mm_encoder_outputs, visual))
+        elif not turn.is_step or any(value is not None for value in visual.values()):
             encoded = self.encode(
                 input_ids,
                 attention_mask,
                 labels,
-                pixel_values=pixel_values,
-                pixel_values_videos=pixel_values_videos,
-                image_grid_thw=image_grid_thw,
-                video_grid_thw=video_grid_thw,
-                generator_pixel_values=generator_pixel_values,
-                generator_pixel_values_videos=generator_pixel_values_videos,
-                generator_image_grid_thw=generator_image_grid_thw,
-                generator_video_grid_thw=generator_video_grid_thw,
-                generator_hidden_states=generator_hidden_states,
+                inputs_embeds=inputs_embeds,
                 output_gates=output_gates,
+                **grids,
+                **visual,
             )
             mm_encoder_outputs, gates = encoded.mm_encoder_outputs, encoded.gates
         if mm_token_type_ids is None and input_ids is not None:
             mm_token_type_ids = token_type_ids(input_ids, self.config)
+        if position_ids is None:
+            given = {**grids, "second_per_grid_ts": kwargs.get("second_per_grid_ts")}
+            position_ids = turn.positions(ids, self.config, given, mm_encoder_outputs, input_ids is not None)
         outputs = self.vlm.base_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -262,6 +273,7 @@ class VegaModel(VegaPreTrainedModel):
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
         )
+        turn.remember(outputs.past_key_values, position_ids)
         return VegaModelOutput(
             last_hidden_state=outputs.last_hidden_state,
             past_key_values=outputs.past_key_values,
@@ -341,7 +353,7 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
             gates=outputs.gates,
         )
 
-    def encode(self, input_ids: torch.Tensor, **inputs) -> VegaEncoderOutput:
+    def encode(self, input_ids: torch.Tensor | None = None, **inputs) -> VegaEncoderOutput:
         """Fused visual tokens of a batch, as in `VegaModel.encode`; hand them to `generate` to ask several questions.
 
         Inputs that only the language model reads (`second_per_grid_ts`, `mm_token_type_ids`) may be among `inputs`.
@@ -362,26 +374,26 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
             inputs: int[B, L], another name of `input_ids`.
             generation_config: of transformers; the model's own by default.
             kwargs: the processor's output and any option of `GenerationMixin.generate`; with `mm_encoder_outputs` from
-                `encode` the visuals are not encoded again.
+                `encode` the visuals are not encoded again. With `past_key_values` of an earlier turn, `input_ids` are
+                the whole conversation, and the visuals those of the tokens that are not in the cache.
+
+        Raises:
+            ValueError: if the visuals given do not match the placeholders of the new tokens.
         """
-        input_ids = kwargs.pop("input_ids", inputs)
         visual = {name: kwargs.pop(name) for name in VISUAL_INPUTS if name in kwargs}
+        input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is not None:
-            kwargs.setdefault("mm_token_type_ids", token_type_ids(input_ids, self.config))
-            if kwargs.get("mm_encoder_outputs") is None:
-                grids = {name: kwargs.get(name) for name in ("image_grid_thw", "video_grid_thw")}
-                encoded = self.encode(input_ids, attention_mask=kwargs.get("attention_mask"), **grids, **visual)
-                kwargs["mm_encoder_outputs"] = encoded.mm_encoder_outputs
             kwargs["input_ids"] = input_ids
+        core, embeddings = self.model.vlm.base_model, self.get_input_embeddings()
+        prompt = Prompt(core, embeddings, self.config, self.generation_config, kwargs)
+        if kwargs.get("mm_encoder_outputs") is None:
+            encoded = self.encode(**prompt.new, **visual)
+            kwargs["mm_encoder_outputs"] = encoded.mm_encoder_outputs
+        else:
+            check_placeholders(prompt.ids, self.config, tokens_of_outputs(kwargs["mm_encoder_outputs"], visual))
+        kwargs["mm_encoder_outputs"] = copied_outputs(kwargs["mm_encoder_outputs"])
+        kwargs.update(prompt.language_inputs(kwargs["mm_encoder_outputs"]))
         self.model.vlm.generation_config = self.generation_config
-        return self.model.vlm.generate(generation_config=generation_config, **kwargs)
-
-
-GENERATOR_INPUTS = (
-    "generator_pixel_values",
-    "generator_pixel_values_videos",
-    "generator_image_grid_thw",
-    "generator_video_grid_thw",
-)
-VISUAL_INPUTS = ("pixel_values", "pixel_values_videos", "generator_hidden_states", *GENERATOR_INPUTS)
-LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts")
+        generated = self.model.vlm.generate(generation_config=generation_config, **kwargs)
+        prompt.remember(generated.past_key_values if isinstance(generated, ModelOutput) else None)
+        return generated

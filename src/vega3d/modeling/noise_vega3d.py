@@ -82,7 +82,7 @@ class SeededNoise:
         if start + count > KEPT_FRAMES:
             return self._draw(start, count, size, draw).to(device)
         kept = self._kept.get(draw)
-        if kept is not None and kept.shape[1:] != size:
+        if kept is not None and (kept.shape[1:] != size or kept.device != torch.device(device)):
             self.forget()
             kept = None
         if kept is None or len(kept) < start + count:
