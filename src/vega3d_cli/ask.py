@@ -129,18 +129,15 @@ def read_visual(media: list[str], num_frames: int | None, fps: float | None, usu
         usual: frames of a video if neither is given; of images all are taken.
     """
     from vega3d.hub.load import example_clip
-    from vega3d.processing.video_vega3d import read_images, read_video
+    from vega3d.processing.media_vega3d import read_visual as read
 
-    sampling: dict = {"num_frames": num_frames, "fps": fps}
-    if len(media) > 1:
-        return read_images([Path(name) for name in media], **sampling), False
-    path = Path(media[0])
-    if not path.exists() and path.name == media[0] and not path.suffix:
-        path = example_clip(media[0])
-    if path.is_dir():
-        return read_images(path, **sampling), False
-    if path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
-        return read_images([path]), True
-    if num_frames is None and fps is None:
-        sampling["num_frames"] = usual
-    return read_video(path, **sampling), False
+    sources = list(media)
+    for place, name in enumerate(sources):
+        if not name.strip():
+            raise ValueError(f"VIDEO_OR_IMAGES {place + 1} is empty text. Give the path of a video or image.")
+        if name.startswith(("http://", "https://")):
+            raise ValueError(f"{name} is an address, but files of this machine are read. Download it first.")
+    path = Path(sources[0])
+    if len(sources) == 1 and path.name == sources[0] and not path.suffix and not path.exists():
+        sources = [str(example_clip(sources[0]))]
+    return read(sources, num_frames, fps, usual)
