@@ -16,8 +16,12 @@ PQ, HLG = 16, 18
 _NOT_SHOWN = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE ST 428"}
 REFERENCE_WHITE = 203.0  # cd/m^2
 HLG_PEAK = 1000.0  # cd/m^2
-_BT2020_TO_BT709 = ((1.6605, -0.5876, -0.0728), (-0.1246, 1.1329, -0.0083), (-0.0182, -0.1006, 1.1187))
-_P3_TO_BT709 = ((1.2249, -0.2247, 0.0), (-0.0420, 1.0419, 0.0), (-0.0197, -0.0786, 1.0979))
+_BT2020_TO_BT709 = (
+    (1.660491, -0.587641, -0.072850),
+    (-0.124550, 1.132900, -0.008349),
+    (-0.018151, -0.100579, 1.118730),
+)
+_P3_TO_BT709 = ((1.224940, -0.224940, 0.0), (-0.042057, 1.042057, 0.0), (-0.019638, -0.078636, 1.098274))
 # HDR without stated primaries has those of BT.2020.
 _TO_BT709 = {2: _BT2020_TO_BT709, 9: _BT2020_TO_BT709, 12: _P3_TO_BT709, 1: np.eye(3).tolist()}
 _BT2020_LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
@@ -37,14 +41,20 @@ class Display(NamedTuple):
 
 
 def display_of(path: Path, stream: Any) -> Display:
-    """Reads how a video stream is shown; raises a ValueError if its pixels are absurdly wide or tall."""
+    """Reads how a video stream is shown; raises a ValueError if its pixels are absurdly wide or tall, or cut away."""
     aspect = float(stream.sample_aspect_ratio or 1)
     if not 1 / MOST_STRETCH <= aspect <= MOST_STRETCH:
         raise ValueError(
             f"{path}: its pixels are {aspect:.4g} times as wide as tall ({stream.sample_aspect_ratio}), but at most "
             f"{MOST_STRETCH} times is shown. Re-encode it with square pixels."
         )
-    return Display(aspect, _container_crop(stream))
+    crop = _container_crop(stream)
+    if crop[0] + crop[2] >= stream.width or crop[1] + crop[3] >= stream.height:
+        raise ValueError(
+            f"{path}: its container cuts {crop} px (left, top, right, bottom) away from frames of {stream.width}x"
+            f"{stream.height} px, so nothing is left. Re-encode it."
+        )
+    return Display(aspect, crop)
 
 
 def display_pixels(path: Path, frame: Any, display: Display) -> np.ndarray:
@@ -166,7 +176,9 @@ def _container_crop(stream: Any) -> tuple[int, int, int, int]:
             copy.start_encoding()
     except (av.FFmpegError, ValueError):
         return 0, 0, 0, 0
-    found = dict(re.findall(rb"\x54([\xaa\xbb\xcc\xdd])([\x81-\x84].{4})", header.getvalue(), re.DOTALL))
+    found = dict(
+        re.findall(rb"\x54([\xaa\xbb\xcc\xdd])(?=([\x81-\x84].{4}))", header.getvalue() + bytes(4), re.DOTALL)
+    )
     left, top, right, bottom = (_number(found.get(bytes([side]))) for side in (0xCC, 0xBB, 0xDD, 0xAA))
     return left, top, right, bottom
 

@@ -139,11 +139,14 @@ def kind_of(path: Path) -> Kind:
     data = read_head(path)
     if picture_format(data) not in (None, "PDF"):
         return Kind.PICTURE
+    return Kind.FILM if is_film(data) else Kind.OTHER
+
+
+def is_film(data: bytes) -> bool:
+    """Whether the beginning of a file is that of a usual container of films."""
     is_riff_film = data[:4] == b"RIFF" and data[8:12] == b"AVI "
     is_transport = len(data) > 376 and data[0] == data[188] == data[376] == 0x47
-    if data.startswith(_FILMS) or data[4:8] in _ISO_BOXES or is_riff_film or is_transport:
-        return Kind.FILM
-    return Kind.OTHER
+    return data.startswith(_FILMS) or data[4:8] in _ISO_BOXES or is_riff_film or is_transport
 
 
 def is_named_as_medium(path: Path) -> bool:
@@ -174,8 +177,8 @@ def list_pictures(folder: Path) -> list[Path]:
             left_out.append(entry.name)
         elif is_named_as_medium(entry) and not entry.is_dir():
             raise ValueError(
-                f"{folder} holds {entry.name}, which is empty, damaged, of a format that is not read, a broken link or "
-                "no regular file. Convert it to PNG, or remove it from the folder."
+                f"{folder} holds {entry.name}, which is empty, damaged, of a format that is not read, a broken link "
+                "or no regular file. Convert it to PNG, or remove it from the folder."
             )
     if not pictures:
         found = f", but {', '.join(left_out)}: give that itself" if left_out else ""

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 from PIL.ExifTags import Base
 
-from .media_files_vega3d import HEAD, check_file, local_path, picture_format, read_head
+from .media_files_vega3d import HEAD, check_file, is_film, local_path, picture_format, read_head
 
 DOWNLOAD_SECONDS = 30.0
 # What players do with a frame that is to be shown for 10 ms or less, which no screen can: they show it for 100.
@@ -51,7 +51,7 @@ def read_picture(source: str | Path) -> np.ndarray:
     name, data = _source(source)
     with _opened(name, data) as image:
         page = _only_page(name, image)
-        if page:
+        if page != image.tell():
             image.seek(page)
         return picture_pixels(image, name)
 
@@ -195,6 +195,8 @@ def _opened(name: str, data: Path | BytesIO) -> Iterator[Image.Image]:
     known = picture_format(head)
     if known in _NOT_READ:
         raise ValueError(f"{name} cannot be read as an image: it is {_NOT_READ[known]}.")
+    if known is None and is_film(head):
+        raise ValueError(f"{name} is a film, not an image. Give it as a video, or save one frame.")
     if known is None:
         raise ValueError(
             f"{name} cannot be read as an image: its content is of no format that is read (PNG, JPEG, WebP, GIF, BMP, "
