@@ -129,6 +129,7 @@ def read_visual(media: list[str], num_frames: int | None, fps: float | None, usu
         usual: frames of a video if neither is given; of images all are taken.
     """
     from vega3d.hub.load import example_clip
+    from vega3d.processing.media_files_vega3d import local_path
     from vega3d.processing.media_vega3d import read_visual as read
 
     sources = list(media)
@@ -137,7 +138,7 @@ def read_visual(media: list[str], num_frames: int | None, fps: float | None, usu
             raise ValueError(f"VIDEO_OR_IMAGES {place + 1} is empty text. Give the path of a video or image.")
         if name.startswith(("http://", "https://")):
             raise ValueError(f"{name} is an address, but files of this machine are read. Download it first.")
-    path = Path(sources[0])
+    path = local_path(sources[0], "video or image")
     if len(sources) == 1 and path.name == sources[0] and not path.suffix and not path.exists():
         sources = [str(example_clip(sources[0]))]
     return read(sources, num_frames, fps, usual)

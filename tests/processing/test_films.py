@@ -84,7 +84,7 @@ def test_pixels_become_square_before_they_are_turned(tmp_path):
 
 
 def test_absurd_pixels_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="20 times as wide as tall.*at most 16 times"):
+    with pytest.raises(ValueError, match=r"20 times as wide as tall.*at most 16 times"):
         read_video(write_video(tmp_path / "a.mp4", 3, aspect=Fraction(20)))
 
 

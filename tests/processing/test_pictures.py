@@ -71,7 +71,7 @@ def test_pixels_of_32_bits_are_refused(tmp_path, dtype, in_memory):
     image = Image.fromarray(RAMP.astype(dtype))
     source = image if in_memory else save(tmp_path / "deep.tif", image)
 
-    with pytest.raises(ValueError, match="has pixels of 32 bits.*Convert it to 8 or 16 bits"):
+    with pytest.raises(ValueError, match=r"has pixels of 32 bits.*Convert it to 8 or 16 bits"):
         load_image_array(source)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
@@ -302,7 +303,10 @@ class VegaProcessor(ProcessorMixin):
             kwargs.update(
                 videos=[at_least_a_patch(clip.frames) for clip in clips], videos_kwargs={**videos_kwargs, **fixed}
             )
-        return dict(self.vlm_processor(**kwargs))
+        try:
+            return dict(self.vlm_processor(**kwargs))
+        except StrictDataclassError as error:
+            raise ValueError(f"An option of the VLM's processor cannot be used: {error}") from error
 
     def _generative_stream(self, pictures: list[np.ndarray], clips: list[VideoClip]) -> dict:
         """Fits and packs all frames for the generator."""
