@@ -153,9 +153,10 @@ def _without_unknown_side_data(frame: Any) -> Any:
     import av.filter
     from av.sidedata.sidedata import Type
 
+    known: Any = Type
     graph = av.filter.Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
-    first = max(one.value for one in Type) + 1
+    first = max(one.value for one in known) + 1
     unknown = [graph.add("sidedata", f"mode=delete:type={number}") for number in range(first, first + 32)]
     graph.link_nodes(source, *unknown, graph.add("buffersink")).configure()
     graph.vpush(frame)

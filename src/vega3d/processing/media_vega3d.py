@@ -129,7 +129,7 @@ def read_visual(
     path = local_path(sources[0], "video or image")
     if path.is_dir():
         return read_images(path, num_frames, fps), False
-    path = check_file(path, "video or image")
+    path = check_file(path, "video")
     is_image = is_picture(path) and read_animation(path) is None
     if is_image and fps is not None:
         raise ValueError(f"{path} is a single image, which has no frames a second. Leave `fps` ({fps}) out.")

@@ -137,7 +137,7 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         )
     if image.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)
     if image.has_transparency_data:
         # Premultiplied grey converts to grey with alpha only.
         image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
@@ -145,9 +145,9 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _rgb_of_16_bits(image: Image.Image) -> Image.Image:
+def _rgb_of_16_bits(image: Any) -> Image.Image:
     values = np.array(image).astype(np.int64)
-    tags: Any = image.tag_v2 if image.format == "TIFF" else {}
+    tags = image.tag_v2 if image.format == "TIFF" else {}
     most = 2 ** min(tags.get(_BITS_PER_SAMPLE, (16,))[0], 16) - 1
     grey = values * 255 // most
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
@@ -157,13 +157,12 @@ def _rgb_of_16_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
 
 
-def _is_animated(image: Image.Image) -> bool:
+def _is_animated(image: Any) -> bool:
     # MPO, TIFF and HEIF hold several pictures that are no film.
-    frames: Any = image
-    return image.format in ("GIF", "PNG", "WEBP", "AVIF") and frames.n_frames > 1
+    return image.format in ("GIF", "PNG", "WEBP", "AVIF") and image.n_frames > 1
 
 
-def _only_page(name: str, image: Image.Image) -> int:
+def _only_page(name: str, image: Any) -> int:
     """The page that is the picture; a ValueError if several could be."""
     if _is_animated(image):
         raise ValueError(
@@ -171,25 +170,24 @@ def _only_page(name: str, image: Image.Image) -> int:
         )
     if image.format != "TIFF":
         return 0
-    tags: Any = image
-    if _DNG_VERSION in tags.tag_v2:
+    if _DNG_VERSION in image.tag_v2:
         raise ValueError(f"{name} is a raw file of a camera (DNG). Develop it, and export it as PNG or JPEG.")
     full = []
-    for page in range(tags.n_frames):
+    for page in range(image.n_frames):
         image.seek(page)
         # 1 is a reduced copy of another page, 4 a mask of one.
-        if not tags.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 5:
+        if not image.tag_v2.get(_NEW_SUBFILE_TYPE, 0) & 5:
             full.append(page)
     if len(full) != 1:
         raise ValueError(
-            f"{name} is a TIFF file with {tags.n_frames} pages, of which {len(full)} are pictures in full size; pages "
+            f"{name} is a TIFF file with {image.n_frames} pages, of which {len(full)} are pictures in full size; pages "
             "are neither one image nor a film. Save each page that you want as a file of its own."
         )
     return full[0]
 
 
 @contextmanager
-def _opened(name: str, data: Path | BytesIO) -> Iterator[Image.Image]:
+def _opened(name: str, data: Path | BytesIO) -> Iterator[Any]:
     """Opens a picture of a format that is read; PIL's errors, of whatever type, become a ValueError."""
     head = read_head(data) if isinstance(data, Path) else data.getvalue()[:HEAD]
     known = picture_format(head)

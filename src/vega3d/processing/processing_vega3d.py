@@ -159,7 +159,7 @@ class VegaProcessor(ProcessorMixin):
         Raises:
             ValueError: if images or videos and placeholders differ in number, or an input cannot be used.
         """
-        check_options(self.vlm_processor, kwargs)
+        check_options(self.vlm_processor, kwargs, images is not None, videos is not None)
         videos_kwargs = dict(kwargs.pop("videos_kwargs", None) or {})
         num_frames = one_of("num_frames", num_frames, videos_kwargs.pop("num_frames", None))
         fps = one_of("fps", fps, videos_kwargs.pop("fps", None))

@@ -28,12 +28,14 @@ _REFUSED = {
 _NO_EFFECT = {"input_data_format": ("channels_last",), "do_center_crop": (False,), "do_pad": (False,)}
 
 
-def check_options(vlm: ProcessorMixin, options: Mapping[str, Any]) -> None:
+def check_options(vlm: ProcessorMixin, options: Mapping[str, Any], has_images: bool, has_videos: bool) -> None:
     """Checks the keyword arguments of a call, other than those that the processor itself takes.
 
     Args:
         vlm: processor of the VLM, which takes the options.
         options: by name, with those of each part (`text_kwargs`, `images_kwargs`, `videos_kwargs`) in a dict.
+        has_images: whether the call has images.
+        has_videos: whether it has videos.
 
     Raises:
         ValueError: if one is unknown, or has no effect on one of the two pixel streams.
@@ -52,6 +54,9 @@ def check_options(vlm: ProcessorMixin, options: Mapping[str, Any]) -> None:
                 raise ValueError(f"`{name}` is given, but sound is not read. Leave it out.")
         else:
             _check_option(name, value, flat | set(ProcessingKwargs.__annotations__), "")
+            for part, is_given in (("images", has_images), ("videos", has_videos)):
+                if is_given and name in flat - known["text_kwargs"] - known[f"{part}_kwargs"]:
+                    raise ValueError(f"`{name}` ({value!r}) has no effect on {part}. Give it in the other's kwargs.")
 
 
 def _known_options(vlm: ProcessorMixin, part: str) -> set[str]:

@@ -222,7 +222,8 @@ def _demux(path: Path) -> tuple[list[_PacketTimes], int, float]:
     """Returns the intact packets, how many frames are announced, and the seconds of one time unit."""
     import av
 
-    packets, damaged = [], 0
+    packets: list[_PacketTimes] = []
+    damaged = 0
     with _open_video(path) as (container, stream):
         try:
             for packet in container.demux(stream):

@@ -114,7 +114,7 @@ def read_images(
     paths: str | Path | Sequence[str | Path],
     num_frames: int | None = None,
     fps: float | None = None,
-    seconds: Sequence[float] | None = None,
+    seconds: Sequence[float] | np.ndarray | None = None,
 ) -> VideoClip:
     """Reads a folder of images in natural order (2.png before 10.png), or a list of files in the given order.
 
@@ -132,8 +132,7 @@ def read_images(
             differ in size, or as `sample_clip` does.
     """
     check_sampling(num_frames, fps)
-    is_folder = isinstance(paths, (str, Path))
-    source = str(paths) if is_folder else f"{len(paths)} image files"
+    source = str(paths) if isinstance(paths, (str, Path)) else f"{len(paths)} image files"
     _check_timed(source, seconds is not None, fps)
     files = list_pictures(local_path(paths, "folder")) if isinstance(paths, (str, Path)) else list(paths)
     times = np.arange(len(files), dtype=np.float64) if seconds is None else check_times("seconds", seconds)
@@ -146,7 +145,9 @@ def read_images(
     return VideoClip(np.stack(frames), times[chosen], source, timed=seconds is not None)
 
 
-def clip_from_frames(frames, seconds: Sequence[float] | None = None, fps: float | None = None) -> VideoClip:
+def clip_from_frames(
+    frames, seconds: Sequence[float] | np.ndarray | None = None, fps: float | None = None
+) -> VideoClip:
     """Builds a clip from frames in memory.
 
     Args:
