@@ -143,7 +143,7 @@ def test_an_option_of_both_kinds_of_pixels_has_an_effect_on_both(processor):
     """Qwen3-VL's processor of videos knows no `max_pixels`, that of images does."""
     inputs = {"text": f"{VIDEO}{IMAGE}", "videos": [FRAMES[:2]], "images": FRAMES[0]}
     if "max_pixels" not in processor.video_processor.valid_kwargs.__annotations__:
-        with pytest.raises(ValueError, match="`max_pixels` .1024. has no effect on videos"):
+        with pytest.raises(ValueError, match=r"`max_pixels` .1024. has no effect on videos"):
             processor(**inputs, max_pixels=1024)
         return
 

@@ -36,8 +36,8 @@ def sampled_clip(
     """
     if marks and (not isinstance(marked_frame, Integral) or marked_frame < 0):
         raise ValueError(
-            f"{len(marks)} boxes are marked on frame {marked_frame!r}, but that must be a whole number from 0. Give the "
-            "number of the frame of the whole video that they are on."
+            f"{len(marks)} boxes are marked on frame {marked_frame!r}, but that must be a whole number from 0. Give "
+            "the number of the frame of the whole video that they are on."
         )
     if not isinstance(visual, VideoClip):
         if not marks:

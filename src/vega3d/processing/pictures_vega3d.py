@@ -180,8 +180,8 @@ def _only_page(name: str, image: Any) -> int:
             full.append(page)
     if len(full) != 1:
         raise ValueError(
-            f"{name} is a TIFF file with {image.n_frames} pages, of which {len(full)} are pictures in full size; pages "
-            "are neither one image nor a film. Save each page that you want as a file of its own."
+            f"{name} is a TIFF file with {image.n_frames} pages, of which {len(full)} are pictures in full size; "
+            "pages are neither one image nor a film. Save each page that you want as a file of its own."
         )
     return full[0]
 
