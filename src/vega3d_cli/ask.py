@@ -61,6 +61,7 @@ def ask(
         if save_gates is not None and not save_gates.absolute().parent.is_dir():
             raise ValueError(f"There is no folder {save_gates.absolute().parent} to write {save_gates.name} into.")
         quieten(as_json)
+        check_media(media, num_frames, fps)
         from vega3d.hub.answer import answer_question
         from vega3d.hub.load import load_processor, load_vega, model_folder
         from vega3d.spatial_qa import SpatialQuestion
@@ -132,19 +133,34 @@ def read_visual(media: list[str], num_frames: int | None, fps: float | None, usu
         fps: frames sampled a second instead.
         usual: frames of a video if neither is given; of images all are taken.
     """
-    from vega3d.hub.load import example_clip
-    from vega3d.processing.video_vega3d import read_images, read_video
+    from vega3d.processing.media_vega3d import read_visual as read
 
-    sampling: dict = {"num_frames": num_frames, "fps": fps}
-    if len(media) > 1:
-        return read_images([Path(name) for name in media], **sampling), False
-    path = Path(media[0])
-    if not path.exists() and path.name == media[0] and not path.suffix:
-        path = example_clip(media[0])
-    if path.is_dir():
-        return read_images(path, **sampling), False
-    if path.is_file() and path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
-        return read_images([path]), True
-    if num_frames is None and fps is None:
-        sampling["num_frames"] = usual
-    return read_video(path, **sampling), False
+    return read(media_paths(media), num_frames, fps, usual)
+
+
+def check_media(media: list[str], num_frames: int | None, fps: float | None) -> None:
+    """Checks what costs nothing to check, before a model is downloaded or loaded."""
+    from vega3d.processing.sampling_vega3d import check_sampling
+
+    check_sampling(num_frames, fps)
+    media_paths(media)
+
+
+def media_paths(media: list[str]) -> list[str]:
+    """Paths of what the arguments name; raises ValueError if one is none, or of nothing that is there."""
+    from vega3d.hub.load import example_clip
+    from vega3d.processing.media_files_vega3d import check_file, local_path
+
+    paths = []
+    for place, name in enumerate(media):
+        if not name.strip():
+            raise ValueError(f"VIDEO_OR_IMAGES {place + 1} is empty text. Give the path of a video or image.")
+        if name.startswith(("http://", "https://")):
+            raise ValueError(f"{name} is an address, but files of this machine are read. Download it first.")
+        path = local_path(name, "video or image")
+        if len(media) == 1 and path.name == name and not path.suffix and not path.exists():
+            path = example_clip(name)
+        if len(media) > 1 or not path.is_dir():
+            check_file(path, "image" if len(media) > 1 else "video")
+        paths.append(str(path))
+    return paths

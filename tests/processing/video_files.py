@@ -32,13 +32,16 @@ def write_video(
     pixel_format: str = "yuv420p",
     rotation: int | None = None,
     mirrored: bool = False,
+    aspect: Fraction | None = None,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> Path:
-    """Writes frames shown at `milliseconds` (every 100 ms if None)."""
+    """Writes frames shown at `milliseconds` (every 100 ms if None), of pixels `aspect` times as wide as tall."""
     frames = [numbered_frame(number) for number in range(frames)] if isinstance(frames, int) else frames
     with av.open(str(path), "w", options=container_options or {}) as container:
         stream = _add_stream(container, codec, pixel_format, frames[0].shape, options)
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         if rotation is not None:
             stream.set_display_rotation(rotation, hflip=mirrored)
         for packet in _encode(stream, frames, milliseconds):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,13 @@ def sampled_clip(
         marks: left, top, right, bottom [px] of boxes A, B, ...
 
     Raises:
-        ValueError: if the video cannot be read, or lacks the frame or a marked place.
+        ValueError: if the video cannot be read, or lacks the frame or a marked place; if boxes have no frame.
     """
+    if marks and (not isinstance(marked_frame, Integral) or marked_frame < 0):
+        raise ValueError(
+            f"{len(marks)} boxes are marked on frame {marked_frame!r}, but that must be a whole number from 0. Give "
+            "the number of the frame of the whole video that they are on."
+        )
     if not isinstance(visual, VideoClip):
         if not marks:
             return read_video(visual, num_frames, fps)

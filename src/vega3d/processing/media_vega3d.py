@@ -1,6 +1,5 @@
 """Turns the images and videos that a caller gives, in any accepted form and nesting, into arrays and clips."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
@@ -9,22 +8,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers.image_utils import load_image
-from transformers.video_utils import VideoMetadata
 
+from .media_files_vega3d import check_file, list_pictures, local_path
+from .pictures_vega3d import is_picture, names_still, picture_pixels, read_animation, read_picture
+from .sampling_vega3d import check_flag, check_sampling, check_times
+from .video_times_vega3d import seconds_of_metadata
 from .video_vega3d import (
-    IMAGE_SUFFIXES,
+    DEFAULT_NUM_FRAMES,
     VideoClip,
-    check_sampling,
     clip_from_frames,
-    image_to_array,
     read_images,
     read_video,
     sample_clip,
 )
-
-# Times reach the VLM's processor as whole microseconds: the frame numbers of a video of so many frames a second.
-MICROSECONDS = 1_000_000
 
 
 def flatten_images(images) -> list:
@@ -76,14 +72,12 @@ def load_image_array(image) -> np.ndarray:
     """Returns uint8[H, W, 3] of one image: a path, an address, base64 text, a PIL image, or an array.
 
     Raises:
-        ValueError: if it cannot be read, or an array is not uint8 with three channels.
+        ValueError: if it cannot be read or is an animation, or an array is not uint8 with three channels.
     """
-    if isinstance(image, Path) or (isinstance(image, str) and os.path.isfile(image)):
-        return read_images([image]).frames[0]
-    if isinstance(image, str):
-        image = load_image(image)
+    if isinstance(image, (str, Path)):
+        return read_picture(image)
     if isinstance(image, Image.Image):
-        return image_to_array(image)
+        return picture_pixels(image)
     return clip_from_frames([image]).frames[0]
 
 
@@ -106,43 +100,92 @@ def load_clips(
             video that knows its own, twice, or not for each video.
     """
     check_sampling(num_frames, fps)
-    times = _times_of_videos(videos, seconds, video_metadata)
-    if do_sample_frames is False:
+    if not check_flag("do_sample_frames", do_sample_frames):
         num_frames, fps = sys.maxsize, None
-    return [_load_clip(video, known, num_frames, fps) for video, known in zip(videos, times, strict=True)]
+    given = _times_of_videos(videos, seconds, video_metadata)
+    return [_load_clip(video, times, num_frames, fps) for video, times in zip(videos, given, strict=True)]
 
 
-def _load_clip(video, seconds: Sequence[float] | None, num_frames: int | None, fps: float | None) -> VideoClip:
-    is_images = _is_list_of(video, (str, Path)) or (isinstance(video, (str, Path)) and Path(video).is_dir())
-    if is_images:
-        return read_images(video, num_frames=num_frames, fps=fps, seconds=seconds)
-    if isinstance(video, (str, Path, VideoClip)) and seconds is not None:
-        name = video.source if isinstance(video, VideoClip) else video
-        raise ValueError(
-            f"{name} knows the times of its frames: give `seconds` or `video_metadata` for images and arrays only "
-            "(None for the other videos of the list)."
-        )
-    if isinstance(video, (str, Path)):
+def read_visual(
+    sources: Sequence[str], num_frames: int | None = None, fps: float | None = None, usual: int = DEFAULT_NUM_FRAMES
+) -> tuple[VideoClip, bool]:
+    """Reads what a user names by paths, whatever its content is.
+
+    Args:
+        sources: a film, a folder of images, one image, or several images.
+        num_frames: frames sampled evenly.
+        fps: frames sampled a second instead.
+        usual: frames of a film if neither is given; of images all are taken.
+
+    Returns:
+        The clip, and whether it is one image.
+
+    Raises:
+        ValueError: if it cannot be read, or `fps` is given for images.
+    """
+    check_sampling(num_frames, fps)
+    if len(sources) > 1:
+        return read_images([local_path(source, "image") for source in sources], num_frames, fps), False
+    path = local_path(sources[0], "video or image")
+    if path.is_dir():
+        return read_images(path, num_frames, fps), False
+    path = check_file(path, "video")
+    is_image = is_picture(path) and read_animation(path) is None
+    if is_image and fps is not None:
+        raise ValueError(f"{path} is a single image, which has no frames a second. Leave `fps` ({fps}) out.")
+    if num_frames is None and fps is None:
+        num_frames = usual
+    return read_video(path, num_frames, fps), is_image
+
+
+def _load_clip(video, given, num_frames: int | None, fps: float | None) -> VideoClip:
+    """Reads a video whose times are `given` as a list [s], as metadata, or not."""
+    if isinstance(video, VideoClip) or (isinstance(video, (str, Path)) and not local_path(video, "video").is_dir()):
+        if given is not None:
+            name = video.source if isinstance(video, VideoClip) else video
+            raise ValueError(
+                f"{name} knows the times of its frames: give `seconds` or `video_metadata` for images and arrays only "
+                "(None for the other videos of the list)."
+            )
+        if isinstance(video, VideoClip):
+            return sample_clip(video, num_frames=num_frames, fps=fps)
         return read_video(video, num_frames=num_frames, fps=fps)
-    clip = video if isinstance(video, VideoClip) else clip_from_frames(video, seconds=seconds)
-    return sample_clip(clip, num_frames=num_frames, fps=fps)
+    if isinstance(video, (str, Path)):
+        video = list_pictures(local_path(video, "video"))
+    times = seconds_of_metadata(given, len(video)) if isinstance(given, Mapping) else given
+    if _is_list_of(video, (str, Path)):
+        return read_images(video, num_frames=num_frames, fps=fps, seconds=times)
+    return sample_clip(clip_from_frames(video, seconds=times), num_frames=num_frames, fps=fps)
 
 
-def _times_of_videos(videos: list, seconds, video_metadata) -> list[Sequence[float] | None]:
+def _times_of_videos(videos: list, seconds, video_metadata) -> list:
+    """For each video its times, as a list or as metadata, or None."""
     if seconds is not None and video_metadata is not None:
         raise ValueError("`seconds` and `video_metadata` exclude each other: give one of them.")
-    if seconds is None and video_metadata is None:
-        return [None] * len(videos)
     if seconds is not None:
-        times = (
-            [seconds] if len(videos) == 1 and all(isinstance(second, Real) for second in seconds) else list(seconds)
-        )
-        _check_one_each("seconds", times, videos)
-        return times
-    entries = [video_metadata] if isinstance(video_metadata, Mapping) else list(video_metadata)
+        entries = _as_list("seconds", seconds)
+        if len(videos) == 1 and all(isinstance(second, Real) for second in entries):
+            entries = [entries]
+        _check_one_each("seconds", entries, videos)
+        return [None if entry is None else check_times("seconds", entry) for entry in entries]
+    if video_metadata is None:
+        return [None] * len(videos)
+    entries = [video_metadata] if isinstance(video_metadata, Mapping) else _as_list("video_metadata", video_metadata)
     entries = [one for entry in entries for one in (entry if isinstance(entry, (list, tuple)) else [entry])]
+    for entry in entries:
+        if entry is not None and not isinstance(entry, Mapping):
+            raise ValueError(f"`video_metadata` must hold a dict for each video, but has {entry!r}.")
     _check_one_each("video_metadata", entries, videos)
-    return [_seconds_of_metadata(entry, video) for entry, video in zip(entries, videos, strict=True)]
+    # Metadata that says nothing is none.
+    return [entry if entry and any(value is not None for value in entry.values()) else None for entry in entries]
+
+
+def _as_list(name: str, given) -> list:
+    if isinstance(given, (np.ndarray, torch.Tensor)) and given.ndim:
+        return given.tolist()
+    if not isinstance(given, (list, tuple, range)):
+        raise ValueError(f"`{name}` must be a list with an entry for each video, but got {given!r}.")
+    return list(given)
 
 
 def _check_one_each(name: str, given: list, videos: list) -> None:
@@ -151,36 +194,6 @@ def _check_one_each(name: str, given: list, videos: list) -> None:
             f"`{name}` holds {len(given)} entries for {len(videos)} video(s). Give one for each video, None where "
             "there is nothing to say."
         )
-
-
-def _seconds_of_metadata(metadata: Mapping | None, video) -> list[float] | None:
-    """Reads `fps` and, where frames were left out, `frames_indices`."""
-    if metadata is None or metadata.get("fps") is None:
-        return None
-    indices = metadata.get("frames_indices")
-    if indices is None and not isinstance(video, (str, Path, VideoClip)):
-        indices = range(len(video))
-    return [] if indices is None else [float(index) / metadata["fps"] for index in indices]
-
-
-def metadata_of_clip(clip: VideoClip) -> VideoMetadata:
-    """Says the times of a clip's frames so that the VLM's processors read them right.
-
-    Qwen3-VL writes `frames_indices / fps` into the prompt, the mean over the two frames of a temporal patch; its
-    `replace_video_token` lengthens the list of an odd clip in place, so each use needs metadata of its own. Qwen2.5-VL
-    knows one spacing, the inverse of `len(frames_indices) / total_num_frames * fps`: the mean one. A single frame
-    counts as one second.
-    """
-    count = len(clip)
-    spacing = (clip.seconds[-1] - clip.seconds[0]) / (count - 1) if count > 1 else 1.0
-    return VideoMetadata(
-        total_num_frames=round(count * spacing * MICROSECONDS),
-        fps=float(MICROSECONDS),
-        width=clip.frames.shape[2],
-        height=clip.frames.shape[1],
-        duration=float(count * spacing),
-        frames_indices=[round(second * MICROSECONDS) for second in clip.seconds.tolist()],
-    )
 
 
 def at_least_a_patch(frames: np.ndarray) -> np.ndarray:
@@ -211,7 +224,7 @@ def _is_video(item) -> bool:
     if isinstance(item, (str, Path, VideoClip)):
         return True
     if _is_list_of(item, (str, Path)):
-        return all(str(path).lower().endswith(IMAGE_SUFFIXES) for path in item)
+        return all(names_still(path) for path in item)
     frames = (Image.Image, np.ndarray, torch.Tensor)
     return _is_list_of(item, frames) and all(isinstance(frame, Image.Image) or frame.ndim == 3 for frame in item)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
@@ -16,10 +17,12 @@ from .media_vega3d import (
     flatten_videos,
     load_clips,
     load_image_array,
-    metadata_of_clip,
 )
 from .processor_files_vega3d import check_vlm_parts, template_errors, value_errors
-from .video_vega3d import VideoClip, check_sampling
+from .processor_options_vega3d import check_conversations, check_options, one_of
+from .sampling_vega3d import check_flag, check_sampling
+from .video_times_vega3d import metadata_of_clip
+from .video_vega3d import VideoClip
 
 
 class VegaProcessor(ProcessorMixin):
@@ -152,12 +155,15 @@ class VegaProcessor(ProcessorMixin):
             fps: frames a second sampled from each video instead.
             seconds: for each video the times of its frames [s], or None where they are unknown or in the file. Frames
                 without times count as one a second.
-            video_metadata: the same in transformers' form: for each video `fps` and `frames_indices`.
+            video_metadata: the same in transformers' form: for each video `fps` or `duration`, and `frames_indices`
+                where frames were left out.
             do_sample_frames: False keeps all frames of each video.
             return_metadata: also return `video_metadata`, one for each video; its `timestamps` are the times of the
                 frames used [s].
             return_tensors: "pt" for tensors; None leaves the token ids as lists.
-            **kwargs: for the VLM's processor (`padding`, `text_kwargs`, `images_kwargs`, ...).
+            **kwargs: for the VLM's processor (`padding`, `text_kwargs`, `images_kwargs`, ...); `size`, `min_pixels`
+                and `max_pixels` are of the VLM's pixels alone. What has no effect, or would cut one of the two pixel
+                streams alone, is refused.
 
         Returns:
             What the VLM's processor returns, and for N images or videos of P cells in all:
@@ -167,15 +173,14 @@ class VegaProcessor(ProcessorMixin):
         Raises:
             ValueError: if images or videos and placeholders differ in number, or an input cannot be used.
         """
+        check_options(self.vlm_processor, kwargs, images is not None, videos is not None)
         videos_kwargs = dict(kwargs.pop("videos_kwargs", None) or {})
-        num_frames, fps = videos_kwargs.pop("num_frames", num_frames), videos_kwargs.pop("fps", fps)
-        sampling = {
-            "num_frames": self.num_frames if num_frames is None and fps is None else num_frames,
-            "fps": fps,
-            "do_sample_frames": videos_kwargs.pop("do_sample_frames", do_sample_frames),
-        }
-        video_metadata = videos_kwargs.pop("video_metadata", video_metadata)
+        num_frames = one_of("num_frames", num_frames, videos_kwargs.pop("num_frames", None))
+        fps = one_of("fps", fps, videos_kwargs.pop("fps", None))
+        video_metadata = one_of("video_metadata", video_metadata, videos_kwargs.pop("video_metadata", None))
         return_metadata = videos_kwargs.pop("return_metadata", return_metadata)
+        do_sample_frames = videos_kwargs.pop("do_sample_frames", do_sample_frames)
+        sampling = self._sampling(num_frames, fps, do_sample_frames)
         # Text that is cleaned of control tokens may hold placeholders that do not count; the VLM's processor knows.
         if text is not None and not kwargs.get("sanitize_control_tokens"):
             self._check_counts(text, images, videos)
@@ -204,13 +209,17 @@ class VegaProcessor(ProcessorMixin):
 
         As in transformers, with `num_frames` and `fps` for the videos: content `{"type": "video", "video": ...}` or
         `{"type": "video", "path": ...}` is any video, `{"type": "image", "image" | "path" | "url": ...}` any image
-        that `__call__` accepts.
+        that `__call__` accepts. With `tokenize=True` other entries of a content item are refused.
 
         Returns:
             The prompt(s); with `tokenize=True` the `input_ids`, or with `return_dict=True` too the BatchFeature.
         """
         sampling = {"num_frames": num_frames, "fps": fps}
-        processor_kwargs = {**(processor_kwargs or {}), **{k: v for k, v in sampling.items() if v is not None}}
+        given = dict(processor_kwargs or {})
+        merged = {name: one_of(name, value, given.pop(name, None)) for name, value in sampling.items()}
+        processor_kwargs = {**given, **{name: value for name, value in merged.items() if value is not None}}
+        if kwargs.get("tokenize"):
+            check_conversations(conversation)
         with template_errors():
             return super().apply_chat_template(
                 conversation, chat_template=chat_template, processor_kwargs=processor_kwargs, **kwargs
@@ -231,9 +240,10 @@ class VegaProcessor(ProcessorMixin):
             num_frames: as in `__call__`.
             fps: as in `__call__`.
         """
-        wanted = self.num_frames if num_frames is None and fps is None else num_frames
         pictures = [] if images is None else [load_image_array(image) for image in flatten_images(images)]
-        clips = load_clips([] if videos is None else flatten_videos(videos), None, None, wanted, fps, True)
+        clips = load_clips(
+            [] if videos is None else flatten_videos(videos), None, None, **self._sampling(num_frames, fps, True)
+        )
         return BatchFeature(self._generative_stream(pictures, clips))
 
     def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
@@ -256,6 +266,16 @@ class VegaProcessor(ProcessorMixin):
         video = {"video_grid_thw": patch_grid[None], "video_metadata": [metadata_of_clip(clip)]}
         return self.vlm_processor.replace_video_token(video, 0)
 
+    def _sampling(self, num_frames: int | None, fps: float | None, do_sample_frames: bool) -> dict[str, Any]:
+        """How frames are sampled, by the processor's own number if a call does not say."""
+        if not check_flag("do_sample_frames", do_sample_frames) and (num_frames is not None or fps is not None):
+            raise ValueError(
+                f"`do_sample_frames=False` keeps every frame, but `num_frames` ({num_frames!r}) or `fps` ({fps!r}) "
+                "asks for some. Give one of them; times of frames in memory go into `seconds` or `video_metadata`."
+            )
+        usual = self.num_frames if num_frames is None and fps is None else num_frames
+        return {"num_frames": usual, "fps": fps, "do_sample_frames": do_sample_frames}
+
     def _check_settings(self) -> None:
         """Raises a ValueError if a setting is out of range."""
         check_sampling(self.num_frames, None)
@@ -276,6 +296,8 @@ class VegaProcessor(ProcessorMixin):
 
     def _check_counts(self, text, images, videos) -> None:
         """Raises a ValueError unless the images and videos fit the placeholders of the prompts."""
+        if not isinstance(text, (str, list, tuple)):
+            raise ValueError(f"`text` must be one prompt or a list of prompts, but got {text!r}.")
         prompts = [text] if isinstance(text, str) else list(text)
         vlm = self.vlm_processor
         check_counts("image", [prompt.count(vlm.image_token) for prompt in prompts], images)
@@ -296,7 +318,10 @@ class VegaProcessor(ProcessorMixin):
             kwargs.update(
                 videos=[at_least_a_patch(clip.frames) for clip in clips], videos_kwargs={**videos_kwargs, **fixed}
             )
-        return dict(self.vlm_processor(**kwargs))
+        try:
+            return dict(self.vlm_processor(**kwargs))
+        except StrictDataclassError as error:
+            raise ValueError(f"An option of the VLM's processor cannot be used: {error}") from error
 
     def _generative_stream(self, pictures: list[np.ndarray], clips: list[VideoClip]) -> dict:
         """Fits and packs all frames for the generator."""

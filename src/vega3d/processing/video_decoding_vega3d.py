@@ -4,17 +4,23 @@ PyAV is imported where a file is opened: who has frames in memory can do without
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import dropwhile, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .frame_pixels_vega3d import display_of, display_pixels
+
 # What FFmpeg also opens: text drawn as pictures, and lists that name other files or addresses.
 TEXT_FORMATS = ("tty", "concat", "hls", "dash")
+STILL_FORMATS = ("image2", "ico", "fits")  # besides those that end in `_pipe`
+STREAM_FORMATS = ("mpegts", "mpeg")  # that can be put one after the other
+_BIDIRECTIONAL = 3  # AV_PICTURE_TYPE_B
 
 
 @dataclass(frozen=True)
@@ -45,20 +51,6 @@ class Timeline:
         return (self.pts - self.pts[0]) * self.time_base
 
 
-def check_video_file(path: str | Path) -> Path:
-    """Returns `path` as a Path; raises a ValueError if it is no file on this machine or an empty one."""
-    if "://" in str(path):
-        raise ValueError(f"{path}: videos are read from local files only. Download it and give the path.")
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a video file. For a folder of images use `read_images`.")
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such video file. Check the path (working folder: {Path.cwd()}).")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is an empty file (0 bytes). Copy or download it again.")
-    return path
-
-
 def read_timeline(path: Path) -> Timeline | None:
     """Reads the times of the frames from the packets, without decoding (an hour of video in about a second).
 
@@ -72,7 +64,8 @@ def read_timeline(path: Path) -> Timeline | None:
     if len(packets) < announced:
         raise ValueError(
             f"{path} announces {announced} frames, but only {len(packets)} can be read: the file is cut off or "
-            "damaged. Copy or download it again, or re-encode what is left of it."
+            "damaged, or recordings were put one after the other without new times. Copy or download it again, or "
+            "re-encode what is left of it."
         )
     if not packets:
         raise ValueError(f"{path} holds no frames (0 packets in its video stream). Record or export it again.")
@@ -96,7 +89,9 @@ def decode_timeline(path: Path) -> Timeline:
         ValueError: if nothing can be decoded, or the frames do not carry increasing times.
     """
     with _open_video(path) as (container, stream):
-        pts = [frame.pts for frame in _decoded(path, container, stream)]
+        # What was recorded from the middle begins with frames that lack what they were made from.
+        whole = dropwhile(lambda frame: frame.is_corrupt, _decoded(path, container, stream))
+        pts = [frame.pts for frame in whole]
         time_base = float(stream.time_base)
     if not pts:
         raise ValueError(f"{path} holds no frame that can be decoded (0 decoded). Record or export it again.")
@@ -118,26 +113,70 @@ def decode_frames(path: Path, timeline: Timeline, indices: np.ndarray) -> list[n
         indices: int64[n], increasing rows of `timeline.pts`.
 
     Returns:
-        n arrays uint8[H, W, 3]; or None if the decoder gives no frame at one of the times.
+        n arrays uint8[H, W, 3]; or None if the decoder gives no whole frame at one of the times.
 
     Raises:
-        ValueError: if the stream is damaged, or its frames differ in size.
+        ValueError: if the stream is damaged, its frames differ in size, or as `display_pixels` does.
     """
-    starts = [pts for pts, _ in timeline.keyframes]
+    starts = [pts for pts, _ in timeline.keyframes] or timeline.pts[:1].tolist()
     frames = []
     with _open_video(path) as (container, stream):
-        decoded, group = _decoded(path, container, stream), 0
+        display = display_of(path, stream)
+        decoded, group = _IntactFrames(path, _decoded(path, container, stream), starts[0]), 0
         for pts in timeline.pts[indices].tolist():
             keyframe = max(bisect_right(starts, pts) - 1, 0)
             if keyframe > group:
                 container.seek(timeline.keyframes[keyframe][1], stream=stream)
-                decoded, group = _decoded(path, container, stream), keyframe
-            frame = next((frame for frame in decoded if frame.pts is None or frame.pts >= pts), None)
-            if frame is None or frame.pts != pts:
+                decoded = _IntactFrames(path, _decoded(path, container, stream), starts[keyframe])
+                group = keyframe
+            frame = decoded.read(pts)
+            if frame is None or frame.pts != pts or frame.is_corrupt:
                 return None
-            frames.append(_upright(path, frame))
+            frames.append(display_pixels(path, frame, display))
             _check_size(path, frames[0], frames[-1], (pts - timeline.pts[0]) * timeline.time_base)
     return frames
+
+
+class _IntactFrames:
+    """The frames of a group of pictures, one after another, as long as none is damaged.
+
+    Args:
+        path: for messages.
+        decoded: frames from the group's keyframe on; what is shown before it lacks what it was made from.
+        start: time of the keyframe.
+    """
+
+    def __init__(self, path: Path, decoded: Iterator[Any], start: int):
+        self._path, self._decoded, self._start = path, decoded, start
+        self._ahead: deque[Any] = deque()
+
+    def read(self, pts: int) -> Any | None:
+        """The first frame that is not shown before `pts`, or None at the end of the stream.
+
+        Raises:
+            ValueError: if it, or a frame that it may be made from, is damaged.
+        """
+        frame = self._next()
+        while frame is not None and frame.pts is not None and frame.pts < pts:
+            frame = self._next()
+        # A frame made from a later one is decoded after it: that one has been decoded, too.
+        later = frame
+        while later is not None and later.pict_type == _BIDIRECTIONAL:
+            later = self._decode()
+            self._ahead.append(later)
+        return frame
+
+    def _next(self) -> Any | None:
+        return self._ahead.popleft() if self._ahead else self._decode()
+
+    def _decode(self) -> Any | None:
+        frame = next(self._decoded, None)
+        if frame is not None and frame.is_corrupt and (frame.pts is None or frame.pts >= self._start):
+            raise ValueError(
+                f"{self._path}: the frame at {float(frame.time or 0):.3f} s of the file is damaged, and with it those "
+                "made from it. Copy or download the file again, or cut that part away."
+            )
+        return frame
 
 
 @contextmanager
@@ -146,7 +185,7 @@ def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     import av
 
     try:
-        container = av.open(str(path))
+        container = av.open(str(path.absolute()))  # what comes before a colon would be taken for a protocol
     except av.FFmpegError as error:
         raise ValueError(
             f"{path} is not a video that FFmpeg can open ({error.strerror}): it is another kind of file, or it was "
@@ -155,25 +194,42 @@ def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
     with container:
         if container.format.name in TEXT_FORMATS:
             raise ValueError(f"{path} is text ({container.format.name}), not a video. Give the video file itself.")
-        covers = av.stream.Disposition.attached_pic
-        streams = [stream for stream in container.streams.video if not stream.disposition & covers]
-        if not streams:
-            kinds = ", ".join(stream.type for stream in container.streams) or "none"
-            raise ValueError(f"{path} holds no video stream (its streams: {kinds}). Give a file with pictures.")
-        streams[0].thread_type = "AUTO"
-        yield container, streams[0]
+        if container.format.name.endswith("_pipe") or container.format.name in STILL_FORMATS:
+            raise ValueError(
+                f"{path} is a still picture of a format that is not read ({container.format.name}). Convert it to PNG."
+            )
+        stream = _main_stream(path, container)
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def _main_stream(path: Path, container: Any) -> Any:
+    """The video stream that players show; album covers and preview pictures do not count."""
+    from av.stream import Disposition
+
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    if not streams:
+        kinds = ", ".join(stream.type for stream in container.streams) or "none"
+        raise ValueError(f"{path} holds no video stream (its streams: {kinds}). Give a file with pictures.")
+    best = container.streams.best("video")
+    if best in streams:
+        return best
+    return max(streams, key=lambda stream: (stream.disposition & Disposition.default, -stream.index))
 
 
 def _demux(path: Path) -> tuple[list[_PacketTimes], int, float]:
     """Returns the intact packets, how many frames are announced, and the seconds of one time unit."""
     import av
 
-    packets, damaged = [], 0
+    packets: list[_PacketTimes] = []
+    damaged = 0
     with _open_video(path) as (container, stream):
         try:
             for packet in container.demux(stream):
                 if packet.pts is None and packet.dts is None and packet.size == 0:
                     continue
+                _check_forward(path, container, packets, packet)
                 damaged += packet.is_corrupt
                 if not packet.is_corrupt:
                     packets.append(_PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
@@ -181,6 +237,17 @@ def _demux(path: Path) -> tuple[list[_PacketTimes], int, float]:
             damaged += 1
         # MP4 indexes every frame; other containers index keyframes, or nothing.
         return packets, max(len(stream.index_entries), len(packets) + damaged), float(stream.time_base)
+
+
+def _check_forward(path: Path, container: Any, packets: list[_PacketTimes], packet: Any) -> None:
+    last = packets[-1].dts if packets else None
+    if container.format.name not in STREAM_FORMATS or last is None or packet.dts is None or packet.dts >= last:
+        return
+    before, after = float(last * packet.time_base), float(packet.dts * packet.time_base)
+    raise ValueError(
+        f"{path}: its times go back from {before:.3f} s to {after:.3f} s, as where recordings were put one after the "
+        "other. Give them one by one, or re-encode them into one MP4."
+    )
 
 
 def _decoded(path: Path, container, stream) -> Iterator[Any]:
@@ -197,25 +264,6 @@ def _decoded(path: Path, container, stream) -> Iterator[Any]:
             f"{path}: decoding failed after {count} frames ({error.strerror}): the file is damaged or cut off. "
             "Copy or download it again, or re-encode what is left of it."
         ) from error
-
-
-def _upright(path: Path, frame: Any) -> np.ndarray:
-    """Returns uint8[H, W, 3], turned and mirrored as the display matrix of the frame says."""
-    pixels = frame.to_ndarray(format="rgb24")
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return pixels
-    # x' = a x + c y, y' = b x + d y. `frame.rotation` is not enough: a mirrored frame reads as turned by 180 degrees.
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-    if bool(a) == bool(b) or bool(a) != bool(d) or bool(b) != bool(c):
-        raise ValueError(
-            f"{path}: its frames are stored rotated by {frame.rotation} degrees; only multiples of 90 can be shown "
-            "without cutting. Re-encode it upright, for example `ffmpeg -i input output.mp4`."
-        )
-    if a == 0:
-        pixels = pixels.transpose(1, 0, 2)
-    horizontal, vertical = (a, d) if a else (c, b)
-    return np.ascontiguousarray(pixels[:: 1 if vertical > 0 else -1, :: 1 if horizontal > 0 else -1])
 
 
 def _check_size(path: Path, first: np.ndarray, frame: np.ndarray, second: float) -> None:

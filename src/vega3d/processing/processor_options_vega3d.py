@@ -1,0 +1,117 @@
+"""The options that a caller brings to the processor: each is honoured, or refused with what to give instead."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
+
+PARTS = {"text_kwargs": "tokenizer", "images_kwargs": "image_processor", "videos_kwargs": "video_processor"}
+_BLOCK_KEYS = {
+    "text": {"text"},
+    "image": {"image", "url", "path", "base64"},
+    "image_url": {"image_url"},
+    "video": {"video", "url", "path"},
+}
+_EVENLY = "Sample with `num_frames` (evenly) or `fps`; there are no bounds on the number of frames"
+_BOTH_STREAMS = "Both pixel streams must show the same place: cut or pad the frames before they are given"
+# Known to transformers, but without effect on Qwen's processors or on one of the two streams only.
+_REFUSED = {
+    "min_frames": _EVENLY,
+    "max_frames": _EVENLY,
+    "do_center_crop": _BOTH_STREAMS,
+    "crop_size": _BOTH_STREAMS,
+    "do_pad": _BOTH_STREAMS,
+    "pad_size": _BOTH_STREAMS,
+    "input_data_format": "Arrays are [H, W, 3] and [T, H, W, 3] (torch also [3, H, W] and [T, 3, H, W])",
+    "data_format": "The pixels come packed as patches",
+}
+_NO_EFFECT = {"input_data_format": ("channels_last",), "do_center_crop": (False,), "do_pad": (False,)}
+
+
+def check_options(vlm: ProcessorMixin, options: Mapping[str, Any], has_images: bool, has_videos: bool) -> None:
+    """Checks the keyword arguments of a call, other than those that the processor itself takes.
+
+    Args:
+        vlm: processor of the VLM, which takes the options.
+        options: by name, with those of each part (`text_kwargs`, `images_kwargs`, `videos_kwargs`) in a dict.
+        has_images: whether the call has images.
+        has_videos: whether it has videos.
+
+    Raises:
+        ValueError: if one is unknown, or has no effect on one of the two pixel streams.
+    """
+    known = {part: _known_options(vlm, part) for part in PARTS}
+    flat = set().union(*known.values())
+    for name, value in options.items():
+        if name in PARTS or name == "common_kwargs":
+            values = {} if value is None else value
+            if not isinstance(values, Mapping):
+                raise ValueError(f"`{name}` must be a dict of options, but got {value!r}.")
+            for inner, setting in values.items():
+                _check_option(inner, setting, known.get(name, flat), f" in `{name}`")
+        elif name in ("audio", "audio_kwargs", "load_audio_from_video", "sampling_rate"):
+            if value:
+                raise ValueError(f"`{name}` is given, but sound is not read. Leave it out.")
+        else:
+            _check_option(name, value, flat | set(ProcessingKwargs.__annotations__), "")
+            for part, is_given in (("images", has_images), ("videos", has_videos)):
+                if is_given and name in flat - known["text_kwargs"] - known[f"{part}_kwargs"]:
+                    raise ValueError(f"`{name}` ({value!r}) has no effect on {part}. Give it in the other's kwargs.")
+
+
+def _known_options(vlm: ProcessorMixin, part: str) -> set[str]:
+    taker: Any = vlm.tokenizer if part == "text_kwargs" else vlm.__dict__[PARTS[part]]
+    own = set() if part == "text_kwargs" else set(taker.valid_kwargs.__annotations__)
+    return own | set(ProcessingKwargs.__annotations__[part].__annotations__)
+
+
+def _check_option(name: str, value: Any, known: Iterable[str], place: str) -> None:
+    if name in _REFUSED and value is not None and value not in _NO_EFFECT.get(name, ()):
+        raise ValueError(f"`{name}`{place} ({value!r}) is not supported. {_REFUSED[name]}.")
+    if name not in known:
+        raise ValueError(
+            f"`{name}`{place} ({value!r}) is no option of this processor. For the frames there are `num_frames`, "
+            "`fps` and `do_sample_frames`; for the VLM's pixels `size` in `images_kwargs` and `videos_kwargs`."
+        )
+
+
+def one_of(name: str, value: Any, other: Any) -> Any:
+    """The value of an option that can be given in two places; raises a ValueError if they differ."""
+    if value is not None and other is not None and value != other:
+        raise ValueError(f"`{name}` is given twice, as {value!r} and as {other!r}. Give it once.")
+    return other if value is None else value
+
+
+def check_conversations(conversation: Any) -> None:
+    """Raises a ValueError if a message holds an entry that would be passed over (see `apply_chat_template`)."""
+    if not isinstance(conversation, (list, tuple)) or not conversation:
+        raise ValueError(f"A conversation must be a list of messages, at least one, but got {conversation!r}.")
+    for item in conversation:
+        if isinstance(item, (list, tuple)):
+            check_conversations(item)
+        elif isinstance(item, Mapping):
+            content = item.get("content")
+            for block in content if isinstance(content, (list, tuple)) else ():
+                _check_block(block)
+
+
+def _check_block(block: Any) -> None:
+    kind = block.get("type") if isinstance(block, Mapping) else None
+    if kind not in _BLOCK_KEYS:
+        raise ValueError(
+            f"The content of a message holds an entry of type {kind!r}, but can hold {', '.join(_BLOCK_KEYS)}. Give "
+            "each entry as a dict with its `type`."
+        )
+    given = {key for key, value in block.items() if value is not None} - {"type"}
+    unknown = sorted(given - _BLOCK_KEYS[kind], key=str)
+    if unknown:
+        raise ValueError(
+            f"An entry of type {kind!r} in a message holds {', '.join(map(repr, unknown))}, which would have no "
+            "effect. Give options for all videos of a call instead: `apply_chat_template(..., fps=...)` or "
+            "`num_frames=...`; cut a film to the part that is asked about before it is given."
+        )
+    if len(given) > 1:
+        raise ValueError(
+            f"An entry of type {kind!r} in a message holds {len(given)} {kind}s "
+            f"({', '.join(sorted(given))}). Give one, for example as `{kind}`."
+        )

@@ -1,0 +1,101 @@
+"""Which frames of a video a model sees, and the checks of how a caller asks for them."""
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+
+# Times are told apart by nanoseconds, so more frames a second than this ask for every frame.
+MOST_FPS = 1e9
+
+
+def choose_frames(seconds: np.ndarray, num_frames: int | None = None, fps: float | None = None) -> np.ndarray:
+    """Chooses frames evenly in time: for each of the evenly spaced instants, the nearest frame (the earlier of two).
+
+    No frame is chosen twice. With `num_frames` exactly `min(num_frames, T)` frames come back: where a pause in the
+    video would repeat a frame, its neighbour is taken. With `fps` the instants are `1 / fps` apart, from the first
+    frame on, and a frame nearest to several instants is taken once.
+
+    Args:
+        seconds: float[T], increasing times of the frames [s].
+        num_frames: how many frames.
+        fps: how many frames a second.
+
+    Returns:
+        int64[n], increasing indices.
+
+    Raises:
+        ValueError: unless exactly one of `num_frames` and `fps` is given, and is in range.
+    """
+    check_sampling(num_frames, fps)
+    if fps is not None:
+        return _at_rate(seconds, float(min(fps, MOST_FPS)))
+    if num_frames is None:
+        raise ValueError("Give `num_frames` or `fps` to say how to sample the frames; got neither.")
+    if num_frames >= len(seconds):
+        return np.arange(len(seconds))
+    first, last = float(seconds[0]), float(seconds[-1])
+    indices = _nearest(seconds, np.linspace(first, last, num_frames)) if num_frames > 1 else np.zeros(1, np.int64)
+    steps = np.arange(num_frames)
+    indices = np.maximum.accumulate(indices - steps) + steps
+    return np.minimum(indices, len(seconds) - num_frames + steps)
+
+
+def check_sampling(num_frames: int | None, fps: float | None) -> None:
+    """Raises a ValueError if both are given, `num_frames` is not a whole number from 1 or `fps` is not above 0."""
+    if num_frames is not None and fps is not None:
+        raise ValueError(f"`num_frames` ({num_frames!r}) and `fps` ({fps!r}) exclude each other: give one of them.")
+    if num_frames is not None and (not _is_number(num_frames, Integral) or num_frames < 1):
+        raise ValueError(f"`num_frames` must be a whole number of at least 1, but got {num_frames!r}.")
+    if fps is not None and (not _is_number(fps, Real) or not 0 < fps < float("inf")):
+        raise ValueError(
+            f"`fps` must be a finite number above 0 frames a second, but got {fps!r}. It is one for all videos."
+        )
+
+
+def check_times(name: str, seconds: Any) -> np.ndarray:
+    """Returns float64[T] of times that a caller gives; raises a ValueError if they are not a list of numbers."""
+    times = seconds.tolist() if isinstance(seconds, (np.ndarray, torch.Tensor)) else seconds
+    if not isinstance(times, Sequence) or isinstance(times, (str, bytes)):
+        raise ValueError(f"`{name}` must hold one time in seconds for each frame, but got {seconds!r}.")
+    for second in times:
+        if not _is_number(second, Real):
+            raise ValueError(f"`{name}` must hold numbers, one time in seconds for each frame, but has {second!r}.")
+    try:
+        return np.array([float(second) for second in times], dtype=np.float64)
+    except OverflowError as error:
+        raise ValueError(f"`{name}` holds a number that is too large for a time in seconds.") from error
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Returns a yes or no; raises a ValueError for anything else."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"`{name}` must be True or False, but got {value!r}.")
+    return bool(value)
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, (bool, np.bool_))
+
+
+def _at_rate(seconds: np.ndarray, fps: float) -> np.ndarray:
+    """Returns the frames that are nearest to some multiple of `1 / fps`, without listing the multiples."""
+    elapsed = seconds - seconds[0]
+    # A frame is nearest from the middle to the frame before it, exclusive, to the middle to the next, inclusive.
+    # Distances are rounded to nanoseconds, so that a tie is a tie in floating point too.
+    ends = np.append((elapsed[:-1] + elapsed[1:]) / 2 + 0.5e-9, elapsed[-1])
+    # The tolerance keeps the last frame where its time times fps is a whole number up to rounding.
+    last = np.floor(ends * fps + np.append(np.zeros(len(ends) - 1), 1e-6))
+    last = np.minimum(last, last[-1])
+    return np.flatnonzero(np.diff(last, prepend=-1) > 0)
+
+
+def _nearest(seconds: np.ndarray, instants: np.ndarray) -> np.ndarray:
+    """Returns int64[n]: for each instant the index of the nearest time, the earlier of two at the same distance."""
+    right = np.searchsorted(seconds, instants).clip(max=len(seconds) - 1)
+    left = (right - 1).clip(min=0)
+    # Distances are rounded to nanoseconds, so that a tie is a tie in floating point too.
+    is_left = (instants - seconds[left]).round(9) <= (seconds[right] - instants).round(9)
+    return np.where(is_left, left, right)
