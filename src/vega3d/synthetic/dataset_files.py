@@ -22,6 +22,17 @@ from vega3d.synthetic.scene import Scene
 
 DATASET = "rooms"
 FPS = 4
+PIXELS = "yuv420p"
+ARRAYS = (
+    "depth_mm",
+    "instance",
+    "world_from_camera",
+    "intrinsics",
+    "boxes",
+    "names",
+    "correspondences",
+    "seed",
+)  # of a walkthrough
 
 TEXT, INTEGER = pyarrow.string(), pyarrow.int64()
 INTEGERS, NUMBERS = pyarrow.list_(INTEGER), pyarrow.list_(pyarrow.float64())
@@ -63,9 +74,11 @@ def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         options = {"crf": "20", "preset": "medium", "threads": "1"}
         stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], PIXELS
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            # A frame of other pixels would be converted by several threads, and then encoded in one way or another.
+            converted = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=PIXELS, threads=1)
+            container.mux(stream.encode(converted))
         container.mux(stream.encode())
 
 
@@ -138,6 +151,28 @@ def question_row(question: GeometricQuestion) -> dict:
         "frame": question.frame,
         "marks": [list(mark) for mark in question.marks],
     }
+
+
+def check_record(record: dict, scene_name: str) -> None:
+    """Raises ValueError unless a record of a walkthrough is as `walkthrough_record` makes it."""
+    kinds = {"seed": int, "kind": str, "objects": list, **dict.fromkeys(SCHEMAS, list)}
+    for name, kind in kinds.items():
+        if type(record.get(name)) is not kind:
+            raise ValueError(f"{name} must be {kind.__name__}, but is {type(record.get(name)).__name__}")
+    if not all(isinstance(name, str) for name in record["objects"]):
+        raise ValueError("objects must be names")
+    for name, schema in SCHEMAS.items():
+        for row in record[name]:
+            if not isinstance(row, dict) or set(row) != set(schema.names) or row["scene_name"] != scene_name:
+                raise ValueError(f"a row of {name} has not the columns {', '.join(schema.names)} of {scene_name}")
+        try:
+            pyarrow.Table.from_pylist(record[name], schema=schema)
+        except (pyarrow.ArrowException, TypeError, OverflowError) as error:
+            raise ValueError(f"{name}: {error}") from error
+    for row in record["questions"]:
+        options = row["options"] or []
+        if options and row["ground_truth"] not in tuple(string.ascii_uppercase[: len(options)]):
+            raise ValueError(f"the answer {row['ground_truth']} is none of {len(options)} options")
 
 
 def write_tables(output: Path, split: str, records: Iterable[dict]) -> dict:
