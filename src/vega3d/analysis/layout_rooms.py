@@ -7,10 +7,9 @@ import numpy as np
 
 from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions, evenly
 from vega3d.processing.video_vega3d import read_video
-from vega3d.synthetic.archives import read_archive
+from vega3d.synthetic.archives import LARGEST, read_archive
 
 FILES = "rooms/*.mp4 and arrays/*.npz"
-LARGEST = 1 << 31  # bytes of the arrays that are read
 REMEDY = "Make the data set again with `vega3d synthesize`."
 
 

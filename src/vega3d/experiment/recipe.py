@@ -189,7 +189,9 @@ def built(kind: Any, values: Any, where: str) -> Any:
     known = {item.name: item.type for item in fields(kind)}
     unknown = [name for name in values if name not in known]
     if unknown:
-        raise ValueError(f"{where} has no {', '.join(str(name)[:100] for name in unknown)}; it knows {', '.join(known)}.")
+        raise ValueError(
+            f"{where} has no {', '.join(str(name)[:100] for name in unknown)}; it knows {', '.join(known)}."
+        )
     try:
         return kind(**{name: converted(known[name], value, f"{where}: {name}") for name, value in values.items()})
     except TypeError as error:

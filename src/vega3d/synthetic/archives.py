@@ -1,4 +1,4 @@
-"""Reading .npz files that may be damaged, or made to do harm: what an archive claims is looked at before it is read."""
+"""Reading .npz files that may be damaged, or made to do harm: what one claims is looked at before it is read."""
 
 import math
 import zipfile
@@ -12,6 +12,7 @@ import numpy as np
 from vega3d.files import check_input
 
 SUFFIX = ".npy"
+LARGEST = 1 << 31  # bytes, of what is read of a walkthrough's arrays
 Shape = tuple[int | None, ...]  # None stands for any length
 NUMBERS, KINDS = "iuf", "biufU"  # of numpy's types
 FAULTS = (
@@ -62,7 +63,8 @@ def read_archive(
                 for name, size in zip(wanted, sizes, strict=True)
             }
     except FAULTS as error:
-        raise ValueError(f"{path} cannot be read: {error}. {remedy}") from error
+        told = str(error).removesuffix(".")
+        raise ValueError(f"{path} cannot be read: {told}. {remedy}".rstrip()) from error
 
 
 def read_member(archive: zipfile.ZipFile, name: str, size: int, shape: Shape | None) -> np.ndarray:

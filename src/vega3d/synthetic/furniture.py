@@ -138,7 +138,7 @@ def load_furniture(path: str | os.PathLike = PACK) -> list[Furniture]:
         arrays = read_archive(Path(path), largest=LARGEST_PACK, remedy="")
         table = json.loads(arrays.pop("meta").tobytes())
     except (KeyError, ValueError, RecursionError) as error:
-        told = str(error).strip() or "no meta"
+        told = str(error).removesuffix(".")
         raise ValueError(f"{path} is no furniture pack or is damaged ({told}). Fetch it again.") from error
     if not isinstance(table, list) or not table:
         raise ValueError(f"{path} is no furniture pack: meta must be a list of objects. Fetch it again.")

@@ -1,5 +1,6 @@
-"""What a worker process does first. It runs as a file of its own, because to import the package takes seconds, in which
-its caller may end already.
+"""What a worker process does first.
+
+It runs as a file of its own, because to import the package takes seconds, in which its caller may end already.
 
 `runpy.run_path` gives it CONNECTION, to the caller, and WORK, which is pickled: what `handover.serve` is to do.
 """
