@@ -50,8 +50,11 @@ def sample(
             )
         quieten(as_json)
         from vega3d.generator_training.samples import check_samples
+        from vega3d.generator_training.sampling import check_sampling
 
         seeds = list(range(seed, seed + count))
+        edge = 192 if size is None else size
+        check_sampling(count, 17 if num_frames is None else num_frames, edge, edge, steps, shift)
         check_samples(output, seeds)
         from vega3d_cli.generators import load_generator, trained_clips
 
