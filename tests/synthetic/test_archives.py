@@ -105,7 +105,11 @@ def test_whole_files_are_told_from_those_cut_short(tmp_path):
     write_video(tmp_path / "a.mp4", np.zeros((3, 32, 32, 3), np.uint8))
     np.savez(tmp_path / "a.npz", depth=np.zeros(9))
     np.save(tmp_path / "a.npy", np.zeros(9))
-    checks = {"a.mp4": is_whole_video, "a.npz": lambda path: is_whole_archive(path, ["depth"]), "a.npy": is_whole_array}
+    checks = {
+        "a.mp4": is_whole_video,
+        "a.npz": lambda path: is_whole_archive(path, ["depth"]),
+        "a.npy": is_whole_array,
+    }
 
     for name, is_whole in checks.items():
         path = tmp_path / name

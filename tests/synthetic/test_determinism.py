@@ -22,9 +22,9 @@ def busy():
 @pytest.mark.usefixtures("busy")
 def test_thirty_encodings_under_load_are_one(tmp_path):
     random = np.random.default_rng(0)
-    picture = np.kron(random.integers(0, 128, (16, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-    frames = np.stack([np.roll(picture, 3 * step, 1) for step in range(9)])
-    frames += random.integers(0, 100, frames.shape, dtype=np.uint8)
+    picture = np.kron(random.integers(0, 128, (24, 24, 3)), np.ones((4, 4, 1))).astype(np.uint8)
+    frames = np.stack([np.roll(picture, 3 * step, 1) for step in range(17)])
+    frames += random.integers(0, 99, frames.shape, dtype=np.uint8)
 
     encoded = set()
     for _ in range(30):

@@ -1,6 +1,7 @@
 """The files of a data set: a video, arrays and a record for each walkthrough, and tables of all."""
 
 import json
+import platform
 import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,6 +24,7 @@ from vega3d.synthetic.scene import Scene
 DATASET = "rooms"
 FPS = 4
 PIXELS = "yuv420p"
+X86 = ("x86_64", "amd64")  # names that systems have for it
 ARRAYS = (
     "depth_mm",
     "instance",
@@ -68,15 +70,20 @@ def table_file(split: str, table: str) -> str:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
-    """uint8[T, H, W, 3] as H.264 in MP4; one thread, so that the same frames give the same bytes."""
+    """uint8[T, H, W, 3] as H.264 in MP4: the same frames give the same bytes.
+
+    To that end x264 has one thread, gets frames of its own pixels (others are converted in several threads), and
+    leaves out AVX-512, with which its macroblock tree depends on what the memory held before.
+    """
     import av
 
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         options = {"crf": "20", "preset": "medium", "threads": "1"}
+        if platform.machine().lower() in X86:
+            options["x264-params"] = "asm=SSE4.2"
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], PIXELS
         for frame in frames:
-            # A frame of other pixels would be converted by several threads, and then encoded in one way or another.
             converted = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=PIXELS, threads=1)
             container.mux(stream.encode(converted))
         container.mux(stream.encode())
