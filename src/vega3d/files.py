@@ -11,7 +11,7 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ LOCK = ".lock"
 LOCK_SECONDS = 10
 TOKEN_LENGTH = 8  # of the random part of a temporary name
 NAME_BYTES = 160  # of the longest file name, 255, so that a temporary name beside it fits, too
+LONGEST_NAME = 255  # bytes
 KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
@@ -277,3 +278,18 @@ def write_array(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, partial.open("wb") as file:  # np.save would add .npy to a temporary name
         np.save(file, array)
+
+
+def inside(folder: str | Path, name: str) -> Path:
+    """The file of a folder that a table or a list names: none outside, whatever the table says.
+
+    Raises:
+        ValueError: for a name that is absolute or leads up, or that no file can have.
+    """
+    path = PurePosixPath(name)
+    leads_out = path.is_absolute() or ".." in path.parts or "\\" in name or PureWindowsPath(name).drive
+    longest = max((len(part.encode(errors="surrogatepass")) for part in path.parts), default=0)
+    if leads_out or "\0" in name or not 0 < longest <= LONGEST_NAME:
+        shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+        raise ValueError(f"{shown!r} names no file in {folder}. Name one by its path below that folder.")
+    return Path(folder, name)

@@ -23,6 +23,7 @@ from vega3d_cli.common import app, one_line
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings its own copy of click, and does not export these two
 NoArgumentsError: Any = next(kind for kind in UsageError.__subclasses__() if kind.__name__ == "NoArgsIsHelpError")
+INTERRUPTED = 130
 LISTS = ("--options", "--first", "--second")
 
 
@@ -58,7 +59,10 @@ def end_on_signal(number: int, frame: object) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Runs a command line; the exit code. Whatever the user can get wrong is told in one line."""
     try:
-        return app(debug_first(spread_lists(arguments)), standalone_mode=False) or 0
+        code = app(debug_first(spread_lists(arguments)), standalone_mode=False) or 0
+        if code == INTERRUPTED:  # so typer ends a command at Ctrl-C, without a word
+            typer.echo("interrupted", err=True)
+        return code
     except NoArgumentsError as error:
         error.show()
         return 2
@@ -69,7 +73,7 @@ def run(arguments: list[str]) -> int:
         return 2
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
-        return 130
+        return INTERRUPTED
 
 
 def given_value(error: Exception, arguments: list[str]) -> str:

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from vega3d_cli.analyze_options import (
-    check_file,
     clips_of,
     facts_of,
+    held_output,
     plan_of,
     read_options,
     reader_of,
@@ -87,13 +87,12 @@ def correspondence(
     as_json: AsJson = False,
 ) -> None:
     """Do the features of one point agree between views, and only there? With chance and controls."""
-    with one_line_errors():
+    with one_line_errors(), held_output(output):
         quieten(as_json)
         from vega3d.analysis.summary import result_of, write_result
         from vega3d.analysis.sweep import correspondence_rows
         from vega3d.analysis.tables import correspondence_table
 
-        check_file(output)
         options = read_options(views, skip_lost, intrinsics)
         loaded = load_generator(model, device)
         generator = loaded.generator
@@ -140,13 +139,12 @@ def probe(
     as_json: AsJson = False,
 ) -> None:
     """How well depth and surface normals can be read off the features by linear maps."""
-    with one_line_errors():
+    with one_line_errors(), held_output(output):
         quieten(as_json)
         from vega3d.analysis.probing import probe_rows
         from vega3d.analysis.summary import result_of, write_result
         from vega3d.analysis.tables import probe_table
 
-        check_file(output)
         options = read_options(views, skip_lost, intrinsics)
         loaded = load_generator(model, device)
         generator = loaded.generator
@@ -199,8 +197,9 @@ def sweep(
     """Correspondence (and probes) over blocks, noise levels, modes and sizes: tables, heat maps, curves."""
     with one_line_errors():
         quieten(as_json)
-        from vega3d.analysis.sweep_files import run_sweep, sweep_table
+        from vega3d.analysis.sweep_files import check_free, run_sweep, sweep_table
 
+        check_free(output)
         options = read_options(views, skip_lost, intrinsics)
         loaded = load_generator(model, device)
         generator = loaded.generator
@@ -233,15 +232,15 @@ def choose(
     as_json: AsJson = False,
 ) -> None:
     """The block and noise level to read: best at depth and at finding places again; is it better than the controls?"""
-    with one_line_errors():
+    named = [item.partition("=") for item in against or []]
+    folders = [sweep, *(Path(folder) for _, _, folder in named)]
+    with one_line_errors(), held_output(output, *(folder / "clips.parquet" for folder in folders)):
         from vega3d.analysis.choice import choice_of
         from vega3d.analysis.summary import write_result
         from vega3d.analysis.sweep_files import sweep_rows
         from vega3d.analysis.tables import choice_table
 
-        check_file(output)
         rows = sweep_rows(sweep)
-        named = [item.partition("=") for item in against or []]
         bare = [name for name, _, folder in named if not folder]
         if bare:
             raise ValueError(f"--against is {bare[0]!r}, but must be NAME=SWEEP, such as image-twin=sweep-twin.")

@@ -2,6 +2,8 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vega3d_cli.common import numbers, progress
@@ -95,7 +97,17 @@ def facts_of(model: str, loaded, plan, options, sources) -> dict:
     }
 
 
-def check_file(output: Path | None) -> None:
-    """Raises ValueError unless the folder of an output is there and the output no folder."""
-    if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
-        raise ValueError(f"--output is {output}, but must be a file in a folder that is there, such as result.json.")
+@contextmanager
+def held_output(output: Path | None, *inputs: Path) -> Iterator[None]:
+    """Holds the file that a result goes to, if there is to be one, while the command runs.
+
+    Raises:
+        ValueError: if it is none that may be written, or another run writes it.
+    """
+    if output is None:
+        yield
+        return
+    from vega3d.files import check_output, only_run
+
+    with only_run(check_output(output, *inputs)):
+        yield

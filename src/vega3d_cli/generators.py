@@ -1,6 +1,5 @@
 """Generators by name: a folder that `vega3d train-generator` left, or the one inside a model."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +28,9 @@ def load_generator(model: str, device: str | None) -> LoadedGenerator:
 
 def trained_clips(generator) -> dict[str, int]:
     """Frames and their size [px] that a generator was trained on, where its folder says so."""
-    facts = generator.files / "generator.json"
-    if facts.is_file():
-        told = json.loads(facts.read_text(encoding="utf-8"))
+    from vega3d.generator_training.export import is_generator, read_facts
+
+    if is_generator(generator.files):
+        told = read_facts(generator.files)
         return {"num_frames": told["num_frames"], "size": told["size"]}
     return {"num_frames": 17, "size": 192}

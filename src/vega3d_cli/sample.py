@@ -9,6 +9,8 @@ import typer
 
 from vega3d_cli.common import app, one_line_errors, progress, quieten
 
+MOST, LARGEST_SEED = 10_000, 1 << 63
+
 
 class SolverName(str, Enum):
     unipc = "unipc"
@@ -42,7 +44,18 @@ def sample(
     with one_line_errors():
         if count < 1 or seed < 0:
             raise ValueError(f"--count is {count} and --seed {seed}, but must be at least 1 and 0.")
+        if count > MOST or seed + count > LARGEST_SEED:
+            raise ValueError(
+                f"--count is {count} and --seed {seed}, but at most {MOST} videos are made, of seeds below 2^63."
+            )
         quieten(as_json)
+        from vega3d.generator_training.samples import check_samples
+        from vega3d.generator_training.sampling import check_sampling
+
+        seeds = list(range(seed, seed + count))
+        edge = 192 if size is None else size
+        check_sampling(count, 17 if num_frames is None else num_frames, edge, edge, steps, shift)
+        check_samples(output, seeds)
         from vega3d_cli.generators import load_generator, trained_clips
 
         generator = load_generator(model, device).generator
@@ -50,7 +63,7 @@ def sample(
         from vega3d.generator_training.samples import SampleRequest, make_samples
 
         request = SampleRequest(
-            seeds=list(range(seed, seed + count)),
+            seeds=seeds,
             num_frames=trained["num_frames"] if num_frames is None else num_frames,
             size=trained["size"] if size is None else size,
             steps=steps,

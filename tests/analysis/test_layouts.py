@@ -1,10 +1,12 @@
 """Posed clips read from the layouts of public data sets, and what is refused."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from posed_clips import fit_of, room_clip, write_scannet, write_seven_scenes, write_tum
 
 from vega3d.analysis.clips import PosedClip, ReadOptions, evenly
@@ -180,3 +182,104 @@ def test_points_lie_on_the_walls():
     points, valid = token_points(fine, fit_of(fine))
     assert valid.all()
     assert np.median(np.minimum(np.abs(points), np.abs(points - [5.0, 4.0, 2.6])).min(axis=-1)) < 1e-6
+
+
+def as_jpeg(folder: Path, suffix: str, depth_suffix: str = ".depth.png") -> None:
+    """A copy as others publish it: colour as JPEG, names in other cases."""
+    for path in folder.glob("*.color.png"):
+        Image.open(path).save(path.with_name(path.name.removesuffix(".png") + suffix), "JPEG", quality=95)
+        path.unlink()
+    for path in folder.glob("*.depth.png"):
+        path.rename(path.with_name(path.name.removesuffix(".depth.png") + depth_suffix))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "depth_suffix"), [(".jpg", ".depth.png"), (".jpeg", ".depth.png"), (".JPG", ".depth.PNG")]
+)
+def test_seven_scenes_with_jpeg_colour(tmp_path, suffix, depth_suffix):
+    as_jpeg(write_seven_scenes(tmp_path / "chess" / "seq-01", CLIP), suffix, depth_suffix)
+
+    (source,) = find_clips(tmp_path)
+    clip = read_clip(source, ReadOptions(intrinsics=INTRINSICS))
+
+    assert (source.layout, source.scene) == ("7scenes", "chess")
+    assert np.allclose(clip.depth[:, 1:], np.round(CLIP.depth * 1000)[:, 1:] / 1000, atol=1e-6)
+    assert np.allclose(clip.world_from_camera, CLIP.world_from_camera)
+
+
+def test_seven_scenes_with_the_calibration_of_its_copy(tmp_path):
+    folder = write_seven_scenes(tmp_path / "seq-01", CLIP)
+    np.savetxt(folder / "camera-intrinsics.txt", CLIP.intrinsics)
+
+    clip = read_clip(find_clips(tmp_path)[0])
+
+    assert np.allclose(clip.intrinsics, CLIP.intrinsics)
+
+
+def test_two_colour_images_of_one_frame_are_refused(tmp_path):
+    folder = write_seven_scenes(tmp_path / "seq-01", CLIP)
+    Image.open(folder / "frame-000002.color.png").save(folder / "frame-000002.color.jpg")
+
+    with pytest.raises(ValueError, match=r"frame-000002\.color\.png are of one frame"):
+        read_clip(find_clips(tmp_path)[0], ReadOptions(intrinsics=INTRINSICS))
+
+
+@pytest.mark.parametrize(("suffix", "depth_suffix"), [(".jpeg", ".png"), (".JPG", ".PNG")])
+def test_scannet_with_other_suffixes(tmp_path, suffix, depth_suffix):
+    folder = write_scannet(tmp_path / "scene0000_00", CLIP)
+    for path in list(folder.glob("color/*.jpg")):
+        path.rename(path.with_suffix(suffix))
+    for path in list(folder.glob("depth/*.png")):
+        path.rename(path.with_suffix(depth_suffix))
+
+    assert len(read_clip(find_clips(tmp_path)[0])) == len(CLIP)
+
+
+def test_colour_of_more_than_8_bits_is_refused(tmp_path):
+    folder = write_seven_scenes(tmp_path / "seq-01", CLIP)
+    Image.open(folder / "frame-000002.depth.png").save(folder / "frame-000002.color.png")
+
+    with pytest.raises(ValueError, match=r"frame-000002\.color\.png has pixels of the kind I"):
+        read_clip(find_clips(tmp_path)[0], ReadOptions(intrinsics=INTRINSICS))
+
+
+@pytest.mark.parametrize("listed", ["rgb.txt", "depth.txt"])
+@pytest.mark.parametrize("name", ["../outside.png", "/etc/hostname", "rgb/../../outside.png"])
+def test_a_list_names_no_image_outside_its_clip(tmp_path, listed, name):
+    folder = write_tum(tmp_path / "rgbd_freiburg1_desk", CLIP)
+    Image.fromarray(CLIP.frames[0]).save(tmp_path / "outside.png")
+    lines = (folder / listed).read_text().splitlines()
+    lines[1] = f"{lines[1].split()[0]} {name}"
+    (folder / listed).write_text("\n".join(lines))
+
+    with pytest.raises(ValueError, match="names no file in"):
+        read_clip(find_clips(tmp_path)[0], ReadOptions(intrinsics=INTRINSICS))
+
+
+DAMAGED = {
+    "another depth": lambda arrays: {**arrays, "depth_mm": arrays["depth_mm"][:, ::2]},
+    "flat depth": lambda arrays: {**arrays, "depth_mm": arrays["depth_mm"].ravel()},
+    "few poses": lambda arrays: {**arrays, "world_from_camera": arrays["world_from_camera"][:2]},
+    "no intrinsics": lambda arrays: {name: array for name, array in arrays.items() if name != "intrinsics"},
+    "text": lambda arrays: {**arrays, "depth_mm": arrays["depth_mm"].astype(str)},
+    "objects": lambda arrays: {**arrays, "intrinsics": np.array([[{}] * 3] * 3, object)},
+    "lost": lambda arrays: {**arrays, "world_from_camera": np.full_like(arrays["world_from_camera"], np.nan)},
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED.values(), ids=DAMAGED)
+def test_arrays_of_a_room_that_do_not_fit_are_named(rooms, tmp_path, damage):
+    shutil.copytree(rooms, tmp_path / "copy")
+    path = tmp_path / "copy" / "arrays" / "test_000000_00.npz"
+    np.savez_compressed(path, **damage(dict(np.load(rooms / "arrays" / "test_000000_00.npz"))))
+
+    with pytest.raises(ValueError, match="test_000000_00"):
+        read_clip(find_clips(tmp_path / "copy")[0])
+
+
+def test_an_archive_of_no_bytes_is_named(rooms, tmp_path):
+    shutil.copytree(rooms, tmp_path / "copy")
+    (tmp_path / "copy" / "arrays" / "test_000000_00.npz").write_bytes(b"")
+
+    with pytest.raises(ValueError, match=r"test_000000_00\.npz cannot be read"):
+        read_clip(find_clips(tmp_path / "copy")[0])

@@ -15,8 +15,10 @@ import pytest
 from PIL import Image
 
 from vega3d.evaluation.vsibench import load_vsibench
+from vega3d.files import only_run
 from vega3d.processing.video_vega3d import read_video
 from vega3d.synthetic.dataset import DatasetSettings, synthesize
+from vega3d.synthetic.dataset_files import SCHEMAS, check_record
 from vega3d.synthetic.dataset_questions import load_spatial_questions
 from vega3d.synthetic.preview import CELL, TITLE
 
@@ -219,3 +221,71 @@ import sys
 from vega3d.synthetic.dataset import DatasetSettings, synthesize
 synthesize(sys.argv[1], DatasetSettings("validation", 128, 5, 2, 1), 2)
 """
+
+
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[: len(whole) // 2]], ids=["empty", "half"])
+def test_files_that_are_not_whole_are_made_again(made, tmp_path, damage):
+    shutil.copytree(made, tmp_path / "copy")
+    for name in ("rooms/validation_000000_01.mp4", "arrays/validation_000001_00.npz"):
+        file = tmp_path / "copy" / name
+        file.write_bytes(damage(file.read_bytes()))
+
+    synthesize(tmp_path / "copy", SETTINGS, num_scenes=2)
+
+    assert contents(tmp_path / "copy") == contents(made)
+
+
+def test_the_second_run_of_a_folder_is_told_so(tmp_path):
+    (tmp_path / "out").mkdir()
+
+    with only_run(tmp_path / "out"), pytest.raises(ValueError, match=r"Another run is writing .*out"):
+        synthesize(tmp_path / "out", SETTINGS, num_scenes=1)
+
+    assert not list((tmp_path / "out").iterdir())
+
+
+JSONS = ["", "[]", "null", "5", "[" * 100_000, '{"questions": null}', "{}"]
+
+
+@pytest.mark.parametrize("text", JSONS, ids=lambda text: text[:20])
+def test_settings_and_records_of_another_kind_are_named(made, tmp_path, text):
+    shutil.copytree(made, tmp_path / "copy")
+    record = tmp_path / "copy" / "scenes" / "validation_000001_00.json"
+    record.write_text(text)
+    with pytest.raises(ValueError, match=r"validation_000001_00\.json is damaged .* Delete it"):
+        synthesize(tmp_path / "copy", SETTINGS, num_scenes=2)
+
+    (tmp_path / "copy" / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match="settings|other settings"):
+        synthesize(tmp_path / "copy", SETTINGS, num_scenes=2)
+
+
+def rows_of(made: Path, **changes) -> dict:
+    record = json.loads((made / "scenes" / "validation_000000_00.json").read_text())
+    return {**record, "questions": [{**record["questions"][0], **changes}]}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"scene_name": "../validation_000000_00"}, {"marks": 5}, {"frame": "x"}, {"options": {}}, {"more": 1}]
+)
+def test_a_row_of_a_record_that_fits_no_table_is_named(made, changes):
+    check_record(rows_of(made), "validation_000000_00")
+
+    with pytest.raises(ValueError, match="questions"):
+        check_record(rows_of(made, **changes), "validation_000000_00")
+
+
+OUTSIDE = ["../outside/{}", "/{}", "a/../../{}", "C:{}", "..\\{}", "x" * 300]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("column", ["dataset", "scene_name"])
+def test_a_table_names_no_video_outside_its_folder(made, tmp_path, column, name):
+    questions = pyarrow.parquet.read_table(made / "validation.parquet").to_pylist()[:1]
+    questions[0][column] = name.format(questions[0][column])
+    table = pyarrow.Table.from_pylist(questions, schema=SCHEMAS["questions"])
+    pyarrow.parquet.write_table(table, tmp_path / "validation.parquet")
+
+    for load in (load_vsibench, lambda folder: load_spatial_questions(folder, "validation")):
+        with pytest.raises(ValueError, match="names no file in"):
+            load(tmp_path)

@@ -1,5 +1,6 @@
 """What a run measures: which features of which clips, and the parts of it that an earlier run left on disk."""
 
+import contextlib
 import json
 import logging
 import math
@@ -16,7 +17,7 @@ import xxhash
 from vega3d.analysis.clips import PosedClip
 from vega3d.analysis.correspondence import VOXEL
 from vega3d.analysis.tokens import FrameFit, frame_fit, generator_frames, read_views, select_views
-from vega3d.files import write_whole
+from vega3d.files import read_json, write_whole
 from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
 from vega3d.modeling.generator_vega3d import VegaGenerator
 
@@ -167,12 +168,11 @@ def read_part(folder: Path | None, key: str) -> list[dict] | None:
     path = None if folder is None else folder / f"{key}.json"
     if path is None or not path.is_file():
         return None
-    try:
-        part = json.loads(path.read_text(encoding="utf-8"))
-        if part["key"] == key:
-            return part["rows"]
-    except (ValueError, KeyError, TypeError):
-        pass
+    with contextlib.suppress(ValueError):
+        part = read_json(path)
+        rows = part.get("rows")
+        if part.get("key") == key and isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+            return rows
     logger.warning("%s is damaged; it is measured again.", path)
     return None
 

@@ -1,13 +1,16 @@
 """Reading the files of posed RGB-D folders, with errors that name the file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vega3d.analysis.clips import ClipSource, ReadOptions
+from vega3d.files import check_input
 
+COLOUR_SUFFIXES = (".png", ".jpg", ".jpeg")
+DEPTH_SUFFIXES = (".png", ".pgm")
 DEEPEST = 2  # levels of folders below the data's own in which clips lie
 
 
@@ -31,9 +34,55 @@ def sources(layout: str, folder: Path, paths: Sequence[Path], scene: Callable[[P
     return found
 
 
+def files_by_stem(folder: Path, kind: str, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Files of a folder by what their names have before a kind such as `.color` and a suffix, in any case.
+
+    Raises:
+        ValueError: if two files have one stem.
+    """
+    found: dict[str, Path] = {}
+    endings = [f"{kind}{suffix}" for suffix in suffixes]
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
+        if ending is None:
+            continue
+        stem = path.name[: -len(ending)]
+        if stem in found:
+            raise ValueError(f"{found[stem]} and {path} are of one frame. Leave one of them out.")
+        found[stem] = path
+    return found
+
+
+def files_of(stems: Sequence[str], found: Mapping[str, Path], usual: Callable[[str], Path]) -> list[Path]:
+    """A file for each stem; raises ValueError, with the usual name of the file, if there is none."""
+    for stem in stems:
+        if stem not in found:
+            raise missing(usual(stem))
+    return [found[stem] for stem in stems]
+
+
+def missing(path: Path) -> ValueError:
+    return ValueError(f"{path} is missing. Each frame needs colour, depth and pose: export the clip again.")
+
+
+def read_text(path: Path) -> str:
+    """Raises ValueError, naming the file, if it is missing, no regular file, or no text."""
+    if not path.exists():
+        raise missing(path)
+    try:
+        return check_input(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}. Export it again.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}. Export it again.") from error
+
+
 def read_rgb(path: Path) -> np.ndarray:
     """uint8[H, W, 3]; raises ValueError if the file is missing or no image."""
-    return np.asarray(open_image(path).convert("RGB"))
+    image = open_image(path)
+    if image.mode.startswith(("I", "F")):  # of more than 8 bits, which would be cut off, not scaled
+        raise ValueError(f"{path} has pixels of the kind {image.mode}, but colour has 8 bits. Export it again.")
+    return np.asarray(image.convert("RGB"))
 
 
 def read_depth(path: Path, units_per_metre: float) -> np.ndarray:
@@ -45,27 +94,22 @@ def read_depth(path: Path, units_per_metre: float) -> np.ndarray:
 
 
 def open_image(path: Path) -> Image.Image:
+    if not path.exists():
+        raise missing(path)
     try:
-        image = Image.open(path)
+        image = Image.open(check_input(path))
         image.load()
         return image
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{path} is missing. Each frame needs colour, depth and pose: export the clip again."
-        ) from error
-    except (UnidentifiedImageError, OSError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}. Export it again.") from error
 
 
 def read_matrix(path: Path) -> np.ndarray:
     """float64[4, 4], whatever its numbers; raises ValueError if the file is missing or holds something else."""
+    words = read_text(path).split()
     try:
-        values = np.array(path.read_text().split(), float)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{path} is missing. Each frame needs colour, depth and pose: export the clip again."
-        ) from error
-    except (ValueError, UnicodeDecodeError) as error:
+        values = np.array(words, float)
+    except ValueError as error:
         raise ValueError(f"{path} is no table of numbers: {error}. Export it again.") from error
     if values.size not in (9, 16):
         raise ValueError(f"{path} has {values.size} numbers, but a matrix of 4 x 4 has 16.")

@@ -10,7 +10,11 @@ import numpy as np
 
 from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions, evenly
 from vega3d.analysis.layout_files import (
+    COLOUR_SUFFIXES,
+    DEPTH_SUFFIXES,
     clip_folders,
+    files_by_stem,
+    files_of,
     pixel_centres_at_half,
     read_depth,
     read_matrix,
@@ -20,9 +24,8 @@ from vega3d.analysis.layout_files import (
     usable_poses,
 )
 
-FILES = "color/*.jpg, depth/*.png, pose/*.txt and intrinsic/intrinsic_{color,depth}.txt"
+FILES = "color/*.jpg (or .jpeg, .png), depth/*.png (or .pgm), pose/*.txt and intrinsic/intrinsic_{color,depth}.txt"
 MILLIMETRES = 1000.0
-COLOUR_SUFFIXES = (".jpg", ".png")
 
 
 def is_clip(folder: Path) -> bool:
@@ -38,18 +41,20 @@ def read(source: ClipSource, options: ReadOptions) -> PosedClip:
     if options.intrinsics is not None:
         raise ValueError("ScanNet's layout stores intrinsics in intrinsic/. Leave out --intrinsics.")
     folder = source.path
-    colours = [path for path in (folder / "color").iterdir() if path.suffix.lower() in COLOUR_SUFFIXES]
+    colours = files_by_stem(folder / "color", "", COLOUR_SUFFIXES)
     if not colours:
         raise ValueError(f"{folder / 'color'} has no frames. Export the scan again.")
-    strange = [path for path in colours if not path.stem.isdigit()]
+    strange = [path for stem, path in colours.items() if not (stem.isascii() and stem.isdigit())]
     if strange:
         raise ValueError(f"{strange[0]} is not named by the number of its frame, such as 12.jpg.")
-    colours.sort(key=lambda path: int(path.stem))
-    poses = np.stack([read_matrix(folder / "pose" / f"{path.stem}.txt") for path in colours])
-    usable, lost = usable_poses([path.stem for path in colours], poses, options, str(folder / "pose"))
+    stems = sorted(colours, key=int)
+    poses = np.stack([read_matrix(folder / "pose" / f"{stem}.txt") for stem in stems])
+    usable, lost = usable_poses(stems, poses, options, str(folder / "pose"))
     chosen = usable[evenly(len(usable), options.views)]
-    colour_paths = [colours[frame] for frame in chosen]
-    depth_paths = [folder / "depth" / f"{path.stem}.png" for path in colour_paths]
+    seen = [stems[frame] for frame in chosen]
+    colour_paths = [colours[stem] for stem in seen]
+    depths = files_by_stem(folder / "depth", "", DEPTH_SUFFIXES)
+    depth_paths = files_of(seen, depths, lambda stem: folder / "depth" / f"{stem}.png")
     return PosedClip(
         source.name,
         source.scene,

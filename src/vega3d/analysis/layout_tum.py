@@ -12,7 +12,16 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions, checked_intrinsics, evenly
-from vega3d.analysis.layout_files import clip_folders, read_depth, read_rgb, same_size, sources, stacked
+from vega3d.analysis.layout_files import (
+    clip_folders,
+    read_depth,
+    read_rgb,
+    read_text,
+    same_size,
+    sources,
+    stacked,
+)
+from vega3d.files import inside
 
 FILES = "rgb.txt, depth.txt and groundtruth.txt"
 UNITS_PER_METRE = 5000.0
@@ -47,8 +56,8 @@ def read(source: ClipSource, options: ReadOptions) -> PosedClip:
         )
     usable = np.flatnonzero(paired)
     chosen = usable[evenly(len(usable), options.views)]
-    colour_paths = [folder / colours[frame][0] for frame in chosen]
-    depth_paths = [folder / depths[frame][0] for frame in depth_of[chosen]]
+    colour_paths = [inside(folder, colours[frame][0]) for frame in chosen]
+    depth_paths = [inside(folder, depths[frame][0]) for frame in depth_of[chosen]]
     frames = stacked([read_rgb(path) for path in colour_paths], colour_paths)
     depth = stacked([read_depth(path, UNITS_PER_METRE) for path in depth_paths], depth_paths)
     same_size(frames, depth, str(folder))
@@ -60,7 +69,7 @@ def read(source: ClipSource, options: ReadOptions) -> PosedClip:
 
 def read_table(path: Path, columns: int) -> tuple[np.ndarray, list[list[str]]]:
     """Timestamps float64[n] [s], increasing, and the other columns; lines that begin with # are comments."""
-    rows = [line.split() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    rows = [line.split() for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
     wrong = [row for row in rows if len(row) != columns]
     if not rows or wrong:
         found = f"a row {' '.join(wrong[0])!r}" if wrong else "no rows"

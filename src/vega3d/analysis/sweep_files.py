@@ -9,6 +9,8 @@ OUT/heatmap_*.png, curves_*.png
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow
+
 from vega3d.analysis.cells import Plan, Reader
 from vega3d.analysis.clips import ClipSource, ReadOptions
 from vega3d.analysis.figures import METRICS, draw_sweep
@@ -16,6 +18,7 @@ from vega3d.analysis.probing import check_scenes, probe_rows
 from vega3d.analysis.summary import CELL, read_rows, result_of, write_result, write_rows
 from vega3d.analysis.sweep import correspondence_rows
 from vega3d.analysis.tables import cell_name, head, notes, scenes_behind, shown
+from vega3d.files import LOCK, check_input, only_run
 from vega3d.modeling.generator_vega3d import VegaGenerator
 from vega3d.text_tables import aligned
 
@@ -48,11 +51,28 @@ def run_sweep(
         The values of `summary.json`, and `clips`, the rows.
 
     Raises:
-        ValueError: if the folder holds something else, or a clip cannot be used.
+        ValueError: if the folder holds something else, another run writes it, or a clip cannot be used.
     """
-    claim(output)
+    check_free(output)
     if train:
         check_scenes(train, test)
+    (output / "parts").mkdir(parents=True, exist_ok=True)
+    with only_run(output):
+        return measured(generator, test, train, plan, output, facts, options, reader, on_part)
+
+
+def measured(
+    generator: VegaGenerator,
+    test: Sequence[ClipSource],
+    train: Sequence[ClipSource],
+    plan: Plan,
+    output: Path,
+    facts: Mapping,
+    options: ReadOptions | None,
+    reader: Reader,
+    on_part: Callable[[int], None] | None,
+) -> dict:
+    """What `run_sweep` does once the folder is held."""
     parts = output / "parts"
     rows = correspondence_rows(generator, test, plan, options, parts, reader, on_part)
     if train:
@@ -69,14 +89,18 @@ def sweep_rows(folder: Path) -> list[dict]:
     path = folder / "clips.parquet"
     if not path.is_file():
         raise ValueError(f"{path} is not there. Give the folder of a finished sweep.")
-    return read_rows(path)
+    try:
+        return read_rows(check_input(path))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read: {error}. Run the sweep again.") from error
 
 
-def claim(output: Path) -> None:
+def check_free(output: Path) -> None:
     """Raises ValueError unless the folder is free, or of a sweep."""
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "parts").is_dir()):
+    if (output / "parts").is_dir():
+        return
+    if output.exists() and not (output.is_dir() and all(path.name == LOCK for path in output.iterdir())):
         raise ValueError(f"{output} is not empty and holds no sweep. Choose another folder.")
-    (output / "parts").mkdir(parents=True, exist_ok=True)
 
 
 def joined(rows: Sequence[dict], more: Sequence[dict]) -> list[dict]:

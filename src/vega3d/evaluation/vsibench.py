@@ -15,6 +15,7 @@ from typing import Any
 
 from vega3d.evaluation.metrics import EXTRA_CHOICE_TYPES, QUESTION_TYPES, is_choice, to_number
 from vega3d.evaluation.tables import read_questions
+from vega3d.files import inside
 from vega3d.spatial_qa import CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT, PRE_PROMPT, Mark
 
 GENERATION = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False}
@@ -152,7 +153,7 @@ def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = 
         table: name of the table, for messages.
 
     Raises:
-        ValueError: if a row is no question, two have one id, or there is none.
+        ValueError: if a row is no question, names a video outside the folder, two have one id, or there is none.
     """
     records: dict[str, QuestionRecord] = {}
     found: dict[Path, bool] = {}
@@ -161,13 +162,21 @@ def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = 
         check_row(row, place)
         if str(row["id"]) in records:
             raise ValueError(f"{place} has the id {row['id']}, which an earlier row has too. Ids must be unique.")
-        video = Path(folder) / str(row["dataset"]) / f"{row['scene_name']}.mp4"
+        video = video_of(row, folder, place)
         if video not in found:
             found[video] = video.is_file()
         records[str(row["id"])] = record_from_row(row, video if found[video] else None)
     if not records:
         raise ValueError(f"{table} holds no question. Download it again.")
     return list(records.values())
+
+
+def video_of(row: Mapping, folder: str | Path, place: str) -> Path:
+    """Where the video of a row lies; raises ValueError for names that lead out of the folder."""
+    try:
+        return inside(folder, f"{row['dataset']}/{row['scene_name']}.mp4")
+    except ValueError as error:
+        raise ValueError(f"{place} has the dataset and scene_name of no video there: {error}") from error
 
 
 def load_vsibench(

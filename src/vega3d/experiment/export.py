@@ -1,7 +1,6 @@
 """The winner as a checkpoint folder, as small as the embedded one has to be."""
 
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from vega3d.evaluation.report import percent, read_result, span
 from vega3d.experiment.recipe import VALIDATION, Recipe
 from vega3d.experiment.runner import Experiment, load_arm
 from vega3d.experiment.table import ROWS, markdown
-from vega3d.files import write_whole
+from vega3d.files import LOCK, check_new_folder, whole_folder, write_whole
 from vega3d.hub.assemble import describe, make_processor
 from vega3d.hub.model_card import model_card
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -57,20 +56,17 @@ def export(
         `seed`, `disk` [bytes], `files` with their sizes [bytes].
 
     Raises:
-        ValueError: if `output` is there, a result is missing, or a file or the folder is too large.
+        ValueError: if `output` is there and not empty, a result is missing, or a file or the folder is too large.
     """
-    if output.exists():
-        raise ValueError(f"{output} is already there. Give a new folder.")
+    check_new_folder(output)
     seed = best_seed(experiment, arm)
     model = experiment.model_of(arm, seed).cpu()
     load_arm(model, experiment.run_folder(arm, seed))
     model.config.notice = notice
-    partial_folder = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    save_model(model, experiment, partial_folder, dtype)
-    write_card(experiment, arm, seed, partial_folder, name)
-    sizes = check_sizes(partial_folder)
-    partial_folder.rename(output)
+    with whole_folder(output) as partial_folder:
+        save_model(model, experiment, partial_folder, dtype)
+        write_card(experiment, arm, seed, partial_folder, name)
+        sizes = check_sizes(partial_folder)
     return {"seed": seed, "disk": sum(sizes.values()), "files": sizes}
 
 
@@ -179,7 +175,8 @@ def own_table(experiment: Experiment, arm: str, seed: int) -> str:
 
 def check_sizes(folder: Path) -> dict[str, int]:
     """Bytes of each file; raises ValueError if one, or all together, are too large to be embedded."""
-    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != LOCK]
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files}
     for name, size in sizes.items():
         if size >= LARGEST_FILE:
             raise ValueError(f"{name} has {size:,} bytes, but must be below {LARGEST_FILE:,}. Make the model smaller.")

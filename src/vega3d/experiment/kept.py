@@ -1,17 +1,17 @@
 """Frozen streams of a split on disk, in parts of a few hundred visuals, each whole or not there."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from vega3d.experiment.ahead import Ahead
 from vega3d.experiment.loop import Deadline, check_identity, save_tensors
-from vega3d.files import write_json, write_whole
+from vega3d.files import read_json, write_json, write_whole
 
 PART = 512  # visuals in a file
 AT_A_TIME = 32  # visuals computed together
@@ -36,7 +36,7 @@ class KeptTensors:
         described = folder / "identity.json"
         identity = {**identity, "count": count}
         if described.is_file():
-            check_identity(json.loads(described.read_text()), identity, described)
+            check_identity(read_json(described), identity, described)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(described, identity)
@@ -47,7 +47,7 @@ class KeptTensors:
 
     @property
     def is_whole(self) -> bool:
-        return all(path.is_file() for path, _ in self.parts())
+        return all(is_whole_part(path) for path, _ in self.parts())
 
     def fill(self, prepare: Prepare, compute: Compute, dtype: torch.dtype, deadline: Deadline) -> None:
         """Computes the parts that are not there.
@@ -58,7 +58,7 @@ class KeptTensors:
             dtype: in which they are kept.
             deadline: checked before each part.
         """
-        missing = [(path, numbers) for path, numbers in self.parts() if not path.is_file()]
+        missing = [(path, numbers) for path, numbers in self.parts() if not is_whole_part(path)]
         pieces = [
             list(range(start, min(start + AT_A_TIME, numbers.stop)))
             for _, numbers in missing
@@ -78,6 +78,15 @@ class KeptTensors:
         if not self.count:
             raise ValueError(f"{self.folder} is to hold no visual at all. Make more rooms.")
         return KeptRows([load_file(path)["tokens"] for path, _ in self.parts()])
+
+
+def is_whole_part(path: Path) -> bool:
+    """Whether a file is there, and as long as its head says."""
+    try:
+        with safe_open(path, "pt") as file:
+            return "tokens" in file.keys()  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError):
+        return False
 
 
 class KeptRows:

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
+import math
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from vega3d.config_files import read_mapping, shown
 from vega3d.evaluation.metrics import QUESTION_TYPES
 
 TRAIN, VALIDATION = "train", "validation"
@@ -139,8 +139,13 @@ class Recipe:
     keep_hidden: bool = True
 
     def __post_init__(self):
-        if not self.arms or len(set(self.seeds)) < len(self.seeds) or not self.seeds:
-            raise ValueError(f"Give arms and seeds, each seed once; got {list(self.arms)} and {self.seeds}.")
+        if not self.arms or len(set(map(str, self.seeds))) < len(self.seeds) or not self.seeds:
+            raise ValueError(f"Give arms and seeds, each seed once; got {list(self.arms)} and {shown(self.seeds)}.")
+        if not all(type(seed) is int and seed >= 0 for seed in self.seeds):
+            raise ValueError(f"seeds are {shown(self.seeds)}, but must be whole numbers from 0 up.")
+        for name in (self.name, *self.arms):
+            if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
+                raise ValueError(f"{shown(name)} names a folder of the output. Leave out slashes and '..'.")
         for name, arm in self.arms.items():
             if (arm.generator is None) != (arm.fusion == "none"):
                 raise ValueError(
@@ -173,23 +178,20 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     Raises:
         ValueError: if the file is no recipe; unknown, missing and mistyped keys are named.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} is no recipe: it holds no names with values.")
+    values = read_mapping(Path(path), "name: first")
     return built(Recipe, {**values, **(overrides or {})}, str(path))
 
 
 def built(kind: Any, values: Any, where: str) -> Any:
     """A dataclass from nested plain values, with every key and type checked."""
     if not isinstance(values, dict):
-        raise ValueError(f"{where} must be names with values, but is {values!r}.")
+        raise ValueError(f"{where} must be names with values, but is {shown(values)}.")
     known = {item.name: item.type for item in fields(kind)}
-    unknown = sorted(values.keys() - known.keys())
+    unknown = [name for name in values if name not in known]
     if unknown:
-        raise ValueError(f"{where} has no {', '.join(unknown)}; it knows {', '.join(known)}.")
+        raise ValueError(
+            f"{where} has no {', '.join(str(name)[:100] for name in unknown)}; it knows {', '.join(known)}."
+        )
     try:
         return kind(**{name: converted(known[name], value, f"{where}: {name}") for name, value in values.items()})
     except TypeError as error:
@@ -203,20 +205,31 @@ NESTED: dict[Any, Any] = {
 }
 
 
+def named(value: Any, where: str) -> dict[str, Any]:
+    """Raises ValueError unless it holds texts with values."""
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"{where} is {shown(value)}, but must be names with values.")
+    return value
+
+
 def converted(kind: Any, value: Any, where: str) -> Any:
     if kind in NESTED:
         return built(NESTED[kind], value, where)
     if kind == dict[str, ArmRecipe]:
-        return {name: built(ArmRecipe, arm or {}, f"{where}.{name}") for name, arm in dict(value).items()}
+        arms = {} if value is None else named(value, where)
+        return {name: built(ArmRecipe, {} if arm is None else arm, f"{where}.{name}") for name, arm in arms.items()}
     accepted = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if float in accepted and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            return float(value)  # YAML reads 1e-3 as text
-        except ValueError:
-            pass
+            number = float(value)  # YAML reads 1e-3 as text
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+        raise ValueError(f"{where} is {shown(value)}, but must be a finite number.")
     if kind == dict[str, float]:
-        return {name: converted(float, rate, f"{where}.{name}") for name, rate in dict(value).items()}
+        return {name: converted(float, rate, f"{where}.{name}") for name, rate in named(value, where).items()}
     plain = tuple(typing.get_origin(item) or item for item in accepted)
     if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
-        raise ValueError(f"{where} is {value!r}, but must be {' or '.join(item.__name__ for item in plain)}.")
+        raise ValueError(f"{where} is {shown(value)}, but must be {' or '.join(item.__name__ for item in plain)}.")
     return value

@@ -21,7 +21,7 @@ from vega3d.experiment.cells import cell_classes
 from vega3d.experiment.map_rows import map_rows, room_map
 from vega3d.experiment.point_map import cell_points
 from vega3d.experiment.stage0_rows import stage0_rows
-from vega3d.files import write_array, write_whole
+from vega3d.files import read_json, write_array, write_whole
 from vega3d.synthetic.draw_arrays import draw_arrays
 from vega3d.synthetic.furniture import PACK, Furniture, load_furniture, suited
 from vega3d.synthetic.light import Quality, bake_light
@@ -147,7 +147,7 @@ def make_shard(number: int, shards: RoomShards) -> int:
     """Makes one shard unless it is there; returns how many clips it has."""
     frames_file, rows_file = shards.files(number)
     arrays = (frames_file, shards.cells_file(number), shards.points_file(number))
-    if all(file.is_file() for file in (*arrays, rows_file)):
+    if all(file.is_file() and file.stat().st_size for file in (*arrays, rows_file)):
         return len(read_shard(rows_file, shards)["clips"])
     first = number * shards.rooms_per_shard
     made, clips = [], []
@@ -165,7 +165,7 @@ def make_shard(number: int, shards: RoomShards) -> int:
 def read_shard(path: Path, shards: RoomShards) -> dict:
     """Raises ValueError if the file is damaged, or the shard was made with other settings."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, "")
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it, and run the same command again.") from error
     if values.get("settings") != shards.settings:

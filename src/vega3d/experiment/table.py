@@ -171,7 +171,8 @@ def archive(output: Path) -> Path:
 
 
 def anonymous(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Without times and owners, so that the same results give the same bytes."""
+    """Without times, owners and permissions, so that the same results give the same bytes."""
+    entry.mode = 0o644
     entry.mtime = entry.uid = entry.gid = 0
     entry.uname = entry.gname = ""
     return entry

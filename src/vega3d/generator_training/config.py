@@ -8,11 +8,34 @@ from typing import Any, Literal, get_type_hints
 
 import torch
 
-from vega3d.config_files import checked, read_mapping, refuse_unknown
+from vega3d.config_files import checked, read_mapping, refuse_unknown, shown
 
 BatchKind = Literal["clip", "views", "frame"]
 KINDS: tuple[BatchKind, ...] = ("clip", "views", "frame")
 STRIDE, CELL = 4, 16  # frames of a latent; edge of a token [px]
+MOST = 10**9  # of numbers that have no limit of their own
+MOST_OF = {
+    "workers": 256,
+    "size": 4096,
+    "num_frames": 4097,
+    "clip_frames": 4097,
+    "walks": 4096,
+    "validation_walks": 4096,
+    "new_walks": 10**6,
+    "window": 10**6,
+    "batch_size": 10**5,
+    "base_dim": 4096,
+    "z_dim": 4096,
+    "num_res_blocks": 64,
+    "num_layers": 1024,
+    "num_attention_heads": 1024,
+    "attention_head_dim": 1024,
+    "ffn_dim": 10**6,
+    "freq_dim": 10**5,
+    "prompt_tokens": 4096,
+    "seed": 2**31 - 1,  # from which torch's own are made
+}
+MOST_TIMES_WIDER = 64  # of `dim_mult`
 LEVELS_OF_PATCHES = {1: 4, 2: 3}  # of the VAE, whose latents are of 8 px
 WITHOUT_EFFECT = {
     "workers",
@@ -51,7 +74,7 @@ class RoomOptions:
     validation_walks: int = 4
 
     def __post_init__(self):
-        at_least(self, 1, "size", "clip_frames", "walks", "validation_rooms", "validation_walks")
+        at_least(self, 1, "size", "num_frames", "clip_frames", "walks", "validation_rooms", "validation_walks")
         at_least(self, 0, "workers")
         if not self.workers and self.renderer != "embree":
             raise ValueError(f"rooms.workers is 0, but {self.renderer} needs at least 1. Use embree, or more workers.")
@@ -126,7 +149,7 @@ class StageOptions:
     save_minutes: float = 2.0
 
     def __post_init__(self):
-        at_least(self, 1, "steps", "batch_size", "logging_steps", "validation_steps", "save_steps")
+        at_least(self, 1, "steps", "batch_size", "logging_steps", "validation_steps", "save_steps", "window")
         at_least(self, 0, "weight_decay", "new_walks", "warmup", "ema_decay")
         for name in ("learning_rate", "max_grad_norm", "save_minutes"):
             if not values_of(self)[name] > 0:
@@ -179,8 +202,18 @@ class VAEOptions(StageOptions):
             raise ValueError(f"vae.patch_size is {self.patch_size}, but must be 1 or 2.")
         if len(self.dim_mult) != levels:
             raise ValueError(
-                f"vae.dim_mult is {list(self.dim_mult)}, but must have {levels} levels with patch_size "
+                f"vae.dim_mult is {shown(list(self.dim_mult))}, but must have {levels} levels with patch_size "
                 f"{self.patch_size}: Wan's stride is 8 px."
+            )
+        if not all(1 <= times <= MOST_TIMES_WIDER for times in self.dim_mult):
+            raise ValueError(
+                f"vae.dim_mult is {list(self.dim_mult)}, but each level must be 1 to {MOST_TIMES_WIDER} times as wide "
+                "as base_dim."
+            )
+        if self.base_dim * min(self.dim_mult) < 2:
+            raise ValueError(
+                "vae.base_dim is 1 and a level of vae.dim_mult, too, but a level has at least 2 channels, which are "
+                "halved where it grows. Make one of them 2."
             )
 
 
@@ -213,10 +246,15 @@ class DiTOptions(StageOptions):
         super().__post_init__()
         names = ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "freq_dim")
         at_least(self, 1, *names, "prompt_tokens", "sampling_steps")
+        if self.attention_head_dim % 2:
+            raise ValueError(
+                f"dit.attention_head_dim is {self.attention_head_dim}, but must be even: positions turn pairs of it."
+            )
+        at_least(self, 2, "freq_dim")
         if not self.shift > 0:
             raise ValueError(f"dit.shift is {self.shift}, but must be above 0.")
         if not self.mixture or set(self.mixture) - set(KINDS):
-            raise ValueError(f"dit.mixture is {list(self.mixture)}, but must name some of {list(KINDS)}.")
+            raise ValueError(f"dit.mixture is {shown(list(self.mixture))}, but must name some of {list(KINDS)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +309,8 @@ def at_least(options: Any, least: float, *names: str) -> None:
         value = values_of(options)[name]
         if value < least:
             raise ValueError(f"{name} is {value}, but must be at least {least}.")
+        if value > MOST_OF.get(name, MOST):
+            raise ValueError(f"{name} is {value}, but must be at most {MOST_OF.get(name, MOST)}.")
 
 
 SECTIONS: dict[str, Any] = {"rooms": RoomOptions, "vae": VAEOptions, "dit": DiTOptions}
@@ -289,7 +329,7 @@ def read_generator_config(path: Path, settings: Mapping[str, Any] | None = None)
     for name, value in (settings or {}).items():
         section, dot, inner = name.partition(".")
         if dot and section in SECTIONS:
-            values[section] = {**(values.get(section) or {}), inner: value}
+            values[section] = {**mapping_of(section, values.get(section)), inner: value}
         else:
             values[name] = value
     return make_generator_config(values)
@@ -305,16 +345,14 @@ def make_generator_config(values: Mapping[str, Any]) -> GeneratorConfig:
             raise ValueError(f"The config does not say {name}.")
     for name, value in values.items():
         if name in SECTIONS:
-            made[name] = make_section(name, value or {})
+            made[name] = make_section(name, value)
         else:
             made[name] = checked(name, value, hints[name])
     return GeneratorConfig(**made)
 
 
 def make_section(section: str, values: Any) -> Any:
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{section} is {values!r}, but must hold names with values.")
-    kind = SECTIONS[section]
+    values, kind = mapping_of(section, values), SECTIONS[section]
     hints = get_type_hints(kind)
     refuse_unknown(values, hints, f"{section}.")
     missing = [name for name in ("steps", "batch_size", "learning_rate") if name in hints and name not in values]
@@ -331,7 +369,16 @@ def make_section(section: str, values: Any) -> Any:
     )
 
 
+def mapping_of(section: str, values: Any) -> Mapping[str, Any]:
+    """The values of a section, none if it is left empty; raises ValueError for anything else."""
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{section} is {shown(values)}, but must hold names with values.")
+    return values
+
+
 def listed(name: str, value: Any, kind: type) -> tuple:
     if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{name} is {value!r}, but must be a list.")
+        raise ValueError(f"{name} is {shown(value)}, but must be a list.")
     return tuple(checked(name, one, kind) for one in value)

@@ -6,20 +6,34 @@ OUT/generator.json             frames and size of the clips, prompt length, kind
 """
 
 import copy
-import json
 import shutil
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from vega3d.files import write_json
+from vega3d.config_files import shown
+from vega3d.files import (
+    LOCK,
+    check_input,
+    held,
+    partial_path,
+    read_json,
+    remove_left_over,
+    sync,
+    write_json,
+    write_whole,
+)
 from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
 from vega3d.modeling.generator_vega3d import VegaGenerator
 
+AGAIN = "Export the generator again."
 PROMPT_FILE, FACTS_FILE = "prompt.safetensors", "generator.json"
 
 
@@ -40,10 +54,29 @@ def export_part(model: torch.nn.Module, folder: Path, part: str, dtype: torch.dt
             parameter.data = parameter.data.to(dtype)
     target = folder / part
     target.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{part}-") as partial:
-        copied.save_pretrained(partial)
-        for file in sorted(Path(partial).iterdir()):
-            file.replace(target / file.name)
+    with files_for(target) as partial_folder:
+        copied.save_pretrained(partial_folder)
+
+
+@contextmanager
+def files_for(target: Path) -> Iterator[Path]:
+    """Gives a temporary folder to write into; its files move into the target, which is there, when the block ends.
+
+    What killed processes left of such folders is removed.
+    """
+    remove_left_over(target)
+    made = partial_path(target)
+    made.mkdir()
+    try:
+        with held(made / LOCK, 0o666):
+            yield made
+            for file in sorted(made.iterdir()):
+                if file.name != LOCK:
+                    sync(file)
+                    file.replace(target / file.name)
+            sync(target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def copy_part(source: Path, target: Path) -> None:
@@ -52,9 +85,8 @@ def copy_part(source: Path, target: Path) -> None:
         return
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir()):
-        partial = target / f".{file.name}.writing"
-        shutil.copyfile(file, partial)
-        partial.replace(target / file.name)
+        if file.is_file():
+            write_whole(target / file.name, partial(shutil.copyfile, file))
 
 
 def export_generator(
@@ -71,9 +103,7 @@ def export_generator(
     folder.mkdir(parents=True, exist_ok=True)
     copy_part(vae, folder / "vae")
     export_part(transformer, folder, "transformer")
-    partial = folder / f".{PROMPT_FILE}.writing"
-    save_file({"prompt_embeds": prompt.detach().cpu().contiguous()}, partial)
-    partial.replace(folder / PROMPT_FILE)
+    write_whole(folder / PROMPT_FILE, partial(save_file, {"prompt_embeds": prompt.detach().cpu().contiguous()}))
     write_json(folder / FACTS_FILE, facts)
 
 
@@ -84,12 +114,27 @@ def is_generator(folder: Path) -> bool:
 
 def read_prompt(folder: Path) -> torch.Tensor:
     """float[P, text_dim]: for `VegaForSpatialReasoning.from_backbones(vlm, folder, prompt_embeds=...)`."""
-    return load_file(folder / PROMPT_FILE)["prompt_embeds"]
+    path = folder / PROMPT_FILE
+    try:
+        return load_file(check_input(path))["prompt_embeds"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read: {error}. Export the generator again.") from error
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `generator.json` says; raises ValueError unless frames, size and prompt length are numbers from 1 up."""
+    facts = read_json(folder / FACTS_FILE, AGAIN)
+    for name in ("num_frames", "size", "prompt_length"):
+        if type(facts.get(name)) is not int or facts[name] < 1:
+            raise ValueError(
+                f"{folder / FACTS_FILE}: {name} is {shown(facts.get(name))}, not a number from 1. {AGAIN}"
+            )
+    return facts
 
 
 def generator_options(folder: Path) -> dict[str, Any]:
     """Options of `from_backbones` that fit the generator: its prompt, and the frames that it was trained on."""
-    facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+    facts = read_facts(folder)
     return {
         "prompt_embeds": read_prompt(folder),
         "prompt_length": facts["prompt_length"],
@@ -99,7 +144,7 @@ def generator_options(folder: Path) -> dict[str, Any]:
 
 def read_config(part: Path) -> dict[str, Any]:
     """A config of diffusers, without the facts about its file."""
-    stored = json.loads((part / "config.json").read_text(encoding="utf-8"))
+    stored = read_json(part / "config.json", AGAIN)
     return {name: value for name, value in stored.items() if not name.startswith("_")}
 
 
@@ -119,6 +164,8 @@ def open_generator(folder: Path, dtype: torch.dtype = torch.float32, **options: 
     transformer, vae = (read_config(folder / part) for part in ("transformer", "vae"))
     fitting = generator_options(folder)
     prompt = fitting.pop("prompt_embeds")
+    if type(transformer.get("num_layers")) is not int:
+        raise ValueError(f"{folder / 'transformer' / 'config.json'} does not say num_layers. {AGAIN}")
     usual = {"block": transformer["num_layers"] // 2, **fitting, "prompt_tokens": len(prompt)}
     config = VegaGeneratorConfig(transformer=transformer, vae=vae, **{**usual, **options})
     with torch.device("meta"):

@@ -4,7 +4,7 @@ Both stages that read them, the video generator and its image twin, see the same
 the same machine reads what it wrote. A file that is missing is made again.
 """
 
-import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from diffusers import AutoencoderKLWan
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from vega3d.files import write_whole
 from vega3d.generator_training.config import BatchKind, RoomOptions
 from vega3d.generator_training.graphs import graphed
 from vega3d.generator_training.rooms import FrameFiles, pixels, shaping_key
@@ -115,7 +116,5 @@ class LatentStore:
             return load_file(path)["latents"].to(device)
         except (OSError, SafetensorError, KeyError):
             latents = self.encoder.encode(self.rooms.frames(number))
-        partial = path.with_name(f".{path.name}.writing-{os.getpid()}")  # generator and twin may come here at once
-        save_file({"latents": latents.cpu().contiguous()}, partial)
-        partial.replace(path)
+        write_whole(path, partial(save_file, {"latents": latents.cpu().contiguous()}))
         return latents

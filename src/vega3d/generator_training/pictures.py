@@ -1,11 +1,14 @@
 """Pictures of a run: grids of frames, and curves."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
+
+from vega3d.files import write_whole
 
 COLUMNS, GAP = 6, 2  # frames of a video that are shown; [px]
 
@@ -38,10 +41,7 @@ def grid_of_pictures(pictures: np.ndarray, columns: int) -> Image.Image:
 
 
 def save_picture(path: Path, picture: Image.Image) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.writing")
-    picture.save(partial, format="PNG")
-    partial.replace(path)
+    write_whole(path, partial(picture.save, format="PNG"))
 
 
 def save_curves(path: Path, log: Sequence[dict], panels: dict[str, dict[str, str]]) -> None:
@@ -63,9 +63,7 @@ def save_curves(path: Path, log: Sequence[dict], panels: dict[str, dict[str, str
         axes.grid(alpha=0.3)
         if len(axes.lines) > 1:
             axes.legend(fontsize="small")
-    partial = path.with_name(f"{path.stem}.writing{path.suffix}")
-    figure.savefig(partial, dpi=120)
-    partial.replace(path)
+    write_whole(path, partial(figure.savefig, format="png", dpi=120))
 
 
 def as_uint8(pixels) -> np.ndarray:

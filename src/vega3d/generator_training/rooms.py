@@ -17,6 +17,7 @@ import torch
 
 from vega3d.generator_training.config import RoomOptions, StageOptions
 from vega3d.synthetic.stream import FramesTask, RoomJob, StreamedClip, stream_clips
+from vega3d.synthetic.whole import is_whole_array
 
 SHAPING = ("size", "num_frames", "renderer", "quality")  # options that frames depend on
 RANK_STRIDE = 1 << 20  # rooms of one process, so that several processes see other rooms
@@ -95,14 +96,18 @@ class FrameFiles:
 
     def frames(self, number: int) -> torch.Tensor:
         """uint8[walks, T, H, W, 3], as `RoomStream.frames` gives them."""
-        try:
-            return torch.from_numpy(np.load(self.path(number)))
-        except FileNotFoundError:
+        if not is_whole_array(self.path(number)):
             return self.stream.frames(number)
+        frames, options = np.load(self.path(number)), self.stream.options
+        wanted = (self.stream.walks, options.num_frames, options.size, options.size, 3)
+        if frames.dtype != np.uint8 or frames.shape != wanted:
+            found = f"{frames.dtype}{list(frames.shape)}"
+            raise ValueError(f"{self.path(number)} is {found}, but must be uint8{list(wanted)}. Delete it.")
+        return torch.from_numpy(frames)
 
     def missing(self, count: int) -> list[int]:
-        """Which of the first rooms have no file."""
-        return [number for number in range(count) if not self.path(number).exists()]
+        """Which of the first rooms have no file, or none that is whole."""
+        return [number for number in range(count) if not is_whole_array(self.path(number))]
 
     def tasks(self, count: int) -> list[FramesTask]:
         """What makes those files."""

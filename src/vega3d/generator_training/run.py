@@ -2,8 +2,8 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers import AutoencoderKLWan
 
 import vega3d
-from vega3d.files import write_json
+from vega3d.files import only_run, write_json
 from vega3d.generator_training.config import GeneratorConfig, StageOptions
 from vega3d.generator_training.dit import DiTTrainer, build_dit, empty_prompt
 from vega3d.generator_training.export import export_generator, export_part
@@ -81,17 +81,23 @@ class Run(NamedTuple):
     checkpoint: Path | None
 
 
-def open_run(folder: Path, settings: dict[str, Any], accelerator: Accelerator) -> Run:
-    """Before anything is made: refuses with ValueError a folder that holds a run with other settings."""
+@contextmanager
+def open_run(folder: Path, settings: dict[str, Any], accelerator: Accelerator) -> Iterator[Run]:
+    """Holds the folder of a run.
+
+    Raises:
+        ValueError: before anything is made, if the folder holds a run with other settings, or another run writes it.
+    """
     settings = {**settings, "processes": accelerator.num_processes}
-    with accelerator.main_process_first():
-        checkpoint = last_whole_checkpoint(folder)
-        if checkpoint is not None:
-            check_same_settings(folder / SETTINGS_FILE, settings)
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / SETTINGS_FILE, settings)
-    return Run(folder, settings, checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_run(folder) if accelerator.is_main_process else nullcontext():
+        with accelerator.main_process_first():
+            checkpoint = last_whole_checkpoint(folder)
+            if checkpoint is not None:
+                check_same_settings(folder / SETTINGS_FILE, settings)
+        if accelerator.is_main_process:
+            write_json(folder / SETTINGS_FILE, settings)
+        yield Run(folder, settings, checkpoint)
 
 
 def run_loop(stage: Stage, accelerator: Accelerator, run: Run, watch: Watch) -> tuple[Loop, dict[str, Any]]:
@@ -125,6 +131,9 @@ def make_rooms(config: GeneratorConfig, watch: Watch | None = None) -> dict[str,
 
     Returns:
         `finished`, `rooms` that are there and `rooms_wanted`, and `clips_per_second`.
+
+    Raises:
+        ValueError: if another process makes them.
     """
     watch = watch or Watch()
     walks, folder = config.rooms.walks, config.output / FRAMES
@@ -136,7 +145,8 @@ def make_rooms(config: GeneratorConfig, watch: Watch | None = None) -> dict[str,
     total = sum(count for _, count in jobs)
     tasks = [task for files, count in jobs for task in files.tasks(count)]
     began, made = time.monotonic(), 0
-    with closing(write_frames(tasks, max(config.rooms.workers, 1))) as written:
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_run(folder), closing(write_frames(tasks, max(config.rooms.workers, 1))) as written:
         while not watch.is_late and next(written, None) is not None:
             made += 1
             if watch.on_step:
@@ -153,12 +163,17 @@ def train_vae(config: GeneratorConfig, watch: Watch | None = None) -> dict[str, 
         What is in `OUT/runs/vae/result.json`; None on all processes but the first.
 
     Raises:
-        ValueError: for an output with a run of other settings; for a loss that is not finite.
+        ValueError: for an output with a run of other settings, or held by another run; for a loss that is not finite.
     """
     watch = watch or Watch()
+    accelerator = accelerator_for(config, config.vae)
+    with open_run(config.output / "runs" / "vae", config.binding("vae"), accelerator) as run:
+        return run_vae(config, accelerator, run, watch)
+
+
+def run_vae(config: GeneratorConfig, accelerator: Accelerator, run: Run, watch: Watch) -> dict[str, Any] | None:
+    """What `train_vae` does once the folder is held."""
     options = config.vae
-    accelerator = accelerator_for(config, options)
-    run = open_run(config.output / "runs" / "vae", config.binding("vae"), accelerator)
     module = VAETrainer(build_vae(options, config.seed), options)
     with closing(RoomStream(config.rooms)) as stream, closing(validation_stream(config.rooms)) as validation:
         rooms = FrameFiles(config.output / FRAMES, stream)
@@ -228,18 +243,27 @@ def train_dit(config: GeneratorConfig, image_twin: bool = False, watch: Watch | 
         processes but the first.
 
     Raises:
-        ValueError: without a trained VAE; for an output with a run of other settings; for a loss that is not finite.
+        ValueError: without a trained VAE; for an output with a run of other settings, or held by another run; for a
+            loss that is not finite.
     """
     watch = watch or Watch()
     name = TWIN if image_twin else VIDEO
     if image_twin:
         config = dataclasses.replace(config, dit=dataclasses.replace(config.dit, mixture=("frame",)))
-    options, rooms = config.dit, config.rooms
-    accelerator = accelerator_for(config, options)
+    accelerator = accelerator_for(config, config.dit)
     files = config.output / VIDEO / "vae"
     vae, vae_hash = load_vae(files, accelerator.device), hash_folder(files)
     settings = {**config.binding("dit"), "name": name, "vae_sha256": vae_hash}
-    run = open_run(config.output / "runs" / name, settings, accelerator)
+    with open_run(config.output / "runs" / name, settings, accelerator) as run:
+        return run_dit(config, name, vae, accelerator, run, watch)
+
+
+def run_dit(
+    config: GeneratorConfig, name: str, vae: AutoencoderKLWan, accelerator: Accelerator, run: Run, watch: Watch
+) -> dict[str, Any] | None:
+    """What `train_dit` does once the folder is held."""
+    options, rooms = config.dit, config.rooms
+    files, vae_hash = config.output / VIDEO / "vae", run.settings["vae_sha256"]
     module = DiTTrainer(build_dit(options, vae.config.z_dim, config.seed), options)
     if options.compile:
         module.transformer.compile_repeated_blocks(fullgraph=True)

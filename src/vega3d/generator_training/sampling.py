@@ -1,5 +1,6 @@
 """Videos from a generator, by diffusers' own pipeline of Wan and its schedulers."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from diffusers import (
 from vega3d.modeling.configuration_vega3d import NUM_TRAIN_TIMESTEPS
 
 Solver = Literal["unipc", "euler"]
+MOST_FRAMES, LARGEST_EDGE = 1025, 4096  # of a video; [px]
 
 
 def scheduler(solver: Solver, shift: float) -> Any:
@@ -28,6 +30,19 @@ def scheduler(solver: Solver, shift: float) -> Any:
         use_flow_sigmas=True,
         flow_shift=shift,
     )
+
+
+def check_sampling(count: int, num_frames: int, height: int, width: int, steps: int, shift: float) -> None:
+    """Raises ValueError for what `sample_videos` does not make."""
+    if not 1 <= num_frames <= MOST_FRAMES or (num_frames - 1) % 4:
+        raise ValueError(f"num_frames is {num_frames}, but must be 1 + 4k up to {MOST_FRAMES}, such as 17.")
+    if not all(16 <= edge <= LARGEST_EDGE and edge % 16 == 0 for edge in (height, width)):
+        raise ValueError(f"The size is {height} x {width}, but must be in multiples of 16 px, up to {LARGEST_EDGE}.")
+    if count < 1 or not 1 <= steps <= NUM_TRAIN_TIMESTEPS or not 0 < shift < math.inf:
+        raise ValueError(
+            f"There are {count} seeds, {steps} steps and shift {shift}; all must be above 0, with at most "
+            f"{NUM_TRAIN_TIMESTEPS} steps."
+        )
 
 
 def sample_videos(
@@ -64,12 +79,7 @@ def sample_videos(
     Raises:
         ValueError: for sizes or a number of frames that the generator cannot make.
     """
-    if num_frames < 1 or (num_frames - 1) % 4:
-        raise ValueError(f"num_frames is {num_frames}, but must be 1 + 4k, such as 17.")
-    if height < 16 or width < 16 or height % 16 or width % 16:
-        raise ValueError(f"The size is {height} x {width}, but must be in multiples of 16 px.")
-    if not seeds or steps < 1 or not shift > 0:
-        raise ValueError(f"There are {len(seeds)} seeds, {steps} steps and shift {shift}; all must be above 0.")
+    check_sampling(len(seeds), num_frames, height, width, steps, shift)
     pipeline = WanPipeline(None, None, vae, scheduler(solver, shift), transformer)
     pipeline.set_progress_bar_config(disable=True)
 

@@ -1,6 +1,5 @@
 """The state of a run in files of at most 15 MB, so that they can be carried from machine to machine."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from vega3d.files import write_json
+from vega3d.config_files import shown
+from vega3d.files import read_json, write_json
 from vega3d.run_files import PREFIX, mark_whole
 
 LARGEST_FILE = "15MB"
@@ -43,6 +43,14 @@ def save_checkpoint(runs: Path, step: int, tensors: dict[str, torch.Tensor], fac
         shutil.rmtree(runs / f"{PREFIX}{old}")
 
 
+def check_facts(facts: dict[str, Any]) -> None:
+    """Raises ValueError unless they are as `Loop.save` writes them."""
+    kinds = {"step": int, "seconds": (int, float), "average_steps": int, "schedule": dict, "log": list}
+    for name, kind in kinds.items():
+        if not isinstance(facts.get(name), kind):
+            raise ValueError(f"{FACTS_FILE}: {name} is {shown(facts.get(name))}")
+
+
 @torch.no_grad()
 def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: EMAModel) -> dict[str, Any]:
     """Puts the state of a checkpoint in place; returns its facts.
@@ -54,8 +62,9 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, av
         tensors: dict[str, torch.Tensor] = {}
         for file in sorted(folder.glob("*.safetensors")):
             tensors |= load_file(file)
-        facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        facts = read_json(folder / FACTS_FILE, "")
+        check_facts(facts)
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(
             f"{folder} cannot be read: {error}. Remove it to continue from an earlier checkpoint."
         ) from error

@@ -13,15 +13,18 @@ No times, hosts or worker counts: two runs on one machine give the same bytes.
 """
 
 import hashlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from vega3d.files import write_whole
+from vega3d.config_files import shown
+from vega3d.files import LOCK, only_run, read_json, write_whole
 from vega3d.synthetic.dataset_card import dataset_card
 from vega3d.synthetic.dataset_files import (
+    ARRAYS,
+    check_record,
     table_file,
     walkthrough_record,
     write_arrays,
@@ -38,8 +41,10 @@ from vega3d.synthetic.render_embree import EmbreeRenderer
 from vega3d.synthetic.resumable import run_all
 from vega3d.synthetic.scene import sample_scene, scene_seed
 from vega3d.synthetic.walk import sample_walk
+from vega3d.synthetic.whole import is_whole_archive, is_whole_video
 
 FORMAT = 2
+SETTINGS = "settings.json"
 PREVIEWED = 8  # walkthroughs on the contact sheet
 
 
@@ -111,10 +116,10 @@ def make_room(number: int, output: Path, settings: DatasetSettings, pack: Path |
 
 
 def is_made(output: Path, name: str, settings: DatasetSettings) -> bool:
-    files = [record_file(output, name)]
-    if settings.videos:
-        files += [output / "rooms" / f"{name}.mp4", output / "arrays" / f"{name}.npz"]
-    return all(file.is_file() for file in files)
+    if not record_file(output, name).is_file():
+        return False
+    video, arrays = output / "rooms" / f"{name}.mp4", output / "arrays" / f"{name}.npz"
+    return not settings.videos or (is_whole_video(video) and is_whole_archive(arrays, ARRAYS))
 
 
 def record_file(output: Path, name: str) -> Path:
@@ -125,11 +130,13 @@ def read_record(output: Path, name: str) -> dict:
     """Raises ValueError if the file is damaged."""
     path = record_file(output, name)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
+        check_record(record, name)
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}). Delete it, and run the same command to make it anew."
         ) from error
+    return record
 
 
 def synthesize(
@@ -156,19 +163,26 @@ def synthesize(
         The table of all questions.
 
     Raises:
-        ValueError: if the folder holds something else, or an argument is out of range.
+        ValueError: if the folder holds something else, another run writes it, or an argument is out of range.
     """
     if num_scenes < 1 or workers < 1:
         raise ValueError(f"Got {num_scenes} scenes and {workers} workers, but both must be at least 1.")
     if preview and not settings.videos:
         raise ValueError("A preview shows frames, but videos=False makes none. Leave one of them out.")
     output, pack = Path(output), None if furniture is None else Path(furniture)
+    scene_seed(settings.split, num_scenes - 1)
     cached_furniture(settings.split, pack)
-    claim(output, settings, pack)
-    make = partial(make_room, output=output, settings=settings, pack=pack)
-    for count in run_all(make, num_scenes, workers, use_one_thread):
-        if on_scene is not None:
-            on_scene(count)
+    with claimed(output, settings, pack):
+        make = partial(make_room, output=output, settings=settings, pack=pack)
+        for count in run_all(make, num_scenes, workers, use_one_thread):
+            if on_scene is not None:
+                on_scene(count)
+        write_whole_set(output, settings, num_scenes, preview)
+    return output / table_file(settings.split, "questions")
+
+
+def write_whole_set(output: Path, settings: DatasetSettings, num_scenes: int, preview: bool) -> None:
+    """Tables, statistics, card and contact sheet of all rooms."""
     names = [name for room in range(num_scenes) for name in settings.names_of(room)]
     statistics = write_tables(output, settings.split, (read_record(output, name) for name in names))
     write_json(output / "statistics.json", statistics)
@@ -177,23 +191,39 @@ def synthesize(
     card = dataset_card(asdict(settings), statistics, seeds, license_name)
     write_whole(output / "README.md", partial(Path.write_text, data=card))
     if preview:
-        shown = {name: read_record(output, name) for name in names[:: settings.walks][:PREVIEWED]}
-        write_whole(output / "preview.png", partial(draw_preview, output, shown))
-    return output / table_file(settings.split, "questions")
+        drawn = {name: read_record(output, name) for name in names[:: settings.walks][:PREVIEWED]}
+        write_whole(output / "preview.png", partial(draw_preview, output, drawn))
 
 
-def claim(output: Path, settings: DatasetSettings, pack: Path | None) -> None:
-    """Raises ValueError unless the folder is free, or was made with the same settings and furniture."""
-    file = output / "settings.json"
+@contextmanager
+def claimed(output: Path, settings: DatasetSettings, pack: Path | None) -> Iterator[None]:
+    """Holds the folder of a data set while it is made; it is made if it is not there.
+
+    Raises:
+        ValueError: if another run holds it, it is not free, or it was made with other settings or furniture.
+    """
     digest = hashlib.sha256((PACK if pack is None else pack).read_bytes()).hexdigest()
     wanted = {"format": FORMAT, **asdict(settings), "furniture_sha256": digest}
-    if file.is_file():
-        found = json.loads(file.read_text())
+    check_free(output, wanted)
+    output.mkdir(parents=True, exist_ok=True)
+    with only_run(output):
+        check_free(output, wanted)  # another run may have begun just before
+        if not (output / SETTINGS).is_file():
+            write_json(output / SETTINGS, wanted)
+        yield
+
+
+def check_free(output: Path, wanted: dict) -> None:
+    """Raises ValueError unless the folder is free, or was made with the same settings and furniture."""
+    file = output / SETTINGS
+    if file.exists():
+        found = read_json(file, f"Choose another folder than {output}.")
         differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
         if differing:
-            values = ", ".join(f"{name} {found.get(name)!r} (now {wanted.get(name)!r})" for name in differing)
+            values = ", ".join(
+                f"{name} {shown(found.get(name))} (now {shown(wanted.get(name))})" for name in differing
+            )
             raise ValueError(f"{output} was made with other settings: {values}. Choose another folder.")
         return
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+    if output.exists() and not (output.is_dir() and all(path.name == LOCK for path in output.iterdir())):
         raise ValueError(f"{output} is not empty and holds no data set of ours. Choose another folder.")
-    write_json(file, wanted)

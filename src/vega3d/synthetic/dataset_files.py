@@ -1,6 +1,7 @@
 """The files of a data set: a video, arrays and a record for each walkthrough, and tables of all."""
 
 import json
+import platform
 import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,6 +23,18 @@ from vega3d.synthetic.scene import Scene
 
 DATASET = "rooms"
 FPS = 4
+PIXELS = "yuv420p"
+X86 = ("x86_64", "amd64")  # names that systems have for it
+ARRAYS = (
+    "depth_mm",
+    "instance",
+    "world_from_camera",
+    "intrinsics",
+    "boxes",
+    "names",
+    "correspondences",
+    "seed",
+)  # of a walkthrough
 
 TEXT, INTEGER = pyarrow.string(), pyarrow.int64()
 INTEGERS, NUMBERS = pyarrow.list_(INTEGER), pyarrow.list_(pyarrow.float64())
@@ -57,15 +70,22 @@ def table_file(split: str, table: str) -> str:
 
 
 def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
-    """uint8[T, H, W, 3] as H.264 in MP4; one thread, so that the same frames give the same bytes."""
+    """uint8[T, H, W, 3] as H.264 in MP4: the same frames give the same bytes.
+
+    To that end x264 has one thread, gets frames of its own pixels (others are converted in several threads), and
+    leaves out AVX-512, with which its macroblock tree depends on what the memory held before.
+    """
     import av
 
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         options = {"crf": "20", "preset": "medium", "threads": "1"}
+        if platform.machine().lower() in X86:
+            options["x264-params"] = "asm=SSE4.2"
         stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], PIXELS
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            converted = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=PIXELS, threads=1)
+            container.mux(stream.encode(converted))
         container.mux(stream.encode())
 
 
@@ -138,6 +158,28 @@ def question_row(question: GeometricQuestion) -> dict:
         "frame": question.frame,
         "marks": [list(mark) for mark in question.marks],
     }
+
+
+def check_record(record: dict, scene_name: str) -> None:
+    """Raises ValueError unless a record of a walkthrough is as `walkthrough_record` makes it."""
+    kinds = {"seed": int, "kind": str, "objects": list, **dict.fromkeys(SCHEMAS, list)}
+    for name, kind in kinds.items():
+        if type(record.get(name)) is not kind:
+            raise ValueError(f"{name} must be {kind.__name__}, but is {type(record.get(name)).__name__}")
+    if not all(isinstance(name, str) for name in record["objects"]):
+        raise ValueError("objects must be names")
+    for name, schema in SCHEMAS.items():
+        for row in record[name]:
+            if not isinstance(row, dict) or set(row) != set(schema.names) or row["scene_name"] != scene_name:
+                raise ValueError(f"a row of {name} has not the columns {', '.join(schema.names)} of {scene_name}")
+        try:
+            pyarrow.Table.from_pylist(record[name], schema=schema)
+        except (pyarrow.ArrowException, TypeError, OverflowError) as error:
+            raise ValueError(f"{name}: {error}") from error
+    for row in record["questions"]:
+        options = row["options"] or []
+        if options and row["ground_truth"] not in tuple(string.ascii_uppercase[: len(options)]):
+            raise ValueError(f"the answer {row['ground_truth']} is none of {len(options)} options")
 
 
 def write_tables(output: Path, split: str, records: Iterable[dict]) -> dict:

@@ -5,8 +5,9 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from vega3d.files import check_input, inside
 from vega3d.spatial_qa import SpatialQuestion
-from vega3d.synthetic.dataset_files import table_file
+from vega3d.synthetic.dataset_files import SCHEMAS, table_file
 
 
 def load_spatial_questions(folder: str | Path, split: str) -> list[SpatialQuestion]:
@@ -20,12 +21,12 @@ def load_spatial_questions(folder: str | Path, split: str) -> list[SpatialQuesti
         on its `frame` (`synthetic.marks.draw_marks`).
 
     Raises:
-        ValueError: if the folder has no such table, or lacks videos.
+        ValueError: if the folder has no such table, lacks videos, or the table names one outside of it.
     """
     path = Path(folder) / table_file(split, "questions")
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowInvalid) as error:
+        rows = pyarrow.parquet.read_table(check_input(path), schema=SCHEMAS["questions"]).to_pylist()
+    except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
         raise ValueError(
             f"{path} cannot be read ({error}). Make it with `vega3d synthesize --split {split}`."
         ) from error
@@ -38,7 +39,7 @@ def load_spatial_questions(folder: str | Path, split: str) -> list[SpatialQuesti
 
 def spatial_question(row: dict, folder: Path) -> SpatialQuestion:
     return SpatialQuestion(
-        visual=folder / row["dataset"] / f"{row['scene_name']}.mp4",
+        visual=inside(folder, f"{row['dataset']}/{row['scene_name']}.mp4"),
         question=row["question"],
         options=tuple(option.partition(". ")[2] for option in row["options"] or ()),
         is_numeric=not row["options"],

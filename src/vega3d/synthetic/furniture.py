@@ -3,15 +3,15 @@
 import io
 import json
 import os
-import zipfile
-import zlib
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from vega3d.config_files import shown
+from vega3d.synthetic.archives import read_archive
 from vega3d.synthetic.classes import CLASSES, VETTED_UNSEEN
 from vega3d.synthetic.meshes import Mesh, creased_mesh, join
 
@@ -19,6 +19,8 @@ PACK = Path(__file__).parents[1] / "assets" / "furniture" / "furniture_cc0.npz"
 UNSEEN_SPLIT = "test_unseen"  # the split whose furniture no other split has
 HEIGHT_CELL = 0.02  # [m], of `Furniture.height_map`
 MILLIMETRE = 1e-3  # [m], unit of the stored vertices
+LARGEST_PACK = 1 << 29  # bytes of all arrays
+REPACK = "Repack it with recipes/pack_furniture.py."
 UNSEEN_REMEDY = (
     "Make one with `python recipes/pack_furniture.py sweethome3d-furniture_*.deb furniture_unseen.npz "
     "--licence cc-by` and give it as --furniture."
@@ -80,7 +82,7 @@ class Furniture:
             return np.array(part["color"], np.uint8).reshape(1, 1, 3)
         try:
             image = Image.open(io.BytesIO(self._arrays[f"{number}_jpg"].tobytes())).convert("RGB")
-        except OSError as error:
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"Texture {number} of {self.source} is damaged. Fetch the pack again.") from error
         return np.asarray(image)
 
@@ -133,11 +135,13 @@ def load_furniture(path: str | os.PathLike = PACK) -> list[Furniture]:
         ValueError: if the file is no pack, is damaged, or has an unknown class.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+        arrays = read_archive(Path(path), largest=LARGEST_PACK, remedy="")
         table = json.loads(arrays.pop("meta").tobytes())
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is no furniture pack or is damaged ({error}). Fetch it again.") from error
+    except (KeyError, ValueError, RecursionError) as error:
+        told = str(error).removesuffix(".")
+        raise ValueError(f"{path} is no furniture pack or is damaged ({told}). Fetch it again.") from error
+    if not isinstance(table, list) or not table:
+        raise ValueError(f"{path} is no furniture pack: meta must be a list of objects. Fetch it again.")
     owned: dict[str, dict[str, np.ndarray]] = {}
     for key, array in arrays.items():
         number, _, name = key.partition("_")
@@ -177,15 +181,22 @@ def suited(furniture: list[Furniture], split: str, path: Path) -> list[Furniture
     return furniture
 
 
-def _object(path: str | os.PathLike, number: str, entry: dict, arrays: dict[str, np.ndarray]) -> Furniture:
+def _object(path: str | os.PathLike, number: str, entry: Any, arrays: dict[str, np.ndarray]) -> Furniture:
+    if not isinstance(entry, dict):
+        raise ValueError(f"Object {number} of {path} is {shown(entry)}, but must be names with values. {REPACK}")
     missing = {"class", "source", "parts"} - set(entry)
     if missing:
-        raise ValueError(
-            f"Object {number} of {path} has no {sorted(missing)}. Repack it with recipes/pack_furniture.py."
-        )
-    if entry["class"] not in CLASSES:
-        raise ValueError(f"Object {number} of {path} is a {entry['class']!r}, which is none of {sorted(CLASSES)}.")
+        raise ValueError(f"Object {number} of {path} has no {sorted(missing)}. {REPACK}")
+    if not isinstance(entry["class"], str) or entry["class"] not in CLASSES:
+        raise ValueError(f"Object {number} of {path} is a {shown(entry['class'])}, none of {sorted(CLASSES)}.")
+    if not isinstance(entry["source"], str) or not isinstance(entry["parts"], list) or not entry["parts"]:
+        raise ValueError(f"Object {number} of {path} needs a source and a list of parts. {REPACK}")
     for part_number, part in enumerate(entry["parts"]):
+        if not _is_look(part):
+            raise ValueError(
+                f"Part {part_number} of object {number} of {path} is {shown(part)}, but must have textured, true or "
+                f"false, and a color of three numbers from 0 to 255. {REPACK}"
+            )
         names = ["v", "f", "uv", "jpg"] if part["textured"] else ["v", "f"]
         absent = [name for name in names if f"{part_number}_{name}" not in arrays]
         if absent:
@@ -194,12 +205,23 @@ def _object(path: str | os.PathLike, number: str, entry: dict, arrays: dict[str,
     return Furniture(entry["class"], entry["source"], arrays, entry["parts"])
 
 
+def _is_look(part: Any) -> bool:
+    if not isinstance(part, dict) or not isinstance(part.get("textured"), bool):
+        return False
+    color = part.get("color")
+    if part["textured"]:
+        return True
+    return isinstance(color, list) and len(color) == 3 and all(type(one) is int and 0 <= one <= 255 for one in color)
+
+
 def _check_part(what: str, number: int, arrays: dict[str, np.ndarray]) -> None:
     vertices, faces = arrays[f"{number}_v"], arrays[f"{number}_f"]
     if vertices.ndim != 2 or vertices.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
         raise ValueError(f"{what} has vertices {vertices.shape} and faces {faces.shape}; both need 3 columns.")
+    if vertices.dtype.kind not in "iuf" or faces.dtype.kind not in "iu" or not np.isfinite(vertices).all():
+        raise ValueError(f"{what} has vertices {vertices.dtype} and faces {faces.dtype}; both need finite numbers.")
     if faces.size and not 0 <= faces.min() <= faces.max() < len(vertices):
         raise ValueError(f"{what} has faces up to vertex {faces.max()}, but {len(vertices)} vertices.")
     uv = arrays.get(f"{number}_uv")
-    if uv is not None and (uv.shape != (len(vertices), 2) or not np.isfinite(uv).all()):
+    if uv is not None and (uv.dtype.kind != "f" or uv.shape != (len(vertices), 2) or not np.isfinite(uv).all()):
         raise ValueError(f"{what} has texture coordinates {uv.shape} that are not finite or not one a vertex.")

@@ -1,28 +1,33 @@
 """Numbered jobs for worker processes, whose arrays come back through shared memory, in the order of their numbers.
 
 The memory has no name: its descriptor travels through the worker's socket, so that nothing stays, whatever is killed.
-It needs Linux.
+It needs Linux; jobs without arrays need no memory, and run elsewhere, too. Workers end with their caller, however it
+ends, and leave Ctrl-C to it.
 """
 
 import mmap
 import multiprocessing
 import os
 import pickle
+import runpy
 import signal
 import sys
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import connection as connections
-from multiprocessing import reduction
+from multiprocessing import reduction, resource_tracker
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 ALIGNMENT = 64  # bytes, of each array
 PATIENCE = 10.0  # [s], for a worker to end
+START = Path(__file__).with_name("worker_start.py")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -42,13 +47,25 @@ class Result(NamedTuple):
 Job = Callable[[int], tuple[object, list[np.ndarray]]]
 
 
-def run_in_order(job: Job, numbers: Iterator[int], workers: int, prefetch: int) -> Generator[Result, None, None]:
+def run_in_order(
+    job: Job,
+    numbers: Iterator[int],
+    workers: int,
+    prefetch: int,
+    *,
+    first: Callable[[], None] | None = None,
+    own_threads: bool = False,
+    finish: bool = False,
+) -> Generator[Result, None, None]:
     """
     Args:
         job: makes facts and arrays of a number; is pickled, and called in the workers.
         numbers: of the jobs; may never end.
         workers: processes.
         prefetch: jobs that are done or waiting beyond the `workers` that are being done.
+        first: called in each worker before its jobs.
+        own_threads: whether a worker computes with as many threads as this process does, not with one.
+        finish: whether closing the iterator lets jobs that are begun end; else they are cut off.
 
     Yields:
         The results in the order of `numbers`. When the iterator is closed, its processes are ended.
@@ -57,7 +74,7 @@ def run_in_order(job: Job, numbers: Iterator[int], workers: int, prefetch: int) 
         Exception: what a job raised, when its turn comes.
         RuntimeError: if a worker was ended from outside.
     """
-    crew = _Crew(job, workers)
+    crew = _Crew((serve, job, first), workers, own_threads)
     try:
         order: deque[int] = deque()
         done: dict[int, Result | BaseException] = {}
@@ -74,15 +91,22 @@ def run_in_order(job: Job, numbers: Iterator[int], workers: int, prefetch: int) 
                     raise result
                 yield result
                 del result  # else it would outlive its reader by one turn
+    except GeneratorExit:
+        if finish:
+            crew.call_off()
+        raise
     finally:
         crew.end()
 
 
 class _Member:
-    def __init__(self, job: Job):
+    def __init__(self, work: bytes):
+        # A forked process inherits locks of threads that it does not have (torch, FFmpeg) and can wait for them for
+        # ever.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, job), daemon=True)
+        given = {"CONNECTION": theirs, "WORK": work}
+        self.process = context.Process(target=runpy.run_path, args=(str(START), given), daemon=True)
         self.process.start()
         theirs.close()
         self.numbers: set[int] = set()
@@ -90,7 +114,10 @@ class _Member:
     def receive(self) -> Result | tuple[int, BaseException]:
         try:
             number, facts, layout = self.connection.recv()
-            result = (number, facts) if layout is None else Result(number, facts, self._mapped(layout))
+            if layout is None:
+                result: Result | tuple[int, BaseException] = (number, facts)
+            else:
+                result = Result(number, facts, self._mapped(layout) if layout else [])
         except (EOFError, OSError, RuntimeError) as error:
             self.process.join(PATIENCE)
             raise RuntimeError(
@@ -112,12 +139,13 @@ class _Member:
 
 
 class _Crew:
-    def __init__(self, job: Job, workers: int):
+    def __init__(self, work: tuple, workers: int, own_threads: bool):
         self._members: list[_Member] = []
+        pickled = pickle.dumps(work)
         try:
-            with _one_thread_each():
+            with _undisturbed(), nullcontext() if own_threads else _one_thread_each():
                 for _ in range(workers):
-                    self._members.append(_Member(job))
+                    self._members.append(_Member(pickled))
         except BaseException:
             self.end()
             raise
@@ -136,17 +164,45 @@ class _Crew:
         results = [owners[one].receive() for one in ready if isinstance(one, Connection)]
         return {result[0]: result if isinstance(result, Result) else result[1] for result in results}
 
+    def call_off(self) -> None:
+        """Waits for the jobs that are begun; a worker that cannot hand over what it made ends."""
+        for member in self._members:
+            member.connection.close()
+        for member in self._members:
+            member.process.join()
+
     def end(self) -> None:
         for member in self._members:
             member.connection.close()
-            member.process.terminate()
+            member.process.kill()
         for member in self._members:
-            member.process.join(PATIENCE)
-            if member.process.is_alive():
-                member.process.kill()
-                member.process.join()
+            member.process.join()
             member.process.close()
         self._members = []
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block ends, as a worker that is half started would tell of them at length.
+
+    Workers that start in it do not see Ctrl-C at all.
+    """
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # no other may set handlers, nor is interrupted
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not None:
+                before[number] = signal.signal(number, lambda number, frame: came.append(number))
+    resource_tracker.ensure_running()  # here, because its start lets signals through again
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # is inherited
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 @contextmanager
@@ -164,9 +220,10 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serve(connection: Connection, job: Job) -> None:
-    """A worker: does jobs until its caller is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends the workers
+def serve(connection: Connection, job: Job, first: Callable[[], None] | None) -> None:
+    """A worker: does jobs until its caller is gone (`worker_start`)."""
+    if first is not None:
+        first()
     with suppress(EOFError, ConnectionError):
         while True:
             number = connection.recv()
@@ -191,6 +248,9 @@ def _portable(error: Exception) -> Exception:
 
 
 def _send(connection: Connection, number: int, facts: object, arrays: list[np.ndarray]) -> None:
+    if not arrays:
+        connection.send((number, facts, []))
+        return
     layout, size = [], 0
     for array in arrays:
         layout.append((array.dtype, array.shape, size))

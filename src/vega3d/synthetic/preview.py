@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
+from vega3d.synthetic.archives import LARGEST, read_archive
+
 CELL, TITLE, FRAMES = 192, 34, 4  # [px], [px], colour frames of a walkthrough
 FARTHEST = 6.0  # [m] that is shown darkest
 
@@ -34,8 +36,15 @@ def preview_row(video: Path, arrays: Path, caption: str) -> Image.Image:
     frames = read_frames(video)
     chosen = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
     middle = len(frames) // 2
-    with np.load(arrays) as values:
-        depth, ids = values["depth_mm"][middle] / 1000, values["instance"][middle]
+    shape = frames.shape[:3]
+    values = read_archive(
+        arrays,
+        ("depth_mm", "instance"),
+        {"depth_mm": shape, "instance": shape},
+        largest=LARGEST,
+        remedy="Delete it, and run the same command to make it anew.",
+    )
+    depth, ids = values["depth_mm"][middle] / 1000, values["instance"][middle]
     tiles = [*frames[chosen], depth_colours(depth), instance_colours(ids)]
     row = Image.new("RGB", (CELL * len(tiles), TITLE + CELL), "white")
     ImageDraw.Draw(row).text((4, 3), caption, fill="black", font=ImageFont.load_default(12), spacing=2)
