@@ -75,7 +75,7 @@ folder, clip = sys.argv[1:]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 assert type(processor).__module__.startswith("transformers_modules.")
-assert MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES["vega3d"] == type(model).__name__  # by which `transformers serve` finds it
+assert MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES["vega3d"] == type(model).__name__  # for `transformers serve`
 content = [{"type": "video", "path": clip}, {"type": "text", "text": "Where is the bed?"}]
 inputs = processor.apply_chat_template(
     [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True

@@ -278,8 +278,8 @@ def tokens_of_outputs(outputs: Mapping[str, ModelOutput | None], visual: Mapping
             continue
         if not (isinstance(outputs, FusedVisuals) and outputs.made_of(name, value)):  # type: ignore[arg-type]
             raise ValueError(
-                f"Both mm_encoder_outputs and {name} are given, but it was not made of these by `encode`, or is a copy. "
-                "Leave one of them out."
+                f"Both mm_encoder_outputs and {name} are given, but it was not made of these by `encode`, or is a "
+                "copy. Leave one of them out."
             )
     return {
         name: sum(len(item) for item in output.pooler_output) for name, output in outputs.items() if output is not None
