@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,7 @@ def train(
     settings["model_sha256"] = hash_folder(model_folder)
     with contextlib.ExitStack() as held:
         if arguments.process_index == 0:
-            config.output.mkdir(parents=True, exist_ok=True)
-            held.enter_context(only_run(config.output))
+            held.enter_context(folder_of_run(config.output))
         checkpoint = checkpoint_of(config, settings, arguments)
         model, processor = load_model(arguments.device)
         trainer = make_trainer(config, model, processor, arguments, data, eval_data)
@@ -110,6 +109,19 @@ def train(
             write_json(config.output / RESULT_FILE, result)
         trainer.accelerator.wait_for_everyone()
         return result if trainer.is_world_process_zero() else None
+
+
+@contextlib.contextmanager
+def folder_of_run(folder: Path) -> Iterator[None]:
+    """Makes and holds the output of a run; a new one in which nothing was written is removed again."""
+    is_new = not folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with only_run(folder):
+            yield
+    finally:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def checkpoint_of(config: TrainingConfig, settings: dict[str, Any], arguments: TrainingArguments) -> Path | None:

@@ -59,6 +59,8 @@ class VegaTrainer(Trainer):
             a loss or gradient that is not finite, naming the step and the rows.
     """
 
+    optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None
+
     def __init__(
         self,
         model: nn.Module,

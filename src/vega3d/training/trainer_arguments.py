@@ -12,8 +12,10 @@ from vega3d.training.parts import RESIDUAL_SCALE_RATE
 
 DEFAULT_RATE = TrainingArguments.__dataclass_fields__["learning_rate"].default
 OWN_GROUPS = ("galore", "apollo", "lomo", "adalomo")  # optimizers that group the parameters themselves
-READ_OPTIM_ARGS = ("sgd", "adagrad", "rmsprop", "ademamix", "anyprecision", "grokadamw", "4bit", "torch_8bit")
-READ_OPTIM_ARGS = (*READ_OPTIM_ARGS, "schedule_free", "stable_adamw")
+READ_OPTIM_ARGS = (  # parts of the names of optimizers that read `optim_args`
+    *("sgd", "adagrad", "rmsprop", "ademamix", "anyprecision", "grokadamw", "4bit", "torch_8bit"),
+    *("schedule_free", "stable_adamw"),
+)
 BY_LENGTH = ("group_by_length", "batch_rebalance")
 WRONG_HERE = {  # values that are refused whatever the others are, by name: (is it one, what to do)
     "remove_unused_columns": (bool, "Set remove_unused_columns=False: the collator needs all columns."),
