@@ -117,7 +117,7 @@ def check_vae(config: Mapping[str, Any]) -> None:
         not config.get("is_residual"),
         "vae.is_residual",
         config.get("is_residual"),
-        "False: the residual VAE of Wan2.2-TI2V-5B is not read",
+        "False, so use a Wan2.1 VAE: the residual one of Wan2.2-TI2V-5B is not read",
         REMEDY,
     )
     patch = config.get("patch_size")
@@ -128,7 +128,7 @@ def check_vae(config: Mapping[str, Any]) -> None:
     if edge != LATENT_EDGE:
         raise ValueError(
             f"A latent of the VAE is of {edge} px (patch_size {patch}, {len(levels)} levels), but must be of "
-            f"{LATENT_EDGE} px. {REMEDY}"
+            f"{LATENT_EDGE} px: use a Wan2.1 VAE. {REMEDY}"
         )
     steps = config.get("temperal_downsample", [False, True, True])
     fits = isinstance(steps, (list, tuple)) and all(isinstance(step, bool) for step in steps)
