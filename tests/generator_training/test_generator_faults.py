@@ -178,32 +178,31 @@ def test_a_section_that_is_no_section_is_refused(tmp_path, value):
     file.write_text("output: a\nvae: {steps: 5, batch_size: 2, learning_rate: 1e-3}\ndit: {steps: 5, batch_size: 2}\n")
 
     for settings in ({"vae": value}, {"vae": value, "vae.steps": 1}):
-        with pytest.raises(ValueError, match="vae is .*, but must hold names with values"):
+        with pytest.raises(ValueError, match=r"vae is .*, but must hold names with values"):
             read_generator_config(file, settings)
 
 
 def test_a_stage_in_one_folder_is_trained_once_at_a_time(simulator):
     output, _ = simulator
 
-    with only_run(output / "runs" / "vae"), pytest.raises(ValueError, match="Another run is writing .*vae"):
+    with only_run(output / "runs" / "vae"), pytest.raises(ValueError, match=r"Another run is writing .*vae"):
         train("vae", output)
 
 
 def test_frames_of_a_room_that_are_not_whole_are_made_again(tmp_path):
     config = toy_config(tmp_path, rooms={"walks": 1})
     files = FrameFiles(tmp_path, RoomStream(config.rooms))
-    made = files.frames(0)
     files.folder.mkdir()
-    np.save(files.path(0), made.numpy())
+    np.save(files.path(0), np.zeros((1, 9, 32, 32, 3), np.uint8))
     assert files.missing(1) == []
     whole = files.path(0).read_bytes()
 
     for damaged in (b"", whole[:50], whole[:-1]):
         files.path(0).write_bytes(damaged)
         assert files.missing(1) == [0]
-        assert torch.equal(files.frames(0), made)
 
-    np.save(files.path(0), made.numpy()[:, :2])
+    assert files.frames(0).float().std() > 1
+    np.save(files.path(0), np.zeros((1, 2, 32, 32, 3), np.uint8))
     with pytest.raises(ValueError, match=r"but must be uint8\[1, 9, 32, 32, 3\]"):
         files.frames(0)
 
