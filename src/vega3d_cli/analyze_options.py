@@ -109,5 +109,7 @@ def held_output(output: Path | None, *inputs: Path) -> Iterator[None]:
         return
     from vega3d.files import check_output, only_run
 
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise ValueError(f"--output is {output}, but must be a file in a folder that is there, such as result.json.")
     with only_run(check_output(output, *inputs)):
         yield

@@ -1,6 +1,8 @@
 """`vega3d analyze`: tables, files, and one line for bad input."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ from posed_clips import room_clip, write_scannet
 from typer.testing import CliRunner
 
 from tiny_checkpoints import EMBEDDED, copy_embedded
+from vega3d.analysis.cells import read_part, write_part
+from vega3d.files import only_run
 from vega3d_cli.common import app
 
 
@@ -96,3 +100,31 @@ def test_bad_input_ends_with_one_line(arguments, message):
 def test_help_has_examples():
     for command in ("correspondence", "probe", "sweep"):
         assert f"vega3d analyze {command}" in run(command, "--help")
+
+
+def test_outputs_that_a_file_would_replace_are_refused_before_any_work(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "clips.parquet").write_bytes(b"no table")
+    clips = tmp_path / "sweep" / "clips.parquet"
+
+    for command in ("correspondence", "probe"):
+        assert "is a named pipe" in run(command, "none-such", "--output", tmp_path / "pipe", code=2)
+    assert "is an input of this command" in run("choose", clips.parent, "--output", clips, code=2)
+    assert "is not empty and holds no sweep" in run("sweep", "none-such", "--output", tmp_path, code=2)
+    with only_run(tmp_path / "x.json"):
+        assert "Another run is writing" in run("probe", "none-such", "--output", tmp_path / "x.json", code=2)
+
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert clips.read_bytes() == b"no table"
+    assert "clips.parquet cannot be read" in run("choose", clips.parent, code=2)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"key": 1}', "[" * 100_000], ids=lambda text: text[:12])
+def test_a_damaged_part_is_measured_again(tmp_path, text):
+    rows = write_part(tmp_path, "key", [{"cosine": 0.5}])
+    assert read_part(tmp_path, "key") == rows
+
+    (tmp_path / "key.json").write_text(text)
+
+    assert read_part(tmp_path, "key") is None

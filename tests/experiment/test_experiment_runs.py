@@ -182,8 +182,12 @@ def test_tables_of_all_arms(finished, tmp_path):
     assert (tmp_path / "results.md").read_text() == text and "| macro |" in text
     compare_files([folder / "semantic-seed0.json"], [folder / "trained-seed0.json"], resamples=10)
     shutil.copytree(finished.own / "results", tmp_path / "results")
-    with tarfile.open(archive(tmp_path)) as tar:
+    first = archive(tmp_path).read_bytes()
+    with tarfile.open(tmp_path / "results.tar.xz") as tar:
         assert len(tar.getnames()) == len(recipe.arms) * len(recipe.seeds)
+    for file in (tmp_path / "results").rglob("*.json"):
+        file.chmod(0o600)
+    assert archive(tmp_path).read_bytes() == first
 
 
 def test_a_finished_experiment_is_not_done_again(finished, monkeypatch):

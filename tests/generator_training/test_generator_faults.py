@@ -1,5 +1,6 @@
 """Killed runs, other recipes, losses that are not finite, and settings that are refused."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -8,10 +9,17 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from toy_generators import figures_of, files_of, toy_config, train, train_and_tell
 
+from vega3d.files import LOCK, only_run
 from vega3d.generator_training import make_generator_config, read_generator_config
+from vega3d.generator_training.export import export_part
+from vega3d.generator_training.rooms import FrameFiles, RoomStream
+from vega3d.generator_training.run import load_vae
+from vega3d.generator_training.samples import check_samples
 from vega3d.run_files import PREFIX
 
 
@@ -123,6 +131,29 @@ def test_the_transformer_needs_a_vae(tmp_path):
         ({"vae": {"warmup": 1.0}}, "warmup is 1.0, but must be below 1"),
         ({"dit": {"shift": 0.0}}, "dit.shift is 0.0"),
         ({"vae": {"steps": "many"}}, "vae.steps is 'many', but must be a whole number"),
+        ({"vae": {"dim_mult": [0, 0, 0]}}, "vae.dim_mult is \\[0, 0, 0\\], but each level must be 1 to 64"),
+        ({"vae": {"dim_mult": [1, -1, 2]}}, "each level must be 1 to 64"),
+        ({"vae": {"dim_mult": [1, 1, 10**9]}}, "each level must be 1 to 64"),
+        ({"vae": {"dim_mult": [1, [2], 2]}}, "vae.dim_mult is \\[2\\], but must be a whole number"),
+        ({"vae": {"dim_mult": 2}}, "vae.dim_mult is 2, but must be a list"),
+        ({"vae": {"dim_mult": [1, 1, 1], "base_dim": 1}}, "Make one of them 2"),
+        ({"vae": {"base_dim": 0}}, "base_dim is 0, but must be at least 1"),
+        ({"vae": {"z_dim": 10**6}}, "z_dim is 1000000, but must be at most 4096"),
+        ({"vae": {"learning_rate": float("nan")}}, "learning_rate is nan"),
+        ({"vae": {"learning_rate": 10**400}}, "learning_rate is .* but must be a number"),
+        ({"vae": {"kl_weight": True}}, "kl_weight is True, but must be a number"),
+        ({"vae": {"steps": 1 << 70}}, "vae.steps is"),
+        ({"vae": {"compile": 1}}, "vae.compile is 1, but must be true or false"),
+        ({"dit": {"attention_head_dim": 7}}, "attention_head_dim is 7, but must be even"),
+        ({"dit": {"freq_dim": 1}}, "freq_dim is 1, but must be at least 2"),
+        ({"dit": {"mixture": "clip"}}, "dit.mixture is 'clip', but must be a list"),
+        ({"dit": {"mixture": [["clip"]]}}, "dit.mixture is \\['clip'\\], but must be text"),
+        ({"dit": {"new_walks": 1e300}}, "new_walks is 1e\\+300, but must be at most"),
+        ({"rooms": {"workers": 10**9}}, "workers is 1000000000, but must be at most 256"),
+        ({"rooms": {"size": 16 * 10**6}}, "size is 16000000, but must be at most 4096"),
+        ({"rooms": {"renderer": ["embree"]}}, "rooms.renderer is \\['embree'\\]"),
+        ({"seed": 1 << 40}, "seed is 1099511627776, but must be at most 2147483647"),
+        ({"seed": True}, "seed is True, but must be a whole number"),
     ],
 )
 def test_bad_settings_are_refused(changes, told, tmp_path):
@@ -139,3 +170,84 @@ def test_settings_take_the_place_of_the_files(tmp_path):
     assert (config.dit.steps, config.vae.steps, config.output) == (7, 5, Path("b"))
     with pytest.raises(ValueError, match="does not say output"):
         make_generator_config({"vae": {}, "dit": {}})
+
+
+@pytest.mark.parametrize("value", [[1], 0, "", False, "text"])
+def test_a_section_that_is_no_section_is_refused(tmp_path, value):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("output: a\nvae: {steps: 5, batch_size: 2, learning_rate: 1e-3}\ndit: {steps: 5, batch_size: 2}\n")
+
+    for settings in ({"vae": value}, {"vae": value, "vae.steps": 1}):
+        with pytest.raises(ValueError, match=r"vae is .*, but must hold names with values"):
+            read_generator_config(file, settings)
+
+
+def test_a_stage_in_one_folder_is_trained_once_at_a_time(simulator):
+    output, _ = simulator
+
+    with only_run(output / "runs" / "vae"), pytest.raises(ValueError, match=r"Another run is writing .*vae"):
+        train("vae", output)
+
+
+def test_frames_of_a_room_that_are_not_whole_are_made_again(tmp_path):
+    config = toy_config(tmp_path, rooms={"walks": 1})
+    files = FrameFiles(tmp_path, RoomStream(config.rooms))
+    files.folder.mkdir()
+    np.save(files.path(0), np.zeros((1, 9, 32, 32, 3), np.uint8))
+    assert files.missing(1) == []
+    whole = files.path(0).read_bytes()
+
+    for damaged in (b"", whole[:50], whole[:-1]):
+        files.path(0).write_bytes(damaged)
+        assert files.missing(1) == [0]
+
+    assert files.frames(0).float().std() > 1
+    np.save(files.path(0), np.zeros((1, 2, 32, 32, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"but must be uint8\[1, 9, 32, 32, 3\]"):
+        files.frames(0)
+
+
+def test_what_a_killed_export_left_is_removed(simulator, tmp_path):
+    """A killed process leaves its folder without the lock on it."""
+    left = tmp_path / ".vae-0123abcd.partial"
+    left.mkdir()
+    (left / LOCK).touch()
+    (left / "weights").touch()
+    vae = load_vae(simulator[0] / "generator" / "vae", torch.device("cpu"))
+
+    export_part(vae, tmp_path, "vae")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["vae"]
+    assert {path.name for path in (tmp_path / "vae").iterdir()} == {
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("samples.json", '{"mine": 1}', "samples.json is not of `vega3d sample`"),
+        ("samples.json", "[]", "samples.json holds list"),
+        ("samples.png", "mine", "samples.png is not of an earlier run"),
+        ("video-3.mp4", "mine", "video-3.mp4 is not of an earlier run"),
+    ],
+)
+def test_samples_take_no_file_of_the_user(tmp_path, name, text, told):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "notes.txt").write_text("mine")
+
+    with pytest.raises(ValueError, match=told):
+        check_samples(tmp_path, [3])
+
+    assert (tmp_path / name).read_text() == text
+    check_samples(tmp_path / "new", [3])
+
+
+def test_samples_may_be_made_again(tmp_path):
+    for name in ("samples.png", "video-3.mp4"):
+        (tmp_path / name).touch()
+    facts = {"generator_files": "x", "files": ["samples.png", "video-3.mp4"]}
+    (tmp_path / "samples.json").write_text(json.dumps(facts))
+
+    check_samples(tmp_path, [3])

@@ -223,12 +223,12 @@ synthesize(sys.argv[1], DatasetSettings("validation", 128, 5, 2, 1), 2)
 """
 
 
-@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: whole[: len(whole) // 2]], ids=["empty", "half"])
-def test_files_that_are_not_whole_are_made_again(made, tmp_path, damage):
+def test_files_that_are_not_whole_are_made_again(made, tmp_path):
     shutil.copytree(made, tmp_path / "copy")
-    for name in ("rooms/validation_000000_01.mp4", "arrays/validation_000001_00.npz"):
+    names = ("rooms/validation_000000_00.mp4", "arrays/validation_000000_01.npz", "rooms/validation_000001_00.mp4")
+    for name, share in zip(names, (0.0, 0.5, 0.9), strict=True):
         file = tmp_path / "copy" / name
-        file.write_bytes(damage(file.read_bytes()))
+        file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
 
     synthesize(tmp_path / "copy", SETTINGS, num_scenes=2)
 
@@ -256,7 +256,7 @@ def test_settings_and_records_of_another_kind_are_named(made, tmp_path, text):
         synthesize(tmp_path / "copy", SETTINGS, num_scenes=2)
 
     (tmp_path / "copy" / "settings.json").write_text(text)
-    with pytest.raises(ValueError, match="settings|other settings"):
+    with pytest.raises(ValueError, match="settings"):
         synthesize(tmp_path / "copy", SETTINGS, num_scenes=2)
 
 

@@ -110,4 +110,4 @@ def test_workers_that_are_busy_end_with_their_caller_and_the_run_goes_on(tmp_pat
     assert set(os.listdir("/dev/shm")) <= shared
     again = [str(tmp_path / "out") if one == "OUT" else "2" if one == "400" else one for one in SYNTHESIZE]
     subprocess.run([sys.executable, *again], check=True, capture_output=True)
-    assert not [path for path in (tmp_path / "out").rglob(".*")]
+    assert not list((tmp_path / "out").rglob(".*"))

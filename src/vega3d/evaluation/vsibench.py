@@ -174,7 +174,7 @@ def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = 
 def video_of(row: Mapping, folder: str | Path, place: str) -> Path:
     """Where the video of a row lies; raises ValueError for names that lead out of the folder."""
     try:
-        return inside(folder, f"{row['dataset']}/{row['scene_name']}.mp4")
+        return inside(inside(folder, str(row["dataset"])), f"{row['scene_name']}.mp4")
     except ValueError as error:
         raise ValueError(f"{place} has the dataset and scene_name of no video there: {error}") from error
 

@@ -70,11 +70,12 @@ def make_samples(
     check_samples(output, request.seeds)
     output.mkdir(parents=True, exist_ok=True)
     with only_run(output):
-        return samples_in(generator, request, output, with_videos, name, on_step)
+        return samples_in(generator, generator.files, request, output, with_videos, name, on_step)
 
 
 def samples_in(
     generator: VegaGenerator,
+    folder: Path,
     request: SampleRequest,
     output: Path,
     with_videos: bool,
@@ -82,7 +83,7 @@ def samples_in(
     on_step: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """What `make_samples` does once the folder is held."""
-    device, folder = generator.prompt_embeds.device, generator.files
+    device = generator.prompt_embeds.device
     transformer = WanTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32).to(device)
     vae = AutoencoderKLWan.from_pretrained(folder / "vae", torch_dtype=torch.float32).to(device)
     prompt = padded_prompt(generator.prompt_embeds.float(), generator.config.prompt_length)

@@ -45,7 +45,7 @@ def save_checkpoint(runs: Path, step: int, tensors: dict[str, torch.Tensor], fac
 
 def check_facts(facts: dict[str, Any]) -> None:
     """Raises ValueError unless they are as `Loop.save` writes them."""
-    kinds = {"step": int, "seconds": (int, float), "average_steps": int, "schedule": dict, "log": list}
+    kinds: dict[str, Any] = {"step": int, "seconds": (int, float), "average_steps": int, "schedule": dict, "log": list}
     for name, kind in kinds.items():
         if not isinstance(facts.get(name), kind):
             raise ValueError(f"{FACTS_FILE}: {name} is {shown(facts.get(name))}")

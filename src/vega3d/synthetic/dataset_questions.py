@@ -39,7 +39,7 @@ def load_spatial_questions(folder: str | Path, split: str) -> list[SpatialQuesti
 
 def spatial_question(row: dict, folder: Path) -> SpatialQuestion:
     return SpatialQuestion(
-        visual=inside(folder, f"{row['dataset']}/{row['scene_name']}.mp4"),
+        visual=inside(inside(folder, row["dataset"]), f"{row['scene_name']}.mp4"),
         question=row["question"],
         options=tuple(option.partition(". ")[2] for option in row["options"] or ()),
         is_numeric=not row["options"],

@@ -188,11 +188,11 @@ def _undisturbed() -> Iterator[None]:
     Workers that start in it do not see Ctrl-C at all.
     """
     came: list[int] = []
-    before = {}
+    before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # no other may set handlers, nor is interrupted
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not None:
-                before[number] = signal.signal(number, lambda number, frame: came.append(number))
+        for awaited in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(awaited) is not None:
+                before[awaited] = signal.signal(awaited, lambda number, frame: came.append(number))
     resource_tracker.ensure_running()  # here, because its start lets signals through again
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # is inherited
     try:
