@@ -1,17 +1,23 @@
 """The page: `build` makes it for a loaded model, `launch` serves it. The Space and `vega3d demo` use both."""
 
+import os
 import signal
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_space
+from starlette.middleware import Middleware
 
-from vega3d.demo import texts
+from vega3d.demo import texts, uploads
 from vega3d.demo.checks import KINDS, MAX_MIB, MAX_SECONDS
 from vega3d.demo.compare import Comparer
 from vega3d.demo.examples import CLIPS, Example, load_examples
+from vega3d.demo.guard import Guard, GuardedBlocks
 from vega3d.demo.handlers import Handlers
+from vega3d.demo.hosts import served_hosts
 from vega3d.demo.panels import empty_panel, gate_maps, notice_panel, reading_panel
 
 KEPT_SECONDS, SWEEP_SECONDS = 3600, 600  # of uploads, and between removals
@@ -23,10 +29,11 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 def build(comparer: Comparer) -> gr.Blocks:
     """The page for a model; `launch` serves it."""
+    uploads.own_uploads()  # before Gradio keeps the first clip
     examples = load_examples()
     handlers = Handlers(comparer, examples)
     first = next(iter(next(iter(examples.values())).values()))
-    with gr.Blocks(
+    with GuardedBlocks(
         title=texts.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS), fill_width=True
     ) as page:
         gr.Markdown(f"# {texts.TITLE}\n{texts.INTRODUCTION}", elem_id="head")
@@ -122,7 +129,12 @@ def wire(handlers: Handlers, asked: dict, example: gr.State, shown: list) -> Non
 
 
 def launch(
-    page: gr.Blocks, host: str | None = None, port: int | None = None, share: bool = False, block: bool = True
+    page: gr.Blocks,
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    block: bool = True,
+    allow_hosts: Sequence[str] = (),
 ) -> str:
     """Serves a page, without analytics and without anything from the internet.
 
@@ -132,10 +144,19 @@ def launch(
         port: 7860 or what the Space says if None.
         share: also make a public address through Gradio's own service.
         block: return only when the server ends.
+        allow_hosts: names under which it may be asked for, beside its own; any for a Space and with `share`.
 
     Returns:
         The local address.
+
+    Raises:
+        ValueError: if one of `allow_hosts` is no name.
     """
+    own = uploads.own_uploads()
+    own.keep_what_is_there()
+    hosts = served_hosts(host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", allow_hosts)
+    is_public = share or get_space() is not None
+    guard = Middleware(Guard, hosts=None if is_public else hosts, uploads=own)
     fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     _, address, public = page.launch(
         server_name=host,
@@ -143,7 +164,8 @@ def launch(
         share=share,
         quiet=True,
         prevent_thread_lock=True,
-        show_error=True,
+        show_error=False,
+        app_kwargs={"middleware": [guard]},
         ssr_mode=False,
         run_history=False,
         footer_links=["api"],

@@ -40,10 +40,10 @@ def shown_errors(video: str | None) -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         logger.exception("Out of memory.")
-        raise gr.Error("The GPU has no memory left for this. Try again, or with a smaller video.") from error
+        raise gr.Error(texts.NO_MEMORY, print_exception=False) from error
     except Exception as error:
         logger.exception("A request failed.")
-        raise gr.Error("Something failed on the server; its log says what. Try again.") from error
+        raise gr.Error(texts.FAILED, print_exception=False) from error
 
 
 class Handlers:

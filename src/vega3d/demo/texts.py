@@ -24,3 +24,18 @@ FOOTNOTE = (
     "way. So the difference shows what this model draws from its world simulator, not what a model trained without "
     "one could do. Uploaded files are deleted after an hour and used for nothing else."
 )
+BAD_REQUEST = (
+    "The request does not fit. `/answer` takes four values: a video that was uploaded (`handle_file` of a file), a "
+    "question, a kind of answer and options, each text."
+)
+FAILED = "Something failed on the server; its log says what. Try again."
+NO_MEMORY = "The GPU has no memory left for this. Try again, or with a smaller video."
+NO_ROOM = "The server holds as many uploads as it takes. Try again in a minute."
+OTHER_HOST = (
+    "The demo does not answer to this name. Open it under the address that it printed; for a name of its own, or of a "
+    "proxy, start it with --allow-host NAME."
+)
+OTHER_ORIGIN = (
+    "The demo does not answer the pages of other sites. For a proxy under another name start it with "
+    "--allow-host NAME."
+)
