@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -147,7 +148,7 @@ def test_a_folder_taken_while_it_is_made_is_made_again(tmp_path, monkeypatch):
     def late(self, *args, **options):
         if not taken:  # another server was faster
             taken.append(Path(self.lock_file).parent)
-            taken[0].rmdir()
+            shutil.rmtree(taken[0])
         return acquire(self, *args, **options)
 
     monkeypatch.setattr(FileLock, "acquire", late)

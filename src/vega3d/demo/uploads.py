@@ -46,10 +46,11 @@ class Uploads:
     def _locked(parent: Path) -> tuple[Path, FileLock]:
         while True:
             folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            made, lock = folder.stat(), FileLock(folder / LOCK, timeout=0)
+            (folder / LOCK).write_text(folder.name)
+            lock = FileLock(folder / LOCK, timeout=0)
             with contextlib.suppress(Timeout, FileNotFoundError):
                 lock.acquire()
-                if os.path.samestat(made, folder.stat()) and (folder / LOCK).is_file():
+                if (folder / LOCK).read_text():  # an empty one was made by the lock itself
                     return folder, lock
             # Another server that was just starting took it for abandoned.
 
