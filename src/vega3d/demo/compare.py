@@ -12,12 +12,19 @@ import numpy as np
 import torch
 import xxhash
 from PIL import Image
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
 from transformers.utils import ModelOutput
 
 from vega3d.evaluation.visuals import LANGUAGE_INPUTS, fused_tokens, join_visuals
 from vega3d.features.cache import FeatureCache
 from vega3d.features.clips import sampled_clip
+from vega3d.hub.gate_figure import gate_scale
 from vega3d.modeling.fusion_vega3d import FUSIONS, ONE_GATE_A_TOKEN
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
@@ -176,6 +183,8 @@ class Comparer:
         fused = self.model.encode(inputs["input_ids"], **encoder, output_gates=True)
         reads_question = FUSIONS[fusion].needs_instruction
         gates = fused.gates["video"][0].float().cpu() if fused.gates and fusion in ONE_GATE_A_TOKEN else None
+        if gates is not None:
+            gate_scale(gates.numpy())  # refuses NaN, which no picture shows
         return Scene(
             frames=small(clip.frames),
             seconds=[float(second) for second in clip.seconds],
@@ -241,6 +250,7 @@ class Comparer:
                     do_sample=False,
                     streamer=streamer,
                     stopping_criteria=StoppingCriteriaList([stop]),
+                    logits_processor=LogitsProcessorList([RefuseNaN()]),
                 )
             finally:
                 streamer.end()
@@ -252,6 +262,15 @@ class Comparer:
             finally:
                 stop.requested.set()
             made.result()
+
+
+class RefuseNaN(LogitsProcessor):
+    """Ends an answer whose tokens have no likelihood; argmax would take the first token of the vocabulary."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if scores.isnan().any():
+            raise ValueError("The model's answer is no number (NaN): its weights are broken. Give another model.")
+        return scores
 
 
 class StopOnRequest(StoppingCriteria):
