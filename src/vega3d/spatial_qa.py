@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 PRE_PROMPT = "These are frames of a video."
 CHOICE_POST_PROMPT = "Answer with the option's letter from the given choices directly."
@@ -81,12 +81,40 @@ def letter_probabilities(logits: torch.Tensor, letters: str, tokenizer: PreTrain
         tokenizer: of the model.
 
     Raises:
-        ValueError: if the tokenizer has no single token for a letter.
+        ValueError: if the tokenizer has no single token for a letter, or logits are not finite.
     """
+    check_logits(logits)
     tokens = [tokenizer.encode(letter, add_special_tokens=False) for letter in letters]
     if any(len(token) != 1 for token in tokens):
         raise ValueError(
             f"The tokenizer splits an option letter of {letters} into several tokens; ask without options."
         )
-    probabilities = logits.float()[[token[0] for token in tokens]].softmax(-1).tolist()
-    return dict(zip(letters, probabilities, strict=True))
+    chosen = logits.float()[[token[0] for token in tokens]]
+    check_logits(chosen)
+    return dict(zip(letters, chosen.softmax(-1).tolist(), strict=True))
+
+
+def check_logits(logits: torch.Tensor) -> None:
+    """Raises ValueError for logits float[..., V] that no answer can be read from.
+
+    Minus infinity forbids a token, which is fair for some of them; NaN and infinity come of a broken model.
+    """
+    largest = logits.amax(-1)  # NaN, if one of them is
+    if not bool(largest.isfinite().all()):
+        raise ValueError(
+            "The model's logits are NaN or infinite, so there is no answer. Load it in float32 or bfloat16, and check "
+            "its weights."
+        )
+
+
+class CheckedLogits(LogitsProcessor):
+    """Stops `generate` where `check_logits` raises: the likeliest token of NaN is some token, too."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        check_logits(scores)
+        return scores
+
+
+def checked_logits() -> LogitsProcessorList:
+    """For `generate(logits_processor=...)`."""
+    return LogitsProcessorList([CheckedLogits()])

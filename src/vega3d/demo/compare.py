@@ -12,13 +12,7 @@ import numpy as np
 import torch
 import xxhash
 from PIL import Image
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TextIteratorStreamer,
-)
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 from transformers.utils import ModelOutput
 
 from vega3d.evaluation.visuals import LANGUAGE_INPUTS, fused_tokens, join_visuals
@@ -28,7 +22,7 @@ from vega3d.hub.gate_figure import gate_scale
 from vega3d.modeling.fusion_vega3d import FUSIONS, ONE_GATE_A_TOKEN
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.spatial_qa import SpatialQuestion, letter_probabilities
+from vega3d.spatial_qa import SpatialQuestion, checked_logits, letter_probabilities
 
 MAX_NEW_TOKENS = 64
 SHOWN_WIDTH = 384  # of the frames kept for the gate maps [px]
@@ -249,8 +243,8 @@ class Comparer:
                     max_new_tokens=max_new_tokens,
                     do_sample=False,
                     streamer=streamer,
+                    logits_processor=checked_logits(),
                     stopping_criteria=StoppingCriteriaList([stop]),
-                    logits_processor=LogitsProcessorList([RefuseNaN()]),
                 )
             finally:
                 streamer.end()
@@ -262,15 +256,6 @@ class Comparer:
             finally:
                 stop.requested.set()
             made.result()
-
-
-class RefuseNaN(LogitsProcessor):
-    """Ends an answer whose tokens have no likelihood; argmax would take the first token of the vocabulary."""
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if scores.isnan().any():
-            raise ValueError("The model's answer is no number (NaN): its weights are broken. Give another model.")
-        return scores
 
 
 class StopOnRequest(StoppingCriteria):

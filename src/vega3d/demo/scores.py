@@ -57,6 +57,8 @@ def read_scores(folder: str | Path) -> Scores | None:
         for row in scores.scores.values():
             if set(row) != set(COLUMNS) or not all(0 <= score <= 1 for score in row.values()):
                 raise ValueError("a row has other columns, or scores that are not in [0, 1]")
+        if not all(isinstance(count, int) for count in (scores.rooms, scores.questions, scores.seeds)):
+            raise ValueError("rooms, questions and seeds must be whole numbers")
         if not set(scores.scores) <= {*CATEGORIES, MACRO} or set(scores.difference) != {"score", "low", "high"}:
             raise ValueError("there are other categories, or the difference has other values")
     except (TypeError, AttributeError, ValueError) as error:
