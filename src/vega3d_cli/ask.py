@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from vega3d.files import check_output
 from vega3d_cli.common import CacheOption, app, frame_bar, one_line_errors, open_cache, quieten
 
 
@@ -62,13 +61,14 @@ def ask(
             raise ValueError("--number and --options exclude each other. Give one of them.")
         if max_new_tokens < 1:
             raise ValueError(f"--max-new-tokens is {max_new_tokens}, but must be at least 1.")
-        if save_gates is not None:
-            save_gates = check_output(save_gates, *media_files(media))
         quieten(as_json)
+        from vega3d.files import check_output
         from vega3d.hub.answer import answer_question, notices
         from vega3d.hub.load import load_processor, load_vega, model_folder
         from vega3d.spatial_qa import SpatialQuestion
 
+        if save_gates is not None:
+            save_gates = check_output(save_gates, *media_files(media))
         folder = model_folder(model)
         clip, is_image = read_visual(media, num_frames, fps, load_processor(folder).num_frames)
         visual = clip.frames[0] if is_image else clip

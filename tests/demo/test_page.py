@@ -291,7 +291,21 @@ def test_what_belongs_to_the_last_video_goes_with_it(tiny, tmp_path):
         next(states)
     for updates in (handlers.forget_example(VISITOR), handlers.choose_room("study", VISITOR)):
         assert tuple(updates[-5:]) == NO_ANSWER
-    assert marked_chips(handlers, handlers.unmark()) == []
+
+
+def test_the_example_is_marked_as_long_as_it_stands_there(tiny):
+    handlers = Handlers(Comparer(*tiny), load_examples())
+    example = handlers.examples["room"]["Order"]
+    options = "\n".join(example.options)
+
+    def marked(*form: str) -> list[str]:
+        return marked_chips(handlers, handlers.mark(*form, example))
+
+    assert marked(example.question, "a choice", f" {options}\n") == ["Order"]
+    assert marked(f"{example.question}?", "a choice", options) == []
+    assert marked(example.question, "free text", options) == []
+    assert marked(example.question, "a choice", "this\nthat") == []
+    assert marked_chips(handlers, handlers.mark(example.question, "a choice", options, None)) == []
 
 
 def test_a_question_that_it_was_not_trained_on_is_told_beside_the_answer(tiny):

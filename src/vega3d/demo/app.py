@@ -108,8 +108,8 @@ def wire_form(handlers: Handlers, asked: dict, example: gr.State, shown: list) -
     for chip in chips:
         chip.click(handlers.choosing(chip.value), room, filled, **quick)
     kind.change(handlers.show_options, kind, asked["options"], **quick)
-    for text in (asked["question"], asked["options"], kind):
-        text.input(handlers.unmark, None, chips, trigger_mode="always_last", **quick)
+    form = [asked["question"], kind, asked["options"]]
+    gr.on([part.change for part in form], handlers.mark, [*form, example], chips, trigger_mode="always_last", **quick)
     video.upload(handlers.check_upload, video, forgotten, **{**quick, "queue": True})  # tells its errors
     video.clear(handlers.forget_example, None, forgotten, **quick)
 

@@ -111,9 +111,11 @@ class Handlers:
         self.stop(request)
         return (None, gr.update(value="", visible=False), None, *self.chips(None), *NO_ANSWER)
 
-    def unmark(self) -> list:
-        """The question is no longer that of the example."""
-        return self.chips(None)
+    def mark(self, question: str, kind: str, options: str, example: Example | None) -> list:
+        """The chip of the example is marked as long as its question stands there, unchanged."""
+        asked = (question, kind, tuple(split_options(options)) if kind == CHOICE else ())
+        is_asked = example is not None and asked == (example.question, example.kind, example.options)
+        return self.chips(example.category if example is not None and is_asked else None)
 
     def ask(
         self,
