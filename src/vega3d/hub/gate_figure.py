@@ -96,5 +96,6 @@ def add_legend(figure: Figure, axes: np.ndarray, gates: np.ndarray) -> None:
     bar = figure.colorbar(
         ScalarMappable(Normalize(low, high), COLOURS), ax=axes, location="bottom", shrink=0.9, aspect=40
     )
-    bar.set_ticks(np.linspace(low, high, 5), labels=[f"{value:.2f}" for value in np.linspace(low, high, 5)])
+    ticks = np.linspace(low, high, 5).tolist()
+    bar.set_ticks(ticks, labels=[f"{tick:.2f}" for tick in ticks])
     bar.set_label(LEGEND, fontsize=9)
