@@ -22,7 +22,7 @@ smoke: $(INSTALLED)  ## the whole chain at toy size: rooms, generator and twin, 
 		--sweep-rooms 2 2 --sweep-size 128 --sweep-views 17 --timesteps 300 --checkpoint $(SMOKE)/model
 	$(BIN)/vega3d compare --first $(SMOKE)/smoke/results/test/semantic-seed0.json $(SMOKE)/smoke/results/test/semantic-seed1.json \
 		--second $(SMOKE)/smoke/results/test/trained-seed0.json $(SMOKE)/smoke/results/test/trained-seed1.json --paired-seeds
-	$(BIN)/vega3d ask room "Is there a bed in this room?" --model $(SMOKE)/model --num-frames 5
+	$(BIN)/vega3d ask room "How many window(s) are in this room?" --number --model $(SMOKE)/model --num-frames 5
 
 lint: $(INSTALLED)  ## style, types, and who may import whom
 	$(BIN)/ruff check src tests benchmarks examples recipes

@@ -4,7 +4,7 @@
     python examples/finetune.py --data rooms --output tuned --tune gate,projector --steps 30
     python examples/finetune.py --data rooms --output lora --tune gate,projector,llm-lora --steps 30
     python examples/finetune.py --data rooms --output full --tune gate,projector,llm,vision --steps 30
-    vega3d ask room "Where is the bed?" --model tuned
+    vega3d ask study "How many desk(s) are in this room?" --number --model tuned
 
 LoRA needs `pip install ".[train]"` in a clone. A file of messages has a conversation a line (docs/training.md):
 

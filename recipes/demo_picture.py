@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-SIZE = {"width": 1280, "height": 820}
+SIZE = {"width": 1280, "height": 1080}
 CATEGORY = "Which is closest"
 
 

@@ -449,3 +449,33 @@ def test_the_installed_command_runs_as_a_process():
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() in ("A. the table", "B. the wardrobe")
     assert torch.cuda.is_available() or "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("output", ["folder", "frame0.png", "missing/gates.png", ""])
+def test_a_place_that_gates_cannot_go_to_is_refused_before_the_model(tmp_path, frames, output):
+    (tmp_path / "folder").mkdir()
+    target = frames / output if output.endswith(".png") and "/" not in output else output and tmp_path / output
+    content = (frames / "frame0.png").read_bytes()
+
+    result = run("ask", frames, QUESTION, "--model", tmp_path / "no-model", "--save-gates", target)
+
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    assert "no-model" not in result.stderr
+    assert (frames / "frame0.png").read_bytes() == content
+
+
+def test_a_question_that_it_was_not_trained_on_is_told_so():
+    known = run("ask", "study", "How many desk(s) are in this room?", "--number", "--num-frames", "5")
+    other = run("ask", "study", "Where is the lamp?", "--num-frames", "5")
+    values = answer("study", "Where is the lamp?", "--num-frames", "5")
+
+    assert "means nothing" not in known.stderr and known.stdout == "2\n"
+    (note,) = [line for line in other.stderr.splitlines() if "means nothing" in line]
+    assert '"Where is the lamp, from the first frame?"' in note
+    assert note.removeprefix("note: ") in values["notice"]
+
+
+def test_a_small_model_in_4_bits_is_told_so():
+    result = run("ask", "room", "How many picture(s) are in this room?", "--number", "--num-frames", "2", "--4bit")
+
+    assert "note: A language model of 160 channels loses its words in 4 bits." in result.stderr

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,15 +14,17 @@ from vega3d_cli.common import CacheOption, app, frame_bar, one_line_errors, open
 @app.command(
     epilog="""Examples:
 
-    vega3d ask room "Which is closer to the trash can: the shelf or the bed?"
+    vega3d ask study "How many desk(s) are in this room?" --number
 
-    vega3d ask room "Which is closer to the trash can?" --options "the shelf" "the bed"
+    vega3d ask room "Where is the teddy bear, from the first frame?"
 
-    vega3d ask room "How many picture(s) are in this room?" --number
+    vega3d ask room "What will be the first-time appearance order of the following categories in the video: bed, lamp, clock, trash can?" --options "bed, lamp, clock, trash can" "lamp, bed, clock, trash can"
 
-    vega3d ask kitchen.mp4 "How many chairs are there?" --model org/vega3d --4bit --save-gates gates.png
+    vega3d ask view1.png view2.png view3.png "How many chair(s) are in this room?" --number --json
 
-    vega3d ask view1.png view2.png view3.png "What is left of the door?" --json""",
+    vega3d ask kitchen.mp4 "What is left of the door?" --model org/vega3d --4bit --save-gates gates.png
+
+The embedded model answers VSI-Bench's questions in VSI-Bench's words, and says so if it is asked another.""",  # noqa: E501
     context_settings={"allow_interspersed_args": True},
 )
 def ask(
@@ -52,20 +55,22 @@ def ask(
     with one_line_errors():
         if not media:
             raise ValueError(
-                "Give a video or images and then a question, such as: vega3d ask room 'Where is the bed?'"
+                "Give a video or images and then a question, such as: "
+                "vega3d ask room 'Where is the bed, from the first frame?'"
             )
         if number and options:
             raise ValueError("--number and --options exclude each other. Give one of them.")
         if max_new_tokens < 1:
             raise ValueError(f"--max-new-tokens is {max_new_tokens}, but must be at least 1.")
-        if save_gates is not None and not save_gates.absolute().parent.is_dir():
-            raise ValueError(f"There is no folder {save_gates.absolute().parent} to write {save_gates.name} into.")
         quieten(as_json)
         check_media(media, num_frames, fps)
-        from vega3d.hub.answer import answer_question
+        from vega3d.files import check_output
+        from vega3d.hub.answer import answer_question, notices
         from vega3d.hub.load import load_processor, load_vega, model_folder
         from vega3d.spatial_qa import SpatialQuestion
 
+        if save_gates is not None:
+            save_gates = check_output(save_gates, *media_files(media))
         folder = model_folder(model)
         clip, is_image = read_visual(media, num_frames, fps, load_processor(folder).num_frames)
         visual = clip.frames[0] if is_image else clip
@@ -75,8 +80,8 @@ def ask(
         loading_seconds = round(time.perf_counter() - start, 3)
         if save_gates is not None:
             check_gates(loaded.config.fusion)
-        if loaded.config.notice and not as_json:
-            typer.echo(f"note: {loaded.config.notice}", err=True)
+        for notice in () if as_json else notices(loaded.config, asked):
+            typer.echo(f"note: {notice}", err=True)
         with frame_bar(len(clip.frames), as_json) as on_frames:
             answer = answer_question(
                 loaded,
@@ -94,6 +99,13 @@ def ask(
 
             save_gate_figure(save_gates, clip.frames, answer.gates.numpy(), answer.frame_seconds)
         report(answer, question, model, loading_seconds, as_json, bool(options))
+
+
+def media_files(media: list[str]) -> Iterator[Path]:
+    """Each file that is read, those of a folder too."""
+    for name in media:
+        path = Path(name)
+        yield from path.iterdir() if path.is_dir() else [path]
 
 
 def answer_streamer(processor):

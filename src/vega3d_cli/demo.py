@@ -16,12 +16,21 @@ from vega3d_cli.common import CacheOption, app, one_line_errors, open_cache, qui
 
     vega3d demo --model org/vega3d --4bit --cache features
 
-    vega3d demo --host 0.0.0.0 --port 8080 --device cuda:1"""
+    vega3d demo --host 0.0.0.0 --port 8080 --device cuda:1
+
+    vega3d demo --allow-host demo.example.org    # behind a proxy that serves it under this name"""
 )
 def demo(
     model: Annotated[str, typer.Option(help="vega3d-tiny (embedded), a folder, or a Hub id.")] = "vega3d-tiny",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name under which a proxy or a name server reaches the page; may be given several times. Requests "
+            "for other names than the machine's own are refused, unless with --share."
+        ),
+    ] = None,
     share: Annotated[bool, typer.Option("--share", help="Also make a public address, by Gradio's service.")] = False,
     cache: CacheOption = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
@@ -33,16 +42,19 @@ def demo(
     """
     with one_line_errors():
         check_port(host, port)
+        allowed = allow_host or []
         quieten(True)
         try:
             from vega3d.demo.app import build, launch
         except ModuleNotFoundError as error:
             raise ValueError(f'The demo needs {error.name}. Install it in a clone: pip install ".[demo]"') from error
         from vega3d.demo.compare import Comparer
+        from vega3d.demo.hosts import served_hosts
         from vega3d.hub.load import load_vega
 
+        served_hosts(host, allowed)  # refuses what is no name before the model is loaded
         loaded, processor = load_vega(model, four_bit, device)
-        launch(build(Comparer(loaded, processor, open_cache(cache))), host, port, share)
+        launch(build(Comparer(loaded, processor, open_cache(cache))), host, port, share, allow_hosts=allowed)
 
 
 def check_port(host: str, port: int) -> None:

@@ -138,3 +138,16 @@ def test_a_model_without_a_world_simulator_is_refused(tmp_path):
     either = load_vega(save_checkpoint(tmp_path, "qwen2_5_vl", fusion="none"), device="cpu")
     with pytest.raises(ValueError, match="no world simulator"):
         Comparer(*either)
+
+
+@pytest.mark.parametrize("question", [OPEN, CHOICE], ids=["open", "choice"])
+@pytest.mark.parametrize("place", ["gate", "words"])
+def test_a_model_that_is_broken_gives_an_error_and_no_answer(question, place):
+    model, processor = load_vega("vega3d-tiny", device="cpu")
+    with torch.no_grad():
+        part = model.model.fusion if place == "gate" else model.get_input_embeddings()
+        for weight in part.parameters():
+            weight.fill_(float("nan"))
+
+    with pytest.raises(ValueError, match="NaN|no number|not a number|not finite"):
+        last(Comparer(model, processor, num_frames=2), question, max_new_tokens=4)

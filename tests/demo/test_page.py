@@ -1,5 +1,6 @@
 """What visitors may ask, what they are told, and the page as programs use it."""
 
+import json
 import runpy
 import shutil
 from importlib.resources import files
@@ -16,14 +17,22 @@ from vega3d.demo.app import build, launch
 from vega3d.demo.checks import MAX_CHARACTERS, MAX_SECONDS, make_question
 from vega3d.demo.compare import Comparer, Comparison, Reply, Scene
 from vega3d.demo.examples import CATEGORIES, load_examples
-from vega3d.demo.handlers import Handlers, shown_errors
-from vega3d.demo.panels import answer_panel, bars, outcome_panel, right_answer
+from vega3d.demo.handlers import NO_ANSWER, Handlers, shown_errors
+from vega3d.demo.panels import answer_panel, bars, outcome_panel, reading_panel, right_answer, scoreboard
+from vega3d.demo.scores import COLUMNS, Scores, read_scores
+from vega3d.files import read_json
 from vega3d.hub.answer import answer_question
 from vega3d.hub.gate_figure import gate_overlays
-from vega3d.hub.load import example_clip, load_vega
+from vega3d.hub.load import ASSETS, example_clip, load_vega
+from vega3d.known_questions import KnownQuestions
 
 ROOM = str(example_clip("room"))
 NOTICE = "Its answers mean nothing."
+PROJECT = Path(__file__).parents[2]
+GOOD_SCORES = {
+    "rooms": 10, "questions": 20, "seeds": 1, "scores": {}, "difference": {"score": 0.1, "low": 0.0, "high": 0.2}
+}  # fmt: skip
+VISITOR = gr.Request(session_hash="visitor")
 SPACE = Path(str(files("vega3d"))) / "demo" / "space"
 
 
@@ -65,6 +74,9 @@ BAD_REQUESTS = {
     "nine options": (lambda tmp: (ROOM, "Where?", "a choice", list("abcdefghi")), "there are 9"),
     "long option": (lambda tmp: (ROOM, "Where?", "a choice", ["a" * 201, "b"]), "201 characters"),
     "twice the same": (lambda tmp: (ROOM, "Where?", "a choice", ["a", "a"]), "are the same"),
+    "null question": (lambda tmp: (ROOM, None, "free text", []), "must be text"),
+    "half a character": (lambda tmp: (ROOM, "\ud800", "free text", []), "half of a character"),
+    "an option that is a number": (lambda tmp: (ROOM, "Which?", "a choice", ["a", 5]), "must be text"),
     "another kind": (lambda tmp: (ROOM, "Where?", "an essay", []), "'an essay'"),
 }
 
@@ -102,6 +114,57 @@ def test_examples_of_each_category():
         for example in by_category.values():
             assert right_answer(example, example.question, example.options) is not None
             assert (example.marked_picture() is not None) == (example.category == "Which box")
+
+
+def test_examples_are_of_trained_questions_and_in_the_order_of_the_scores(tiny):
+    known = KnownQuestions.of_config(tiny[0].config.questions)
+    scores = read_scores(ASSETS / "vega3d-tiny")
+    leads = {name: scores.lead(question_type) for name, question_type in CATEGORIES.items()}
+
+    for by_category in load_examples(known, scores).values():
+        assert set(by_category) == set(CATEGORIES) - {"Which box"}
+        assert list(by_category) == sorted(by_category, key=lambda name: -leads[name])
+
+    assert next(iter(by_category)) == "Order"
+    assert leads["Order"] == pytest.approx(0.897 - 0.25, abs=1e-3)
+
+
+def test_the_scores_are_those_of_the_results():
+    recipe = runpy.run_path(str(PROJECT / "recipes" / "make_scores.py"))
+    results, seeds = (read_json(PROJECT / "recipes" / "results" / f"third{end}.json") for end in ("", "_seeds"))
+
+    expected = recipe["scores_of"](results, seeds, "trained", 1)
+
+    assert read_scores(ASSETS / "vega3d-tiny") == Scores(**expected)
+    panel = scoreboard(Scores(**expected))
+    for text in ("1,000 rooms", "66.4", "65.3", "63.2", "38.5", "+2.2 (+0.7 to +4.0)"):
+        assert text in panel
+
+
+BAD_SCORES = {
+    "a list": "[]",
+    "no rows": "{}",
+    "a score of 5": json.dumps({**GOOD_SCORES, "scores": {"macro": dict.fromkeys(COLUMNS, 5)}}),
+    "a score as text": json.dumps({**GOOD_SCORES, "scores": {"macro": dict.fromkeys(COLUMNS, "high")}}),
+    "another column": json.dumps({**GOOD_SCORES, "scores": {"macro": {"model": 0.5}}}),
+    "another category": json.dumps({**GOOD_SCORES, "scores": {"<b>": dict.fromkeys(COLUMNS, 0.5)}}),
+    "rows that are a list": json.dumps({**GOOD_SCORES, "scores": []}),
+    "no interval": json.dumps({**GOOD_SCORES, "difference": {}}),
+    "rooms as text": json.dumps({**GOOD_SCORES, "rooms": "<b>many</b>"}),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SCORES)
+def test_scores_of_another_shape_are_refused(tmp_path, case):
+    (tmp_path / "scores.json").write_text(BAD_SCORES[case])
+
+    with pytest.raises(ValueError, match=r"scores\.json"):
+        read_scores(tmp_path)
+
+
+def test_a_model_without_scores_has_no_table(tmp_path):
+    assert read_scores(tmp_path) is None
+    assert read_scores("org/vega3d") is None
 
 
 def test_the_right_answer_is_shown_for_the_unchanged_example_only():
@@ -148,7 +211,7 @@ def test_gates_lie_over_their_frames():
     assert dark.shape == light.shape == (4, 6, 3)
     assert (dark[2:, 4:] == dark[2, 4]).all() and (dark[:2] == dark[0, 0]).all()
     assert dark[2, 4].tolist() > dark[0, 0].tolist()  # yellow is bright, violet is dark
-    assert (light.astype(int) - dark)[0, 0].tolist() == [102, 102, 102]  # 40 % of the frame shows through
+    assert (light.astype(int) - dark)[0, 0] == pytest.approx(127, abs=1)  # half of the frame shows through
 
 
 @pytest.fixture(scope="module")
@@ -174,12 +237,17 @@ def test_programs_get_both_answers(client, tiny):
     assert set(values["without"]["options"]) == {"A", "B"}
     assert values["frame_seconds"] == pytest.approx(expected.frame_seconds, abs=1e-3)
     assert np.array(values["gates"]).shape[0] == 2
-    assert values["notice"] == NOTICE
+    assert values["notice"].startswith(NOTICE) and "means nothing" in values["notice"]
 
 
 def test_programs_get_the_examples_and_clear_errors(client):
     examples = client.predict(api_name="/examples")
-    assert len(examples) == 2 * len(CATEGORIES)
+    assert len(examples) == 2 * (len(CATEGORIES) - 1)  # all but the boxes
+    first = examples[0]
+    answer = client.predict(
+        handle_file(ROOM), first["question"], "a choice", "\n".join(first["options"]), api_name="/answer"
+    )
+    assert answer["notice"] == NOTICE
     with pytest.raises(Exception, match="The question is empty"):
         client.predict(handle_file(ROOM), "", "free text", "", api_name="/answer")
     assert client.predict(handle_file(ROOM), "How many?", "a number", "", api_name="/answer")["gates"]
@@ -192,13 +260,71 @@ def test_only_what_is_meant_for_programs_is_offered(client):
 def test_an_example_fills_the_form(tiny):
     handlers = Handlers(Comparer(*tiny), load_examples())
     example = handlers.examples["study"]["Which box"]
-    video, room, question, kind, options, marked, kept = handlers.choose_category("Which box", "study")
+    video, room, question, kind, options, marked, kept, *rest = handlers.choose_category("Which box", "study", VISITOR)
     assert (video, room, question, kind) == (str(example.video), "study", example.question, "a choice")
     assert options["value"] == "box A\nbox B\nbox C\nbox D" and options["visible"]
     assert marked["visible"] and "data:image/webp" in marked["value"]
     assert kept == example
-    assert handlers.choose_category("Counting", None)[1] == "room"  # after an upload
-    assert handlers.choose_room("study")[6].clip == "study"
+    assert marked_chips(handlers, rest) == ["Which box"]
+    assert handlers.choose_category("Counting", None, VISITOR)[1] == "room"  # after an upload
+    assert handlers.choose_room("study", VISITOR)[6].clip == "study"
+
+
+def marked_chips(handlers: Handlers, updates: tuple | list) -> list[str]:
+    """Names of the buttons that are marked, of the updates of all buttons and the panels."""
+    chips = updates[: len(handlers.categories)]
+    return [name for name, chip in zip(handlers.categories, chips, strict=True) if chip["variant"] == "primary"]
+
+
+def test_what_belongs_to_the_last_video_goes_with_it(tiny, tmp_path):
+    handlers = Handlers(Comparer(*tiny, num_frames=2), load_examples())
+    *_, last = handlers.ask(ROOM, "Which?", "a choice", "this\nthat", None, VISITOR)
+    broken = write(tmp_path / "broken.mp4", b"no video")
+
+    states = handlers.check_upload(broken, VISITOR)
+    room, marked, example, *rest = next(states)
+
+    assert last[3] is not NO_ANSWER[3]
+    assert (room, example, marked["visible"]) == (None, None, False)
+    assert marked_chips(handlers, rest) == [] and tuple(rest[len(handlers.categories) :]) == NO_ANSWER
+    with pytest.raises(gr.Error, match=r"broken\.mp4 is not a video"):
+        next(states)
+    for updates in (handlers.forget_example(VISITOR), handlers.choose_room("study", VISITOR)):
+        assert tuple(updates[-5:]) == NO_ANSWER
+
+
+def test_the_example_is_marked_as_long_as_it_stands_there(tiny):
+    handlers = Handlers(Comparer(*tiny), load_examples())
+    example = handlers.examples["room"]["Order"]
+    options = "\n".join(example.options)
+
+    def marked(*form: str) -> list[str]:
+        return marked_chips(handlers, handlers.mark(*form, example))
+
+    assert marked(example.question, "a choice", f" {options}\n") == ["Order"]
+    assert marked(f"{example.question}?", "a choice", options) == []
+    assert marked(example.question, "free text", options) == []
+    assert marked(example.question, "a choice", "this\nthat") == []
+    assert marked_chips(handlers, handlers.mark(example.question, "a choice", options, None)) == []
+
+
+def test_a_question_that_it_was_not_trained_on_is_told_beside_the_answer(tiny):
+    handlers = Handlers(Comparer(*tiny, num_frames=2), load_examples())
+
+    *_, other = handlers.ask(ROOM, "Where is the bed?", "free text", "", None, VISITOR)
+    *_, known = handlers.ask(ROOM, "How many picture(s) are in this room?", "a number", "", None, VISITOR)
+
+    assert "Where is the bed, from the first frame?" in other[2] and "means nothing" in other[2]
+    assert "means nothing" not in known[2] and NOTICE not in known[2]  # the page has it once
+
+
+def test_the_range_of_the_maps_is_told(tiny):
+    *_, state = Comparer(*tiny, num_frames=4).compare(make_question(ROOM, "Which?", "a choice", ["a", "b"]))
+    gates = state.scene.gates
+
+    panel = reading_panel(state.scene)
+
+    assert f"{float(gates.min()):.2f} <span" in panel and f"</span> {float(gates.max()):.2f}</span>" in panel
 
 
 def test_a_stop_ends_the_answer_of_its_own_visitor(tiny):
@@ -215,6 +341,7 @@ def test_a_stop_ends_the_answer_of_its_own_visitor(tiny):
 
     stopped = panels(mine)
     assert "Stopped" in stopped[-1][2] and len(stopped) == 7
+    assert all("Stopped" in panel and "…" not in panel for panel in stopped[-1][:2])
     assert "2 frames, kept" in panels(other)[-1][2]
 
 

@@ -1,32 +1,41 @@
 """The page: `build` makes it for a loaded model, `launch` serves it. The Space and `vega3d demo` use both."""
 
+import os
 import signal
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_space
+from starlette.middleware import Middleware
 
-from vega3d.demo import texts
+from vega3d.demo import texts, uploads
 from vega3d.demo.checks import KINDS, MAX_MIB, MAX_SECONDS
 from vega3d.demo.compare import Comparer
 from vega3d.demo.examples import CLIPS, Example, load_examples
+from vega3d.demo.guard import Guard, GuardedBlocks
 from vega3d.demo.handlers import Handlers
-from vega3d.demo.panels import empty_panel, gate_maps, notice_panel, reading_panel
+from vega3d.demo.hosts import served_hosts
+from vega3d.demo.panels import empty_panel, gate_maps, notice_panel, reading_panel, scoreboard
+from vega3d.demo.scores import read_scores
+from vega3d.known_questions import KnownQuestions
 
 KEPT_SECONDS, SWEEP_SECONDS = 3600, 600  # of uploads, and between removals
 QUEUE = 16
-STYLE = Path(__file__).with_name("style.css")
+STYLE, SCRIPT = Path(__file__).with_name("style.css"), Path(__file__).with_name("page.js")
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 
 def build(comparer: Comparer) -> gr.Blocks:
     """The page for a model; `launch` serves it."""
-    examples = load_examples()
+    uploads.own_uploads()  # before Gradio keeps the first clip
+    scores = read_scores(comparer.model.name_or_path)
+    examples = load_examples(KnownQuestions.of_config(comparer.model.config.questions), scores)
     handlers = Handlers(comparer, examples)
     first = next(iter(next(iter(examples.values())).values()))
-    with gr.Blocks(
+    with GuardedBlocks(
         title=texts.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS), fill_width=True
     ) as page:
         gr.Markdown(f"# {texts.TITLE}\n{texts.INTRODUCTION}", elem_id="head")
@@ -35,15 +44,18 @@ def build(comparer: Comparer) -> gr.Blocks:
         example = gr.State(first)
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
-                asked = question_column(handlers, examples, first, example)
+                asked = question_column(examples, first)
             with gr.Column(scale=6, min_width=320):
                 shown = answer_column()
+                if scores is not None:
+                    gr.HTML(scoreboard(scores), elem_id="scores")
         gr.Markdown(texts.FOOTNOTE, elem_classes="vega-faint")
+        wire_form(handlers, asked, example, shown)
         wire(handlers, asked, example, shown)
     return page.queue(max_size=QUEUE, default_concurrency_limit=4)
 
 
-def question_column(handlers: Handlers, examples: dict, first: Example, example: gr.State) -> dict:
+def question_column(examples: dict, first: Example) -> dict:
     video = gr.Video(
         first.video,
         label=f"Video, up to {MAX_MIB} MiB, {MAX_SECONDS // 60} min",
@@ -56,7 +68,10 @@ def question_column(handlers: Handlers, examples: dict, first: Example, example:
         gr.HTML(f'<div class="vega-heading">{texts.EXAMPLES}</div>')
         room = gr.Radio(list(examples), value=first.clip, label=texts.EXAMPLES, elem_id="room", **bare)
     with gr.Row(elem_id="chips"):
-        chips = [gr.Button(category, size="sm") for category in examples[first.clip]]
+        chips = [
+            gr.Button(category, size="sm", variant="primary" if category == first.category else "secondary")
+            for category in examples[first.clip]
+        ]
     marked = gr.HTML(visible=False, elem_id="marked")
     gr.HTML(f'<div class="vega-heading">{texts.QUESTION}</div>')
     question = gr.Textbox(
@@ -78,15 +93,25 @@ def question_column(handlers: Handlers, examples: dict, first: Example, example:
     with gr.Row():
         ask = gr.Button("Ask", variant="primary", scale=3, elem_id="ask")
         stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
-    filled = [video, room, question, kind, options, marked, example]
+    return {"video": video, "room": room, "chips": chips, "marked": marked, "question": question, "kind": kind,
+            "options": options, "ask": ask, "stop": stop}  # fmt: skip
+
+
+def wire_form(handlers: Handlers, asked: dict, example: gr.State, shown: list) -> None:
+    """What fills the form, and takes away an answer that no longer belongs to it."""
+    video, room, chips, kind = asked["video"], asked["room"], asked["chips"], asked["kind"]
+    rest = [*chips, *shown]
+    filled = [video, room, asked["question"], kind, asked["options"], asked["marked"], example, *rest]
+    forgotten = [room, asked["marked"], example, *rest]
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", **PRIVATE}
     room.input(handlers.choose_room, room, filled, **quick)
     for chip in chips:
-        chip.click(partial(handlers.choose_category, chip.value), room, filled, **quick)
-    kind.change(handlers.show_options, kind, options, **quick)
-    video.upload(handlers.check_upload, video, [room, marked, example], **{**quick, "queue": True})  # tells its errors
-    video.clear(handlers.forget_example, None, [room, marked, example], **quick)
-    return {"video": video, "question": question, "kind": kind, "options": options, "ask": ask, "stop": stop}
+        chip.click(handlers.choosing(chip.value), room, filled, **quick)
+    kind.change(handlers.show_options, kind, asked["options"], **quick)
+    form = [asked["question"], kind, asked["options"]]
+    gr.on([part.change for part in form], handlers.mark, [*form, example], chips, trigger_mode="always_last", **quick)
+    video.upload(handlers.check_upload, video, forgotten, **{**quick, "queue": True})  # tells its errors
+    video.clear(handlers.forget_example, None, forgotten, **quick)
 
 
 def answer_column() -> list:
@@ -122,7 +147,12 @@ def wire(handlers: Handlers, asked: dict, example: gr.State, shown: list) -> Non
 
 
 def launch(
-    page: gr.Blocks, host: str | None = None, port: int | None = None, share: bool = False, block: bool = True
+    page: gr.Blocks,
+    host: str | None = None,
+    port: int | None = None,
+    share: bool = False,
+    block: bool = True,
+    allow_hosts: Sequence[str] = (),
 ) -> str:
     """Serves a page, without analytics and without anything from the internet.
 
@@ -132,10 +162,19 @@ def launch(
         port: 7860 or what the Space says if None.
         share: also make a public address through Gradio's own service.
         block: return only when the server ends.
+        allow_hosts: names under which it may be asked for, beside its own; any for a Space and with `share`.
 
     Returns:
         The local address.
+
+    Raises:
+        ValueError: if one of `allow_hosts` is no name.
     """
+    own = uploads.own_uploads()
+    own.keep_what_is_there()
+    hosts = served_hosts(host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", allow_hosts)
+    is_public = share or get_space() is not None
+    guard = Middleware(Guard, hosts=None if is_public else hosts, uploads=own)
     fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     _, address, public = page.launch(
         server_name=host,
@@ -143,7 +182,8 @@ def launch(
         share=share,
         quiet=True,
         prevent_thread_lock=True,
-        show_error=True,
+        show_error=False,
+        app_kwargs={"middleware": [guard]},
         ssr_mode=False,
         run_history=False,
         footer_links=["api"],
@@ -151,6 +191,7 @@ def launch(
         allowed_paths=[str(CLIPS)],
         theme=gr.themes.Default(primary_hue="indigo", **fonts),
         css_paths=STYLE,
+        head=f"<script>{SCRIPT.read_text()}</script>",
     )
     print(f"The demo is at {address}{f' and {public}' if public else ''}", flush=True)
     if block:

@@ -57,6 +57,8 @@ def make_question(
         ValueError: as `check_video`, and if the question is empty or too long or the options do not fit the kind.
     """
     path = check_video(video)
+    for text in (question, kind, *options):
+        check_text(text)
     question = question.strip()
     if not question:
         raise ValueError("The question is empty. Write one, or click on an example.")
@@ -74,6 +76,14 @@ def make_question(
         frame=marked.frame if marked else None,
         marks=marked.marks if marked else (),
     )
+
+
+def check_text(text: object) -> None:
+    """Raises ValueError unless it is text that can be written."""
+    if not isinstance(text, str):
+        raise ValueError(f"Question, kind of answer and options must be text, but one is {type(text).__name__}.")
+    if any("\ud800" <= letter <= "\udfff" for letter in text) or "\0" in text:
+        raise ValueError("The text holds half of a character, or a null. Write it again.")
 
 
 def check_options(options: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 from vega3d.evaluation.visuals import LANGUAGE_INPUTS, fused_tokens, join_visuals
 from vega3d.features.cache import FeatureCache
 from vega3d.features.clips import sampled_clip
+from vega3d.hub.gate_figure import gate_scale
 from vega3d.modeling.fusion_vega3d import FUSIONS, ONE_GATE_A_TOKEN
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
@@ -176,6 +177,8 @@ class Comparer:
         fused = self.model.encode(inputs["input_ids"], **encoder, output_gates=True)
         reads_question = FUSIONS[fusion].needs_instruction
         gates = fused.gates["video"][0].float().cpu() if fused.gates and fusion in ONE_GATE_A_TOKEN else None
+        if gates is not None:
+            gate_scale(gates.numpy())  # refuses NaN, which no picture shows
         return Scene(
             frames=small(clip.frames),
             seconds=[float(second) for second in clip.seconds],

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from vega3d.demo.scores import Scores
 from vega3d.evaluation.metrics import is_choice
 from vega3d.hub.load import ASSETS, example_clip
+from vega3d.known_questions import KnownQuestions
 from vega3d.processing.video_vega3d import read_video
-from vega3d.spatial_qa import Mark
+from vega3d.spatial_qa import Mark, SpatialQuestion
 from vega3d.synthetic.marks import draw_marks
 
 CLIPS = ASSETS / "clips"
@@ -63,15 +65,22 @@ class Example:
         return draw_marks(read_video(self.video, num_frames=10_000).frames[self.frame], self.marks)
 
 
-def load_examples() -> dict[str, dict[str, Example]]:
-    """The examples by clip, then by category, in the order of `CATEGORIES`."""
+def load_examples(known: KnownQuestions | None = None, scores: Scores | None = None) -> dict[str, dict[str, Example]]:
+    """The examples by clip, then by category: the first question of each type that the recipe of the clips made.
+
+    Args:
+        known: questions that the model was trained on; others are left out.
+        scores: of the model over many rooms; the categories in which it leads most over a constant answer come
+            first, whatever it answers here. Without them, the order of `CATEGORIES`.
+    """
+    order = sorted(CATEGORIES.items(), key=lambda item: -scores.lead(item[1])) if scores else CATEGORIES.items()
     rows = json.loads((CLIPS / "questions.json").read_text())
     by_type = {(row["clip"], row["question_type"]): row for row in rows}
     examples: dict[str, dict[str, Example]] = {}
     for clip in dict.fromkeys(row["clip"] for row in rows):
-        for category, question_type in CATEGORIES.items():
+        for category, question_type in order:
             row = by_type.get((clip, question_type))
-            if row is not None:
+            if row is not None and (known is None or is_known(known, row)):
                 assert is_choice(question_type) == bool(row["options"])
                 examples.setdefault(clip, {})[category] = Example(
                     clip,
@@ -83,3 +92,8 @@ def load_examples() -> dict[str, dict[str, Example]]:
                     tuple(tuple(mark) for mark in row["marks"]),
                 )
     return examples
+
+
+def is_known(known: KnownQuestions, row: dict) -> bool:
+    asked = SpatialQuestion(None, row["question"], row["options"], is_numeric=not row["options"])
+    return known.note(asked) is None

@@ -18,13 +18,25 @@ from vega3d.demo.panels import (
     answer_panel,
     empty_panel,
     gate_maps,
+    notice_panel,
     outcome_panel,
     picture,
     reading_panel,
     right_answer,
 )
+from vega3d.hub.answer import notices
+from vega3d.spatial_qa import SpatialQuestion
 
 logger = logging.getLogger(__name__)
+
+# Both answers, outcome, gate maps, how to read them.
+NO_ANSWER = (
+    empty_panel(texts.WITH, "fused"),
+    empty_panel(texts.WITHOUT, "semantic"),
+    "",
+    gate_maps(),
+    reading_panel(),
+)
 
 
 @contextmanager
@@ -40,10 +52,10 @@ def shown_errors(video: str | None) -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         logger.exception("Out of memory.")
-        raise gr.Error("The GPU has no memory left for this. Try again, or with a smaller video.") from error
+        raise gr.Error(texts.NO_MEMORY, print_exception=False) from error
     except Exception as error:
         logger.exception("A request failed.")
-        raise gr.Error("Something failed on the server; its log says what. Try again.") from error
+        raise gr.Error(texts.FAILED, print_exception=False) from error
 
 
 class Handlers:
@@ -57,23 +69,53 @@ class Handlers:
         self.comparer, self.examples = comparer, examples
         self._stopped: set[str | None] = set()  # sessions whose answer is to end
 
-    def choose_room(self, room: str) -> tuple:
-        return fill_in(next(iter(self.examples[room].values())))
+    @property
+    def categories(self) -> list[str]:
+        return list(next(iter(self.examples.values())))
 
-    def choose_category(self, category: str, room: str | None) -> tuple:
+    def choose_room(self, room: str, request: gr.Request) -> tuple:
+        return self.chosen(next(iter(self.examples[room].values())), request)
+
+    def choose_category(self, category: str, room: str | None, request: gr.Request) -> tuple:
         """The question about the room chosen, or about the first room after an upload."""
-        return fill_in(self.examples[room or next(iter(self.examples))][category])
+        return self.chosen(self.examples[room or next(iter(self.examples))][category], request)
+
+    def choosing(self, category: str) -> Callable[[str | None, gr.Request], tuple]:
+        """`choose_category` of one category; Gradio finds no request in a partial function."""
+
+        def choose(room: str | None, request: gr.Request) -> tuple:
+            return self.choose_category(category, room, request)
+
+        return choose
+
+    def chosen(self, example: Example, request: gr.Request) -> tuple:
+        """The form of an example, its chip marked; an answer to what was there before ends and is taken away."""
+        self.stop(request)
+        return (*fill_in(example), *self.chips(example.category), *NO_ANSWER)
+
+    def chips(self, category: str | None) -> list:
+        """The buttons of the examples, with that of the chosen one marked."""
+        return [gr.update(variant="primary" if name == category else "secondary") for name in self.categories]
 
     def show_options(self, kind: str):
         return gr.update(visible=kind == CHOICE)
 
-    def check_upload(self, video: str | None) -> tuple:
+    def check_upload(self, video: str | None, request: gr.Request) -> Iterator[tuple]:
+        """Takes away what belongs to the last video first, so that it does not stay if this one is refused."""
+        yield self.forget_example(request)
         with shown_errors(video):
             check_video(video)
-        return self.forget_example()
 
-    def forget_example(self) -> tuple:
-        return None, gr.update(value="", visible=False), None
+    def forget_example(self, request: gr.Request) -> tuple:
+        """No room, marked frame, example, chip or answer."""
+        self.stop(request)
+        return (None, gr.update(value="", visible=False), None, *self.chips(None), *NO_ANSWER)
+
+    def mark(self, question: str, kind: str, options: str, example: Example | None) -> list:
+        """The chip of the example is marked as long as its question stands there, unchanged."""
+        asked = (question, kind, tuple(split_options(options)) if kind == CHOICE else ())
+        is_asked = example is not None and asked == (example.question, example.kind, example.options)
+        return self.chips(example.category if example is not None and is_asked else None)
 
     def ask(
         self,
@@ -87,27 +129,28 @@ class Handlers:
     ) -> Iterator[tuple]:
         """The panels of the page as the answers grow: both answers, outcome, gate maps, how to read them."""
         with shown_errors(video):
-            yield (
-                empty_panel(texts.WITH, "fused"),
-                empty_panel(texts.WITHOUT, "semantic"),
-                "",
-                gate_maps(),
-                reading_panel(),
-            )
+            yield NO_ANSWER
             choices = split_options(options) if kind == CHOICE else []
             asked = make_question(video, question, kind, choices, example)
-            yield (*answers(Reply(), Reply(), choices), gr.skip(), gr.skip(), gr.skip())
+            note = self.note(asked)
+            yield (*answers(Reply(), Reply(), choices), notice_panel(note), gr.skip(), gr.skip())
             states = self.comparer.compare(asked, on_frames=frame_counter(progress, self.comparer.num_frames))
             self._stopped.discard(request.session_hash)
             first = next(states)
-            yield gr.skip(), gr.skip(), outcome_panel(first, None), gate_maps(first.scene), reading_panel(first.scene)
+            outcome = outcome_panel(first, None, note)
+            yield gr.skip(), gr.skip(), outcome, gate_maps(first.scene), reading_panel(first.scene)
             for state in states:
                 yield (*answers(state.fused, state.semantic, choices), gr.skip(), gr.skip(), gr.skip())
                 if request.session_hash in self._stopped:
-                    yield gr.skip(), gr.skip(), texts.STOPPED, gr.skip(), gr.skip()
+                    yield (*answers(state.fused, state.semantic, choices, True), texts.STOPPED, gr.skip(), gr.skip())
                     return
             right = right_answer(example, asked.question, choices)
-            yield gr.skip(), gr.skip(), outcome_panel(first, right), gr.skip(), gr.skip()
+            yield gr.skip(), gr.skip(), outcome_panel(first, right, note), gr.skip(), gr.skip()
+
+    def note(self, asked: SpatialQuestion) -> str | None:
+        """What is to be said of this question in particular; the model's own notice stands on the page."""
+        own = self.comparer.model.config.notice
+        return " ".join(text for text in notices(self.comparer.model.config, asked) if text != own) or None
 
     def stop(self, request: gr.Request) -> None:
         """Ends the answer being made for this visitor; after Gradio's own `cancels` the next question can hang."""
@@ -124,7 +167,8 @@ class Handlers:
         """
         with shown_errors(video):
             choices = split_options(options or "") if kind == CHOICE else []
-            *_, state = self.comparer.compare(make_question(video, question, kind, choices))
+            asked = make_question(video, question, kind, choices)
+            *_, state = self.comparer.compare(asked)
             gates = state.scene.gates
             return {
                 "with_world_simulator": asdict(state.fused),
@@ -133,7 +177,7 @@ class Handlers:
                 "gates": None
                 if gates is None
                 else [[[round(g, 4) for g in row] for row in t] for t in gates.tolist()],
-                "notice": self.comparer.model.config.notice,
+                "notice": " ".join(notices(self.comparer.model.config, asked)) or None,
             }
 
     def examples_for_programs(self) -> list[dict]:
@@ -155,10 +199,10 @@ def fill_in(example: Example) -> tuple:
     )
 
 
-def answers(fused: Reply, semantic: Reply, options: list[str]) -> tuple[str, str]:
+def answers(fused: Reply, semantic: Reply, options: list[str], was_stopped: bool = False) -> tuple[str, str]:
     return (
-        answer_panel(texts.WITH, "fused", fused, options),
-        answer_panel(texts.WITHOUT, "semantic", semantic, options),
+        answer_panel(texts.WITH, "fused", fused, options, was_stopped),
+        answer_panel(texts.WITHOUT, "semantic", semantic, options, was_stopped),
     )
 
 

@@ -6,31 +6,35 @@ from html import escape
 from io import BytesIO
 
 import numpy as np
+import torch
 from PIL import Image
 
 from vega3d.demo import texts
 from vega3d.demo.compare import Comparison, Reply, Scene
 from vega3d.demo.examples import Example
-from vega3d.hub.gate_figure import gate_overlays
+from vega3d.demo.scores import COLUMNS, MACRO, Scores
+from vega3d.hub.gate_figure import gate_overlays, gate_scale
 
 
 def notice_panel(notice: str | None) -> str:
     return f'<div class="vega-notice"><b>Note.</b> {escape(notice)}</div>' if notice else ""
 
 
-def answer_panel(title: str, style: str, reply: Reply, options: Sequence[str] = ()) -> str:
+def answer_panel(title: str, style: str, reply: Reply, options: Sequence[str] = (), was_stopped: bool = False) -> str:
     """One answer: its text so far, a bar an option, and the time taken."""
     parts = [f"<h3>{escape(title)}</h3>"]
     if reply.text:
         parts.append(f'<div class="vega-text">{escape(reply.text)}</div>')
     elif reply.seconds is not None:
         parts.append(f'<div class="vega-text vega-faint">{texts.NOTHING_SAID}</div>')
-    else:
+    elif not was_stopped:
         parts.append('<div class="vega-faint">…</div>')
     if reply.options is not None:
         parts.append(bars(reply.options, options))
     if reply.seconds is not None:
         parts.append(f'<div class="vega-faint">{reply.seconds:.2f} s</div>')
+    elif was_stopped:
+        parts.append(texts.STOPPED)
     return panel(style, "".join(parts))
 
 
@@ -51,13 +55,13 @@ def bars(probabilities: dict[str, float], options: Sequence[str]) -> str:
     return f'<div class="vega-bars">{"".join(rows)}</div>'
 
 
-def outcome_panel(state: Comparison, right: str | None) -> str:
-    """The right answer, if it is known, and where the time went."""
+def outcome_panel(state: Comparison, right: str | None, note: str | None = None) -> str:
+    """What is to be said of this question, the right answer if it is known, and where the time went."""
     kept = "kept from an earlier question" if state.was_kept else f"read and encoded in {state.seconds_of_scene:.1f} s"
     parts = [f"{len(state.scene.seconds)} frames, {kept}."]
     if right is not None:
         parts.insert(0, f"<b>Right answer: {escape(right)}</b> (by the geometry of the room).")
-    return f'<div class="vega-faint">{" ".join(parts)}</div>'
+    return f'{notice_panel(note)}<div class="vega-faint">{" ".join(parts)}</div>'
 
 
 def right_answer(example: Example | None, question: str, options: Sequence[str]) -> str | None:
@@ -75,12 +79,14 @@ def reading_panel(scene: Scene | None = None) -> str:
         return f'<div class="vega-faint">{texts.READ_GATES}</div>'
     if scene.gates is None:
         return f'<div class="vega-faint">{texts.NO_GATES}</div>'
-    gates = scene.gates
-    scale = (
-        f'Gate 0 <span class="vega-scale"></span> 1; here {float(gates.min()):.2f} to {float(gates.max()):.2f}, '
-        f"mean {float(gates.mean()):.2f}."
-    )
-    return f'<div class="vega-faint">{texts.READ_GATES} {scale}</div>'
+    return f'<div class="vega-faint">{scale_of(scene.gates)} {texts.READ_GATES}</div>'
+
+
+def scale_of(gates: torch.Tensor) -> str:
+    """The colours of the maps, with the gates at their ends."""
+    low, high = gate_scale(gates.numpy())
+    scale = f'<span class="vega-ends">{low:.2f} <span class="vega-scale"></span> {high:.2f}</span>'
+    return f"Gates of this clip: {scale}, mean {float(gates.mean()):.2f}."
 
 
 def gate_maps(scene: Scene | None = None) -> str:
@@ -98,5 +104,26 @@ def picture(frame: np.ndarray, caption: str) -> str:
     Image.fromarray(frame).save(file, format="webp", quality=85)
     source = f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
     caption = escape(caption)
-    image = f'<img src="{source}" alt="{caption}" tabindex="0">'
+    image = f'<img src="{source}" alt="{caption}" tabindex="0" role="button">'
     return f'<figure class="vega-picture">{image}<figcaption>{caption}</figcaption></figure>'
+
+
+def scoreboard(scores: Scores) -> str:
+    """A table of the scores over many rooms [%], with how far the interval of the difference reaches."""
+    head = "".join(f"<td>{title}</td>" for title in COLUMNS.values())
+    rows = []
+    for name, row in scores.scores.items():
+        cells = "".join(f"<td>{100 * row[column]:.1f}</td>" for column in COLUMNS)
+        style = ' class="vega-mean"' if name == MACRO else ""
+        rows.append(f"<tr{style}><th>{escape(texts.CATEGORY_NAMES.get(name, name))}</th>{cells}</tr>")
+    points = " ".join(f"{100 * scores.difference[end]:+.1f}" for end in ("low", "high")).replace(" ", " to ")
+    caption = texts.SCORES.format(
+        rooms=scores.rooms,
+        questions=scores.questions,
+        seeds=scores.seeds,
+        difference=f"{100 * scores.difference['score']:+.1f} ({points})",
+    )
+    return (
+        f'<div class="vega-heading">{texts.SCORES_TITLE}</div><table><tr><th></th>{head}</tr>{"".join(rows)}</table>'
+        f'<div class="vega-faint">{caption}</div>'
+    )

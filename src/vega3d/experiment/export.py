@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from vega3d.evaluation.baselines import constant_scores
-from vega3d.evaluation.metrics import QUESTION_TYPES
+from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
 from vega3d.evaluation.report import percent, read_result, span
+from vega3d.experiment.question_forms import trained_questions
 from vega3d.experiment.recipe import VALIDATION, Recipe
 from vega3d.experiment.runner import Experiment, load_arm
 from vega3d.experiment.table import ROWS, markdown
@@ -63,6 +64,7 @@ def export(
     model = experiment.model_of(arm, seed).cpu()
     load_arm(model, experiment.run_folder(arm, seed))
     model.config.notice = notice
+    model.config.questions = trained_questions(experiment.recipe.categories, guesses(experiment, arm, seed))
     with whole_folder(output) as partial_folder:
         save_model(model, experiment, partial_folder, dtype)
         write_card(experiment, arm, seed, partial_folder, name)
@@ -152,12 +154,23 @@ def summary(values: dict, arm: str) -> str:
     return "\n".join([f"What its generator brings, macro averages on rooms of the split `{split}`:", "", *lines])
 
 
-def own_table(experiment: Experiment, arm: str, seed: int) -> str:
-    """The scores of this checkpoint, beside those of an answer that ignores the question."""
+def own_scores(experiment: Experiment, arm: str, seed: int) -> tuple[str, dict[str, dict], dict[str, float]]:
+    """The split, its official figures by category, and those of an answer that ignores the question."""
     split = "test" if "test" in experiment.splits else VALIDATION
     result = read_result(experiment.result_file(split, arm, seed))
-    figures = result["summary"]["official"]["figures"]
-    constant = constant_scores(result["questions"])
+    return split, result["summary"]["official"]["figures"], constant_scores(result["questions"])
+
+
+def guesses(experiment: Experiment, arm: str, seed: int) -> set[str]:
+    """Question types of the categories whose interval reaches down to an answer that ignores the question."""
+    _, figures, constant = own_scores(experiment, arm, seed)
+    low = [name for name in CATEGORIES if name in figures and figures[name]["low"] <= constant[name]]
+    return {question_type for name in low for question_type in CATEGORIES[name]}
+
+
+def own_table(experiment: Experiment, arm: str, seed: int) -> str:
+    """The scores of this checkpoint, beside those of an answer that ignores the question."""
+    split, figures, constant = own_scores(experiment, arm, seed)
     lines = [
         f"This checkpoint by itself on the split `{split}`, beside an answer that ignores the question: the best "
         "constant number, or chance.",

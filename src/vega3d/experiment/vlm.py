@@ -15,6 +15,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from vega3d.experiment.question_forms import FORMS
 from vega3d.spatial_qa import CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT, PRE_PROMPT
 from vega3d.synthetic.classes import CLASSES
 
@@ -45,26 +46,8 @@ CHAT_TEMPLATE = (
 ROPE_THETA = 16.0
 TOKENS_PER_SECOND = 2  # of Qwen2.5-VL's published checkpoints; two frames are one step in time
 COLOURS = ("black", "white", "grey", "red", "orange", "brown", "beige", "yellow", "green", "blue", "purple", "pink")
-SENTENCES = (  # {a} to {d}: names of objects; the words of the synthetic questions, of VSI-Bench, and of stage 0
-    "Measuring from the closest point of each object, what is the distance between the {a} and the {b} (in meters)?",
-    "What is the length of the longest dimension (length, width, or height) of the {a}, measured in centimeters?",
-    "What is the size of this room (in square meters)? If multiple rooms are shown, estimate the size of the combined "
-    "space.",
-    "Measuring from the closest point of each object, which of these objects ({a}, {b}, {c}, {d}) is the closest to "
-    "the {a}?",
-    "If I am standing by the {a} and facing the {b}, is the {c} to the left or the right of the {b}?",
-    "If I am standing by the {a} and facing the {b}, is the {c} to my left, right, or back? An object is to my back "
-    "if I would have to turn at least 135 degrees in order to face it.",
-    "If I am standing by the {a} and facing the {b}, is the {c} to my front-left, front-right, back-left, or "
-    "back-right? The directions refer to the quadrants of a Cartesian plane (if I am standing at the origin and "
-    "facing along the positive y-axis).",
-    "You are a robot beginning at the {a} and facing the {b}. You want to navigate to the {c}. You will perform the "
-    "following actions (Note: for each [please fill in], choose either 'turn back,' 'turn left,' or 'turn right.'): "
-    "1. Go forward until the {b}. 2. [please fill in]. 3. Go forward until the {c}. You have reached the final "
-    "destination.",
-    "What will be the first-time appearance order of the following categories in the video: {a}, {b}, {c}, {d}?",
-    "Which of the four marked boxes is the {a} that is the closest to the {b}?",
-    "How many {a}(s) are in this room?",
+SENTENCES = (  # {a} to {e}: names of objects; the words of the synthetic questions, of VSI-Bench, and of stage 0
+    *FORMS.values(),
     "Options:\nA. {a}\nB. {b}\nC. {c}\nD. {d}",
     "Options:\nA. {a}, {b}, {c}, {d}\nB. {b}, {a}, {d}, {c}",
     "Options:\nA. left\nB. right\nC. back",
@@ -127,7 +110,7 @@ def corpus() -> Iterator[str]:
     """Sentences with the words of the questions: every name in every place, so that words become tokens."""
     for number, name in enumerate(CLASSES):
         others = [CLASSES[(number + step) % len(CLASSES)] for step in (7, 17, 31)]
-        names = dict(zip("abcd", (name, *others), strict=True))
+        names = dict(zip("abcde", (name, *others, name), strict=True))
         yield from (sentence.format(**names) for sentence in SENTENCES)
         yield from (f"What color is the {name}? {colour}\nA {colour} {name}." for colour in COLOURS)
         yield from (PRE_PROMPT, CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT)

@@ -8,10 +8,14 @@ import torch
 from transformers import TextStreamer
 
 from vega3d.features.cache import FeatureCache
+from vega3d.known_questions import KnownQuestions
+from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.inputs_vega3d import VISUAL_INPUTS
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.spatial_qa import SpatialQuestion, checked_logits, letter_probabilities
+
+NARROW = 1024  # channels; the smallest Qwen-VL has 2048
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class Answer:
     """
     Args:
         text: the answer; for a choice its letter and text.
-        notice: what the model's config says about itself with every answer, such as "untrained".
+        notice: what the model's config says about itself with every answer, such as "untrained", and whether the
+            question is one that it was not trained on.
         options: probability of each letter among the options, or None for an open question.
         frame_seconds: times of the frames used [s], each that of a frame of the video, so their distances differ by up
             to a frame's; frame numbers where the source has no times; None for an image.
@@ -37,6 +42,21 @@ class Answer:
     def to_dict(self) -> dict:
         """Plain values for JSON, without the gates."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "gates"}
+
+
+def notices(config: VegaConfig, question: SpatialQuestion) -> list[str]:
+    """What to tell with an answer: the model's notice, and why this answer in particular may mean nothing.
+
+    Raises:
+        ValueError: if the config lists its questions in another shape.
+    """
+    known = KnownQuestions.of_config(config.questions)
+    note = None if known is None else known.note(question)
+    width = config.get_text_config().hidden_size
+    rounded = None
+    if config.to_dict().get("quantization_config") is not None and width < NARROW:
+        rounded = f"A language model of {width} channels loses its words in 4 bits. Ask it without."
+    return [text for text in (config.notice, note, rounded) if text]
 
 
 @torch.no_grad()
@@ -69,6 +89,7 @@ def answer_question(
     Raises:
         ValueError: if the model's logits are not finite; as the processor and the model do.
     """
+    told = notices(model.config, question)
     start = time.perf_counter()
     inputs = processor.apply_chat_template(
         question.messages(),
@@ -104,7 +125,7 @@ def answer_question(
     gates = next(iter(encoded.gates.values()))[0].float().cpu() if encoded.gates else None
     return Answer(
         text=text,
-        notice=model.config.notice,
+        notice=" ".join(told) or None,
         options=options,
         frame_seconds=[round(float(second), 3) for second in metadata[0].timestamps] if metadata else None,
         seconds=round(time.perf_counter() - start, 3),

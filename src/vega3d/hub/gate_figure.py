@@ -1,19 +1,44 @@
-"""Pictures of the gate maps over the frames that they belong to."""
+"""Pictures of the gate maps over the frames that they belong to.
+
+Gates of one clip often differ by little: colours span the clip's own range, whose ends are told, and the frame under
+them is grey, so that each colour is the gate's and each edge the picture's.
+"""
 
 from pathlib import Path
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from PIL import Image
 
-COLOURS, OPACITY = "viridis", 0.6
+from vega3d.files import whole_file
+
+COLOURS, OPACITY = "viridis", 0.5
+SHORTEST_SCALE = 0.02  # a flat map stays flat: rounding is not stretched to all colours
+LEGEND = "gate: low takes in the most from the world simulator, high keeps the VLM's own token"
+
+
+def gate_scale(gates: np.ndarray) -> tuple[float, float]:
+    """The gates at the ends of the colours: the lowest and the highest of the clip, `SHORTEST_SCALE` apart or more.
+
+    Raises:
+        ValueError: if a gate is not finite.
+    """
+    low, high = float(np.min(gates)), float(np.max(gates))
+    if not np.isfinite([low, high]).all():
+        raise ValueError(
+            "The gates hold values that are no numbers (NaN or infinity): the model's weights are broken."
+        )
+    if high - low >= SHORTEST_SCALE:
+        return low, high
+    start = min(max((low + high - SHORTEST_SCALE) / 2, 0.0), 1.0 - SHORTEST_SCALE)
+    return start, start + SHORTEST_SCALE
 
 
 def gate_overlays(frames: np.ndarray, gates: np.ndarray) -> list[np.ndarray]:
-    """The first frame of each temporal patch, with the gate over it; colours as in `save_gate_figure`.
+    """The first frame of each temporal patch in grey, with the gate over it in the colours of `gate_scale`.
 
     Args:
         frames: uint8[T, H, W, 3].
@@ -21,49 +46,56 @@ def gate_overlays(frames: np.ndarray, gates: np.ndarray) -> list[np.ndarray]:
 
     Returns:
         t pictures uint8[H, W, 3].
+
+    Raises:
+        ValueError: as `gate_scale`.
     """
     height, width = frames.shape[1:3]
+    scale, colour_map = Normalize(*gate_scale(gates)), matplotlib.colormaps[COLOURS]
     overlays = []
     for frame, gate in zip(frames[::2], gates, strict=True):
-        colours = (255 * matplotlib.colormaps[COLOURS](gate)[..., :3]).astype(np.uint8)
+        colours = (255 * colour_map(scale(gate))[..., :3]).astype(np.uint8)
         colours = np.array(Image.fromarray(colours).resize((width, height), Image.Resampling.NEAREST))
-        mixed = (1 - OPACITY) * frame + OPACITY * colours
-        overlays.append(mixed.round().astype(np.uint8))
+        grey = np.array(Image.fromarray(frame).convert("L"))[..., None]
+        overlays.append(((1 - OPACITY) * grey + OPACITY * colours).round().astype(np.uint8))
     return overlays
 
 
 def save_gate_figure(path: Path, frames: np.ndarray, gates: np.ndarray, seconds: list[float] | None) -> None:
-    """Draws each temporal patch: its first frame, and the gate over it.
+    """Draws each temporal patch as `gate_overlays` does, with a legend of the colours.
 
     Args:
         path: PNG file; it appears under its name only when it is whole.
         frames: uint8[T, H, W, 3].
         gates: float[t, h, w] in (0, 1), t = ceil(T / 2).
         seconds: time of each frame [s], for the titles.
+
+    Raises:
+        ValueError: as `gate_scale`, and as `vega3d.files.check_output`.
     """
-    columns = min(4, len(gates))
-    rows = -(-len(gates) // columns)
+    pictures = gate_overlays(frames, gates)
+    columns = min(4, len(pictures))
+    rows = -(-len(pictures) // columns)
     height, width = frames.shape[1:3]
-    size = (2.6 * columns + 0.9, 2.6 * rows * height / width + 0.8)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    # A clip of one or two pictures is still as wide as its legend.
+    figure = Figure(figsize=(max(2.6 * columns, 6) + 0.2, 2.6 * rows * height / width + 1), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for index, axis in enumerate(axes.flat):
         axis.axis("off")
-        if index >= len(gates):
-            continue
-        axis.imshow(frames[2 * index])
-        overlay = axis.imshow(
-            gates[index],
-            cmap=COLOURS,
-            vmin=0,
-            vmax=1,
-            alpha=OPACITY,
-            extent=(0, width, height, 0),
-            interpolation="nearest",
-        )
-        if seconds is not None:
-            axis.set_title(f"{seconds[2 * index]:.1f} s", fontsize=8)
-    figure.colorbar(overlay, ax=axes, label="gate: 1 keeps the semantic token", shrink=0.9)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=110)
-    plt.close(figure)
-    partial.replace(path)
+        if index < len(pictures):
+            axis.imshow(pictures[index])
+            if seconds is not None:
+                axis.set_title(f"{seconds[2 * index]:.1f} s", fontsize=8)
+    add_legend(figure, axes, gates)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
+
+
+def add_legend(figure: Figure, axes: np.ndarray, gates: np.ndarray) -> None:
+    low, high = gate_scale(gates)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(low, high), COLOURS), ax=axes, location="bottom", shrink=0.9, aspect=40
+    )
+    ticks = np.linspace(low, high, 5).tolist()
+    bar.set_ticks(ticks, labels=[f"{tick:.2f}" for tick in ticks])
+    bar.set_label(LEGEND, fontsize=9)

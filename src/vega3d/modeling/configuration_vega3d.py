@@ -290,6 +290,7 @@ class VegaConfig(PreTrainedConfig):
         projector_hidden_size: hidden width of the projector.
         initializer_range: standard deviation of new Linear weights.
         notice: text shown with every answer, such as "untrained".
+        questions: forms of the questions that it was trained on, and names of objects; one who asks another is told.
     """
 
     model_type = "vega3d"
@@ -309,6 +310,7 @@ class VegaConfig(PreTrainedConfig):
     projector_hidden_size: int = 2048
     initializer_range: float = 0.02
     notice: str | None = None
+    questions: dict | None = None
 
     def __post_init__(self, **kwargs):
         refuse_misspelled(type(self), kwargs)

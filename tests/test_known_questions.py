@@ -1,0 +1,171 @@
+"""Which questions a model was trained on, and what one is told who asks another."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tiny_checkpoints import copy_embedded
+from vega3d import VegaConfig
+from vega3d.demo.examples import load_examples
+from vega3d.experiment.map_rows import OnMap, map_rows
+from vega3d.experiment.question_forms import FORMS, trained_questions
+from vega3d.hub.answer import notices
+from vega3d.hub.load import ASSETS
+from vega3d.known_questions import KnownQuestions
+from vega3d.spatial_qa import SpatialQuestion
+from vega3d.synthetic import load_furniture, sample_scene, sample_walk, scene_seed
+from vega3d.synthetic.observation import observe
+from vega3d.synthetic.questions import QUESTION_MAKERS, shuffled_candidates
+from vega3d.synthetic.render_embree import EmbreeRenderer
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "third.yaml"
+GUESSES = {*(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard")), "route_planning"}
+CLOSEST = (
+    "Measuring from the closest point of each object, which of these objects (bed, door, lamp, chair) is the closest "
+    "to the {}?"
+)
+LEFT_OF = "If I am standing by the {} and facing the {}, is the {} to the left or the right of the {}?"
+
+
+@pytest.fixture(scope="module")
+def known() -> KnownQuestions:
+    config = VegaConfig.from_pretrained(ASSETS / "vega3d-tiny")
+    return KnownQuestions.of_config(config.questions)
+
+
+def asked(question: str, options: tuple[str, ...] = (), number: bool = False) -> SpatialQuestion:
+    return SpatialQuestion(None, question, options, is_numeric=number)
+
+
+def nearest(note: str) -> SpatialQuestion:
+    """The question that a note tells, as it says that it is to be asked."""
+    text, how = re.fullmatch(
+        r'.*answers? means nothing\. The nearest that it can answer: "(.+)" \(answer: (.+)\)', note
+    ).groups()
+    options = tuple(how.removeprefix("a choice of ").split(" / ")) if how.startswith("a choice") else ()
+    return asked(text, options, how == "a number")
+
+
+def test_the_embedded_model_lists_what_its_recipe_trained_on():
+    config = json.loads((ASSETS / "vega3d-tiny" / "config.json").read_text())
+
+    expected = trained_questions(yaml.safe_load(RECIPE.read_text())["categories"], GUESSES)
+
+    assert config["questions"] == expected
+
+
+def test_every_question_of_the_rooms_has_a_form():
+    scene = sample_scene(scene_seed("validation", 4), load_furniture(), "bedroom")
+    clip = EmbreeRenderer(scene).render(sample_walk(scene, 1, 16), 128, 96)
+    observation = observe(scene, clip.instance)
+    known = KnownQuestions.of_config(trained_questions(list(QUESTION_MAKERS), ()))
+    assert set(FORMS) == set(QUESTION_MAKERS)
+
+    made = [
+        question
+        for name in QUESTION_MAKERS
+        for question in shuffled_candidates(name, observation, np.random.default_rng(0))[:20]
+    ]
+
+    assert {question.question_type for question in made} >= set(QUESTION_MAKERS) - {"localisation_by_choice"}
+    for question in made:
+        assert known.note(asked(question.question, question.options, not question.options)) is None, question.question
+
+
+def test_every_question_of_the_maps_has_a_form(known):
+    rows = list(map_rows({"bed": OnMap(1, 2, 3), "coffee table": OnMap(-1, -2, 4)}))
+
+    assert [known.note(asked(question)) for _, question, _ in rows] == [None] * 4
+
+
+def test_every_example_but_boxes_has_a_form(known):
+    for by_category in load_examples().values():
+        for example in by_category.values():
+            note = known.note(asked(example.question, example.options, not example.options))
+            assert (note is not None) == (example.category == "Which box")
+
+
+OTHERS = {
+    "another question": (asked("Where is the lamp?"), "Where is the lamp, from the first frame?"),
+    "another language": (asked("Où est la lampe ?"), None),
+    "free text in place of a number": (
+        asked("How many desk(s) are in this room?"),
+        "How many desk(s) are in this room?",
+    ),
+    "a number in place of free text": (
+        asked("Where is the bed, from the first frame?", number=True),
+        "Where is the bed, from the first frame?",
+    ),
+    "an object never seen": (
+        asked("How many unicorn(s) are in this room?", number=True),
+        "How many door(s) are in this room?",
+    ),
+    "a plural": (asked("How many chairs are there?", number=True), "How many chair(s) are in this room?"),
+    "a longer name first": (asked("Where is that coffee table?"), "Where is the coffee table, from the first frame?"),
+    "one letter more": (
+        asked("How many desk(s) are in this room??", number=True),
+        "How many desk(s) are in this room?",
+    ),
+    "small letters": (asked("how many desk(s) are in this room?", number=True), "How many desk(s) are in this room?"),
+    "other options": (asked(CLOSEST.format("clock"), ("the bed", "the door")), CLOSEST.format("clock")),
+    "a question without a known word": (asked("?"), None),
+    "a name in place of another": (asked(LEFT_OF.format("bed", "door", "lamp", "chair"), ("left", "right")), None),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_another_question_is_told_the_nearest_that_is_answered(known, case):
+    question, expected = OTHERS[case]
+
+    note = known.note(question)
+
+    assert "\n" not in note and "means nothing" in note
+    assert expected is None or nearest(note).question == expected
+    assert known.note(nearest(note)) is None  # who follows the note is told no more
+
+
+def test_nobody_is_sent_to_a_guess(known):
+    note = known.note(asked("Is the lamp to the left or the right of the bed?", ("left", "right")))
+
+    assert "standing" not in note and "robot" not in note
+
+
+def test_a_model_that_lists_nothing_says_nothing():
+    assert KnownQuestions.of_config(None) is None
+    assert notices(VegaConfig(), asked("Anything at all?")) == []
+
+
+BAD_FIELDS = {
+    "no forms": {"names": ["bed"]},
+    "no names": {"forms": []},
+    "an unknown key": {"names": ["bed"], "forms": [{"text": "?", "answer": "text", "extra": 1}]},
+    "an unknown answer": {"names": ["bed"], "forms": [{"text": "?", "answer": "essay"}]},
+    "a form that is text": {"names": ["bed"], "forms": ["How many?"]},
+    "a name that is a number": {"names": [5], "forms": []},
+    "a text that is a number": {"names": ["bed"], "forms": [{"text": 5, "answer": "text"}]},
+    "more slots than names": {"names": ["bed"], "forms": [{"text": "{a} or {b}?", "answer": "text"}]},
+    "an option with a slot of its own": {
+        "names": ["bed"],
+        "forms": [{"text": "{a}?", "answer": "choice", "options": ["{b}"]}],
+    },
+    "forms that are a number": {"names": ["bed"], "forms": 5},
+    "names that are null": {"names": None, "forms": []},
+}
+
+
+@pytest.mark.parametrize("case", BAD_FIELDS)
+def test_a_field_of_another_shape_is_refused(case):
+    with pytest.raises(ValueError, match="questions"):
+        KnownQuestions.of_config(BAD_FIELDS[case])
+
+
+def test_the_field_is_saved_with_the_model(tmp_path):
+    folder = copy_embedded(tmp_path / "model", questions={"names": ["bed"], "forms": []})
+
+    VegaConfig.from_pretrained(folder).save_pretrained(tmp_path / "again")
+
+    assert VegaConfig.from_pretrained(tmp_path / "again").questions == {"names": ["bed"], "forms": []}
