@@ -149,5 +149,5 @@ def test_a_model_that_is_broken_gives_an_error_and_no_answer(question, place):
         for weight in part.parameters():
             weight.fill_(float("nan"))
 
-    with pytest.raises(ValueError, match="NaN|no number|not a number|not finite"):
+    with pytest.raises(ValueError, match=r"NaN|not finite"):
         last(Comparer(model, processor, num_frames=2), question, max_new_tokens=4)

@@ -148,4 +148,4 @@ def is_address(value: object) -> bool:
     if not isinstance(value, dict):
         return False
     path = value.get("path")
-    return isinstance(path, str) and "://" in path or any(map(is_address, value.values()))
+    return (isinstance(path, str) and "://" in path) or any(map(is_address, value.values()))
