@@ -141,7 +141,7 @@ def test_sizes_are_checked(scenes, embree, context):
 def test_missing_moderngl_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "moderngl", None)
 
-    with pytest.raises(ValueError, match=r'pip install "vega3d\[render\]"'):
+    with pytest.raises(ValueError, match=r'pip install "\.\[render\]"'):
         OpenGLContext()
 
 

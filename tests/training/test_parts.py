@@ -97,7 +97,7 @@ def test_a_part_without_parameters_is_refused(assemble):
 
 def test_adapters_need_peft(assemble, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match=r"pip install vega3d\[train\]"):
+    with pytest.raises(ValueError, match=r'pip install "\.\[train\]"'):
         choose_parts(assemble(), ["llm-lora"])
 
 
