@@ -21,7 +21,7 @@ def main(address: str, path: Path) -> None:
         page = browser.new_page(viewport=SIZE)
         page.goto(address, wait_until="domcontentloaded")
         page.get_by_role("button", name=CATEGORY).click()
-        page.locator("#options textarea").wait_for()
+        page.wait_for_function("document.querySelector('#question textarea').value.includes('is the closest')")
         page.get_by_role("button", name="Ask", exact=True).click()
         page.wait_for_function("document.querySelector('#outcome').innerText.includes('Right answer')")
         page.wait_for_function("[...document.querySelectorAll('#gates img')].every(image => image.complete)")

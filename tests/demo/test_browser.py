@@ -73,6 +73,12 @@ def page(browser, address):
     assert errors == []
 
 
+def choose_closest(page: Page) -> None:
+    """Clicks on an example, and waits until it has filled the form."""
+    page.get_by_role("button", name="Which is closest").click()
+    expect(page.get_by_label("Question")).to_have_value(re.compile("is the closest"), timeout=SECONDS)
+
+
 def ask(page: Page) -> None:
     page.get_by_role("button", name="Ask", exact=True).click()
 
@@ -129,8 +135,7 @@ def test_an_example_is_answered(page, tmp_path):
 
 
 def test_form_answers_and_maps_need_no_scrolling(page):
-    page.get_by_role("button", name="Which is closest").click()
-    expect(page.get_by_label("Options")).to_be_visible()
+    choose_closest(page)
     ask(page)
     expect(page.locator("#gates img")).to_have_count(NUM_MAPS, timeout=SECONDS)
     for element in ("#ask", "#gates", "#reading"):
@@ -170,15 +175,14 @@ def test_errors_are_told_and_leave_nothing_stuck(page, tmp_path):
     assert "/tmp" not in told.inner_text()
     page.wait_for_timeout(1000)  # [ms]; the player's own complaint would come beside it
     assert "not playable" not in " ".join(page.locator(".toast-body").all_inner_texts())
-    page.get_by_role("button", name="Which is closest").click()
+    choose_closest(page)
     expect(page.locator("#video video")).to_have_attribute("src", re.compile(r"/room\.mp4$"), timeout=SECONDS)
     ask(page)
     expect(page.locator("#outcome")).to_contain_text("Right answer", timeout=SECONDS)
 
 
 def test_nothing_of_the_last_question_stays(page):
-    page.get_by_role("button", name="Which is closest").click()
-    expect(page.get_by_label("Options")).to_be_visible()
+    choose_closest(page)
     ask(page)
     expect(page.locator("#outcome")).to_contain_text("Right answer", timeout=SECONDS)
     page.locator("#video").get_by_label("Clear").click()
@@ -186,7 +190,7 @@ def test_nothing_of_the_last_question_stays(page):
     expect(page.locator("#fused")).to_contain_text("The answer appears here")
     expect(page.locator("#chips button.primary")).to_have_count(0)
 
-    page.get_by_role("button", name="Which is closest").click()
+    choose_closest(page)
     expect(page.locator("#video video")).to_be_visible(timeout=SECONDS)
     ask(page)
     expect(page.locator("#gates img")).to_have_count(NUM_MAPS, timeout=SECONDS)
@@ -239,8 +243,7 @@ def test_a_stopped_answer_makes_room_for_the_next(page):
     stopped, done = page.locator("#outcome", has_text="Stopped"), page.locator("#semantic", has_text=TOOK)
     expect(stopped.or_(done).first).to_be_visible(timeout=SECONDS)  # until then another question is not taken
     assert "…" not in page.locator("#fused").inner_text() + page.locator("#semantic").inner_text()
-    page.get_by_role("button", name="Which is closest").click()
-    expect(page.get_by_label("Options")).to_be_visible()
+    choose_closest(page)
     ask(page)
     expect(page.locator("#outcome")).to_contain_text("Right answer", timeout=SECONDS)
     expect(page.locator("#semantic .vega-bars b")).to_have_count(4)
