@@ -197,3 +197,15 @@ def test_temporary_names_of_long_names_can_be_made(tmp_path):
 
     assert path.is_file()
     assert len(os.fsencode(partial_path(path).name)) <= 255
+
+
+def test_a_file_of_another_making_is_not_replaced(tmp_path):
+    ours, empty, theirs = tmp_path / "ours.json", tmp_path / "empty.json", tmp_path / "notes.json"
+    ours.write_text('{"format": "vega3d-comparison-1"}')
+    empty.touch()
+    theirs.write_text('{"mine": 1}')
+
+    for path in (ours, empty, tmp_path / "new.json"):
+        assert check_output(path, mark=b"vega3d-comparison-1") == path
+    with pytest.raises(ValueError, match="not made by this command"):
+        check_output(theirs, mark=b"vega3d-comparison-1")

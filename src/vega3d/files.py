@@ -23,6 +23,7 @@ LOCK_SECONDS = 10
 TOKEN_LENGTH = 8  # of the random part of a temporary name
 NAME_BYTES = 160  # of the longest file name, 255, so that a temporary name beside it fits, too
 LONGEST_NAME = 255  # bytes
+HEAD = 4096  # bytes, in which a file says what made it
 KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
@@ -31,20 +32,24 @@ KINDS = (
 )
 
 
-def check_output(path: str | Path, *inputs: str | Path | None, new_folders: bool = False) -> Path:
+def check_output(
+    path: str | Path, *inputs: str | Path | None, new_folders: bool = False, mark: bytes | None = None
+) -> Path:
     """The regular file that an output goes to, links followed; asked before any work is done.
 
     Args:
         path: where the output is wanted.
         inputs: files that the command reads; none of them may be its output.
         new_folders: whether folders on the way may be missing; they are not made here.
+        mark: what the beginning of a file says that the same command made; any other file is not replaced, unless it
+            is empty.
 
     Returns:
         The absolute path, without links.
 
     Raises:
         ValueError: if it is a folder, a device, a named pipe, a socket or an input; if it may not be written, or its
-            folder is not there.
+            folder is not there; if a file of another making is there.
     """
     target = resolved(path)
     mode = mode_of(target)
@@ -59,8 +64,16 @@ def check_output(path: str | Path, *inputs: str | Path | None, new_folders: bool
         for source in inputs:
             if source is not None and os.path.exists(source) and os.path.samefile(source, target):
                 raise ValueError(f"{path} is an input of this command and would be lost. Give another output.")
+        if mark is not None and not is_marked(target, mark):
+            raise ValueError(f"{path} is there, and was not made by this command. Give another output, or remove it.")
     check_writable_parent(target, path, new_folders)
     return target
+
+
+def is_marked(file: Path, mark: bytes) -> bool:
+    with file.open("rb") as opened:
+        head = opened.read(HEAD)
+    return not head or mark in head
 
 
 def resolved(path: str | Path) -> Path:

@@ -80,7 +80,7 @@ def given_value(error: Exception, arguments: list[str]) -> str:
     """What was given to the option that an error is about, which its message leaves out."""
     names = error.param.opts if isinstance(error, typer.BadParameter) and error.param is not None else []
     given = [value for name, value in pairwise(arguments) if name in names]
-    return f", but got {given[-1]!r}" if given else ""
+    return f", but got {given[-1]!r:.100}" if given else ""
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from vega3d_cli.analyze_options import (
     read_options,
     reader_of,
 )
-from vega3d_cli.common import app, one_line_errors, progress, quieten
+from vega3d_cli.common import COUNT, SEED, Workers, app, one_line_errors, progress, quieten
 from vega3d_cli.generators import load_generator
 
 analyze = typer.Typer(
@@ -38,9 +38,9 @@ TrainData = Annotated[
 ]
 Split = Annotated[str | None, typer.Option(help="Split of rooms.  [default: test; with --data, all rooms]")]
 Layout = Annotated[str | None, typer.Option(help="rooms, scannet, 7scenes or tum.  [default: by the files]")]
-Views = Annotated[int, typer.Option(help="Frames taken evenly from each clip; shorter clips give all.")]
-Clips = Annotated[int | None, typer.Option(help="Most clips.  [default: 10 rooms; with --data, all]")]
-TrainClips = Annotated[int | None, typer.Option(help="Most clips to train on.  [default: 20 rooms; or all]")]
+Views = Annotated[int, typer.Option(**COUNT, help="Frames taken evenly from each clip; shorter clips give all.")]
+Clips = Annotated[int | None, typer.Option(**COUNT, help="Most clips.  [default: 10 rooms; with --data, all]")]
+TrainClips = Annotated[int | None, typer.Option(**COUNT, help="Most clips to train on.  [default: 20 rooms; or all]")]
 Controls = Annotated[str, typer.Option(help="Of random, noise, vae; with commas.")]
 Blocks = Annotated[str | None, typer.Option(help="Blocks with commas, or all.  [default: the model's]")]
 Timesteps = Annotated[str | None, typer.Option(help="Noise levels with commas.  [default: the model's]")]
@@ -50,8 +50,7 @@ Voxel = Annotated[float, typer.Option(help="Edge of a voxel [m].")]
 SkipLost = Annotated[bool, typer.Option("--skip-lost", help="Leave out frames whose pose was lost, and say so.")]
 Intrinsics = Annotated[str | None, typer.Option(help="fx,fy,cx,cy [px], where the layout stores none.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder of a feature cache (bf16) to read from and add to.")]
-Seed = Annotated[int, typer.Option(help="Of chance and of the bootstrap.")]
-Workers = Annotated[int, typer.Option(help="Processes that make rooms.")]
+Seed = Annotated[int, typer.Option(**SEED, help="Of chance and of the bootstrap.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")]
 Output = Annotated[Path | None, typer.Option(help="JSON file with every clip's figures.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object, not as a table.")]

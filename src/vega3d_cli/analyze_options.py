@@ -107,9 +107,10 @@ def held_output(output: Path | None, *inputs: Path) -> Iterator[None]:
     if output is None:
         yield
         return
+    from vega3d.analysis.summary import FORMAT
     from vega3d.files import check_output, only_run
 
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise ValueError(f"--output is {output}, but must be a file in a folder that is there, such as result.json.")
-    with only_run(check_output(output, *inputs)):
+    with only_run(check_output(output, *inputs, mark=FORMAT.encode())):
         yield

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import CacheOption, app, frame_bar, one_line_errors, open_cache, quieten
+from vega3d_cli.common import COUNT, CacheOption, NumFrames, app, frame_bar, one_line_errors, open_cache, quieten
 
 
 @app.command(
@@ -37,13 +37,13 @@ def ask(
         ),
     ],
     model: Annotated[str, typer.Option(help="vega3d-tiny (embedded), a folder, or a Hub id.")] = "vega3d-tiny",
-    num_frames: Annotated[int | None, typer.Option(help="Frames sampled evenly.  [default: the processor's]")] = None,
+    num_frames: NumFrames = None,
     fps: Annotated[float | None, typer.Option(help="Frames sampled a second, instead of --num-frames.")] = None,
     options: Annotated[
         list[str] | None, typer.Option(help="Choices; the likeliest is the answer. Two or more: --options A B ...")
     ] = None,
     number: Annotated[bool, typer.Option("--number", help="Ask for a number, in VSI-Bench's words.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Length of an open answer.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(**COUNT, help="Length of an open answer.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     save_gates: Annotated[Path | None, typer.Option(help="PNG file for the gate maps over the frames.")] = None,
     four_bit: Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")] = False,
@@ -60,8 +60,6 @@ def ask(
             )
         if number and options:
             raise ValueError("--number and --options exclude each other. Give one of them.")
-        if max_new_tokens < 1:
-            raise ValueError(f"--max-new-tokens is {max_new_tokens}, but must be at least 1.")
         quieten(as_json)
         check_media(media, num_frames, fps)
         from vega3d.files import check_output
@@ -70,7 +68,10 @@ def ask(
         from vega3d.spatial_qa import SpatialQuestion
 
         if save_gates is not None:
-            save_gates = check_output(save_gates, *media_files(media))
+            from vega3d.hub.gate_figure import SOFTWARE
+
+            save_gates = check_output(save_gates, *media_files(media), mark=SOFTWARE.encode())
+        features = open_cache(cache)
         folder = model_folder(model)
         clip, is_image = read_visual(media, num_frames, fps, load_processor(folder).num_frames)
         visual = clip.frames[0] if is_image else clip
@@ -92,7 +93,7 @@ def ask(
                 output_gates=save_gates is not None,
                 streamer=None if as_json or options else answer_streamer(processor),
                 on_frames=on_frames,
-                cache=open_cache(cache),
+                cache=features,
             )
         if save_gates is not None and answer.gates is not None:
             from vega3d.hub.gate_figure import save_gate_figure

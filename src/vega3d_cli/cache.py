@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import app, numbers, one_line_errors, progress, quieten
+from vega3d_cli.common import NumFrames, app, numbers, one_line_errors, progress, quieten
 
 MIB = 2**20
 GIB = 2**30
@@ -31,7 +31,7 @@ def cache(
         Path | None, typer.Option("--cache", help="Folder of the cache.  [default: beside the Hub's own cache]")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Table of a data set of rooms.  [default: all]")] = None,
-    num_frames: Annotated[int | None, typer.Option(help="Frames sampled evenly.  [default: the processor's]")] = None,
+    num_frames: NumFrames = None,
     fps: Annotated[float | None, typer.Option(help="Frames sampled a second, instead of --num-frames.")] = None,
     block: Annotated[
         str | None, typer.Option(help="Blocks with commas, each stored alone.  [default: the model's]")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import app, one_line_errors, parse_settings, quieten
+from vega3d_cli.common import SEED, app, one_line_errors, parse_settings, quieten
 
 
 @app.command(
@@ -31,7 +31,7 @@ def assemble(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other field of the two configs.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto (the VLM's), float32, bfloat16 or float16.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the new weights of projector and fusion.")] = 0,
+    seed: Annotated[int, typer.Option(**SEED, help="Seed of the new weights of projector and fusion.")] = 0,
 ) -> None:
     """Make a checkpoint from a pretrained VLM and a pretrained generator."""
     with one_line_errors():

@@ -40,6 +40,12 @@ def common_options(
     pass
 
 
+MOST = 2**31 - 1  # of anything that is counted; numpy and torch take no seeds that are much larger
+COUNT: dict = {"min": 1, "max": MOST}  # limits of an option, checked before anything is imported
+SEED: dict = {"min": 0, "max": MOST}
+
+NumFrames = Annotated[int | None, typer.Option(**COUNT, help="Frames sampled evenly.  [default: the processor's]")]
+Workers = Annotated[int, typer.Option(**COUNT, help="Processes that make rooms.")]
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="Folder in which the generator's features are looked up and kept.")
 ]

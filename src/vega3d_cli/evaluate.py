@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import CacheOption, app, one_line_errors, open_cache, progress, quieten
+from vega3d_cli.common import (
+    COUNT,
+    SEED,
+    CacheOption,
+    NumFrames,
+    Workers,
+    app,
+    one_line_errors,
+    open_cache,
+    progress,
+    quieten,
+)
 
 READ_SUFFIXES = (".safetensors", ".jinja", ".txt", ".jsonl", ".parquet", ".mp4")
 
@@ -39,14 +50,14 @@ def evaluate(
     train_table: Annotated[
         Path | None, typer.Option(help="Questions that most-frequent counts on.  [default: 40 rooms of split train]")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Questions, balanced over the types.")] = None,
-    num_frames: Annotated[int | None, typer.Option(help="Frames sampled evenly.  [default: the processor's]")] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions answered at a time.")] = 8,
+    limit: Annotated[int | None, typer.Option(**COUNT, help="Questions, balanced over the types.")] = None,
+    num_frames: NumFrames = None,
+    batch_size: Annotated[int, typer.Option(**COUNT, help="Questions answered at a time.")] = 8,
     output: Annotated[Path | None, typer.Option(help="JSON file with every answer; a killed run continues.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, not as a table.")] = False,
     allow_missing: Annotated[bool, typer.Option(help="Leave out questions whose video is missing.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the limit, the bootstrap and chance.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that make rooms.")] = 1,
+    seed: Annotated[int, typer.Option(**SEED, help="Of the limit, the bootstrap and chance.")] = 0,
+    workers: Workers = 1,
     four_bit: Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")] = False,
     cache: CacheOption = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
@@ -112,11 +123,11 @@ def compare(
     """Compare two models on the same questions: differences with 95 % intervals over seeds and scenes."""
     with one_line_errors():
         quieten(False)
-        from vega3d.evaluation.report import compare_files, comparison_values, format_comparison
+        from vega3d.evaluation.report import COMPARISON_FORMAT, compare_files, comparison_values, format_comparison
         from vega3d.files import check_output, write_json
 
         if output is not None:
-            check_output(output, *first, *second)
+            check_output(output, *first, *second, mark=COMPARISON_FORMAT.encode())
         differences = compare_files(first, second, scoring, paired_seeds=paired_seeds)
         if output is not None:
             write_json(output, comparison_values(first, second, scoring, differences, paired_seeds))

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import app, one_line_errors, progress, quieten
-
-MOST, LARGEST_SEED = 10_000, 1 << 63
+from vega3d_cli.common import COUNT, SEED, app, one_line_errors, progress, quieten
 
 
 class SolverName(str, Enum):
@@ -29,25 +27,21 @@ class SolverName(str, Enum):
 def sample(
     model: Annotated[str, typer.Argument(help="Folder of a trained generator, vega3d-tiny, a model or a Hub id.")],
     output: Annotated[Path, typer.Option(help="Folder for video-SEED.mp4, samples.png and samples.json.")],
-    count: Annotated[int, typer.Option(help="Videos.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of the first video; the next ones count up.")] = 0,
-    steps: Annotated[int, typer.Option(help="Of the solver.")] = 30,
+    count: Annotated[int, typer.Option(**COUNT, help="Videos.")] = 4,
+    seed: Annotated[int, typer.Option(**SEED, help="Of the first video; the next ones count up.")] = 0,
+    steps: Annotated[int, typer.Option(**COUNT, help="Of the solver.")] = 30,
     shift: Annotated[float, typer.Option(help="Of the noise levels: more steps at high noise.")] = 5.0,
     solver: Annotated[SolverName, typer.Option(help="UniPC as in Wan, or Euler.")] = SolverName.unipc,
-    num_frames: Annotated[int | None, typer.Option(help="1 + 4k.  [default: as trained, or 17]")] = None,
-    size: Annotated[int | None, typer.Option(help="Edge of the frames [px].  [default: as trained, or 192]")] = None,
+    num_frames: Annotated[int | None, typer.Option(**COUNT, help="1 + 4k.  [default: as trained, or 17]")] = None,
+    size: Annotated[
+        int | None, typer.Option(**COUNT, help="Edge of the frames [px].  [default: as trained, or 192]")
+    ] = None,
     videos: Annotated[bool, typer.Option(help="MP4 files, or the PNG grid alone.")] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="What was made, as one JSON object.")] = False,
 ) -> None:
     """Make videos with a generator: what it believes rooms to look like while the camera moves."""
     with one_line_errors():
-        if count < 1 or seed < 0:
-            raise ValueError(f"--count is {count} and --seed {seed}, but must be at least 1 and 0.")
-        if count > MOST or seed + count > LARGEST_SEED:
-            raise ValueError(
-                f"--count is {count} and --seed {seed}, but at most {MOST} videos are made, of seeds below 2^63."
-            )
         quieten(as_json)
         from vega3d.generator_training.samples import check_samples
         from vega3d.generator_training.sampling import check_sampling

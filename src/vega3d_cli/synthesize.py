@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import app, one_line_errors
+from vega3d_cli.common import COUNT, app, one_line_errors
 
 
 @app.command(
@@ -21,12 +21,14 @@ from vega3d_cli.common import app, one_line_errors
 def synthesize(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder, or one of an earlier run to continue.")],
     split: Annotated[str, typer.Option(help="train, validation, test or test_unseen; their rooms differ.")] = "train",
-    scenes: Annotated[int, typer.Option(help="Rooms.")] = 10,
-    workers: Annotated[int, typer.Option(help="Processes; the result does not depend on their number.")] = 1,
-    walks: Annotated[int, typer.Option(help="Walkthroughs of a room, which share its light.")] = 1,
-    size: Annotated[int, typer.Option(help="Edge of the frames [px].")] = 192,
-    num_frames: Annotated[int, typer.Option(help="Frames of a walkthrough.")] = 17,
-    questions_per_type: Annotated[int, typer.Option(help="Most questions of one type about a walkthrough.")] = 2,
+    scenes: Annotated[int, typer.Option(**COUNT, help="Rooms.")] = 10,
+    workers: Annotated[int, typer.Option(**COUNT, help="Processes; the result does not depend on their number.")] = 1,
+    walks: Annotated[int, typer.Option(**COUNT, help="Walkthroughs of a room, which share its light.")] = 1,
+    size: Annotated[int, typer.Option(**COUNT, help="Edge of the frames [px].")] = 192,
+    num_frames: Annotated[int, typer.Option(**COUNT, help="Frames of a walkthrough.")] = 17,
+    questions_per_type: Annotated[
+        int, typer.Option(**COUNT, help="Most questions of one type about a walkthrough.")
+    ] = 2,
     furniture: Annotated[
         Path | None, typer.Option(help="Pack of furniture, for test_unseen.  [default: the CC0 pack]")
     ] = None,

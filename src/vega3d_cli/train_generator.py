@@ -1,6 +1,7 @@
 """`vega3d train-generator`."""
 
 import json
+import math
 import sys
 import time
 from enum import Enum
@@ -51,8 +52,10 @@ def train_generator(
         given = parse_settings(settings or [])
         if image_twin and stage is not StageName.dit:
             raise ValueError("--image-twin is a transformer: give --stage dit. Both share the VAE.")
-        if max_minutes is not None and not max_minutes > 0:
-            raise ValueError(f"--max-minutes is {max_minutes}, but must be above 0.")
+        if max_minutes is not None and not 0 < max_minutes < math.inf:
+            raise ValueError(
+                f"--max-minutes is {max_minutes}, but must be above 0 and finite. Leave it out for no limit."
+            )
         quieten(as_json)
         from vega3d.generator_training.config import read_generator_config
         from vega3d.generator_training.run import Watch, make_rooms, train_dit, train_vae

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 
-from vega3d.analysis.summary import CELL, limits_of
+from vega3d.analysis.summary import CELL, FORMAT, limits_of
 from vega3d.statistics import RESAMPLES, mean_intervals, scenes_with
 
 MEASURES = {"depth_rmse": -1, "centred_retrieval_1": 1}  # -1: less is better
@@ -74,6 +74,8 @@ def choice_of(
         chosen[name] = best_cell(other, family, sweep="The sweep" if other is rows else name)
         compared[name] = cells_compared(rows, chosen["own"], other, chosen[name], resamples)
     return {
+        "format": FORMAT,
+        "kind": "choice",
         "cells": {name: dict(zip(CELL, cell, strict=True)) for name, cell in chosen.items()},
         "own_against": compared,
         "is_better": all(found["is_better"] for pair in compared.values() for found in pair.values()),

@@ -33,11 +33,15 @@ def corpus_clips(data: str | Path, split: str | None = None) -> list[CorpusClip]
         ValueError: if there is none.
     """
     path = Path(data)
+    if split is not None and not (path.is_dir() and list(path.glob("*.parquet"))):
+        raise ValueError(
+            f"split is {split!r}, but {path} is no data set of rooms, which alone has tables. Leave it out."
+        )
     if path.is_file():
         return [CorpusClip(path)]
     if not path.is_dir():
         raise ValueError(f"{path} is not there. Give a video, a folder of videos, or a data set of rooms.")
-    if split is not None or list(path.glob("*.parquet")):
+    if list(path.glob("*.parquet")):
         return list(dict.fromkeys(question_clips(path, split)))
     videos = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
     if not videos:

@@ -16,6 +16,7 @@ from PIL import Image
 from vega3d.files import whole_file
 
 COLOURS, OPACITY = "viridis", 0.5
+SOFTWARE = "vega3d gate maps"  # in the file, by which a picture of an earlier run is known
 SHORTEST_SCALE = 0.02  # a flat map stays flat: rounding is not stretched to all colours
 LEGEND = "gate: low takes in the most from the world simulator, high keeps the VLM's own token"
 
@@ -88,7 +89,7 @@ def save_gate_figure(path: Path, frames: np.ndarray, gates: np.ndarray, seconds:
                 axis.set_title(f"{seconds[2 * index]:.1f} s", fontsize=8)
     add_legend(figure, axes, gates)
     with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=110)
+        figure.savefig(partial, format="png", dpi=110, metadata={"Software": SOFTWARE})
 
 
 def add_legend(figure: Figure, axes: np.ndarray, gates: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from vega3d.config_files import checked, read_mapping, refuse_unknown
 from vega3d.training.data import DataSource
-from vega3d.training.parts import LORA_TARGETS, RESIDUAL_SCALE_RATE, check_parts, learning_rates
+from vega3d.training.parts import LORA_TARGETS, RESIDUAL_SCALE_RATE, check_parts, compiled_targets, learning_rates
 
 Tune = Sequence[str]
 WITHOUT_EFFECT = (  # on losses and weights; a run may be continued with other values
@@ -98,6 +98,7 @@ class TrainingConfig:
     def __post_init__(self):
         self.check_ranges()
         check_parts(self.tune)
+        compiled_targets(self.lora_targets)
         learning_rates(self.tune, self.learning_rates)
         if not self.data:
             raise ValueError("data names nothing to train on.")

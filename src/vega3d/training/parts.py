@@ -109,12 +109,17 @@ def with_adapters(model: VegaForSpatialReasoning, tune, rank, alpha, dropout, ta
     return get_peft_model(model, config)
 
 
-def check_targets(model: nn.Module, targets: str) -> None:
-    """Raises ValueError if the expression is none, matches nothing, or matches a layer outside the language model."""
+def compiled_targets(targets: str) -> re.Pattern[str]:
+    """Raises ValueError if `lora_targets` is no regular expression."""
     try:
-        pattern = re.compile(targets)
+        return re.compile(targets)
     except re.error as error:
         raise ValueError(f"lora_targets {targets!r} is no regular expression: {error}") from error
+
+
+def check_targets(model: nn.Module, targets: str) -> None:
+    """Raises ValueError if the expression is none, matches nothing, or matches a layer outside the language model."""
+    pattern = compiled_targets(targets)
     hit = [name for name, module in model.named_modules() if name and pattern.fullmatch(name)]
     for name in hit:
         if not f"{name}.".startswith(LANGUAGE_PREFIXES[0]):
