@@ -64,7 +64,7 @@ def test_help_has_examples(command):
 def test_json():
     values = answer("room", QUESTION)
     assert values["question"] == QUESTION
-    assert values["notice"] == EMBEDDED["notice"]
+    assert values["notice"].startswith(EMBEDDED["notice"])  # and the question is none that it was trained on
     assert len(values["frame_seconds"]) == NUM_FRAMES
     assert values["frame_seconds"][0] == 0.0
     assert values["options"] is None
@@ -78,7 +78,7 @@ def test_text_is_streamed_and_notes_go_to_standard_error(noted):
     assert result.exit_code == 0
     told = answer(*arguments)
     assert result.stdout.strip() == told["text"]
-    assert told["notice"] == NOTICE and f"note: {NOTICE}" in result.stderr.splitlines()
+    assert told["notice"].startswith(NOTICE) and f"note: {NOTICE}" in result.stderr.splitlines()
 
 
 def test_options_are_chosen_by_likelihood():

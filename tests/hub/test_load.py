@@ -55,7 +55,7 @@ def test_the_embedded_model_by_its_name(tiny):
 
 @pytest.mark.parametrize("notice", [None, "Its answers mean nothing."])
 def test_a_model_tells_the_notice_of_its_config(tiny, tmp_path, notice):
-    asked = SpatialQuestion(example_clip("room"), QUESTION)
+    asked = SpatialQuestion(example_clip("room"), "How many window(s) are in this room?", is_numeric=True)
     assert answer_question(*tiny, asked, num_frames=2, max_new_tokens=1).notice == EMBEDDED["notice"]
     copied = load_vega(copy_embedded(tmp_path / "model", notice=notice), device="cpu")
     assert answer_question(*copied, asked, num_frames=2, max_new_tokens=1).notice == notice

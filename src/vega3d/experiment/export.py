@@ -162,10 +162,11 @@ def own_scores(experiment: Experiment, arm: str, seed: int) -> tuple[str, dict[s
 
 
 def guesses(experiment: Experiment, arm: str, seed: int) -> set[str]:
-    """Question types of the categories whose interval reaches down to an answer that ignores the question."""
+    """Question types of the categories that are not shown to be above an answer that ignores the question."""
     _, figures, constant = own_scores(experiment, arm, seed)
-    low = [name for name in CATEGORIES if name in figures and figures[name]["low"] <= constant[name]]
-    return {question_type for name in low for question_type in CATEGORIES[name]}
+    lows = {name: figures[name]["low"] for name in CATEGORIES if name in figures}  # None without an interval
+    not_above = [name for name, low in lows.items() if low is None or low <= constant.get(name, 0.0)]
+    return {question_type for name in not_above for question_type in CATEGORIES[name]}
 
 
 def own_table(experiment: Experiment, arm: str, seed: int) -> str:
