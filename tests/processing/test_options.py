@@ -126,6 +126,8 @@ def test_a_flag_is_true_or_false(processor, value):
         ({"images_kwargs": {"input_data_format": "channels_first"}}, "`input_data_format`"),
         ({"text_kwargs": {"fps": 4}}, "`fps` in `text_kwargs`"),
         ({"common_kwargs": {"max_frames": 4}}, "`max_frames` in `common_kwargs`"),
+        ({"do_sample": True}, "`do_sample` .True. is an option of `generate`.*`generate_kwargs` of a pipeline"),
+        ({"temperature": 0.5}, "`temperature` .0.5. is an option of `generate`"),
         ({"resized_height": 4}, "`resized_height` .4. is no option"),
         ({"nframes": 4}, "`nframes`"),
     ],
@@ -179,6 +181,7 @@ def test_an_unknown_argument_of_the_chat_template_is_refused(processor, film, na
         {"videos_kwargs": {"num_frames": 4}, "num_frames": 4},
         {"num_frames": 4, "videos_kwargs": {"do_sample_frames": True}},
         {"num_frames": 4, "videos_kwargs": {"do_center_crop": False}},
+        {"num_frames": 4, "do_sample": False},
         {"num_frames": 4, "padding": True, "text_kwargs": {"padding_side": "left"}, "audio": None},
     ],
 )

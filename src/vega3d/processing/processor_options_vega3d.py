@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from transformers import GenerationConfig
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
 PARTS = {"text_kwargs": "tokenizer", "images_kwargs": "image_processor", "videos_kwargs": "video_processor"}
@@ -25,6 +26,8 @@ _REFUSED = {
     "input_data_format": "Arrays are [H, W, 3] and [T, H, W, 3] (torch also [3, H, W] and [T, 3, H, W])",
     "data_format": "The pixels come packed as patches",
 }
+# `pipeline` hands options of `generate` to the processor alone; these say what is done anyway.
+_OF_GENERATION = {"do_sample": False, "num_beams": 1}
 _NO_EFFECT = {"input_data_format": ("channels_last",), "do_center_crop": (False,), "do_pad": (False,)}
 
 
@@ -68,6 +71,13 @@ def _known_options(vlm: ProcessorMixin, part: str) -> set[str]:
 def _check_option(name: str, value: Any, known: Iterable[str], place: str) -> None:
     if name in _REFUSED and value is not None and value not in _NO_EFFECT.get(name, ()):
         raise ValueError(f"`{name}`{place} ({value!r}) is not supported. {_REFUSED[name]}.")
+    if _OF_GENERATION.get(name, ...) == value:
+        return
+    if name in GenerationConfig().__dict__ and name not in known:
+        raise ValueError(
+            f"`{name}`{place} ({value!r}) is an option of `generate`, not of the processor. Give it to `generate`, or "
+            "in `generate_kwargs` of a pipeline."
+        )
     if name not in known:
         raise ValueError(
             f"`{name}`{place} ({value!r}) is no option of this processor. For the frames there are `num_frames`, "
