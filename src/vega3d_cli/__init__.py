@@ -59,6 +59,7 @@ def end_on_signal(number: int, frame: object) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Runs a command line; the exit code. Whatever the user can get wrong is told in one line."""
     try:
+        refuse_empty(arguments)
         code = app(debug_first(spread_lists(arguments)), standalone_mode=False) or 0
         if code == INTERRUPTED:  # so typer ends a command at Ctrl-C, without a word
             typer.echo("interrupted", err=True)
@@ -74,6 +75,16 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
         return INTERRUPTED
+
+
+def refuse_empty(arguments: list[str]) -> None:
+    """An empty argument is a variable of the shell that is not set, and as a path it would be the working folder."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if argument and not (equals and not value and name.startswith("--")):
+            continue
+        before = name or " ".join(arguments[max(place - 1, 0) : place]) or "vega3d"
+        raise UsageError(f"The argument after {before!r} is empty. Give a value, or leave the option out.")
 
 
 def given_value(error: Exception, arguments: list[str]) -> str:

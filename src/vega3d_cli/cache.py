@@ -52,6 +52,18 @@ def cache(
         if len(actions) + (data is not None) != 1:
             given = " and ".join([*(["DATA"] if data else []), *actions]) or "nothing"
             raise ValueError(f"Give DATA, --stats, --verify or --clear, and one of them only, not {given}.")
+        of_data = {
+            "--split": split,
+            "--num-frames": num_frames,
+            "--fps": fps,
+            "--block": block,
+            "--timestep": timestep,
+        }
+        unused = [name for name, value in {**of_data, "--device": device}.items() if value is not None]
+        if actions and unused:
+            raise ValueError(
+                f"{actions[0]} reads no clips, so {', '.join(unused)} would have no effect. Leave it out."
+            )
         blocks, timesteps = numbers("--block", block), numbers("--timestep", timestep)
         if timesteps and not blocks:
             raise ValueError("--timestep goes with --block: name the blocks that are read at these noise levels.")
@@ -62,10 +74,12 @@ def cache(
             )
         quieten(as_json)
         from vega3d.features.cache import FeatureCache, default_folder
+        from vega3d.features.extraction import corpus_clips
 
+        clips = [] if data is None else corpus_clips(data, split)
         features = FeatureCache(folder or default_folder(), None if max_gib is None else int(max_gib * GIB))
         if data is not None:
-            fill(features, data, model, split, num_frames, fps, blocks, timesteps, device)
+            fill(features, clips, model, num_frames, fps, blocks, timesteps, device)
         result = features.stats()
         if verify:
             with progress("entries", "entry", result["entries"]) as advance:
@@ -82,11 +96,10 @@ def cache(
         typer.echo(f"{name.replace('_', ' '):24} {shown if shown is not None else '-'}")
 
 
-def fill(features, data: Path, model: str, split, num_frames, fps, blocks, timesteps, device) -> None:
-    from vega3d.features.extraction import corpus_clips, extract
+def fill(features, clips: list, model: str, num_frames, fps, blocks, timesteps, device) -> None:
+    from vega3d.features.extraction import extract
     from vega3d.hub.load import load_vega
 
-    clips = corpus_clips(data, split)
     loaded, processor = load_vega(model, device=device)
     generator = loaded.generator_module
     if blocks:

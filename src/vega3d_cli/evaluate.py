@@ -64,6 +64,11 @@ def evaluate(
 ) -> None:
     """Answer a benchmark: score by type, macro and micro average, 95 % intervals over scenes."""
     with one_line_errors():
+        if baseline in ("chance", "most-frequent"):
+            of_model = {"--num-frames": num_frames, "--4bit": four_bit or None, "--cache": cache, "--device": device}
+            unused = [name for name, value in of_model.items() if value is not None]
+            if unused:
+                raise ValueError(f"--baseline {baseline} asks no model, so {', '.join(unused)} would have no effect.")
         quieten(as_json)
         from vega3d.evaluation.benchmarks import PLAIN_BASELINES, check_baseline, load_benchmark, plain_baseline
         from vega3d.evaluation.report import format_table, overview
