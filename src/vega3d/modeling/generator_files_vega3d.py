@@ -2,10 +2,12 @@
 
 import hashlib
 import shutil
+import tempfile
 from pathlib import Path
 
 from .repository_vega3d import download
 
+PARTIAL_COPY = ".copying-"
 PARTS = ("transformer", "vae")
 BLOCK_BYTES = 1 << 24
 
@@ -51,15 +53,18 @@ def fetch(name: str, patterns: list[str], **hub) -> Path:
 
 def copy_files(files: Path, target: Path) -> None:
     """Copies `transformer/` and `vae/` file by file; each file appears under its name only when it is whole."""
+    for left_over in target.glob(f"{PARTIAL_COPY}*"):  # of a copy that was killed
+        shutil.rmtree(left_over)
     for part in PARTS:
         (target / part).mkdir(parents=True, exist_ok=True)
         for file in sorted((files / part).iterdir()):
             copy = target / part / file.name
             if not file.is_file() or (copy.exists() and copy.samefile(file)):
                 continue
-            partial = copy.with_name(copy.name + ".partial")
-            shutil.copyfile(file, partial)
-            partial.replace(copy)
+            with tempfile.TemporaryDirectory(dir=target, prefix=PARTIAL_COPY) as folder:  # a name that nobody has
+                partial = Path(folder, file.name)
+                shutil.copyfile(file, partial)
+                partial.replace(copy)
 
 
 def hash_files(folder: Path) -> str:
