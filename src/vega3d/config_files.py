@@ -5,6 +5,7 @@ import math
 import reprlib
 import types
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -117,6 +118,13 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     elif hint in (int, bool, str) and type(value) is hint:
         return value
     raise ValueError(f"{name} is {shown(value)}, but must be {KINDS[hint]}.")
+
+
+def check_count(name: str, value: Any, least: int = 1, most: int = LARGEST - 1) -> None:
+    """Raises ValueError unless a value is a whole number (Python's or numpy's) from `least` to `most`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or not least <= int(value) <= most:
+        limit = f"at least {least}" if most == LARGEST - 1 else f"from {least} to {most}"
+        raise ValueError(f"{name} is {shown(value)}, but must be a whole number, {limit}.")
 
 
 KINDS = {float: "a number", Path: "a path", int: "a whole number", bool: "true or false", str: "text"}

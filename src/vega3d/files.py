@@ -209,6 +209,23 @@ def check_new_folder(path: str | Path) -> Path:
     return target
 
 
+def check_folder(path: str | Path) -> Path:
+    """A folder to write into, links followed, there already or one that can be made; asked before any work is done.
+
+    Raises:
+        ValueError: if something else is there, it may not be written, or it cannot be made.
+    """
+    target = resolved(path)
+    mode = mode_of(target)
+    if mode is None:
+        check_writable_parent(target, path, new_folders=True)
+    elif not stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is no folder. Give another one to write into.")
+    elif not os.access(target, os.W_OK | os.X_OK):
+        raise ValueError(f"The folder {path} may not be written. Give another one, or change its permissions.")
+    return target
+
+
 def partial_path(target: Path) -> Path:
     return target.with_name(f"{partial_prefix(target)}{secrets.token_hex(TOKEN_LENGTH // 2)}{PARTIAL}")
 

@@ -43,6 +43,8 @@ class SpatialQuestion:
     marks: Sequence[Mark] = ()
 
     def __post_init__(self):
+        if not isinstance(self.question, str):
+            raise ValueError(f"The question is {self.question!r}, but must be text.")
         if not self.question.strip():
             raise ValueError("The question is empty. Ask something about the scene.")
         if len(self.options) == 1 or len(self.options) > len(string.ascii_uppercase):

@@ -84,7 +84,7 @@ def test_the_command_tells_it_in_one_line(tmp_path, options):
     folder = copy_embedded(tmp_path / "model")
     model, _ = load_vega(folder, device="cpu")
     with torch.no_grad():
-        model.model.fusion.residual_scale.fill_(float("nan"))
+        model.model.vlm.model.language_model.norm.weight.fill_(float("nan"))
     model.save_pretrained(folder)
 
     words = ["ask", "room", "Which?", *options, "--json", "--model", str(folder), "--num-frames", "2"]

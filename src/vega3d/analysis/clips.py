@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vega3d.config_files import check_count
+
 DEFAULT_VIEWS = 32
 RIGID = 1e-2  # largest deviation of R^T R from the identity that rounding in text files leaves
 COVERED = 0.1  # share of a frame's edge by which the field of view of the depth may miss it
@@ -145,8 +147,7 @@ def evenly(length: int, count: int) -> np.ndarray:
     Raises:
         ValueError: if fewer than 2 views are wanted.
     """
-    if count < 2:
-        raise ValueError(f"The number of views is {count}, but must be at least 2: views are compared in pairs.")
+    check_count("The number of views (they are compared in pairs)", count, 2)
     return np.arange(length) if count >= length else np.linspace(0, length - 1, count).round().astype(int)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vega3d import __version__
+from vega3d.config_files import check_count
 from vega3d.evaluation.answerers import Answer, Answerer
 from vega3d.evaluation.journal import REMEDY, check_same_run, open_journal
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
@@ -210,8 +211,7 @@ def check_request(output: Path | None, batch_size: int, *inputs: str | Path | No
         ValueError: if the batches or the place of the output cannot be, what lies there is no result, or another run
             is writing it.
     """
-    if batch_size < 1:
-        raise ValueError(f"The batch size is {batch_size}, but must be at least 1 question.")
+    check_count("batch_size", batch_size)
     if output is None:
         return
     for path in (output, journal_of(output)):

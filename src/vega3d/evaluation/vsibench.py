@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vega3d.config_files import check_count
 from vega3d.evaluation.metrics import EXTRA_CHOICE_TYPES, QUESTION_TYPES, is_choice, to_number
 from vega3d.evaluation.tables import read_questions
 from vega3d.files import inside
@@ -222,8 +223,7 @@ def take_balanced(records: Sequence[QuestionRecord], limit: int, seed: int = 0) 
     Raises:
         ValueError: if `limit` is below 1.
     """
-    if limit < 1:
-        raise ValueError(f"The limit is {limit}, but must be at least 1 question.")
+    check_count("limit", limit)
     queues = []
     for name in QUESTION_TYPES:
         places = [place for place, record in enumerate(records) if record.question_type == name]

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from vega3d.config_files import shown
-from vega3d.files import LOCK, only_run, read_json, write_whole
+from vega3d.config_files import check_count, shown
+from vega3d.files import LOCK, check_folder, only_run, read_json, write_whole
 from vega3d.synthetic.dataset_card import dataset_card
 from vega3d.synthetic.dataset_files import (
     ARRAYS,
@@ -74,9 +74,7 @@ class DatasetSettings:
         scene_seed(self.split, 0)
         limits = {"size": (128, 640), "num_frames": (2, 512), "walks": (1, 64), "questions_per_type": (1, 100)}
         for name, (low, high) in limits.items():
-            value = asdict(self)[name]
-            if not low <= value <= high:
-                raise ValueError(f"{name} is {value}, but must lie in [{low}, {high}].")
+            check_count(name, asdict(self)[name], low, high)
         if self.size % 2:
             raise ValueError(
                 f"size is {self.size}, but video frames have an even number of pixels. Use {self.size + 1}."
@@ -165,8 +163,9 @@ def synthesize(
     Raises:
         ValueError: if the folder holds something else, another run writes it, or an argument is out of range.
     """
-    if num_scenes < 1 or workers < 1:
-        raise ValueError(f"Got {num_scenes} scenes and {workers} workers, but both must be at least 1.")
+    check_count("num_scenes", num_scenes)
+    check_count("workers", workers)
+    check_folder(output)
     if preview and not settings.videos:
         raise ValueError("A preview shows frames, but videos=False makes none. Leave one of them out.")
     output, pack = Path(output), None if furniture is None else Path(furniture)

@@ -10,6 +10,7 @@ import torch
 from vega3d.features.clips import sampled_clip
 from vega3d.processing.media_vega3d import load_clips, load_image_array
 from vega3d.processing.processing_vega3d import VegaProcessor
+from vega3d.processing.sampling_vega3d import check_sampling
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.spatial_qa import SpatialQuestion
 from vega3d.training.examples import MarkedVideo, TrainingExample, example_of, missing_media, missing_message
@@ -46,6 +47,7 @@ class VegaCollator:
     return_ids: bool = False
 
     def __post_init__(self):
+        check_sampling(self.num_frames, self.fps)
         if self.cache is not None and self.identity is None:
             raise ValueError("A cache needs the `identity` of the generator: features.cache.feature_identity(...).")
         if self.num_frames is None and self.fps is None:
