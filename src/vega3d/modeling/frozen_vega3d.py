@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 import torch
 from accelerate.utils import align_module_device, has_offloaded_params
@@ -21,9 +20,9 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         for part in module.modules():
-            if has_offloaded_params(part):
+            if "_hf_hook" in part.__dict__ and has_offloaded_params(part):  # accelerate's own test takes far longer
                 stack.enter_context(align_module_device(part))
-        for device_type in {"cpu", *(parameter.device.type for parameter in module.parameters())}:
+        for device_type in {"cpu", *(tensor.device.type for tensor in tensors_of(module))}:
             if device_type == "meta":
                 raise ValueError(
                     f"Weights of {type(module).__name__} are on the meta device, which holds no values. Load the "
@@ -58,11 +57,21 @@ def restore_dtypes(module: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
 
 
 def state_of(module: nn.Module) -> tuple:
-    """Changes when a parameter or buffer of a module is written to or replaced; says nothing about values."""
+    """Changes when a parameter or buffer of a module is cast, written to or replaced; says nothing about values."""
     return tuple(
         (tensor.dtype, tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
-        for tensor in chain(module.parameters(), module.buffers())
+        for tensor in tensors_of(module)
     )
+
+
+def tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers of a module in one walk; it is taken at every use of a generator."""
+    return [
+        tensor
+        for part in module.modules()
+        for tensor in (*part._parameters.values(), *part._buffers.values())
+        if tensor is not None
+    ]
 
 
 def check_finite(states: Sequence[torch.Tensor], origin: str, remedy: str) -> None:

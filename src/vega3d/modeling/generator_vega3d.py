@@ -155,11 +155,10 @@ class VegaGenerator(PreTrainedModel):
         Raises:
             ValueError: if a cast has lost digits.
         """
-        restore_dtypes(self, self._dtypes)
-        state = state_of(self)
-        if state != self._state:
+        if state_of(self) != self._state:
+            restore_dtypes(self, self._dtypes)
             self._forget_derived()
-            self._state = state
+            self._state = state_of(self)
 
     @property
     def level(self) -> NoiseLevel:
