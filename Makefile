@@ -9,8 +9,9 @@ ask: $(INSTALLED)  ## answer one question about a shipped clip
 	$(BIN)/vega3d ask room "Measuring from the closest point of each object, which of these objects (teddy bear, door, nightstand, chair) is the closest to the clock?" --options "teddy bear" door nightstand chair
 	@echo "right: C (by the geometry of the room)"
 
+PROCESSES ?= 2
 test: $(INSTALLED)  ## the tests; no network, no GPU
-	$(BIN)/python -m pytest -m "not stress"
+	$(BIN)/python -m pytest -m "not stress" --numprocesses $(PROCESSES) --dist loadfile
 
 stress: $(INSTALLED)  ## long kill and soak tests
 	$(BIN)/python -m pytest -m stress
