@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import typer
 from PIL import Image
 
 import vega3d_cli
@@ -19,6 +20,7 @@ from tiny_checkpoints import EMBEDDED, copy_embedded, save_vlm_with_processor
 from tiny_models import save_generator, save_vlm
 from vega3d.hub.load import ASSETS, example_clip
 from vega3d.processing.video_vega3d import read_video
+from vega3d_cli.common import one_line_errors
 
 QUESTION = "Which is closer to the bed?"
 MAKEFILE = Path(__file__).parents[1] / "Makefile"
@@ -60,6 +62,27 @@ def frames(tmp_path_factory) -> Path:
 def noted(tmp_path_factory) -> Path:
     """The embedded model with a notice."""
     return copy_embedded(tmp_path_factory.mktemp("noted") / "model", notice=NOTICE)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("two\nlines"), KeyError("name"), RecursionError(), EOFError("end")])
+def test_whatever_a_library_raises_is_one_line(error, capsys):
+    with pytest.raises(typer.Exit) as end, one_line_errors():
+        raise error
+
+    assert end.value.exit_code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {type(error).__name__}") and "--debug" in line
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 4])
+def test_debug_anywhere_shows_where_an_error_arose(place):
+    arguments = ["ask", "none.mp4", "Where?", "--json"]
+
+    with pytest.raises(ValueError, match=r"none\.mp4"):
+        run(*arguments[:place], "--debug", *arguments[place:])
+    done = run(*arguments)
+
+    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
 
 
 def test_help_does_not_import_torch():

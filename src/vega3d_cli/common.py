@@ -27,8 +27,7 @@ DEBUG: set[str] = set()  # `--debug`, once it is given
 
 
 def show_tracebacks(given: bool) -> None:
-    if given:
-        DEBUG.add("--debug")
+    (DEBUG.add if given else DEBUG.discard)("--debug")
 
 
 @app.callback()

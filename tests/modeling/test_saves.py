@@ -73,17 +73,18 @@ def test_an_index_that_no_save_wrote_names_nothing(model, tmp_path, index):
     VegaForSpatialReasoning.from_pretrained(tmp_path)
 
 
-def test_an_index_reaches_no_file_of_another_folder(model, tmp_path):
-    outside = tmp_path / "model-00001-of-00002.safetensors"
-    outside.write_bytes(b"mine")
+def test_an_index_reaches_no_file_of_another_folder_or_variant(model, tmp_path):
     folder = tmp_path / "saved"
     folder.mkdir()
-    index = {"weight_map": {"a": "../model-00001-of-00002.safetensors", "b": "config.json"}}
+    others = ("../model-00001-of-00002.safetensors", "model.fp16-00001-of-00002.safetensors")
+    for name in others:
+        (folder / name).write_bytes(b"mine")
+    index = {"weight_map": {name: name for name in (*others, "config.json")}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
     model.save_pretrained(folder)
 
-    assert outside.read_bytes() == b"mine"
+    assert all((folder / name).read_bytes() == b"mine" for name in others)
     assert (folder / "config.json").is_file()
 
 
