@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tiny_checkpoints import copy_embedded
-from vega3d.demo.uploads import PREFIX
+from vega3d.demo.uploads import GRADIO_FOLDER, PREFIX
 from vega3d.hub.load import ASSETS, example_clip
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -37,6 +37,7 @@ def address(tmp_path_factory):
     """Where the demo is served, by a model that tells no questions; fails if it leaves a file when it is ended."""
     folder, port = tmp_path_factory.mktemp("temporary"), free_port()
     environment = {**os.environ, "TMPDIR": str(folder)}
+    environment.pop(GRADIO_FOLDER, None)  # a page that another test made in this process has set it
     model = copy_embedded(tmp_path_factory.mktemp("noted") / "model", notice=NOTICE, questions=None)
     command = [*COMMAND, "--port", str(port), "--model", str(model)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

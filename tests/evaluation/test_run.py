@@ -208,7 +208,7 @@ def test_a_run_continues_with_another_batch_size(tmp_path):
     evaluate(answerer, records, tmp_path / "result.json", batch_size=2)
     assert answerer.asked == [record.id for record in records[9:]]
     assert max(answerer.batches) == 2
-    with pytest.raises(ValueError, match="batch size is 0"):
+    with pytest.raises(ValueError, match="batch_size is 0"):
         evaluate(answerer, records, batch_size=0)
 
 
