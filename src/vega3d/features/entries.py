@@ -25,6 +25,14 @@ PARTIAL = ".partial"
 GROUP = re.compile(r"[0-9a-f]{2}")
 NAME = re.compile(r"([0-9a-f]{32})(\.safetensors|\w+\.partial)")
 FACTS = "entry"  # the one value of the metadata: safetensors writes several in an order that changes
+UNREADABLE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,  # torch opens the file once more, when another process may have removed it; RecursionError is one
+)
 STALE_SECONDS = 3600  # age of a partial file that nobody is writing any more
 
 
@@ -89,7 +97,7 @@ def read_entry(path: Path, key: str) -> torch.Tensor | None:
             facts = json.loads((file.metadata() or {})[FACTS])
             hidden = file.get_tensor("hidden")
             stored = facts["key"], facts["checksum"]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError):
+    except UNREADABLE:
         return None
     is_of_kind = hidden.dtype == torch.bfloat16 and hidden.ndim == 4
     if not is_of_kind or stored != (key, checksum(hidden)) or not hidden.isfinite().all():
