@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -158,17 +159,26 @@ def test_clearing_leaves_what_is_being_written(cache):
     assert young.exists() and not old.exists() and not entry.path.exists()
 
 
-def test_processes_that_get_put_and_clear_do_not_end_each_other(tmp_path):
+def exit_codes_of_eight(folder: Path) -> list[int | None]:
+    """Of processes that get, put, and now and then clear the entries of one cache."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vega3d.features.cache"])
-    workers = [context.Process(target=put_and_clear, args=(str(tmp_path), seed)) for seed in range(8)]
-
+    workers = [context.Process(target=put_and_clear, args=(str(folder), seed)) for seed in range(8)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
+    return [worker.exitcode for worker in workers]
 
-    assert [worker.exitcode for worker in workers] == [0] * 8
+
+def test_processes_that_get_put_and_clear_do_not_end_each_other(tmp_path):
+    assert exit_codes_of_eight(tmp_path) == [0] * 8
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("round_number", range(30))
+def test_processes_that_get_put_and_clear_do_not_end_each_other_many_times(tmp_path, round_number):
+    assert exit_codes_of_eight(tmp_path) == [0] * 8
 
 
 DEEP = 100_000 * "[" + 100_000 * "]"
