@@ -21,8 +21,7 @@ from vega3d_cli import (  # noqa: F401 (each adds its commands to the applicatio
 )
 from vega3d_cli.common import app, one_line
 
-UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings its own copy of click, and does not export these two
-NoArgumentsError: Any = next(kind for kind in UsageError.__subclasses__() if kind.__name__ == "NoArgsIsHelpError")
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings its own copy of click, and does not export it
 INTERRUPTED = 130
 LISTS = ("--options", "--first", "--second")
 
@@ -64,10 +63,10 @@ def run(arguments: list[str]) -> int:
         if code == INTERRUPTED:  # so typer ends a command at Ctrl-C, without a word
             typer.echo("interrupted", err=True)
         return code
-    except NoArgumentsError as error:
-        error.show()
-        return 2
     except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a command without arguments shows its help
+            error.show()
+            return 2
         command = error.ctx.command_path if error.ctx is not None else "vega3d"
         told = one_line(ValueError(error.format_message())).removesuffix(".")
         typer.echo(f"error: {told}{given_value(error, arguments)}. See `{command} --help`.", err=True)
