@@ -58,8 +58,21 @@ def wait_for_workers(process: subprocess.Popen) -> list[int]:
     return found
 
 
+def shared_memory_of(processes: list[int]) -> set[str]:
+    """Names of shared memory that processes have mapped; other tests that run beside have their own."""
+    names: set[str] = set()
+    for process in processes:
+        with contextlib.suppress(OSError):  # it has ended
+            names |= set(re.findall(r"/dev/shm/(\S+)", Path(f"/proc/{process}/maps").read_text()))
+    return names
+
+
 def end_and_look(process: subprocess.Popen, how: signal.Signals, workers: list[int]) -> tuple[int, str]:
-    """Ends it as a terminal, a supervisor or the system would; returns exit code and standard error."""
+    """Ends it as a terminal, a supervisor or the system would; returns exit code and standard error.
+
+    Fails if a worker outlives it, or shared memory of any of them stays.
+    """
+    shared = shared_memory_of([process.pid, *workers])
     if how is signal.SIGINT:
         os.killpg(process.pid, how)  # Ctrl-C goes to all processes
     else:
@@ -69,16 +82,8 @@ def end_and_look(process: subprocess.Popen, how: signal.Signals, workers: list[i
     while any(map(is_alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [worker for worker in workers if is_alive(worker)]
+    assert not shared & set(os.listdir("/dev/shm"))
     return process.returncode, process.communicate()[1]
-
-
-def abandoned_memory() -> set[str]:
-    """Names of shared memory that no living process has mapped; those of other tests that run beside are."""
-    names, mapped = set(os.listdir("/dev/shm")), set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with contextlib.suppress(OSError):  # it has ended
-            mapped |= set(re.findall(r"/dev/shm/(\S+)", maps.read_text()))
-    return (names - mapped) & set(os.listdir("/dev/shm"))
 
 
 @pytest.mark.parametrize(
@@ -93,21 +98,18 @@ def abandoned_memory() -> set[str]:
     ids=lambda value: value.name if isinstance(value, signal.Signals) else None,
 )
 def test_workers_that_are_still_starting_end_with_their_caller(tmp_path, arguments, how, code, told):
-    shared = abandoned_memory()
     process = start(arguments, tmp_path)
     workers = wait_for_workers(process)
 
     ended = end_and_look(process, how, workers)
 
     assert ended == (code, told)
-    assert abandoned_memory() <= shared
 
 
 @pytest.mark.stress
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
 @pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
 def test_workers_that_are_busy_end_with_their_caller_and_the_run_goes_on(tmp_path, how, seconds):
-    shared = abandoned_memory()
     process = start(SYNTHESIZE, tmp_path)
     workers = wait_for_workers(process)
     while not list((tmp_path / "out").glob("scenes/*.json")):
@@ -118,7 +120,6 @@ def test_workers_that_are_busy_end_with_their_caller_and_the_run_goes_on(tmp_pat
 
     assert code in (130, 143, -signal.SIGKILL)
     assert told == ("interrupted\n" if how is signal.SIGINT else "")
-    assert abandoned_memory() <= shared
     again = [{"OUT": str(tmp_path / "out"), "400": "2"}.get(one, one) for one in SYNTHESIZE]
     subprocess.run([sys.executable, *again], check=True, capture_output=True)
     assert not list((tmp_path / "out").rglob(".*"))
