@@ -58,13 +58,28 @@ def wait_for_workers(process: subprocess.Popen) -> list[int]:
     return found
 
 
-def shared_memory_of(processes: list[int]) -> set[str]:
-    """Names of shared memory that processes have mapped; other tests that run beside have their own."""
-    names: set[str] = set()
+def shared_memory_of(processes: list[int]) -> set[int]:
+    """Inodes of shared memory that processes have mapped (semaphores are renamed after that)."""
+    inodes: set[int] = set()
     for process in processes:
         with contextlib.suppress(OSError):  # it has ended
-            names |= set(re.findall(r"/dev/shm/(\S+)", Path(f"/proc/{process}/maps").read_text()))
-    return names
+            maps = Path(f"/proc/{process}/maps").read_text()
+            inodes |= {int(inode) for inode in re.findall(r"(\d+)\s+/dev/shm/", maps)}
+    return inodes
+
+
+def left_in_memory(inodes: set[int]) -> list[str]:
+    """Names that still lead to shared memory; what other tests have there is not asked for."""
+    return [entry.name for entry in os.scandir("/dev/shm") if entry.inode() in inodes]
+
+
+def test_semaphores_of_a_process_are_seen():
+    code = "import multiprocessing as m; kept = m.get_context('spawn').Semaphore(); print(1, flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+
+    assert left_in_memory(shared_memory_of([process.pid]))
+    process.communicate(b"\n")
 
 
 def end_and_look(process: subprocess.Popen, how: signal.Signals, workers: list[int]) -> tuple[int, str]:
@@ -82,7 +97,7 @@ def end_and_look(process: subprocess.Popen, how: signal.Signals, workers: list[i
     while any(map(is_alive, workers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [worker for worker in workers if is_alive(worker)]
-    assert not shared & set(os.listdir("/dev/shm"))
+    assert not left_in_memory(shared)
     return process.returncode, process.communicate()[1]
 
 
