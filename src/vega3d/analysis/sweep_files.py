@@ -56,31 +56,16 @@ def run_sweep(
     check_free(output)
     if train:
         check_scenes(train, test)
-    (output / "parts").mkdir(parents=True, exist_ok=True)
-    with only_run(output):
-        return measured(generator, test, train, plan, output, facts, options, reader, on_part)
-
-
-def measured(
-    generator: VegaGenerator,
-    test: Sequence[ClipSource],
-    train: Sequence[ClipSource],
-    plan: Plan,
-    output: Path,
-    facts: Mapping,
-    options: ReadOptions | None,
-    reader: Reader,
-    on_part: Callable[[int], None] | None,
-) -> dict:
-    """What `run_sweep` does once the folder is held."""
     parts = output / "parts"
-    rows = correspondence_rows(generator, test, plan, options, parts, reader, on_part)
-    if train:
-        rows = joined(rows, probe_rows(generator, train, test, plan, options, parts, reader, on_part))
-    result = result_of(rows, "sweep", facts, seed=plan.seed)
-    write_rows(output / "clips.parquet", rows)
-    write_result(output / "summary.json", {name: value for name, value in result.items() if name != "clips"})
-    draw_sweep(output, result["cells"])
+    parts.mkdir(parents=True, exist_ok=True)
+    with only_run(output):
+        rows = correspondence_rows(generator, test, plan, options, parts, reader, on_part)
+        if train:
+            rows = joined(rows, probe_rows(generator, train, test, plan, options, parts, reader, on_part))
+        result = result_of(rows, "sweep", facts, seed=plan.seed)
+        write_rows(output / "clips.parquet", rows)
+        write_result(output / "summary.json", {name: value for name, value in result.items() if name != "clips"})
+        draw_sweep(output, result["cells"])
     return result
 
 
