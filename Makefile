@@ -19,21 +19,22 @@ stress: $(INSTALLED)  ## long kill and soak tests
 SMOKE = runs/smoke
 smoke: $(INSTALLED)  ## the whole chain at toy size: rooms, generator and twin, VLM, four arms, tables, checkpoint, a question
 	rm -rf $(SMOKE)
-	$(BIN)/python recipes/reproduce.py recipes/smoke_generator.yaml recipes/smoke.yaml --output $(SMOKE) \
+	$(BIN)/python -m research.tiny.reproduce research/tiny/configs/smoke_generator.yaml research/tiny/configs/smoke.yaml --output $(SMOKE) \
 		--sweep-rooms 2 2 --sweep-size 128 --sweep-views 17 --timesteps 300 --checkpoint $(SMOKE)/model
 	$(BIN)/vega3d compare --first $(SMOKE)/smoke/results/test/semantic-seed0.json $(SMOKE)/smoke/results/test/semantic-seed1.json \
 		--second $(SMOKE)/smoke/results/test/trained-seed0.json $(SMOKE)/smoke/results/test/trained-seed1.json --paired-seeds
 	$(BIN)/vega3d ask room "How many window(s) are in this room?" --number --model $(SMOKE)/model --num-frames 5
 
+CODE = src tests benchmarks examples recipes research
 lint: $(INSTALLED)  ## style, types, and who may import whom
-	$(BIN)/ruff check src tests benchmarks examples recipes
-	$(BIN)/ruff format --check src tests benchmarks examples recipes
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 style: $(INSTALLED)  ## mend what can be mended
-	$(BIN)/ruff check --fix src tests benchmarks examples recipes
-	$(BIN)/ruff format src tests benchmarks examples recipes
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

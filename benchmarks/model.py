@@ -25,7 +25,7 @@ from transformers import BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen2_5_VLForCond
 
 import vega3d
 from vega3d import VegaForSpatialReasoning
-from vega3d.modeling.vision_attention_vega3d import pack_vision_attention
+from vega3d.inference.vision_attention import pack_vision_attention
 from vega3d.training.parts import choose_parts
 
 FRAMES = 32

@@ -24,13 +24,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from vega3d.synthetic.draw_arrays import draw_arrays
-from vega3d.synthetic.furniture import load_furniture
-from vega3d.synthetic.light import Quality
-from vega3d.synthetic.render_embree import EmbreeRenderer
-from vega3d.synthetic.scene import sample_scene, scene_seed
-from vega3d.synthetic.stream import stream_clips
-from vega3d.synthetic.walk import sample_walks
+from vega3d.rooms.dataset.stream import stream_clips
+from vega3d.rooms.render.draw_arrays import draw_arrays
+from vega3d.rooms.render.embree import EmbreeRenderer
+from vega3d.rooms.render.light import Quality
+from vega3d.rooms.scene.furniture import load_furniture
+from vega3d.rooms.scene.scene import sample_scene, scene_seed
+from vega3d.rooms.scene.trajectory import sample_walks
 
 STAGES = ("scene", "bake", "walk", "render")
 PACKAGES = ("vega3d", "numpy", "embreex", "moderngl")
@@ -130,8 +130,8 @@ def many_cores(options) -> dict:
 
 def compare_renderers(options) -> tuple[dict, dict]:
     """Agreement of both renderers, and milliseconds a frame of each for rooms that are loaded and baked."""
-    from vega3d.synthetic.opengl_context import shared_context
-    from vega3d.synthetic.render_opengl import OpenGLRenderer
+    from vega3d.rooms.render.opengl import OpenGLRenderer
+    from vega3d.rooms.render.opengl_context import shared_context
 
     furniture, differences = load_furniture(), []
     times: dict[str, list[float]] = {"embree": [], "opengl": [], "ahead": [], "pack": [], "upload": []}

@@ -12,7 +12,7 @@ from embreex.rtcore_scene import EmbreeScene
 from PIL import Image, ImageDraw
 
 from vega3d.geometry import intrinsics_from_field_of_view, look_at, unproject
-from vega3d.synthetic.furniture import Furniture, load_furniture
+from vega3d.rooms.scene.furniture import Furniture, load_furniture
 
 CELL, COLUMNS, TITLE = 150, 10, 14  # [px]
 

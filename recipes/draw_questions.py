@@ -16,13 +16,13 @@ import numpy as np
 from matplotlib import pyplot
 
 from vega3d.files import write_whole
-from vega3d.synthetic import load_furniture, sample_scene, sample_walk, scene_seed
-from vega3d.synthetic.geometric_question import GeometricQuestion
-from vega3d.synthetic.marks import draw_marks
-from vega3d.synthetic.observation import observe
-from vega3d.synthetic.preview import depth_colours, instance_colours
-from vega3d.synthetic.questions import QUESTION_MAKERS, make_questions
-from vega3d.synthetic.render_embree import Clip, EmbreeRenderer
+from vega3d.rooms import load_furniture, sample_scene, sample_walk, scene_seed
+from vega3d.rooms.dataset.preview import depth_colours, instance_colours
+from vega3d.rooms.questions.geometric_question import GeometricQuestion
+from vega3d.rooms.questions.marks import draw_marks
+from vega3d.rooms.questions.observation import observe
+from vega3d.rooms.questions.questions import QUESTION_MAKERS, make_questions
+from vega3d.rooms.render.embree import Clip, EmbreeRenderer
 
 ROOM, KIND, WALK = 4, "bedroom", 1  # the example clip `room`
 WIDTH, HEIGHT, NUM_FRAMES, SHOWN = 384, 288, 32, 4

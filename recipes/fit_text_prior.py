@@ -1,4 +1,4 @@
-"""Fits `vega3d/assets/text_prior.json`: how likely each option of a question is by its words (`synthetic.text_prior`).
+"""Fits `vega3d/assets/text_prior.json`: how likely each option of a question is by its words (`rooms.text_prior`).
 
     python recipes/fit_text_prior.py collect candidates.jsonl.gz --rooms 4000 --workers 2
     python recipes/fit_text_prior.py fit candidates.jsonl.gz  # writes src/vega3d/assets/text_prior.json
@@ -22,14 +22,14 @@ from scipy.sparse import csr_array
 from tqdm import tqdm
 
 from vega3d.files import write_whole
-from vega3d.synthetic.furniture import load_furniture
-from vega3d.synthetic.observation import observe
-from vega3d.synthetic.questions import names_in, shuffled_candidates
-from vega3d.synthetic.render_embree import EmbreeRenderer
-from vega3d.synthetic.resumable import run_all
-from vega3d.synthetic.scene import sample_scene, scene_seed
-from vega3d.synthetic.text_prior import CLUES, WEIGHTS
-from vega3d.synthetic.walk import sample_walk
+from vega3d.rooms.dataset.resumable import run_all
+from vega3d.rooms.questions.observation import observe
+from vega3d.rooms.questions.questions import names_in, shuffled_candidates
+from vega3d.rooms.questions.text_prior import CLUES, WEIGHTS
+from vega3d.rooms.render.embree import EmbreeRenderer
+from vega3d.rooms.scene.furniture import load_furniture
+from vega3d.rooms.scene.scene import sample_scene, scene_seed
+from vega3d.rooms.scene.trajectory import sample_walk
 
 SIZE, NUM_FRAMES = 128, 17
 PENALTIES = (10.0, 30.0, 100.0, 300.0)  # precision of a normal prior on each weight

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from vega3d.files import write_whole
-from vega3d.synthetic import load_furniture, sample_scene, sample_walk, scene_seed
-from vega3d.synthetic.dataset_files import write_video
-from vega3d.synthetic.observation import observe
-from vega3d.synthetic.questions import make_questions
-from vega3d.synthetic.render_embree import EmbreeRenderer
+from vega3d.rooms import load_furniture, sample_scene, sample_walk, scene_seed
+from vega3d.rooms.dataset.dataset_files import write_video
+from vega3d.rooms.questions.observation import observe
+from vega3d.rooms.questions.questions import make_questions
+from vega3d.rooms.render.embree import EmbreeRenderer
 
 CLIPS = Path("src/vega3d/assets/clips")
 CHOSEN = {"room": (4, "bedroom", 1), "study": (9, "study", 0)}  # number of the room, its kind, number of the walk

@@ -1,6 +1,6 @@
 """Writes what a checkpoint scores over many rooms, for the page of `vega3d demo`, from published results.
 
-    python recipes/make_scores.py recipes/results/third --arm trained --seed 1 --output src/vega3d/assets/vega3d-tiny/scores.json
+    python recipes/make_scores.py research/tiny/results/third --arm trained --seed 1 --output src/vega3d/assets/vega3d-tiny/scores.json
 
 reads third.json (means over the seeds, and differences) and third_seeds.json (each seed, and a constant answer).
 """  # noqa: E501

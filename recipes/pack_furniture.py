@@ -3,7 +3,7 @@
 apt-get download sweethome3d-furniture
 python recipes/pack_furniture.py sweethome3d-furniture_*.deb furniture_unseen.npz --licence cc-by
 
-The objects are those that `vega3d.synthetic.classes` names: `VETTED` for `--licence cc0`, `VETTED_UNSEEN` for
+The objects are those that `vega3d.rooms.scene.classes` names: `VETTED` for `--licence cc0`, `VETTED_UNSEEN` for
 `--licence cc-by`. Needs `pip install ".[pack]"` in a clone. The same input gives the same bytes.
 """
 
@@ -22,7 +22,7 @@ import fast_simplification
 import numpy as np
 from PIL import Image
 
-from vega3d.synthetic.classes import VETTED, VETTED_UNSEEN
+from vega3d.rooms.scene.classes import VETTED, VETTED_UNSEEN
 
 CHOICES = {"cc0": VETTED, "cc-by": VETTED_UNSEEN}
 LICENCES = {

@@ -40,7 +40,7 @@ def small_clip(seed: int = 0) -> torch.Tensor:
 
 
 def data_set(folder: Path, workers: int = 1) -> str:
-    from vega3d.synthetic.dataset import DatasetSettings, synthesize
+    from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
 
     settings = DatasetSettings(split="validation", size=128, num_frames=5, walks=1, questions_per_type=1)
     synthesize(folder / "rooms", settings, num_scenes=2, workers=workers, preview=True)
@@ -52,7 +52,7 @@ def data_set_of_two_workers(folder: Path) -> str:
 
 
 def video(folder: Path) -> str:
-    from vega3d.synthetic.dataset_files import write_video
+    from vega3d.rooms.dataset.dataset_files import write_video
 
     write_video(folder / "clip.mp4", frames(count=17, height=128, width=128))
     return digest_of((folder / "clip.mp4").read_bytes())
@@ -67,7 +67,7 @@ def cache_entry(folder: Path) -> str:
 
 
 def result_archive(folder: Path) -> str:
-    from vega3d.experiment.table import archive
+    from research.tiny.study.table import archive
 
     for name in ("b", "a"):
         (folder / "results" / name).mkdir(parents=True)
@@ -111,7 +111,7 @@ def answer(folder: Path) -> str:
     from vega3d.hub.answer import answer_question
     from vega3d.hub.load import example_clip
     from vega3d.processing.video_vega3d import read_video
-    from vega3d.spatial_qa import SpatialQuestion
+    from vega3d.questions import SpatialQuestion
 
     clip = read_video(example_clip("room"), num_frames=4)
     told = []
@@ -168,7 +168,7 @@ def trained_model(folder: Path) -> str:
 
 
 def questions(folder: Path) -> str:
-    from vega3d.synthetic.dataset import DatasetSettings, synthesize
+    from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
 
     settings = DatasetSettings(split="test", size=128, num_frames=5, videos=False)
     return digest_of(synthesize(folder / "rooms", settings, num_scenes=1).read_bytes())
@@ -190,7 +190,7 @@ CLAIMS: dict[str, Callable[[Path], str]] = {  # the words of the documentation -
     "docs/data.md: the same frames give the same bytes": video,
     "docs/data.md: tables alone": questions,
     "docs/features.md: of two writers of one entry the last wins, with the same bytes": cache_entry,
-    "docs/experiment.md: the same results give the same archive": result_archive,
+    "research/tiny/STUDY.md: the same results give the same archive": result_archive,
     "docs/method.md: noise is a function of seed and frame": noise,
     "docs/method.md: features depend on the clip and the config alone": features,
     "docs/method.md: a closed fusion is the plain VLM, bit for bit": closed_fusion,

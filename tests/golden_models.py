@@ -1,4 +1,4 @@
-"""Official weights of a fixture -> vega3d's public classes, through the key tables of `vega3d.hub.official`."""
+"""Official weights of a fixture -> vega3d's public classes, through the key tables of `official_names`."""
 
 import json
 import os
@@ -8,8 +8,8 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors import safe_open
 
+from official_names import WAN_TRANSFORMER, rename, rename_vae
 from vega3d import VegaConfig, VegaGenerator, VegaGeneratorConfig
-from vega3d.hub.official import WAN_TRANSFORMER, rename, rename_vae
 
 GOLDEN = Path(os.environ.get("VEGA3D_GOLDEN", Path(__file__).parent / "fixtures" / "golden"))
 

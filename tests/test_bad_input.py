@@ -35,6 +35,7 @@ from bad_values import (
     special_files,
 )
 from evaluation.evaluation_data import question_records
+from research.tiny.simulator import __main__ as simulator
 from vega3d.evaluation.baselines import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 from vega3d.features.cache import FeatureCache
@@ -385,7 +386,7 @@ def refused(arguments: list[str], capsys) -> str:
     faulthandler.dump_traceback_later(HANGS, exit=True, file=sys.__stderr__)
     began = time.monotonic()
     try:
-        code = vega3d_cli.run(arguments)
+        code = vega3d_cli.run(arguments, *simulator_of(arguments))
     finally:
         faulthandler.cancel_dump_traceback_later()
     took = time.monotonic() - began
@@ -398,6 +399,11 @@ def refused(arguments: list[str], capsys) -> str:
     assert len(lines[0]) < 3000
     assert took < SECONDS
     return lines[0]
+
+
+def simulator_of(arguments: list[str]) -> tuple:
+    """The application of a command that is not one of `vega3d`, and its name."""
+    return (simulator.app, simulator.NAME) if arguments[:1] in (["train-generator"], ["sample"]) else ()
 
 
 @pytest.fixture

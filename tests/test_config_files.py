@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vega3d.config_files import checked, read_mapping, refuse_unknown, shown
+from vega3d.configs import checked, read_mapping, refuse_unknown, shown
 
 
 def aliases(inner: str, outer: str) -> str:

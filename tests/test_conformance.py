@@ -21,6 +21,7 @@ from golden_models import (
     wan_transformer,
     wan_vae,
 )
+from official_names import FUSION, FUSION_NAMES, PROJECTOR, QWEN_VLM, rename
 from vega3d import VegaForSpatialReasoning
 from vega3d.evaluation.metrics import (
     CATEGORIES,
@@ -34,7 +35,6 @@ from vega3d.evaluation.metrics import (
     to_number,
 )
 from vega3d.evaluation.vsibench import GENERATION, build_prompt
-from vega3d.hub.official import FUSION, FUSION_NAMES, PROJECTOR, QWEN_VLM, rename
 from vega3d.modeling.alignment_vega3d import PROJECTORS, align_space
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.noise_vega3d import add_noise, flow_matching_step

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import yaml
 
+from research.tiny.study.map_rows import OnMap, map_rows
+from research.tiny.study.question_forms import FORMS, trained_questions
 from tiny_checkpoints import copy_embedded
 from vega3d import VegaConfig
 from vega3d.demo.examples import load_examples
-from vega3d.experiment.map_rows import OnMap, map_rows
-from vega3d.experiment.question_forms import FORMS, trained_questions
 from vega3d.hub.answer import notices
 from vega3d.hub.load import ASSETS
 from vega3d.known_questions import KnownQuestions
-from vega3d.spatial_qa import SpatialQuestion
-from vega3d.synthetic import load_furniture, sample_scene, sample_walk, scene_seed
-from vega3d.synthetic.observation import observe
-from vega3d.synthetic.questions import QUESTION_MAKERS, shuffled_candidates
-from vega3d.synthetic.render_embree import EmbreeRenderer
+from vega3d.questions import SpatialQuestion
+from vega3d.rooms import load_furniture, sample_scene, sample_walk, scene_seed
+from vega3d.rooms.questions.observation import observe
+from vega3d.rooms.questions.questions import QUESTION_MAKERS, shuffled_candidates
+from vega3d.rooms.render.embree import EmbreeRenderer
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "third.yaml"
+RECIPE = Path(__file__).parents[1] / "research" / "tiny" / "results" / "third.yaml"
 GUESSES = {*(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard")), "route_planning"}
 CLOSEST = (
     "Measuring from the closest point of each object, which of these objects (bed, door, lamp, chair) is the closest "

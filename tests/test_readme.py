@@ -11,7 +11,7 @@ from test_cli import run
 from vega3d import VegaConfig
 from vega3d.hub.load import ASSETS
 from vega3d.known_questions import KnownQuestions
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.questions import SpatialQuestion
 
 NEED_THE_HUB = ("vega3d assemble",)
 ROWS = json.loads((ASSETS / "clips" / "questions.json").read_text())

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.questions import SpatialQuestion
 
 NUMBER, CHOICE, TEXT = ANSWERS = ("number", "choice", "text")
 SLOT = re.compile(r"\{[a-z]\}")

@@ -14,10 +14,8 @@ from vega3d_cli import (  # noqa: F401 (each adds its commands to the applicatio
     checkpoints,
     demo,
     evaluate,
-    sample,
     synthesize,
     train,
-    train_generator,
 )
 from vega3d_cli.common import app, one_line
 
@@ -55,11 +53,11 @@ def end_on_signal(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: list[str], application: typer.Typer = app, name: str = "vega3d") -> int:
     """Runs a command line; the exit code. Whatever the user can get wrong is told in one line."""
     try:
-        refuse_empty(arguments)
-        code = app(debug_first(spread_lists(arguments)), standalone_mode=False) or 0
+        refuse_empty(arguments, name)
+        code = application(debug_first(spread_lists(arguments)), standalone_mode=False) or 0
         if code == INTERRUPTED:  # so typer ends a command at Ctrl-C, without a word
             typer.echo("interrupted", err=True)
         return code
@@ -67,7 +65,7 @@ def run(arguments: list[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":  # a command without arguments shows its help
             error.show()
             return 2
-        command = error.ctx.command_path if error.ctx is not None else "vega3d"
+        command = error.ctx.command_path if error.ctx is not None else name
         told = one_line(ValueError(error.format_message())).removesuffix(".")
         typer.echo(f"error: {told}{given_value(error, arguments)}. See `{command} --help`.", err=True)
         return 2
@@ -76,13 +74,13 @@ def run(arguments: list[str]) -> int:
         return INTERRUPTED
 
 
-def refuse_empty(arguments: list[str]) -> None:
+def refuse_empty(arguments: list[str], command: str) -> None:
     """An empty argument is a variable of the shell that is not set, and as a path it would be the working folder."""
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if argument and not (equals and not value and name.startswith("--")):
             continue
-        before = name or " ".join(arguments[max(place - 1, 0) : place]) or "vega3d"
+        before = name or " ".join(arguments[max(place - 1, 0) : place]) or command
         raise UsageError(f"The argument after {before!r} is empty. Give a value, or leave the option out.")
 
 
@@ -93,6 +91,6 @@ def given_value(error: Exception, arguments: list[str]) -> str:
     return f", but got {given[-1]!r:.100}" if given else ""
 
 
-def main() -> None:
+def main(application: typer.Typer = app, name: str = "vega3d") -> None:
     signal.signal(signal.SIGTERM, end_on_signal)
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:], application, name))

@@ -65,7 +65,7 @@ def ask(
         from vega3d.files import check_output
         from vega3d.hub.answer import answer_question, notices
         from vega3d.hub.load import load_processor, load_vega, model_folder
-        from vega3d.spatial_qa import SpatialQuestion
+        from vega3d.questions import SpatialQuestion
 
         if save_gates is not None:
             from vega3d.hub.gate_figure import SOFTWARE

@@ -12,16 +12,6 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Questions about the space that a video shows, answered with a frozen video diffusion model at work.",
-)
-
-
 LONGEST_MESSAGE = 2000  # characters
 DEBUG: set[str] = set()  # `--debug`, once it is given
 
@@ -30,13 +20,29 @@ def show_tracebacks(given: bool) -> None:
     (DEBUG.add if given else DEBUG.discard)("--debug")
 
 
-@app.callback()
 def common_options(
     debug: Annotated[
         bool, typer.Option("--debug", callback=show_tracebacks, help="Show where an error arose. Goes anywhere.")
     ] = False,
 ) -> None:
     pass
+
+
+def make_app(help: str) -> typer.Typer:
+    """An application without commands, with the options that all commands have."""
+    made = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        help=help,
+    )
+    made.callback()(common_options)
+    return made
+
+
+app = make_app("Questions about the space that a video shows, answered with a frozen video diffusion model at work.")
 
 
 MOST = 2**31 - 1  # of anything that is counted; numpy and torch take no seeds that are much larger

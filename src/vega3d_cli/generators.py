@@ -1,4 +1,4 @@
-"""Generators by name: a folder that `vega3d train-generator` left, or the one inside a model."""
+"""Generators by name: a folder of one alone, or the one inside a model."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ class LoadedGenerator(NamedTuple):
 
 def load_generator(model: str, device: str | None) -> LoadedGenerator:
     """The generator of a model, or one alone, without a VLM."""
-    from vega3d.generator_training.export import is_generator, open_generator
+    from vega3d.hub.generators import is_generator, open_generator
 
     if is_generator(Path(model)):
         import torch
@@ -28,7 +28,7 @@ def load_generator(model: str, device: str | None) -> LoadedGenerator:
 
 def trained_clips(generator) -> dict[str, int]:
     """Frames and their size [px] that a generator was trained on, where its folder says so."""
-    from vega3d.generator_training.export import is_generator, read_facts
+    from vega3d.hub.generators import is_generator, read_facts
 
     if is_generator(generator.files):
         told = read_facts(generator.files)

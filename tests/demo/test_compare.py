@@ -14,7 +14,7 @@ from vega3d.demo.compare import Comparer
 from vega3d.features.cache import FeatureCache
 from vega3d.hub.answer import answer_question
 from vega3d.hub.load import example_clip, load_vega
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.questions import SpatialQuestion
 
 OPEN = SpatialQuestion(example_clip("room"), "Where is the bed?")
 CHOICE = SpatialQuestion(example_clip("room"), "Which is nearest?", ["the bed", "the shelf", "the lamp"])

@@ -131,7 +131,9 @@ def test_examples_are_of_trained_questions_and_in_the_order_of_the_scores(tiny):
 
 def test_the_scores_are_those_of_the_results():
     recipe = runpy.run_path(str(PROJECT / "recipes" / "make_scores.py"))
-    results, seeds = (read_json(PROJECT / "recipes" / "results" / f"third{end}.json") for end in ("", "_seeds"))
+    results, seeds = (
+        read_json(PROJECT / "research" / "tiny" / "results" / f"third{end}.json") for end in ("", "_seeds")
+    )
 
     expected = recipe["scores_of"](results, seeds, "trained", 1)
 

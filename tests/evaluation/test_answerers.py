@@ -15,7 +15,7 @@ from vega3d.hub.answer import answer_question
 from vega3d.hub.load import example_clip, load_vega
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.processing.video_vega3d import read_video
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.questions import SpatialQuestion
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from vega3d.evaluation.visuals import question_clip, visual_key
 from vega3d.evaluation.vsibench import QuestionRecord
 from vega3d.hub.load import example_clip
 from vega3d.processing.video_vega3d import read_video
-from vega3d.synthetic.marks import COLORS, draw_marks
+from vega3d.rooms.questions.marks import COLORS, draw_marks
 
 MARKS = ((10, 12, 50, 40), (60, 20, 90, 45))
 

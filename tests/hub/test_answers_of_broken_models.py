@@ -13,7 +13,7 @@ from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
 from vega3d.evaluation.vsibench import QuestionRecord
 from vega3d.hub.answer import answer_question
 from vega3d.hub.load import example_clip, load_processor, load_vega, model_folder
-from vega3d.spatial_qa import SpatialQuestion, check_logits, letter_probabilities
+from vega3d.questions import SpatialQuestion, check_logits, letter_probabilities
 
 MESSAGE = "logits are NaN or infinite"
 QUESTIONS = {

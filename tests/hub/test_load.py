@@ -11,7 +11,7 @@ from tiny_checkpoints import EMBEDDED, copy_embedded
 from vega3d import VegaForSpatialReasoning, VegaProcessor
 from vega3d.hub.answer import answer_question
 from vega3d.hub.load import ASSETS, example_clip, load_vega, model_folder
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.questions import SpatialQuestion
 
 QUESTION = "Which is closer to the bed: the table or the wardrobe?"
 

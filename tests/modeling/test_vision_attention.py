@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vega3d import VegaForSpatialReasoning
-from vega3d.modeling.vision_attention_vega3d import NAME, pack_vision_attention
+from vega3d.inference.vision_attention import NAME, pack_vision_attention
 
 
 def test_on_a_cpu_nothing_changes(checkpoint):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from training_data import write_clip, write_jsonl
 
-from vega3d.synthetic.dataset import DatasetSettings, synthesize
+from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from training_data import write_clip
 
 from vega3d.hub.load import load_vega
 from vega3d.processing.video_vega3d import read_video
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.questions import SpatialQuestion
 from vega3d.training import VegaCollator
 from vega3d.training.collator import answer_tokens
 

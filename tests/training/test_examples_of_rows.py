@@ -6,7 +6,7 @@ import pyarrow.parquet
 import pytest
 from training_data import write_jsonl
 
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.questions import SpatialQuestion
 from vega3d.training import DataSource, load_examples
 from vega3d.training.data import as_datasets, fingerprint, stream_examples
 from vega3d.training.examples import MarkedVideo, example_of

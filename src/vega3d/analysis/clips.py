@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vega3d.config_files import check_count
+from vega3d.configs import check_count
 
 DEFAULT_VIEWS = 32
 RIGID = 1e-2  # largest deviation of R^T R from the identity that rounding in text files leaves

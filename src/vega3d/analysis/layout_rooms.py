@@ -7,7 +7,7 @@ import numpy as np
 
 from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions, evenly
 from vega3d.processing.video_vega3d import read_video
-from vega3d.synthetic.archives import LARGEST, read_archive
+from vega3d.rooms.archives import LARGEST, read_archive
 
 FILES = "rooms/*.mp4 and arrays/*.npz"
 REMEDY = "Make the data set again with `vega3d synthesize`."

@@ -6,8 +6,8 @@ from types import ModuleType
 
 from vega3d.analysis import layout_rooms, layout_scannet, layout_seven_scenes, layout_tum
 from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions, evenly
-from vega3d.synthetic.dataset import DatasetSettings
-from vega3d.synthetic.kept_rooms import kept_rooms
+from vega3d.rooms.dataset.dataset import DatasetSettings
+from vega3d.rooms.dataset.store import kept_rooms
 
 LAYOUTS: dict[str, ModuleType] = {
     "rooms": layout_rooms,

@@ -20,7 +20,7 @@ from vega3d.analysis.sweep import correspondence_rows
 from vega3d.analysis.tables import cell_name, head, notes, scenes_behind, shown
 from vega3d.files import LOCK, check_input, only_run
 from vega3d.modeling.generator_vega3d import VegaGenerator
-from vega3d.text_tables import aligned
+from vega3d.tables import aligned
 
 BEST = 5  # cells shown for each metric
 

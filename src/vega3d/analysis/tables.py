@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from vega3d.statistics import FEW_SCENES, LEAST_SCENES
-from vega3d.text_tables import aligned
+from vega3d.tables import aligned
 
 
 def cell_name(cell: Mapping) -> str:

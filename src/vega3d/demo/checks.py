@@ -6,7 +6,7 @@ from pathlib import Path
 from vega3d.demo.examples import Example
 from vega3d.features.extraction import VIDEO_SUFFIXES
 from vega3d.processing.video_decoding_vega3d import decode_timeline, read_timeline
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.questions import SpatialQuestion
 
 MAX_MIB = 100
 MAX_SECONDS = 300

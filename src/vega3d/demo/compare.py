@@ -22,7 +22,7 @@ from vega3d.hub.gate_figure import gate_scale
 from vega3d.modeling.fusion_vega3d import FUSIONS, ONE_GATE_A_TOKEN
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.spatial_qa import SpatialQuestion, checked_logits, letter_probabilities
+from vega3d.questions import SpatialQuestion, checked_logits, letter_probabilities
 
 MAX_NEW_TOKENS = 64
 SHOWN_WIDTH = 384  # of the frames kept for the gate maps [px]

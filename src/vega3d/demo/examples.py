@@ -11,8 +11,8 @@ from vega3d.evaluation.metrics import is_choice
 from vega3d.hub.load import ASSETS, example_clip
 from vega3d.known_questions import KnownQuestions
 from vega3d.processing.video_vega3d import read_video
-from vega3d.spatial_qa import Mark, SpatialQuestion
-from vega3d.synthetic.marks import draw_marks
+from vega3d.questions import Mark, SpatialQuestion
+from vega3d.rooms.questions.marks import draw_marks
 
 CLIPS = ASSETS / "clips"
 CATEGORIES = {

@@ -25,7 +25,7 @@ from vega3d.demo.panels import (
     right_answer,
 )
 from vega3d.hub.answer import notices
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.questions import SpatialQuestion
 
 logger = logging.getLogger(__name__)
 

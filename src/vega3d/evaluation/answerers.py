@@ -17,7 +17,7 @@ from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
 from vega3d.features.cache import FeatureCache
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.spatial_qa import SpatialQuestion, checked_logits, letter_probabilities
+from vega3d.questions import SpatialQuestion, checked_logits, letter_probabilities
 
 Answer = tuple[str, dict[str, float] | None]
 

@@ -16,7 +16,7 @@ from vega3d.evaluation.metrics import CATEGORIES, average
 from vega3d.evaluation.result_files import SCORINGS, check_no_copies, read_result
 from vega3d.files import check_input
 from vega3d.statistics import FEW_SCENES, LEAST_SCENES, RESAMPLES
-from vega3d.text_tables import aligned
+from vega3d.tables import aligned
 
 COMPARISON_FORMAT = "vega3d-comparison-1"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.vsibench import QuestionRecord, load_vsibench
-from vega3d.synthetic.dataset import DatasetSettings
-from vega3d.synthetic.kept_rooms import default_cache, folder_name, kept_rooms
+from vega3d.rooms.dataset.dataset import DatasetSettings
+from vega3d.rooms.dataset.store import default_cache, folder_name, kept_rooms
 
 FIRST_ROOMS = 2
 

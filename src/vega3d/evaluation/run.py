@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vega3d import __version__
-from vega3d.config_files import check_count
+from vega3d.configs import check_count
 from vega3d.evaluation.answerers import Answer, Answerer
 from vega3d.evaluation.journal import REMEDY, check_same_run, open_journal
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed

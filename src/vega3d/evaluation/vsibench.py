@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vega3d.config_files import check_count
+from vega3d.configs import check_count
 from vega3d.evaluation.metrics import EXTRA_CHOICE_TYPES, QUESTION_TYPES, is_choice, to_number
 from vega3d.evaluation.tables import read_questions
 from vega3d.files import inside
-from vega3d.spatial_qa import CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT, PRE_PROMPT, Mark
+from vega3d.questions import CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT, PRE_PROMPT, Mark
 
 GENERATION = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False}
 COLUMNS = ("id", "dataset", "scene_name", "question_type", "question", "ground_truth")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from vega3d.processing.video_vega3d import VideoClip, choose_frames, read_video
-from vega3d.spatial_qa import Mark
-from vega3d.synthetic.marks import draw_marks
+from vega3d.questions import Mark
+from vega3d.rooms.questions.marks import draw_marks
 
 
 def sampled_clip(

@@ -13,7 +13,7 @@ from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.inputs_vega3d import VISUAL_INPUTS
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.spatial_qa import SpatialQuestion, checked_logits, letter_probabilities
+from vega3d.questions import SpatialQuestion, checked_logits, letter_probabilities
 
 NARROW = 1024  # channels; the smallest Qwen-VL has 2048
 

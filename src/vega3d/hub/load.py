@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import BitsAndBytesConfig
 
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
-from vega3d.modeling.vision_attention_vega3d import pack_vision_attention
+from vega3d.inference.vision_attention import pack_vision_attention
 
 EMBEDDED = ("vega3d-tiny",)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -51,7 +51,7 @@ It asks about the first rooms of the test split, rendered again, and so has a wi
 
 ## Data
 
-{train_rooms} rendered rooms (`vega3d.synthetic`), their questions computed from geometry. Furniture: the CC0 part of
+{train_rooms} rendered rooms (`vega3d.rooms`), their questions computed from geometry. Furniture: the CC0 part of
 Sweet Home 3D's models. No photograph, no person, no text of the web.
 
 ## Limits

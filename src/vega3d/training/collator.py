@@ -12,7 +12,7 @@ from vega3d.processing.media_vega3d import load_clips, load_image_array
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.sampling_vega3d import check_sampling
 from vega3d.processing.video_vega3d import VideoClip
-from vega3d.spatial_qa import SpatialQuestion
+from vega3d.questions import SpatialQuestion
 from vega3d.training.examples import MarkedVideo, TrainingExample, example_of, missing_media, missing_message
 
 IGNORED = -100

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 import torch
 
-from vega3d.config_files import checked, read_mapping, refuse_unknown
+from vega3d.configs import checked, read_mapping, refuse_unknown
 from vega3d.training.data import DataSource
 from vega3d.training.parts import LORA_TARGETS, RESIDUAL_SCALE_RATE, check_parts, compiled_targets, learning_rates
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vega3d.spatial_qa import Mark, SpatialQuestion
+from vega3d.questions import Mark, SpatialQuestion
 
 ROLES = ("system", "user", "assistant")
 MEDIA = ("image", "video")

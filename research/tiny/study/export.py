@@ -1,0 +1,202 @@
+"""The winner as a checkpoint folder, as small as the embedded one has to be."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from research.tiny.study.question_forms import trained_questions
+from research.tiny.study.recipe import VALIDATION, Recipe
+from research.tiny.study.runner import Experiment, load_arm
+from research.tiny.study.table import ROWS, markdown
+from vega3d.evaluation.baselines import constant_scores
+from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
+from vega3d.evaluation.report import percent, read_result, span
+from vega3d.files import LOCK, check_new_folder, whole_folder, write_whole
+from vega3d.hub.assemble import describe, make_processor
+from vega3d.hub.model_card import model_card
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+
+LARGEST_FILE, LARGEST_FOLDER = 16_000_000, 20_000_000  # bytes
+
+
+def best_seed(experiment: Experiment, arm: str) -> int:
+    """The seed with the highest macro average on validation rooms; test rooms choose nothing.
+
+    Raises:
+        ValueError: if a result is missing.
+    """
+
+    def score(seed: int) -> float:
+        figures = read_result(experiment.result_file(VALIDATION, arm, seed))["summary"]["official"]["figures"]
+        return figures["macro"]["score"]
+
+    return max(experiment.recipe.seeds, key=score)
+
+
+def export(
+    experiment: Experiment,
+    arm: str,
+    output: Path,
+    name: str,
+    dtype: torch.dtype = torch.bfloat16,
+    notice: str | None = None,
+) -> dict:
+    """Writes model, generator, processor and card; `output` appears only when it is whole.
+
+    Args:
+        experiment: whose arms are trained and evaluated.
+        arm: that is exported.
+        output: folder, not there yet.
+        name: of the model, for its card.
+        dtype: of the weights.
+        notice: what the model says about itself with every answer.
+
+    Returns:
+        `seed`, `disk` [bytes], `files` with their sizes [bytes].
+
+    Raises:
+        ValueError: if `output` is there and not empty, a result is missing, or a file or the folder is too large.
+    """
+    check_new_folder(output)
+    seed = best_seed(experiment, arm)
+    model = experiment.model_of(arm, seed).cpu()
+    load_arm(model, experiment.run_folder(arm, seed))
+    model.config.notice = notice
+    model.config.questions = trained_questions(experiment.recipe.categories, guesses(experiment, arm, seed))
+    with whole_folder(output) as partial_folder:
+        save_model(model, experiment, partial_folder, dtype)
+        write_card(experiment, arm, seed, partial_folder, name)
+        sizes = check_sizes(partial_folder)
+    return {"seed": seed, "disk": sum(sizes.values()), "files": sizes}
+
+
+def save_model(model: VegaForSpatialReasoning, experiment: Experiment, folder: Path, dtype: torch.dtype) -> None:
+    for key, value in model.named_parameters():
+        if not key.endswith(".residual_scale") and ".generator." not in key:
+            value.data = value.data.to(dtype)
+    model.model.generator.prompt_embeds = model.model.generator.prompt_embeds.to(dtype)
+    model.config.dtype = dtype
+    model.save_pretrained(folder)
+    rooms = experiment.recipe.rooms
+    processor = make_processor(experiment.vlm, model.config.generator_config, num_frames=rooms.num_frames)
+    for part in (processor.image_processor, processor.video_processor):
+        # Larger frames have more tokens than it was trained on, at places that it has never seen.
+        part.size = {"shortest_edge": part.size["shortest_edge"], "longest_edge": rooms.size**2}
+    processor.save_pretrained(folder)
+    strip_local(folder)
+
+
+def strip_local(folder: Path) -> None:
+    """Removes code, which the package holds already, and the paths of this machine."""
+    for file in folder.glob("*.py"):
+        file.unlink()
+    for name in ("config.json", "processor_config.json", "tokenizer_config.json"):
+        values = json.loads((folder / name).read_text())
+        for part in (values, *(part for part in values.values() if isinstance(part, dict))):
+            part.pop("auto_map", None)
+            part.pop("_name_or_path", None)
+        (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def write_card(experiment: Experiment, arm: str, seed: int, folder: Path, name: str) -> None:
+    described = describe(folder)
+    results = experiment.own / "results.json"
+    values = json.loads(results.read_text()) if results.is_file() else None
+    tables = "Not measured.\n" if values is None else markdown(values)
+    generator = json.loads((folder / "config.json").read_text())["generator_config"]
+    rooms = experiment.recipe.rooms
+    card = model_card(
+        {
+            "name": name,
+            "recipe": experiment.recipe.name,
+            "parameters": described["parameters"],
+            "frames": rooms.num_frames,
+            "size": rooms.size,
+            "block": described["block"],
+            "timestep": generator["timestep"],
+            "clip_mode": generator["clip_mode"],
+            "fusion": described["fusion"],
+            "notice": described["notice"] or "",
+            "disk": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
+            "summary": "" if values is None else summary(values, arm),
+            "own": own_table(experiment, arm, seed),
+            "tables": "\n".join(tables.replace("\n## ", "\n### ").splitlines()[2:]),
+            "arm": arm,
+            "seed": seed,
+            "train_rooms": f"{rooms.train:,}",
+            "untrained": untrained(experiment.recipe),
+        }
+    )
+    write_whole(folder / "README.md", partial(Path.write_text, data=card))
+
+
+def untrained(recipe: Recipe) -> str:
+    """A sentence about the question types that the recipe leaves out, or nothing."""
+    names = [f"`{name}`" for name in QUESTION_TYPES if name not in recipe.categories]
+    return f" It was not trained on {', '.join(names)}." if names else ""
+
+
+def summary(values: dict, arm: str) -> str:
+    """What the generator brings: macro averages of the arm and of each control, on test rooms if there are any."""
+    split = "test" if "test" in values["splits"] else VALIDATION
+    found = values["splits"][split]["official"]
+    lines = []
+    for pair, differences in found["differences"].items():
+        first, control = pair.split(" - ")
+        if first == arm and "macro" in differences:
+            macro, interval = differences["macro"], differences["macro"]["interval"]
+            own, other = (percent(found["scores"][name]["macro"]["score"]) for name in (arm, control))
+            points = f"{100 * interval['score']:+.1f} {span(interval['low'], interval['high'])}"
+            noise = ", no measurable difference" if macro["verdict"] == "noise" else ""
+            lines.append(f"- `{arm}` {own}, `{control}` {other}: {points} points{noise}")
+    return "\n".join([f"What its generator brings, macro averages on rooms of the split `{split}`:", "", *lines])
+
+
+def own_scores(experiment: Experiment, arm: str, seed: int) -> tuple[str, dict[str, dict], dict[str, float]]:
+    """The split, its official figures by category, and those of an answer that ignores the question."""
+    split = "test" if "test" in experiment.splits else VALIDATION
+    result = read_result(experiment.result_file(split, arm, seed))
+    return split, result["summary"]["official"]["figures"], constant_scores(result["questions"])
+
+
+def guesses(experiment: Experiment, arm: str, seed: int) -> set[str]:
+    """Question types of the categories that are not shown to be above an answer that ignores the question."""
+    _, figures, constant = own_scores(experiment, arm, seed)
+    lows = {name: figures[name]["low"] for name in CATEGORIES if name in figures}  # None without an interval
+    not_above = [name for name, low in lows.items() if low is None or low <= constant.get(name, 0.0)]
+    return {question_type for name in not_above for question_type in CATEGORIES[name]}
+
+
+def own_table(experiment: Experiment, arm: str, seed: int) -> str:
+    """The scores of this checkpoint, beside those of an answer that ignores the question."""
+    split, figures, constant = own_scores(experiment, arm, seed)
+    lines = [
+        f"This checkpoint by itself on the split `{split}`, beside an answer that ignores the question: the best "
+        "constant number, or chance.",
+        "",
+        "| category | this checkpoint | constant |",
+        "|---|---|---|",
+    ]
+    for name in ROWS:
+        if name in figures:
+            value = figures[name]
+            own = f"{percent(value['score'])} {span(value['low'], value['high'])}"
+            lines.append(f"| {name} | {own} | {percent(constant.get(name))} |")
+    return "\n".join(lines)
+
+
+def check_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of each file; raises ValueError if one, or all together, are too large to be embedded."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != LOCK]
+    sizes = {str(file.relative_to(folder)): file.stat().st_size for file in files}
+    for name, size in sizes.items():
+        if size >= LARGEST_FILE:
+            raise ValueError(f"{name} has {size:,} bytes, but must be below {LARGEST_FILE:,}. Make the model smaller.")
+    if sum(sizes.values()) > LARGEST_FOLDER:
+        raise ValueError(
+            f"{folder.name} has {sum(sizes.values()):,} bytes, but at most {LARGEST_FOLDER:,} are embedded. Make the "
+            "model smaller."
+        )
+    return sizes

@@ -1,0 +1,205 @@
+"""A small Qwen2.5-VL with a tokenizer of its own, built from a seed; nothing in it is trained."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
+
+from research.tiny.study.question_forms import FORMS
+from vega3d.questions import CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT, PRE_PROMPT
+from vega3d.rooms.scene.classes import CLASSES
+
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['role'] == 'assistant' %}{% generation %}"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}{{ part['text'] }}{% endfor %}{% endif %}<|im_end|>"
+    "{% endgeneration %}\n{% else %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif part['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+# Rotary frequencies are shared out in order: time, height, width. With the usual 10,000 and heads of 32, the lowest
+# ones, of width, turn by 0.04 in all of a frame, and no layer can tell a column from another.
+ROPE_THETA = 16.0
+TOKENS_PER_SECOND = 2  # of Qwen2.5-VL's published checkpoints; two frames are one step in time
+COLOURS = ("black", "white", "grey", "red", "orange", "brown", "beige", "yellow", "green", "blue", "purple", "pink")
+SENTENCES = (  # {a} to {e}: names of objects; the words of the synthetic questions, of VSI-Bench, and of stage 0
+    *FORMS.values(),
+    "Options:\nA. {a}\nB. {b}\nC. {c}\nD. {d}",
+    "Options:\nA. {a}, {b}, {c}, {d}\nB. {b}, {a}, {d}, {c}",
+    "Options:\nA. left\nB. right\nC. back",
+    "Options:\nA. front-left\nB. front-right\nC. back-left\nD. back-right",
+    "Options:\nA. Turn Right\nB. Turn Left\nC. Turn Back",
+    "Options:\nA. Turn Left, Turn Right\nB. Turn Back, Turn Left",
+    "Options:\nA. box A\nB. box B\nC. box C\nD. box D",
+    "What is the object in box A?",
+    "Is there a {a} in this room?",
+    "Is there an {a} in this room?",
+    "What color is the {a}?",
+    "What is on the {a}?",
+    "Describe the {a}.",
+    "Where is the {a}, from the first frame? 2.5 ahead 1.0 left",
+    "In which frame is the {a} first seen? 1.5 behind 0.5 right",
+    "A {a}, on a {b}, with a {c} and an {d} on it.",
+    "An {a}",
+    "user\n",
+    "assistant\nyes",
+    "no system",
+)
+
+
+@dataclass(frozen=True)
+class VLMRecipe:
+    """
+    Args:
+        seed: of the weights.
+        hidden: width of the language model; a multiple of 32, the width of a head.
+        layers: of the language model.
+        intermediate: width of its feed-forward layers.
+        vision_hidden: width of the vision tower; a multiple of 32.
+        vision_depth: its blocks; each token of a frame attends to all others of its two frames.
+        vision_intermediate: width of their feed-forward layers.
+        patch: edge of a patch [px]; a visual token is 2 x 2 of them, of two frames.
+        vocabulary: tokens, most of them whole words.
+    """
+
+    seed: int = 0
+    hidden: int = 160
+    layers: int = 6
+    intermediate: int = 416
+    vision_hidden: int = 128
+    vision_depth: int = 4
+    vision_intermediate: int = 256
+    patch: int = 8
+    vocabulary: int = 1024
+
+    def __post_init__(self):
+        for name in ("hidden", "vision_hidden"):
+            if self.__dict__[name] % 32 or self.__dict__[name] < 32:
+                raise ValueError(
+                    f"{name} is {self.__dict__[name]}, but must be a multiple of 32, the width of a head."
+                )
+        if self.vocabulary < 512:
+            raise ValueError(f"vocabulary is {self.vocabulary}, but 256 bytes and the words need at least 512.")
+
+
+def corpus() -> Iterator[str]:
+    """Sentences with the words of the questions: every name in every place, so that words become tokens."""
+    for number, name in enumerate(CLASSES):
+        others = [CLASSES[(number + step) % len(CLASSES)] for step in (7, 17, 31)]
+        names = dict(zip("abcde", (name, *others, name), strict=True))
+        yield from (sentence.format(**names) for sentence in SENTENCES)
+        yield from (f"What color is the {name}? {colour}\nA {colour} {name}." for colour in COLOURS)
+        yield from (PRE_PROMPT, CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT)
+
+
+def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """Byte-level pairs, so that any text can be written; each digit, and each option's letter, is one token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary - len(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_vlm(recipe: VLMRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
+    ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)), strict=True))
+    text = {
+        "hidden_size": recipe.hidden,
+        "intermediate_size": recipe.intermediate,
+        "num_hidden_layers": recipe.layers,
+        "num_attention_heads": recipe.hidden // 32,
+        "num_key_value_heads": recipe.hidden // 32,
+        "vocab_size": -(-len(tokenizer) // 64) * 64,
+        "max_position_embeddings": 16384,
+        "bos_token_id": None,
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": [4, 6, 6]},
+        "tie_word_embeddings": True,
+    }
+    vision = {
+        "depth": recipe.vision_depth,
+        "hidden_size": recipe.vision_hidden,
+        "intermediate_size": recipe.vision_intermediate,
+        "num_heads": recipe.vision_hidden // 32,
+        "out_hidden_size": recipe.hidden,
+        "patch_size": recipe.patch,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "tokens_per_second": TOKENS_PER_SECOND,
+        "window_size": 8 * recipe.patch,
+        "fullatt_block_indexes": list(range(recipe.vision_depth)),
+    }
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+        eos_token_id=ids["<|im_end|>"],
+        pad_token_id=ids["<|endoftext|>"],
+        bos_token_id=None,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return Qwen2_5_VLForConditionalGeneration(config)
+
+
+def build_processor(recipe: VLMRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
+    """Frames between 64 x 64 and 256 x 256 px pass at their own size, but for rounding to tokens."""
+    size = {"shortest_edge": 64 * 64, "longest_edge": 256 * 256}
+    patches = {"patch_size": recipe.patch, "merge_size": 2, "temporal_patch_size": 2, "size": size}
+    return Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**patches),
+        tokenizer=tokenizer,
+        video_processor=Qwen2VLVideoProcessor(**patches, cap_pixels_per_frame=False),
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def write_vlm(recipe: VLMRecipe, folder: Path) -> None:
+    """The untrained VLM and its processor, as `from_pretrained` takes them."""
+    tokenizer = build_tokenizer(recipe.vocabulary)
+    build_vlm(recipe, tokenizer).save_pretrained(folder)
+    build_processor(recipe, tokenizer).save_pretrained(folder)

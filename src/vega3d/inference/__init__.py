@@ -1,0 +1,1 @@
+"""Asking a loaded model: encode a clip once, then ask often."""

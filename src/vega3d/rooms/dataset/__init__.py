@@ -1,0 +1,1 @@
+"""Data sets of rooms: made by several processes, read, stored, and streamed."""

@@ -1,0 +1,230 @@
+"""The files of a data set: a video, arrays and a record for each walkthrough, and tables of all."""
+
+import json
+import platform
+import string
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+from vega3d.files import write_whole
+from vega3d.geometry import Box
+from vega3d.rooms.questions.annotations import attribute_questions, captions, expressions, frames_showing
+from vega3d.rooms.questions.correspondences import correspondences
+from vega3d.rooms.questions.geometric_question import GeometricQuestion
+from vega3d.rooms.questions.observation import Observation
+from vega3d.rooms.render.embree import Clip
+from vega3d.rooms.scene.scene import Scene
+
+DATASET = "rooms"
+FPS = 4
+PIXELS = "yuv420p"
+X86 = ("x86_64", "amd64")  # names that systems have for it
+ARRAYS = (
+    "depth_mm",
+    "instance",
+    "world_from_camera",
+    "intrinsics",
+    "boxes",
+    "names",
+    "correspondences",
+    "seed",
+)  # of a walkthrough
+
+TEXT, INTEGER = pyarrow.string(), pyarrow.int64()
+INTEGERS, NUMBERS = pyarrow.list_(INTEGER), pyarrow.list_(pyarrow.float64())
+SOURCE = [("id", TEXT), ("dataset", TEXT), ("scene_name", TEXT)]
+SCHEMAS = {
+    "questions": pyarrow.schema(
+        [
+            *SOURCE,
+            ("question_type", TEXT),
+            ("question", TEXT),
+            ("ground_truth", TEXT),
+            ("options", pyarrow.list_(TEXT)),
+            ("object_ids", INTEGERS),
+            ("frame", INTEGER),
+            ("marks", pyarrow.list_(INTEGERS)),
+        ]
+    ),
+    "expressions": pyarrow.schema(
+        [*SOURCE, ("expression", TEXT), ("object_id", INTEGER), ("box", NUMBERS), ("frames", INTEGERS)]
+    ),
+    "captions": pyarrow.schema(
+        [*SOURCE, ("name", TEXT), ("caption", TEXT), ("object_id", INTEGER), ("box", NUMBERS), ("frames", INTEGERS)]
+    ),
+    "attributes": pyarrow.schema(
+        [*SOURCE, ("kind", TEXT), ("question", TEXT), ("answer", TEXT), ("object_ids", INTEGERS)]
+    ),
+}
+
+
+def table_file(split: str, table: str) -> str:
+    """Place of a table in its data set; the questions alone lie at the top, as in VSI-Bench."""
+    return f"{split}.parquet" if table == "questions" else f"annotations/{split}_{table}.parquet"
+
+
+def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
+    """uint8[T, H, W, 3] as H.264 in MP4: the same frames give the same bytes.
+
+    To that end x264 has one thread, gets frames of its own pixels (others are converted in several threads), and
+    leaves out AVX-512, with which its macroblock tree depends on what the memory held before.
+    """
+    import av
+
+    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        options = {"crf": "20", "preset": "medium", "threads": "1"}
+        if platform.machine().lower() in X86:
+            options["x264-params"] = "asm=SSE4.2"
+        stream = container.add_stream("libx264", rate=fps, options=options)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], PIXELS
+        for frame in frames:
+            converted = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=PIXELS, threads=1)
+            container.mux(stream.encode(converted))
+        container.mux(stream.encode())
+
+
+def write_arrays(path: Path, scene: Scene, clip: Clip, walk: int) -> None:
+    """Depth [mm], instance ids, poses, intrinsics, the boxes of all objects, and point correspondences."""
+    random = np.random.default_rng([scene.seed, 5, walk])
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file,
+            depth_mm=np.minimum(np.round(clip.depth * 1000), 65535).astype(np.uint16),
+            instance=clip.instance.astype(np.uint16),
+            world_from_camera=clip.world_from_camera.astype(np.float32),
+            intrinsics=clip.intrinsics.astype(np.float32),
+            boxes=np.array([box_row(item.box) for item in scene.objects], np.float32).reshape(-1, 7),
+            names=np.array([item.name for item in scene.objects]),
+            correspondences=correspondences(clip, random),
+            seed=np.array(scene.seed),
+        )
+
+
+def box_row(box: Box) -> list[float]:
+    """Centre and size [m], yaw [rad]."""
+    return [round(float(value), 4) for value in (*box.center, *box.size, box.yaw)]
+
+
+def walkthrough_record(
+    observation: Observation, scene: Scene, scene_name: str, questions: Sequence[GeometricQuestion]
+) -> dict:
+    """All that is said of a walkthrough: rows of each table, and what statistics count."""
+    by_id = observation.by_id
+
+    def row(kind: str, number: int) -> dict:
+        return {"id": f"{scene_name}_{kind}{number:03d}", "dataset": DATASET, "scene_name": scene_name}
+
+    def place(object_id: int) -> dict:
+        item = by_id[object_id]
+        return {"object_id": object_id, "box": box_row(item.box), "frames": frames_showing(item, observation)}
+
+    return {
+        "seed": scene.seed,
+        "kind": scene.kind,
+        "objects": [item.name for item in scene.objects],
+        "questions": [row("", number) | question_row(question) for number, question in enumerate(questions)],
+        "expressions": [
+            row("e", number) | {"expression": expression.text} | place(expression.object_id)
+            for number, expression in enumerate(expressions(observation))
+        ],
+        "captions": [
+            row("c", number) | {"name": by_id[object_id].name, "caption": text} | place(object_id)
+            for number, (object_id, text) in enumerate(captions(observation).items())
+        ],
+        "attributes": [
+            row("a", number)
+            | {"kind": asked.kind, "question": asked.question, "answer": asked.answer}
+            | {"object_ids": list(asked.object_ids)}
+            for number, asked in enumerate(attribute_questions(observation))
+        ],
+    }
+
+
+def question_row(question: GeometricQuestion) -> dict:
+    """VSI-Bench's columns, and the geometry that the answer came from."""
+    options = [f"{letter}. {text}" for letter, text in zip(string.ascii_uppercase, question.options, strict=False)]
+    return {
+        "question_type": question.question_type,
+        "question": question.question,
+        "ground_truth": question.answer,
+        "options": options or None,
+        "object_ids": list(question.object_ids),
+        "frame": question.frame,
+        "marks": [list(mark) for mark in question.marks],
+    }
+
+
+def check_record(record: dict, scene_name: str) -> None:
+    """Raises ValueError unless a record of a walkthrough is as `walkthrough_record` makes it."""
+    kinds = {"seed": int, "kind": str, "objects": list, **dict.fromkeys(SCHEMAS, list)}
+    for name, kind in kinds.items():
+        if type(record.get(name)) is not kind:
+            raise ValueError(f"{name} must be {kind.__name__}, but is {type(record.get(name)).__name__}")
+    if not all(isinstance(name, str) for name in record["objects"]):
+        raise ValueError("objects must be names")
+    for name, schema in SCHEMAS.items():
+        for row in record[name]:
+            if not isinstance(row, dict) or set(row) != set(schema.names) or row["scene_name"] != scene_name:
+                raise ValueError(f"a row of {name} has not the columns {', '.join(schema.names)} of {scene_name}")
+        try:
+            pyarrow.Table.from_pylist(record[name], schema=schema)
+        except (pyarrow.ArrowException, TypeError, OverflowError) as error:
+            raise ValueError(f"{name}: {error}") from error
+    for row in record["questions"]:
+        options = row["options"] or []
+        if options and row["ground_truth"] not in tuple(string.ascii_uppercase[: len(options)]):
+            raise ValueError(f"the answer {row['ground_truth']} is none of {len(options)} options")
+
+
+def write_tables(output: Path, split: str, records: Iterable[dict]) -> dict:
+    """Writes all tables of a split; returns its statistics."""
+    rows: dict[str, list[dict]] = {name: [] for name in SCHEMAS}
+    kinds: dict[int, str] = {}
+    objects: Counter[str] = Counter()
+    walkthroughs = 0
+    for record in records:
+        walkthroughs += 1
+        if record["seed"] not in kinds:
+            objects.update(record["objects"])
+        kinds[record["seed"]] = record["kind"]
+        for name, found in rows.items():
+            found += record[name]
+    for name, schema in SCHEMAS.items():
+        table = pyarrow.Table.from_pylist(rows[name], schema=schema)
+        write_whole(output / table_file(split, name), partial(pyarrow.parquet.write_table, table))
+    return {
+        "rooms": len(kinds),
+        "walkthroughs": walkthroughs,
+        "kinds": dict(sorted(Counter(kinds.values()).items())),
+        "objects": dict(objects.most_common()),
+        "rows": {name: len(found) for name, found in rows.items()},
+        "question_types": answer_statistics(rows["questions"]),
+    }
+
+
+def answer_statistics(rows: Sequence[dict]) -> dict:
+    """Number of questions of each type, and how often each answer is right: the letter and the text of choices."""
+    statistics: dict[str, dict] = {}
+    for row in rows:
+        entry = statistics.setdefault(row["question_type"], {"questions": 0, "ground_truth": Counter()})
+        entry["questions"] += 1
+        entry["ground_truth"][row["ground_truth"]] += 1
+        if row["question_type"].startswith("object_rel_direction"):
+            right = row["options"][string.ascii_uppercase.index(row["ground_truth"])]
+            entry.setdefault("answers", Counter())[right.partition(". ")[2]] += 1
+    return {
+        name: {
+            key: dict(sorted(value.items())) if isinstance(value, Counter) else value for key, value in entry.items()
+        }
+        for name, entry in sorted(statistics.items())
+    }
+
+
+def write_json(path: Path, values: dict) -> None:
+    write_whole(path, partial(Path.write_text, data=json.dumps(values, indent=2) + "\n"))

@@ -1,0 +1,187 @@
+"""Clips handed over in memory, to train a generator on: as many as are wanted, without a data set on disk.
+
+    for seed, walk, clip in stream_clips("train", workers=15):
+        ...
+
+Worker processes sample rooms, bake their light and sample walks. With OpenGL the graphics card of this process renders
+them; with embree the workers do. A script has to guard its start with `if __name__ == "__main__"`, because the workers
+are spawned.
+"""
+
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from vega3d.files import write_array
+from vega3d.rooms.dataset.resumable import run_all
+from vega3d.rooms.dataset.workers import Result, run_in_order
+from vega3d.rooms.render.clip import Clip, camera
+from vega3d.rooms.render.draw_arrays import DrawArrays, draw_arrays
+from vega3d.rooms.render.embree import EmbreeRenderer
+from vega3d.rooms.render.light import Quality, bake_light, check_quality
+from vega3d.rooms.render.raycast import Caster, use_one_thread
+from vega3d.rooms.scene.furniture import Furniture, load_furniture
+from vega3d.rooms.scene.scene import SEEDS_PER_SPLIT, sample_scene, scene_seed
+from vega3d.rooms.scene.trajectory import Walk, sample_walks
+
+
+class StreamedClip(NamedTuple):
+    """
+    Args:
+        seed: of the room (`scene_seed`).
+        walk: its number in the room.
+        clip: what the camera sees. Its images are views of larger blocks of memory: copy what is kept alone.
+    """
+
+    seed: int
+    walk: int
+    clip: Clip
+
+
+@dataclass(frozen=True)
+class RoomJob:
+    """What a worker makes of a room's number; the arguments are those of `stream_clips`."""
+
+    split: str
+    walks: int
+    num_frames: int
+    size: int
+    renderer: str
+    quality: Quality
+
+    def __call__(self, number: int) -> tuple[object, list[np.ndarray]]:
+        scene = sample_scene(scene_seed(self.split, number), _furniture())
+        walks = sample_walks(scene, self.walks, self.num_frames)
+        facts = [(walk.kind, walk.field_of_view) for walk in walks]
+        poses = np.stack([walk.world_from_camera for walk in walks])
+        if self.renderer == "opengl":
+            light = bake_light(scene, Caster(scene.mesh), self.quality)
+            return facts, [poses, *draw_arrays(scene, light)]
+        renderer = EmbreeRenderer(scene, self.quality)
+        clips = [renderer.render(walk, self.size, self.size) for walk in walks]
+        return facts, [poses, *(np.stack(images) for images in list(zip(*clips, strict=True))[:3])]
+
+    def frames(self, number: int) -> np.ndarray:
+        """uint8[walks, T, H, W, 3]: the walks through a room, made and rendered in this process."""
+        facts, arrays = self(number)
+        return np.stack([clip.rgb for clip in RENDERERS[self.renderer](Result(number, facts, arrays), self.size)])
+
+
+class FramesTask(NamedTuple):
+    """Frames of the room with a number, for a file."""
+
+    job: RoomJob
+    number: int
+    path: Path
+
+
+def write_frames(tasks: Sequence[FramesTask], workers: int) -> Generator[Path, None, None]:
+    """Makes files of `RoomJob.frames`, whole or not at all, in several processes that render themselves.
+
+    Yields:
+        Each path, in order. Closing it calls off those that are not begun.
+    """
+    for place in run_all(partial(_write_frames, tasks), len(tasks), workers, use_one_thread):
+        yield tasks[place].path
+
+
+def _write_frames(tasks: Sequence[FramesTask], place: int) -> int:
+    task = tasks[place]
+    write_array(task.path, task.job.frames(task.number))
+    return place
+
+
+@cache
+def _furniture() -> list[Furniture]:
+    return load_furniture()
+
+
+def stream_clips(
+    split: str = "train",
+    start: int = 0,
+    rooms: int | None = None,
+    *,
+    walks: int = 16,
+    num_frames: int = 17,
+    size: int = 192,
+    workers: int = 1,
+    prefetch: int | None = None,
+    renderer: Literal["opengl", "embree"] = "opengl",
+    quality: Quality = "full",
+) -> Generator[StreamedClip, None, None]:
+    """
+    Args:
+        split: `train`, `validation`, `test` or `test_unseen`.
+        start: number of the first room in its split.
+        rooms: how many; to the end of the split, which is practically never, if None.
+        walks: clips of a room, which share its light; more of them a room are faster, and see fewer rooms.
+        num_frames: of a clip.
+        size: edge of the square frames [px].
+        workers: processes.
+        prefetch: rooms that are ready or waiting beyond those being made; as many as workers if None.
+        renderer: "opengl" needs the extra `render` and a graphics card (or patience); "embree" renders in the workers.
+        quality: of the light, see `bake_light`.
+
+    Returns:
+        An iterator over clips, room by room and walk by walk; the same for any number of workers. Closing it ends the
+        workers. The same room, walk and size give the clip that `EmbreeRenderer` or `OpenGLRenderer` gives.
+
+    Raises:
+        ValueError: for a value out of range, and on other systems than Linux; in the iterator, if OpenGL
+            is missing, and what a worker raised.
+        RuntimeError: in the iterator, if a worker was ended from outside.
+    """
+    if sys.platform != "linux":
+        raise ValueError(f"Streams hand over memory as Linux does, but this is {sys.platform}. Render in one process.")
+    prefetch = workers if prefetch is None else prefetch
+    lowest = {"walks": (walks, 1), "num_frames": (num_frames, 1), "workers": (workers, 1), "prefetch": (prefetch, 0)}
+    lowest["rooms"] = (1 if rooms is None else rooms, 1)
+    for name, (value, least) in lowest.items():
+        if value < least:
+            raise ValueError(f"{name} is {value}, but must be at least {least}.")
+    check_quality(quality)
+    if renderer not in RENDERERS:
+        raise ValueError(f"There is no renderer {renderer!r}. Choose one of {list(RENDERERS)}.")
+    end = SEEDS_PER_SPLIT if rooms is None else start + rooms
+    scene_seed(split, start), scene_seed(split, end - 1)
+    camera(Walk("pan", np.empty((0, 4, 4)), 60.0), size, size)
+    job = RoomJob(split, walks, num_frames, size, renderer, quality)
+    return _clips(job, iter(range(start, end)), workers, prefetch)
+
+
+def _clips(job: RoomJob, numbers: Iterator[int], workers: int, prefetch: int) -> Generator[StreamedClip, None, None]:
+    results = run_in_order(job, numbers, workers, prefetch)
+    try:
+        for result in results:
+            seed = scene_seed(job.split, result.number)
+            for walk, clip in enumerate(RENDERERS[job.renderer](result, job.size)):
+                yield StreamedClip(seed, walk, clip)
+    finally:
+        results.close()
+
+
+def _drawn(result: Result, size: int) -> Iterator[Clip]:
+    """The walks through a room whose arrays came, rendered here."""
+    from vega3d.rooms.render.opengl import OpenGLRenderer
+
+    poses, *arrays = result.arrays
+    with OpenGLRenderer(DrawArrays(*arrays)) as renderer:
+        walks = [
+            Walk(kind, path, field_of_view) for (kind, field_of_view), path in zip(result.facts, poses, strict=True)
+        ]
+        yield from renderer.render_all(walks, size, size)
+
+
+def _received(result: Result, size: int) -> Iterator[Clip]:
+    """The walks through a room that the worker rendered."""
+    for (kind, field_of_view), path, *images in zip(result.facts, *result.arrays, strict=True):
+        rgb, depth, instance = images
+        yield Clip(rgb, depth, instance, path, camera(Walk(kind, path, field_of_view), size, size))
+
+
+RENDERERS: dict[str, Callable[[Result, int], Iterator[Clip]]] = {"opengl": _drawn, "embree": _received}

@@ -1,0 +1,1 @@
+"""Questions about a room whose answers are computed from its geometry."""

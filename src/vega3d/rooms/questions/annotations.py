@@ -1,0 +1,145 @@
+"""What can be said of the objects of a walkthrough beside VSI-Bench's questions: expressions, captions, attributes.
+
+Each is true of the geometry and, as far as it names an object, of no other object of the room, seen or not.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from vega3d.rooms.questions.observation import VISIBLE_FRACTION, Observation, ObservedObject
+from vega3d.rooms.questions.questions import DISTANCE_MARGIN
+from vega3d.rooms.scene.colours import colour_name
+
+NEAR = 0.6  # [m] from what an object is said to be next to
+LARGER = 1.5  # ratio of volumes from which one object is said to be the larger
+
+
+@dataclass(frozen=True)
+class Expression:
+    """
+    Args:
+        text: that means one object of the room, such as "the chair closest to the window".
+        object_id: its instance.
+    """
+
+    text: str
+    object_id: int
+
+
+@dataclass(frozen=True)
+class AttributeQuestion:
+    """
+    Args:
+        kind: "colour" or "contents".
+        question: text.
+        answer: text; several things in alphabetical order.
+        object_ids: the object asked about, and those of the answer.
+    """
+
+    kind: str
+    question: str
+    answer: str
+    object_ids: tuple[int, ...]
+
+
+def with_article(words: str) -> str:
+    """ "a chair", "an armchair"."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def listed(words: list[str]) -> str:
+    """ "a cup, a book and a lamp"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def length_text(length: float) -> str:
+    """ "1.2 m" or "40 cm", of a length [m]."""
+    return f"{length:.1f} m" if length >= 0.995 else f"{100 * length:.0f} cm"
+
+
+def own_colour(item: ObservedObject) -> str | None:
+    return None if item.colour is None else colour_name(item.colour)
+
+
+def expressions(observation: Observation) -> list[Expression]:
+    """For each visible object, all expressions of the kinds here that mean it alone."""
+    return [Expression(text, item.id) for item in observation.visible for text in expressions_of(item, observation)]
+
+
+def expressions_of(item: ObservedObject, observation: Observation) -> Iterator[str]:
+    same = [other for other in observation.named(item.name) if other.id != item.id]
+    if not same:
+        yield f"the {item.name}"
+        return
+    if any(other not in observation.visible for other in same):
+        return
+    colours = [own_colour(other) for other in same]
+    colour = own_colour(item)
+    if colour is not None and None not in colours and colour not in colours:
+        yield f"the {colour} {item.name}"
+    volume = float(np.prod(item.box.size))
+    volumes = [float(np.prod(other.box.size)) for other in same]
+    degree = ("largest", "smallest") if len(same) > 1 else ("larger", "smaller")
+    if volume > LARGER * max(volumes):
+        yield f"the {degree[0]} {item.name}"
+    if volume * LARGER < min(volumes):
+        yield f"the {degree[1]} {item.name}"
+    carrier = observation.by_id.get(item.on)
+    if carrier in observation.unique and all(other.on != item.on for other in same):
+        yield f"the {item.name} on the {carrier.name}"
+    for anchor in observation.unique:
+        reach = observation.distance(item, anchor)
+        if anchor.id != item.on and all(
+            observation.distance(other, anchor) > DISTANCE_MARGIN * max(reach, 0.05) for other in same
+        ):
+            yield f"the {item.name} closest to the {anchor.name}"
+
+
+def captions(observation: Observation) -> dict[int, str]:
+    """A sentence about each visible object: colour, size, what it stands on or next to, what stands on it."""
+    return {item.id: caption(item, observation) for item in observation.visible}
+
+
+def caption(item: ObservedObject, observation: Observation) -> str:
+    colour = own_colour(item)
+    subject = with_article(item.name if colour is None else f"{colour} {item.name}")
+    width, depth, height = (length_text(edge) for edge in item.box.size)
+    parts = [f"{subject}, {width} wide, {depth} deep and {height} high"]
+    carrier = observation.by_id.get(item.on)
+    if carrier is not None:
+        parts.append(f"on {with_article(carrier.name)}")
+    near = [
+        (observation.distance(item, other), other.name)
+        for other in observation.unique
+        if other.id != item.id and other.id != item.on and other.on != item.id
+    ]
+    if near and min(near)[0] < NEAR:
+        parts.append(f"next to the {min(near)[1]}")
+    carried = sorted(other.name for other in observation.visible if other.on == item.id)
+    if carried:
+        parts.append(f"with {listed([with_article(name) for name in carried])} on it")
+    text = ", ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def attribute_questions(observation: Observation) -> list[AttributeQuestion]:
+    """What colour an object is, and what is on it, for objects with a name of their own in the room."""
+    asked = []
+    visible = {item.id for item in observation.visible}
+    for item in observation.unique:
+        colour = own_colour(item)
+        if colour is not None:
+            asked.append(AttributeQuestion("colour", f"What color is the {item.name}?", colour, (item.id,)))
+        carried = sorted((other for other in observation.objects if other.on == item.id), key=lambda other: other.name)
+        if carried and all(other.id in visible for other in carried):
+            answer = ", ".join(other.name for other in carried)
+            ids = (item.id, *(other.id for other in carried))
+            asked.append(AttributeQuestion("contents", f"What is on the {item.name}?", answer, ids))
+    return asked
+
+
+def frames_showing(item: ObservedObject, observation: Observation) -> list[int]:
+    """Frames of which the object fills `VISIBLE_FRACTION`."""
+    return np.flatnonzero(observation.mask_fractions[item.id] >= VISIBLE_FRACTION).tolist()

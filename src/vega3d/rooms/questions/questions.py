@@ -1,0 +1,226 @@
+"""Questions in the form of VSI-Bench whose answers are computed from the geometry of a scene.
+
+Wording, answer formats and the meaning of directions are those of VSI-Bench (Yang et al., "Thinking in Space", 2024),
+so that one prompt and one metric serve both. An ambiguous question is not asked: distances that decide differ by 15 %
+or more, directions keep 15 degrees from the border of their sector, objects are truly visible and their names unique.
+"""
+
+import itertools
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from vega3d.rooms.questions.directions import object_rel_direction, route_planning
+from vega3d.rooms.questions.geometric_question import (
+    MAX_OPTIONS,
+    Candidates,
+    GeometricQuestion,
+    Maker,
+    choice,
+    shuffled_groups,
+)
+from vega3d.rooms.questions.observation import GLIMPSE_FRACTION, VISIBLE_FRACTION, Observation
+from vega3d.rooms.questions.text_prior import CLUES, unrevealing
+
+DISTANCE_MARGIN = 1.15
+SHORTEST_DISTANCE = 0.3  # [m]; VSI-Bench's answers have one decimal
+
+
+def object_counting(observation: Observation, random: np.random.Generator) -> Candidates:
+    """Classes with two or more instances, all of them visible."""
+    visible = {item.id for item in observation.visible}
+    for name in sorted({item.name for item in observation.objects}):
+        items = observation.named(name)
+        if len(items) >= 2 and all(item.id in visible for item in items):
+            text = f"How many {name}(s) are in this room?"
+            ids = tuple(item.id for item in items)
+            yield GeometricQuestion("object_counting", text, str(len(items)), object_ids=ids)
+
+
+def object_abs_distance(observation: Observation, random: np.random.Generator) -> Candidates:
+    for first, second in itertools.combinations(observation.unique, 2):
+        distance = observation.distance(first, second)
+        if distance >= SHORTEST_DISTANCE:
+            text = (
+                "Measuring from the closest point of each object, what is the distance between the "
+                f"{first.name} and the {second.name} (in meters)?"
+            )
+            ids = (first.id, second.id)
+            yield GeometricQuestion("object_abs_distance", text, f"{distance:.1f}", object_ids=ids)
+
+
+def object_size_estimation(observation: Observation, random: np.random.Generator) -> Candidates:
+    for item in observation.unique:
+        text = (
+            "What is the length of the longest dimension (length, width, or height) of the "
+            f"{item.name}, measured in centimeters?"
+        )
+        longest = round(100 * float(max(item.box.size)))
+        yield GeometricQuestion("object_size_estimation", text, str(longest), object_ids=(item.id,))
+
+
+def room_size_estimation(observation: Observation, random: np.random.Generator) -> Candidates:
+    text = (
+        "What is the size of this room (in square meters)? "
+        "If multiple rooms are shown, estimate the size of the combined space."
+    )
+    yield GeometricQuestion("room_size_estimation", text, f"{observation.floor_area:.1f}")
+
+
+def object_rel_distance(observation: Observation, random: np.random.Generator) -> Candidates:
+    """Which of four objects is closest; no two of the four within 15 % of each other."""
+    for anchor in observation.unique:
+        others = [item for item in observation.unique if item.id != anchor.id]
+        distances = {item.id: observation.distance(anchor, item) for item in others}
+        for four in shuffled_groups(others, MAX_OPTIONS, random):
+            ranked = sorted(four, key=lambda item: distances[item.id])
+            lengths = [distances[item.id] for item in ranked]
+            if lengths[0] < SHORTEST_DISTANCE or not apart(lengths):
+                continue
+            names = [item.name for item in four]
+            text = (
+                f"Measuring from the closest point of each object, which of these objects ({', '.join(names)}) "
+                f"is the closest to the {anchor.name}?"
+            )
+            wrong = [item.name for item in ranked[1:]]
+            ids = [anchor.id, *(item.id for item in ranked)]
+            yield choice("object_rel_distance", text, ranked[0].name, wrong, ids, random)
+
+
+def apart(lengths: Sequence[float]) -> bool:
+    """Whether sorted lengths differ from each other by `DISTANCE_MARGIN` or more."""
+    return all(longer >= DISTANCE_MARGIN * shorter for shorter, longer in itertools.pairwise(lengths))
+
+
+def obj_appearance_order(observation: Observation, random: np.random.Generator) -> Candidates:
+    """Order in which four classes are first seen; a glimpse and a full view must agree on it."""
+    names = sorted({item.name for item in observation.visible})
+    clear = {name: observation.first_seen(name, VISIBLE_FRACTION) for name in names}
+    glimpse = {name: observation.first_seen(name, GLIMPSE_FRACTION) for name in names}
+    by_frame: dict[int, str] = {}
+    for name in (names[i] for i in random.permutation(len(names))):
+        frame = clear[name]
+        if frame is not None:
+            by_frame.setdefault(frame, name)
+    fours = shuffled_groups(list(by_frame.values()), MAX_OPTIONS, random)
+    for four in dict.fromkeys(tuple(sorted(names, key=lambda name: clear[name] or 0)) for names in fours):
+        firsts = [glimpse[name] for name in four]
+        if any(a is None or b is None or a >= b for a, b in itertools.pairwise(firsts)):
+            continue
+        asked = [four[i] for i in random.permutation(MAX_OPTIONS)]
+        text = (
+            "What will be the first-time appearance order of the following categories in the video: "
+            f"{', '.join(asked)}?"
+        )
+        wrong = [", ".join(order) for order in itertools.permutations(four)][1:]
+        wrong = [wrong[i] for i in random.permutation(len(wrong))[: MAX_OPTIONS - 1]]
+        ids = [item.id for name in four for item in observation.named(name)]
+        yield choice("obj_appearance_order", text, ", ".join(four), wrong, ids, random)
+
+
+def localisation_by_choice(observation: Observation, random: np.random.Generator) -> Candidates:
+    """Which of four marked boxes in a frame is, of the objects of a class, the one closest to another object."""
+    for frame in range(len(observation.ids)):
+        shown = [
+            item for item in observation.visible if observation.mask_fractions[item.id][frame] >= VISIBLE_FRACTION
+        ]
+        for name in sorted({item.name for item in shown}):
+            items = [item for item in shown if item.name == name]
+            if len(items) != len(observation.named(name)) or not 2 <= len(items) <= MAX_OPTIONS:
+                continue
+            fillers = [item for item in shown if item.name != name]
+            if len(items) + len(fillers) < MAX_OPTIONS:
+                continue
+            for anchor in observation.unique:
+                distances = {item.id: observation.distance(anchor, item) for item in items}
+                ranked = sorted(items, key=lambda item: distances[item.id])
+                if not apart([distances[item.id] for item in ranked[:2]]):
+                    continue
+                extra = [fillers[i] for i in random.permutation(len(fillers))[: MAX_OPTIONS - len(items)]]
+                yield marked(observation, frame, ranked, extra, anchor, random)
+
+
+def marked(observation, frame, ranked, extra, anchor, random) -> GeometricQuestion:
+    four = [*ranked, *extra]
+    four = [four[i] for i in random.permutation(len(four))]
+    text = f"Which of the four marked boxes is the {ranked[0].name} that is the closest to the {anchor.name}?"
+    return GeometricQuestion(
+        "localisation_by_choice",
+        text,
+        string.ascii_uppercase[four.index(ranked[0])],
+        tuple(f"box {letter}" for letter in string.ascii_uppercase[:MAX_OPTIONS]),
+        (anchor.id, *(item.id for item in four)),
+        frame,
+        tuple(observation.pixel_box(item, frame) for item in four),
+    )
+
+
+QUESTION_MAKERS: dict[str, Maker] = {
+    "object_counting": object_counting,
+    "object_abs_distance": object_abs_distance,
+    "object_size_estimation": object_size_estimation,
+    "room_size_estimation": room_size_estimation,
+    "object_rel_distance": object_rel_distance,
+    "object_rel_direction_easy": object_rel_direction("easy"),
+    "object_rel_direction_medium": object_rel_direction("medium"),
+    "object_rel_direction_hard": object_rel_direction("hard"),
+    "route_planning": route_planning,
+    "obj_appearance_order": obj_appearance_order,
+    "localisation_by_choice": localisation_by_choice,
+}
+
+
+def make_questions(observation: Observation, seed: Sequence[int], per_type: int = 2) -> list[GeometricQuestion]:
+    """Up to `per_type` questions of each type, chosen at random from all that can be asked.
+
+    A type of choice leaves out questions so that words alone do not tell the answer (`text_prior`); a numeric type
+    takes answers in turn.
+
+    Args:
+        observation: of one walkthrough.
+        seed: the same seed and observation give the same questions.
+        per_type: most questions of a type.
+
+    Raises:
+        ValueError: if `per_type` is below 1.
+    """
+    if per_type < 1:
+        raise ValueError(f"per_type is {per_type}, but must be at least 1.")
+    questions: list[GeometricQuestion] = []
+    for stream, name in enumerate(QUESTION_MAKERS):
+        random = np.random.default_rng([*seed, stream])
+        candidates = shuffled_candidates(name, observation, random)
+        if name in CLUES:
+            kept = unrevealing(candidates, (names_in(question, observation) for question in candidates), random)
+            questions += itertools.islice(kept, per_type)
+        else:
+            questions += spread_answers(candidates, per_type)
+    return questions
+
+
+def shuffled_candidates(
+    question_type: str, observation: Observation, random: np.random.Generator
+) -> list[GeometricQuestion]:
+    """All questions of a type that can be asked, in random order."""
+    candidates = list(QUESTION_MAKERS[question_type](observation, random))
+    return [candidates[i] for i in random.permutation(len(candidates))]
+
+
+def names_in(question: GeometricQuestion, observation: Observation) -> list[str]:
+    """Classes of the objects of a question."""
+    return [observation.by_id[number].name for number in question.object_ids]
+
+
+def spread_answers(candidates: list[GeometricQuestion], count: int) -> list[GeometricQuestion]:
+    """The first `count` candidates, taking in turn those whose answer has been given least."""
+    chosen: list[GeometricQuestion] = []
+    given: Counter[str] = Counter()
+    left = list(candidates)
+    while left and len(chosen) < count:
+        best = min(left, key=lambda question: given[question.answer])
+        left.remove(best)
+        chosen.append(best)
+        given[best.answer] += 1
+    return chosen

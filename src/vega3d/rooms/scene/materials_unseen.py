@@ -1,0 +1,270 @@
+"""Textures of the rooms of `test_unseen`: floors, walls, cloth and pictures that no other split has."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from vega3d.rooms.scene.materials import SIZE, Material, Random, grain, noise, pick, tile
+
+WOODS = ((206, 184, 150), (84, 58, 48), (150, 84, 60), (190, 180, 164), (124, 112, 98), (168, 112, 88))
+WALLS = ((234, 222, 230), (214, 232, 226), (240, 230, 206), (214, 220, 238), (228, 236, 214), (244, 226, 212))
+STRONG_WALLS = ((96, 122, 112), (158, 98, 88), (88, 100, 132), (190, 156, 100), (150, 140, 128), (104, 142, 150))
+CLOTHS = (
+    (214, 120, 104),
+    (150, 190, 170),
+    (120, 128, 62),
+    (170, 150, 200),
+    (226, 196, 160),
+    (96, 150, 190),
+    (120, 40, 70),
+    (232, 214, 120),
+    (40, 84, 76),
+)
+STONES = ((226, 222, 214), (186, 182, 176), (206, 190, 170), (150, 158, 160), (96, 98, 100))
+HIGHEST = 3.2  # [m], edge of the tile of a wall whose foot differs from its top: more than a room is high
+
+
+def _tiled_distances(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distances from each texel to the nearest and the second nearest of points in [0, 1), and the nearest's number.
+
+    The tile repeats. All float or int[SIZE, SIZE]; distances in tiles.
+    """
+    v, u = (np.indices((SIZE, SIZE)) + 0.5) / SIZE
+    nearest, second, number = np.full(u.shape, 9.0), np.full(u.shape, 9.0), np.zeros(u.shape, int)
+    for place, (cx, cy) in enumerate(zip(x, y, strict=True)):
+        distance = np.hypot((u - cx + 0.5) % 1 - 0.5, (v - cy + 0.5) % 1 - 0.5)
+        closer = distance < nearest
+        second = np.where(closer, nearest, np.minimum(second, distance))
+        nearest, number = np.where(closer, distance, nearest), np.where(closer, place, number)
+    return nearest, second, number
+
+
+def herringbone(random: Random) -> Material:
+    """Short boards that meet at right angles."""
+    cells, long = 16, 4
+    size = SIZE // cells
+    row, column = np.indices((SIZE, SIZE)) // size
+    lines, columns = np.indices((SIZE, SIZE)) % size
+    shift = (column - row) % (2 * long)
+    flat = shift < long
+    along = np.where(flat, shift, 2 * long - 1 - shift)
+    first_row, first_column = np.where(flat, row, row - along) % cells, np.where(flat, column - along, column) % cells
+    tone = random.normal(0, 0.1, (cells, cells, 2))[first_row, first_column, flat.astype(int)]
+    side = np.where(flat, lines, columns) == 0
+    end = (along == 0) & (np.where(flat, columns, lines) == 0)
+    fibres = np.where(flat, grain(random), grain(random).T)
+    return tile(pick(random, WOODS), fibres + tone - 0.28 * (side | end), float(random.uniform(1.1, 1.6)))
+
+
+def hexagons(random: Random) -> Material:
+    """Six-sided tiles; sometimes some of them in a second colour."""
+    rows, columns = 8, 7
+    row, column = np.indices((rows, columns)).reshape(2, -1)
+    nearest, second, number = _tiled_distances((column + row % 2 / 2) / columns, row / rows)
+    tone = random.normal(0, 0.04, rows * columns)
+    if random.random() < 0.6:
+        tone = tone + random.choice([-0.4, -0.25, 0.14]) * (random.random(rows * columns) < 0.35)
+    joint = second - nearest < 0.009
+    shade = np.where(joint, random.choice([-0.4, 0.12]), tone[number] + 0.02 * noise(random, 12))
+    return tile(pick(random, (*STONES, (158, 98, 88), (104, 142, 150))), shade, float(random.uniform(1.0, 1.7)))
+
+
+def terrazzo(random: Random) -> Material:
+    """Chips of stone in polished cement."""
+    chips = 160
+    nearest, second, number = _tiled_distances(*random.random((2, chips)))
+    radius = random.uniform(0.014, 0.04, chips)[number]
+    colours = np.stack([pick(random, (*STONES, *STRONG_WALLS, *WOODS)) for _ in range(4)])[
+        random.integers(4, size=chips)
+    ]
+    chip = (nearest < radius) & (second - nearest > 0.006)
+    ground = pick(random, ((228, 224, 216), (206, 204, 202), (92, 92, 94)), 6)
+    image = np.where(chip[..., None], colours[number], ground)
+    return tile(image, 0.02 * noise(random, 2), float(random.uniform(0.9, 1.4)))
+
+
+def cork(random: Random) -> Material:
+    """Granules of cork, warm and speckled."""
+    grains = 0.1 * noise(random, 3) + 0.05 * noise(random, 8) - 0.25 * (noise(random, 2) > 1.7)
+    return tile(pick(random, ((178, 132, 88), (156, 108, 70), (196, 156, 110))), grains, 0.9)
+
+
+def marble(random: Random) -> Material:
+    """Slabs of veined stone."""
+    cloud = noise(random, 24) + 0.5 * noise(random, 7)
+    veins = np.exp(-14 * np.abs(cloud)) + 0.5 * np.exp(-20 * np.abs(noise(random, 36) + 0.3 * noise(random, 6)))
+    lines, columns = np.indices((SIZE, SIZE)) % (SIZE // 2)
+    colour, sign = pick(random, (*STONES, (62, 74, 70))), -0.25
+    if colour.mean() < 110:
+        sign = 0.5
+    shade = sign * veins + 0.03 * noise(random, 40)
+    return tile(colour, np.where((lines == 0) | (columns == 0), -0.3, shade), float(random.uniform(1.2, 1.8)))
+
+
+def polka_dots(random: Random) -> Material:
+    """Wallpaper with staggered dots."""
+    count = int(random.choice([4, 6, 8]))
+    v, u = np.indices((SIZE, SIZE)) / SIZE * count
+    odd = np.floor(v) % 2 / 2
+    dot = np.hypot((u + odd) % 1 - 0.5, v % 1 - 0.5) < random.uniform(0.14, 0.3)
+    ground, accent = pick(random, WALLS, 5), pick(random, (*STRONG_WALLS, *CLOTHS), 5)
+    image = np.where(dot[..., None], accent * 0.5 + ground * 0.5, ground)
+    return tile(image, 0.01 * noise(random, 3), 0.8)
+
+
+def trellis(random: Random) -> Material:
+    """Wallpaper with a lattice of curved lines."""
+    count = int(random.choice([3, 4, 5]))
+    v, u = np.indices((SIZE, SIZE)) / SIZE * 2 * np.pi * count
+    wave = np.cos(u) + np.cos(v) + 0.35 * np.cos(u) * np.cos(v)
+    line = np.abs(wave) < random.uniform(0.16, 0.3)
+    ground = pick(random, WALLS if random.random() < 0.5 else STRONG_WALLS, 5)
+    accent = np.clip(ground + random.choice([-46.0, 40.0]), 20, 245)
+    return tile(np.where(line[..., None], accent, ground), 0.01 * noise(random, 3), 1.2)
+
+
+def stacked_tiles(random: Random) -> Material:
+    """A wall of narrow glazed tiles on end."""
+    rows, columns = 4, 16
+    row, column = np.indices((SIZE, SIZE)) // np.array([SIZE // rows, SIZE // columns]).reshape(2, 1, 1)
+    tone = random.normal(0, 0.06, (rows, columns))[row, column]
+    lines, across = np.indices((SIZE, SIZE)) % np.array([SIZE // rows, SIZE // columns]).reshape(2, 1, 1)
+    joint = (lines < 1) | (across < 1)
+    colour = pick(random, (*STRONG_WALLS, *WALLS))
+    return tile(colour, np.where(joint, 0.2, tone + 0.02 * noise(random, 6)), float(random.uniform(0.9, 1.3)))
+
+
+def boards(random: Random) -> Material:
+    """Painted boards, upright, with a groove at each joint."""
+    count = int(random.choice([8, 12]))
+    across = np.arange(SIZE)[None] * count % SIZE / count
+    groove = -0.22 * (across < 1.5) + 0.05 * ((across >= 1.5) & (across < 3))
+    shade = groove.repeat(SIZE, axis=0) + 0.012 * noise(random, 2, 40).T
+    colour = pick(random, WALLS if random.random() < 0.6 else STRONG_WALLS, 5)
+    return tile(colour, shade, float(random.uniform(1.1, 1.5)))
+
+
+def wainscot(random: Random) -> Material:
+    """Framed panels up to the hip, paint above them."""
+    height = (SIZE - 0.5 - np.arange(SIZE)[:, None]) / SIZE * HIGHEST
+    across = np.arange(SIZE)[None] / SIZE * 8 % 1 * 0.4
+    rail, top = random.uniform(0.85, 1.15), HIGHEST / SIZE * 1.5
+    inset = np.minimum(np.minimum(across, 0.4 - across), np.minimum(height - 0.14, rail - 0.06 - height))
+    shade = -0.14 * (np.abs(inset - 0.055) < 0.013) + 0.05 * (np.abs(inset - 0.03) < 0.012)
+    shade = np.where(np.abs(height - rail) < 0.03, 0.05, shade) - 0.2 * (np.abs(height - rail + 0.04) < top / 2)
+    panels = pick(random, ((240, 238, 230), (216, 220, 212), (150, 160, 150), (94, 104, 120)), 4)
+    paint = pick(random, (*WALLS, *STRONG_WALLS), 5)
+    image = np.where((height < rail + 0.03)[..., None], panels, paint)
+    return tile(image, np.where(height < rail + 0.03, shade, 0) + 0.008 * noise(random, 3), HIGHEST)
+
+
+def two_tone(random: Random) -> Material:
+    """A strong colour up to the chest, a light one above, and a line between them."""
+    height = (SIZE - 0.5 - np.arange(SIZE)[:, None]).repeat(SIZE, axis=1) / SIZE * HIGHEST
+    edge = random.uniform(1.05, 1.5)
+    low, high, line = pick(random, STRONG_WALLS, 5), pick(random, WALLS, 5), pick(random, CLOTHS, 5)
+    image = np.where((height < edge)[..., None], low, high)
+    image = np.where((np.abs(height - edge) < 0.02)[..., None], line, image)
+    return tile(image, 0.008 * noise(random, 30) + 0.01 * noise(random, 3), HIGHEST)
+
+
+def boarded_ceiling(random: Random) -> Material:
+    """A ceiling of light boards."""
+    groove = -0.12 * (np.arange(SIZE)[:, None] % (SIZE // 12) < 1)
+    colour = pick(random, ((240, 236, 226), (232, 220, 200)), 3)
+    return tile(colour, groove.repeat(SIZE, axis=1) + 0.01 * noise(random, 2, 40), 1.6)
+
+
+def wood(random: Random) -> Material:
+    """Smooth wood of other trees."""
+    return tile(pick(random, WOODS), grain(random), 1.0)
+
+
+def fabric(random: Random) -> Material:
+    """Cloth with dots or zigzags."""
+    v, u = np.indices((SIZE, SIZE)) / SIZE * int(random.choice([4, 6, 8]))
+    dots = np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.25
+    zigzag = (v + np.abs(u % 1 - 0.5)) % 1 < 0.5
+    ground, accent = pick(random, CLOTHS), pick(random, (*CLOTHS, *WALLS))
+    image = np.where((dots if random.random() < 0.5 else zigzag)[..., None], accent, ground)
+    return tile(image, 0.05 * noise(random, 1) + 0.03 * noise(random, 12), 0.8)
+
+
+FLOORS: tuple[Callable[[Random], Material], ...] = (herringbone, hexagons, terrazzo, cork, marble)
+WALLPAPERS: tuple[Callable[[Random], Material], ...] = (
+    polka_dots,
+    trellis,
+    stacked_tiles,
+    boards,
+    wainscot,
+    two_tone,
+)
+
+
+def rug(random: Random) -> np.ndarray:
+    """uint8[SIZE, SIZE, 3]: a whole rug: zigzags, a lattice, petals or spots."""
+    v, u = np.indices((SIZE, SIZE)) / SIZE * 2 - 1
+    ground, accent, third = (pick(random, (*CLOTHS, *STRONG_WALLS)) for _ in range(3))
+    angle, radius, kind = np.arctan2(v, u), np.hypot(u, v), random.integers(4)
+    zigzag = (v * 5 + np.abs(u * 6 % 1 - 0.5) * 2) % 1 < 0.45
+    lattice = np.abs(np.abs(u * 4 % 2 - 1) + np.abs(v * 4 % 2 - 1) - 1) < 0.16
+    petals = (np.cos(angle * 8) * 0.12 + radius) * 4 % 1 < 0.5
+    spots = np.hypot(u * 5 % 1 - 0.5, v * 5 % 1 - 0.5) < 0.32
+    pattern = (zigzag, lattice, petals, spots)[kind]
+    image = np.where(pattern[..., None], accent, ground)
+    image = np.where(((np.maximum(np.abs(u), np.abs(v)) > 0.9) & (kind != 2))[..., None], third, image)
+    return np.clip(image * (1 + 0.06 * noise(random, 1)[..., None]), 0, 255).astype(np.uint8)
+
+
+def painting(random: Random) -> np.ndarray:
+    """uint8[SIZE, SIZE, 3]: a picture on a mount: fields in a grid, contour lines or a twig with leaves."""
+    v, u = np.indices((SIZE, SIZE)) / SIZE
+    image = np.broadcast_to(pick(random, WALLS, 5), (SIZE, SIZE, 3)).copy()
+    kind = random.integers(3)
+    if kind == 0:
+        columns, rows = (np.sort(random.uniform(0.15, 0.85, 3)) for _ in range(2))
+        field = np.searchsorted(columns, u) * 4 + np.searchsorted(rows, v)
+        image = np.stack([pick(random, (*CLOTHS, *WALLS), 12) for _ in range(16)])[field]
+        lines = np.min([np.abs(u - place) for place in columns] + [np.abs(v - place) for place in rows], axis=0)
+        image[lines < 0.012] = 30
+    elif kind == 1:
+        level = noise(random, 36) * 3
+        image[level % 1 < 0.5] = pick(random, (*CLOTHS, *STRONG_WALLS), 12)
+        image[level > 3] = pick(random, CLOTHS, 12)
+    else:
+        image[np.abs(u - 0.5 - 0.06 * np.sin(v * 5)) < 0.008] = 60
+        for step in range(7):
+            across, along = u - 0.5 - 0.06 * np.sin(v * 5), v - 0.2 - 0.1 * step
+            side = 1 if step % 2 else -1
+            leaf = ((across * side - 0.13) / 0.12) ** 2 + ((along + 0.4 * across * side) / 0.04) ** 2 < 1
+            image[leaf] = pick(random, ((84, 120, 84), (60, 100, 96), (150, 150, 84)), 12)
+    mount = np.max([np.abs(u - 0.5), np.abs(v - 0.5)], axis=0) > 0.4
+    image[mount] = (240, 238, 232)
+    return np.clip(image * (1 + 0.02 * noise(random, 4)[..., None]), 0, 255).astype(np.uint8)
+
+
+def view(random: Random) -> np.ndarray:
+    """uint8[SIZE, SIZE, 3]: what is seen through a window: a town, the sea or trees in mist."""
+    v, u = np.indices((SIZE, SIZE)) / SIZE
+    kind = random.integers(3)
+    top, low = ((178, 200, 226), (240, 226, 206)) if kind else ((196, 206, 220), (246, 236, 224))
+    image = np.array(top) * (1 - v[..., None]) + np.array(low) * v[..., None] + 6 * noise(random, 60, 16)[..., None]
+    if kind == 0:
+        for depth in range(3):
+            tops = random.uniform(0.4 + 0.12 * depth, 0.75 + 0.08 * depth, 14 - 3 * depth)
+            block = (u * len(tops)).astype(int)
+            lit = ((u * 60 % 1 < 0.45) & (v * 44 % 1 < 0.5))[..., None] * 26.0
+            colour = pick(random, ((176, 160, 150), (150, 156, 168), (186, 178, 168)), 8) - 18 * depth
+            image = np.where((v > tops[block])[..., None], colour - lit, image)
+    elif kind == 1:
+        horizon = random.uniform(0.45, 0.6)
+        waves = 14 * noise(random, 30, 3).T[..., None]
+        image = np.where((v > horizon)[..., None], pick(random, ((84, 132, 158), (104, 150, 156)), 8) + waves, image)
+        image = np.where((v > 0.9 + 0.02 * np.sin(u * 9))[..., None], (222, 206, 172), image)
+    else:
+        image = np.where((v > 0.86)[..., None], (138, 146, 110), image)
+        for depth in range(18):
+            place, width = random.random(), random.uniform(0.006, 0.01) * (1 + depth / 6)
+            trunk = (np.abs(u - place) < width) & (v < 0.84 + depth * 0.008)
+            image[trunk] = np.array((206, 206, 200)) - 6.5 * depth
+    return np.clip(image, 0, 255).astype(np.uint8)

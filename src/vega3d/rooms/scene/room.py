@@ -1,0 +1,180 @@
+"""The shell of a room: an upright prism over a rectangle or an L."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vega3d.geometry import Box, box_corners, penetration
+from vega3d.rooms.scene.meshes import Mesh
+
+STEP = 0.12  # [m], of the lattice on floor, walls and ceiling that holds the baked light
+SKIRTING = (0.015, 0.08)  # thickness and height [m]
+TALL = 100.0  # [m]
+
+
+class Wall(NamedTuple):
+    """
+    Args:
+        start, end: float[2] [m]; the room is on the left of start to end.
+        inward: float[2], unit.
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    inward: np.ndarray
+
+    @property
+    def length(self) -> float:
+        return float(np.linalg.norm(self.end - self.start))
+
+    def at(self, along: float, off: float = 0.0) -> np.ndarray:
+        """float[2]: the point `along` [m] from the start and `off` [m] from the wall."""
+        return self.start + (self.end - self.start) / self.length * along + self.inward * off
+
+    @property
+    def yaw(self) -> float:
+        """Of furniture with its back to this wall [rad]."""
+        return float(np.arctan2(self.inward[0], -self.inward[1]))
+
+
+class Room(NamedTuple):
+    """
+    Args:
+        size: float[3], width, depth, height [m]; the room stands in [0, width] x [0, depth] x [0, height].
+        notch: float[2, 2], lower and upper corner of the rectangle that an L-shaped room lacks [m], or None.
+    """
+
+    size: np.ndarray
+    notch: np.ndarray | None
+
+    @property
+    def area(self) -> float:
+        """Of the floor [m^2]."""
+        return float(np.prod(self.size[:2]) - (0 if self.notch is None else np.prod(self.notch[1] - self.notch[0])))
+
+    @property
+    def polygon(self) -> np.ndarray:
+        """float[4 or 6, 2]: the floor, counter-clockwise [m]."""
+        width, depth = self.size[:2]
+        outline = [(0.0, 0.0), (width, 0.0), (width, depth), (0.0, depth)]
+        if self.notch is None:
+            return np.array(outline)
+        low, high = self.notch
+        right, back = low[0] > 0, low[1] > 0
+        inner = (low[0] if right else high[0], low[1] if back else high[1])
+        corner = {(False, False): 0, (True, False): 1, (True, True): 2, (False, True): 3}[bool(right), bool(back)]
+        at_side, at_end = (outline[corner][0], inner[1]), (inner[0], outline[corner][1])
+        outline[corner : corner + 1] = [at_side, inner, at_end] if corner in (0, 2) else [at_end, inner, at_side]
+        return np.array(outline)
+
+    @property
+    def walls(self) -> list[Wall]:
+        polygon = self.polygon
+        walls = []
+        for start, end in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+            along = (end - start) / np.linalg.norm(end - start)
+            walls.append(Wall(start, end, np.array([-along[1], along[0]])))
+        return walls
+
+    @property
+    def rectangles(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Lower and upper corners of one or two rectangles that make up the floor [m]."""
+        width, depth = self.size[:2]
+        if self.notch is None:
+            return [(np.zeros(2), np.array([width, depth]))]
+        low, high = self.notch
+        beside = (high[0], width) if low[0] == 0 else (0.0, low[0])
+        over = (high[1], depth) if low[1] == 0 else (0.0, low[1])
+        return [
+            (np.array([0.0, over[0]]), np.array([width, over[1]])),
+            (np.array([beside[0], low[1]]), np.array([beside[1], high[1]])),
+        ]
+
+    def holds(self, box: Box) -> bool:
+        """Whether a box is inside."""
+        corners = box_corners(box)
+        if (corners < -1e-6).any() or (corners > self.size + 1e-6).any():
+            return False
+        if self.notch is None:
+            return True
+        pillar = Box(np.array([*self.notch.mean(axis=0), 0]), np.array([*(self.notch[1] - self.notch[0]), TALL]))
+        return penetration(box, pillar) <= 1e-6
+
+    def contains(self, points: np.ndarray, margin: float = 0.0) -> np.ndarray:
+        """bool[...]: whether float[..., 2] are inside and at least `margin` [m] from the walls."""
+        inside = ((points >= margin) & (points <= self.size[:2] - margin)).all(axis=-1)
+        if self.notch is not None:
+            inside &= ~((points > self.notch[0] - margin) & (points < self.notch[1] + margin)).all(axis=-1)
+        return np.asarray(inside)
+
+
+def sample_room(
+    random: np.random.Generator, area: tuple[float, float], ratios: tuple[float, float] = (0.72, 1.4)
+) -> Room:
+    """
+    Args:
+        random: generator.
+        area: least and greatest floor area of the enclosing rectangle [m^2].
+        ratios: least and greatest of its width divided by its depth.
+
+    Returns:
+        A room; one of four is L-shaped where it is large enough.
+    """
+    surface, ratio = random.uniform(*area), random.uniform(*ratios)
+    width, depth = np.round([np.sqrt(surface * ratio), np.sqrt(surface / ratio)], 2)
+    size = np.array([width, depth, np.round(random.uniform(2.4, 3.1), 2)])
+    if surface < 16 or random.random() > 0.3:
+        return Room(size, None)
+    cut = np.round(size[:2] * random.uniform(0.25, 0.45, 2), 2)
+    low = np.where(random.random(2) < 0.5, 0.0, size[:2] - cut)
+    return Room(size, np.stack([low, np.where(low == 0, cut, size[:2])]))
+
+
+def lattice(origin: np.ndarray, first: np.ndarray, second: np.ndarray, edge: float, texture: int) -> Mesh:
+    """A flat rectangle as a lattice of triangles.
+
+    Args:
+        origin: float[3], a corner [m].
+        first, second: float[3], its sides; first x second points to the lit side [m].
+        edge: of the texture's tile [m].
+        texture: its number.
+    """
+    lengths = np.linalg.norm([first, second], axis=1)
+    columns, rows = np.maximum(np.ceil(lengths / STEP), 1).astype(int)
+    s, t = np.meshgrid(np.linspace(0, 1, columns + 1), np.linspace(0, 1, rows + 1))
+    vertices = origin + s.reshape(-1, 1) * first + t.reshape(-1, 1) * second
+    number = np.arange((rows + 1) * (columns + 1)).reshape(rows + 1, columns + 1)
+    a, b, c, d = (part.reshape(-1) for part in (number[:-1, :-1], number[:-1, 1:], number[1:, 1:], number[1:, :-1]))
+    faces = np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
+    normal = np.cross(first, second)
+    return Mesh(
+        vertices.astype(np.float32),
+        np.tile(normal / np.linalg.norm(normal), (len(vertices), 1)).astype(np.float32),
+        (np.stack([s, t], axis=-1).reshape(-1, 2) * lengths / edge).astype(np.float32),
+        faces.astype(np.int32),
+        np.full(len(faces), texture, np.int32),
+    )
+
+
+def shell(room: Room, edges: tuple[float, float, float]) -> list[Mesh]:
+    """
+    Args:
+        room: the room.
+        edges: of the tiles of floor, wall and ceiling [m].
+
+    Returns:
+        Floor, walls, ceiling and skirting boards; their textures are 0 floor, 1 wall, 2 ceiling, 3 skirting.
+    """
+    meshes, up = [], np.array([0, 0, room.size[2]])
+    for low, high in room.rectangles:
+        x, y = np.array([high[0] - low[0], 0, 0]), np.array([0, high[1] - low[1], 0])
+        meshes.append(lattice(np.array([*low, 0]), x, y, edges[0], 0))
+        meshes.append(lattice(np.array([*low, room.size[2]]), y, x, edges[2], 2))
+    thick, high_up = SKIRTING
+    for wall in room.walls:
+        along = np.array([*(wall.end - wall.start), 0])
+        meshes.append(lattice(np.array([*wall.start, 0]), along, up, edges[1], 1))
+        foot = np.array([*wall.at(0, thick), 0])
+        meshes.append(lattice(foot, along, np.array([0, 0, high_up]), 1, 3))
+        meshes.append(lattice(foot + np.array([0, 0, high_up]), along, np.array([*-wall.inward * thick, 0]), 1, 3))
+    return meshes

@@ -1,0 +1,80 @@
+"""Styles: what a room is made of and in which colours. `test_unseen` has one of its own."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from vega3d.rooms.scene import builders, builders_unseen, materials, materials_unseen
+from vega3d.rooms.scene.furniture import UNSEEN_SPLIT, Model
+from vega3d.rooms.scene.materials import Material
+
+Random = np.random.Generator
+Colours = tuple[tuple[int, int, int], ...]
+SOFT = ("armchair", "sofa", "bed", "towel", "handbag", "shoes", "chair")
+HARD = ("wardrobe", "desk", "table", "nightstand", "crib", "stool", "box")
+MIXED = ("cabinet", "lamp", "trash can")
+CUPS = ("cup", "bottle")
+
+
+class Style(NamedTuple):
+    """
+    Args:
+        floors, wallpapers: one of each is drawn for a room.
+        ceiling: of every room.
+        skirting: uint8[1, 1, 3], colour of the skirting boards.
+        builders: of the things that are built from boxes, by class.
+        palettes: colours that a thing from the pack may take instead of its own, by class.
+        ratios: least and greatest of a room's width divided by its depth.
+        lights: in a row over each rectangle of the floor.
+    """
+
+    floors: tuple[Callable[[Random], Material], ...]
+    wallpapers: tuple[Callable[[Random], Material], ...]
+    ceiling: Callable[[Random], Material]
+    skirting: np.ndarray
+    builders: dict[str, Callable[[Random], Model]]
+    palettes: dict[str, Colours]
+    ratios: tuple[float, float]
+    lights: int
+
+
+def palettes(woods: Colours, cloths: Colours, neutrals: Colours) -> dict[str, Colours]:
+    """The colours of each class that has some."""
+    return {
+        **dict.fromkeys(SOFT, cloths + neutrals),
+        **dict.fromkeys(HARD, woods + neutrals),
+        **dict.fromkeys(MIXED, woods + cloths + neutrals),
+        **dict.fromkeys(CUPS, cloths),
+    }
+
+
+FAMILIAR = Style(
+    floors=materials.FLOORS,
+    wallpapers=materials.WALLPAPERS,
+    ceiling=materials.white,
+    skirting=np.array([[[238, 237, 232]]], np.uint8),
+    builders=builders.BUILDERS,
+    palettes=palettes(
+        materials.WOODS, materials.CLOTHS, ((228, 226, 220), (196, 194, 190), (120, 122, 126), (62, 62, 66))
+    ),
+    ratios=(0.72, 1.4),
+    lights=1,
+)
+
+UNSEEN = Style(
+    floors=materials_unseen.FLOORS,
+    wallpapers=materials_unseen.WALLPAPERS,
+    ceiling=materials_unseen.boarded_ceiling,
+    skirting=np.array([[[112, 84, 66]]], np.uint8),
+    builders=builders_unseen.BUILDERS,
+    palettes=palettes(
+        materials_unseen.WOODS,
+        materials_unseen.CLOTHS,
+        ((238, 230, 216), (210, 200, 190), (150, 142, 136), (84, 88, 80)),
+    ),
+    ratios=(1.45, 1.9),
+    lights=2,
+)
+
+STYLES = {"train": FAMILIAR, "validation": FAMILIAR, "test": FAMILIAR, UNSEEN_SPLIT: UNSEEN}
