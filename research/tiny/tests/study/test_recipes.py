@@ -97,7 +97,7 @@ def test_each_arm_reads_the_cell_chosen_for_it(plan, experiment, monkeypatch, tm
     (tmp_path / "analysis" / "choice.json").write_text(json.dumps({"cells": found}))
     tasks = {task.name: task for task in plan.tasks()}
     line = tasks["experiment-random-2"].line()
-    options = parsed(experiment, monkeypatch, *line[2:])
+    options = parsed(experiment, monkeypatch, *line[3:])
     recipe = experiment.recipe_of(options)
     read = {name: (arm.options.get("block"), arm.options.get("timestep")) for name, arm in recipe.arms.items()}
     assert read["trained"] == read["token_gated"] == read["frame"] == (4, 300)
