@@ -30,6 +30,7 @@ lint: $(INSTALLED)  ## style, types, and who may import whom
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/python .ci/docstrings.py src
 	$(BIN)/lint-imports
 
 style: $(INSTALLED)  ## mend what can be mended
