@@ -1,0 +1,38 @@
+"""Packages that only some uses of vega3d need: imported when they are used, and named by their extra if missing."""
+
+import importlib
+from types import ModuleType
+
+EXTRAS = {  # module: the extra of vega3d that installs it
+    "embreex": "rooms",
+    "scipy": "rooms",
+    "moderngl": "render",
+    "matplotlib": "plots",
+    "pyarrow": "tables",
+    "datasets": "train",
+    "peft": "train",
+    "gradio": "demo",
+    "bitsandbytes": "quant",
+}
+
+
+class MissingExtraError(ImportError):
+    """A package that the base install leaves out is not there."""
+
+
+def optional_module(name: str) -> ModuleType:
+    """The module of this name, such as `embreex` or `matplotlib.figure`.
+
+    Raises:
+        MissingExtraError: if its package is not installed; the message names the extra to install.
+    """
+    package = name.partition(".")[0]
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise
+        raise MissingExtraError(
+            f"This needs the package {package}, which is not installed. Run: pip install 'vega3d[{EXTRAS[package]}]'",
+            name=package,
+        ) from error
