@@ -10,6 +10,7 @@ from tiny_models import BLOCK, save_generator, save_vlm
 from vega3d.hub.assemble import assemble
 from vega3d.hub.load import ASSETS
 
+FROZEN = Path(__file__).parent / "fixtures" / "checkpoint"  # random weights, by make_frozen_checkpoint.py
 EMBEDDED: dict[str, Any] = json.loads((ASSETS / "vega3d-tiny" / "config.json").read_text())
 
 VLM_PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
