@@ -618,6 +618,7 @@ def test_inputs_that_do_not_fit(processor, inputs, message):
         ({"num_frames": 0}, "`num_frames` must be a whole number of at least 1, but got 0"),
         ({"generator_cell": 0}, "`generator_cell` must be a whole number of at least 1, but got 0"),
         ({"generator_max_area": 255}, r"`generator_max_area` \(255 px\) must hold at least one cell of 16x16 px"),
+        ({"generator_max_area": 10**12}, "frames of 1000000000000 px, but the most is 67108864 px"),
         ({"generator_frame_fit": "stretch"}, "must be one of .* but got 'stretch'"),
         ({"generator_frame_fit": "center_crop"}, "got None and 'center_crop'. Give both or neither"),
         ({"generator_frame_size": (32, 32)}, r"got \[32, 32\] and 'resize'"),

@@ -1,56 +1,80 @@
 """Fits frames to the video generator and packs them as cells, so that any mix of sizes and lengths is one batch."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 
 MAX_ASPECT_RATIO = 200
+MOST_AREA = 1 << 26  # [px^2]
 FRAME_FITS = ("resize", "center_crop")
 
 
-def check_frame_settings(cell: int, max_area: int, frame_fit: str, frame_size: Sequence[int] | None) -> None:
-    """Raises a ValueError unless the settings of the generator's frames (see `VegaProcessor`) are in range."""
-    for name, value in (("generator_cell", cell), ("generator_max_area", max_area)):
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"`{name}` must be a whole number of at least 1, but got {value!r}.")
-    if max_area < cell**2:
-        raise ValueError(
-            f"`generator_max_area` ({max_area} px) must hold at least one cell of {cell}x{cell} px ({cell**2} px). "
-            "Raise it, or lower `generator_cell`."
-        )
-    if frame_fit not in FRAME_FITS:
-        raise ValueError(f"`generator_frame_fit` must be one of {FRAME_FITS}, but got {frame_fit!r}.")
-    if (frame_size is not None) != (frame_fit == "center_crop"):
-        raise ValueError(
-            "`generator_frame_size` goes with `generator_frame_fit='center_crop'`, and only with it, but got "
-            f"{frame_size} and {frame_fit!r}. Give both or neither."
-        )
-    if frame_size is not None and (
-        len(frame_size) != 2 or any(not isinstance(side, Integral) or side < 1 or side % cell for side in frame_size)
-    ):
-        raise ValueError(
-            f"`generator_frame_size` must be [height, width] in multiples of `generator_cell` ({cell} px), but got "
-            f"{list(frame_size)}."
-        )
+@dataclass(frozen=True)
+class FrameSettings:
+    """How frames are prepared for the video generator. The processor owns these settings; the model has none of them.
+
+    Attributes:
+        patch_size: side of the square of pixels that one token covers [px].
+        max_area: the most pixels of a frame that is resized [px^2].
+        frame_fit: `resize` keeps the whole frame at its own aspect ratio; `center_crop` cuts out its centre.
+        frame_size: (height, width) of the centre crop [px]; only with `center_crop`.
+
+    Raises:
+        ValueError: if a setting is out of range; the message names the processor's arguments.
+    """
+
+    patch_size: int
+    max_area: int = 832 * 480
+    frame_fit: str = "resize"
+    frame_size: Sequence[int] | None = None
+
+    def __post_init__(self):
+        size = self.frame_size
+        for name, value in (("generator_cell", self.patch_size), ("generator_max_area", self.max_area)):
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number of at least 1, but got {value!r}.")
+        if self.max_area < self.patch_size**2:
+            raise ValueError(
+                f"`generator_max_area` ({self.max_area} px) must hold at least one cell of {self.patch_size}x"
+                f"{self.patch_size} px ({self.patch_size**2} px). Raise it, or lower `generator_cell`."
+            )
+        if self.frame_fit not in FRAME_FITS:
+            raise ValueError(f"`generator_frame_fit` must be one of {FRAME_FITS}, but got {self.frame_fit!r}.")
+        if (size is not None) != (self.frame_fit == "center_crop"):
+            raise ValueError(
+                "`generator_frame_size` goes with `generator_frame_fit='center_crop'`, and only with it, but got "
+                f"{size} and {self.frame_fit!r}. Give both or neither."
+            )
+        wrong = [side for side in size or () if not isinstance(side, Integral) or side < 1 or side % self.patch_size]
+        if size is not None and (len(size) != 2 or wrong):
+            raise ValueError(
+                f"`generator_frame_size` must be [height, width] in multiples of `generator_cell` ({self.patch_size} "
+                f"px), but got {list(size)}."
+            )
+        area = self.max_area if size is None else math.prod(size)
+        if area > MOST_AREA:
+            name = "generator_max_area" if size is None else "generator_frame_size"
+            raise ValueError(f"`{name}` asks for frames of {area} px, but the most is {MOST_AREA} px. Lower it.")
 
 
-def fit_frames(frames: torch.Tensor, cell: int, max_area: int, frame_size: Sequence[int] | None) -> torch.Tensor:
-    """Fits whole frames at their own aspect ratio, or their centre to `frame_size` if that is given.
+def fit_frames(frames: torch.Tensor, settings: FrameSettings) -> torch.Tensor:
+    """Fits whole frames at their own aspect ratio, or their centre if `settings.frame_size` is given.
 
     Args:
         frames: uint8[T, 3, H, W].
-        cell: side of a cell [px].
-        max_area: the most pixels of a whole frame [px^2].
-        frame_size: (height, width) of the centre crop [px].
+        settings: see `FrameSettings`.
 
     Returns:
         uint8[T, 3, h, w].
     """
-    if frame_size is not None:
-        return center_crop_frames(frames, *frame_size)
-    return resize_frames(frames, *generator_frame_size(frames.shape[-2], frames.shape[-1], cell, max_area))
+    if settings.frame_size is not None:
+        return center_crop_frames(frames, *settings.frame_size)
+    height, width = frames.shape[-2:]
+    return resize_frames(frames, *generator_frame_size(height, width, settings.patch_size, settings.max_area))
 
 
 def generator_frame_size(height: int, width: int, cell: int, max_area: int) -> tuple[int, int]:

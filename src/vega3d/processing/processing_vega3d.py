@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .generator_frames_vega3d import check_frame_settings, fit_frames, pack_cells
+from .generator_frames_vega3d import FrameSettings, fit_frames, pack_cells
 from .media_vega3d import (
     at_least_a_patch,
     check_counts,
@@ -92,6 +92,13 @@ class VegaProcessor(ProcessorMixin):
             processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
             check_vlm_parts(processor)
         return processor
+
+    @property
+    def frame_settings(self) -> FrameSettings:
+        """How frames are prepared for the generator; raises a ValueError if a setting is out of range."""
+        return FrameSettings(
+            self.generator_cell, self.generator_max_area, self.generator_frame_fit, self.generator_frame_size
+        )
 
     @property
     def vlm_processor(self) -> Any:
@@ -279,9 +286,7 @@ class VegaProcessor(ProcessorMixin):
     def _check_settings(self) -> None:
         """Raises a ValueError if a setting is out of range."""
         check_sampling(self.num_frames, None)
-        check_frame_settings(
-            self.generator_cell, self.generator_max_area, self.generator_frame_fit, self.generator_frame_size
-        )
+        _ = self.frame_settings  # checks them
         self._vlm_processor_type()
 
     def _vlm_processor_type(self) -> type[ProcessorMixin]:
@@ -336,8 +341,8 @@ class VegaProcessor(ProcessorMixin):
 
     def _pack(self, clips: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns cells uint8[P, 3 * cell * cell] and grids int64[N, 3] of N clips uint8[T, H, W, 3]."""
-        cell, max_area, frame_size = self.generator_cell, self.generator_max_area, self.generator_frame_size
+        settings = self.frame_settings
         frames = [torch.from_numpy(clip).permute(0, 3, 1, 2) for clip in clips]
-        packed = [pack_cells(fit_frames(clip, cell, max_area, frame_size), cell) for clip in frames]
+        packed = [pack_cells(fit_frames(clip, settings), settings.patch_size) for clip in frames]
         cells, grids = zip(*packed, strict=True)
         return torch.cat(cells), torch.stack(grids)
