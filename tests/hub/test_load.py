@@ -140,7 +140,7 @@ def test_the_processor_alone_says_how_frames_are_prepared(tmp_path):
 
 
 def test_patches_of_another_generator_are_refused(tmp_path):
-    model, processor = load_vega(changed_processor(tmp_path / "model", generator_cell=32), device="cpu")
+    model, processor = load_vega(changed_processor(tmp_path / "model", generator_patch_size=32), device="cpu")
     ours, theirs = 3 * 32 * 32, 3 * 16 * 16
     with pytest.raises(ValueError, match=rf"must be \[\d+, {theirs}\] for the grid .* but are \[\d+, {ours}\]"):
         ask(model, processor, example_clip("room"))

@@ -44,7 +44,7 @@ def make_processor(vlm: str | Path, config: VegaGeneratorConfig, **settings) -> 
         config: of the generator, for its patch size.
         settings: other arguments of `VegaProcessor`, such as `num_frames` and `generator_max_area`.
     """
-    return VegaProcessor.from_vlm_processor(load_vlm_processor(vlm), generator_cell=config.cell, **settings)
+    return VegaProcessor.from_vlm_processor(load_vlm_processor(vlm), generator_patch_size=config.cell, **settings)
 
 
 def split_settings(options: dict) -> tuple[dict, dict]:

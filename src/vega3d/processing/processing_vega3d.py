@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .generator_frames_vega3d import FrameSettings, fit_frames, pack_cells
+from .generator_frames_vega3d import FrameSettings, fit_frames, pack_patches
 from .media_vega3d import (
     at_least_a_patch,
     check_counts,
@@ -28,9 +28,9 @@ from .video_vega3d import VideoClip
 class VegaProcessor(ProcessorMixin):
     """Prepares the semantic stream (the VLM's own pixels and tokens) and the generative stream from the same frames.
 
-    The VLM's processor class is named, built from the same sub-processors, and does all that concerns the VLM. The
-    generative stream holds the frames as uint8 cells of `generator_cell` x `generator_cell` pixels, one row a cell, in
-    (t, h, w) order, packed over all images or videos of the batch.
+    The VLM's processor is built from the same sub-processors, and does all that concerns the VLM. The generative
+    stream holds the frames as square uint8 patches, one row a patch, in (t, h, w) order, packed over all images or
+    videos of the batch.
 
     Args:
         image_processor: of the VLM.
@@ -39,7 +39,7 @@ class VegaProcessor(ProcessorMixin):
         chat_template: Jinja template of the conversation.
         vlm_processor_class: name of the VLM's processor class in transformers.
         num_frames: frames sampled from a video if a call does not say otherwise.
-        generator_cell: side of a cell [px]: the VAE's stride times the patch size of the generator.
+        generator_patch_size: side of a patch [px]: the VAE's stride times the patch size of the transformer.
         generator_max_area: the most pixels of a frame for the generator [px^2].
         generator_frame_fit: `resize` keeps the whole frame at its own aspect ratio, so that both streams see the same
             place at the same relative position; `center_crop` is the official preparation, for converted checkpoints.
@@ -54,14 +54,14 @@ class VegaProcessor(ProcessorMixin):
         chat_template=None,
         vlm_processor_class="Qwen2_5_VLProcessor",
         num_frames=16,
-        generator_cell=16,
+        generator_patch_size=16,
         generator_max_area=399360,
         generator_frame_fit="resize",
         generator_frame_size=None,
     ):
         self.vlm_processor_class = vlm_processor_class
         self.num_frames = num_frames
-        self.generator_cell = generator_cell
+        self.generator_patch_size = generator_patch_size
         self.generator_max_area = generator_max_area
         self.generator_frame_fit = generator_frame_fit
         self.generator_frame_size = None if generator_frame_size is None else list(generator_frame_size)
@@ -93,11 +93,19 @@ class VegaProcessor(ProcessorMixin):
             check_vlm_parts(processor)
         return processor
 
+    @classmethod
+    def from_args_and_dict(cls, args, processor_dict, **kwargs):
+        """As in transformers."""
+        # Processors saved before the first release, the embedded one among them, call the patch size `generator_cell`.
+        renamed = {"generator_cell": "generator_patch_size"}
+        values = {renamed.get(name, name): value for name, value in processor_dict.items()}
+        return super().from_args_and_dict(args, values, **kwargs)
+
     @property
     def frame_settings(self) -> FrameSettings:
         """How frames are prepared for the generator; raises a ValueError if a setting is out of range."""
         return FrameSettings(
-            self.generator_cell, self.generator_max_area, self.generator_frame_fit, self.generator_frame_size
+            self.generator_patch_size, self.generator_max_area, self.generator_frame_fit, self.generator_frame_size
         )
 
     @property
@@ -173,9 +181,9 @@ class VegaProcessor(ProcessorMixin):
                 streams alone, is refused.
 
         Returns:
-            What the VLM's processor returns, and for N images or videos of P cells in all:
-            `generator_pixel_values`, `generator_pixel_values_videos`: uint8[P, 3 * cell * cell];
-            `generator_image_grid_thw`, `generator_video_grid_thw`: int64[N, 3], frames and cells per frame.
+            What the VLM's processor returns, and for N images or videos of P patches in all:
+            `generator_pixel_values`, `generator_pixel_values_videos`: uint8[P, 3 * patch_size ** 2];
+            `generator_image_grid_thw`, `generator_video_grid_thw`: int64[N, 3], frames and patches per frame.
 
         Raises:
             ValueError: if images or videos and placeholders differ in number, or an input cannot be used.
@@ -332,17 +340,17 @@ class VegaProcessor(ProcessorMixin):
         """Fits and packs all frames for the generator."""
         stream: dict[str, torch.Tensor] = {}
         if pictures:
-            cells, grid = self._pack([picture[None] for picture in pictures])
-            stream.update(generator_pixel_values=cells, generator_image_grid_thw=grid)
+            patches, grid = self._pack([picture[None] for picture in pictures])
+            stream.update(generator_pixel_values=patches, generator_image_grid_thw=grid)
         if clips:
-            cells, grid = self._pack([clip.frames for clip in clips])
-            stream.update(generator_pixel_values_videos=cells, generator_video_grid_thw=grid)
+            patches, grid = self._pack([clip.frames for clip in clips])
+            stream.update(generator_pixel_values_videos=patches, generator_video_grid_thw=grid)
         return stream
 
     def _pack(self, clips: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns cells uint8[P, 3 * cell * cell] and grids int64[N, 3] of N clips uint8[T, H, W, 3]."""
+        """Returns patches uint8[P, 3 * patch_size ** 2] and grids int64[N, 3] of N clips uint8[T, H, W, 3]."""
         settings = self.frame_settings
         frames = [torch.from_numpy(clip).permute(0, 3, 1, 2) for clip in clips]
-        packed = [pack_cells(fit_frames(clip, settings), settings.patch_size) for clip in frames]
-        cells, grids = zip(*packed, strict=True)
-        return torch.cat(cells), torch.stack(grids)
+        packed = [pack_patches(fit_frames(clip, settings), settings.patch_size) for clip in frames]
+        patches, grids = zip(*packed, strict=True)
+        return torch.cat(patches), torch.stack(grids)
