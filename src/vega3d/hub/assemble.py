@@ -15,7 +15,7 @@ from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
 from vega3d.modeling.errors_vega3d import value_errors
 from vega3d.modeling.noise_vega3d import noise_level
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
-from vega3d.processing.processor_files_vega3d import check_vlm_parts
+from vega3d.processing.processor_checks_vega3d import check_vlm_parts
 
 
 def load_vlm_processor(vlm: str | Path) -> ProcessorMixin:

@@ -18,10 +18,15 @@ from .media_vega3d import (
     load_clips,
     load_image_array,
 )
-from .processor_files_vega3d import check_vlm_parts, template_errors, value_errors
-from .processor_options_vega3d import check_conversations, check_options, one_of
+from .processor_checks_vega3d import (
+    check_conversations,
+    check_options,
+    check_vlm_parts,
+    one_of,
+    template_errors,
+    value_errors,
+)
 from .sampling_vega3d import check_flag, check_sampling
-from .video_times_vega3d import metadata_of_clip
 from .video_vega3d import VideoClip
 
 
@@ -203,7 +208,7 @@ class VegaProcessor(ProcessorMixin):
         clips = load_clips([] if videos is None else flatten_videos(videos), seconds, video_metadata, **sampling)
         semantic = self._semantic_stream(text, pictures, clips, videos_kwargs, return_tensors, kwargs)
         generative = self._generative_stream(pictures, clips)
-        metadata = {"video_metadata": [metadata_of_clip(clip) for clip in clips]} if return_metadata and clips else {}
+        metadata = {"video_metadata": [clip.metadata() for clip in clips]} if return_metadata and clips else {}
         return BatchFeature(
             {**semantic, **generative, **metadata},
             tensor_type=return_tensors,
@@ -278,7 +283,7 @@ class VegaProcessor(ProcessorMixin):
             One placeholder for each token; for Qwen3-VL also the mean time of the frames of each temporal patch, as
             `<0.5 seconds>`, and its markers.
         """
-        video = {"video_grid_thw": patch_grid[None], "video_metadata": [metadata_of_clip(clip)]}
+        video = {"video_grid_thw": patch_grid[None], "video_metadata": [clip.metadata()]}
         return self.vlm_processor.replace_video_token(video, 0)
 
     def _sampling(self, num_frames: int | None, fps: float | None, do_sample_frames: bool) -> dict[str, Any]:
@@ -326,7 +331,7 @@ class VegaProcessor(ProcessorMixin):
             fixed = {
                 "input_data_format": "channels_last",
                 "do_sample_frames": False,
-                "video_metadata": [metadata_of_clip(clip) for clip in clips],
+                "video_metadata": [clip.metadata() for clip in clips],
             }
             kwargs.update(
                 videos=[at_least_a_patch(clip.frames) for clip in clips], videos_kwargs={**videos_kwargs, **fixed}
