@@ -219,7 +219,6 @@ def test_the_longest_unused_go_first(tmp_path):
 
 
 def key_of(number: int) -> tuple[str, str]:
-
     return clip_hash(small_clip(number)), "identity"
 
 

@@ -1,13 +1,12 @@
 """Files that a caller names: what each one is, by its content and never by its name, and the pixels of pictures."""
 
 import base64
-import binascii
+import contextlib
 import logging
 import mimetypes
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from io import BytesIO
@@ -57,7 +56,7 @@ _WHITE_IS_ZERO = 0
 
 
 class Kind(Enum):
-    """Whether PIL reads a file (one picture, or an animation of pictures), FFmpeg does, or neither."""
+    """What reads a file: PIL (one picture, or an animation of pictures), FFmpeg, or neither."""
 
     PICTURE = "picture"
     FILM = "film"
@@ -65,14 +64,11 @@ class Kind(Enum):
 
 
 def check_file(source: str | Path, what: str) -> Path:
-    """Returns the path of a file on this machine.
-
-    Args:
-        source: path, or `file://` address.
-        what: "image" or "video", for messages.
+    """The path of a file on this machine, given as a path or a `file://` address.
 
     Raises:
-        ValueError: if it is empty text, another address, no regular file, or a file of 0 bytes.
+        ValueError: if it is empty text, another address, no regular file, or a file of 0 bytes. The message names
+            `what` it should be, "image" or "video".
     """
     path = local_path(source, what)
     if path.is_dir():
@@ -91,7 +87,7 @@ def check_file(source: str | Path, what: str) -> Path:
 
 
 def local_path(source: str | Path, what: str) -> Path:
-    """Returns a path or `file://` address as a Path; raises a ValueError for text that cannot be one."""
+    """A path or `file://` address as a Path; raises a ValueError for text that cannot be one."""
     text = str(source)
     if isinstance(source, str) and not source.strip():
         raise ValueError(f"Got empty text ({source!r}) as a path. Give the path of the {what}.")
@@ -116,9 +112,9 @@ def local_path(source: str | Path, what: str) -> Path:
 
 
 def picture_format(data: bytes) -> str | None:
-    """Names the format of a picture by the beginning of its file, as PIL calls it; None: it is no picture.
+    """The format of a picture by the beginning of its file, as PIL calls it, or None if it is no picture.
 
-    "HEIF SEQUENCE", "SVG" and "PDF" are names of our own, for what no reader here takes.
+    "HEIF SEQUENCE", "SVG" and "PDF" are names of our own for formats that are recognised, but not read.
     """
     for magic, name in _PICTURES:
         if data.startswith(magic):
@@ -137,7 +133,7 @@ def picture_format(data: bytes) -> str | None:
 
 
 def _iso_picture(data: bytes) -> str | None:
-    """HEIF and AVIF share their container with MP4; the brands tell them apart, first of all the major one."""
+    """The format of a HEIF or AVIF picture: both share their container with MP4, and differ in the brands."""
     length = int.from_bytes(data[:4], "big")
     major = data[8:12]
     brands = {major, *(data[place : place + 4] for place in range(16, min(length, len(data)), 4))}
@@ -158,7 +154,7 @@ def read_head(path: Path) -> bytes:
 
 
 def kind_of(path: Path) -> Kind:
-    """Says what a file is, for a folder that holds many; a film is told by the usual containers only."""
+    """The kind of a file in a folder; films are recognised in the usual containers only."""
     data = read_head(path)
     if picture_format(data) not in (None, "PDF"):
         return Kind.PICTURE
@@ -179,10 +175,10 @@ def is_named_as_medium(path: Path) -> bool:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Lists the pictures of a folder in natural order, that is with numbers compared by value.
+    """The pictures of a folder in natural order, in which numbers are compared by value.
 
-    Hidden files, those of the system, and what is neither a picture nor a film, by content and by name, are passed
-    over. Films, and folders with media, are named in a note on standard error.
+    Hidden files, the system's own files, and files that are no media by content and by name are ignored. Films, and
+    folders with media, are named in a logged warning.
 
     Raises:
         ValueError: if there is no picture, or a file is named as a medium, but cannot be read as one.
@@ -241,19 +237,14 @@ def _short(text: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Animation:
-    """The times of the frames of an animated picture.
+    """The times of the frames of an animated picture."""
 
-    Attributes:
-        pages: int64[T], numbers of the frames as PIL counts them.
-        seconds: float64[T], when each begins [s].
-    """
-
-    pages: np.ndarray
-    seconds: np.ndarray
+    pages: np.ndarray  # int64[T], numbers of the frames as PIL counts them
+    seconds: np.ndarray  # float64[T], when each begins [s]
 
 
 def read_picture(source: str | Path) -> np.ndarray:
-    """Reads uint8[H, W, 3] of a picture: a path, an address (http, https, file), a data URL, or base64 text.
+    """The pixels uint8[H, W, 3] of a picture: a path, an address (http, https, file), a data URL, or base64 text.
 
     Raises:
         ValueError: if it cannot be read, or shows more than one picture.
@@ -267,13 +258,13 @@ def read_picture(source: str | Path) -> np.ndarray:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether PIL, not FFmpeg, reads a file; a stream of JPEG pictures one after another is FFmpeg's."""
+    """Whether PIL reads a file, not FFmpeg. A stream of JPEG pictures one after another is read by FFmpeg."""
     name = picture_format(read_head(path))
     return name is not None and not (name == "JPEG" and _is_jpeg_stream(path))
 
 
 def names_still(source: str | Path) -> bool:
-    """Whether a path or address is of a still picture, by its content; by its name where there is no such file."""
+    """Whether a path or address is that of a still picture: by its content, or by its name if there is no file."""
     if str(source).startswith(("http://", "https://", "data:")):
         return not (mimetypes.guess_type(str(source))[0] or "image/").startswith("video/")
     path = local_path(source, "image")
@@ -289,7 +280,7 @@ def names_still(source: str | Path) -> bool:
 
 
 def read_animation(path: Path) -> Animation | None:
-    """Reads the times of an animated picture (GIF, PNG, WebP, AVIF); None for a still one.
+    """The times of an animated picture (GIF, PNG, WebP, AVIF), or None for a still one.
 
     Raises:
         ValueError: if the file is damaged, or is no picture that is read.
@@ -310,7 +301,7 @@ def read_animation(path: Path) -> Animation | None:
 
 
 def read_pages(path: Path, pages: np.ndarray) -> list[np.ndarray]:
-    """Reads uint8[H, W, 3] of frames of an animated picture, int64[n] in increasing order."""
+    """The pixels uint8[H, W, 3] of some frames of an animated picture; `pages` int64[n] increase."""
     frames = []
     with _opened(str(path), path) as image:
         for page in pages.tolist():
@@ -320,7 +311,7 @@ def read_pages(path: Path, pages: np.ndarray) -> list[np.ndarray]:
 
 
 def picture_pixels(image: Image.Image, name: str = "the image") -> np.ndarray:
-    """Returns uint8[H, W, 3], RGB, upright as the EXIF orientation says; what is transparent shows white.
+    """The pixels uint8[H, W, 3], RGB, upright as the EXIF orientation says; transparent ones show white.
 
     Grey of 16 bits is divided by 257. Colour profiles are not applied.
 
@@ -373,7 +364,7 @@ def _is_animated(image: Any) -> bool:
 
 
 def _only_page(name: str, image: Any) -> int:
-    """The page that is the picture; a ValueError if several could be."""
+    """The number of the page that is the picture; raises a ValueError if several could be."""
     if _is_animated(image):
         raise ValueError(
             f"{name} is an animation of {image.n_frames} frames, not an image. Give it as a video, or save one frame."
@@ -396,9 +387,9 @@ def _only_page(name: str, image: Any) -> int:
     return full[0]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _opened(name: str, data: Path | BytesIO) -> Iterator[Any]:
-    """Opens a picture of a format that is read; PIL's errors, of whatever type, become a ValueError."""
+    """The open picture; PIL's errors, whatever their type, become a ValueError, as does a format that is not read."""
     head = read_head(data) if isinstance(data, Path) else data.getvalue()[:HEAD]
     known = picture_format(head)
     if known in _NOT_READ:
@@ -436,7 +427,7 @@ def _prepare_reader(name: str, known: str) -> None:
 
 
 def _unreadable(name: str, error: Exception) -> ValueError:
-    """PIL raises OSError, SyntaxError, struct.error and more, whatever a damaged file makes it stumble upon."""
+    """The error of a picture that PIL cannot read. PIL raises OSError, SyntaxError, struct.error and more."""
     if isinstance(error, ValueError) and name in str(error):
         return error
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
@@ -445,7 +436,7 @@ def _unreadable(name: str, error: Exception) -> ValueError:
 
 
 def _is_jpeg_stream(path: Path) -> bool:
-    """Whether pictures follow one another as in motion JPEG; a photo may bring one more, or list them."""
+    """Whether pictures follow one another as in motion JPEG; a photo may hold one more, or (MPF) a list of them."""
     data = path.read_bytes()
     return data.count(b"\xff\xd9\xff\xd8\xff") > 1 and b"MPF\0" not in data[:65536]
 
@@ -459,7 +450,10 @@ def _source(source: str | Path) -> tuple[str, Path | BytesIO]:
         header, _, encoded = text.partition(",")
         if not header.startswith("data:image/") or not header.endswith(";base64"):
             raise ValueError(f"{header[:80]!r} does not begin an image in base64: `data:image/...;base64,`.")
-        return "the image given as base64", BytesIO(_decode(encoded, header))
+        try:
+            return "the image given as base64", BytesIO(_from_base64(encoded))
+        except ValueError as error:
+            raise ValueError(f"What follows {header!r} is not base64 ({error}). Encode the file again.") from error
     if isinstance(source, str) and len(text) > 20 and not text.startswith("file://"):
         data = _try_base64(text)
         if data is not None:
@@ -469,24 +463,18 @@ def _source(source: str | Path) -> tuple[str, Path | BytesIO]:
 
 
 def _try_base64(text: str) -> BytesIO | None:
-    """The bytes of a picture as text, if it is no path and they are a picture."""
-    try:
+    """The bytes of a picture as text, or None if the text is a path, or holds no picture."""
+    with contextlib.suppress(OSError, ValueError):
         if Path(text).exists():
             return None
-    except (OSError, ValueError):
-        pass
-    try:
-        data = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return BytesIO(data) if picture_format(data[:HEAD]) else None
+    with contextlib.suppress(ValueError):
+        data = _from_base64(text)
+        return BytesIO(data) if picture_format(data[:HEAD]) else None
+    return None
 
 
-def _decode(encoded: str, header: str) -> bytes:
-    try:
-        return base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(f"What follows {header!r} is not base64 ({error}). Encode the file again.") from error
+def _from_base64(text: str) -> bytes:
+    return base64.b64decode("".join(text.split()), validate=True)  # binascii.Error is a ValueError
 
 
 def _download(address: str) -> bytes:

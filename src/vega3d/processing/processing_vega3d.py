@@ -37,10 +37,9 @@ class VegaProcessor(ProcessorMixin):
     stream holds the frames as square uint8 patches, one row a patch, in (t, h, w) order, packed over all images or
     videos of the batch.
 
+    `image_processor`, `tokenizer` and `video_processor` are the VLM's own.
+
     Args:
-        image_processor: of the VLM.
-        tokenizer: of the VLM.
-        video_processor: of the VLM.
         chat_template: Jinja template of the conversation.
         vlm_processor_class: name of the VLM's processor class in transformers.
         num_frames: frames sampled from a video if a call does not say otherwise.
@@ -70,7 +69,8 @@ class VegaProcessor(ProcessorMixin):
         self.generator_max_area = generator_max_area
         self.generator_frame_fit = generator_frame_fit
         self.generator_frame_size = None if generator_frame_size is None else list(generator_frame_size)
-        self._check_settings()
+        check_sampling(num_frames, None)
+        _ = self.frame_settings, self._vlm_processor_type()  # both raise a ValueError for a setting that cannot be
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
 
     @classmethod
@@ -168,7 +168,7 @@ class VegaProcessor(ProcessorMixin):
         Args:
             images: one image, a list, or a list for each prompt. An image is a path, an address, base64 text, a PIL
                 image, or an array uint8[H, W, 3].
-            text: one prompt or a list, with one image or video placeholder for each image or video, in order.
+            text: one prompt or a list, with one placeholder for each image or video, in order.
             videos: one video, a list, or a list for each prompt. A video is a path (of a video file or of a folder of
                 images), a `VideoClip`, an array uint8[T, H, W, 3], or a list of frames or of image paths.
             num_frames: frames sampled evenly over each video, the processor's own `num_frames` if `fps` is not given.
@@ -181,9 +181,9 @@ class VegaProcessor(ProcessorMixin):
             return_metadata: also return `video_metadata`, one for each video; its `timestamps` are the times of the
                 frames used [s].
             return_tensors: "pt" for tensors; None leaves the token ids as lists.
-            **kwargs: for the VLM's processor (`padding`, `text_kwargs`, `images_kwargs`, ...); `size`, `min_pixels`
-                and `max_pixels` are of the VLM's pixels alone. What has no effect, or would cut one of the two pixel
-                streams alone, is refused.
+            **kwargs: for the VLM's processor (`padding`, `text_kwargs`, `images_kwargs`, ...). `size`, `min_pixels`
+                and `max_pixels` concern the VLM's pixels alone. An option that has no effect, or would cut only one of
+                the two pixel streams, is refused.
 
         Returns:
             What the VLM's processor returns, and for N images or videos of P patches in all:
@@ -204,8 +204,8 @@ class VegaProcessor(ProcessorMixin):
         # Text that is cleaned of control tokens may hold placeholders that do not count; the VLM's processor knows.
         if text is not None and not kwargs.get("sanitize_control_tokens"):
             self._check_counts(text, images, videos)
-        pictures = [] if images is None else [load_image_array(image) for image in flatten_images(images)]
-        clips = load_clips([] if videos is None else flatten_videos(videos), seconds, video_metadata, **sampling)
+        pictures = [load_image_array(image) for image in flatten_images(images)]
+        clips = load_clips(flatten_videos(videos), seconds, video_metadata, **sampling)
         semantic = self._semantic_stream(text, pictures, clips, videos_kwargs, return_tensors, kwargs)
         generative = self._generative_stream(pictures, clips)
         metadata = {"video_metadata": [clip.metadata() for clip in clips]} if return_metadata and clips else {}
@@ -252,18 +252,9 @@ class VegaProcessor(ProcessorMixin):
         num_frames: int | None = None,
         fps: float | None = None,
     ) -> BatchFeature:
-        """The generative stream alone, as `__call__` makes it; for features that are computed ahead.
-
-        Args:
-            images: as in `__call__`.
-            videos: as in `__call__`; frames are sampled as there.
-            num_frames: as in `__call__`.
-            fps: as in `__call__`.
-        """
-        pictures = [] if images is None else [load_image_array(image) for image in flatten_images(images)]
-        clips = load_clips(
-            [] if videos is None else flatten_videos(videos), None, None, **self._sampling(num_frames, fps, True)
-        )
+        """The generative stream alone, of the same arguments and as `__call__` makes it; to compute features early."""
+        pictures = [load_image_array(image) for image in flatten_images(images)]
+        clips = load_clips(flatten_videos(videos), None, None, **self._sampling(num_frames, fps, True))
         return BatchFeature(self._generative_stream(pictures, clips))
 
     def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
@@ -273,21 +264,16 @@ class VegaProcessor(ProcessorMixin):
         )
 
     def video_text(self, clip: VideoClip, patch_grid: torch.Tensor) -> str:
-        """What the VLM's processor writes in place of a video's placeholder.
+        """What the VLM's processor writes in place of a video's placeholder: one placeholder for each token.
 
-        Args:
-            clip: the frames used.
-            patch_grid: int[3], its row of `video_grid_thw`.
-
-        Returns:
-            One placeholder for each token; for Qwen3-VL also the mean time of the frames of each temporal patch, as
-            `<0.5 seconds>`, and its markers.
+        For Qwen3-VL also the mean time of the frames of each temporal patch, as `<0.5 seconds>`, and its markers.
+        `patch_grid` int[3] is the clip's row of `video_grid_thw`.
         """
         video = {"video_grid_thw": patch_grid[None], "video_metadata": [clip.metadata()]}
         return self.vlm_processor.replace_video_token(video, 0)
 
     def _sampling(self, num_frames: int | None, fps: float | None, do_sample_frames: bool) -> dict[str, Any]:
-        """How frames are sampled, by the processor's own number if a call does not say."""
+        """The options of `load_clips`: those of a call, or else the processor's own `num_frames`."""
         if not check_flag("do_sample_frames", do_sample_frames) and (num_frames is not None or fps is not None):
             raise ValueError(
                 f"`do_sample_frames=False` keeps every frame, but `num_frames` ({num_frames!r}) or `fps` ({fps!r}) "
@@ -295,12 +281,6 @@ class VegaProcessor(ProcessorMixin):
             )
         usual = self.num_frames if num_frames is None and fps is None else num_frames
         return {"num_frames": usual, "fps": fps, "do_sample_frames": do_sample_frames}
-
-    def _check_settings(self) -> None:
-        """Raises a ValueError if a setting is out of range."""
-        check_sampling(self.num_frames, None)
-        _ = self.frame_settings  # checks them
-        self._vlm_processor_type()
 
     def _vlm_processor_type(self) -> type[ProcessorMixin]:
         name = self.vlm_processor_class
@@ -313,7 +293,6 @@ class VegaProcessor(ProcessorMixin):
         return found
 
     def _check_counts(self, text, images, videos) -> None:
-        """Raises a ValueError unless the images and videos fit the placeholders of the prompts."""
         if not isinstance(text, (str, list, tuple)):
             raise ValueError(f"`text` must be one prompt or a list of prompts, but got {text!r}.")
         prompts = [text] if isinstance(text, str) else list(text)
@@ -322,7 +301,7 @@ class VegaProcessor(ProcessorMixin):
         check_counts("video", [prompt.count(vlm.video_token) for prompt in prompts], videos)
 
     def _semantic_stream(self, text, pictures, clips, videos_kwargs: dict, return_tensors, kwargs: dict) -> dict:
-        """Runs the VLM's processor on frames that are already sampled."""
+        """What the VLM's processor makes of frames that are already sampled."""
         kwargs = {**kwargs, "text": text, "return_tensors": return_tensors}
         if pictures:
             images_kwargs = kwargs.get("images_kwargs") or {}
@@ -342,7 +321,7 @@ class VegaProcessor(ProcessorMixin):
             raise ValueError(f"An option of the VLM's processor cannot be used: {error}") from error
 
     def _generative_stream(self, pictures: list[np.ndarray], clips: list[VideoClip]) -> dict:
-        """Fits and packs all frames for the generator."""
+        """The patches and grids of all images and all videos, as far as there are any."""
         stream: dict[str, torch.Tensor] = {}
         if pictures:
             patches, grid = self._pack([picture[None] for picture in pictures])

@@ -18,7 +18,7 @@ _BLOCK_KEYS = {
 }
 _EVENLY = "Sample with `num_frames` (evenly) or `fps`; there are no bounds on the number of frames"
 _BOTH_STREAMS = "Both pixel streams must show the same place: cut or pad the frames before they are given"
-# Known to transformers, but without effect on Qwen's processors or on one of the two streams only.
+# Known to transformers, but without effect on Qwen's processors, or with an effect on one of the two streams only.
 _REFUSED = {
     "min_frames": _EVENLY,
     "max_frames": _EVENLY,
@@ -43,16 +43,13 @@ PROBES = (
 
 
 def check_options(vlm: ProcessorMixin, options: Mapping[str, Any], has_images: bool, has_videos: bool) -> None:
-    """Checks the keyword arguments of a call, other than those that the processor itself takes.
+    """Raises a ValueError if an option of a call is unknown, or has no effect on one of the two pixel streams.
 
     Args:
-        vlm: processor of the VLM, which takes the options.
-        options: by name, with those of each part (`text_kwargs`, `images_kwargs`, `videos_kwargs`) in a dict.
-        has_images: whether the call has images.
-        has_videos: whether it has videos.
-
-    Raises:
-        ValueError: if one is unknown, or has no effect on one of the two pixel streams.
+        vlm: the VLM's processor, which takes the options.
+        options: those that the fused processor does not take itself, by name; those of each part (`text_kwargs`,
+            `images_kwargs`, `videos_kwargs`) in a dict.
+        has_images, has_videos: what the call has.
     """
     known = {part: _known_options(vlm, part) for part in PARTS}
     flat = set().union(*known.values())
@@ -97,14 +94,14 @@ def _check_option(name: str, value: Any, known: Iterable[str], place: str) -> No
 
 
 def one_of(name: str, value: Any, other: Any) -> Any:
-    """The value of an option that can be given in two places; raises a ValueError if they differ."""
+    """The value of an option that can be given in two places; raises a ValueError if the two differ."""
     if value is not None and other is not None and value != other:
         raise ValueError(f"`{name}` is given twice, as {value!r} and as {other!r}. Give it once.")
     return other if value is None else value
 
 
 def check_conversations(conversation: Any) -> None:
-    """Raises a ValueError if a message holds an entry that would be passed over (see `apply_chat_template`)."""
+    """Raises a ValueError if a message holds an entry that would be ignored (see `apply_chat_template`)."""
     if not isinstance(conversation, (list, tuple)) or not conversation:
         raise ValueError(f"A conversation must be a list of messages, at least one, but got {conversation!r}.")
     for item in conversation:
@@ -143,11 +140,9 @@ def _check_block(block: Any) -> None:
 
 @contextlib.contextmanager
 def value_errors(what: str, remedy: str = REMEDY) -> Iterator[None]:
-    """Whatever a library raises about files of the wrong kind is a ValueError; OSError stays, as it is documented.
+    """Turns whatever a library raises about files of the wrong kind into a ValueError; OSError stays as it is.
 
-    Args:
-        what: is read in the block.
-        remedy: ends the error.
+    `what` names in the error what the block reads, and `remedy` ends it.
     """
     try:
         yield
@@ -159,7 +154,7 @@ def value_errors(what: str, remedy: str = REMEDY) -> Iterator[None]:
 
 @contextlib.contextmanager
 def template_errors() -> Iterator[None]:
-    """A chat template that is broken, or does what its sandbox refuses, is a ValueError."""
+    """Turns the error of a chat template that is broken, or does what its sandbox refuses, into a ValueError."""
     try:
         yield
     except jinja2.TemplateError as error:
@@ -191,12 +186,7 @@ def check_vlm_parts(processor: Any) -> None:
 
 
 def check_pixels(name: str, values: Mapping[str, Any]) -> None:
-    """Raises ValueError unless pictures can be cut into patches and normalised as a sub-processor says.
-
-    Args:
-        name: `image_processor` or `video_processor`.
-        values: its settings.
-    """
+    """Raises ValueError unless pictures can be cut into patches and normalised with a sub-processor's `values`."""
     for field in ("patch_size", "merge_size", "temporal_patch_size"):
         require(is_count(values.get(field), LARGEST_EDGE), name, field, values.get(field), f"in [1, {LARGEST_EDGE}]")
     for field in ("image_mean", "image_std"):

@@ -13,16 +13,11 @@ METADATA = ("total_num_frames", "fps", "width", "height", "duration", "video_bac
 
 
 def choose_frames(seconds: np.ndarray, num_frames: int | None = None, fps: float | None = None) -> np.ndarray:
-    """Chooses frames evenly in time: for each of the evenly spaced instants, the nearest frame (the earlier of two).
+    """Frames spaced evenly in time: for each of the evenly spaced instants the nearest frame, the earlier of two.
 
-    No frame is chosen twice. With `num_frames` exactly `min(num_frames, T)` frames come back: where a pause in the
-    video would repeat a frame, its neighbour is taken. With `fps` the instants are `1 / fps` apart, from the first
-    frame on, and a frame nearest to several instants is taken once.
-
-    Args:
-        seconds: float[T], increasing times of the frames [s].
-        num_frames: how many frames.
-        fps: how many frames a second.
+    No frame is chosen twice. `num_frames` gives exactly `min(num_frames, T)` frames: where a pause in the video would
+    repeat a frame, its neighbour is taken. With `fps` the instants are `1 / fps` apart, from the first frame on, and a
+    frame that is nearest to several instants is taken once. `seconds` float[T] are the increasing times of the frames.
 
     Returns:
         int64[n], increasing indices.
@@ -57,7 +52,7 @@ def check_sampling(num_frames: int | None, fps: float | None) -> None:
 
 
 def check_times(name: str, seconds: Any) -> np.ndarray:
-    """Returns float64[T] of times that a caller gives; raises a ValueError if they are not a list of numbers."""
+    """Times that a caller gives, as float64[T]; raises a ValueError if they are not a list of numbers."""
     times = seconds.tolist() if isinstance(seconds, (np.ndarray, torch.Tensor)) else seconds
     if not isinstance(times, Sequence) or isinstance(times, (str, bytes)):
         raise ValueError(f"`{name}` must hold one time in seconds for each frame, but got {seconds!r}.")
@@ -71,7 +66,7 @@ def check_times(name: str, seconds: Any) -> np.ndarray:
 
 
 def check_flag(name: str, value: Any) -> bool:
-    """Returns a yes or no; raises a ValueError for anything else."""
+    """The value as a bool; raises a ValueError for anything but True and False."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"`{name}` must be True or False, but got {value!r}.")
     return bool(value)
@@ -82,7 +77,7 @@ def _is_number(value: Any, kind: type) -> bool:
 
 
 def _at_rate(seconds: np.ndarray, fps: float) -> np.ndarray:
-    """Returns the frames that are nearest to some multiple of `1 / fps`, without listing the multiples."""
+    """The frames that are nearest to some multiple of `1 / fps`; the multiples are not listed, there may be many."""
     elapsed = seconds - seconds[0]
     # A frame is nearest from the middle to the frame before it, exclusive, to the middle to the next, inclusive.
     # Distances are rounded to nanoseconds, so that a tie is a tie in floating point too.
@@ -94,7 +89,7 @@ def _at_rate(seconds: np.ndarray, fps: float) -> np.ndarray:
 
 
 def _nearest(seconds: np.ndarray, instants: np.ndarray) -> np.ndarray:
-    """Returns int64[n]: for each instant the index of the nearest time, the earlier of two at the same distance."""
+    """int64[n]: for each instant the index of the nearest time, the earlier of two at the same distance."""
     right = np.searchsorted(seconds, instants).clip(max=len(seconds) - 1)
     left = (right - 1).clip(min=0)
     # Distances are rounded to nanoseconds, so that a tie is a tie in floating point too.
@@ -103,15 +98,12 @@ def _nearest(seconds: np.ndarray, instants: np.ndarray) -> np.ndarray:
 
 
 def metadata_times(metadata: Mapping, count: int) -> np.ndarray | None:
-    """Reads the times of the frames of a video from transformers' metadata of it.
+    """The times of the frames of a video in transformers' metadata: float64[count] [s], or None if it says none.
 
     Args:
-        metadata: `fps` of the whole video, or its `duration` [s] instead; `total_num_frames` of it, and
-            `frames_indices` of the frames that are given, which are needed where frames were left out.
-        count: how many frames are given.
-
-    Returns:
-        float64[count] [s], or None if it says no times.
+        metadata: `fps` of the whole video, or its `duration` [s] instead; its `total_num_frames`; and
+            `frames_indices` of the frames that are given, needed where frames were left out.
+        count: number of frames that are given.
 
     Raises:
         ValueError: if a value is out of range, or values contradict each other or the frames.
@@ -136,7 +128,7 @@ def metadata_times(metadata: Mapping, count: int) -> np.ndarray | None:
 
 
 def _rate(fps: float | None, duration: float | None, total: float | None) -> float | None:
-    """Frames a second of the whole video, of `total` frames where that is known."""
+    """Frames a second of the whole video; `total` is its number of frames, if it is known."""
     if duration is None or total is None:
         return None if fps is None else float(fps)
     if fps is None:
@@ -152,7 +144,7 @@ def _rate(fps: float | None, duration: float | None, total: float | None) -> flo
 
 
 def _indices(given: Any, total: float | None, count: int) -> np.ndarray:
-    """Returns float64[count], numbers of the given frames in the whole video."""
+    """float64[count], numbers of the given frames in the whole video."""
     if given is None:
         if total not in (None, count):
             raise ValueError(

@@ -40,8 +40,7 @@ _BT2020_LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
 MOST_STRETCH = 16
 
 
-@dataclass(frozen=True)
-class _PacketTimes:
+class _PacketTimes(NamedTuple):
     pts: int | None
     dts: int | None
     is_keyframe: bool
@@ -69,10 +68,9 @@ class Timeline:
 
 
 def read_timeline(path: Path) -> Timeline | None:
-    """Reads the times of the frames from the packets, without decoding (an hour of video in about a second).
+    """The times of the frames as the packets carry them, or None if they do not carry one distinct time each.
 
-    Returns:
-        The timeline, or None if the packets do not carry one distinct time each.
+    Nothing is decoded: an hour of video takes about a second.
 
     Raises:
         ValueError: if the file is no video, or holds fewer intact frames than it announces.
@@ -100,7 +98,7 @@ def read_timeline(path: Path) -> Timeline | None:
 
 
 def decode_timeline(path: Path) -> Timeline:
-    """Reads the times of the frames by decoding the whole stream.
+    """The times of the frames as the whole stream gives them when it is decoded.
 
     Raises:
         ValueError: if nothing can be decoded, or the frames do not carry increasing times.
@@ -122,11 +120,11 @@ def decode_timeline(path: Path) -> Timeline:
 
 
 def decode_frames(path: Path, timeline: Timeline, indices: np.ndarray) -> list[np.ndarray] | None:
-    """Decodes the chosen frames and turns them upright, seeking over what lies between.
+    """The chosen frames, decoded as players show them; what lies between is skipped by seeking.
 
     Args:
         path: the video file.
-        timeline: when its frames are shown.
+        timeline: the times of its frames.
         indices: int64[n], increasing rows of `timeline.pts`.
 
     Returns:
@@ -138,7 +136,7 @@ def decode_frames(path: Path, timeline: Timeline, indices: np.ndarray) -> list[n
     starts = [pts for pts, _ in timeline.keyframes] or timeline.pts[:1].tolist()
     frames = []
     with _open_video(path) as (container, stream):
-        display = display_of(path, stream)
+        display = read_display(path, stream)
         decoded, group = _IntactFrames(path, _decoded(path, container, stream), starts[0]), 0
         for pts in timeline.pts[indices].tolist():
             keyframe = max(bisect_right(starts, pts) - 1, 0)
@@ -157,10 +155,8 @@ def decode_frames(path: Path, timeline: Timeline, indices: np.ndarray) -> list[n
 class _IntactFrames:
     """The frames of a group of pictures, one after another, as long as none is damaged.
 
-    Args:
-        path: for messages.
-        decoded: frames from the group's keyframe on; what is shown before it lacks what it was made from.
-        start: time of the keyframe.
+    `decoded` are the frames from the group's keyframe on, and `start` is its time. Frames that are shown before it
+    lack those that they were made from.
     """
 
     def __init__(self, path: Path, decoded: Iterator[Any], start: int):
@@ -176,7 +172,7 @@ class _IntactFrames:
         frame = self._next()
         while frame is not None and frame.pts is not None and frame.pts < pts:
             frame = self._next()
-        # A frame made from a later one is decoded after it: that one has been decoded, too.
+        # A frame that is made from a later one is decoded after it, so the later one is decoded and checked too.
         later = frame
         while later is not None and later.pict_type == _BIDIRECTIONAL:
             later = self._decode()
@@ -198,7 +194,7 @@ class _IntactFrames:
 
 @contextmanager
 def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Opens a file: its container and first video stream (an album cover does not count)."""
+    """The open container of a file, and its main video stream."""
     import av
 
     try:
@@ -236,7 +232,7 @@ def _main_stream(path: Path, container: Any) -> Any:
 
 
 def _demux(path: Path) -> tuple[list[_PacketTimes], int, float]:
-    """Returns the intact packets, how many frames are announced, and the seconds of one time unit."""
+    """The intact packets, the number of frames that the file announces, and the seconds of one time unit."""
     import av
 
     packets: list[_PacketTimes] = []
@@ -268,7 +264,7 @@ def _check_forward(path: Path, container: Any, packets: list[_PacketTimes], pack
 
 
 def _decoded(path: Path, container, stream) -> Iterator[Any]:
-    """Decodes on from the current place."""
+    """The frames from the current place on."""
     import av
 
     count = 0
@@ -308,8 +304,8 @@ class Display(NamedTuple):
     crop: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
-def display_of(path: Path, stream: Any) -> Display:
-    """Reads how a video stream is shown; raises a ValueError if its pixels are absurdly wide or tall, or cut away."""
+def read_display(path: Path, stream: Any) -> Display:
+    """How a video stream is shown; raises a ValueError if its pixels are absurdly wide or tall, or cut away."""
     aspect = float(stream.sample_aspect_ratio or 1)
     if not 1 / MOST_STRETCH <= aspect <= MOST_STRETCH:
         raise ValueError(
@@ -326,7 +322,7 @@ def display_of(path: Path, stream: Any) -> Display:
 
 
 def display_pixels(path: Path, frame: Any, display: Display) -> np.ndarray:
-    """Returns uint8[H, W, 3] of a decoded frame.
+    """The pixels uint8[H, W, 3] of a decoded frame, as players show it.
 
     Raises:
         ValueError: if its transfer function, its rotation or its format cannot be shown.
@@ -362,7 +358,7 @@ def _on_white(pixels: np.ndarray) -> np.ndarray:
 
 
 def _sdr(path: Path, pixels: np.ndarray, trc: int, primaries: int) -> np.ndarray:
-    """Converts uint16[H, W, 3] in PQ or HLG to uint8 in BT.709, for a display of BT.1886."""
+    """uint8[H, W, 3] in BT.709, for a display of BT.1886, of uint16[H, W, 3] in PQ or HLG."""
     if primaries not in _TO_BT709:
         raise ValueError(
             f"{path}: HDR with the primaries {primaries} of H.273 is not shown, only BT.2020, Display P3 and BT.709. "
@@ -390,7 +386,7 @@ def _light(trc: int) -> np.ndarray:
 
 
 def _upright(path: Path, frame: Any, pixels: np.ndarray) -> np.ndarray:
-    """Turns and mirrors uint8[H, W, 3] as the display matrix of the frame says."""
+    """The pixels uint8[H, W, 3] turned and mirrored as the display matrix of the frame says."""
     matrix = _display_matrix(frame)
     if matrix is None:
         return np.ascontiguousarray(pixels)
@@ -434,7 +430,7 @@ def _without_unknown_side_data(frame: Any) -> Any:
 def _container_crop(stream: Any) -> tuple[int, int, int, int]:
     """Left, top, right, bottom [px] that the container cuts away (`clap` of MP4, `PixelCrop` of Matroska).
 
-    PyAV does not show it, but copies it with a stream: the header that it writes for a copy says it.
+    PyAV does not expose the crop, but copies it with a stream, so it is read from the header of a copy.
     """
     import av
 
@@ -453,5 +449,5 @@ def _container_crop(stream: Any) -> tuple[int, int, int, int]:
 
 
 def _number(element: bytes | None) -> int:
-    """A number of Matroska: its length in the first byte, then so many bytes."""
+    """A number of Matroska: the first byte gives the length, and as many bytes follow."""
     return 0 if element is None else int.from_bytes(element[1 : 1 + element[0] - 0x80], "big")
