@@ -1,8 +1,8 @@
-"""`FeatureCache`: the generator's hidden states on disk, one entry a clip, block and noise level.
+"""`FeatureCache`: the generator's hidden states on disk, one entry for each clip, block and noise level.
 
 An entry holds bf16[t, h, w, C] on the generator's own grid, before the learned projector. Its name is a hash of the
-pixels, of the generator's weights in memory and of all options that change its features, so nothing goes stale: what
-changed has another name.
+pixels, of the generator's weights in memory and of all options that change its features. An entry never goes stale:
+after a change the features have another name.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_identity, place_identities
+from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_identity, setting_identities
 from vega3d.files import read_json, sync, write_json
 from vega3d.modeling.generator_vega3d import VegaGenerator
 from vega3d.modeling.inputs_vega3d import unpack_cells
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
 MARKER = "vega3d_features.json"
-READ_FORMATS = (1, FORMAT)  # of folders; no key leads to an entry of an earlier format
+READ_FORMATS = (1, FORMAT)  # formats of folders; no key leads to an entry of an earlier format
 LARGEST = 2**63  # bytes that a limit may have
 SUFFIX = ".safetensors"
 PARTIAL = ".partial"
@@ -47,12 +47,12 @@ UNREADABLE = (
     TypeError,
     RuntimeError,  # torch opens the file once more, when another process may have removed it; RecursionError is one
 )
-STALE_SECONDS = 3600  # age of a partial file that nobody is writing any more
+STALE_SECONDS = 3600  # age at which no process is still writing a partial file
 logger = logging.getLogger(__name__)
 
 
 def default_folder() -> Path:
-    """Beside the Hub's own cache."""
+    """The usual folder of a feature cache, beside the Hub's own cache."""
     return Path(constants.HF_HOME) / "vega3d" / "features"
 
 
@@ -63,8 +63,9 @@ class FeatureCache:
     the cache is rounded to bf16, also when it was computed just now, so that a hit and a miss give the same.
 
     Args:
-        folder: made if it is not there.
-        max_bytes: the most that the entries may take; those used longest ago go first. None: no limit.
+        folder: is made if it is not there.
+        max_bytes: the most that all entries together may take; those used longest ago are removed first. None sets no
+            limit.
 
     Raises:
         ValueError: if the folder is of another version, holds other files, or cannot be made.
@@ -80,13 +81,11 @@ class FeatureCache:
         self._total: int | None = None  # of all entries [bytes], as far as this process knows
 
     def get(self, clip: torch.Tensor, identity: str) -> torch.Tensor | None:
-        """
+        """The stored hidden states bf16[t, h, w, C] of a clip, on the CPU, or None if there is no good entry.
+
         Args:
             clip: uint8 or float[T, 3, H, W], as the generator gets it.
             identity: `feature_identity` of the generator.
-
-        Returns:
-            bf16[t, h, w, C] on the CPU, or None if there is no good entry.
         """
         return self._get(clip_hash(clip), identity)
 
@@ -105,7 +104,9 @@ class FeatureCache:
         clips: Sequence[torch.Tensor],
         on_progress: Callable[[int], None] | None = None,
     ) -> list[torch.Tensor]:
-        """As `VegaGenerator.encode`; computes and stores what is missing.
+        """The hidden states of `VegaGenerator.encode`; those that are missing are computed and stored.
+
+        `on_progress` is called with the number of frames newly done.
 
         Returns:
             bf16[t, h, w, C] for each clip, on the CPU if it was found, else on the generator's device.
@@ -126,14 +127,16 @@ class FeatureCache:
     def read(
         self, generator: VegaGenerator, clip: torch.Tensor, blocks: Sequence[int], timesteps: Sequence[int]
     ) -> Iterator[tuple[int, dict[int, torch.Tensor]]]:
-        """As `VegaGenerator.read`: several blocks and noise levels of one clip, what is missing in one pass.
+        """The hidden states of `VegaGenerator.read`, several blocks and noise levels of one clip.
+
+        Those that are missing are computed in one pass over the clip, and stored.
 
         Yields:
             The timestep, and bf16[t, h, w, C] on the CPU for each block.
         """
         content = clip_hash(clip)
-        keys = place_identities(generator, ((k, block) for k in timesteps for block in blocks))
-        found = {place: self._get(content, identity) for place, identity in keys.items()}
+        keys = setting_identities(generator, ((k, block) for k in timesteps for block in blocks))
+        found = {setting: self._get(content, identity) for setting, identity in keys.items()}
         missing = [k for k in dict.fromkeys(timesteps) if any(found[k, block] is None for block in blocks)]
         computed = generator.read(clip, blocks, missing)
         waiting = set(missing)
@@ -151,12 +154,12 @@ class FeatureCache:
                     del found[timestep, block]
 
     def attach(self, inputs: Mapping, identity: str, patch_size: int) -> dict:
-        """Puts cached hidden states in the place of the generator's pixels, if all of them are there.
+        """The inputs with cached hidden states in place of the generator's pixels, if all of them are there.
 
-        For the workers of a data loader, which have no generator.
+        It needs no generator, so the workers of a data loader can use it.
 
         Args:
-            inputs: of the processor.
+            inputs: as the processor returns them.
             identity: `feature_identity` of the generator.
             patch_size: side of a patch [px], the processor's `generator_patch_size`.
 
@@ -172,7 +175,10 @@ class FeatureCache:
     def fill(
         self, model: VegaForSpatialReasoning, inputs: Mapping, on_progress: Callable[[int], None] | None = None
     ) -> dict:
-        """As `attach`, but computes and stores what is missing; inputs without generator pixels stay as they are."""
+        """The inputs as `attach` makes them, after computing and storing the hidden states that are missing.
+
+        Inputs without generator pixels stay as they are. `on_progress` is called with the number of frames newly done.
+        """
         clips = generator_clips(inputs, model.config.generator_config.cell)
         if not clips:
             return dict(inputs)
@@ -185,7 +191,10 @@ class FeatureCache:
         return {"folder": str(self.folder), "entries": len(entries), "bytes": size, "max_bytes": self.max_bytes}
 
     def verify(self, on_progress: Callable[[int], None] | None = None) -> dict:
-        """Reads all entries and removes the bad ones; returns how many were good and bad."""
+        """Reads all entries and removes the bad ones; returns how many were good and bad.
+
+        `on_progress` is called with 1 after each entry.
+        """
         counts = {"good": 0, "bad": 0, "left_by_killed_writers": remove_stale(self.folder)}
         for entry in list_entries(self.folder):
             if read_entry(entry.path, entry.path.stem) is not None:
@@ -198,7 +207,7 @@ class FeatureCache:
         return counts
 
     def clear(self) -> int:
-        """Removes all entries; returns how many. What other processes are writing just now stays."""
+        """Removes all entries; returns how many. Entries that other processes are just writing stay."""
         entries = list_entries(self.folder)
         for entry in entries:
             entry.path.unlink(missing_ok=True)
@@ -268,7 +277,7 @@ def as_stored(hidden: torch.Tensor) -> torch.Tensor:
 
 
 def generator_clips(inputs: Mapping, patch_size: int) -> list[torch.Tensor]:
-    """Frames [T, 3, H, W] of each image, then each video, in the generator's packed pixels."""
+    """The generator's packed pixels as clips [T, 3, H, W]: each image, then each video."""
     images = inputs.get("generator_pixel_values"), inputs.get("generator_image_grid_thw")
     videos = inputs.get("generator_pixel_values_videos"), inputs.get("generator_video_grid_thw")
     return [*unpack_cells(*images, patch_size), *unpack_cells(*videos, patch_size)]
@@ -276,8 +285,8 @@ def generator_clips(inputs: Mapping, patch_size: int) -> list[torch.Tensor]:
 
 def without_pixels(inputs: Mapping, hidden: Sequence[torch.Tensor | None]) -> dict:
     pixels = ("generator_pixel_values", "generator_pixel_values_videos")
-    kept = {name: value for name, value in inputs.items() if name not in pixels}
-    return {**kept, "generator_hidden_states": list(hidden)}
+    others = {name: value for name, value in inputs.items() if name not in pixels}
+    return {**others, "generator_hidden_states": list(hidden)}
 
 
 # --- Entries: files written whole, read with their checksum, evicted by their last use ----------------------------
@@ -319,7 +328,7 @@ def write_entry(path: Path, hidden: torch.Tensor, metadata: dict[str, str]) -> i
 
 
 def check_finite(hidden: torch.Tensor) -> None:
-    """Raises ValueError for features that hold NaN or infinity, which come of a broken model."""
+    """Raises ValueError for features that hold NaN or infinity, as a broken model gives them."""
     bad = hidden.numel() - int(hidden.isfinite().sum())
     if bad:
         raise ValueError(
@@ -333,9 +342,9 @@ def with_checksum(metadata: dict[str, str], hidden: torch.Tensor) -> str:
 
 
 def read_entry(path: Path, key: str) -> torch.Tensor | None:
-    """bf16[t, h, w, C], or None if there is no such entry, or it is truncated, changed, or of something else.
+    """The hidden states bf16[t, h, w, C] of an entry, or None if it is not there, truncated, changed, or another's.
 
-    An entry of an earlier format is of something else: no key of this one leads to it.
+    An entry of an earlier format is another's: no key of this format leads to it.
     """
     if regular_status(path) is None:  # opening a named pipe would wait for ever
         return None
@@ -355,20 +364,20 @@ def read_entry(path: Path, key: str) -> torch.Tensor | None:
 
 
 def checksum(hidden: torch.Tensor) -> str:
-    """XXH3 of the shape and the values."""
+    """XXH3 of the shape and the values of hidden states bf16[t, h, w, C]."""
     digest = xxhash.xxh3_128(str(tuple(hidden.shape)).encode())
     digest.update(hidden.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def list_entries(folder: Path) -> list[Entry]:
-    """All entries, those used longest ago first; others may remove some meanwhile."""
+    """All entries, those used longest ago first; other processes may remove some meanwhile."""
     entries = [Entry(path, status.st_size, status.st_mtime) for path, status in own_files(folder, SUFFIX)]
     return sorted(entries, key=lambda entry: (entry.used, entry.path))
 
 
 def own_files(folder: Path, suffix: str) -> Iterator[tuple[Path, os.stat_result]]:
-    """The files that a cache has written, by place, name and kind; whatever else lies there is someone else's."""
+    """The files that a cache has written, recognised by folder, name and kind; all others are left alone."""
     for group in sorted(folder.iterdir()):
         if not GROUP.fullmatch(group.name) or group.is_symlink() or not group.is_dir():
             continue
@@ -382,7 +391,7 @@ def own_files(folder: Path, suffix: str) -> Iterator[tuple[Path, os.stat_result]
 
 
 def regular_status(path: Path) -> os.stat_result | None:
-    """The status of a regular file; None for a link, a named pipe or a folder, and for what is not there."""
+    """The status of a regular file, or None for a link, a named pipe, a folder, or a file that is not there."""
     try:
         status = path.lstat()
     except OSError:
@@ -391,7 +400,7 @@ def regular_status(path: Path) -> os.stat_result | None:
 
 
 def remove_stale(folder: Path) -> int:
-    """Removes what writers that were killed left behind; returns how many. A young one may be being written."""
+    """Removes the partial files of writers that were killed; returns how many. Young ones may be being written."""
     removed = 0
     for path, status in own_files(folder, PARTIAL):
         if time.time() - status.st_mtime >= STALE_SECONDS:

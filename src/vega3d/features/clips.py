@@ -95,7 +95,7 @@ def corpus_clips(data: str | Path, split: str | None = None) -> list[CorpusClip]
 
 
 def question_clips(folder: Path, split: str | None) -> Iterator[CorpusClip]:
-    """The clips that the questions of a data set of rooms need, in all of its tables or in that of a split."""
+    """The clips that the questions of a data set of rooms ask about, in all of its tables or in one (`split`)."""
     # Here, because it needs pyarrow, which is not installed where no data set of rooms is read.
     from vega3d.rooms.dataset.dataset_questions import load_spatial_questions
 
@@ -118,7 +118,7 @@ def extract(
     """Computes and stores what the cache lacks of each clip, in one pass over it.
 
     Args:
-        cache: is filled.
+        cache: takes the features.
         generator: loaded from files, up to the deepest of `blocks`.
         processor: of the same model; it samples and fits the frames.
         clips: see `corpus_clips`.
