@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 MAX_ASPECT_RATIO = 200
+DEFAULT_MAX_AREA = 832 * 480  # [px^2]
 MOST_AREA = 1 << 26  # [px^2]
 FRAME_FITS = ("resize", "center_crop")
 
@@ -28,7 +29,7 @@ class FrameSettings:
     """
 
     patch_size: int
-    max_area: int = 832 * 480
+    max_area: int = DEFAULT_MAX_AREA
     frame_fit: str = "resize"
     frame_size: Sequence[int] | None = None
 

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .generator_frames_vega3d import FrameSettings, fit_frames, pack_patches
+from .generator_frames_vega3d import DEFAULT_MAX_AREA, FrameSettings, fit_frames, pack_patches
 from .media_vega3d import (
     at_least_a_patch,
     check_counts,
@@ -27,7 +27,7 @@ from .processor_checks_vega3d import (
     value_errors,
 )
 from .sampling_vega3d import check_flag, check_sampling
-from .video_vega3d import VideoClip
+from .video_vega3d import DEFAULT_NUM_FRAMES, VideoClip
 
 
 class VegaProcessor(ProcessorMixin):
@@ -57,9 +57,9 @@ class VegaProcessor(ProcessorMixin):
         video_processor=None,
         chat_template=None,
         vlm_processor_class="Qwen2_5_VLProcessor",
-        num_frames=16,
+        num_frames=DEFAULT_NUM_FRAMES,
         generator_patch_size=16,
-        generator_max_area=399360,
+        generator_max_area=DEFAULT_MAX_AREA,
         generator_frame_fit="resize",
         generator_frame_size=None,
     ):
