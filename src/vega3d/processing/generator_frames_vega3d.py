@@ -118,7 +118,7 @@ def resize_frames(frames: torch.Tensor, height: int, width: int) -> torch.Tensor
 def resize_and_center_crop(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Scales frames until they cover `height` x `width` and cuts out the centre, as the official VEGA-3D code does.
 
-    Bilinear without antialiasing, and what lies outside the centre is not seen: for converted checkpoints only.
+    Bilinear without antialiasing, and only the centre is seen: for converted checkpoints only.
 
     Args:
         frames: float[N, 3, h, w] in any range.

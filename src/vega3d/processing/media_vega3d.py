@@ -184,7 +184,7 @@ def _times_of_videos(videos: list, seconds, video_metadata) -> list:
         if entry is not None and not isinstance(entry, Mapping):
             raise ValueError(f"`video_metadata` must hold a dict for each video, but has {entry!r}.")
     _check_one_each("video_metadata", entries, videos)
-    # Metadata that says nothing is none.
+    # Metadata without any value counts as none.
     return [entry if entry and any(value is not None for value in entry.values()) else None for entry in entries]
 
 

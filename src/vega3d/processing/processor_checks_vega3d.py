@@ -29,7 +29,7 @@ _REFUSED = {
     "input_data_format": "Arrays are [H, W, 3] and [T, H, W, 3] (torch also [3, H, W] and [T, 3, H, W])",
     "data_format": "The pixels come packed as patches",
 }
-# `pipeline` hands options of `generate` to the processor alone; these say what is done anyway.
+# `pipeline` hands options of `generate` to the processor alone; these values are the usual ones, so they may pass.
 _OF_GENERATION = {"do_sample": False, "num_beams": 1}
 _NO_EFFECT = {"input_data_format": ("channels_last",), "do_center_crop": (False,), "do_pad": (False,)}
 

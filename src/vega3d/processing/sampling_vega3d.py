@@ -1,4 +1,4 @@
-"""Which frames of a video a model sees, and when each of them is shown, as a caller says it."""
+"""Which frames of a video a model sees, and the times of frames that a caller gives."""
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# Times are told apart by nanoseconds, so more frames a second than this ask for every frame.
+# Times are compared in nanoseconds, so a rate above this asks for every frame.
 MOST_FPS = 1e9
 METADATA = ("total_num_frames", "fps", "width", "height", "duration", "video_backend", "frames_indices")
 

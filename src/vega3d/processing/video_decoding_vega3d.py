@@ -104,7 +104,7 @@ def decode_timeline(path: Path) -> Timeline:
         ValueError: if nothing can be decoded, or the frames do not carry increasing times.
     """
     with _open_video(path) as (container, stream):
-        # What was recorded from the middle begins with frames that lack what they were made from.
+        # A recording that begins in the middle begins with frames that lack those they are made from.
         whole = dropwhile(lambda frame: frame.is_corrupt, _decoded(path, container, stream))
         pts = [frame.pts for frame in whole]
         time_base = float(stream.time_base)
