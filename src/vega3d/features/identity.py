@@ -1,4 +1,4 @@
-"""What the hidden states of a clip depend on besides the clip: the key of a cached entry."""
+"""The key of a cached entry: a hash of the clip, and of all else that its hidden states depend on."""
 
 import json
 import re
@@ -15,9 +15,9 @@ from vega3d.modeling.noise_vega3d import SeededNoise, noise_level
 FORMAT = 2  # of keys and entries; raise it when the features of an unchanged config change
 WORD = 8  # bytes of an int64
 BLOCK = re.compile(r"transformer\.blocks\.(\d+)\.")
-OUTSIDE = -1  # stands for all that is in no block
+OUTSIDE = -1  # stands for the weights that are in no block
 
-Place = tuple[int, int]  # timestep asked for, block
+Setting = tuple[int, int]  # timestep asked for, block
 Hashes = Mapping[int, str]  # block, or OUTSIDE -> hash of its weights
 _hashed: WeakKeyDictionary[VegaGenerator, tuple[list[tuple], Hashes]] = WeakKeyDictionary()
 
@@ -25,15 +25,15 @@ _hashed: WeakKeyDictionary[VegaGenerator, tuple[list[tuple], Hashes]] = WeakKeyD
 def feature_identity(
     generator: VegaGenerator, blocks: Sequence[int] | None = None, timestep: int | None = None
 ) -> str:
-    """All that decides a clip's hidden states but the clip, as JSON.
+    """Everything but the clip that decides a clip's hidden states, as JSON.
 
-    The weights are those in memory, whatever the config says of their files. What changes features by rounding only
-    is no part of it: device, `compile`, `chunk_frames`.
+    The weights are those in memory, whatever the config says of their files. Options that change features by rounding
+    only (device, `compile`, `chunk_frames`) are left out.
 
     Args:
         generator: loaded from files.
-        blocks: read in place of those of its config.
-        timestep: noise level asked for in place of that of its config.
+        blocks: blocks that are read, in place of those of its config.
+        timestep: noise level asked for, in place of that of its config.
 
     Raises:
         ValueError: if the generator has no weights, or weights that cannot be hashed; for a bad block or timestep.
@@ -41,10 +41,10 @@ def feature_identity(
     return identity_with(weights_hashes(generator), generator, blocks, timestep)
 
 
-def place_identities(generator: VegaGenerator, places: Iterable[Place]) -> dict[Place, str]:
-    """`feature_identity` of several noise levels and blocks, each alone; the weights are looked at once."""
+def setting_identities(generator: VegaGenerator, settings: Iterable[Setting]) -> dict[Setting, str]:
+    """`feature_identity` of several noise levels and blocks, each alone; the weights are hashed once."""
     weights = weights_hashes(generator)
-    return {(timestep, block): identity_with(weights, generator, [block], timestep) for timestep, block in places}
+    return {(timestep, block): identity_with(weights, generator, [block], timestep) for timestep, block in settings}
 
 
 def identity_with(
@@ -78,15 +78,15 @@ def identity_with(
 
 
 def signs_of_noise(seed: int) -> str:
-    """Some noise of a seed, as another release of torch may draw it otherwise; signs are free of rounding."""
+    """Signs of some noise of a seed: another release of torch may draw other noise. Signs are free of rounding."""
     return "".join("+" if value > 0 else "-" for value in SeededNoise(seed, False)(0, (1, 2, 4, 4)).flatten().tolist())
 
 
 def weights_hashes(generator: VegaGenerator) -> Hashes:
     """XXH3 of the weights in memory, block by block: classes of modules, and names, types, shapes, values of tensors.
 
-    They are kept until the weights change, which every call asks for. What the generator has derived from other
-    weights is forgotten.
+    The hashes are stored until the weights change, which every call checks. After a change the generator forgets what
+    it has derived from the earlier weights.
 
     Raises:
         ValueError: if there are no weights, or they are of a kind whose values cannot be read.
@@ -112,13 +112,13 @@ def weights_hashes(generator: VegaGenerator) -> Hashes:
 
 
 def digest_of(name: str, digests: dict[int, xxhash.xxh3_128]) -> xxhash.xxh3_128:
-    """The digest that a module or tensor of this name goes into."""
+    """The digest of the block that a module or tensor of this name belongs to."""
     block = BLOCK.match(f"{name}.")
     return digests.setdefault(OUTSIDE if block is None else int(block[1]), xxhash.xxh3_128())
 
 
 def check_readable(name: str, tensor: torch.Tensor) -> None:
-    """Raises ValueError for a tensor whose own bytes are not all of its value, or that has none."""
+    """Raises ValueError for a tensor whose value cannot be read from its own bytes: quantised, or on `meta`."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.device.type == "meta":
         raise ValueError(
             f"The generator's weight {name} is a {type(tensor).__name__} on the device {tensor.device}, whose values "
@@ -128,7 +128,7 @@ def check_readable(name: str, tensor: torch.Tensor) -> None:
 
 
 def sum_and_place(tensor: torch.Tensor) -> tuple:
-    """What is another after a change of the tensor, also one in place or through `.data`; read on its own device."""
+    """A value that differs after any change of the tensor, also in place or through `.data`; cheap on its device."""
     flat = tensor.detach().reshape(-1)
     in_words = flat.nbytes % WORD == 0 and flat.storage_offset() * flat.itemsize % WORD == 0
     total = flat.view(torch.int64 if in_words else torch.uint8).sum(dtype=torch.int64)
@@ -137,11 +137,7 @@ def sum_and_place(tensor: torch.Tensor) -> tuple:
 
 
 def clip_hash(clip: torch.Tensor) -> str:
-    """XXH3 of the pixels of a clip as the generator sees it, with its type and shape.
-
-    Args:
-        clip: uint8 or float[T, 3, H, W].
-    """
+    """XXH3 of the pixels, type and shape of a clip uint8 or float[T, 3, H, W], as the generator gets it."""
     pixels = clip.detach().cpu().contiguous()
     digest = xxhash.xxh3_128(f"{pixels.dtype} {tuple(pixels.shape)}".encode())
     digest.update(pixels.view(torch.uint8).numpy().data)
@@ -149,5 +145,5 @@ def clip_hash(clip: torch.Tensor) -> str:
 
 
 def entry_key(content: str, identity: str) -> str:
-    """Name of the entry for a `clip_hash` and a `feature_identity`."""
+    """The name of the entry for a `clip_hash` and a `feature_identity`."""
     return xxhash.xxh3_128_hexdigest(f"{content} {identity}".encode())

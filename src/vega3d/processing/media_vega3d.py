@@ -1,4 +1,4 @@
-"""Turns the images and videos that a caller gives, in any accepted form and nesting, into arrays and clips."""
+"""From the images and videos that a caller gives, in any accepted form and nesting, to arrays and clips."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +9,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .media_files_vega3d import check_file, list_pictures, local_path
-from .pictures_vega3d import is_picture, names_still, picture_pixels, read_animation, read_picture
-from .sampling_vega3d import check_flag, check_sampling, check_times
-from .video_times_vega3d import seconds_of_metadata
+from .media_files_vega3d import (
+    check_file,
+    is_picture,
+    list_pictures,
+    local_path,
+    names_still,
+    picture_pixels,
+    read_animation,
+    read_picture,
+)
+from .sampling_vega3d import check_flag, check_sampling, check_times, metadata_times
 from .video_vega3d import (
     DEFAULT_NUM_FRAMES,
     VideoClip,
@@ -24,30 +31,34 @@ from .video_vega3d import (
 
 
 def flatten_images(images) -> list:
-    """Lists the images of a (nested) list in order; an array [N, ...] of four dimensions is a list of images."""
+    """The images of a (nested) list in order; an array [N, ...] of four dimensions is a list, None an empty one."""
+    if images is None:
+        return []
     return _flatten(images, _is_image, "image", "a path, an address, a PIL image, or an array uint8[H, W, 3]", 4)
 
 
 def flatten_videos(videos) -> list:
-    """Lists the videos of a (nested) list in order.
+    """The videos of a (nested) list in order; None is an empty one.
 
     One video is a path (of a video file or of a folder of images), a VideoClip, an array of four dimensions, or a
     list of frames: PIL images, arrays of three dimensions, or paths of images.
     """
+    if videos is None:
+        return []
     accepted = "a path, a VideoClip, an array uint8[T, H, W, 3], or a list of frames"
     return _flatten(videos, _is_video, "video", accepted, 5)
 
 
 def check_counts(kind: str, wanted: list[int], media) -> None:
-    """Raises a ValueError unless the images or videos fit the placeholders.
+    """Raises a ValueError unless the images or videos (`kind`) fit the placeholders.
 
     Args:
         kind: "image" or "video".
-        wanted: how many placeholders each prompt holds.
-        media: the images or videos as the caller gives them; where they are nested by prompt, each prompt is checked.
+        wanted: number of placeholders in each prompt.
+        media: the images or videos as the caller gives them. Where they are nested by prompt, each prompt is checked.
     """
     flatten = flatten_images if kind == "image" else flatten_videos
-    total = 0 if media is None else len(flatten(media))
+    total = len(flatten(media))
     given = _count_per_prompt(media, len(wanted), flatten)
     if sum(wanted) == total and given in (None, wanted):
         return
@@ -60,7 +71,7 @@ def check_counts(kind: str, wanted: list[int], media) -> None:
 
 
 def _count_per_prompt(media, num_prompts: int, flatten: Callable[[object], list]) -> list[int] | None:
-    """Returns how many images or videos each prompt got, or None if they are not nested by prompt."""
+    """Number of images or videos of each prompt, or None if they are not nested by prompt."""
     if not isinstance(media, (list, tuple)) or len(media) != num_prompts:
         return None
     if any(not isinstance(item, (list, tuple)) or (flatten is flatten_videos and _is_video(item)) for item in media):
@@ -69,7 +80,7 @@ def _count_per_prompt(media, num_prompts: int, flatten: Callable[[object], list]
 
 
 def load_image_array(image) -> np.ndarray:
-    """Returns uint8[H, W, 3] of one image: a path, an address, base64 text, a PIL image, or an array.
+    """One image (a path, an address, base64 text, a PIL image, or an array) as uint8[H, W, 3].
 
     Raises:
         ValueError: if it cannot be read or is an animation, or an array is not uint8 with three channels.
@@ -84,15 +95,15 @@ def load_image_array(image) -> np.ndarray:
 def load_clips(
     videos: list, seconds, video_metadata, num_frames: int | None, fps: float | None, do_sample_frames: bool
 ) -> list[VideoClip]:
-    """Reads and samples videos.
+    """The videos of `flatten_videos`, read and sampled.
 
     Args:
-        videos: of `flatten_videos`.
-        seconds: for each video the times [s] of its images or frames in memory, or None; for one video also its times
-            alone.
+        videos: see `flatten_videos`.
+        seconds: for each video the times [s] of its images or frames in memory, or None. The times of a single video
+            need no list around them.
         video_metadata: the same as transformers' metadata, one for each video, nested by prompt or not.
-        num_frames: how many frames to sample.
-        fps: how many frames a second to sample.
+        num_frames: frames sampled evenly.
+        fps: frames a second sampled instead.
         do_sample_frames: False keeps every frame.
 
     Raises:
@@ -109,13 +120,10 @@ def load_clips(
 def read_visual(
     sources: Sequence[str], num_frames: int | None = None, fps: float | None = None, usual: int = DEFAULT_NUM_FRAMES
 ) -> tuple[VideoClip, bool]:
-    """Reads what a user names by paths, whatever its content is.
+    """What a user names by paths, read by its content: a film, a folder of images, one image, or several images.
 
-    Args:
-        sources: a film, a folder of images, one image, or several images.
-        num_frames: frames sampled evenly.
-        fps: frames sampled a second instead.
-        usual: frames of a film if neither is given; of images all are taken.
+    Frames are sampled evenly (`num_frames`), or `fps` a second. If neither is given, a film gives `usual` frames, and
+    all images are taken.
 
     Returns:
         The clip, and whether it is one image.
@@ -139,7 +147,7 @@ def read_visual(
 
 
 def _load_clip(video, given, num_frames: int | None, fps: float | None) -> VideoClip:
-    """Reads a video whose times are `given` as a list [s], as metadata, or not."""
+    """One video, read and sampled; `given` are its times [s], its metadata, or None."""
     if isinstance(video, VideoClip) or (isinstance(video, (str, Path)) and not local_path(video, "video").is_dir()):
         if given is not None:
             name = video.source if isinstance(video, VideoClip) else video
@@ -152,7 +160,7 @@ def _load_clip(video, given, num_frames: int | None, fps: float | None) -> Video
         return read_video(video, num_frames=num_frames, fps=fps)
     if isinstance(video, (str, Path)):
         video = list_pictures(local_path(video, "video"))
-    times = seconds_of_metadata(given, len(video)) if isinstance(given, Mapping) else given
+    times = metadata_times(given, len(video)) if isinstance(given, Mapping) else given
     if _is_list_of(video, (str, Path)):
         return read_images(video, num_frames=num_frames, fps=fps, seconds=times)
     return sample_clip(clip_from_frames(video, seconds=times), num_frames=num_frames, fps=fps)
@@ -176,7 +184,7 @@ def _times_of_videos(videos: list, seconds, video_metadata) -> list:
         if entry is not None and not isinstance(entry, Mapping):
             raise ValueError(f"`video_metadata` must hold a dict for each video, but has {entry!r}.")
     _check_one_each("video_metadata", entries, videos)
-    # Metadata that says nothing is none.
+    # Metadata without any value counts as none.
     return [entry if entry and any(value is not None for value in entry.values()) else None for entry in entries]
 
 

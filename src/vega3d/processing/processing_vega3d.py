@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .generator_frames_vega3d import check_frame_settings, fit_frames, pack_cells
+from .generator_frames_vega3d import DEFAULT_MAX_AREA, FrameSettings, fit_frames, pack_patches
 from .media_vega3d import (
     at_least_a_patch,
     check_counts,
@@ -18,28 +18,32 @@ from .media_vega3d import (
     load_clips,
     load_image_array,
 )
-from .processor_files_vega3d import check_vlm_parts, template_errors, value_errors
-from .processor_options_vega3d import check_conversations, check_options, one_of
+from .processor_checks_vega3d import (
+    check_conversations,
+    check_options,
+    check_vlm_parts,
+    one_of,
+    template_errors,
+    value_errors,
+)
 from .sampling_vega3d import check_flag, check_sampling
-from .video_times_vega3d import metadata_of_clip
-from .video_vega3d import VideoClip
+from .video_vega3d import DEFAULT_NUM_FRAMES, VideoClip
 
 
 class VegaProcessor(ProcessorMixin):
     """Prepares the semantic stream (the VLM's own pixels and tokens) and the generative stream from the same frames.
 
-    The VLM's processor class is named, built from the same sub-processors, and does all that concerns the VLM. The
-    generative stream holds the frames as uint8 cells of `generator_cell` x `generator_cell` pixels, one row a cell, in
-    (t, h, w) order, packed over all images or videos of the batch.
+    The VLM's processor is built from the same sub-processors, and does all that concerns the VLM. The generative
+    stream holds the frames as square uint8 patches, one row a patch, in (t, h, w) order, packed over all images or
+    videos of the batch.
+
+    `image_processor`, `tokenizer` and `video_processor` are the VLM's own.
 
     Args:
-        image_processor: of the VLM.
-        tokenizer: of the VLM.
-        video_processor: of the VLM.
         chat_template: Jinja template of the conversation.
         vlm_processor_class: name of the VLM's processor class in transformers.
         num_frames: frames sampled from a video if a call does not say otherwise.
-        generator_cell: side of a cell [px]: the VAE's stride times the patch size of the generator.
+        generator_patch_size: side of a patch [px]: the VAE's stride times the patch size of the transformer.
         generator_max_area: the most pixels of a frame for the generator [px^2].
         generator_frame_fit: `resize` keeps the whole frame at its own aspect ratio, so that both streams see the same
             place at the same relative position; `center_crop` is the official preparation, for converted checkpoints.
@@ -53,19 +57,20 @@ class VegaProcessor(ProcessorMixin):
         video_processor=None,
         chat_template=None,
         vlm_processor_class="Qwen2_5_VLProcessor",
-        num_frames=16,
-        generator_cell=16,
-        generator_max_area=399360,
+        num_frames=DEFAULT_NUM_FRAMES,
+        generator_patch_size=16,
+        generator_max_area=DEFAULT_MAX_AREA,
         generator_frame_fit="resize",
         generator_frame_size=None,
     ):
         self.vlm_processor_class = vlm_processor_class
         self.num_frames = num_frames
-        self.generator_cell = generator_cell
+        self.generator_patch_size = generator_patch_size
         self.generator_max_area = generator_max_area
         self.generator_frame_fit = generator_frame_fit
         self.generator_frame_size = None if generator_frame_size is None else list(generator_frame_size)
-        self._check_settings()
+        check_sampling(num_frames, None)
+        _ = self.frame_settings, self._vlm_processor_type()  # both raise a ValueError for a setting that cannot be
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
 
     @classmethod
@@ -92,6 +97,21 @@ class VegaProcessor(ProcessorMixin):
             processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
             check_vlm_parts(processor)
         return processor
+
+    @classmethod
+    def from_args_and_dict(cls, args, processor_dict, **kwargs):
+        """As in transformers."""
+        # Processors saved before the first release, the embedded one among them, call the patch size `generator_cell`.
+        renamed = {"generator_cell": "generator_patch_size"}
+        values = {renamed.get(name, name): value for name, value in processor_dict.items()}
+        return super().from_args_and_dict(args, values, **kwargs)
+
+    @property
+    def frame_settings(self) -> FrameSettings:
+        """How frames are prepared for the generator; raises a ValueError if a setting is out of range."""
+        return FrameSettings(
+            self.generator_patch_size, self.generator_max_area, self.generator_frame_fit, self.generator_frame_size
+        )
 
     @property
     def vlm_processor(self) -> Any:
@@ -148,7 +168,7 @@ class VegaProcessor(ProcessorMixin):
         Args:
             images: one image, a list, or a list for each prompt. An image is a path, an address, base64 text, a PIL
                 image, or an array uint8[H, W, 3].
-            text: one prompt or a list, with one image or video placeholder for each image or video, in order.
+            text: one prompt or a list, with one placeholder for each image or video, in order.
             videos: one video, a list, or a list for each prompt. A video is a path (of a video file or of a folder of
                 images), a `VideoClip`, an array uint8[T, H, W, 3], or a list of frames or of image paths.
             num_frames: frames sampled evenly over each video, the processor's own `num_frames` if `fps` is not given.
@@ -161,14 +181,14 @@ class VegaProcessor(ProcessorMixin):
             return_metadata: also return `video_metadata`, one for each video; its `timestamps` are the times of the
                 frames used [s].
             return_tensors: "pt" for tensors; None leaves the token ids as lists.
-            **kwargs: for the VLM's processor (`padding`, `text_kwargs`, `images_kwargs`, ...); `size`, `min_pixels`
-                and `max_pixels` are of the VLM's pixels alone. What has no effect, or would cut one of the two pixel
-                streams alone, is refused.
+            **kwargs: for the VLM's processor (`padding`, `text_kwargs`, `images_kwargs`, ...). `size`, `min_pixels`
+                and `max_pixels` concern the VLM's pixels alone. An option that has no effect, or would cut only one of
+                the two pixel streams, is refused.
 
         Returns:
-            What the VLM's processor returns, and for N images or videos of P cells in all:
-            `generator_pixel_values`, `generator_pixel_values_videos`: uint8[P, 3 * cell * cell];
-            `generator_image_grid_thw`, `generator_video_grid_thw`: int64[N, 3], frames and cells per frame.
+            What the VLM's processor returns, and for N images or videos of P patches in all:
+            `generator_pixel_values`, `generator_pixel_values_videos`: uint8[P, 3 * patch_size ** 2];
+            `generator_image_grid_thw`, `generator_video_grid_thw`: int64[N, 3], frames and patches per frame.
 
         Raises:
             ValueError: if images or videos and placeholders differ in number, or an input cannot be used.
@@ -184,11 +204,11 @@ class VegaProcessor(ProcessorMixin):
         # Text that is cleaned of control tokens may hold placeholders that do not count; the VLM's processor knows.
         if text is not None and not kwargs.get("sanitize_control_tokens"):
             self._check_counts(text, images, videos)
-        pictures = [] if images is None else [load_image_array(image) for image in flatten_images(images)]
-        clips = load_clips([] if videos is None else flatten_videos(videos), seconds, video_metadata, **sampling)
+        pictures = [load_image_array(image) for image in flatten_images(images)]
+        clips = load_clips(flatten_videos(videos), seconds, video_metadata, **sampling)
         semantic = self._semantic_stream(text, pictures, clips, videos_kwargs, return_tensors, kwargs)
         generative = self._generative_stream(pictures, clips)
-        metadata = {"video_metadata": [metadata_of_clip(clip) for clip in clips]} if return_metadata and clips else {}
+        metadata = {"video_metadata": [clip.metadata() for clip in clips]} if return_metadata and clips else {}
         return BatchFeature(
             {**semantic, **generative, **metadata},
             tensor_type=return_tensors,
@@ -232,18 +252,9 @@ class VegaProcessor(ProcessorMixin):
         num_frames: int | None = None,
         fps: float | None = None,
     ) -> BatchFeature:
-        """The generative stream alone, as `__call__` makes it; for features that are computed ahead.
-
-        Args:
-            images: as in `__call__`.
-            videos: as in `__call__`; frames are sampled as there.
-            num_frames: as in `__call__`.
-            fps: as in `__call__`.
-        """
-        pictures = [] if images is None else [load_image_array(image) for image in flatten_images(images)]
-        clips = load_clips(
-            [] if videos is None else flatten_videos(videos), None, None, **self._sampling(num_frames, fps, True)
-        )
+        """The generative stream alone, of the same arguments and as `__call__` makes it; to compute features early."""
+        pictures = [load_image_array(image) for image in flatten_images(images)]
+        clips = load_clips(flatten_videos(videos), None, None, **self._sampling(num_frames, fps, True))
         return BatchFeature(self._generative_stream(pictures, clips))
 
     def post_process_image_text_to_text(self, generated_outputs, skip_special_tokens=True, **kwargs) -> list[str]:
@@ -253,21 +264,16 @@ class VegaProcessor(ProcessorMixin):
         )
 
     def video_text(self, clip: VideoClip, patch_grid: torch.Tensor) -> str:
-        """What the VLM's processor writes in place of a video's placeholder.
+        """What the VLM's processor writes in place of a video's placeholder: one placeholder for each token.
 
-        Args:
-            clip: the frames used.
-            patch_grid: int[3], its row of `video_grid_thw`.
-
-        Returns:
-            One placeholder for each token; for Qwen3-VL also the mean time of the frames of each temporal patch, as
-            `<0.5 seconds>`, and its markers.
+        For Qwen3-VL also the mean time of the frames of each temporal patch, as `<0.5 seconds>`, and its markers.
+        `patch_grid` int[3] is the clip's row of `video_grid_thw`.
         """
-        video = {"video_grid_thw": patch_grid[None], "video_metadata": [metadata_of_clip(clip)]}
+        video = {"video_grid_thw": patch_grid[None], "video_metadata": [clip.metadata()]}
         return self.vlm_processor.replace_video_token(video, 0)
 
     def _sampling(self, num_frames: int | None, fps: float | None, do_sample_frames: bool) -> dict[str, Any]:
-        """How frames are sampled, by the processor's own number if a call does not say."""
+        """The options of `load_clips`: those of a call, or else the processor's own `num_frames`."""
         if not check_flag("do_sample_frames", do_sample_frames) and (num_frames is not None or fps is not None):
             raise ValueError(
                 f"`do_sample_frames=False` keeps every frame, but `num_frames` ({num_frames!r}) or `fps` ({fps!r}) "
@@ -275,14 +281,6 @@ class VegaProcessor(ProcessorMixin):
             )
         usual = self.num_frames if num_frames is None and fps is None else num_frames
         return {"num_frames": usual, "fps": fps, "do_sample_frames": do_sample_frames}
-
-    def _check_settings(self) -> None:
-        """Raises a ValueError if a setting is out of range."""
-        check_sampling(self.num_frames, None)
-        check_frame_settings(
-            self.generator_cell, self.generator_max_area, self.generator_frame_fit, self.generator_frame_size
-        )
-        self._vlm_processor_type()
 
     def _vlm_processor_type(self) -> type[ProcessorMixin]:
         name = self.vlm_processor_class
@@ -295,7 +293,6 @@ class VegaProcessor(ProcessorMixin):
         return found
 
     def _check_counts(self, text, images, videos) -> None:
-        """Raises a ValueError unless the images and videos fit the placeholders of the prompts."""
         if not isinstance(text, (str, list, tuple)):
             raise ValueError(f"`text` must be one prompt or a list of prompts, but got {text!r}.")
         prompts = [text] if isinstance(text, str) else list(text)
@@ -304,7 +301,7 @@ class VegaProcessor(ProcessorMixin):
         check_counts("video", [prompt.count(vlm.video_token) for prompt in prompts], videos)
 
     def _semantic_stream(self, text, pictures, clips, videos_kwargs: dict, return_tensors, kwargs: dict) -> dict:
-        """Runs the VLM's processor on frames that are already sampled."""
+        """What the VLM's processor makes of frames that are already sampled."""
         kwargs = {**kwargs, "text": text, "return_tensors": return_tensors}
         if pictures:
             images_kwargs = kwargs.get("images_kwargs") or {}
@@ -313,7 +310,7 @@ class VegaProcessor(ProcessorMixin):
             fixed = {
                 "input_data_format": "channels_last",
                 "do_sample_frames": False,
-                "video_metadata": [metadata_of_clip(clip) for clip in clips],
+                "video_metadata": [clip.metadata() for clip in clips],
             }
             kwargs.update(
                 videos=[at_least_a_patch(clip.frames) for clip in clips], videos_kwargs={**videos_kwargs, **fixed}
@@ -324,20 +321,20 @@ class VegaProcessor(ProcessorMixin):
             raise ValueError(f"An option of the VLM's processor cannot be used: {error}") from error
 
     def _generative_stream(self, pictures: list[np.ndarray], clips: list[VideoClip]) -> dict:
-        """Fits and packs all frames for the generator."""
+        """The patches and grids of all images and all videos, as far as there are any."""
         stream: dict[str, torch.Tensor] = {}
         if pictures:
-            cells, grid = self._pack([picture[None] for picture in pictures])
-            stream.update(generator_pixel_values=cells, generator_image_grid_thw=grid)
+            patches, grid = self._pack([picture[None] for picture in pictures])
+            stream.update(generator_pixel_values=patches, generator_image_grid_thw=grid)
         if clips:
-            cells, grid = self._pack([clip.frames for clip in clips])
-            stream.update(generator_pixel_values_videos=cells, generator_video_grid_thw=grid)
+            patches, grid = self._pack([clip.frames for clip in clips])
+            stream.update(generator_pixel_values_videos=patches, generator_video_grid_thw=grid)
         return stream
 
     def _pack(self, clips: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns cells uint8[P, 3 * cell * cell] and grids int64[N, 3] of N clips uint8[T, H, W, 3]."""
-        cell, max_area, frame_size = self.generator_cell, self.generator_max_area, self.generator_frame_size
+        """Returns patches uint8[P, 3 * patch_size ** 2] and grids int64[N, 3] of N clips uint8[T, H, W, 3]."""
+        settings = self.frame_settings
         frames = [torch.from_numpy(clip).permute(0, 3, 1, 2) for clip in clips]
-        packed = [pack_cells(fit_frames(clip, cell, max_area, frame_size), cell) for clip in frames]
-        cells, grids = zip(*packed, strict=True)
-        return torch.cat(cells), torch.stack(grids)
+        packed = [pack_patches(fit_frames(clip, settings), settings.patch_size) for clip in frames]
+        patches, grids = zip(*packed, strict=True)
+        return torch.cat(patches), torch.stack(grids)

@@ -1,4 +1,4 @@
-"""Reads videos, folders of images and frames in memory as one `VideoClip`: frames and the time of each."""
+"""`VideoClip`, frames and the time of each: of a video, of a folder of images, or of frames in memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +7,29 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from transformers.video_utils import VideoMetadata
 
-from .media_files_vega3d import check_file, list_pictures, local_path
-from .pictures_vega3d import is_picture, picture_pixels, read_animation, read_pages, read_picture
+from .media_files_vega3d import (
+    check_file,
+    is_picture,
+    list_pictures,
+    local_path,
+    picture_pixels,
+    read_animation,
+    read_pages,
+    read_picture,
+)
 from .sampling_vega3d import check_sampling, check_times, choose_frames
 from .video_decoding_vega3d import decode_frames, decode_timeline, read_timeline
 
 DEFAULT_NUM_FRAMES = 16
+# Times reach the VLM's processor as whole microseconds: the frame numbers of a video of so many frames a second.
+MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
 class VideoClip:
-    """Frames in the order of presentation.
+    """Frames of a video in the order of presentation, with the time of each.
 
     Attributes:
         frames: uint8[T, H, W, 3], RGB.
@@ -56,9 +67,28 @@ class VideoClip:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def metadata(self) -> VideoMetadata:
+        """The times of the frames, in the form in which the VLM's processors read them right; new at each call.
+
+        Qwen3-VL writes `frames_indices / fps` into the prompt, the mean over the two frames of a temporal patch. Its
+        `replace_video_token` lengthens the list of an odd clip in place, so each use needs metadata of its own.
+        Qwen2.5-VL knows one spacing, the inverse of `len(frames_indices) / total_num_frames * fps`: the mean one. A
+        single frame counts as one second.
+        """
+        count = len(self)
+        spacing = (self.seconds[-1] - self.seconds[0]) / (count - 1) if count > 1 else 1.0
+        return VideoMetadata(
+            total_num_frames=round(count * spacing * MICROSECONDS),
+            fps=float(MICROSECONDS),
+            width=self.frames.shape[2],
+            height=self.frames.shape[1],
+            duration=float(count * spacing),
+            frames_indices=[round(second * MICROSECONDS) for second in self.seconds.tolist()],
+        )
+
 
 def sample_clip(clip: VideoClip, num_frames: int | None = None, fps: float | None = None) -> VideoClip:
-    """Samples a clip as `choose_frames` says; the frames keep their times.
+    """The frames of a clip that `choose_frames` chooses, with their times.
 
     Raises:
         ValueError: for `fps` on a clip without real times, and as `choose_frames` does.
@@ -69,23 +99,23 @@ def sample_clip(clip: VideoClip, num_frames: int | None = None, fps: float | Non
 
 
 def read_video(path: str | Path, num_frames: int | None = None, fps: float | None = None) -> VideoClip:
-    """Reads evenly spaced frames of a video file; only the chosen frames are ever held in memory.
+    """Evenly spaced frames of a video file; only the chosen frames are ever held in memory.
 
-    What a file is, is told by its content. The times are those stored in the file, so a variable frame rate is kept,
-    counted from the first frame. Frames come as players show them: of the main stream, cut, turned and mirrored as
-    stored, with square pixels (the height stays), what is transparent on white, HDR as SDR. Frames are not
-    deinterlaced.
+    The content of a file decides what it is, not its name. The times are those stored in the file, counted from the
+    first frame, so a variable frame rate is kept. Frames come as players show them: of the main stream, cut, turned
+    and mirrored as stored, with square pixels (the height stays), transparent pixels on white, HDR as SDR. They are
+    not deinterlaced.
 
     Args:
         path: a file that FFmpeg can decode, or an animated GIF, PNG, WebP or AVIF; a still image is one frame.
-        num_frames: how many frames, `DEFAULT_NUM_FRAMES` if `fps` is not given either; a shorter video gives all.
-        fps: how many frames a second.
+        num_frames: number of frames, `DEFAULT_NUM_FRAMES` if `fps` is not given either; a shorter video gives all.
+        fps: frames a second instead.
 
     Raises:
-        ValueError: if the file is missing, no video, cut off or damaged as far as its decoder tells, stores no usable
-            times, or changes its frame size; or if the sampling arguments are out of range. In an MP4 or MOV file
-            every announced frame must be there. Matroska, WebM and MPEG-TS announce no number of frames: cut between
-            two frames, they read as shorter videos.
+        ValueError: if the file is missing, no video, cut off or damaged as far as its decoder notices, stores no
+            usable times, or changes its frame size; or if the sampling arguments are out of range. In an MP4 or MOV
+            file every announced frame must be there. Matroska, WebM and MPEG-TS announce no number of frames: cut
+            between two frames, they read as shorter videos.
     """
     check_sampling(num_frames, fps)
     if num_frames is None and fps is None:
@@ -116,20 +146,20 @@ def read_images(
     fps: float | None = None,
     seconds: Sequence[float] | np.ndarray | None = None,
 ) -> VideoClip:
-    """Reads a folder of images in natural order (2.png before 10.png), or a list of files in the given order.
+    """The images of a folder in natural order (2.png before 10.png), or of a list of files in the given order.
 
-    The EXIF orientation is applied, and what is transparent shows white. Only the chosen images are read.
+    The EXIF orientation is applied, and transparent pixels show white. Only the chosen images are read.
 
     Args:
-        paths: the folder, of which hidden files and files that are no media are passed over; or a list of images, as
+        paths: the folder, in which hidden files and files that are no media are ignored; or a list of images, as
             `read_picture` takes them.
-        num_frames: how many images, evenly spaced; without `fps` and `num_frames` all are read.
-        fps: how many images a second; needs `seconds`.
-        seconds: the time of each image [s]; without it `seconds` of the clip counts the images.
+        num_frames: number of images, evenly spaced; without `fps` and `num_frames` all are read.
+        fps: images a second instead; needs `seconds`.
+        seconds: the time of each image [s]; without it the clip's `seconds` count the images.
 
     Raises:
-        ValueError: if there is no image, a file is missing or no image, two images
-            differ in size, or as `sample_clip` does.
+        ValueError: if there is no image, a file is missing or no image, two images differ in size, or as `sample_clip`
+            does.
     """
     check_sampling(num_frames, fps)
     source = str(paths) if isinstance(paths, (str, Path)) else f"{len(paths)} image files"
@@ -148,16 +178,14 @@ def read_images(
 def clip_from_frames(
     frames, seconds: Sequence[float] | np.ndarray | None = None, fps: float | None = None
 ) -> VideoClip:
-    """Builds a clip from frames in memory.
+    """The clip of frames in memory.
 
     Args:
         frames: numpy uint8[T, H, W, 3]; torch uint8[T, H, W, 3] or uint8[T, 3, H, W]; or a list of PIL images, or of
             numpy or torch frames, of one size.
-        seconds: float[T], the time of each frame [s].
+        seconds: float[T], the time of each frame [s]. Without `seconds` and `fps` the times are unknown, and the
+            clip's `seconds` count the frames.
         fps: the frame rate of `frames`, if it is constant.
-
-    Returns:
-        The clip; without `seconds` and `fps` the times are unknown and count the frames.
 
     Raises:
         ValueError: if `frames` are anything else, or both `seconds` and `fps` are given.
@@ -182,7 +210,7 @@ def _check_timed(source: str, timed: bool, fps: float | None) -> None:
 
 
 def _frames_to_array(frames) -> np.ndarray:
-    """Returns uint8[T, H, W, 3] of what `clip_from_frames` accepts."""
+    """uint8[T, H, W, 3] of what `clip_from_frames` accepts."""
     if isinstance(frames, (list, tuple)):
         frames = _stack_frames(frames)
     got = type(frames).__name__

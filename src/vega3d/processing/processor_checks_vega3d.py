@@ -1,8 +1,11 @@
-"""The options that a caller brings to the processor: each is honoured, or refused with what to give instead."""
+"""What a processor is given, checked: the options of a call, its conversations, and its own files when they load."""
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import jinja2
 from transformers import GenerationConfig
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
@@ -15,7 +18,7 @@ _BLOCK_KEYS = {
 }
 _EVENLY = "Sample with `num_frames` (evenly) or `fps`; there are no bounds on the number of frames"
 _BOTH_STREAMS = "Both pixel streams must show the same place: cut or pad the frames before they are given"
-# Known to transformers, but without effect on Qwen's processors or on one of the two streams only.
+# Known to transformers, but without effect on Qwen's processors, or with an effect on one of the two streams only.
 _REFUSED = {
     "min_frames": _EVENLY,
     "max_frames": _EVENLY,
@@ -26,22 +29,27 @@ _REFUSED = {
     "input_data_format": "Arrays are [H, W, 3] and [T, H, W, 3] (torch also [3, H, W] and [T, 3, H, W])",
     "data_format": "The pixels come packed as patches",
 }
-# `pipeline` hands options of `generate` to the processor alone; these say what is done anyway.
+# `pipeline` hands options of `generate` to the processor alone; these values are the usual ones, so they may pass.
 _OF_GENERATION = {"do_sample": False, "num_beams": 1}
 _NO_EFFECT = {"input_data_format": ("channels_last",), "do_center_crop": (False,), "do_pad": (False,)}
 
+REMEDY = "Copy the processor's files of this VLM again."
+LARGEST_EDGE = 1024  # [px]
+MOST_PIXELS = 1 << 31
+PROBES = (
+    [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Where?"}]}],
+    [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Where?"}]}],
+)
+
 
 def check_options(vlm: ProcessorMixin, options: Mapping[str, Any], has_images: bool, has_videos: bool) -> None:
-    """Checks the keyword arguments of a call, other than those that the processor itself takes.
+    """Raises a ValueError if an option of a call is unknown, or has no effect on one of the two pixel streams.
 
     Args:
-        vlm: processor of the VLM, which takes the options.
-        options: by name, with those of each part (`text_kwargs`, `images_kwargs`, `videos_kwargs`) in a dict.
-        has_images: whether the call has images.
-        has_videos: whether it has videos.
-
-    Raises:
-        ValueError: if one is unknown, or has no effect on one of the two pixel streams.
+        vlm: the VLM's processor, which takes the options.
+        options: those that the fused processor does not take itself, by name; those of each part (`text_kwargs`,
+            `images_kwargs`, `videos_kwargs`) in a dict.
+        has_images, has_videos: what the call has.
     """
     known = {part: _known_options(vlm, part) for part in PARTS}
     flat = set().union(*known.values())
@@ -86,14 +94,14 @@ def _check_option(name: str, value: Any, known: Iterable[str], place: str) -> No
 
 
 def one_of(name: str, value: Any, other: Any) -> Any:
-    """The value of an option that can be given in two places; raises a ValueError if they differ."""
+    """The value of an option that can be given in two places; raises a ValueError if the two differ."""
     if value is not None and other is not None and value != other:
         raise ValueError(f"`{name}` is given twice, as {value!r} and as {other!r}. Give it once.")
     return other if value is None else value
 
 
 def check_conversations(conversation: Any) -> None:
-    """Raises a ValueError if a message holds an entry that would be passed over (see `apply_chat_template`)."""
+    """Raises a ValueError if a message holds an entry that would be ignored (see `apply_chat_template`)."""
     if not isinstance(conversation, (list, tuple)) or not conversation:
         raise ValueError(f"A conversation must be a list of messages, at least one, but got {conversation!r}.")
     for item in conversation:
@@ -125,3 +133,82 @@ def _check_block(block: Any) -> None:
             f"An entry of type {kind!r} in a message holds {len(given)} {kind}s "
             f"({', '.join(sorted(given))}). Give one, for example as `{kind}`."
         )
+
+
+# --- Files -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def value_errors(what: str, remedy: str = REMEDY) -> Iterator[None]:
+    """Turns whatever a library raises about files of the wrong kind into a ValueError; OSError stays as it is.
+
+    `what` names in the error what the block reads, and `remedy` ends it.
+    """
+    try:
+        yield
+    except (ValueError, OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{what} cannot be read: {type(error).__name__}: {error}. {remedy}") from error
+
+
+@contextlib.contextmanager
+def template_errors() -> Iterator[None]:
+    """Turns the error of a chat template that is broken, or does what its sandbox refuses, into a ValueError."""
+    try:
+        yield
+    except jinja2.TemplateError as error:
+        raise ValueError(
+            f"The chat template cannot be used: {type(error).__name__}: {error}. {REMEDY} Or give another one."
+        ) from error
+
+
+def check_template(processor: Any) -> None:
+    """Raises ValueError unless the chat template renders a question about an image and one about a video."""
+    if processor.chat_template is None:
+        return
+    templates = processor.chat_template
+    for name in templates if isinstance(templates, Mapping) else [None]:
+        for conversation in PROBES:
+            try:
+                processor.apply_chat_template(conversation, chat_template=name, add_generation_prompt=True)
+            except Exception as error:  # a template can do anything that an expression of Python can
+                raise ValueError(
+                    f"The chat template cannot be used: {type(error).__name__}: {error}. {REMEDY}"
+                ) from error
+
+
+def check_vlm_parts(processor: Any) -> None:
+    """Raises ValueError unless the parts of a processor that are the VLM's can be used."""
+    check_pixels("image_processor", processor.image_processor.to_dict())
+    check_pixels("video_processor", processor.video_processor.to_dict())
+    check_template(processor)
+
+
+def check_pixels(name: str, values: Mapping[str, Any]) -> None:
+    """Raises ValueError unless pictures can be cut into patches and normalised with a sub-processor's `values`."""
+    for field in ("patch_size", "merge_size", "temporal_patch_size"):
+        require(is_count(values.get(field), LARGEST_EDGE), name, field, values.get(field), f"in [1, {LARGEST_EDGE}]")
+    for field in ("image_mean", "image_std"):
+        given: Any = values.get(field)
+        fits = isinstance(given, (list, tuple)) and len(given) == 3 and all(is_number(value) for value in given)
+        require(fits and (field == "image_mean" or min(given) > 0), name, field, given, "three finite numbers")
+    factor: Any = values.get("rescale_factor")
+    require(is_number(factor) and factor > 0, name, "rescale_factor", factor, "a positive number")
+    size: Any = values.get("size") or {}
+    smallest, largest = size.get("shortest_edge"), size.get("longest_edge")
+    fits = is_count(smallest, MOST_PIXELS) and is_count(largest, MOST_PIXELS) and smallest <= largest
+    require(fits, name, "size", size, "shortest_edge and longest_edge [px^2], the first not above the second")
+
+
+def is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def require(condition: bool, name: str, field: str, value: Any, limit: str) -> None:
+    if not condition:
+        raise ValueError(f"The {name} has {field}={value!r}, but it must be {limit}. {REMEDY}")
