@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,9 @@ class Study:
     rates: dict[str, float] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     options: dict[str, Any] = field(default_factory=dict)
+
+
+make_study = partial(make_settings, Study)
 
 
 def aliases(inner: str, outer: str) -> str:
@@ -113,7 +117,7 @@ def test_a_dataclass_is_read_from_a_file_and_what_is_set_beside_it(tmp_path):
     )
 
     study = read_settings(
-        Study, path, {"stage.rate": "1e-4", "arms.a.kinds": ["frame"], "seeds": (1, 2), "rates.llm": 1}
+        make_study, path, {"stage.rate": "1e-4", "arms.a.kinds": ["frame"], "seeds": (1, 2), "rates.llm": 1}
     )
 
     assert study == Study(
@@ -159,7 +163,7 @@ def test_a_bad_setting_is_named_with_file_value_and_what_is_wanted(tmp_path, cha
     path.write_text("output: out\nstage: {steps: 5}\nseeds: [0]\n")
 
     with pytest.raises(ValueError) as error:
-        read_settings(Study, path, changes)
+        read_settings(make_study, path, changes)
 
     place, _, told = str(error.value).partition(": ")
     assert place == f"{path} (with {', '.join(changes)} changed)"

@@ -9,7 +9,7 @@ import difflib
 import math
 import reprlib
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from numbers import Integral
 from pathlib import Path
@@ -73,22 +73,25 @@ class OneMeaningLoader(yaml.SafeLoader):
 
 
 def read_settings(
-    kind: type[Settings], path: Path, overrides: Mapping[str, Any] | None = None, example: str = "seed: 0"
+    make: Callable[[dict[str, Any]], Settings],
+    path: Path,
+    overrides: Mapping[str, Any] | None = None,
+    example: str = "seed: 0",
 ) -> Settings:
-    """A dataclass with the values of a YAML or JSON file.
+    """Settings with the values of a YAML or JSON file.
 
     Args:
-        kind: the dataclass.
+        make: gives them from plain values, as `make_settings` of their dataclass does.
         path: of the file.
         overrides: values that take the place of the file's; `dit.steps` names the `steps` within `dit`.
         example: a line that such a file may hold; an error shows it.
 
     Raises:
-        ValueError: if the file cannot be read, or as `make_settings`; the message begins with the path.
+        ValueError: if the file cannot be read, or as `make` does; the message begins with the path.
     """
     values = read_mapping(path, example)
     try:
-        return make_settings(kind, with_overrides(values, overrides or {}))
+        return make(with_overrides(values, overrides or {}))
     except ValueError as error:
         changed = f" (with {', '.join(overrides)} changed)" if overrides else ""
         raise ValueError(f"{path}{changed}: {error}") from error

@@ -310,7 +310,7 @@ def read_generator_config(path: Path, settings: Mapping[str, Any] | None = None)
     Raises:
         ValueError: if the file cannot be read, or for an unknown key or a bad value.
     """
-    return read_settings(GeneratorConfig, path, settings, "output: world-simulator")
+    return read_settings(make_generator_config, path, settings, "output: world-simulator")
 
 
 def make_generator_config(values: Mapping[str, Any]) -> GeneratorConfig:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from vega3d.configs import check_range, read_settings, shown
+from vega3d.configs import check_range, make_settings, read_settings, shown
 from vega3d.evaluation.metrics import QUESTION_TYPES
 
 TRAIN, VALIDATION = "train", "validation"
@@ -168,4 +169,4 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     Raises:
         ValueError: if the file is no recipe; unknown, missing and mistyped keys are named.
     """
-    return read_settings(Recipe, Path(path), overrides, "name: first")
+    return read_settings(partial(make_settings, Recipe), Path(path), overrides, "name: first")

@@ -20,7 +20,7 @@ from research.tiny.simulator.rooms import FrameFiles, RoomStream
 from research.tiny.simulator.run import load_vae
 from research.tiny.simulator.samples import check_samples
 from vega3d.files import LOCK, only_run
-from vega3d.run_files import PREFIX
+from vega3d.training.checkpoints import PREFIX
 
 
 def kill_after(stage: str, output: Path, steps: int, seconds: float) -> int:
