@@ -82,7 +82,7 @@ def read_settings(
 
     Args:
         make: gives them from plain values, as `make_settings` of their dataclass does.
-        path: of the file.
+        path: where the file lies.
         overrides: values that take the place of the file's; `dit.steps` names the `steps` within `dit`.
         example: a line that such a file may hold; an error shows it.
 
@@ -101,7 +101,7 @@ def make_settings(kind: type[Settings], values: Mapping[str, Any], prefix: str =
     """A dataclass from plain values, such as those of a file.
 
     Args:
-        kind: the dataclass.
+        kind: a dataclass whose hints are of the types above.
         values: of its fields; those with a default may be left out. None leaves a required one out as well.
         prefix: of the names in errors, such as `dit.`.
 
@@ -151,7 +151,7 @@ def read_mapping(path: Path, example: str) -> dict[str, Any]:
     """The names and values of a YAML or JSON file.
 
     Args:
-        path: of the file.
+        path: where the file lies.
         example: a line that such a file may hold; an error shows it.
 
     Raises:

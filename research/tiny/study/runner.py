@@ -47,12 +47,12 @@ from research.tiny.study.stages import (
 from research.tiny.study.tokens import generator_states, make_stream, semantic_tokens
 from research.tiny.study.vlm import VLMRecipe, write_vlm
 from vega3d.evaluation.run import evaluate
-from vega3d.files import write_json
+from vega3d.files import whole_folder, write_json
 from vega3d.hub.assemble import make_processor
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.runs import sha256
 from vega3d.training.checkpoints import load_trained
-from vega3d.training.parts import part_of
+from vega3d.training.parts import parameter_part
 
 RECORDS_AT_A_TIME = 2048
 POINTS = "points.json"  # of a run: `stages.point_errors` of validation rooms
@@ -179,13 +179,11 @@ class Experiment:
         """The VLM alone, and its processor, unless they are there."""
         if (folder / "config.json").is_file():
             return
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        model.model.vlm.save_pretrained(partial)
-        own = shutil.ignore_patterns("*.safetensors", "config.json")
-        shutil.copytree(self.output / "vlm", partial, ignore=own, dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            model.model.vlm.save_pretrained(partial)
+            own = shutil.ignore_patterns("*.safetensors", "config.json")
+            shutil.copytree(self.output / "vlm", partial, ignore=own, dirs_exist_ok=True)
 
     def cell_head(self, model: VegaForSpatialReasoning, seed: int) -> CellHead:
         vision = model.config.vlm_config.vision_config
@@ -381,6 +379,6 @@ def load_arm(model: VegaForSpatialReasoning, folder: Path) -> None:
     if not (folder / RESULT).is_file():
         raise ValueError(f"{folder} holds no finished training. Train this arm and seed first.")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in ("llm", "projector", "gate"))
+        parameter.requires_grad_(parameter_part(name) in ("llm", "projector", "gate"))
     load_trained(model, folder)
     model.requires_grad_(False)

@@ -63,7 +63,7 @@ def file_damage(file: Path, written: Any) -> str | None:
     """What is wrong with a file, by the length, or length and checksum, with which it was written."""
     length = written.get("bytes") if isinstance(written, dict) else written
     if not isinstance(length, int):
-        return f"{WHOLE_FILE} does not tell the length of {file.name}"
+        return f"{WHOLE_FILE} does not say the length of {file.name}"
     if not file.is_file():
         return f"{file.name} is missing"
     if file.stat().st_size != length:

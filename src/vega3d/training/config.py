@@ -178,7 +178,7 @@ def read_config(path: Path, settings: Mapping[str, Any] | None = None) -> Traini
     """The config in a YAML or JSON file.
 
     Args:
-        path: of the file.
+        path: where the file lies.
         settings: values that take the place of the file's; `learning_rates.gate` names one within another.
 
     Raises:

@@ -40,7 +40,7 @@ def check_parts(tune: Sequence[str]) -> tuple[str, ...]:
     return tuple(tune)
 
 
-def part_of(name: str) -> str | None:
+def parameter_part(name: str) -> str | None:
     """The part that a parameter belongs to, by its name in the model or PEFT's wrapper; None for the generator."""
     plain = WRAPPERS.sub("", WRAPPERS.sub("", name))
     for part, prefix in PREFIXES.items():
@@ -65,11 +65,12 @@ def choose_parts(
     """Freezes everything but the parts named.
 
     Args:
-        model: is changed; with `llm-lora` it is wrapped.
+        model: is changed in place; with `llm-lora` it is wrapped.
         tune: names of `PARTS`.
-        lora_rank: of the adapters, whose scale is `lora_alpha` / rank, with `lora_dropout` on their input.
+        lora_rank: rank of the adapters, whose scale is `lora_alpha` / `lora_rank`.
+        lora_dropout: share of an adapter's inputs that are set to 0 at random.
         lora_targets: regular expression that the full names of the layers with adapters match.
-        seed: of the adapters' first weights.
+        seed: of the adapters' first weights; the global random state stays.
 
     Returns:
         The model, or PEFT's wrapper around it. `projector`, `gate` and `vision` named beside `llm-lora` are saved with
@@ -79,7 +80,7 @@ def choose_parts(
         ValueError: as `check_parts`; if a part has no parameters; if an adapter would sit outside the language model.
     """
     tune = check_parts(tune)
-    present = {part_of(name) for name, _ in model.named_parameters()}
+    present = {parameter_part(name) for name, _ in model.named_parameters()}
     for part in tune:
         if part != "llm-lora" and part not in present:
             raise ValueError(
@@ -100,7 +101,7 @@ def choose_parts(
             modules_to_save=whole or None,
         )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in tune)
+        parameter.requires_grad_(parameter_part(name) in tune)
     return model
 
 
@@ -162,9 +163,9 @@ def parameter_groups(
 
     Args:
         model: with `requires_grad` set by `choose_parts`.
-        rates: learning rate of each part.
-        residual_scale_rate: of r, which gets no decay: at the rate of the gate it would hardly move.
-        weight_decay: of matrices.
+        rates: learning rate of each part that is trained.
+        residual_scale_rate: learning rate of r, which has no decay: at the rate of the gate it would hardly move.
+        weight_decay: of the matrices among `decayed`; all other parameters have none.
         decayed: names of the parameters with decay (`Trainer.get_decay_parameter_names`: no norms, no biases).
     """
     decayed = set(decayed)
@@ -172,7 +173,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = part_of(name)
+        part = parameter_part(name)
         if part is None or part not in rates:
             raise ValueError(f"{name} is trained, but there is no learning rate for the part {part!r}.")
         if name.endswith(".residual_scale"):
@@ -191,6 +192,6 @@ def trained_counts(model: "nn.Module") -> dict[str, int]:
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = str(part_of(name))
+            part = str(parameter_part(name))
             counts[part] = counts.get(part, 0) + parameter.numel()
     return counts

@@ -110,7 +110,7 @@ def train(
 
 @contextlib.contextmanager
 def output_folder(folder: Path) -> Iterator[None]:
-    """Makes and holds the output of a run; a new one in which nothing was written is removed again."""
+    """Makes the output of a run and locks it; a new one in which nothing was written is removed again."""
     is_new = not folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -122,7 +122,7 @@ def output_folder(folder: Path) -> Iterator[None]:
 
 
 def earlier_checkpoint(config: TrainingConfig, settings: dict[str, Any], arguments: TrainingArguments) -> Path | None:
-    """The checkpoint that a run with these settings continues from."""
+    """The last whole checkpoint in the output, if there is one; raises ValueError if its settings were others."""
     with arguments.main_process_first():
         checkpoint = last_checkpoint(config.output / CHECKPOINTS, arguments.world_size)
         if checkpoint is not None:
@@ -132,7 +132,7 @@ def earlier_checkpoint(config: TrainingConfig, settings: dict[str, Any], argumen
 
 
 def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
-    """The rows, and the settings by which a run is known again."""
+    """The rows, and the settings that must be the same for a run to be continued."""
     if config.streaming:
         return stream_examples(config.data, config.seed, config.shuffle_buffer), config.binding()
     data = load_examples(config.data)
@@ -142,15 +142,8 @@ def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
 def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval_data) -> VegaTrainer:
     cache = FeatureCache(config.cache) if config.cache is not None else None
     identity = feature_identity(model.model.generator) if cache is not None else None
-    wrapped = choose_parts(
-        model,
-        config.tune,
-        config.lora_rank,
-        config.lora_alpha,
-        config.lora_dropout,
-        config.lora_targets,
-        config.seed,
-    )
+    adapters = {name: value for name, value in vars(config).items() if name.startswith("lora_")}
+    wrapped = choose_parts(model, config.tune, **adapters, seed=config.seed)
     if config.float32_trained:
         for parameter in trained_parameters(wrapped).values():
             parameter.data = parameter.data.float()
@@ -220,6 +213,7 @@ def run(trainer: VegaTrainer, checkpoint: Path | None) -> None:
 
 
 def summary(trainer: VegaTrainer, config: TrainingConfig) -> dict[str, Any]:
+    """What a run came to. The first and last loss are means over up to five entries: a single one is noise."""
     log = trainer.state.log_history
     losses = [entry["loss"] for entry in log if "loss" in entry]
     few = max(1, min(5, len(losses) // 2))
@@ -276,7 +270,7 @@ def plain_model(wrapped: Any, output: Path, unquantised: Path | None) -> VegaFor
 
 @torch.no_grad()
 def cast_back(model: VegaForSpatialReasoning) -> None:
-    """Trained weights are float32 during the run; the model keeps one dtype, and r float32."""
+    """Casts the weights, float32 while they are trained, to the dtype of the model; r stays float32."""
     for name, parameter in model.named_parameters():
         if not name.startswith("model.generator.") and not name.endswith(".residual_scale"):
             parameter.data = parameter.data.to(model.config.dtype)

@@ -19,7 +19,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from vega3d.configs import check_count
-from vega3d.files import LOCK, check_folder, only_run, read_json, write_whole
+from vega3d.files import check_folder, is_free, only_run, read_json, write_whole
 from vega3d.rooms.dataset.dataset_card import dataset_card
 from vega3d.rooms.dataset.dataset_files import (
     ARRAYS,
@@ -219,5 +219,5 @@ def check_free(output: Path, wanted: dict) -> None:
         found = read_json(file, f"Choose another folder than {output}.")
         check_same_run(found, wanted, f"{output} was made with other settings", "Choose another folder.")
         return
-    if output.exists() and not (output.is_dir() and all(path.name == LOCK for path in output.iterdir())):
+    if not is_free(output):
         raise ValueError(f"{output} is not empty and holds no data set of ours. Choose another folder.")
