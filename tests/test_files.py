@@ -214,18 +214,20 @@ def test_a_file_of_another_making_is_not_replaced(tmp_path):
 
 
 def test_files_move_into_a_folder_that_is_there_and_none_if_one_fails(tmp_path):
-    (tmp_path / "config.json").write_text("old")
-    (tmp_path / "notes.txt").write_text("mine")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("old")
+    (folder / "notes.txt").write_text("mine")
 
-    with pytest.raises(RuntimeError), whole_files(tmp_path) as partial:
+    with pytest.raises(RuntimeError), whole_files(folder) as partial:
         (partial / "config.json").write_text("half")
         raise RuntimeError
-    assert (tmp_path / "config.json").read_text() == "old"
-    with whole_files(tmp_path) as partial:
+    assert (folder / "config.json").read_text() == "old"
+    with whole_files(folder) as partial:
         (partial / "config.json").write_text("new")
 
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"config.json": "new", "notes.txt": "mine"}
-    assert not hidden(tmp_path.parent)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"config.json": "new", "notes.txt": "mine"}
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_folder_is_free_until_something_is_in_it(tmp_path):
