@@ -10,7 +10,6 @@ from typing import Any
 
 import xxhash
 
-import vega3d
 from vega3d.configs import shown
 from vega3d.files import read_json
 
@@ -66,7 +65,8 @@ def check_same_settings(path: Path, settings: Mapping, remedies: Mapping[str, st
 
 def versions(*libraries: str) -> dict[str, str | None]:
     """Versions of vega3d, Python and the libraries named, for the result of a run; None for one not installed."""
-    found: dict[str, str | None] = {"vega3d": vega3d.__version__, "python": sys.version.split()[0]}
+    own = sys.modules["vega3d"].__version__  # an import would make the base stand on all that vega3d exports
+    found: dict[str, str | None] = {"vega3d": own, "python": sys.version.split()[0]}
     for library in libraries:
         try:
             found[library] = version(library)
