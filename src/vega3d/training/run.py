@@ -15,13 +15,7 @@ from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.runs import check_same_settings, hash_folder, versions
-from vega3d.training.checkpoints import (
-    last_checkpoint,
-    load_trained,
-    read_state,
-    trained_parameters,
-    writing_into,
-)
+from vega3d.training.checkpoints import last_checkpoint, load_trained, read_state, trained_parameters, writing_into
 from vega3d.training.collator import VegaCollator
 from vega3d.training.config import TrainingConfig
 from vega3d.training.data import fingerprint, load_examples, stream_examples
@@ -78,7 +72,9 @@ def train(
         ValueError: for bad data, or an output with a run of other settings, or one that another process writes; for a
             loss that is not finite.
         OSError: if the output cannot be written.
+        MissingExtraError: if matplotlib is not installed, before the first step.
     """
+    optional_module("matplotlib.figure")  # of the curves, which are drawn at the end
     data, settings = load_data(config)
     eval_data = load_examples(config.eval_data) if config.eval_data else None
     dtype = VegaConfig.from_pretrained(model_folder).dtype if config.dtype == "auto" else config.dtype
