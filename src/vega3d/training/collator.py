@@ -13,7 +13,7 @@ from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.sampling_vega3d import check_sampling
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.questions import SpatialQuestion
-from vega3d.training.data import MarkedVideo, TrainingExample, missing_media, missing_message, training_example
+from vega3d.training.data import MarkedVideo, TrainingExample, check_media, training_example
 
 IGNORED = -100
 Row = TrainingExample | SpatialQuestion | Mapping
@@ -111,9 +111,7 @@ class VegaCollator:
 
     def visuals(self, example: TrainingExample) -> tuple[list[np.ndarray], list[VideoClip]]:
         """Its images uint8[H, W, 3] and the sampled frames of its videos."""
-        missing = missing_media([example])
-        if missing:
-            raise ValueError(missing_message(missing))
+        check_media([example])
         try:
             return [load_image_array(image) for image in example.images], [self.clip(one) for one in example.videos]
         except (ValueError, OSError) as error:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ ROLES = ("system", "user", "assistant")
 MEDIA = ("image", "video")
 MARKERS = re.compile(r"<(image|video)>")
 NAMED = 5  # rows named in a message
+PART_FORM = "give type text with its text, image or video"
 ADDRESS = re.compile(r"^(https?://|data:)")
 
 
@@ -164,17 +166,15 @@ def content_parts(message: Any) -> list[dict]:
         return [part for part in parts if part.get("text") != ""]
     if content is not None and not isinstance(content, (list, tuple)):
         raise ValueError(f"the content of a message is {named_type(content)}, but must be text or a list of parts.")
+    parts = []
     for part in content or ():
         if not isinstance(part, Mapping):
-            raise ValueError(
-                f"a part of a message is {named_type(part)}; give type text with its text, image or video."
-            )
-    parts = [{key: value for key, value in part.items() if value is not None} for part in content or ()]
-    for part in parts:
-        if part.get("type") not in ("text", *MEDIA) or (
-            part["type"] == "text" and not isinstance(part.get("text"), str)
-        ):
-            raise ValueError(f"a part of a message is {part}; give type text with its text, image or video.")
+            raise ValueError(f"a part of a message is {named_type(part)}; {PART_FORM}.")
+        part = {key: value for key, value in part.items() if value is not None}
+        is_text = part.get("type") == "text" and isinstance(part.get("text"), str)
+        if not is_text and part.get("type") not in MEDIA:
+            raise ValueError(f"a part of a message is {part}; {PART_FORM}.")
+        parts.append(part)
     return parts
 
 
@@ -226,26 +226,17 @@ def message_text(message: Mapping) -> str:
     return "".join(part.get("text", "") for part in message["content"])
 
 
-def missing_media(examples: Iterable[TrainingExample]) -> list[tuple[str, Path]]:
-    """Rows, by their ids, and the files and folders that they need and that are not there."""
-    known: dict[Path, bool] = {}
-    missing = []
-    for example in examples:
-        for path in example.media_files():
-            if path not in known:
-                known[path] = path.exists()
-            if not known[path]:
-                missing.append((example.id, path))
-    return missing
-
-
-def missing_message(missing: Sequence[tuple[str, Path]]) -> str:
-    named = ", ".join(f"{id} ({path})" for id, path in missing[:NAMED])
-    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-    return (
-        f"{len(missing)} videos or images of the data are missing, those of the rows {named}{more}. Put them there, "
-        "mend the paths, or leave the rows out; nothing takes their place."
-    )
+def check_media(examples: Iterable[TrainingExample]) -> None:
+    """Raises ValueError, naming the first few rows, if files or folders that rows need are not there."""
+    is_there = cache(Path.exists)  # rows share videos
+    missing = [(example.id, path) for example in examples for path in example.media_files() if not is_there(path)]
+    if missing:
+        named = ", ".join(f"{id} ({path})" for id, path in missing[:NAMED])
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        raise ValueError(
+            f"{len(missing)} videos or images of the data are missing, those of the rows {named}{more}. Put them "
+            "there, mend the paths, or leave the rows out; nothing takes their place."
+        )
 
 
 class ExampleDataset(torch.utils.data.Dataset):
@@ -295,9 +286,7 @@ def load_examples(sources: Sequence[DataSource]) -> ExampleDataset:
     examples = [example for source in sources for example in source_examples(source)]
     if not examples:
         raise ValueError(f"There are no rows in {', '.join(source.path for source in sources)}.")
-    missing = missing_media(examples)
-    if missing:
-        raise ValueError(missing_message(missing))
+    check_media(examples)
     return ExampleDataset(examples)
 
 
