@@ -18,7 +18,7 @@ from vega3d.analysis.probing import check_scenes, probe_rows
 from vega3d.analysis.summary import CELL, read_rows, result_of, write_result, write_rows
 from vega3d.analysis.sweep import correspondence_rows
 from vega3d.analysis.tables import cell_name, head, notes, scenes_behind, shown
-from vega3d.files import LOCK, check_input, only_run
+from vega3d.files import check_input, is_free, only_run
 from vega3d.modeling.generator_vega3d import VegaGenerator
 from vega3d.tables import aligned
 
@@ -84,7 +84,7 @@ def check_free(output: Path) -> None:
     """Raises ValueError unless the folder is free, or of a sweep."""
     if (output / "parts").is_dir():
         return
-    if output.exists() and not (output.is_dir() and all(path.name == LOCK for path in output.iterdir())):
+    if not is_free(output):
         raise ValueError(f"{output} is not empty and holds no sweep. Choose another folder.")
 
 
