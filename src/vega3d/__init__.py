@@ -33,4 +33,14 @@ __all__ = [
     "VegaModel",
     "VegaModelOutput",
     "VegaProcessor",
+    "load",
 ]
+
+
+def __getattr__(name: str):
+    """`load` stands above all else in the package, so it is imported when it is used."""
+    if name == "load":
+        from vega3d.hub.load import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
