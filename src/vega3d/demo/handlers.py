@@ -213,7 +213,7 @@ def answers(fused: Answer, semantic: Answer, options: list[str], was_stopped: bo
     )
 
 
-def frame_counter(progress: gr.Progress, total: int) -> Callable[[int], None]:
+def frame_counter(progress: gr.Progress, total: int | None) -> Callable[[int], None]:
     """Shows how many frames the world simulator has done of those sampled at most."""
     done = 0
 

@@ -78,7 +78,8 @@ class ModelAnswerer:
         }
 
     def answer(self, records: Sequence[QuestionRecord]) -> list[RawAnswer]:
-        """
+        """Answers of one batch, as `Answerer.answer`.
+
         Raises:
             ValueError: if a video cannot be read, a letter is no token, or logits are not finite.
         """

@@ -99,8 +99,8 @@ def content_hash(content: Path | VideoClip) -> str:
     if isinstance(content, Path):
         return xxhash.xxh3_128_hexdigest(content.read_bytes())
     state = xxhash.xxh3_128(repr(content.frames.shape).encode())
-    state.update(np.ascontiguousarray(content.seconds))
-    state.update(np.ascontiguousarray(content.frames))
+    for array in (content.seconds, content.frames):
+        state.update(np.ascontiguousarray(array).data)
     return state.hexdigest()
 
 
@@ -109,8 +109,9 @@ def fused_tokens(
 ) -> tuple[ModelOutput, torch.Tensor | None]:
     """Tokens of both streams for one prompt int[1, L] without padding, and the gate of each, float[t, h, w]."""
     encoded = model.encode(input_ids, **encoder, output_gates=True)
-    has_map = encoded.gates and model.config.fusion in ONE_GATE_A_TOKEN
-    gates = encoded.gates[kind][0].float().cpu() if has_map else None
+    gates = None
+    if encoded.gates and model.config.fusion in ONE_GATE_A_TOKEN:
+        gates = encoded.gates[kind][0].float().cpu()
     return join_visuals([encoded.mm_encoder_outputs[kind]]), gates
 
 

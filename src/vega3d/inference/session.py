@@ -43,10 +43,11 @@ class Session:
     """Answers questions about videos and images with one loaded model.
 
     The first question about a clip costs a pass of the generator and of the vision tower; what comes out is held in
-    memory, and further questions cost the language model alone. Clips are told apart by their content, by the boxes
-    drawn in, and by nothing else, so a copy of a file is not encoded again. A fusion that reads the question keeps the
-    generator's features and the pixels, and fuses them for each question. Answers are greedy, so the same question has
-    the same answer.
+    memory, and further questions cost the language model alone. A clip is known by its content and by the boxes drawn
+    in, so a copy of a file is not encoded again. For a fusion that reads the question the generator's features and the
+    pixels are held, and fused for each question. Answers are greedy, so the same question has the same answer.
+
+    Example:
 
     ```python
     session = vega3d.load("vega3d-tiny")
@@ -230,7 +231,7 @@ class Session:
         with named_errors(question):
             self._rendered(question)
             key, clip = self._key(question)
-            stored = self._clips.pop(key, None)
+            stored = self._clips.get(key)
             both = with_generator and self.model.config.fusion != "none"
             wants = {
                 "fused": both and (stored is None or (stored.fused is None and not stored.encoder)),
@@ -242,6 +243,7 @@ class Session:
                 stored = self._encoded(question, clip, stored, wants, on_progress)
         assert stored is not None
         self._clips[key] = stored
+        self._clips.move_to_end(key)
         while len(self._clips) > self.stored_clips:
             self._clips.popitem(last=False)
         if output_gates and both and stored.encoder:
@@ -258,7 +260,8 @@ class Session:
         clip = None if file is not None else read_frames(question, self.num_frames, self.fps)
         content = content_hash(clip if clip is not None else file)  # type: ignore[arg-type]
         marks = tuple(map(tuple, question.marks))
-        return (question.is_image, content, question.frame if marks else None, marks), clip
+        place = question.frame if marks else None
+        return (question.is_image, content, place, marks, self.num_frames, self.fps), clip
 
     def _encoded(
         self,
@@ -395,7 +398,7 @@ class Session:
 
     def _generate(self, inputs: dict, max_new_tokens: int, **options: Any):
         """Token ids int[1, L] of prompt and answer, or what else `options` ask for."""
-        greedy = {"max_new_tokens": max_new_tokens, "num_beams": 1, "do_sample": False}
+        greedy: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": 1, "do_sample": False}
         return self.model.generate(**inputs, **greedy, logits_processor=checked_logits(), **options)
 
     def _generated(self, inputs: dict, max_new_tokens: int, **options: Any) -> str:
