@@ -16,7 +16,6 @@ from vega3d.demo.compare import Comparer
 from vega3d.demo.examples import CLIPS, Example, load_examples, read_scores
 from vega3d.demo.guard import Guard, GuardedBlocks, own_uploads, served_hosts
 from vega3d.demo.handlers import Handlers
-from vega3d.demo.panels import empty_panel, gate_maps, notice_panel, reading_panel, scoreboard
 from vega3d.questions import KnownQuestions
 
 STORED_SECONDS, SWEEP_SECONDS = 3600, 600  # of uploads, and between removals
@@ -39,7 +38,7 @@ def build(comparer: Comparer) -> gr.Blocks:
     ) as page:
         gr.Markdown(f"# {panels.TITLE}\n{panels.INTRODUCTION}", elem_id="head")
         if model.config.notice:
-            gr.HTML(notice_panel(model.config.notice))
+            gr.HTML(panels.notice_panel(model.config.notice))
         example = gr.State(first)
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
@@ -47,7 +46,7 @@ def build(comparer: Comparer) -> gr.Blocks:
             with gr.Column(scale=6, min_width=320):
                 shown = answer_column()
                 if scores is not None:
-                    gr.HTML(scoreboard(scores), elem_id="scores")
+                    gr.HTML(panels.scoreboard(scores), elem_id="scores")
         gr.Markdown(panels.FOOTNOTE, elem_classes="vega-faint")
         wire_form(handlers, asked, example, shown)
         wire(handlers, asked, example, shown)
@@ -125,13 +124,13 @@ def wire_form(handlers: Handlers, asked: dict, example: gr.State, shown: list) -
 def answer_column() -> list:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=250):
-            fused = gr.HTML(empty_panel(panels.WITH, "fused"), elem_id="fused")
+            fused = gr.HTML(panels.empty_panel(panels.WITH, "fused"), elem_id="fused")
         with gr.Column(min_width=250):
-            semantic = gr.HTML(empty_panel(panels.WITHOUT, "semantic"), elem_id="semantic")
+            semantic = gr.HTML(panels.empty_panel(panels.WITHOUT, "semantic"), elem_id="semantic")
     outcome = gr.HTML(elem_id="outcome")
     gr.HTML(f'<div class="vega-heading">{panels.GATES}</div>')
-    gates = gr.HTML(gate_maps(), elem_id="gates")
-    reading = gr.HTML(reading_panel(), elem_id="reading")
+    gates = gr.HTML(panels.gate_maps(), elem_id="gates")
+    reading = gr.HTML(panels.reading_panel(), elem_id="reading")
     return [fused, semantic, outcome, gates, reading]
 
 

@@ -14,16 +14,6 @@ from vega3d.demo import panels
 from vega3d.demo.checks import CHOICE, check_video, make_question, split_options
 from vega3d.demo.compare import Comparer
 from vega3d.demo.examples import Example
-from vega3d.demo.panels import (
-    answer_panel,
-    empty_panel,
-    gate_maps,
-    notice_panel,
-    outcome_panel,
-    picture,
-    reading_panel,
-    right_answer,
-)
 from vega3d.inference.answer import Answer, notices
 from vega3d.questions import SpatialQuestion
 
@@ -31,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 # Both answers, outcome, gate maps, how to read them.
 NO_ANSWER = (
-    empty_panel(panels.WITH, "fused"),
-    empty_panel(panels.WITHOUT, "semantic"),
+    panels.empty_panel(panels.WITH, "fused"),
+    panels.empty_panel(panels.WITHOUT, "semantic"),
     "",
-    gate_maps(),
-    reading_panel(),
+    panels.gate_maps(),
+    panels.reading_panel(),
 )
 
 
@@ -134,21 +124,21 @@ class Handlers:
             choices = split_options(options) if kind == CHOICE else []
             asked = make_question(video, question, kind, choices, example)
             note = self.note(asked)
-            yield (*answers(Answer(), Answer(), choices), notice_panel(note), gr.skip(), gr.skip())
+            yield (*answers(Answer(), Answer(), choices), panels.notice_panel(note), gr.skip(), gr.skip())
             states = self.comparer.compare(
                 asked, on_progress=frame_counter(progress, self.comparer.session.num_frames)
             )
             self._stopped.discard(request.session_hash)
             first = next(states)
-            outcome = outcome_panel(first, None, note)
-            yield gr.skip(), gr.skip(), outcome, gate_maps(first.clip), reading_panel(first.clip)
+            outcome = panels.outcome_panel(first, None, note)
+            yield gr.skip(), gr.skip(), outcome, panels.gate_maps(first.clip), panels.reading_panel(first.clip)
             for state in states:
                 yield (*answers(state.fused, state.semantic, choices), gr.skip(), gr.skip(), gr.skip())
                 if request.session_hash in self._stopped:
                     yield (*answers(state.fused, state.semantic, choices, True), panels.STOPPED, gr.skip(), gr.skip())
                     return
-            right = right_answer(example, asked.question, choices)
-            yield gr.skip(), gr.skip(), outcome_panel(first, right, note), gr.skip(), gr.skip()
+            right = panels.right_answer(example, asked.question, choices)
+            yield gr.skip(), gr.skip(), panels.outcome_panel(first, right, note), gr.skip(), gr.skip()
 
     def note(self, asked: SpatialQuestion) -> str | None:
         """What is to be said of this question in particular; the model's own notice stands on the page."""
@@ -201,15 +191,15 @@ def fill_in(example: Example) -> tuple:
         example.question,
         example.kind,
         gr.update(value="\n".join(example.options), visible=bool(example.options)),
-        gr.update(value="" if marked is None else picture(marked, panels.MARKED), visible=marked is not None),
+        gr.update(value="" if marked is None else panels.picture(marked, panels.MARKED), visible=marked is not None),
         example,
     )
 
 
 def answers(fused: Answer, semantic: Answer, options: list[str], was_stopped: bool = False) -> tuple[str, str]:
     return (
-        answer_panel(panels.WITH, "fused", fused, options, was_stopped),
-        answer_panel(panels.WITHOUT, "semantic", semantic, options, was_stopped),
+        panels.answer_panel(panels.WITH, "fused", fused, options, was_stopped),
+        panels.answer_panel(panels.WITHOUT, "semantic", semantic, options, was_stopped),
     )
 
 
