@@ -66,9 +66,7 @@ def load(
         device: by default the GPU if there is one, else the CPU.
         dtype: that of the weights; "auto" keeps that of the files.
         cache: folder in which the generator's features are looked up and stored, or a `FeatureCache`.
-        num_frames: frames sampled evenly from a video; the processor's default if neither this nor `fps` is given.
-        fps: frames sampled a second instead.
-        stored_clips: how many encoded clips are held in memory; those used longest ago go first.
+        num_frames: as in `Session`, as are `fps` and `stored_clips`.
 
     Raises:
         ValueError: as `load_vega`, and if the cache, the sampling or `stored_clips` cannot be.

@@ -12,7 +12,7 @@ import xxhash
 from PIL import Image
 from transformers.utils import ModelOutput
 
-from vega3d.features.cache import FeatureCache
+from vega3d.features.cache import FeatureCache, without_pixels
 from vega3d.features.clips import sampled_clip
 from vega3d.modeling.fusion_vega3d import ONE_GATE_A_TOKEN
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -117,13 +117,10 @@ def fused_tokens(
 
 def semantic_tokens(model: VegaForSpatialReasoning, kind: str, inputs: Mapping) -> ModelOutput:
     """Tokens of the VLM alone."""
-    vlm = model.model.vlm
-    encode, pixels = (
-        (vlm.get_image_features, "pixel_values")
-        if kind == "image"
-        else (vlm.get_video_features, "pixel_values_videos")
-    )
-    return join_visuals([encode(inputs[pixels], inputs[f"{kind}_grid_thw"], return_dict=True)])
+    vlm, grid = model.model.vlm, inputs[f"{kind}_grid_thw"]
+    if kind == "image":
+        return join_visuals([vlm.get_image_features(inputs["pixel_values"], grid, return_dict=True)])
+    return join_visuals([vlm.get_video_features(inputs["pixel_values_videos"], grid, return_dict=True)])
 
 
 def with_features(
@@ -138,11 +135,7 @@ def with_features(
         return cache.fill(model, encoder, on_progress)
     generator = {name: value for name, value in encoder.items() if name.startswith("generator_")}
     features = model.model.generator_features(**generator, on_chunk=on_progress)
-    pixels = ("generator_pixel_values", "generator_pixel_values_videos")
-    return {
-        **{name: value for name, value in encoder.items() if name not in pixels},
-        "generator_hidden_states": features,
-    }
+    return without_pixels(encoder, features)
 
 
 def join_visuals(outputs: Sequence[ModelOutput]) -> ModelOutput:

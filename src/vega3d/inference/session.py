@@ -102,12 +102,7 @@ class Session:
         Args:
             visual: a path, the name of a shipped clip (`room`, `study`), a `VideoClip`, or frames, as `VegaProcessor`
                 takes them.
-            question: the text, in VSI-Bench's words for a model that was trained on them.
-            options: texts of the choices, without letters; empty for an open question.
-            is_numeric: whether the answer is a number, which VSI-Bench's prompt asks for in a way of its own.
-            is_image: whether `visual` is one image.
-            frame: number of the frame of the video that `marks` are drawn on.
-            marks: left, top, right, bottom [px] of the boxes A, B, ... that the question is about.
+            question: the text; this and the next five as in `SpatialQuestion`.
             settings: those of `answer`.
 
         Raises:
@@ -148,8 +143,7 @@ class Session:
         if question.options:
             answer = self._chosen(question, inputs, state)
         else:
-            text = self._generated(inputs, max_new_tokens, streamer=streamer)
-            answer = replace(state, text=text)
+            answer = replace(state, text=self._generated(inputs, max_new_tokens, streamer=streamer))
         return replace(answer, seconds=round(time.perf_counter() - start, 3))
 
     def stream(
@@ -402,9 +396,8 @@ class Session:
         return self.model.generate(**inputs, **greedy, logits_processor=checked_logits(), **options)
 
     def _generated(self, inputs: dict, max_new_tokens: int, **options: Any) -> str:
-        generated = self._generate(inputs, max_new_tokens, **options)
-        new_tokens = generated[0, inputs["input_ids"].shape[1] :]
-        return self.processor.decode(new_tokens, skip_special_tokens=True).strip()
+        tokens = self._generate(inputs, max_new_tokens, **options)[0, inputs["input_ids"].shape[1] :]
+        return self.processor.decode(tokens, skip_special_tokens=True).strip()
 
     def _growing(self, inputs: dict, state: Answer, max_new_tokens: int):
         """Yields the answer piece by piece, and returns it whole."""
