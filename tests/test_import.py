@@ -1,4 +1,4 @@
-"""`import vega3d` is light, and transformers' Auto classes know the model all the same, in whatever order they come."""
+"""`import vega3d` is light, and the Auto classes know the model all the same, whichever is imported first."""
 
 import subprocess
 import sys
