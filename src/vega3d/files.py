@@ -12,10 +12,12 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PARTIAL = ".partial"
 LOCK = ".lock"
@@ -303,8 +305,10 @@ def write_json(path: Path, values: Any) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
+def write_array(path: Path, array: "np.ndarray") -> None:
     """A whole .npy file, or none; missing folders are made."""
+    import numpy as np
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, partial.open("wb") as file:  # np.save would add .npy to a temporary name
         np.save(file, array)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from training_data import RATES, TUNES, losses_of, trainer_for
 
+from vega3d.extras import MissingExtraError
 from vega3d.training import choose_parts
 from vega3d.training.parts import LEARNING_RATES, learning_rates, part_of
 
@@ -97,7 +98,8 @@ def test_a_part_without_parameters_is_refused(assemble):
 
 def test_adapters_need_peft(assemble, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match=r'pip install "\.\[train\]"'):
+
+    with pytest.raises(MissingExtraError, match=r"needs the package peft.* pip install 'vega3d\[train\]'"):
         choose_parts(assemble(), ["llm-lora"])
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from research.tiny.study.answering import PackedAnswerer
-from research.tiny.study.arms import arm_model, generator_identity, sha256_of, write_placeholder_generator
+from research.tiny.study.arms import arm_model, generator_identity, write_placeholder_generator
 from research.tiny.study.cells import CELL, CellHead
 from research.tiny.study.data import CLOSE_UP_FRAMES, SplitData, Words
 from research.tiny.study.heads import Heads
@@ -50,6 +50,7 @@ from vega3d.evaluation.run import evaluate
 from vega3d.files import write_json
 from vega3d.hub.assemble import make_processor
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.runs import sha256
 from vega3d.training.checkpoints import load_trained
 from vega3d.training.parts import part_of
 
@@ -156,7 +157,7 @@ class Experiment:
         done = folder / "model"
         identity = {
             "recipe": self.recipe.digest("rooms", "vlm", "stage0", "precision"),
-            "vlm": sha256_of(self.output / "vlm" / "model.safetensors"),
+            "vlm": sha256(self.output / "vlm" / "model.safetensors"),
             "device": self.device.type,
         }
         model = arm_model(
@@ -209,7 +210,7 @@ class Experiment:
         data = self.data(split, 1)
         common = {**self.shards(split).settings, "kinds": self.recipe.categories, "precision": self.recipe.precision}
         if arm_name is None:
-            vlm = sha256_of(self.output / "stage0" / "model" / "model.safetensors")
+            vlm = sha256(self.output / "stage0" / "model" / "model.safetensors")
             return KeptTensors(self.own / "streams" / split / "semantic", len(data.visuals), {"rooms": common,
                                "vlm": vlm})  # fmt: skip
         arm = self.recipe.arms[arm_name]
@@ -260,7 +261,7 @@ class Experiment:
         names = ("rooms", "vlm", "stage0", "base", "categories", "precision")
         identity = {
             "recipe": self.recipe.digest(*names),
-            "vlm": sha256_of(stage0 / "model.safetensors"),
+            "vlm": sha256(stage0 / "model.safetensors"),
             "device": self.device.type,
         }
         arm = ArmRecipe(fusion="none")
@@ -319,7 +320,7 @@ class Experiment:
         )
         return {
             "recipe": self.recipe.digest(*names),
-            "vlm": sha256_of(self.vlm / "model.safetensors"),
+            "vlm": sha256(self.vlm / "model.safetensors"),
             "arm": {**asdict(arm), "generator": None if arm.generator is None else
                     generator_identity(arm, self.generator_folder(arm))},
             "seed": seed,
@@ -364,7 +365,7 @@ class Experiment:
                     return fused_rows(model, streams[visuals], tools)[0]
 
             settings = {"name": f"{self.recipe.name}/{arm_name}", "kind": "packed", "arm": arm_name, "seed": seed,
-                        "split": split, "trained": sha256_of(folder / TRAINED), "precision": self.recipe.precision,
+                        "split": split, "trained": sha256(folder / TRAINED), "precision": self.recipe.precision,
                         "notice": None}  # fmt: skip
             answerer = PackedAnswerer(model, tools.words, tools.stream.prefix, tokens_of, settings, tools.precision)
             output = self.result_file(split, arm_name, seed)

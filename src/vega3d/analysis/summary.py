@@ -1,19 +1,17 @@
 """Figures of all clips together with intervals over scenes, and result files."""
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from vega3d import __version__
 from vega3d.files import write_whole
+from vega3d.runs import versions
 from vega3d.statistics import RESAMPLES, SHARE, Limits, mean_intervals, scenes_with
 
 FORMAT = "vega3d-analysis-1"
@@ -127,12 +125,11 @@ def result_of(rows: Sequence[Mapping], kind: str, facts: Mapping, resamples: int
         resamples: of the bootstrap.
         seed: of the bootstrap.
     """
-    versions = {"vega3d": __version__, "python": platform.python_version()}
     return {
         "format": FORMAT,
         "kind": kind,
         **facts,
-        "versions": versions | {name: version(name) for name in LIBRARIES},
+        "versions": versions(*LIBRARIES),
         "bootstrap": {"seed": seed, "resamples": resamples},
         "cells": summarise(rows, resamples, seed),
         "differences": differences(rows, resamples, seed),

@@ -13,7 +13,7 @@ from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.sampling_vega3d import check_sampling
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.questions import SpatialQuestion
-from vega3d.training.examples import MarkedVideo, TrainingExample, example_of, missing_media, missing_message
+from vega3d.training.data import MarkedVideo, TrainingExample, missing_media, missing_message, training_example
 
 IGNORED = -100
 Row = TrainingExample | SpatialQuestion | Mapping
@@ -54,7 +54,7 @@ class VegaCollator:
             self.num_frames = self.processor.num_frames
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        examples = [example_of(row, f"number {number} of the batch") for number, row in enumerate(rows)]
+        examples = [training_example(row, f"number {number} of the batch") for number, row in enumerate(rows)]
         texts = [self.render(example.messages) for example in examples]
         spans = [self.answer_spans(example, text) for example, text in zip(examples, texts, strict=True)]
         visuals = [self.visuals(example) for example in examples]

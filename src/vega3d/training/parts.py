@@ -1,12 +1,15 @@
-"""What is trained, chosen by words, and with which learning rate."""
+"""What is trained, chosen by words, and with which learning rate. Checking the words needs no torch."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from vega3d.extras import optional_module
 
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
 PARTS = {  # in the order of the table in docs/training.md: what each word means
     "gate": "the fusion",
@@ -25,10 +28,7 @@ WRAPPERS = re.compile(r"^base_model\.model\.|(?<=\.)(modules_to_save\.[^.]+|orig
 
 
 def check_parts(tune: Sequence[str]) -> tuple[str, ...]:
-    """
-    Raises:
-        ValueError: for an unknown part, none, one named twice, or `llm` together with `llm-lora`.
-    """
+    """The parts to tune; raises ValueError for an unknown one, none, one twice, or `llm` together with `llm-lora`."""
     for name in tune:
         if name not in PARTS:
             listed = "; ".join(f"{part} ({meaning})" for part, meaning in PARTS.items())
@@ -54,14 +54,14 @@ def part_of(name: str) -> str | None:
 
 
 def choose_parts(
-    model: VegaForSpatialReasoning,
+    model: "VegaForSpatialReasoning",
     tune: Sequence[str],
     lora_rank: int = 16,
     lora_alpha: float = 32.0,
     lora_dropout: float = 0.0,
     lora_targets: str = LORA_TARGETS,
     seed: int = 0,
-) -> nn.Module:
+) -> "nn.Module":
     """Freezes everything but the parts named.
 
     Args:
@@ -88,25 +88,30 @@ def choose_parts(
             )
     model.requires_grad_(False)
     if "llm-lora" in tune:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return with_adapters(model, tune, lora_rank, lora_alpha, lora_dropout, lora_targets)
+        check_targets(model, lora_targets)
+        whole = [prefix.removesuffix(".") for part, prefix in PREFIXES.items() if part in tune]
+        return with_adapters(
+            model,
+            seed,
+            r=lora_rank,
+            lora_alpha=lora_alpha,
+            lora_dropout=lora_dropout,
+            target_modules=lora_targets,
+            modules_to_save=whole or None,
+        )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) in tune)
     return model
 
 
-def with_adapters(model: VegaForSpatialReasoning, tune, rank, alpha, dropout, targets) -> nn.Module:
-    check_targets(model, targets)
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ValueError('llm-lora needs PEFT: pip install ".[train]" in a clone') from error
-    whole = [prefix.removesuffix(".") for part, prefix in PREFIXES.items() if part in tune]
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, modules_to_save=whole or None
-    )
-    return get_peft_model(model, config)
+def with_adapters(model: "VegaForSpatialReasoning", seed: int, **options) -> "nn.Module":
+    """PEFT's wrapper; `options` are those of its `LoraConfig`."""
+    import torch
+
+    peft = optional_module("peft")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return peft.get_peft_model(model, peft.LoraConfig(**options))
 
 
 def compiled_targets(targets: str) -> re.Pattern[str]:
@@ -117,7 +122,7 @@ def compiled_targets(targets: str) -> re.Pattern[str]:
         raise ValueError(f"lora_targets {targets!r} is no regular expression: {error}") from error
 
 
-def check_targets(model: nn.Module, targets: str) -> None:
+def check_targets(model: "nn.Module", targets: str) -> None:
     """Raises ValueError if the expression is none, matches nothing, or matches a layer outside the language model."""
     pattern = compiled_targets(targets)
     hit = [name for name, module in model.named_modules() if name and pattern.fullmatch(name)]
@@ -147,7 +152,7 @@ def learning_rates(tune: Iterable[str], given: Mapping[str, float]) -> dict[str,
 
 
 def parameter_groups(
-    model: nn.Module,
+    model: "nn.Module",
     rates: Mapping[str, float],
     residual_scale_rate: float,
     weight_decay: float,
@@ -181,7 +186,7 @@ def parameter_groups(
     return list(groups.values())
 
 
-def trained_counts(model: nn.Module) -> dict[str, int]:
+def trained_counts(model: "nn.Module") -> dict[str, int]:
     """Number of trained parameters of each part."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():

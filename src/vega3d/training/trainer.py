@@ -14,16 +14,18 @@ from transformers.trainer_utils import HubStrategy
 
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.modeling.outputs_vega3d import Gates
-from vega3d.run_files import damage, mark_whole, writing_into
 from vega3d.training.checkpoints import (
     OPTIMIZER_FILES,
     TRAINED_FILE,
     check_checkpoint,
+    damage,
     last_checkpoint,
     load_trained,
+    mark_whole,
     random_file,
     reading,
     save_trained,
+    writing_into,
 )
 from vega3d.training.collator import IGNORED, VegaCollator
 from vega3d.training.parts import RESIDUAL_SCALE_RATE, learning_rates, parameter_groups, trained_counts
