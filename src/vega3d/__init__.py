@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vega3d.hub.load import load
     from vega3d.modeling.configuration_vega3d import VegaConfig, VegaGeneratorConfig
     from vega3d.modeling.generator_vega3d import VegaGenerator
     from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning, VegaModel
@@ -29,6 +30,7 @@ __all__ = [
     "VegaModel",
     "VegaModelOutput",
     "VegaProcessor",
+    "load",
 ]
 HOMES = {  # public name: the module that defines it
     "VegaCausalLMOutput": "vega3d.modeling.outputs_vega3d",
@@ -40,6 +42,7 @@ HOMES = {  # public name: the module that defines it
     "VegaModel": "vega3d.modeling.modeling_vega3d",
     "VegaModelOutput": "vega3d.modeling.outputs_vega3d",
     "VegaProcessor": "vega3d.processing.processing_vega3d",
+    "load": "vega3d.hub.load",
 }
 AUTO_CONFIGS = "transformers.models.auto.configuration_auto"
 
