@@ -8,6 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import BitsAndBytesConfig
 
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
+from vega3d.extras import optional_module
 from vega3d.features.cache import FeatureCache
 from vega3d.inference.session import Session
 from vega3d.inference.vision_attention import pack_vision_attention
@@ -104,6 +105,7 @@ def load_vega(
     processor = load_processor(folder)
     options: dict = {"dtype": dtype, "device_map": {"": device}}
     if four_bit:
+        optional_module("bitsandbytes")
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
