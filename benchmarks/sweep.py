@@ -33,10 +33,15 @@ from vega3d.analysis.clips import PosedClip
 from vega3d.analysis.correspondence import CoVisible, co_visible, correspondence
 from vega3d.analysis.sweep import clip_parts
 from vega3d.geometry import intrinsics_from_field_of_view, look_at
+from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 WAN_1_3B = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
 TINY = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 96, "num_layers": 12, "text_dim": 32}
 ROOM = np.array([5.0, 4.0, 2.6])  # [m]
+
+
+def frame_settings(generator: VegaGenerator, full: bool) -> FrameSettings:
+    return FrameSettings(generator.config.cell, max_area=1280 * 720 if full else 192 * 192)
 
 
 def make_generator(folder: Path, full: bool, device: str) -> VegaGenerator:
@@ -51,7 +56,7 @@ def make_generator(folder: Path, full: bool, device: str) -> VegaGenerator:
         for name, part in (("transformer", transformer), ("vae", vae))
     }
     del transformer, vae
-    config = VegaGeneratorConfig(**configs, block=-1, max_area=1280 * 720 if full else 192 * 192)
+    config = VegaGeneratorConfig(**configs, block=-1)
     with torch.device("meta"):
         generator = VegaGenerator(config)
     generator.prompt_embeds = torch.zeros(config.prompt_tokens, config.transformer["text_dim"], device=device)
@@ -122,16 +127,18 @@ def compare(generator: VegaGenerator, given: Reading, repeats: int) -> dict:
     return {"milliseconds": medians, "ratio_to_full_forward": ratios, "pairs": len(seen.query) // 2}
 
 
-def sweep_clips(generator: VegaGenerator, count: int, frames: int, size: tuple[int, int]) -> dict:
+def sweep_clips(
+    generator: VegaGenerator, settings: FrameSettings, count: int, frames: int, size: tuple[int, int]
+) -> dict:
     """Seconds of a sweep over all blocks at one noise level, without the making of the clips."""
-    plan = make_plan(generator.config, blocks=range(generator.config.num_layers))
+    plan = make_plan(generator.config, settings, blocks=range(generator.config.num_layers))
     seconds, rows = 0.0, 0
     with tempfile.TemporaryDirectory() as parts:
         for number in tqdm(range(count), desc="clips"):
             clip = room_clip(number, frames, *size)
             start = time.perf_counter()
-            given = reading(clip, generator.config, None)
-            for part in clip_parts(generator, given, None, plan, Path(parts), VegaGenerator.read):
+            given = reading(clip, generator.config, settings)
+            for part in clip_parts(generator, given, settings.max_area, plan, Path(parts), VegaGenerator.read):
                 rows += len(part)
             seconds += time.perf_counter() - start
     return {"clips": count, "frames": frames, "blocks": generator.config.num_layers, "rows": rows, "seconds": seconds}
@@ -152,9 +159,10 @@ def main() -> None:
     clips = options.clips or (4 if options.full else 100)
     with tempfile.TemporaryDirectory() as folder:
         generator = make_generator(Path(folder), options.full, options.device)
-        given = reading(room_clip(0, frames, width, height), generator.config, None)
+        settings = frame_settings(generator, options.full)
+        given = reading(room_clip(0, frames, width, height), generator.config, settings)
         one_clip = compare(generator, given, options.repeats)
-        many = sweep_clips(generator, clips, frames, (width, height))
+        many = sweep_clips(generator, settings, clips, frames, (width, height))
     results = {
         "command": " ".join(["python", *sys.argv]),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor(),

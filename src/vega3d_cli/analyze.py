@@ -95,7 +95,7 @@ def correspondence(
         options = read_options(views, skip_lost, intrinsics)
         loaded = load_generator(model, device)
         generator = loaded.generator
-        plan = plan_of(generator.config, block, timestep, mode, size, controls, voxel, seed)
+        plan = plan_of(loaded, block, timestep, mode, size, controls, voxel, seed)
         sources = clips_of(data, layout, split, clips, workers, "test", 10)
         with progress("clips", "pass", plan.num_parts(len(sources))) as advance:
             rows = correspondence_rows(
@@ -147,7 +147,7 @@ def probe(
         options = read_options(views, skip_lost, intrinsics)
         loaded = load_generator(model, device)
         generator = loaded.generator
-        plan = plan_of(generator.config, block, timestep, mode, size, controls, seed=seed)
+        plan = plan_of(loaded, block, timestep, mode, size, controls, seed=seed)
         sources = clips_of(data, layout, split, clips, workers, "test", 10)
         training = clips_of(train_data, layout, None, train_clips, workers, "train", 20)
         with progress("clips", "pass", plan.num_parts(len(sources) + len(training))) as advance:
@@ -202,7 +202,7 @@ def sweep(
         options = read_options(views, skip_lost, intrinsics)
         loaded = load_generator(model, device)
         generator = loaded.generator
-        plan = plan_of(generator.config, block, timestep, mode, size, controls, voxel, seed)
+        plan = plan_of(loaded, block, timestep, mode, size, controls, voxel, seed)
         sources = clips_of(data, layout, split, clips, workers, "test", 10)
         training = clips_of(train_data, layout, None, train_clips, workers, "train", 20) if probes else []
         facts = facts_of(model, loaded, plan, options, sources) | {"train_clips": [s.name for s in training]}

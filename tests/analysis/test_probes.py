@@ -22,6 +22,7 @@ from vega3d.analysis.probes import (
     token_targets,
 )
 from vega3d.analysis.probing import check_scenes, probe_rows
+from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 
 def moments_of(features: torch.Tensor, targets: torch.Tensor) -> Moments:
@@ -120,7 +121,7 @@ def scans(tmp_path_factory) -> Path:
 def test_probes_of_a_model_beside_baselines_and_a_second_run(assemble, scans, tmp_path):
     generator = assemble().generator_module
     sources = find_clips(scans)
-    plan = make_plan(generator.config, blocks=[0, 2], controls=["vae"])
+    plan = make_plan(generator.config, FrameSettings(16), blocks=[0, 2], controls=["vae"])
     rows = probe_rows(generator, sources[:3], sources[3:], plan, parts=tmp_path)
     cells = {(row["family"], row["block"]) for row in rows}
     assert cells == {("wan", 0), ("wan", 2), ("vae", None), ("mean", None), ("position", None)}
@@ -145,7 +146,7 @@ def test_probes_of_a_model_beside_baselines_and_a_second_run(assemble, scans, tm
 def test_clips_are_read_once_if_they_can_be_kept(assemble, scans, monkeypatch, size, reads):
     generator = assemble().generator_module
     sources = find_clips(scans)
-    plan = make_plan(generator.config, blocks=[0], timesteps=[300, 700], controls=["vae"])
+    plan = make_plan(generator.config, FrameSettings(16), blocks=[0], timesteps=[300, 700], controls=["vae"])
     kept = probe_rows(generator, sources[:3], sources[3:], plan)
     seen = []
 

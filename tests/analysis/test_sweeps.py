@@ -19,6 +19,7 @@ from vega3d.analysis.sweep import correspondence_rows
 from vega3d.analysis.sweep_files import run_sweep, sweep_table
 from vega3d.analysis.tables import notes, table_of
 from vega3d.features.cache import FeatureCache
+from vega3d.processing.generator_frames_vega3d import FrameSettings
 from vega3d.statistics import mean_intervals
 
 FACTS = {"model": "tiny", "notice": "untrained", "command": "vega3d analyze sweep", "plan": {"families": ["wan"]}}
@@ -37,9 +38,12 @@ def generator(assemble):
     return assemble().generator_module
 
 
+SETTINGS = FrameSettings(16)  # of the processor
+
+
 def plan_for(generator, **changes):
     options = {"blocks": [0, 1, 2], "timesteps": [300, 700], "controls": ["random", "noise", "vae"]}
-    return make_plan(generator.config, **{**options, **changes})
+    return make_plan(generator.config, SETTINGS, **{**options, **changes})
 
 
 class Counted:
@@ -63,7 +67,7 @@ def test_rows_are_the_figures_of_the_features(generator, sources):
     clip = read_clip(sources[0])
     for mode, views in (("frame", 5), ("clip", 2)):
         variant = generator.variant(clip_mode=mode, block=2)
-        given = reading(clip, variant.config, None)
+        given = reading(clip, variant.config, SETTINGS)
         (features,) = variant.encode([given.frames])
         wanted = correspondence(features, co_visible(given.clip, given.fit))
         (row,) = (

@@ -128,12 +128,12 @@ def test_cached_inputs_give_the_online_answer(cache, model, visual):
     inputs = batch([5, visual, 7, 8])
     online = model(**inputs).logits
     identity = feature_identity(model.model.generator)
-    cell = model.config.generator_config.cell
-    assert "generator_hidden_states" not in cache.attach(inputs, identity, cell)
+    patch_size = model.config.generator_config.cell
+    assert "generator_hidden_states" not in cache.attach(inputs, identity, patch_size)
     filled = cache.fill(model, inputs)
     assert not any(name.startswith("generator_pixel") for name in filled)
     torch.testing.assert_close(model(**filled).logits, online, atol=0.02, rtol=0)
-    attached = cache.attach(inputs, identity, cell)
+    attached = cache.attach(inputs, identity, patch_size)
     assert torch.equal(model(**attached).logits, model(**filled).logits)
 
 

@@ -20,6 +20,7 @@ from vega3d.analysis.tokens import FrameFit, frame_fit, generator_frames, read_v
 from vega3d.files import read_json, write_whole
 from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
 from vega3d.modeling.generator_vega3d import VegaGenerator
+from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 FORMAT = 1  # of parts; raise it when the figures of unchanged features change
 CONTROLS = ("random", "noise", "vae")
@@ -37,19 +38,21 @@ class Plan:
         blocks: 0-based.
         timesteps: noise levels asked for, in [0, 1000).
         modes: see `clip_mode` of `VegaGeneratorConfig`.
-        areas: of the generator's frames [px]; None for the config's.
+        areas: of the generator's frames [px].
         families: the model's own, then the controls.
         voxel: edge [m].
         seed: of the voxels that do not correspond.
+        frames: how the processor prepares frames, but for their area.
     """
 
     blocks: tuple[int, ...]
     timesteps: tuple[int, ...]
     modes: tuple[str, ...]
-    areas: tuple[int | None, ...]
+    areas: tuple[int, ...]
     families: tuple[str, ...]
-    voxel: float = VOXEL
-    seed: int = 0
+    voxel: float
+    seed: int
+    frames: FrameSettings
 
     def blocks_of(self, family: str) -> tuple[int, ...]:
         """The VAE has no blocks: it is read once."""
@@ -66,19 +69,26 @@ class Plan:
 
 def make_plan(
     config: VegaGeneratorConfig,
+    frames: FrameSettings,
     blocks: Sequence[int] | None = None,
     timesteps: Sequence[int] | None = None,
     modes: Sequence[str] | None = None,
-    areas: Sequence[int | None] | None = None,
+    areas: Sequence[int] | None = None,
     controls: Sequence[str] = (),
     voxel: float = VOXEL,
     seed: int = 0,
 ) -> Plan:
-    """A plan around what the model is configured to read, which stands for everything that is not given.
+    """A plan around what the model and its processor are configured to read, for everything that is not given.
 
     Raises:
-        ValueError: for a block, timestep, mode or control that does not exist, or one given twice.
+        ValueError: for a block, timestep, mode or control that does not exist, or one given twice; for an area that
+            is below one token, or given for a processor that crops to a fixed size.
     """
+    if areas and frames.frame_size is not None:
+        raise ValueError(f"This generator sees crops of {tuple(frames.frame_size)}: leave out the size.")
+    for area in areas or ():
+        if area < config.cell**2:
+            raise ValueError(f"A size of {area} px is below one token of {config.cell} x {config.cell} px. Raise it.")
     chosen_blocks = [block % config.num_layers for block in blocks or [config.block] if check_block(block, config)]
     chosen_timesteps = list(timesteps or [config.timestep])
     for timestep in chosen_timesteps:
@@ -88,7 +98,7 @@ def make_plan(
             if value not in known:
                 raise ValueError(f"There is no {name} {value!r}. Choose of {', '.join(known)}.")
     families = (config.family, *controls)
-    chosen_modes, chosen_areas = list(modes or [config.clip_mode]), list(areas or [None])
+    chosen_modes, chosen_areas = list(modes or [config.clip_mode]), list(areas or [frames.max_area])
     given: dict[str, Sequence] = {
         "blocks": chosen_blocks,
         "timesteps": chosen_timesteps,
@@ -106,6 +116,7 @@ def make_plan(
         families,
         voxel,
         seed,
+        frames,
     )
 
 
@@ -143,8 +154,8 @@ class Reading(NamedTuple):
     content: str
 
 
-def reading(clip: PosedClip, config: VegaGeneratorConfig, area: int | None) -> Reading:
-    fit = frame_fit(clip.frames.shape[1], clip.frames.shape[2], config, area)
+def reading(clip: PosedClip, config: VegaGeneratorConfig, settings: FrameSettings) -> Reading:
+    fit = frame_fit(clip.frames.shape[1], clip.frames.shape[2], settings)
     views = read_views(len(clip), config.clip_mode)
     seen = clip if len(views) == len(clip) else select_views(clip, views)
     frames = generator_frames(clip.frames, fit)
@@ -190,13 +201,13 @@ def none_for_nan(value: object) -> object:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def cell_facts(variant: VegaGenerator, area: int | None, timestep: int, block: int) -> dict:
+def cell_facts(variant: VegaGenerator, area: int, timestep: int, block: int) -> dict:
     """The columns that say which features a row is about; None for what does not matter to a family."""
     config = variant.config
     return {
         "family": config.family,
         "mode": config.clip_mode,
-        "max_area": config.max_area if area is None else area,
+        "max_area": area,
         "timestep": None if config.family in ("noise", "vae") else timestep,
         "block": None if config.family == "vae" else block,
     }

@@ -1,6 +1,7 @@
 """Probes over blocks, noise levels, modes and sizes: trained on clips of some scenes, tested on clips of others."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from vega3d.analysis.probes import (
 from vega3d.analysis.sweep import clip_facts
 from vega3d.features.identity import feature_identity
 from vega3d.modeling.generator_vega3d import VegaGenerator
+from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 HELD_OUT = 5  # every fifth training scene chooses the strength of the ridge
 BASELINES = ("mean", "position")
@@ -128,7 +130,8 @@ def probe_rows(
         for mode in plan.modes:
             variant = variant_for(generator, plan, family, mode)
             for area in plan.areas:
-                run = ProbeRun(variant, train, test, area, shelf, reader, on_part or (lambda count: None))
+                frames = replace(plan.frames, max_area=area)
+                run = ProbeRun(variant, train, test, frames, shelf, reader, on_part or (lambda count: None))
                 for timestep in plan.timesteps_of(family):
                     rows += run.rows(timestep, plan.blocks_of(family), parts)
                 if family == plan.families[0]:
@@ -144,19 +147,19 @@ class ProbeRun:
         variant: VegaGenerator,
         train: Sequence[ClipSource],
         test: Sequence[ClipSource],
-        area: int | None,
+        frames: FrameSettings,
         shelf: ClipShelf,
         reader: Reader,
         on_part: Callable[[int], None],
     ):
-        self.variant, self.train, self.test, self.area = variant, train, test, area
+        self.variant, self.train, self.test, self.frames = variant, train, test, frames
         self.shelf, self.reader, self.on_part = shelf, reader, on_part
         self.held_out = held_out_scenes(train)
         self._content: list[str] | None = None
 
     def readings(self, sources: Sequence[ClipSource]) -> Iterator[tuple[Reading, Targets]]:
         for source in sources:
-            given = reading(self.shelf.clip(source), self.variant.config, self.area)
+            given = reading(self.shelf.clip(source), self.variant.config, self.frames)
             yield given, self.shelf.targets(source, given)
 
     @property
@@ -165,14 +168,14 @@ class ProbeRun:
         if self._content is None:
             clips = [*self.train, *self.test]
             config = self.variant.config
-            self._content = [reading(self.shelf.clip(source), config, self.area).content for source in clips]
+            self._content = [reading(self.shelf.clip(source), config, self.frames).content for source in clips]
         return self._content
 
     def rows(self, timestep: int, blocks: Sequence[int], parts: Path | None) -> list[dict]:
         key = None
         if parts is not None:
             identity = feature_identity(self.variant, blocks, timestep)
-            place = [self.variant.config.max_area if self.area is None else self.area, timestep]
+            place = [self.frames.max_area, timestep]
             key = part_key("probe", self.content, len(self.train), identity, place)
         found = None if key is None else read_part(parts, key)
         if found is not None:
@@ -183,7 +186,7 @@ class ProbeRun:
         for given, targets in self.readings(self.test):
             for block, features in self.hidden(given, timestep, blocks).items():
                 weight, strengths = weights[block]
-                facts = {**cell_facts(self.variant, self.area, timestep, block), **clip_facts(given)}
+                facts = {**cell_facts(self.variant, self.frames.max_area, timestep, block), **clip_facts(given)}
                 rows.append({**facts, **figures_of(features, targets, weight), **strengths})
             self.on_part(1)
         return write_part(parts if key else None, key or "", rows)
@@ -217,7 +220,8 @@ class ProbeRun:
         for given, targets in self.readings(self.test):
             for name, features in baseline_features(given).items():
                 weight, strengths = weights[name]
-                facts = cell_facts(self.variant, self.area, 0, 0) | {"family": name, "timestep": None, "block": None}
+                facts = cell_facts(self.variant, self.frames.max_area, 0, 0)
+                facts |= {"family": name, "timestep": None, "block": None}
                 rows.append({**facts, **clip_facts(given), **figures_of(features, targets, weight), **strengths})
         return write_part(None, "", rows)
 

@@ -4,6 +4,7 @@ A killed run continues from the parts that it left, one for each clip, family, m
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vega3d.analysis.cells import (
@@ -58,7 +59,8 @@ def correspondence_rows(
             for source in sources:
                 clip = read_clip(source, options)
                 for area in plan.areas:
-                    for part in clip_parts(variant, reading(clip, variant.config, area), area, plan, parts, reader):
+                    given = reading(clip, variant.config, replace(plan.frames, max_area=area))
+                    for part in clip_parts(variant, given, area, plan, parts, reader):
                         rows += part
                         if on_part is not None:
                             on_part(1)
@@ -66,7 +68,7 @@ def correspondence_rows(
 
 
 def clip_parts(
-    variant: VegaGenerator, given: Reading, area: int | None, plan: Plan, parts: Path | None, reader: Reader
+    variant: VegaGenerator, given: Reading, area: int, plan: Plan, parts: Path | None, reader: Reader
 ) -> Iterator[list[dict]]:
     """Rows of one clip, noise level by noise level; only what no earlier run left is computed."""
     family = variant.config.family
@@ -76,7 +78,7 @@ def clip_parts(
             "correspondence",
             given.content,
             feature_identity(variant, blocks, timestep),
-            [variant.config.max_area if area is None else area, timestep, list(given.clip.left_out)],
+            [area, timestep, list(given.clip.left_out)],
             [plan.voxel, plan.seed],
         )
         for timestep in timesteps

@@ -6,8 +6,12 @@ import numpy as np
 import torch
 
 from vega3d.analysis.clips import PosedClip, in_frame
-from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
-from vega3d.processing.generator_frames_vega3d import center_crop_frames, generator_frame_size, resize_frames
+from vega3d.processing.generator_frames_vega3d import (
+    FrameSettings,
+    center_crop_frames,
+    generator_frame_size,
+    resize_frames,
+)
 
 LEAST_DEPTH = 0.1  # share of a token's depth pixels that must not be holes
 TEMPORAL_STRIDE = 4  # frames of a latent of the causal VAE, after the first
@@ -37,30 +41,17 @@ class FrameFit(NamedTuple):
         return self.height // self.cell, self.width // self.cell
 
 
-def frame_fit(height: int, width: int, config: VegaGeneratorConfig, max_area: int | None = None) -> FrameFit:
-    """The fit of frames of `height` x `width` px that the processor makes for this generator.
-
-    Args:
-        height, width: of the frames [px].
-        config: of the generator.
-        max_area: of the generator's frames [px], in place of the config's.
-
-    Raises:
-        ValueError: if `max_area` is given but the config crops to a fixed size, or is below one token.
-    """
-    if config.frame_size is not None:
-        if max_area is not None:
-            raise ValueError(f"This generator sees crops of {tuple(config.frame_size)}: leave out the size.")
-        rows, columns = config.frame_size
+def frame_fit(height: int, width: int, settings: FrameSettings) -> FrameFit:
+    """The fit that the processor makes of frames of `height` x `width` px."""
+    if settings.frame_size is not None:
+        rows, columns = settings.frame_size
         factor = max(rows / height, columns / width)
         scaled = np.array([round(width * factor), round(height * factor)])
         offset = (scaled - (columns, rows)) // 2
-        return FrameFit(rows, columns, scaled / (width, height), offset.astype(float), config.cell, True)
-    area = config.max_area if max_area is None else max_area
-    if area < config.cell**2:
-        raise ValueError(f"A size of {area} px is below one token of {config.cell} x {config.cell} px. Raise it.")
-    rows, columns = generator_frame_size(height, width, config.cell, area)
-    return FrameFit(rows, columns, np.array([columns / width, rows / height]), np.zeros(2), config.cell, False)
+        return FrameFit(rows, columns, scaled / (width, height), offset.astype(float), settings.patch_size, True)
+    rows, columns = generator_frame_size(height, width, settings.patch_size, settings.max_area)
+    scale = np.array([columns / width, rows / height])
+    return FrameFit(rows, columns, scale, np.zeros(2), settings.patch_size, False)
 
 
 def generator_frames(frames: np.ndarray, fit: FrameFit) -> torch.Tensor:

@@ -132,7 +132,7 @@ class FeatureCache:
                 for block in set(blocks):
                     del found[timestep, block]
 
-    def attach(self, inputs: Mapping, identity: str, cell: int) -> dict:
+    def attach(self, inputs: Mapping, identity: str, patch_size: int) -> dict:
         """Puts cached hidden states in the place of the generator's pixels, if all of them are there.
 
         For the workers of a data loader, which have no generator.
@@ -140,13 +140,13 @@ class FeatureCache:
         Args:
             inputs: of the processor.
             identity: `feature_identity` of the generator.
-            cell: edge of a cell [px], `generator_config.cell`.
+            patch_size: side of a patch [px], the processor's `generator_patch_size`.
 
         Returns:
             The inputs with `generator_hidden_states`, images first, without generator pixels; if a clip is missing,
             the inputs as they are.
         """
-        found = [self.get(clip, identity) for clip in clips_of(inputs, cell)]
+        found = [self.get(clip, identity) for clip in clips_of(inputs, patch_size)]
         if not found or any(hidden is None for hidden in found):
             return dict(inputs)
         return without_pixels(inputs, found)
@@ -249,11 +249,11 @@ def as_stored(hidden: torch.Tensor) -> torch.Tensor:
     return hidden.detach().to("cpu", torch.bfloat16).contiguous()
 
 
-def clips_of(inputs: Mapping, cell: int) -> list[torch.Tensor]:
+def clips_of(inputs: Mapping, patch_size: int) -> list[torch.Tensor]:
     """Frames [T, 3, H, W] of each image, then each video, in the generator's packed pixels."""
-    clips = unpack_cells(inputs.get("generator_pixel_values"), inputs.get("generator_image_grid_thw"), cell)
-    clips += unpack_cells(inputs.get("generator_pixel_values_videos"), inputs.get("generator_video_grid_thw"), cell)
-    return clips
+    images = inputs.get("generator_pixel_values"), inputs.get("generator_image_grid_thw")
+    videos = inputs.get("generator_pixel_values_videos"), inputs.get("generator_video_grid_thw")
+    return [*unpack_cells(*images, patch_size), *unpack_cells(*videos, patch_size)]
 
 
 def without_pixels(inputs: Mapping, hidden: Sequence[torch.Tensor | None]) -> dict:
