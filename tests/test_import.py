@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import vega3d
-from vega3d.hub.load import ASSETS
+from vega3d.shipped import ASSETS
 
 FOLDER = str(ASSETS / "vega3d-tiny")
 LOADS = {
