@@ -94,9 +94,7 @@ def test_help_does_not_import_torch():
 COMMANDS = ("ask", "synthesize", "cache", "assemble", "train", "evaluate", "compare", "info", "env", "demo")
 
 
-@pytest.mark.parametrize(
-    "command", [*COMMANDS, *(f"analyze {name}" for name in ("correspondence", "sweep", "choose"))]
-)
+@pytest.mark.parametrize("command", [*COMMANDS, "analyze correspondence", "analyze sweep", "analyze choose"])
 def test_help_has_examples_that_can_be_copied(command):
     result = run(*command.split(), "--help")
     assert result.exit_code == 0
@@ -109,7 +107,7 @@ def test_help_groups_the_commands_with_whole_descriptions():
     lines = run("--help").stdout.splitlines()
     panels = [line for line in lines if line in ("Ask:", "Data:", "Train:", "Measure:", "Share:")]
     assert panels == ["Ask:", "Data:", "Train:", "Measure:", "Share:"]
-    assert not [line for line in lines if line.endswith("...")]
+    assert not [line for line in lines[1:] if line.endswith("...")]
     assert {line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS} == {*COMMANDS}
 
 

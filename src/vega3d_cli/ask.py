@@ -81,9 +81,11 @@ def ask(
 
     SpatialQuestion(media, question, options or (), is_numeric=number)  # refuses what cannot be asked
     if save_gates is not None:
+        from vega3d.extras import optional_module
         from vega3d.files import check_output
         from vega3d.inference.gate_figure import SOFTWARE
 
+        optional_module("matplotlib")
         save_gates = check_output(save_gates, *media_files(media), mark=SOFTWARE.encode())
     folder = model_folder(model)
     with loading(model):
