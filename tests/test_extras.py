@@ -19,6 +19,7 @@ class Without:
 
     def __init__(self, packages):
         self.packages = packages
+        self.find_distributions = PathFinder.find_distributions
 
     def find_spec(self, name, path=None, target=None):
         return None if name.partition(".")[0] in self.packages else PathFinder.find_spec(name, path, target)

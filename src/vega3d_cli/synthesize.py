@@ -12,7 +12,7 @@ from vega3d_cli.common import COUNT, command, progress
     "Data",
     """    vega3d synthesize rooms-test --split test --scenes 20 --workers 2 --preview
 
-    vega3d synthesize rooms --split train --scenes 1000 --walks 8 --size 128
+    vega3d synthesize rooms --split train --scenes 1000 --trajectories 8 --size 128
 
     vega3d synthesize rooms-unseen --split test_unseen --furniture furniture_unseen.npz""",
 )
@@ -23,7 +23,10 @@ def synthesize(
     ] = "train",
     scenes: Annotated[int, typer.Option(**COUNT, help="Rooms.")] = 10,
     workers: Annotated[int, typer.Option(**COUNT, help="Processes; the result does not depend on their number.")] = 1,
-    walks: Annotated[int, typer.Option(**COUNT, help="Walkthroughs of a room, which share its light.")] = 1,
+    trajectories: Annotated[
+        int,
+        typer.Option("--trajectories", "--walks", **COUNT, help="Walkthroughs of a room, which share its light."),
+    ] = 1,
     size: Annotated[int, typer.Option(**COUNT, help="Edge of the frames [px].")] = 192,
     num_frames: Annotated[int, typer.Option(**COUNT, help="Frames of a walkthrough.")] = 17,
     questions_per_type: Annotated[
@@ -39,7 +42,7 @@ def synthesize(
     from vega3d.rooms.dataset.dataset import DatasetSettings
     from vega3d.rooms.dataset.dataset import synthesize as make_dataset
 
-    settings = DatasetSettings(split, size, num_frames, walks, questions_per_type, videos)
+    settings = DatasetSettings(split, size, num_frames, trajectories, questions_per_type, videos)
     with progress("rooms", "room", scenes) as advance:
         table = make_dataset(
             output,
