@@ -29,7 +29,7 @@ from vega3d.rooms.questions.text_prior import CLUES, WEIGHTS
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.scene.furniture import load_furniture
 from vega3d.rooms.scene.scene import sample_scene, scene_seed
-from vega3d.rooms.scene.trajectory import sample_walk
+from vega3d.rooms.scene.trajectory import sample_trajectory
 
 SIZE, NUM_FRAMES = 128, 17
 PENALTIES = (10.0, 30.0, 100.0, 300.0)  # precision of a normal prior on each weight
@@ -42,16 +42,16 @@ def furniture() -> list:
     return load_furniture()
 
 
-def room_candidates(place: int, first: int, split: str, walks: int, per_type: int) -> list[list]:
+def room_candidates(place: int, first: int, split: str, trajectories: int, per_type: int) -> list[list]:
     """Questions on room `first` + `place`: type, classes, options, number of the right option, number of the room."""
     number = first + place
     scene = sample_scene(scene_seed(split, number), furniture())
     renderer, observation, found = EmbreeRenderer(scene), None, []
-    for walk in range(walks):
-        _, instance = renderer.geometry(sample_walk(scene, walk, NUM_FRAMES), SIZE, SIZE)
+    for trajectory in range(trajectories):
+        _, instance = renderer.geometry(sample_trajectory(scene, trajectory, NUM_FRAMES), SIZE, SIZE)
         observation = observe(scene, instance, observation)
         for stream, name in enumerate(CLUES):
-            random = np.random.default_rng([scene.seed, 4, walk, stream])
+            random = np.random.default_rng([scene.seed, 4, trajectory, stream])
             for question in shuffled_candidates(name, observation, random)[:per_type]:
                 found.append([name, names_in(question, observation), question.options, question.right, number])
     return found
@@ -59,7 +59,11 @@ def room_candidates(place: int, first: int, split: str, walks: int, per_type: in
 
 def collect(options: argparse.Namespace) -> None:
     make = partial(
-        room_candidates, first=options.first, split=options.split, walks=options.walks, per_type=options.per_type
+        room_candidates,
+        first=options.first,
+        split=options.split,
+        trajectories=options.trajectories,
+        per_type=options.per_type,
     )
     counts: Counter[str] = Counter()
     with gzip.open(options.file, "wt", encoding="utf-8") as file:
@@ -155,7 +159,7 @@ def main() -> None:
     collecting.add_argument("--split", default="train")
     collecting.add_argument("--first", type=int, default=0, help="number of the first room")
     collecting.add_argument("--rooms", type=int, default=4000)
-    collecting.add_argument("--walks", type=int, default=2)
+    collecting.add_argument("--trajectories", type=int, default=2)
     collecting.add_argument("--per-type", type=int, default=14)
     collecting.add_argument("--workers", type=int, default=2)
     collecting.set_defaults(run=collect)

@@ -42,7 +42,7 @@ def small_clip(seed: int = 0) -> torch.Tensor:
 def data_set(folder: Path, workers: int = 1) -> str:
     from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
 
-    settings = DatasetSettings(split="validation", size=128, num_frames=5, walks=1, questions_per_type=1)
+    settings = DatasetSettings(split="validation", size=128, num_frames=5, trajectories=1, questions_per_type=1)
     synthesize(folder / "rooms", settings, num_scenes=2, workers=workers, preview=True)
     return digest_of_folder(folder / "rooms")
 

@@ -76,7 +76,7 @@ NUMBERS: dict[str, tuple[Callable[[Any], object], tuple]] = {
             lambda value, name=name: DatasetSettings(**{"split": "test", name: value}),
             NOT_COUNTS,
         )
-        for name in ("size", "num_frames", "walks", "questions_per_type")
+        for name in ("size", "num_frames", "trajectories", "questions_per_type")
     },
     **{
         f"synthesize {name}": (

@@ -14,7 +14,7 @@ from vega3d_cli.common import COUNT, app, one_line_errors
 
     vega3d synthesize rooms-test --split test --scenes 20 --workers 2 --preview
 
-    vega3d synthesize rooms --split train --scenes 1000 --walks 8 --size 128
+    vega3d synthesize rooms --split train --scenes 1000 --trajectories 8 --size 128
 
     vega3d synthesize rooms-unseen --split test_unseen --furniture furniture_unseen.npz"""
 )
@@ -23,7 +23,7 @@ def synthesize(
     split: Annotated[str, typer.Option(help="train, validation, test or test_unseen; their rooms differ.")] = "train",
     scenes: Annotated[int, typer.Option(**COUNT, help="Rooms.")] = 10,
     workers: Annotated[int, typer.Option(**COUNT, help="Processes; the result does not depend on their number.")] = 1,
-    walks: Annotated[int, typer.Option(**COUNT, help="Walkthroughs of a room, which share its light.")] = 1,
+    trajectories: Annotated[int, typer.Option(**COUNT, help="Walkthroughs of a room, which share its light.")] = 1,
     size: Annotated[int, typer.Option(**COUNT, help="Edge of the frames [px].")] = 192,
     num_frames: Annotated[int, typer.Option(**COUNT, help="Frames of a walkthrough.")] = 17,
     questions_per_type: Annotated[
@@ -42,14 +42,14 @@ def synthesize(
         from vega3d.rooms.dataset.dataset import DatasetSettings
         from vega3d.rooms.dataset.dataset import synthesize as make_dataset
 
-        settings = DatasetSettings(split, size, num_frames, walks, questions_per_type, videos)
+        settings = DatasetSettings(split, size, num_frames, trajectories, questions_per_type, videos)
         with tqdm(total=scenes, desc="rooms", unit="room", disable=not sys.stderr.isatty()) as bar:
             table = make_dataset(
                 output,
                 settings,
                 scenes,
                 workers,
-                on_scene=lambda count: bar.update(),
+                on_progress=bar.update,
                 furniture=furniture,
                 preview=preview,
             )

@@ -38,7 +38,7 @@ ROOM = (
 
 
 def observe(objects=ROOM, hidden: tuple[int, ...] = ()) -> Observation:
-    """A walk on which object k is first seen in frame k, as a square of 20 x 20 px, and stays in view."""
+    """A trajectory on which object k is first seen in frame k, as a square of 20 x 20 px, and stays in view."""
     ids = np.zeros((9, SIDE, SIDE), np.uint16)
     for item in objects:
         row, column = divmod(item.id - 1, 4)
@@ -48,7 +48,7 @@ def observe(objects=ROOM, hidden: tuple[int, ...] = ()) -> Observation:
 
 
 def observe_all(objects) -> Observation:
-    """A walk on which each object fills a row of 12 px in each frame."""
+    """A trajectory on which each object fills a row of 12 px in each frame."""
     ids = np.zeros((3, SIDE, SIDE), np.uint16)
     for item in objects:
         ids[:, 12 * (item.id - 1) : 12 * item.id] = item.id

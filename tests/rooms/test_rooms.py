@@ -1,4 +1,4 @@
-"""Rooms, walks and frames: exact geometry, nothing interpenetrates, everything follows from the seed."""
+"""Rooms, trajectories and frames: exact geometry, nothing interpenetrates, everything follows from the seed."""
 
 import itertools
 import json
@@ -9,7 +9,16 @@ import pytest
 pytest.importorskip("embreex")
 
 from vega3d.geometry import box_contains, penetration, project, rotation_about_z, unproject
-from vega3d.rooms import CLASSES, KINDS, SPLITS, WALKS, load_furniture, sample_scene, sample_walk, scene_seed
+from vega3d.rooms import (
+    CLASSES,
+    KINDS,
+    SPLITS,
+    TRAJECTORY_KINDS,
+    load_furniture,
+    sample_scene,
+    sample_trajectory,
+    scene_seed,
+)
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.scene.furniture import PACK
 from vega3d.rooms.scene.placing import largest_region, standing_room
@@ -37,7 +46,7 @@ def renderer(scenes):
 
 @pytest.fixture(scope="module")
 def clip(renderer, scenes):
-    return renderer.render(sample_walk(scenes[0], 0, 4), 96, 64)
+    return renderer.render(sample_trajectory(scenes[0], 0, 4), 96, 64)
 
 
 def vertices_of(scene, number):
@@ -60,7 +69,7 @@ def test_the_pack_is_vetted(furniture):
 
 def test_one_seed_gives_one_scene_and_one_clip(furniture, scenes, clip):
     again = sample_scene(0, load_furniture(), next(iter(KINDS)))
-    walk = sample_walk(again, 0, 4)
+    trajectory = sample_trajectory(again, 0, 4)
 
     for first, second in zip(
         [*scenes[0].mesh, scenes[0].instance, *scenes[0].textures],
@@ -68,7 +77,7 @@ def test_one_seed_gives_one_scene_and_one_clip(furniture, scenes, clip):
         strict=True,
     ):
         np.testing.assert_array_equal(first, second)
-    for first, second in zip(clip, EmbreeRenderer(again).render(walk, 96, 64), strict=True):
+    for first, second in zip(clip, EmbreeRenderer(again).render(trajectory, 96, 64), strict=True):
         np.testing.assert_array_equal(first, second)
     assert len(sample_scene(1, furniture).mesh.vertices) != len(again.mesh.vertices)
 
@@ -131,15 +140,15 @@ def test_shells_close():
             assert room.contains(wall.at(wall.length / 2, 0.05))
 
 
-@pytest.mark.parametrize("kind", list(WALKS))
+@pytest.mark.parametrize("kind", list(TRAJECTORY_KINDS))
 def test_cameras_stay_in_free_space(scenes, kind):
     for scene, number in itertools.product(scenes, range(2)):
-        walk = sample_walk(scene, number, 9, kind)
-        places = walk.world_from_camera[:, :3, 3]
+        trajectory = sample_trajectory(scene, number, 9, kind)
+        places = trajectory.world_from_camera[:, :3, 3]
 
         assert standing_room(scene.room, [item.box for item in scene.objects], places[:, :2], BODY - 0.03).all()
         assert (places[:, 2] > 1.1).all() and (places[:, 2] < 1.8).all()
-        assert 50 <= walk.field_of_view <= 90
+        assert 50 <= trajectory.field_of_view <= 90
         length = np.linalg.norm(np.diff(places[:, :2], axis=0), axis=1).sum()
         assert length < 1e-9 or LENGTHS[0] * 0.85 <= length <= LENGTHS[1] + 0.5
 
@@ -161,7 +170,7 @@ def test_depth_is_where_embree_says_the_surface_is(scenes, clip):
 
 def test_depth_of_known_points(renderer, scenes):
     """Points of the floor, away from walls and things, have the depth that `project` gives."""
-    scene, clip = scenes[0], renderer.render(sample_walk(scenes[0], 1, 5), 512, 512, antialias=False)
+    scene, clip = scenes[0], renderer.render(sample_trajectory(scenes[0], 1, 5), 512, 512, antialias=False)
     points = np.random.default_rng(0).uniform(0, scene.room.size[:2], (4000, 2))
     points = points[standing_room(scene.room, [item.box for item in scene.objects], points, 0.1)]
     checked = 0
@@ -183,7 +192,7 @@ def test_the_room_closes_around_the_camera(clip):
 
 
 def test_antialiasing_changes_colours_only(renderer, scenes, clip):
-    plain = renderer.render(sample_walk(scenes[0], 0, 4), 96, 64, antialias=False)
+    plain = renderer.render(sample_trajectory(scenes[0], 0, 4), 96, 64, antialias=False)
 
     np.testing.assert_array_equal(plain.depth, clip.depth)
     np.testing.assert_array_equal(plain.instance, clip.instance)
@@ -226,9 +235,9 @@ def test_a_damaged_pack_is_refused(tmp_path, damage):
         (lambda scene, renderer: split_of_seed(2**40), str(2**40)),
         (lambda scene, renderer: sample_scene(0, [], "garage"), "'garage'"),
         (lambda scene, renderer: sample_scene(0, [], "bedroom"), "has no"),
-        (lambda scene, renderer: sample_walk(scene, 0, 0), "got 0"),
-        (lambda scene, renderer: sample_walk(scene, 0, 4, "fly"), "'fly'"),
-        (lambda scene, renderer: renderer.render(sample_walk(scene, 0, 1), 8, 64), "8 x 64"),
+        (lambda scene, renderer: sample_trajectory(scene, 0, 0), "got 0"),
+        (lambda scene, renderer: sample_trajectory(scene, 0, 4, "fly"), "'fly'"),
+        (lambda scene, renderer: renderer.render(sample_trajectory(scene, 0, 1), 8, 64), "8 x 64"),
     ],
 )
 def test_bad_input_is_refused(scenes, renderer, call, message):

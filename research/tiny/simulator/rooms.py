@@ -56,7 +56,7 @@ class RoomStream:
                 self.split,
                 number,
                 None if self.end is None else self.end - number,
-                walks=self.walks,
+                trajectories=self.walks,
                 num_frames=options.num_frames,
                 size=options.size,
                 workers=options.workers,

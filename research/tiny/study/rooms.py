@@ -25,13 +25,14 @@ from vega3d.files import read_json, write_array, write_whole
 from vega3d.rooms.dataset.resumable import run_all
 from vega3d.rooms.questions.observation import Observation, observe
 from vega3d.rooms.questions.questions import make_questions
+from vega3d.rooms.render.clip import Clip
 from vega3d.rooms.render.draw_arrays import draw_arrays
-from vega3d.rooms.render.embree import Clip, EmbreeRenderer
+from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import Quality, bake_light
 from vega3d.rooms.render.raycast import Caster, use_one_thread
 from vega3d.rooms.scene.furniture import PACK, Furniture, load_furniture, suited
 from vega3d.rooms.scene.scene import Scene, sample_scene, scene_seed
-from vega3d.rooms.scene.trajectory import Walk, sample_walks
+from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def read_shard(path: Path, shards: RoomShards) -> dict:
 def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict]]:
     """uint8[T, H, W, 3], `cell_classes`, `cell_points` and the record of each walk through a room."""
     scene = sample_scene(scene_seed(shards.split, room), furniture_of(shards.split, shards.furniture))
-    walks = sample_walks(scene, shards.walks, shards.num_frames)
+    walks = sample_trajectories(scene, shards.walks, shards.num_frames)
     observation = None
     for walk, clip in enumerate(rendered(scene, walks, shards)):
         observation = observe(scene, clip.instance, observation)
@@ -188,7 +189,7 @@ def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.n
         yield np.array(clip.rgb), cell_classes(observation), cell_points(clip), {"scene": name, **record}
 
 
-def rendered(scene: Scene, walks: list[Walk], shards: RoomShards) -> Iterator[Clip]:
+def rendered(scene: Scene, walks: list[Trajectory], shards: RoomShards) -> Iterator[Clip]:
     if shards.renderer == "embree":
         renderer = EmbreeRenderer(scene, shards.quality)
         yield from (renderer.render(walk, shards.size, shards.size) for walk in walks)
@@ -200,7 +201,7 @@ def rendered(scene: Scene, walks: list[Walk], shards: RoomShards) -> Iterator[Cl
         yield from opengl.render_all(walks, shards.size, shards.size)
 
 
-def clip_record(observation: Observation, scene: Scene, number: int, walk: Walk, per_type: int) -> dict:
+def clip_record(observation: Observation, scene: Scene, number: int, walk: Trajectory, per_type: int) -> dict:
     """`visuals`: what is marked in which frame, at first nothing; `rows`, each with its visual; and the `map`."""
     places = room_map(observation, walk)
     visuals: list[dict] = [{"frame": None, "marks": []}]

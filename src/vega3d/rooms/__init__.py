@@ -4,21 +4,21 @@ from vega3d.rooms.scene.classes import CLASSES
 from vega3d.rooms.scene.furniture import Furniture, furniture_for, load_furniture
 from vega3d.rooms.scene.layout import KINDS
 from vega3d.rooms.scene.scene import SPLITS, Scene, SceneObject, sample_scene, scene_seed, split_of_seed
-from vega3d.rooms.scene.trajectory import WALKS, Walk, sample_walk
+from vega3d.rooms.scene.trajectory import TRAJECTORY_KINDS, Trajectory, sample_trajectory
 
 __all__ = [
     "CLASSES",
     "KINDS",
     "SPLITS",
-    "WALKS",
+    "TRAJECTORY_KINDS",
     "Furniture",
     "Scene",
     "SceneObject",
-    "Walk",
+    "Trajectory",
     "furniture_for",
     "load_furniture",
     "sample_scene",
-    "sample_walk",
+    "sample_trajectory",
     "scene_seed",
     "split_of_seed",
 ]

@@ -63,13 +63,13 @@ def read_archive(
                 for name, size in zip(wanted, sizes, strict=True)
             }
     except FAULTS as error:
-        told = str(error).removesuffix(".")
-        raise ValueError(f"{path} cannot be read: {told}. {remedy}".rstrip()) from error
+        reason = str(error).removesuffix(".")
+        raise ValueError(f"{path} cannot be read: {reason}. {remedy}".rstrip()) from error
 
 
 def read_member(archive: zipfile.ZipFile, name: str, size: int, shape: Shape | None) -> np.ndarray:
     with archive.open(f"{name}{SUFFIX}") as file:
-        found, dtype = head_of(file)
+        found, dtype = array_header(file)
         claimed = math.prod(found) * dtype.itemsize
         if claimed > size:
             raise ValueError(f"{name} claims {claimed:,} bytes, but has {size:,}")
@@ -83,7 +83,7 @@ def read_member(archive: zipfile.ZipFile, name: str, size: int, shape: Shape | N
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def head_of(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from vega3d.configs import check_count, shown
 from vega3d.files import LOCK, check_folder, only_run, read_json, write_whole
@@ -41,11 +42,12 @@ from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.raycast import use_one_thread
 from vega3d.rooms.scene.furniture import PACK, UNSEEN_SPLIT, Furniture, furniture_for
 from vega3d.rooms.scene.scene import sample_scene, scene_seed
-from vega3d.rooms.scene.trajectory import sample_walk
+from vega3d.rooms.scene.trajectory import sample_trajectory
 
 FORMAT = 2
 SETTINGS = "settings.json"
 PREVIEWED = 8  # walkthroughs on the contact sheet
+ON_DISK = {"trajectories": "walks"}  # settings that have another name in the files of data sets
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class DatasetSettings:
         split: `train`, `validation`, `test` or `test_unseen`; their seeds are disjoint.
         size: edge of the square frames [px].
         num_frames: of a walkthrough.
-        walks: walkthroughs of a room, which share its light.
+        trajectories: walkthroughs of a room, which share its light.
         questions_per_type: most questions of one type about a walkthrough.
         videos: whether videos and arrays are written; without, only tables, in a tenth of the time.
 
@@ -66,13 +68,13 @@ class DatasetSettings:
     split: str = "train"
     size: int = 192
     num_frames: int = 17
-    walks: int = 1
+    trajectories: int = 1
     questions_per_type: int = 2
     videos: bool = True
 
     def __post_init__(self):
         scene_seed(self.split, 0)
-        limits = {"size": (128, 640), "num_frames": (2, 512), "walks": (1, 64), "questions_per_type": (1, 100)}
+        limits = {"size": (128, 640), "num_frames": (2, 512), "trajectories": (1, 64), "questions_per_type": (1, 100)}
         for name, (low, high) in limits.items():
             check_count(name, asdict(self)[name], low, high)
         if self.size % 2:
@@ -80,9 +82,13 @@ class DatasetSettings:
                 f"size is {self.size}, but video frames have an even number of pixels. Use {self.size + 1}."
             )
 
-    def names_of(self, room: int) -> list[str]:
-        """Of the walkthroughs of a room."""
-        return [f"{self.split}_{room:06d}_{walk:02d}" for walk in range(self.walks)]
+    def as_json(self) -> dict[str, Any]:
+        """The names and values on disk, in the folder's `settings.json` and its name in a cache."""
+        return {ON_DISK.get(name, name): value for name, value in asdict(self).items()}
+
+    def walkthrough_names(self, room: int) -> list[str]:
+        """File names of a room's walkthroughs, without their endings."""
+        return [f"{self.split}_{room:06d}_{trajectory:02d}" for trajectory in range(self.trajectories)]
 
 
 @cache
@@ -90,27 +96,32 @@ def cached_furniture(split: str, pack: Path | None) -> list[Furniture]:
     return furniture_for(split, pack)
 
 
-def make_room(number: int, output: Path, settings: DatasetSettings, pack: Path | None = None) -> int:
-    """Makes the walkthroughs of one room that are not there yet; returns how many questions they have."""
-    names = settings.names_of(number)
-    missing = [walk for walk, name in enumerate(names) if not is_made(output, name, settings)]
+def make_room(number: int, output: Path, settings: DatasetSettings, pack: Path | None = None) -> None:
+    """Makes the walkthroughs of one room that are not there yet.
+
+    Raises:
+        ValueError: if a record that is there is damaged; else that would be found when all rooms have been made.
+    """
+    names = settings.walkthrough_names(number)
+    missing = [trajectory for trajectory, name in enumerate(names) if not is_made(output, name, settings)]
     if missing:
         scene = sample_scene(scene_seed(settings.split, number), cached_furniture(settings.split, pack))
         renderer, observation = EmbreeRenderer(scene), None
-        for walk in missing:
-            name, path = names[walk], sample_walk(scene, walk, settings.num_frames)
+        for trajectory in missing:
+            name, path = names[trajectory], sample_trajectory(scene, trajectory, settings.num_frames)
             if settings.videos:
                 clip = renderer.render(path, settings.size, settings.size)
                 instance = clip.instance
                 write_whole(output / "rooms" / f"{name}.mp4", partial(write_video, frames=clip.rgb))
-                arrays = partial(write_arrays, scene=scene, clip=clip, walk=walk)
+                arrays = partial(write_arrays, scene=scene, clip=clip, trajectory=trajectory)
                 write_whole(output / "arrays" / f"{name}.npz", arrays)
             else:
                 _, instance = renderer.geometry(path, settings.size, settings.size)
             observation = observe(scene, instance, observation)
-            questions = make_questions(observation, (scene.seed, 3, walk), settings.questions_per_type)
+            questions = make_questions(observation, (scene.seed, 3, trajectory), settings.questions_per_type)
             write_json(record_file(output, name), walkthrough_record(observation, scene, name, questions))
-    return sum(len(read_record(output, name)["questions"]) for name in names)
+    for name in names:
+        read_record(output, name)
 
 
 def is_made(output: Path, name: str, settings: DatasetSettings) -> bool:
@@ -142,7 +153,7 @@ def synthesize(
     settings: DatasetSettings,
     num_scenes: int,
     workers: int = 1,
-    on_scene: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
     furniture: str | Path | None = None,
     preview: bool = False,
 ) -> Path:
@@ -153,7 +164,7 @@ def synthesize(
         settings: of the data set.
         num_scenes: rooms, numbered from 0 in their split.
         workers: processes.
-        on_scene: called with the number of questions of each room that is done.
+        on_progress: called with 1 for each room that is done.
         furniture: a pack (`furniture_for`); needed for `test_unseen`.
         preview: whether to draw a contact sheet.
 
@@ -173,24 +184,24 @@ def synthesize(
     cached_furniture(settings.split, pack)
     with claimed(output, settings, pack):
         make = partial(make_room, output=output, settings=settings, pack=pack)
-        for count in run_all(make, num_scenes, workers, use_one_thread):
-            if on_scene is not None:
-                on_scene(count)
+        for _ in run_all(make, num_scenes, workers, use_one_thread):
+            if on_progress is not None:
+                on_progress(1)
         write_whole_set(output, settings, num_scenes, preview)
     return output / table_file(settings.split, "questions")
 
 
 def write_whole_set(output: Path, settings: DatasetSettings, num_scenes: int, preview: bool) -> None:
     """Tables, statistics, card and contact sheet of all rooms."""
-    names = [name for room in range(num_scenes) for name in settings.names_of(room)]
+    names = [name for room in range(num_scenes) for name in settings.walkthrough_names(room)]
     statistics = write_tables(output, settings.split, (read_record(output, name) for name in names))
     write_json(output / "statistics.json", statistics)
     seeds = [scene_seed(settings.split, room) for room in range(num_scenes)]
     license_name = "cc-by-3.0" if settings.split == UNSEEN_SPLIT else "apache-2.0"
-    card = dataset_card(asdict(settings), statistics, seeds, license_name)
+    card = dataset_card(settings.as_json(), statistics, seeds, license_name)
     write_whole(output / "README.md", partial(Path.write_text, data=card))
     if preview:
-        drawn = {name: read_record(output, name) for name in names[:: settings.walks][:PREVIEWED]}
+        drawn = {name: read_record(output, name) for name in names[:: settings.trajectories][:PREVIEWED]}
         write_whole(output / "preview.png", partial(draw_preview, output, drawn))
 
 
@@ -202,7 +213,7 @@ def claimed(output: Path, settings: DatasetSettings, pack: Path | None) -> Itera
         ValueError: if another run holds it, it is not free, or it was made with other settings or furniture.
     """
     digest = hashlib.sha256((PACK if pack is None else pack).read_bytes()).hexdigest()
-    wanted = {"format": FORMAT, **asdict(settings), "furniture_sha256": digest}
+    wanted = {"format": FORMAT, **settings.as_json(), "furniture_sha256": digest}
     check_free(output, wanted)
     output.mkdir(parents=True, exist_ok=True)
     with only_run(output):
@@ -219,8 +230,10 @@ def check_free(output: Path, wanted: dict) -> None:
         found = read_json(file, f"Choose another folder than {output}.")
         differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
         if differing:
+            names = {on_disk: name for name, on_disk in ON_DISK.items()}
             values = ", ".join(
-                f"{name} {shown(found.get(name))} (now {shown(wanted.get(name))})" for name in differing
+                f"{names.get(name, name)} {shown(found.get(name))} (now {shown(wanted.get(name))})"
+                for name in differing
             )
             raise ValueError(f"{output} was made with other settings: {values}. Choose another folder.")
         return

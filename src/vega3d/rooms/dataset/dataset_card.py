@@ -21,7 +21,7 @@ configs:
 
 # Rooms: {split}
 
-{walkthroughs} camera walks of {num_frames} frames ({size}x{size} px) through {rooms} furnished rooms, made by
+{walkthroughs} camera trajectories of {num_frames} frames ({size}x{size} px) through {rooms} furnished rooms, made by
 `vega3d.rooms`, with exact depth, poses, instance masks and boxes, and questions whose answers are computed from
 the geometry. Columns, wording and answer formats of the questions are those of VSI-Bench (Yang et al., 2024).
 
@@ -87,7 +87,7 @@ def dataset_card(settings: dict, statistics: dict, seeds: Sequence[int], license
     return CARD.format(
         license=license_name,
         configs="\n".join(configs),
-        command=command_of(settings, statistics["rooms"]),
+        command=making_command(settings, statistics["rooms"]),
         types="\n".join(rows),
         kinds=", ".join(f"{name} {count}" for name, count in statistics["kinds"].items()),
         tables=", ".join(f"{name} {count}" for name, count in statistics["rows"].items()),
@@ -99,12 +99,12 @@ def dataset_card(settings: dict, statistics: dict, seeds: Sequence[int], license
     )
 
 
-def command_of(settings: dict, rooms: int) -> str:
+def making_command(settings: dict, rooms: int) -> str:
     """The command that makes the data set again."""
     options = {
         "split": settings["split"],
         "scenes": rooms,
-        "walks": settings["walks"],
+        "trajectories": settings["walks"],
         "size": settings["size"],
         "num-frames": settings["num_frames"],
         "questions-per-type": settings["questions_per_type"],

@@ -18,7 +18,7 @@ from vega3d.rooms.questions.annotations import attribute_questions, captions, ex
 from vega3d.rooms.questions.correspondences import correspondences
 from vega3d.rooms.questions.geometric_question import GeometricQuestion
 from vega3d.rooms.questions.observation import Observation
-from vega3d.rooms.render.embree import Clip
+from vega3d.rooms.render.clip import Clip
 from vega3d.rooms.scene.scene import Scene
 
 DATASET = "rooms"
@@ -89,9 +89,9 @@ def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
         container.mux(stream.encode())
 
 
-def write_arrays(path: Path, scene: Scene, clip: Clip, walk: int) -> None:
+def write_arrays(path: Path, scene: Scene, clip: Clip, trajectory: int) -> None:
     """Depth [mm], instance ids, poses, intrinsics, the boxes of all objects, and point correspondences."""
-    random = np.random.default_rng([scene.seed, 5, walk])
+    random = np.random.default_rng([scene.seed, 5, trajectory])
     with path.open("wb") as file:
         np.savez_compressed(
             file,

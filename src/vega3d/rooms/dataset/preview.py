@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vega3d.rooms.archives import LARGEST, read_archive
 
-CELL, TITLE, FRAMES = 192, 34, 4  # [px], [px], colour frames of a walkthrough
+TILE, TITLE, FRAMES = 192, 34, 4  # [px], [px], colour frames of a walkthrough
 FARTHEST = 6.0  # [m] that is shown darkest
 
 
@@ -46,10 +46,10 @@ def preview_row(video: Path, arrays: Path, caption: str) -> Image.Image:
     )
     depth, ids = values["depth_mm"][middle] / 1000, values["instance"][middle]
     tiles = [*frames[chosen], depth_colours(depth), instance_colours(ids)]
-    row = Image.new("RGB", (CELL * len(tiles), TITLE + CELL), "white")
+    row = Image.new("RGB", (TILE * len(tiles), TITLE + TILE), "white")
     ImageDraw.Draw(row).text((4, 3), caption, fill="black", font=ImageFont.load_default(12), spacing=2)
     for number, tile in enumerate(tiles):
-        row.paste(Image.fromarray(tile).resize((CELL, CELL)), (CELL * number, TITLE))
+        row.paste(Image.fromarray(tile).resize((TILE, TILE)), (TILE * number, TITLE))
     return row
 
 

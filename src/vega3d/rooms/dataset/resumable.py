@@ -30,7 +30,7 @@ def run_all(
     )
     with closing(results):
         for result in results:
-            yield result.facts
+            yield result.info
 
 
 def without_arrays(make: Callable[[int], Result], number: int) -> tuple[Result, list[np.ndarray]]:

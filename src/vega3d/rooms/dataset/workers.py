@@ -35,12 +35,12 @@ class Result(NamedTuple):
     """
     Args:
         number: of the job.
-        facts: small things, pickled.
+        info: small things, pickled.
         arrays: views of one block of shared memory, which lives as long as any of them.
     """
 
     number: int
-    facts: Any
+    info: Any
     arrays: list[np.ndarray]
 
 
@@ -59,7 +59,7 @@ def run_in_order(
 ) -> Generator[Result, None, None]:
     """
     Args:
-        job: makes facts and arrays of a number; is pickled, and called in the workers.
+        job: makes info and arrays of a number; is pickled, and called in the workers.
         numbers: of the jobs; may never end.
         workers: processes.
         prefetch: jobs that are done or waiting beyond the `workers` that are being done.
@@ -113,11 +113,11 @@ class _Member:
 
     def receive(self) -> Result | tuple[int, BaseException]:
         try:
-            number, facts, layout = self.connection.recv()
+            number, info, layout = self.connection.recv()
             if layout is None:
-                result: Result | tuple[int, BaseException] = (number, facts)
+                result: Result | tuple[int, BaseException] = (number, info)
             else:
-                result = Result(number, facts, self._mapped(layout) if layout else [])
+                result = Result(number, info, self._mapped(layout) if layout else [])
         except (EOFError, OSError, RuntimeError) as error:
             self.process.join(PATIENCE)
             raise RuntimeError(
@@ -228,11 +228,11 @@ def serve(connection: Connection, job: Job, first: Callable[[], None] | None) ->
         while True:
             number = connection.recv()
             try:
-                facts, arrays = job(number)
+                info, arrays = job(number)
             except Exception as error:
                 connection.send((number, _portable(error), None))
             else:
-                _send(connection, number, facts, arrays)
+                _send(connection, number, info, arrays)
 
 
 def _portable(error: Exception) -> Exception:
@@ -247,9 +247,9 @@ def _portable(error: Exception) -> Exception:
     return copy
 
 
-def _send(connection: Connection, number: int, facts: object, arrays: list[np.ndarray]) -> None:
+def _send(connection: Connection, number: int, info: object, arrays: list[np.ndarray]) -> None:
     if not arrays:
-        connection.send((number, facts, []))
+        connection.send((number, info, []))
         return
     layout, size = [], 0
     for array in arrays:
@@ -262,5 +262,5 @@ def _send(connection: Connection, number: int, facts: object, arrays: list[np.nd
                 view = np.frombuffer(block, array.dtype, array.size, offset).reshape(array.shape)
                 view[...] = array
                 del view  # a block with views cannot be closed
-        connection.send((number, facts, layout))
+        connection.send((number, info, layout))
         reduction.send_handle(connection, file.fileno(), os.getppid())

@@ -65,10 +65,12 @@ def own_colour(item: ObservedObject) -> str | None:
 
 def expressions(observation: Observation) -> list[Expression]:
     """For each visible object, all expressions of the kinds here that mean it alone."""
-    return [Expression(text, item.id) for item in observation.visible for text in expressions_of(item, observation)]
+    return [
+        Expression(text, item.id) for item in observation.visible for text in object_expressions(item, observation)
+    ]
 
 
-def expressions_of(item: ObservedObject, observation: Observation) -> Iterator[str]:
+def object_expressions(item: ObservedObject, observation: Observation) -> Iterator[str]:
     same = [other for other in observation.named(item.name) if other.id != item.id]
     if not same:
         yield f"the {item.name}"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vega3d.geometry import project, unproject
-from vega3d.rooms.render.embree import Clip
+from vega3d.rooms.render.clip import Clip
 
 TRIES = 40  # pairs drawn for each that is wanted
 SAME = 0.02  # [m] between a point and what the other frame sees in its place

@@ -44,13 +44,13 @@ class LightPoints(NamedTuple):
     """
     Args:
         places, normals: float32[P, 3], world [m].
-        of_vertex: int[V], the point of each vertex.
+        vertex_points: int[V], the point of each vertex.
         links: int[2, L], points that share an edge of a triangle, once in each direction.
     """
 
     places: np.ndarray
     normals: np.ndarray
-    of_vertex: np.ndarray
+    vertex_points: np.ndarray
     links: np.ndarray
 
 
@@ -90,8 +90,8 @@ def light_points(scene: Scene) -> LightPoints:
     key = (owner << 34) | (cell << 7) | facing
     shell = owner == 0
     key[shell] = -1 - np.arange(shell.sum())
-    _, first, of_vertex = np.unique(key, return_index=True, return_inverse=True)
-    a, b, c = (of_vertex.take(column) for column in mesh.faces.T)
+    _, first, vertex_points = np.unique(key, return_index=True, return_inverse=True)
+    a, b, c = (vertex_points.take(column) for column in mesh.faces.T)
     start, end = np.concatenate([a, b, c]), np.concatenate([b, c, a])
     apart = start != end
     start, end = start[apart], end[apart]
@@ -102,7 +102,7 @@ def light_points(scene: Scene) -> LightPoints:
     middles = np.empty_like(mesh.vertices)
     middles[mesh.faces.reshape(-1)] = np.repeat((a + b + c) / 3, 3, axis=0)
     places = mesh.vertices[first] + INSET * (middles[first] - mesh.vertices[first])
-    return LightPoints(places, mesh.normals[first], of_vertex, np.concatenate([pairs, pairs[::-1]], axis=1))
+    return LightPoints(places, mesh.normals[first], vertex_points, np.concatenate([pairs, pairs[::-1]], axis=1))
 
 
 def smoothed(values: np.ndarray, links: np.ndarray, times: int) -> np.ndarray:
@@ -168,7 +168,7 @@ def bounce_rays(
     tangent /= np.maximum(length(tangent), 1e-9)[:, None]
     other = np.cross(points.normals, tangent)
     on_furniture = np.zeros(number, bool)
-    on_furniture[points.of_vertex[scene.mesh.faces[scene.instance > 0].reshape(-1)]] = True
+    on_furniture[points.vertex_points[scene.mesh.faces[scene.instance > 0].reshape(-1)]] = True
     chosen_points = (np.arange(number), np.flatnonzero(on_furniture))
     sides = [
         Bounce(chosen, np.zeros((rays, len(chosen)), np.int32), np.zeros((rays, len(chosen), 3), np.float32))
@@ -178,7 +178,7 @@ def bounce_rays(
         (points.places + sign * OFFSET * points.normals).take(chosen, axis=0).astype(np.float32)
         for chosen, sign in zip(chosen_points, SIGNS, strict=True)
     ]
-    place_of_face = 2 * points.of_vertex[scene.mesh.faces[:, 0]]
+    place_of_face = 2 * points.vertex_points[scene.mesh.faces[:, 0]]
     albedo_of_face = _mean_colours(scene)[scene.mesh.texture]
     shift = random.random((number, 2))
     for ray in range(rays):
@@ -244,5 +244,5 @@ def bake_light(scene: Scene, caster: Caster, quality: Quality = "full") -> np.nd
     points = light_points(scene)
     direct = smoothed(direct_light(points, lamps(scene), caster, random, shadow_rays), points.links, 1)
     light = direct + _indirect(direct, bounce_rays(scene, points, caster, random, rays), points.links)
-    shell = points.of_vertex[scene.mesh.faces[scene.instance == 0].reshape(-1)]
-    return (light / max(float(light[shell, 0].mean()), 1e-6)).astype(np.float32)[points.of_vertex]
+    shell = points.vertex_points[scene.mesh.faces[scene.instance == 0].reshape(-1)]
+    return (light / max(float(light[shell, 0].mean()), 1e-6)).astype(np.float32)[points.vertex_points]

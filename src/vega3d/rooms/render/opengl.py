@@ -18,14 +18,14 @@ from vega3d.rooms.render.light import bake_light
 from vega3d.rooms.render.opengl_context import OpenGLContext, Target, packed_words, shared_context
 from vega3d.rooms.render.raycast import Caster
 from vega3d.rooms.scene.scene import Scene
-from vega3d.rooms.scene.trajectory import Walk
+from vega3d.rooms.scene.trajectory import Trajectory
 
 NEAR = 0.04  # [m]; cameras keep farther from everything
 GROUP = 64  # invocations, of shaders.PACK
 
 
 class OpenGLRenderer:
-    """Renders any number of walks through a room that is on the graphics card until `release`.
+    """Renders any number of trajectories through a room that is on the graphics card until `release`.
 
     Args:
         arrays: of the room.
@@ -50,7 +50,7 @@ class OpenGLRenderer:
         self._colour = gl.vertex_array(self.context.colour, colour, index_buffer=self._faces)
 
     @classmethod
-    def of_scene(
+    def from_scene(
         cls, scene: Scene, light: np.ndarray | None = None, context: OpenGLContext | None = None
     ) -> "OpenGLRenderer":
         """
@@ -73,10 +73,10 @@ class OpenGLRenderer:
         for part in (self._surface, self._colour, self._vertices, self._faces, *self._tables):
             part.release()
 
-    def render(self, walk: Walk, width: int, height: int) -> Clip:
+    def render(self, trajectory: Trajectory, width: int, height: int) -> Clip:
         """
         Args:
-            walk: where the camera is.
+            trajectory: where the camera is.
             width, height: of the frames [px].
 
         Returns:
@@ -85,9 +85,9 @@ class OpenGLRenderer:
         Raises:
             ValueError: if the frames are smaller or larger than 16 to 4096 px.
         """
-        return next(self.render_all([walk], width, height))
+        return next(self.render_all([trajectory], width, height))
 
-    def render_all(self, walks: Sequence[Walk], width: int, height: int) -> Iterator[Clip]:
+    def render_all(self, trajectories: Sequence[Trajectory], width: int, height: int) -> Iterator[Clip]:
         """The clips of `render`, faster: one is read while the next is drawn.
 
         The context can draw nothing else until the iterator has ended or is closed.
@@ -96,27 +96,27 @@ class OpenGLRenderer:
             ValueError: as `render` does.
         """
         images = []
-        for part in _one_ahead(self._parts(walks, width, height)):
+        for part in _pipelined(self._parts(trajectories, width, height)):
             images.append(self._read(part))
             if part.last:
                 together = images[0] if len(images) == 1 else [np.concatenate(n) for n in zip(*images, strict=True)]
                 rgb, depth, instance = together
-                yield Clip(rgb, depth, instance, part.walk.world_from_camera, part.intrinsics)
+                yield Clip(rgb, depth, instance, part.trajectory.world_from_camera, part.intrinsics)
                 images = []
 
-    def _parts(self, walks: Sequence[Walk], width: int, height: int) -> Iterator["_Part"]:
-        """Draws the frames of walks, as many together as the context can."""
-        cameras = [camera(walk, width, height) for walk in walks]
+    def _parts(self, trajectories: Sequence[Trajectory], width: int, height: int) -> Iterator["_Part"]:
+        """Draws the frames of trajectories, as many together as the context can."""
+        cameras = [camera(trajectory, width, height) for trajectory in trajectories]
         together = self.context.together(width, height, len(self._arrays.chunks))
-        most = max((len(walk.world_from_camera) for walk in walks), default=0)
+        most = max((len(trajectory.world_from_camera) for trajectory in trajectories), default=0)
         target = self.context.target(width, height, min(together, most))
         packed = itertools.cycle(target.packed)
-        for walk, intrinsics in zip(walks, cameras, strict=True):
+        for trajectory, intrinsics in zip(trajectories, cameras, strict=True):
             lens = 2 * intrinsics[0, 0] / width, 2 * intrinsics[1, 1] / height, NEAR, self._far
-            for start in range(0, len(walk.world_from_camera), together):
-                poses = walk.world_from_camera[start : start + together]
-                last = start + together >= len(walk.world_from_camera)
-                part = _Part(walk, intrinsics, (len(poses), height, width), last, next(packed))
+            for start in range(0, len(trajectory.world_from_camera), together):
+                poses = trajectory.world_from_camera[start : start + together]
+                last = start + together >= len(trajectory.world_from_camera)
+                part = _Part(trajectory, intrinsics, (len(poses), height, width), last, next(packed))
                 count = self._aim(invert_pose(poses), lens)
                 self._draw(target, part, count, lens)
                 self._pack(target, part)
@@ -171,24 +171,24 @@ class OpenGLRenderer:
 
 
 class _Part(NamedTuple):
-    """Frames of a walk that were drawn together.
+    """Frames of a trajectory that were drawn together.
 
     Args:
-        walk: of which they are.
+        trajectory: of which they are.
         intrinsics: float[3, 3] [px].
         shape: number, height and width of the frames.
-        last: whether they are the last ones of the walk.
+        last: whether they are the last ones of the trajectory.
         packed: buffer that they are in.
     """
 
-    walk: Walk
+    trajectory: Trajectory
     intrinsics: np.ndarray
     shape: tuple[int, int, int]
     last: bool
     packed: Any
 
 
-def _one_ahead(parts: Iterator[_Part]) -> Iterator[_Part]:
+def _pipelined(parts: Iterator[_Part]) -> Iterator[_Part]:
     """The same parts; each is handed on when the next one was begun."""
     before = None
     for part in parts:

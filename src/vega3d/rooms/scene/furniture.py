@@ -17,7 +17,7 @@ from vega3d.rooms.scene.meshes import Mesh, creased_mesh, join
 
 PACK = Path(__file__).parents[2] / "assets" / "furniture" / "furniture_cc0.npz"
 UNSEEN_SPLIT = "test_unseen"  # the split whose furniture no other split has
-HEIGHT_CELL = 0.02  # [m], of `Furniture.height_map`
+HEIGHT_STEP = 0.02  # [m], of `Furniture.height_map`
 MILLIMETRE = 1e-3  # [m], unit of the stored vertices
 LARGEST_PACK = 1 << 29  # bytes of all arrays
 REPACK = "Repack it with recipes/pack_furniture.py."
@@ -95,14 +95,14 @@ class Furniture:
     def height_map(self) -> np.ndarray:
         """float[n, m]: height of the mesh from above [m], in cells from the lower left corner; 0 where empty."""
         vertices, faces = self.model.mesh.vertices.astype(float), self.model.mesh.faces
-        heights = np.zeros(np.ceil(self.size[:2] / HEIGHT_CELL - 1e-6).astype(int))
+        heights = np.zeros(np.ceil(self.size[:2] / HEIGHT_STEP - 1e-6).astype(int))
         corners = vertices[faces] + (*self.size[:2] / 2, 0)
         longest = np.linalg.norm(np.ptp(corners[:, :, :2], axis=1), axis=1)
-        splits = 2 ** np.ceil(np.log2(np.maximum(longest / HEIGHT_CELL * 2, 1))).astype(int)
+        splits = 2 ** np.ceil(np.log2(np.maximum(longest / HEIGHT_STEP * 2, 1))).astype(int)
         for split in np.unique(splits):
             points = (_lattice(int(split)) @ corners[splits == split]).reshape(-1, 3)
             x, y = (
-                (points[:, axis] / HEIGHT_CELL).astype(int).clip(0, count - 1)
+                (points[:, axis] / HEIGHT_STEP).astype(int).clip(0, count - 1)
                 for axis, count in enumerate(heights.shape)
             )
             np.maximum.at(heights.reshape(-1), x * heights.shape[1] + y, points[:, 2])  # fast for one axis alone
@@ -138,8 +138,8 @@ def load_furniture(path: str | os.PathLike = PACK) -> list[Furniture]:
         arrays = read_archive(Path(path), largest=LARGEST_PACK, remedy="")
         table = json.loads(arrays.pop("meta").tobytes())
     except (KeyError, ValueError, RecursionError) as error:
-        told = str(error).removesuffix(".")
-        raise ValueError(f"{path} is no furniture pack or is damaged ({told}). Fetch it again.") from error
+        reason = str(error).removesuffix(".")
+        raise ValueError(f"{path} is no furniture pack or is damaged ({reason}). Fetch it again.") from error
     if not isinstance(table, list) or not table:
         raise ValueError(f"{path} is no furniture pack: meta must be a list of objects. Fetch it again.")
     owned: dict[str, dict[str, np.ndarray]] = {}

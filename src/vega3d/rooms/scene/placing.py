@@ -7,14 +7,14 @@ import numpy as np
 from scipy.ndimage import label
 
 from vega3d.geometry import Box, box_corners, penetration, rotation_about_z
-from vega3d.rooms.scene.furniture import HEIGHT_CELL, Furniture, Model
+from vega3d.rooms.scene.furniture import HEIGHT_STEP, Furniture, Model
 from vega3d.rooms.scene.materials import pick
 from vega3d.rooms.scene.room import Room, Wall
 from vega3d.rooms.scene.styles import Style
 
 WALL_GAP = 0.025  # [m], more than the skirting board is thick
 BODY = 0.22  # [m], half the width of a person
-CELL = 0.1  # [m], of the map of walkable floor
+GRID_STEP = 0.1  # [m], of the map of walkable floor
 LEVEL = 0.02  # [m]: a surface that varies less carries things
 CLEAR = 0.01  # [m]: boxes that are farther apart need no exact test
 SCALES = (0.94, 1.06)  # each piece is stretched along each axis by a factor of this range
@@ -64,7 +64,7 @@ class Layout:
         self._stock: dict[str, list[Furniture]] = {}
         for item in furniture:
             self._stock.setdefault(item.name, []).append(item)
-        x, y = (np.arange(CELL / 2, edge, CELL) for edge in room.size[:2])
+        x, y = (np.arange(GRID_STEP / 2, edge, GRID_STEP) for edge in room.size[:2])
         self._floor = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
         self._free = room.contains(self._floor, BODY)  # bool[n, m], cells of the floor where a person can stand
 
@@ -196,8 +196,8 @@ class Layout:
             if (space < 0.01).any():
                 continue
             place = self.random.uniform(-space / 2, space / 2) * (0.3 if facing else 1.0)
-            low = np.floor((place - reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_CELL).astype(int).clip(0)
-            high = np.ceil((place + reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_CELL).astype(int)
+            low = np.floor((place - reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_STEP).astype(int).clip(0)
+            high = np.ceil((place + reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_STEP).astype(int)
             patch = heights[low[0] : high[0], low[1] : high[1]] * under.scale[2]
             if (
                 patch.max() - patch.min() < LEVEL * (4 if piece.name in ("pillow", "teddy bear") else 1)
@@ -234,7 +234,7 @@ class Layout:
     def _walkable(self, free: np.ndarray) -> bool:
         """Whether a person reaches nearly all of the free floor bool[n, m], and there is enough of it."""
         largest = largest_region(free)
-        return bool(largest.sum() >= 0.93 * free.sum() and largest.sum() * CELL**2 >= 0.16 * self.room.area)
+        return bool(largest.sum() >= 0.93 * free.sum() and largest.sum() * GRID_STEP**2 >= 0.16 * self.room.area)
 
 
 def near(box: Box, others: Sequence[Box]) -> list[Box]:

@@ -1,4 +1,4 @@
-"""Camera walks through a room: turning on the spot, circling something, and walking from place to place."""
+"""Camera trajectories through a room: turning on the spot, circling something, and walking from place to place."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,19 +6,19 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.geometry import look_at
-from vega3d.rooms.scene.placing import CELL, largest_region, standing_room
+from vega3d.rooms.scene.placing import GRID_STEP, largest_region, standing_room
 from vega3d.rooms.scene.scene import Scene
 
 BODY = 0.3  # [m], kept between the camera and everything else
 FIELDS_OF_VIEW = (50.0, 90.0)  # [deg]
 EYE_HEIGHTS = (1.2, 1.7)  # [m]
-LENGTHS = (2.0, 6.0)  # [m], of a walk-through
+LENGTHS = (2.0, 6.0)  # [m], of the kinds `orbit` and `walk`
 FLAT, HEAD = 0.05, 1.9  # [m]: what ends below or begins above does not hinder, as in `standing_room`
 SMOOTHINGS = 30  # of a route, at most
-CANDIDATES = 10  # walks drawn, of which the one that sees most is kept
+CANDIDATES = 10  # trajectories drawn, of which the one that sees most is taken
 
 
-class Walk(NamedTuple):
+class Trajectory(NamedTuple):
     """
     Args:
         kind: "pan", "orbit" or "walk".
@@ -60,56 +60,56 @@ class _Ground(NamedTuple):
         return self.centres[tuple(cells[random.integers(len(cells))])]
 
 
-def sample_walk(scene: Scene, number: int, num_frames: int = 16, kind: str | None = None) -> Walk:
+def sample_trajectory(scene: Scene, number: int, num_frames: int = 16, kind: str | None = None) -> Trajectory:
     """
     Args:
         scene: the room.
-        number: of the walk in this room; each has a random stream of its own.
+        number: of the trajectory in this room; each has a random stream of its own.
         num_frames: T.
-        kind: one of `WALKS`; drawn if None.
+        kind: one of `TRAJECTORY_KINDS`; drawn if None.
 
     Returns:
-        The walk, of those drawn, that has most objects in view; the same for the same scene and number.
+        The trajectory, of those drawn, that has most objects in view; the same for the same scene and number.
 
     Raises:
         ValueError: if there are no frames, or the kind is unknown, or the camera has no place in the room.
     """
     if num_frames < 1:
-        raise ValueError(f"A walk has at least 1 frame, but got {num_frames}.")
-    if kind is not None and kind not in WALKS:
-        raise ValueError(f"There is no walk {kind!r}. Choose one of {list(WALKS)}.")
+        raise ValueError(f"A trajectory has at least 1 frame, but got {num_frames}.")
+    if kind is not None and kind not in TRAJECTORY_KINDS:
+        raise ValueError(f"There is no trajectory {kind!r}. Choose one of {list(TRAJECTORY_KINDS)}.")
     return _sample(_ground(scene), number, num_frames, kind)
 
 
-def sample_walks(scene: Scene, count: int, num_frames: int = 16) -> list[Walk]:
-    """The first walks of a room, as `sample_walk` gives them; what they share is made once.
+def sample_trajectories(scene: Scene, count: int, num_frames: int = 16) -> list[Trajectory]:
+    """The first trajectories of a room, as `sample_trajectory` gives them; what they share is made once.
 
     Raises:
-        ValueError: as `sample_walk` does.
+        ValueError: as `sample_trajectory` does.
     """
     if num_frames < 1:
-        raise ValueError(f"A walk has at least 1 frame, but got {num_frames}.")
+        raise ValueError(f"A trajectory has at least 1 frame, but got {num_frames}.")
     ground = _ground(scene)
     return [_sample(ground, number, num_frames, None) for number in range(count)]
 
 
-def _sample(ground: _Ground, number: int, num_frames: int, kind: str | None) -> Walk:
+def _sample(ground: _Ground, number: int, num_frames: int, kind: str | None) -> Trajectory:
     random = np.random.default_rng(np.random.SeedSequence([ground.scene.seed, 2, number]))
-    drawn = str(random.choice(list(WALKS), p=[0.2, 0.3, 0.5]))
+    drawn = str(random.choice(list(TRAJECTORY_KINDS), p=[0.2, 0.3, 0.5]))
     field_of_view = float(random.uniform(*FIELDS_OF_VIEW))
     best, best_score = None, -1.0
     for _ in range(CANDIDATES):
-        path, gaze = WALKS[kind or drawn](ground, num_frames, random)
+        path, gaze = TRAJECTORY_KINDS[kind or drawn](ground, num_frames, random)
         score = _in_view(ground.scene, path, gaze, field_of_view)
         if score > best_score:
             best, best_score = (path, gaze), score
     assert best is not None
     poses = np.stack([look_at(eye, target) for eye, target in zip(*best, strict=True)])
-    return Walk(kind or drawn, poses, field_of_view)
+    return Trajectory(kind or drawn, poses, field_of_view)
 
 
 def _ground(scene: Scene) -> _Ground:
-    x, y = (np.arange(CELL / 2, edge, CELL) for edge in scene.room.size[:2])
+    x, y = (np.arange(GRID_STEP / 2, edge, GRID_STEP) for edge in scene.room.size[:2])
     centres = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
     boxes = [item.box for item in scene.objects]
     free = largest_region(standing_room(scene.room, boxes, centres, BODY))
@@ -205,11 +205,13 @@ def _smooth(values: np.ndarray, times: int) -> np.ndarray:
 
 def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> np.ndarray | None:
     """float[n, 2]: a smooth free path of 2 to 6 m from a free cell's centre [m], or None if there is none."""
-    origin = tuple(np.round((start - CELL / 2) / CELL).astype(int))
+    origin = tuple(np.round((start - GRID_STEP / 2) / GRID_STEP).astype(int))
     longest = random.uniform(*LENGTHS)
-    steps = _steps_from(ground.free, origin, int(longest * 1.2 / CELL) + 2)  # as far as a way back from an end looks
+    steps = _steps_from(
+        ground.free, origin, int(longest * 1.2 / GRID_STEP) + 2
+    )  # as far as a way back from an end looks
     ends = np.argwhere(
-        (steps >= 0) & (steps * CELL <= longest * 1.2) & (steps * CELL > max(LENGTHS[0], longest * 0.6))
+        (steps >= 0) & (steps * GRID_STEP <= longest * 1.2) & (steps * GRID_STEP > max(LENGTHS[0], longest * 0.6))
     )
     if not len(ends):
         return None
@@ -257,4 +259,4 @@ def _steps_from(free: np.ndarray, origin: tuple, most: int) -> np.ndarray:
     return steps[: rows * width].reshape(rows, width)[:, :-1]
 
 
-WALKS: dict[str, Callable] = {"pan": _pan, "orbit": _orbit, "walk": _walk}
+TRAJECTORY_KINDS: dict[str, Callable] = {"pan": _pan, "orbit": _orbit, "walk": _walk}
