@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vega3d.geometry import Box, box_corners
-from vega3d.rooms.questions.directions import DIRECTION_MARGIN, bearing, directions, sector, turn
+from vega3d.rooms.questions.questions import DIRECTION_MARGIN, bearing, directions, sector, turn
 from vega3d.rooms.questions.observation import Observation, ObservedObject, surface_distance
 from vega3d.rooms.questions.questions import QUESTION_MAKERS, make_questions, spread_answers
 

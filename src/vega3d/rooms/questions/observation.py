@@ -6,7 +6,8 @@ from functools import cached_property
 import numpy as np
 from scipy.spatial import KDTree
 
-from vega3d.geometry import Box, box_corners
+from vega3d.geometry import Box, box_corners, project, unproject
+from vega3d.rooms.render.clip import Clip
 from vega3d.rooms.scene.meshes import Textures, cross, length
 from vega3d.rooms.scene.scene import Scene
 
@@ -18,6 +19,8 @@ FIRST_POINTS = 32  # of which the distance is a bound for the search among more
 ROUNDING = 1e-12  # relative error that bounds of distances allow for
 VISIBLE_FRACTION = 0.004  # of a frame's pixels, in at least one frame: about 8 x 8 px of 128 x 128
 GLIMPSE_FRACTION = 0.0008
+TRIES = 40  # pairs drawn for each that is wanted
+SAME = 0.02  # [m] between a point and what the other frame sees in its place
 
 
 @dataclass(frozen=True)
@@ -200,3 +203,44 @@ def main_colour(triangles: np.ndarray, texture: np.ndarray, textures: Textures) 
     if shares[largest] < MAIN_SHARE or texels.std(axis=0).max() > PLAIN:
         return None
     return texels.mean(axis=0).round().astype(np.uint8)
+
+
+def correspondences(clip: Clip, random: np.random.Generator, count: int = 64) -> np.ndarray:
+    """
+    Args:
+        clip: a walkthrough of two or more frames.
+        random: generator.
+        count: of pairs.
+
+    Returns:
+        float32[n, 7], n <= count: frame, x, y [px] of the centre of a pixel; another frame, and x, y [px] of where it
+        shows the same point, unoccluded; the instance id there.
+    """
+    length, height, width = clip.depth.shape
+    tries = TRIES * count
+    first, other = random.integers(length, size=tries), random.integers(1, length, size=tries)
+    second = (first + other) % length
+    column, row = random.integers(width, size=tries), random.integers(height, size=tries)
+    pixels = np.stack([column, row], axis=1) + 0.5
+    found = np.zeros((tries, 7), np.float32)
+    keep = np.zeros(tries, bool)
+    for here in range(length):
+        for there in range(length):
+            chosen = np.flatnonzero((first == here) & (second == there))
+            if not len(chosen):
+                continue
+            depth = clip.depth[here, row[chosen], column[chosen]]
+            points = unproject(pixels[chosen], depth, clip.intrinsics, clip.world_from_camera[here])
+            place, reach = project(points, clip.intrinsics, clip.world_from_camera[there])
+            inside = (
+                (reach > 0) & (np.nan_to_num(place, nan=-1.0) >= 0).all(axis=1) & (place < (width, height)).all(axis=1)
+            )
+            chosen, place, reach = chosen[inside], place[inside], reach[inside]
+            x, y = np.floor(place).astype(int).T
+            instance = clip.instance[here, row[chosen], column[chosen]]
+            seen = np.abs(clip.depth[there, y, x] - reach) < SAME
+            keep[chosen] = seen & (clip.instance[there, y, x] == instance)
+            ends = np.full(len(chosen), there)
+            starts = np.full(len(chosen), here)
+            found[chosen] = np.column_stack([starts, pixels[chosen], ends, place, instance])
+    return found[keep][:count]
