@@ -6,11 +6,9 @@ from test_questions import ROOM, observe_all, thing
 
 from vega3d.geometry import project, unproject
 from vega3d.rooms import load_furniture, sample_scene, sample_trajectory
-from vega3d.rooms.questions.annotations import attribute_questions, captions, expressions
-from vega3d.rooms.questions.observation import correspondences
-from vega3d.rooms.questions.observation import ObservedObject, observe
+from vega3d.rooms.questions.annotations import attribute_questions, captions, colour_name, expressions
+from vega3d.rooms.questions.observation import ObservedObject, correspondences, observe
 from vega3d.rooms.render.embree import EmbreeRenderer
-from vega3d.rooms.questions.annotations import colour_name
 
 
 def with_traits(item: ObservedObject, on: int = 0, colour=None) -> ObservedObject:

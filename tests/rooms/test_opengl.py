@@ -8,11 +8,12 @@ import pytest
 pytest.importorskip("embreex")
 pytest.importorskip("moderngl", reason="rendering with OpenGL needs moderngl")
 
+from vega3d.extras import MissingExtraError
 from vega3d.rooms import load_furniture, sample_scene, scene_seed
-from vega3d.rooms.render.draw_arrays import draw_arrays
+from vega3d.rooms.render.opengl import draw_arrays
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.opengl import OpenGLRenderer
-from vega3d.rooms.render.opengl_context import OpenGLContext
+from vega3d.rooms.render.opengl import OpenGLContext
 from vega3d.rooms.scene.trajectory import sample_trajectories
 
 SIZE = 128
@@ -107,7 +108,7 @@ def test_clips_larger_than_one_image_are_drawn_in_parts(scenes, embree, context,
     trajectories = sample_trajectories(scenes[0], 2, 5)
     with OpenGLRenderer.from_scene(scenes[0], embree[0].light, context) as renderer:
         expected = list(renderer.render_all(trajectories, 48, 48))
-        monkeypatch.setattr("vega3d.rooms.render.opengl_context.LARGEST_IMAGE", 2 * 48 * 48)
+        monkeypatch.setattr("vega3d.rooms.render.opengl.LARGEST_IMAGE", 2 * 48 * 48)
         found = list(renderer.render_all(trajectories, 48, 48))
 
     for first, second in zip(expected, found, strict=True):
@@ -144,7 +145,7 @@ def test_sizes_are_checked(scenes, embree, context):
 def test_missing_moderngl_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "moderngl", None)
 
-    with pytest.raises(ValueError, match=r'pip install "\.\[render\]"'):
+    with pytest.raises(MissingExtraError, match=r"pip install 'vega3d\[render\]'"):
         OpenGLContext()
 
 

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 from vega3d.geometry import Box, box_corners
-from vega3d.rooms.questions.questions import DIRECTION_MARGIN, bearing, directions, sector, turn
 from vega3d.rooms.questions.observation import Observation, ObservedObject, surface_distance
-from vega3d.rooms.questions.questions import QUESTION_MAKERS, make_questions, spread_answers
+from vega3d.rooms.questions.questions import (
+    DIRECTION_MARGIN,
+    QUESTION_MAKERS,
+    bearing,
+    directions,
+    make_questions,
+    sector,
+    spread_answers,
+    turn,
+)
 
 SIDE = 128
 # Corners 0 to 3 lie below corners 4 to 7, each four in turn.

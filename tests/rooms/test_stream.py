@@ -51,7 +51,7 @@ def test_clips_are_those_of_the_renderer(streamed):
 
 def test_opengl_draws_what_the_worker_sends(streamed):
     pytest.importorskip("moderngl", reason="rendering with OpenGL needs moderngl")
-    from vega3d.rooms.render.opengl_context import shared_context
+    from vega3d.rooms.render.opengl import shared_context
 
     try:
         shared_context()

@@ -26,10 +26,10 @@ from vega3d.rooms.dataset.resumable import run_all
 from vega3d.rooms.questions.observation import Observation, observe
 from vega3d.rooms.questions.questions import make_questions
 from vega3d.rooms.render.clip import Clip
-from vega3d.rooms.render.draw_arrays import draw_arrays
+from vega3d.rooms.render.opengl import draw_arrays
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import Quality, bake_light
-from vega3d.rooms.render.raycast import Caster, use_one_thread
+from vega3d.rooms.render.light import Caster, use_one_thread
 from vega3d.rooms.scene.furniture import PACK, Furniture, load_furniture, suited
 from vega3d.rooms.scene.scene import Scene, sample_scene, scene_seed
 from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories

@@ -39,7 +39,7 @@ from vega3d.rooms.dataset.whole import is_whole_archive, is_whole_video
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import make_questions
 from vega3d.rooms.render.embree import EmbreeRenderer
-from vega3d.rooms.render.raycast import use_one_thread
+from vega3d.rooms.render.light import use_one_thread
 from vega3d.rooms.scene.furniture import PACK, UNSEEN_SPLIT, Furniture, furniture_for
 from vega3d.rooms.scene.scene import sample_scene, scene_seed
 from vega3d.rooms.scene.trajectory import sample_trajectory

@@ -15,9 +15,8 @@ import pyarrow.parquet
 from vega3d.files import write_whole
 from vega3d.geometry import Box
 from vega3d.rooms.questions.annotations import attribute_questions, captions, expressions, frames_showing
-from vega3d.rooms.questions.observation import correspondences
+from vega3d.rooms.questions.observation import Observation, correspondences
 from vega3d.rooms.questions.questions import GeometricQuestion
-from vega3d.rooms.questions.observation import Observation
 from vega3d.rooms.render.clip import Clip
 from vega3d.rooms.scene.scene import Scene
 

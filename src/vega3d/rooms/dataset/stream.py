@@ -21,10 +21,10 @@ from vega3d.files import write_array
 from vega3d.rooms.dataset.resumable import run_all
 from vega3d.rooms.dataset.workers import Result, run_in_order
 from vega3d.rooms.render.clip import Clip, camera
-from vega3d.rooms.render.draw_arrays import DrawArrays, draw_arrays
+from vega3d.rooms.render.opengl import DrawArrays, draw_arrays
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import Quality, bake_light, check_quality
-from vega3d.rooms.render.raycast import Caster, use_one_thread
+from vega3d.rooms.render.light import Caster, use_one_thread
 from vega3d.rooms.scene.furniture import Furniture, load_furniture
 from vega3d.rooms.scene.scene import SEEDS_PER_SPLIT, sample_scene, scene_seed
 from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories

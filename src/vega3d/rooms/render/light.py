@@ -4,13 +4,14 @@ Light is computed at sparse points, each vertex of the shell and one point for a
 of a surface, because furniture meshes are sheets without an inside. All bounces reuse one set of rays.
 """
 
+import os
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from vega3d.extras import optional_module
 from vega3d.geometry import rotation_about_z
-from vega3d.rooms.render.raycast import Caster
-from vega3d.rooms.scene.meshes import dot, length
+from vega3d.rooms.scene.meshes import Mesh, dot, face_normals, length
 from vega3d.rooms.scene.scene import Scene
 
 PATCH = 0.09  # [m], edge of the cells that share one light point on furniture
@@ -23,6 +24,61 @@ OFFSET = 5e-3  # [m], of a ray's start from its surface: more than the gap betwe
 INSET = 0.12  # of the way to the middle of a triangle, because corners touch other things
 BRIGHTNESS = {"window": 4.5, "ceiling light": 16.0, "chandelier": 2.2}  # radiance; exposure sets the scale of all
 TINTS = {"window": (0.92, 0.98, 1.08), "ceiling light": (1.05, 1.0, 0.9), "chandelier": (1.1, 1.0, 0.82)}
+
+
+def use_one_thread() -> None:
+    """For a process that is one of many: embree would build each mesh by a thread for each processor, in all of them.
+
+    It takes no number, but counts the processors that the process may use when it builds for the first time. Where a
+    process cannot be kept to one, nothing is changed.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+    except OSError:
+        return
+    try:
+        mesh_construction = optional_module("embreex.mesh_construction")
+        scene = optional_module("embreex.rtcore_scene").EmbreeScene()
+        mesh_construction.TriangleMesh(scene, np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32)[None])
+        scene.run(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+class Caster:
+    """
+    Args:
+        mesh: the triangles that rays hit [m].
+    """
+
+    def __init__(self, mesh: Mesh):
+        self.face_normals = face_normals(mesh)
+        self._scene = optional_module("embreex.rtcore_scene").EmbreeScene()
+        optional_module("embreex.mesh_construction").TriangleMesh(self._scene, mesh.vertices, mesh.faces)
+
+    def hits(self, origins: np.ndarray, directions: np.ndarray) -> dict[str, np.ndarray]:
+        """
+        Args:
+            origins, directions: float[n, 3], world [m]; directions of any length.
+
+        Returns:
+            `primID` int[n], the face or -1; `tfar` float[n], the distance in lengths of the direction; `u`, `v`
+            float[n], weights of the second and third corner.
+        """
+        return self._scene.run(np.float32(origins), np.float32(directions), output=1)
+
+    def first_face(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int[n] faces that rays hit first, or -1; and bool[n], whether on the back."""
+        face = self._scene.run(np.float32(origins), np.float32(directions))
+        return face, dot(self.face_normals[face], directions) > 0
+
+    def blocked(self, origins: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """bool[n]: whether something is between the origin and origin + direction."""
+        reach = np.ones(len(origins), np.float32)
+        return self._scene.run(np.float32(origins), np.float32(directions), reach, query="OCCLUDED") >= 0
 
 
 class Lamp(NamedTuple):

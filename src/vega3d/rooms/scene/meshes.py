@@ -42,6 +42,12 @@ class Mesh(NamedTuple):
     texture: np.ndarray
 
 
+def face_normals(mesh: Mesh) -> np.ndarray:
+    """float32[F, 3]: of twice the length of each face's area."""
+    first, second, third = (mesh.vertices.take(column, axis=0) for column in mesh.faces.T)
+    return cross(second - first, third - first)
+
+
 def creased_mesh(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray | None = None, texture: int = 0) -> Mesh:
     """
     Args:
