@@ -26,11 +26,12 @@ import numpy as np
 from tqdm import tqdm
 
 from vega3d.rooms.dataset.stream import stream_clips
-from vega3d.rooms.render.opengl import draw_arrays
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import Quality
+from vega3d.rooms.render.opengl import draw_arrays
 from vega3d.rooms.scene.furniture import load_furniture
-from vega3d.rooms.scene.scene import sample_scene, scene_seed
+from vega3d.rooms.scene.scene import sample_scene
+from vega3d.rooms.scene.splits import scene_seed
 from vega3d.rooms.scene.trajectory import sample_trajectories
 
 STAGES = ("scene", "bake", "walk", "render")
@@ -131,8 +132,7 @@ def many_cores(options) -> dict:
 
 def compare_renderers(options) -> tuple[dict, dict]:
     """Agreement of both renderers, and milliseconds a frame of each for rooms that are loaded and baked."""
-    from vega3d.rooms.render.opengl import OpenGLRenderer
-    from vega3d.rooms.render.opengl import shared_context
+    from vega3d.rooms.render.opengl import OpenGLRenderer, shared_context
 
     furniture, differences = load_furniture(), []
     times: dict[str, list[float]] = {"embree": [], "opengl": [], "ahead": [], "pack": [], "upload": []}

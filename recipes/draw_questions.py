@@ -17,7 +17,7 @@ from matplotlib import pyplot
 
 from vega3d.files import write_whole
 from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
-from vega3d.rooms.dataset.preview import depth_colours, instance_colours
+from vega3d.rooms.dataset.card import depth_colours, instance_colours
 from vega3d.rooms.questions.marks import draw_marks
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import QUESTION_MAKERS, GeometricQuestion, make_questions

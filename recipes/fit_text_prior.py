@@ -13,7 +13,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,14 @@ from scipy.sparse import csr_array
 from tqdm import tqdm
 
 from vega3d.files import write_whole
-from vega3d.rooms.dataset.resumable import run_all
+from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import names_in, shuffled_candidates
 from vega3d.rooms.questions.text_prior import CLUES, WEIGHTS
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.scene.furniture import load_furniture
-from vega3d.rooms.scene.scene import sample_scene, scene_seed
+from vega3d.rooms.scene.scene import sample_scene
+from vega3d.rooms.scene.splits import scene_seed
 from vega3d.rooms.scene.trajectory import sample_trajectory
 
 SIZE, NUM_FRAMES = 128, 17
@@ -37,15 +38,10 @@ RAREST = 4  # questions that a clue must be in
 SMALLEST = 0.02  # weight that is kept
 
 
-@cache
-def furniture() -> list:
-    return load_furniture()
-
-
 def room_candidates(place: int, first: int, split: str, trajectories: int, per_type: int) -> list[list]:
     """Questions on room `first` + `place`: type, classes, options, number of the right option, number of the room."""
     number = first + place
-    scene = sample_scene(scene_seed(split, number), furniture())
+    scene = sample_scene(scene_seed(split, number), load_furniture())
     renderer, observation, found = EmbreeRenderer(scene), None, []
     for trajectory in range(trajectories):
         _, instance = renderer.geometry(sample_trajectory(scene, trajectory, NUM_FRAMES), SIZE, SIZE)

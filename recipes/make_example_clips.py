@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vega3d.files import write_whole
 from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
-from vega3d.rooms.dataset.dataset_files import write_video
+from vega3d.rooms.dataset.files import write_video
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import make_questions
 from vega3d.rooms.render.embree import EmbreeRenderer

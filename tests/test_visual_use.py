@@ -18,7 +18,7 @@ from vega3d.features.cache import FeatureCache
 from vega3d.hub.answer import answer_question
 from vega3d.hub.load import load_vega
 from vega3d.questions import SpatialQuestion, letter_probabilities
-from vega3d.rooms.dataset.dataset_files import write_video
+from vega3d.rooms.dataset.files import write_video
 
 OPTIONS = ["the bed", "the shelf", "the lamp"]
 

@@ -39,8 +39,8 @@ def synthesize(
     with one_line_errors():
         from tqdm import tqdm
 
-        from vega3d.rooms.dataset.dataset import DatasetSettings
         from vega3d.rooms.dataset.dataset import synthesize as make_dataset
+        from vega3d.rooms.dataset.settings import DatasetSettings
 
         settings = DatasetSettings(split, size, num_frames, trajectories, questions_per_type, videos)
         with tqdm(total=scenes, desc="rooms", unit="room", disable=not sys.stderr.isatty()) as bar:

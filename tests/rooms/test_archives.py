@@ -10,8 +10,7 @@ import pytest
 
 from vega3d.rooms import load_furniture
 from vega3d.rooms.archives import read_archive
-from vega3d.rooms.dataset.dataset_files import write_video
-from vega3d.rooms.dataset.whole import is_whole_archive, is_whole_array, is_whole_video
+from vega3d.rooms.dataset.files import is_whole_archive, is_whole_array, is_whole_video, write_video
 from vega3d.rooms.scene.furniture import PACK
 
 LIMIT = 1 << 20

@@ -17,10 +17,10 @@ from PIL import Image
 from vega3d.evaluation.vsibench import load_vsibench
 from vega3d.files import only_run
 from vega3d.processing.video_vega3d import read_video
-from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
-from vega3d.rooms.dataset.dataset_files import SCHEMAS, check_record
-from vega3d.rooms.dataset.dataset_questions import load_spatial_questions
-from vega3d.rooms.dataset.preview import TILE, TITLE
+from vega3d.rooms.dataset.card import TILE, TITLE
+from vega3d.rooms.dataset.dataset import synthesize
+from vega3d.rooms.dataset.files import check_record, load_spatial_questions, table_schema
+from vega3d.rooms.dataset.settings import DatasetSettings
 
 SETTINGS = DatasetSettings(split="validation", size=128, num_frames=5, trajectories=2, questions_per_type=1)
 
@@ -175,7 +175,8 @@ def test_a_full_disk_leaves_no_broken_file_and_the_run_goes_on(made, tmp_path):
 
 LIMITED = """
 import resource, signal, sys
-from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
+from vega3d.rooms.dataset.dataset import synthesize
+from vega3d.rooms.dataset.settings import DatasetSettings
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 try:
@@ -218,7 +219,8 @@ def test_a_killed_run_goes_on(made, tmp_path, seconds):
 
 KILLED = """
 import sys
-from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
+from vega3d.rooms.dataset.dataset import synthesize
+from vega3d.rooms.dataset.settings import DatasetSettings
 synthesize(sys.argv[1], DatasetSettings("validation", 128, 5, 2, 1), 2)
 """
 
@@ -283,7 +285,7 @@ OUTSIDE = ["../outside/{}", "/{}", "a/../../{}", "C:{}", "..\\{}", "x" * 300]
 def test_a_table_names_no_video_outside_its_folder(made, tmp_path, column, name):
     questions = pyarrow.parquet.read_table(made / "validation.parquet").to_pylist()[:1]
     questions[0][column] = name.format(questions[0][column])
-    table = pyarrow.Table.from_pylist(questions, schema=SCHEMAS["questions"])
+    table = pyarrow.Table.from_pylist(questions, schema=table_schema("questions"))
     pyarrow.parquet.write_table(table, tmp_path / "validation.parquet")
 
     for load in (load_vsibench, lambda folder: load_spatial_questions(folder, "validation")):

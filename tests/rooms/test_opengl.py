@@ -10,10 +10,8 @@ pytest.importorskip("moderngl", reason="rendering with OpenGL needs moderngl")
 
 from vega3d.extras import MissingExtraError
 from vega3d.rooms import load_furniture, sample_scene, scene_seed
-from vega3d.rooms.render.opengl import draw_arrays
 from vega3d.rooms.render.embree import EmbreeRenderer
-from vega3d.rooms.render.opengl import OpenGLRenderer
-from vega3d.rooms.render.opengl import OpenGLContext
+from vega3d.rooms.render.opengl import OpenGLContext, OpenGLRenderer, draw_arrays
 from vega3d.rooms.scene.trajectory import sample_trajectories
 
 SIZE = 128

@@ -11,7 +11,7 @@ A shard is a few rooms. Its JSON is written last, so a shard is there whole or i
 import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,16 +22,16 @@ from research.tiny.study.map_rows import map_rows, room_map
 from research.tiny.study.point_map import cell_points
 from research.tiny.study.stage0_rows import stage0_rows
 from vega3d.files import read_json, write_array, write_whole
-from vega3d.rooms.dataset.resumable import run_all
+from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import Observation, observe
 from vega3d.rooms.questions.questions import make_questions
 from vega3d.rooms.render.clip import Clip
-from vega3d.rooms.render.opengl import draw_arrays
 from vega3d.rooms.render.embree import EmbreeRenderer
-from vega3d.rooms.render.light import Quality, bake_light
-from vega3d.rooms.render.light import Caster, use_one_thread
-from vega3d.rooms.scene.furniture import PACK, Furniture, load_furniture, suited
-from vega3d.rooms.scene.scene import Scene, sample_scene, scene_seed
+from vega3d.rooms.render.light import Caster, Quality, bake_light, use_one_thread
+from vega3d.rooms.render.opengl import draw_arrays
+from vega3d.rooms.scene.furniture import furniture_for
+from vega3d.rooms.scene.scene import Scene, sample_scene
+from vega3d.rooms.scene.splits import scene_seed
 from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories
 
 
@@ -117,7 +117,7 @@ def make_rooms(splits: Sequence[RoomShards], workers: int = 1) -> Generator[Made
     if workers < 1:
         raise ValueError(f"Got {workers} workers, but there must be at least 1.")
     for shards in splits:
-        furniture_of(shards.split, shards.furniture)
+        furniture_for(shards.split, shards.furniture)
     jobs = [(shards, number) for shards in splits for number in range(len(shards))]
     yield from run_all(partial(_make_job, jobs=jobs), len(jobs), workers, use_one_thread)
 
@@ -125,23 +125,6 @@ def make_rooms(splits: Sequence[RoomShards], workers: int = 1) -> Generator[Made
 def _make_job(job: int, jobs: list[tuple[RoomShards, int]]) -> MadeShard:
     shards, number = jobs[job]
     return MadeShard(shards, number, make_shard(number, shards))
-
-
-@cache
-def _loaded(pack: Path) -> list[Furniture]:
-    """Of a pack, whose objects are decoded once a process, however many splits they furnish."""
-    return load_furniture(pack)
-
-
-@cache
-def furniture_of(split: str, pack: Path | None) -> list[Furniture]:
-    """Of the rooms of a split; the splits of a pack share its objects.
-
-    Raises:
-        ValueError: as `furniture_for` does.
-    """
-    pack = PACK if pack is None else pack
-    return suited(_loaded(pack), split, pack)
 
 
 def make_shard(number: int, shards: RoomShards) -> int:
@@ -179,7 +162,7 @@ def read_shard(path: Path, shards: RoomShards) -> dict:
 
 def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict]]:
     """uint8[T, H, W, 3], `cell_classes`, `cell_points` and the record of each walk through a room."""
-    scene = sample_scene(scene_seed(shards.split, room), furniture_of(shards.split, shards.furniture))
+    scene = sample_scene(scene_seed(shards.split, room), furniture_for(shards.split, shards.furniture))
     walks = sample_trajectories(scene, shards.walks, shards.num_frames)
     observation = None
     for walk, clip in enumerate(rendered(scene, walks, shards)):

@@ -6,7 +6,7 @@ from types import ModuleType
 
 from vega3d.analysis import layout_rooms, layout_scannet, layout_seven_scenes, layout_tum
 from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions, evenly
-from vega3d.rooms.dataset.dataset import DatasetSettings
+from vega3d.rooms.dataset.settings import DatasetSettings
 from vega3d.rooms.dataset.store import stored_rooms
 
 LAYOUTS: dict[str, ModuleType] = {

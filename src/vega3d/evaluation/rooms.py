@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.vsibench import QuestionRecord, load_vsibench
-from vega3d.rooms.dataset.dataset import DatasetSettings
+from vega3d.rooms.dataset.settings import DatasetSettings
 from vega3d.rooms.dataset.store import default_cache, folder_name, stored_rooms
 
 FIRST_ROOMS = 2

@@ -1,24 +1,35 @@
-"""Procedural furnished rooms with exact geometry. Only the renderer needs `embreex`."""
+"""Procedural furnished rooms with exact geometry: scenes, renderings, questions, and data sets of them.
 
-from vega3d.rooms.scene.classes import CLASSES
-from vega3d.rooms.scene.furniture import Furniture, furniture_for, load_furniture
-from vega3d.rooms.scene.layout import KINDS
-from vega3d.rooms.scene.scene import SPLITS, Scene, SceneObject, sample_scene, scene_seed, split_of_seed
-from vega3d.rooms.scene.trajectory import TRAJECTORY_KINDS, Trajectory, sample_trajectory
+Names are loaded when they are first used, so that what needs only some of them starts quickly.
+"""
 
-__all__ = [
-    "CLASSES",
-    "KINDS",
-    "SPLITS",
-    "TRAJECTORY_KINDS",
-    "Furniture",
-    "Scene",
-    "SceneObject",
-    "Trajectory",
-    "furniture_for",
-    "load_furniture",
-    "sample_scene",
-    "sample_trajectory",
-    "scene_seed",
-    "split_of_seed",
-]
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "CLASSES": "classes",
+    "KINDS": "layout",
+    "SPLITS": "splits",
+    "TRAJECTORY_KINDS": "trajectory",
+    "Furniture": "furniture",
+    "Scene": "scene",
+    "SceneObject": "scene",
+    "Trajectory": "trajectory",
+    "furniture_for": "furniture",
+    "load_furniture": "furniture",
+    "sample_scene": "scene",
+    "sample_trajectory": "trajectory",
+    "scene_seed": "splits",
+    "split_of_seed": "splits",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"vega3d.rooms.scene.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -12,8 +12,7 @@ import pyarrow.parquet
 import torch
 
 from vega3d.files import check_input
-from vega3d.rooms.dataset.dataset_files import table_file
-from vega3d.rooms.dataset.dataset_questions import load_spatial_questions
+from vega3d.rooms.dataset.files import load_spatial_questions, table_file
 from vega3d.training.examples import TrainingExample, example_of, missing_media, missing_message
 
 FILES = {".jsonl": "json", ".parquet": "parquet"}

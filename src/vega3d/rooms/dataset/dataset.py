@@ -15,17 +15,17 @@ No times, hosts or worker counts: two runs on one machine give the same bytes.
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from vega3d.configs import check_count, shown
 from vega3d.files import LOCK, check_folder, only_run, read_json, write_whole
-from vega3d.rooms.dataset.dataset_card import dataset_card
-from vega3d.rooms.dataset.dataset_files import (
+from vega3d.rooms.dataset.card import dataset_card, draw_preview
+from vega3d.rooms.dataset.files import (
     ARRAYS,
     check_record,
+    is_whole_archive,
+    is_whole_video,
     table_file,
     walkthrough_record,
     write_arrays,
@@ -33,67 +33,20 @@ from vega3d.rooms.dataset.dataset_files import (
     write_tables,
     write_video,
 )
-from vega3d.rooms.dataset.preview import draw_preview
-from vega3d.rooms.dataset.resumable import run_all
-from vega3d.rooms.dataset.whole import is_whole_archive, is_whole_video
+from vega3d.rooms.dataset.settings import ON_DISK, DatasetSettings
+from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import make_questions
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import use_one_thread
-from vega3d.rooms.scene.furniture import PACK, UNSEEN_SPLIT, Furniture, furniture_for
-from vega3d.rooms.scene.scene import sample_scene, scene_seed
+from vega3d.rooms.scene.furniture import PACK, furniture_for
+from vega3d.rooms.scene.scene import sample_scene
+from vega3d.rooms.scene.splits import UNSEEN_SPLIT, scene_seed
 from vega3d.rooms.scene.trajectory import sample_trajectory
 
 FORMAT = 2
 SETTINGS = "settings.json"
 PREVIEWED = 8  # walkthroughs on the contact sheet
-ON_DISK = {"trajectories": "walks"}  # settings that have another name in the files of data sets
-
-
-@dataclass(frozen=True)
-class DatasetSettings:
-    """
-    Args:
-        split: `train`, `validation`, `test` or `test_unseen`; their seeds are disjoint.
-        size: edge of the square frames [px].
-        num_frames: of a walkthrough.
-        trajectories: walkthroughs of a room, which share its light.
-        questions_per_type: most questions of one type about a walkthrough.
-        videos: whether videos and arrays are written; without, only tables, in a tenth of the time.
-
-    Raises:
-        ValueError: for a value out of range.
-    """
-
-    split: str = "train"
-    size: int = 192
-    num_frames: int = 17
-    trajectories: int = 1
-    questions_per_type: int = 2
-    videos: bool = True
-
-    def __post_init__(self):
-        scene_seed(self.split, 0)
-        limits = {"size": (128, 640), "num_frames": (2, 512), "trajectories": (1, 64), "questions_per_type": (1, 100)}
-        for name, (low, high) in limits.items():
-            check_count(name, asdict(self)[name], low, high)
-        if self.size % 2:
-            raise ValueError(
-                f"size is {self.size}, but video frames have an even number of pixels. Use {self.size + 1}."
-            )
-
-    def as_json(self) -> dict[str, Any]:
-        """The names and values on disk, in the folder's `settings.json` and its name in a cache."""
-        return {ON_DISK.get(name, name): value for name, value in asdict(self).items()}
-
-    def walkthrough_names(self, room: int) -> list[str]:
-        """File names of a room's walkthroughs, without their endings."""
-        return [f"{self.split}_{room:06d}_{trajectory:02d}" for trajectory in range(self.trajectories)]
-
-
-@cache
-def cached_furniture(split: str, pack: Path | None) -> list[Furniture]:
-    return furniture_for(split, pack)
 
 
 def make_room(number: int, output: Path, settings: DatasetSettings, pack: Path | None = None) -> None:
@@ -105,7 +58,7 @@ def make_room(number: int, output: Path, settings: DatasetSettings, pack: Path |
     names = settings.walkthrough_names(number)
     missing = [trajectory for trajectory, name in enumerate(names) if not is_made(output, name, settings)]
     if missing:
-        scene = sample_scene(scene_seed(settings.split, number), cached_furniture(settings.split, pack))
+        scene = sample_scene(scene_seed(settings.split, number), furniture_for(settings.split, pack))
         renderer, observation = EmbreeRenderer(scene), None
         for trajectory in missing:
             name, path = names[trajectory], sample_trajectory(scene, trajectory, settings.num_frames)
@@ -181,7 +134,7 @@ def synthesize(
         raise ValueError("A preview shows frames, but videos=False makes none. Leave one of them out.")
     output, pack = Path(output), None if furniture is None else Path(furniture)
     scene_seed(settings.split, num_scenes - 1)
-    cached_furniture(settings.split, pack)
+    furniture_for(settings.split, pack)
     with claimed(output, settings, pack):
         make = partial(make_room, output=output, settings=settings, pack=pack)
         for _ in run_all(make, num_scenes, workers, use_one_thread):

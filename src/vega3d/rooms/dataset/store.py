@@ -11,7 +11,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from huggingface_hub import constants
 
-from vega3d.rooms.dataset.dataset import FORMAT, DatasetSettings, synthesize
+from vega3d.rooms.dataset.dataset import FORMAT, synthesize
+from vega3d.rooms.dataset.settings import DatasetSettings
 
 logger = logging.getLogger(__name__)
 

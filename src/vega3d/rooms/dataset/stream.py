@@ -11,22 +11,21 @@ workers are spawned.
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from vega3d.files import write_array
-from vega3d.rooms.dataset.resumable import run_all
-from vega3d.rooms.dataset.workers import Result, run_in_order
+from vega3d.rooms.dataset.workers import Result, run_all, run_in_order
 from vega3d.rooms.render.clip import Clip, camera
-from vega3d.rooms.render.opengl import DrawArrays, draw_arrays
 from vega3d.rooms.render.embree import EmbreeRenderer
-from vega3d.rooms.render.light import Quality, bake_light, check_quality
-from vega3d.rooms.render.light import Caster, use_one_thread
-from vega3d.rooms.scene.furniture import Furniture, load_furniture
-from vega3d.rooms.scene.scene import SEEDS_PER_SPLIT, sample_scene, scene_seed
+from vega3d.rooms.render.light import Caster, Quality, bake_light, check_quality, use_one_thread
+from vega3d.rooms.render.opengl import DrawArrays, draw_arrays
+from vega3d.rooms.scene.furniture import load_furniture
+from vega3d.rooms.scene.scene import sample_scene
+from vega3d.rooms.scene.splits import SEEDS_PER_SPLIT, scene_seed
 from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories
 
 
@@ -55,7 +54,7 @@ class RoomJob:
     quality: Quality
 
     def __call__(self, number: int) -> tuple[object, list[np.ndarray]]:
-        scene = sample_scene(scene_seed(self.split, number), _furniture())
+        scene = sample_scene(scene_seed(self.split, number), load_furniture())
         trajectories = sample_trajectories(scene, self.trajectories, self.num_frames)
         info = [(trajectory.kind, trajectory.field_of_view) for trajectory in trajectories]
         poses = np.stack([trajectory.world_from_camera for trajectory in trajectories])
@@ -94,11 +93,6 @@ def _write_frames(tasks: Sequence[FramesTask], place: int) -> int:
     task = tasks[place]
     write_array(task.path, task.job.frames(task.number))
     return place
-
-
-@cache
-def _furniture() -> list[Furniture]:
-    return load_furniture()
 
 
 def stream_clips(

@@ -16,12 +16,13 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
+from functools import partial
 from multiprocessing import connection as connections
 from multiprocessing import reduction, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -44,6 +45,7 @@ class Result(NamedTuple):
     arrays: list[np.ndarray]
 
 
+Made = TypeVar("Made")
 Job = Callable[[int], tuple[object, list[np.ndarray]]]
 
 
@@ -97,6 +99,31 @@ def run_in_order(
         raise
     finally:
         crew.end()
+
+
+def run_all(
+    make: Callable[[int], Made], count: int, workers: int, initializer: Callable[[], None] | None = None
+) -> Generator[Made, None, None]:
+    """The results for 0 to `count` - 1, in this order; with several workers, `make` and its results are pickled.
+
+    Each worker calls `initializer` first. Closed, it calls off what is not begun; an error or a signal ends the
+    workers at once.
+    """
+    if workers == 1:
+        yield from map(make, range(count))
+        return
+    job = partial(without_arrays, make)
+    numbers = iter(range(count))
+    results = run_in_order(
+        job, numbers, min(workers, count), workers, first=initializer, own_threads=True, finish=True
+    )
+    with closing(results):
+        for result in results:
+            yield result.info
+
+
+def without_arrays(make: Callable[[int], Made], number: int) -> tuple[Made, list[np.ndarray]]:
+    return make(number), []
 
 
 class _Member:

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.geometry import intrinsics_from_field_of_view
-from vega3d.rooms.scene.meshes import face_normals
-from vega3d.rooms.scene.meshes import length
+from vega3d.rooms.scene.meshes import face_normals, length
 from vega3d.rooms.scene.scene import Scene
 from vega3d.rooms.scene.trajectory import Trajectory
 

@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,9 @@ from vega3d.configs import shown
 from vega3d.rooms.archives import read_archive
 from vega3d.rooms.scene.classes import CLASSES, VETTED_UNSEEN
 from vega3d.rooms.scene.meshes import Mesh, creased_mesh, join
+from vega3d.rooms.scene.splits import UNSEEN_SPLIT
 
 PACK = Path(__file__).parents[2] / "assets" / "furniture" / "furniture_cc0.npz"
-UNSEEN_SPLIT = "test_unseen"  # the split whose furniture no other split has
 HEIGHT_STEP = 0.02  # [m], of `Furniture.height_map`
 MILLIMETRE = 1e-3  # [m], unit of the stored vertices
 LARGEST_PACK = 1 << 29  # bytes of all arrays
@@ -124,18 +124,29 @@ def _centred(mesh: Mesh) -> Mesh:
 
 
 def load_furniture(path: str | os.PathLike = PACK) -> list[Furniture]:
-    """
+    """The objects of a pack, in the order of the file.
+
+    A process reads a pack once, as long as its file does not change: the objects are shared by all who load it.
+
     Args:
         path: a pack (docs/data: `.npz`, one JSON table and the arrays of each part), with a class for each object.
-
-    Returns:
-        Its objects, in the order of the file.
 
     Raises:
         ValueError: if the file is no pack, is damaged, or has an unknown class.
     """
     try:
-        arrays = read_archive(Path(path), largest=LARGEST_PACK, remedy="")
+        status = os.stat(path)
+        version = (status.st_mtime_ns, status.st_size)
+    except (OSError, ValueError):
+        version = None  # reading it says what is wrong
+    return list(_read_pack(Path(path), version))
+
+
+@lru_cache(maxsize=8)
+def _read_pack(path: Path, version: tuple[int, int] | None) -> list[Furniture]:
+    """What `load_furniture` gives; `version` changes with the file, and is part of the key of the cache alone."""
+    try:
+        arrays = read_archive(path, largest=LARGEST_PACK, remedy="")
         table = json.loads(arrays.pop("meta").tobytes())
     except (KeyError, ValueError, RecursionError) as error:
         reason = str(error).removesuffix(".")
@@ -150,27 +161,17 @@ def load_furniture(path: str | os.PathLike = PACK) -> list[Furniture]:
 
 
 def furniture_for(split: str, path: Path | None = None) -> list[Furniture]:
-    """
-    Args:
-        split: that the rooms belong to.
-        path: a pack; the CC0 pack of this package if None, which `test_unseen` does not accept.
+    """The objects of a pack, if they are for rooms of the split.
 
-    Returns:
-        Its objects: all of `VETTED_UNSEEN` for `test_unseen`, none of them for another split.
+    Args:
+        split: `test_unseen` takes objects of `VETTED_UNSEEN` alone; other splits take none of them.
+        path: a pack; the CC0 pack of this package if None, which `test_unseen` does not accept.
 
     Raises:
         ValueError: if the pack is not for the split, or cannot be read (`load_furniture`).
     """
     path = PACK if path is None else path
-    return suited(load_furniture(path), split, path)
-
-
-def suited(furniture: list[Furniture], split: str, path: Path) -> list[Furniture]:
-    """The objects of a pack, if they are for rooms of the split.
-
-    Raises:
-        ValueError: if they are for other splits.
-    """
+    furniture = load_furniture(path)
     unseen = {identifier for identifiers in VETTED_UNSEEN.values() for identifier in identifiers}
     wrong = [item.identifier for item in furniture if (item.identifier in unseen) != (split == UNSEEN_SPLIT)]
     if wrong:

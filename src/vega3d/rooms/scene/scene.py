@@ -10,10 +10,9 @@ from vega3d.rooms.scene.layout import KINDS, MAIN_THINGS, finishing, kinds_for, 
 from vega3d.rooms.scene.meshes import Mesh, Textures, join, moved, pack_textures, refined
 from vega3d.rooms.scene.placing import Layout, Placed
 from vega3d.rooms.scene.room import Room, sample_room, shell
+from vega3d.rooms.scene.splits import split_of_seed
 from vega3d.rooms.scene.styles import STYLES
 
-SPLITS = tuple(STYLES)
-SEEDS_PER_SPLIT = 1 << 30
 LONGEST_EDGE = 0.22  # [m], of furniture, so that shadows show on it
 GLOWS = {("window", 1): 1.0, ("ceiling light", 1): 1.0}  # textures that send out light, by class and number
 
@@ -54,36 +53,6 @@ class Scene(NamedTuple):
     instance: np.ndarray
     textures: Textures
     objects: tuple[SceneObject, ...]
-
-
-def scene_seed(split: str, number: int) -> int:
-    """
-    Args:
-        split: one of `SPLITS`.
-        number: of the scene in its split, from 0.
-
-    Returns:
-        The seed of the scene; splits share none.
-
-    Raises:
-        ValueError: if the split is unknown or the number is not in [0, 2^30).
-    """
-    if split not in SPLITS:
-        raise ValueError(f"There is no split {split!r}. Choose one of {list(SPLITS)}.")
-    if not 0 <= number < SEEDS_PER_SPLIT:
-        raise ValueError(f"A split has scenes 0 to {SEEDS_PER_SPLIT - 1}, but got {number}.")
-    return SPLITS.index(split) * SEEDS_PER_SPLIT + number
-
-
-def split_of_seed(seed: int) -> str:
-    """The split that a scene's seed belongs to; the inverse of `scene_seed`.
-
-    Raises:
-        ValueError: if no split has the seed.
-    """
-    if not 0 <= seed < len(SPLITS) * SEEDS_PER_SPLIT:
-        raise ValueError(f"Seeds lie in 0 to {len(SPLITS) * SEEDS_PER_SPLIT - 1}, but got {seed}.")
-    return SPLITS[seed // SEEDS_PER_SPLIT]
 
 
 def sample_scene(seed: int, furniture: list[Furniture], kind: str | None = None) -> Scene:

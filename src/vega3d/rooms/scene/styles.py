@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.rooms.scene import builders, builders_unseen, materials, materials_unseen
-from vega3d.rooms.scene.furniture import UNSEEN_SPLIT, Model
+from vega3d.rooms.scene.furniture import Model
 from vega3d.rooms.scene.materials import Material
+from vega3d.rooms.scene.splits import SPLITS, UNSEEN_SPLIT
 
 Random = np.random.Generator
 Colours = tuple[tuple[int, int, int], ...]
@@ -77,4 +78,4 @@ UNSEEN = Style(
     lights=2,
 )
 
-STYLES = {"train": FAMILIAR, "validation": FAMILIAR, "test": FAMILIAR, UNSEEN_SPLIT: UNSEEN}
+STYLES = {split: UNSEEN if split == UNSEEN_SPLIT else FAMILIAR for split in SPLITS}

@@ -1,9 +1,17 @@
-"""The card of a data set: what it holds, how it was made, how to load it."""
+"""What a data set is shown by: its card, which says what it holds and how to load it, and a contact sheet."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from vega3d.rooms.dataset.dataset_files import SCHEMAS, table_file
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
+from vega3d.extras import optional_module
+from vega3d.rooms.archives import LARGEST, read_archive
+from vega3d.rooms.dataset.files import TABLES, table_file
+
+TILE, TITLE, FRAMES = 192, 34, 4  # [px], [px], colour frames of a walkthrough
+FARTHEST = 6.0  # [m] that is shown darkest
 CARD = """---
 license: {license}
 language:
@@ -76,7 +84,7 @@ def dataset_card(settings: dict, statistics: dict, seeds: Sequence[int], license
     """
     split = settings["split"]
     configs = []
-    for number, table in enumerate(SCHEMAS):
+    for number, table in enumerate(TABLES):
         default = "  default: true\n" if number == 0 else ""
         path = table_file(split, table)
         configs.append(f"- config_name: {table}\n{default}  data_files:\n  - split: {split}\n    path: {path}")
@@ -121,3 +129,66 @@ def answers_text(entry: dict) -> str:
         return ", ".join(f"{name} {count}" for name, count in counts.items())
     values = sorted(counts, key=float)
     return f"{values[0]} to {values[-1]}, most often {max(counts, key=counts.__getitem__)}"
+
+
+def instance_colours(ids: np.ndarray) -> np.ndarray:
+    """uint8[..., 3]: a colour for each instance id; dark grey for the room itself."""
+    palette = (optional_module("matplotlib").colormaps["tab20"](np.arange(20))[:, :3] * 255).astype(np.uint8)
+    return np.where((ids == 0)[..., None], np.uint8(40), palette[ids.astype(np.int64) * 7 % len(palette)])
+
+
+def depth_colours(depth: np.ndarray) -> np.ndarray:
+    """uint8[..., 3] of depth [m]; near is light."""
+    scaled = optional_module("matplotlib").colormaps["magma"](1 - np.clip(depth / FARTHEST, 0, 1))
+    return (scaled[..., :3] * 255).astype(np.uint8)
+
+
+def read_frames(path: Path) -> np.ndarray:
+    """uint8[T, H, W, 3]: all frames of a video."""
+    import av
+
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def preview_row(video: Path, arrays: Path, caption: str) -> Image.Image:
+    """Colour frames, depth and instances of the middle frame, under a caption."""
+    frames = read_frames(video)
+    chosen = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
+    middle = len(frames) // 2
+    shape = frames.shape[:3]
+    values = read_archive(
+        arrays,
+        ("depth_mm", "instance"),
+        {"depth_mm": shape, "instance": shape},
+        largest=LARGEST,
+        remedy="Delete it, and run the same command to make it anew.",
+    )
+    depth, ids = values["depth_mm"][middle] / 1000, values["instance"][middle]
+    tiles = [*frames[chosen], depth_colours(depth), instance_colours(ids)]
+    row = Image.new("RGB", (TILE * len(tiles), TITLE + TILE), "white")
+    ImageDraw.Draw(row).text((4, 3), caption, fill="black", font=ImageFont.load_default(12), spacing=2)
+    for number, tile in enumerate(tiles):
+        row.paste(Image.fromarray(tile).resize((TILE, TILE)), (TILE * number, TITLE))
+    return row
+
+
+def draw_preview(folder: Path, records: dict[str, dict], path: Path) -> None:
+    """
+    Args:
+        folder: of a data set with videos.
+        records: of some of its walkthroughs, by name.
+        path: PNG file to write.
+    """
+    rows = []
+    for number, (name, record) in enumerate(records.items()):
+        caption = f"{name}: {record['kind']}"
+        if record["questions"]:
+            asked = record["questions"][number % len(record["questions"])]
+            choices = " / ".join(asked["options"] or ())
+            caption += f"\n{asked['question'][:150]} {choices} -> {asked['ground_truth']}"
+        rows.append(preview_row(folder / "rooms" / f"{name}.mp4", folder / "arrays" / f"{name}.npz", caption))
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    for number, row in enumerate(rows):
+        sheet.paste(row, (0, number * row.height))
+    sheet.save(path, format="PNG")
