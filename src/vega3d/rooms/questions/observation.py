@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from scipy.spatial import KDTree
 
+from vega3d.extras import optional_module
 from vega3d.geometry import Box, box_corners, project, unproject
 from vega3d.rooms.render.clip import Clip
 from vega3d.rooms.scene.meshes import Textures, cross, length
@@ -64,8 +65,9 @@ class ObservedObject:
         return np.concatenate([drawn, _unique_to_a_millimetre(corners.reshape(-1, 3))])
 
     @cached_property
-    def tree(self) -> KDTree:
-        return KDTree(self.points, leafsize=24)
+    def tree(self) -> Any:
+        """A `scipy.spatial.KDTree` of its points."""
+        return optional_module("scipy.spatial").KDTree(self.points, leafsize=24)
 
 
 def _unique_to_a_millimetre(points: np.ndarray) -> np.ndarray:

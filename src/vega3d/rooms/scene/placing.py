@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import label
 
+from vega3d.extras import optional_module
 from vega3d.geometry import Box, box_corners, penetration, rotation_about_z
 from vega3d.rooms.scene.furniture import HEIGHT_STEP, Furniture, Model
 from vega3d.rooms.scene.materials import pick
@@ -277,7 +277,7 @@ def standing_room(room: Room, boxes: list[Box], points: np.ndarray, radius: floa
 
 def largest_region(free: np.ndarray) -> np.ndarray:
     """bool[n, m]: the largest 4-connected region of bool[n, m]."""
-    regions, count = label(free)
+    regions, count = optional_module("scipy.ndimage").label(free)
     if not count:
         return np.zeros_like(free)
     return regions == 1 + int(np.bincount(regions.ravel())[1:].argmax())  # the first of equal ones

@@ -5,13 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vega3d.rooms.scene import builders, builders_unseen, materials, materials_unseen
+from vega3d.rooms.scene import builders, materials
 from vega3d.rooms.scene.furniture import Model
-from vega3d.rooms.scene.materials import Material
+from vega3d.rooms.scene.materials import Colours, Material, Random
 from vega3d.rooms.scene.splits import SPLITS, UNSEEN_SPLIT
 
-Random = np.random.Generator
-Colours = tuple[tuple[int, int, int], ...]
 SOFT = ("armchair", "sofa", "bed", "towel", "handbag", "shoes", "chair")
 HARD = ("wardrobe", "desk", "table", "nightstand", "crib", "stool", "box")
 MIXED = ("cabinet", "lamp", "trash can")
@@ -57,21 +55,23 @@ FAMILIAR = Style(
     skirting=np.array([[[238, 237, 232]]], np.uint8),
     builders=builders.BUILDERS,
     palettes=palettes(
-        materials.WOODS, materials.CLOTHS, ((228, 226, 220), (196, 194, 190), (120, 122, 126), (62, 62, 66))
+        materials.FAMILIAR.woods,
+        materials.FAMILIAR.cloths,
+        ((228, 226, 220), (196, 194, 190), (120, 122, 126), (62, 62, 66)),
     ),
     ratios=(0.72, 1.4),
     lights=1,
 )
 
 UNSEEN = Style(
-    floors=materials_unseen.FLOORS,
-    wallpapers=materials_unseen.WALLPAPERS,
-    ceiling=materials_unseen.boarded_ceiling,
+    floors=materials.UNSEEN_FLOORS,
+    wallpapers=materials.UNSEEN_WALLPAPERS,
+    ceiling=materials.boarded_ceiling,
     skirting=np.array([[[112, 84, 66]]], np.uint8),
-    builders=builders_unseen.BUILDERS,
+    builders=builders.UNSEEN_BUILDERS,
     palettes=palettes(
-        materials_unseen.WOODS,
-        materials_unseen.CLOTHS,
+        materials.UNSEEN.woods,
+        materials.UNSEEN.cloths,
         ((238, 230, 216), (210, 200, 190), (150, 142, 136), (84, 88, 80)),
     ),
     ratios=(1.45, 1.9),
