@@ -37,12 +37,13 @@ def read_archive(
     largest: int,
     remedy: str,
 ) -> dict[str, np.ndarray]:
-    """
+    """The arrays of a .npz, by their names.
+
     Args:
-        path: of a .npz.
-        names: of the arrays that are read; all if None.
-        shapes: that arrays must have, before anything of them is read.
-        largest: that all arrays together may be [bytes].
+        path: the file, which need not be trusted.
+        names: arrays that are read and must be there; all that it has if None.
+        shapes: shapes that arrays must have; looked at before anything of the array is read.
+        largest: bytes that all arrays together may have.
         remedy: ends the error.
 
     Raises:

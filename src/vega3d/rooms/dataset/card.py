@@ -75,12 +75,13 @@ FURNITURE = {
 
 
 def dataset_card(settings: dict, statistics: dict, seeds: Sequence[int], license_name: str) -> str:
-    """
+    """The text of a data set's README.md.
+
     Args:
-        settings: of the data set.
-        statistics: of `dataset_files.write_tables`.
-        seeds: of its rooms.
-        license_name: of the data, a key of `FURNITURE`.
+        settings: as in the folder's `settings.json`.
+        statistics: what `files.write_tables` gives.
+        seeds: the seed of each room, ascending.
+        license_name: the licence of the furniture's pack, a key of `FURNITURE`.
     """
     split = settings["split"]
     configs = []
@@ -174,10 +175,11 @@ def preview_row(video: Path, arrays: Path, caption: str) -> Image.Image:
 
 
 def draw_preview(folder: Path, records: dict[str, dict], path: Path) -> None:
-    """
+    """Writes a contact sheet: a row for each walkthrough, with one of its questions.
+
     Args:
-        folder: of a data set with videos.
-        records: of some of its walkthroughs, by name.
+        folder: a data set with videos.
+        records: the walkthroughs to show, by name.
         path: PNG file to write.
     """
     rows = []

@@ -110,19 +110,16 @@ def synthesize(
     furniture: str | Path | None = None,
     preview: bool = False,
 ) -> Path:
-    """Makes a data set, or what is missing of one; the result does not depend on `workers`.
+    """Makes a data set, or what is missing of one; returns the table of all questions.
 
     Args:
         output: folder; empty, not there yet, or of an earlier run with the same settings.
-        settings: of the data set.
+        settings: what rooms are made, and what is written of them.
         num_scenes: rooms, numbered from 0 in their split.
-        workers: processes.
+        workers: processes; the result does not depend on their number.
         on_progress: called with 1 for each room that is done.
         furniture: a pack (`furniture_for`); needed for `test_unseen`.
         preview: whether to draw a contact sheet.
-
-    Returns:
-        The table of all questions.
 
     Raises:
         ValueError: if the folder holds something else, another run writes it, or an argument is out of range.
@@ -160,7 +157,7 @@ def write_whole_set(output: Path, settings: DatasetSettings, num_scenes: int, pr
 
 @contextmanager
 def claimed(output: Path, settings: DatasetSettings, pack: Path | None) -> Iterator[None]:
-    """Holds the folder of a data set while it is made; it is made if it is not there.
+    """Holds the folder of a data set while it is written; makes it if it is not there.
 
     Raises:
         ValueError: if another run holds it, it is not free, or it was made with other settings or furniture.

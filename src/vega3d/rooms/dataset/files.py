@@ -276,14 +276,13 @@ def is_whole_array(path: Path) -> bool:
 
 
 def load_spatial_questions(folder: str | Path, split: str) -> list[SpatialQuestion]:
-    """
-    Args:
-        folder: of a data set (`synthesize`).
-        split: of its table.
+    """The questions of a data set with their answers; `visual` is the path of the video.
 
-    Returns:
-        Its questions with their answers; `visual` is the path of the video. A question with `marks` needs them drawn
-        on its `frame` (`rooms.marks.draw_marks`).
+    A question with `marks` needs them drawn on its `frame` (`rooms.questions.marks.draw_marks`).
+
+    Args:
+        folder: a data set that `synthesize` made with videos.
+        split: the split that it was made for.
 
     Raises:
         ValueError: if the folder has no such table, lacks videos, or the table names one outside of it.

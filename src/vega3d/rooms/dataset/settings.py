@@ -11,13 +11,14 @@ ON_DISK = {"trajectories": "walks"}  # settings that have another name in the fi
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """
-    Args:
+    """What the walkthroughs of a data set show, and what is written of them.
+
+    Attributes:
         split: `train`, `validation`, `test` or `test_unseen`; their seeds are disjoint.
-        size: edge of the square frames [px].
-        num_frames: of a walkthrough.
-        trajectories: walkthroughs of a room, which share its light.
-        questions_per_type: most questions of one type about a walkthrough.
+        size: edge of the square frames [px], an even number from 128 to 640.
+        num_frames: frames of each walkthrough, 2 to 512.
+        trajectories: walkthroughs of a room, which share its light, 1 to 64.
+        questions_per_type: most questions of one type about a walkthrough, 1 to 100.
         videos: whether videos and arrays are written; without, only tables, in a tenth of the time.
 
     Raises:

@@ -18,11 +18,12 @@ logger = logging.getLogger(__name__)
 
 
 def default_cache() -> Path:
+    """`vega3d/rooms` in the Hub's own cache."""
     return Path(constants.HF_HOME) / "vega3d" / "rooms"
 
 
 def folder_name(settings: DatasetSettings) -> str:
-    """Of a data set in the cache: its format and settings."""
+    """The name of a data set's folder in the store: its format and settings."""
     values = "-".join(f"{name}={value}" for name, value in settings.as_json().items())
     return f"format={FORMAT}-{values}"
 
@@ -35,19 +36,19 @@ def stored_rooms(
     cache: Path | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[Path]:
-    """The table of the first `count` rooms, of which those that are not in the cache are made.
+    """The table of the first `count` rooms; those that are not in the store are made.
 
     The table is written anew for each number of rooms: it stays as it is until the context ends.
 
     Args:
-        settings: of the data set.
-        count: rooms.
+        settings: which rooms; each setting has a folder of its own.
+        count: how many rooms the table covers, from the first one on.
         workers: processes that make rooms.
-        cache: folder for the rooms; by default below `HF_HOME`.
+        cache: folder of the store; by default below `HF_HOME`.
         on_progress: called with 1 for each room that is there.
 
     Raises:
-        ValueError: if `count` is below 1, or the cache holds something else.
+        ValueError: if `count` is below 1, or the store holds something else.
     """
     cache = default_cache() if cache is None else cache
     cache.mkdir(parents=True, exist_ok=True)

@@ -30,10 +30,11 @@ from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories
 
 
 class StreamedClip(NamedTuple):
-    """
-    Args:
-        seed: of the room (`scene_seed`).
-        trajectory: its number in the room.
+    """A clip, and which one of which room it is.
+
+    Attributes:
+        seed: the seed of the room (`scene_seed`).
+        trajectory: number of the camera's trajectory in the room.
         clip: what the camera sees. Its images are views of larger blocks of memory: copy what is kept alone.
     """
 
@@ -108,26 +109,26 @@ def stream_clips(
     renderer: Literal["opengl", "embree"] = "opengl",
     quality: Quality = "full",
 ) -> Generator[StreamedClip, None, None]:
-    """
+    """An iterator over clips, room by room and trajectory by trajectory; the same for any number of workers.
+
+    Closing it ends the workers. The same room, trajectory and size give the clip that the renderers give.
+
     Args:
         split: `train`, `validation`, `test` or `test_unseen`.
         start: number of the first room in its split.
         rooms: how many; to the end of the split, which is practically never, if None.
         trajectories: clips of a room, which share its light; more of them a room are faster, and see fewer rooms.
-        num_frames: of a clip.
+        num_frames: frames of each clip.
         size: edge of the square frames [px].
-        workers: processes.
+        workers: processes that make rooms.
         prefetch: rooms that are ready or waiting beyond those being made; as many as workers if None.
         renderer: "opengl" needs the extra `render` and a graphics card (or patience); "embree" renders in the workers.
-        quality: of the light, see `bake_light`.
-
-    Returns:
-        An iterator over clips, room by room and trajectory by trajectory; the same for any number of workers. Closing
-        it ends the workers. The same room, trajectory and size give the clip that the renderers give.
+        quality: how finely light is baked, see `bake_light`.
 
     Raises:
-        ValueError: for a value out of range, and on other systems than Linux; in the iterator, if OpenGL
-            is missing, and what a worker raised.
+        ValueError: for a value out of range, and on other systems than Linux; in the iterator, if there is no OpenGL,
+            and what a worker raised.
+        MissingExtraError: in the iterator, if the renderer's package is not installed.
         RuntimeError: in the iterator, if a worker was ended from outside.
     """
     if sys.platform != "linux":

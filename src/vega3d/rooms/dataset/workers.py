@@ -33,10 +33,11 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Result(NamedTuple):
-    """
-    Args:
-        number: of the job.
-        info: small things, pickled.
+    """What a worker made of one number.
+
+    Attributes:
+        number: the one that the job was called with.
+        info: what the job gives beside arrays: small things, which are pickled.
         arrays: views of one block of shared memory, which lives as long as any of them.
     """
 
@@ -59,18 +60,16 @@ def run_in_order(
     own_threads: bool = False,
     finish: bool = False,
 ) -> Generator[Result, None, None]:
-    """
+    """Yields what workers make of numbers, in the order of the numbers; closed, it ends them.
+
     Args:
-        job: makes info and arrays of a number; is pickled, and called in the workers.
-        numbers: of the jobs; may never end.
-        workers: processes.
+        job: makes small things and arrays of a number; is pickled, and called in the workers.
+        numbers: what the job is called with; may never end.
+        workers: processes that are started.
         prefetch: jobs that are done or waiting beyond the `workers` that are being done.
         first: called in each worker before its jobs.
         own_threads: whether a worker computes with as many threads as this process does, not with one.
         finish: whether closing the iterator lets jobs that are begun end; else they are cut off.
-
-    Yields:
-        The results in the order of `numbers`. When the iterator is closed, its processes are ended.
 
     Raises:
         Exception: what a job raised, when its turn comes.

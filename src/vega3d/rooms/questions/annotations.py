@@ -34,10 +34,10 @@ HUES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, flo
 
 @dataclass(frozen=True)
 class Expression:
-    """
-    Args:
-        text: that means one object of the room, such as "the chair closest to the window".
-        object_id: its instance.
+    """Words that mean one object of the room, such as "the chair closest to the window".
+
+    Attributes:
+        object_id: instance id of the object.
     """
 
     text: str
@@ -46,11 +46,12 @@ class Expression:
 
 @dataclass(frozen=True)
 class AttributeQuestion:
-    """
-    Args:
+    """A question about one object with a short answer in words.
+
+    Attributes:
         kind: "colour" or "contents".
-        question: text.
-        answer: text; several things in alphabetical order.
+        question: what is asked, as it is shown.
+        answer: several things stand in alphabetical order.
         object_ids: the object asked about, and those of the answer.
     """
 

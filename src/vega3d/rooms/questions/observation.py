@@ -26,8 +26,9 @@ SAME = 0.02  # [m] between a point and what the other frame sees in its place
 
 @dataclass(frozen=True)
 class ObservedObject:
-    """
-    Args:
+    """An object of a room as questions need it.
+
+    Attributes:
         id: instance id in the masks, 1 or more; 0 is everything that is not an object.
         name: class in the singular.
         box: upright box around it, world [m].
@@ -97,12 +98,13 @@ def surface_distance(first: ObservedObject, second: ObservedObject) -> float:
 
 @dataclass(frozen=True)
 class Observation:
-    """
-    Args:
+    """The objects of a room, and in which pixels of a walkthrough they are seen.
+
+    Attributes:
         objects: all objects of the scene, seen or not.
         ids: uint16[T, H, W], instance id of each pixel.
-        floor_area: of the room [m^2].
-        directions: kept by `rooms.directions`; like distances, they are those of all walkthroughs of a room.
+        floor_area: area of the floor [m^2].
+        directions: stored by `object_rel_direction`; like distances, they hold for all walkthroughs of a room.
     """
 
     objects: tuple[ObservedObject, ...]
@@ -170,14 +172,12 @@ class Observation:
 
 
 def observe(scene: Scene, instance: np.ndarray, before: Observation | None = None) -> Observation:
-    """
-    Args:
-        scene: the room.
-        instance: int[T, H, W], instance ids in a walkthrough.
-        before: of another walkthrough of the same room, whose distances are used again.
+    """What a walkthrough shows of a room.
 
-    Returns:
-        What the walkthrough shows.
+    Args:
+        scene: the room that the walkthrough is through.
+        instance: int[T, H, W], instance ids of its pixels.
+        before: what another walkthrough of the same room shows, whose distances are used again.
     """
     ids = instance.astype(np.uint16)
     if before is not None:
@@ -208,11 +208,12 @@ def main_colour(triangles: np.ndarray, texture: np.ndarray, textures: Textures) 
 
 
 def correspondences(clip: Clip, random: np.random.Generator, count: int = 64) -> np.ndarray:
-    """
+    """Pixels of different frames that see the same point of the room, found by drawing pairs at random.
+
     Args:
         clip: a walkthrough of two or more frames.
-        random: generator.
-        count: of pairs.
+        random: where pairs are drawn from.
+        count: pairs that are wanted; fewer come if few of `TRIES * count` drawn ones fit.
 
     Returns:
         float32[n, 7], n <= count: frame, x, y [px] of the centre of a pixel; another frame, and x, y [px] of where it

@@ -29,10 +29,11 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class GeometricQuestion:
-    """
-    Args:
+    """A question whose answer was computed from the geometry of a room.
+
+    Attributes:
         question_type: one of VSI-Bench's ten, or `localisation_by_choice`.
-        question: text.
+        question: what is asked, without the options.
         answer: a letter, or a number as text.
         options: texts of the choices, without letters; empty for a numeric question.
         object_ids: instances that the answer was computed from.
@@ -344,11 +345,11 @@ QUESTION_MAKERS: dict[str, Maker] = {
 def make_questions(observation: Observation, seed: Sequence[int], per_type: int = 2) -> list[GeometricQuestion]:
     """Up to `per_type` questions of each type, chosen at random from all that can be asked.
 
-    A type of choice leaves out questions so that words alone do not tell the answer (`text_prior`); a numeric type
-    takes answers in turn.
+    A type of choice leaves out questions so that words alone do not give the answer away (`text_prior`); a numeric
+    type takes answers in turn.
 
     Args:
-        observation: of one walkthrough.
+        observation: what one walkthrough shows.
         seed: the same seed and observation give the same questions.
         per_type: most questions of a type.
 

@@ -1,4 +1,4 @@
-"""What every renderer hands over, and what they have to agree about: camera, exposure, and texels on faces."""
+"""What every renderer gives, and what all of them have to agree about: camera, exposure, and texels on faces."""
 
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ GLOW = 1.6
 
 
 class Clip(NamedTuple):
-    """
-    Args:
+    """The frames that a camera sees on its trajectory, with their exact geometry.
+
+    Attributes:
         rgb: uint8[T, H, W, 3].
         depth: float32[T, H, W], along the optical axis, of the pixel's centre [m].
         instance: int32[T, H, W], of the pixel's centre; 0 for floor, walls and ceiling.

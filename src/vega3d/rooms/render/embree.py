@@ -15,11 +15,16 @@ DEPTH_EDGE = 0.04  # relative step of depth between neighbours that is antialias
 
 
 class EmbreeRenderer:
-    """Renders any number of trajectories through a room, whose light is baked once, when colours are first asked for.
+    """Renders any number of trajectories through a room on the CPU.
+
+    The light of the room is baked once, when colours are first asked for.
 
     Args:
-        scene: the room.
-        quality: of its light, see `bake_light`.
+        scene: the room to render.
+        quality: how finely light is baked, see `bake_light`.
+
+    Raises:
+        MissingExtraError: if embreex is not installed.
     """
 
     def __init__(self, scene: Scene, quality: Quality = "full"):
@@ -29,7 +34,7 @@ class EmbreeRenderer:
 
     @cached_property
     def light(self) -> np.ndarray:
-        """float32[V, 2, 3]: of `bake_light`."""
+        """float32[V, 2, 3]: what `bake_light` gives."""
         return bake_light(self.scene, self._caster, self._quality)
 
     @cached_property
@@ -50,14 +55,12 @@ class EmbreeRenderer:
         return depth, instance
 
     def render(self, trajectory: Trajectory, width: int, height: int, antialias: bool = True) -> Clip:
-        """
-        Args:
-            trajectory: where the camera is.
-            width, height: of the frames [px].
-            antialias: average 2 x 2 rays in the pixels at edges, which changes `rgb` only.
+        """The frames of a trajectory, with depth, ids and poses.
 
-        Returns:
-            The frames with depth, ids and poses.
+        Args:
+            trajectory: where the camera is in each frame.
+            width, height: size of the frames [px].
+            antialias: average 2 x 2 rays in the pixels at edges, which changes `rgb` only.
 
         Raises:
             ValueError: if the frames are smaller or larger than 16 to 4096 px.

@@ -38,8 +38,9 @@ GROUP = 64  # invocations, of shaders.PACK
 
 
 class DrawArrays(NamedTuple):
-    """
-    Args:
+    """A room as the flat arrays that a graphics card draws: nothing in them points to Python objects.
+
+    Attributes:
         vertices: VERTEX[V]: place [m], texture coordinates, light on the front and the back.
         faces: int32[F, 3], sorted by instance.
         surfaces: FACE[F]: number of the texture, and texels a metre.
@@ -59,10 +60,11 @@ class DrawArrays(NamedTuple):
 
 
 def draw_arrays(scene: Scene, light: np.ndarray) -> DrawArrays:
-    """
+    """The arrays of a room, for `OpenGLRenderer`.
+
     Args:
         scene: the room; its faces are in the order of their instances.
-        light: float32[V, 2, 3], of `bake_light`.
+        light: float32[V, 2, 3], what `bake_light` gives for it.
 
     Raises:
         ValueError: if there is not one light a vertex, or the faces are in another order.
@@ -105,8 +107,7 @@ def _spheres(scene: Scene, starts: np.ndarray) -> np.ndarray:
 class Target(NamedTuple):
     """Images for `frames` frames of `width` x `height` pixels, one under the other, and the words they are packed in.
 
-    Args:
-        width, height, frames: as above.
+    Attributes:
         surface: framebuffer of depths and instances.
         colour: framebuffer of several samples a pixel.
         resolved: framebuffer of their means.
@@ -123,13 +124,14 @@ class Target(NamedTuple):
 
 
 class OpenGLContext:
-    """A context without a window, by EGL. Belongs to the thread that made it.
+    """A context without a window, by EGL. It belongs to the thread that made it.
 
     Args:
         device: number of the graphics card among those that EGL lists.
 
     Raises:
-        ValueError: if moderngl, EGL or a driver of OpenGL 4.3 is missing.
+        ValueError: if EGL or a driver of OpenGL 4.3 is missing.
+        MissingExtraError: if moderngl is not installed.
     """
 
     def __init__(self, device: int = 0):
@@ -232,11 +234,12 @@ class OpenGLRenderer:
     """Renders any number of trajectories through a room that is on the graphics card until `release`.
 
     Args:
-        arrays: of the room.
-        context: to draw with; the one that this thread shares if None.
+        arrays: the room, as `draw_arrays` gives it.
+        context: what to draw with; the context that this thread shares if None.
 
     Raises:
-        ValueError: if moderngl, EGL or a driver is missing.
+        ValueError: if EGL or a driver is missing.
+        MissingExtraError: if moderngl is not installed.
     """
 
     def __init__(self, arrays: DrawArrays, context: OpenGLContext | None = None):
@@ -257,12 +260,7 @@ class OpenGLRenderer:
     def from_scene(
         cls, scene: Scene, light: np.ndarray | None = None, context: OpenGLContext | None = None
     ) -> "OpenGLRenderer":
-        """
-        Args:
-            scene: the room.
-            light: float32[V, 2, 3], of `bake_light`; baked here if None.
-            context: as above.
-        """
+        """A renderer of a room; its `light` float32[V, 2, 3] is baked here if None."""
         light = bake_light(scene, Caster(scene.mesh)) if light is None else light
         return cls(draw_arrays(scene, light), context)
 
@@ -278,13 +276,13 @@ class OpenGLRenderer:
             part.release()
 
     def render(self, trajectory: Trajectory, width: int, height: int) -> Clip:
-        """
-        Args:
-            trajectory: where the camera is.
-            width, height: of the frames [px].
+        """The frames of a trajectory, with depth, ids and poses.
 
-        Returns:
-            The frames with depth, ids and poses. Its images share one block of memory: copy what is kept alone.
+        Its images share one block of memory: copy what is kept alone.
+
+        Args:
+            trajectory: where the camera is in each frame.
+            width, height: size of the frames [px].
 
         Raises:
             ValueError: if the frames are smaller or larger than 16 to 4096 px.
@@ -377,11 +375,11 @@ class OpenGLRenderer:
 class _Part(NamedTuple):
     """Frames of a trajectory that were drawn together.
 
-    Args:
-        trajectory: of which they are.
+    Attributes:
+        trajectory: the one that they belong to.
         intrinsics: float[3, 3] [px].
         shape: number, height and width of the frames.
-        last: whether they are the last ones of the trajectory.
+        last: whether no more frames of the trajectory follow.
         packed: buffer that they are in.
     """
 
@@ -393,7 +391,7 @@ class _Part(NamedTuple):
 
 
 def _pipelined(parts: Iterator[_Part]) -> Iterator[_Part]:
-    """The same parts; each is handed on when the next one was begun."""
+    """The same parts; each is given when the next one has been begun."""
     before = None
     for part in parts:
         if before is not None:
@@ -404,14 +402,12 @@ def _pipelined(parts: Iterator[_Part]) -> Iterator[_Part]:
 
 
 def visible(spheres: np.ndarray, cameras: np.ndarray, lens: tuple) -> tuple[np.ndarray, np.ndarray]:
-    """
+    """Frames and spheres that may be seen in them: int[n] each, frame by frame, nearest first, which hides most early.
+
     Args:
         spheres: float32[C, 4], centres and radii [m].
         cameras: float[T, 4, 4], camera_from_world.
         lens: twice the focal length over width and over height, near and far [m].
-
-    Returns:
-        int[n] frames and int[n] spheres that they may see, frame by frame, nearest first, which hides most early.
     """
     centres = spheres[:, :3] @ cameras[:, :3, :3].transpose(0, 2, 1) + cameras[:, None, :3, 3]  # float[T, C, 3]
     radius = spheres[:, 3]

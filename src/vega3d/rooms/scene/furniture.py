@@ -30,7 +30,7 @@ UNSEEN_REMEDY = (
 class Model(NamedTuple):
     """What is drawn of a piece of furniture.
 
-    Args:
+    Attributes:
         mesh: z up, front towards -y, origin at the centre of the footprint on the floor [m].
         images: uint8[h, w, 3] each, sRGB; `mesh.texture` numbers them.
     """
@@ -43,13 +43,10 @@ class Furniture:
     """One object of a pack; its mesh is decoded when it is first asked for.
 
     Args:
-        name: of the class, one of `CLASSES`.
+        name: its class, one of `CLASSES`.
         source: where the pack's maker took it from; unique in a pack.
         arrays: the archive's arrays of this object's parts, by their names without the object's number.
         parts: colour and whether it is textured, of each part.
-
-    Raises:
-        ValueError: if a part is missing or damaged.
     """
 
     def __init__(self, name: str, source: str, arrays: dict[str, np.ndarray], parts: list[dict]):

@@ -27,7 +27,7 @@ def cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 class Mesh(NamedTuple):
     """Triangles that share neither normals nor texture coordinates across a sharp edge.
 
-    Args:
+    Attributes:
         vertices: float32[V, 3] [m].
         normals: float32[V, 3], unit.
         uv: float32[V, 2], repeating, v upwards.
@@ -49,15 +49,13 @@ def face_normals(mesh: Mesh) -> np.ndarray:
 
 
 def creased_mesh(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray | None = None, texture: int = 0) -> Mesh:
-    """
+    """A mesh whose normals are smooth where faces meet below the crease angle; faces of no area are left out.
+
     Args:
         vertices: float[V, 3] [m].
         faces: int[F, 3].
         uv: float[V, 2], or None.
         texture: number of the texture of all faces.
-
-    Returns:
-        A mesh without its faces of no area, whose normals are smooth where faces meet below the crease angle.
     """
     corners = vertices[faces]
     areas = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -160,7 +158,7 @@ def _oriented(mesh: Mesh) -> Mesh:
 class Textures(NamedTuple):
     """All textures and their pyramids in one table.
 
-    Args:
+    Attributes:
         texels: uint8[N, 3], sRGB, row by row.
         levels: int32[K, LEVELS, 3]: offset into `texels`, height and width of each level; the last one repeats.
         glow: float32[K]: light that a texture sends out, as a factor of its colour; 0 for all but lamps and sky.
@@ -172,11 +170,7 @@ class Textures(NamedTuple):
 
 
 def pack_textures(images: list[np.ndarray], glow: list[float]) -> Textures:
-    """
-    Args:
-        images: uint8[h, w, 3] each, sRGB.
-        glow: one factor each.
-    """
+    """The table of images uint8[h, w, 3], sRGB, with one factor of glow each."""
     texels, levels, offset = [], np.zeros((len(images), LEVELS, 3), np.int32), 0
     for number, image in enumerate(images):
         for level in range(LEVELS):

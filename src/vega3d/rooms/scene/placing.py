@@ -1,4 +1,4 @@
-"""Puts things into a room one by one, so that nothing interpenetrates and one can still walk."""
+"""Puts things into a room one by one, so that nothing interpenetrates and a person can still get everywhere."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,9 +23,9 @@ SCALES = (0.94, 1.06)  # each piece is stretched along each axis by a factor of 
 class Piece(NamedTuple):
     """A thing to place.
 
-    Args:
-        name: of its class.
-        source: of the pack, or "built".
+    Attributes:
+        name: its class, one of `CLASSES`.
+        source: where its model comes from in the pack, or "built".
         model: as in the pack, before it is stretched.
         scale: float[3], factors along its axes.
         size: float[3], after stretching [m].
@@ -49,13 +49,16 @@ class Placed(NamedTuple):
 
 
 class Layout:
-    """Places `Piece`s; a thing that the style and the pack lack is None, and placing None does nothing.
+    """The things in a room, placed one by one.
+
+    A thing that the style and the pack lack is None, and placing None does nothing. What places a thing returns its
+    number in `placed`, or None where there is no space.
 
     Args:
-        room: the room.
+        room: the shell that things are placed in.
         furniture: objects of a pack.
         random: generator; each choice draws from it.
-        style: of the room.
+        style: what things are built and coloured by.
     """
 
     def __init__(self, room: Room, furniture: list[Furniture], random: np.random.Generator, style: Style):
@@ -100,7 +103,7 @@ class Layout:
         return model._replace(images=images)
 
     def against_wall(self, piece: Piece | None, tries: int = 24, bottom: float = 0.0) -> int | None:
-        """With its back to a wall; with `bottom` > 0 it hangs there [m]. Returns its number, or None without space."""
+        """With its back to a wall; with `bottom` > 0 it hangs there [m]."""
         if piece is None:
             return None
         for _ in range(tries):
@@ -255,16 +258,14 @@ def near(box: Box, others: Sequence[Box]) -> list[Box]:
 
 
 def standing_room(room: Room, boxes: list[Box], points: np.ndarray, radius: float, head: float = 1.9) -> np.ndarray:
-    """
-    Args:
-        room: the room.
-        boxes: of its objects; those below 5 cm or above `head` do not hinder.
-        points: float[..., 2] [m].
-        radius: of the body [m].
-        head: its height [m].
+    """bool[...]: whether a body fits at float[..., 2] [m].
 
-    Returns:
-        bool[...], whether the body fits there.
+    Args:
+        room: the shell, whose walls keep the body off.
+        boxes: boxes of objects; those below 5 cm or above `head` do not hinder.
+        points: where the body's axis stands.
+        radius: half the width of the body [m].
+        head: its height [m].
     """
     free = room.contains(points, radius)
     for box in boxes:

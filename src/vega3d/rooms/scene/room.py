@@ -13,8 +13,9 @@ TALL = 100.0  # [m]
 
 
 class Wall(NamedTuple):
-    """
-    Args:
+    """An upright wall over a side of the floor.
+
+    Attributes:
         start, end: float[2] [m]; the room is on the left of start to end.
         inward: float[2], unit.
     """
@@ -33,14 +34,15 @@ class Wall(NamedTuple):
 
     @property
     def yaw(self) -> float:
-        """Of furniture with its back to this wall [rad]."""
+        """The yaw of furniture with its back to this wall [rad]."""
         return float(np.arctan2(self.inward[0], -self.inward[1]))
 
 
 class Room(NamedTuple):
-    """
-    Args:
-        size: float[3], width, depth, height [m]; the room stands in [0, width] x [0, depth] x [0, height].
+    """The shell of a room, which stands in [0, width] x [0, depth] x [0, height].
+
+    Attributes:
+        size: float[3], width, depth, height [m].
         notch: float[2, 2], lower and upper corner of the rectangle that an L-shaped room lacks [m], or None.
     """
 
@@ -49,7 +51,7 @@ class Room(NamedTuple):
 
     @property
     def area(self) -> float:
-        """Of the floor [m^2]."""
+        """The area of the floor [m^2]."""
         return float(np.prod(self.size[:2]) - (0 if self.notch is None else np.prod(self.notch[1] - self.notch[0])))
 
     @property
@@ -111,14 +113,12 @@ class Room(NamedTuple):
 def sample_room(
     random: np.random.Generator, area: tuple[float, float], ratios: tuple[float, float] = (0.72, 1.4)
 ) -> Room:
-    """
+    """A room of random proportions; one of four is L-shaped where it is large enough.
+
     Args:
-        random: generator.
+        random: where its measures are drawn from.
         area: least and greatest floor area of the enclosing rectangle [m^2].
         ratios: least and greatest of its width divided by its depth.
-
-    Returns:
-        A room; one of four is L-shaped where it is large enough.
     """
     surface, ratio = random.uniform(*area), random.uniform(*ratios)
     width, depth = np.round([np.sqrt(surface * ratio), np.sqrt(surface / ratio)], 2)
@@ -131,13 +131,12 @@ def sample_room(
 
 
 def lattice(origin: np.ndarray, first: np.ndarray, second: np.ndarray, edge: float, texture: int) -> Mesh:
-    """A flat rectangle as a lattice of triangles.
+    """A flat rectangle as a lattice of triangles, which carry the texture of the number `texture`.
 
     Args:
         origin: float[3], a corner [m].
         first, second: float[3], its sides; first x second points to the lit side [m].
-        edge: of the texture's tile [m].
-        texture: its number.
+        edge: edge of the texture's tile [m].
     """
     lengths = np.linalg.norm([first, second], axis=1)
     columns, rows = np.maximum(np.ceil(lengths / STEP), 1).astype(int)
@@ -157,13 +156,11 @@ def lattice(origin: np.ndarray, first: np.ndarray, second: np.ndarray, edge: flo
 
 
 def shell(room: Room, edges: tuple[float, float, float]) -> list[Mesh]:
-    """
-    Args:
-        room: the room.
-        edges: of the tiles of floor, wall and ceiling [m].
+    """Floor, walls, ceiling and skirting boards; their textures are 0 floor, 1 wall, 2 ceiling, 3 skirting.
 
-    Returns:
-        Floor, walls, ceiling and skirting boards; their textures are 0 floor, 1 wall, 2 ceiling, 3 skirting.
+    Args:
+        room: the measures of the shell.
+        edges: edges of the tiles of floor, wall and ceiling [m].
     """
     meshes, up = [], np.array([0, 0, room.size[2]])
     for low, high in room.rectangles:

@@ -18,10 +18,11 @@ GLOWS = {("window", 1): 1.0, ("ceiling light", 1): 1.0}  # textures that send ou
 
 
 class SceneObject(NamedTuple):
-    """
-    Args:
-        name: of its class.
-        source: of the pack, or "built".
+    """A thing in a room.
+
+    Attributes:
+        name: its class, one of `CLASSES`.
+        source: where its model comes from in the pack, or "built".
         instance: its number in `Scene.instance` and in rendered ids; counts from 1, 0 is the room itself.
         box: the tight upright box of its mesh, turned with it [m].
         on: instance that it stands on, or 0 for the floor, a wall or the ceiling.
@@ -35,14 +36,15 @@ class SceneObject(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """
-    Args:
-        seed: that it was made from.
-        kind: of room, of `KINDS`.
-        room: its shell.
-        mesh: of everything, in world coordinates [m]; `mesh.texture` numbers `textures`.
+    """A furnished room as one set of arrays.
+
+    Attributes:
+        seed: what it was sampled from; also names its split.
+        kind: what the room is for, one of `KINDS`.
+        room: size and outline of the shell.
+        mesh: all surfaces, in world coordinates [m]; `mesh.texture` numbers `textures`.
         instance: int32[F], of each face; 0 for floor, walls and ceiling.
-        textures: of everything.
+        textures: those of all surfaces in one table.
         objects: in the order of their instances.
     """
 
@@ -56,14 +58,12 @@ class Scene(NamedTuple):
 
 
 def sample_scene(seed: int, furniture: list[Furniture], kind: str | None = None) -> Scene:
-    """
-    Args:
-        seed: of everything in the room; its split has a style (`STYLES`).
-        furniture: objects of a pack (`furniture_for`). A class that it lacks is left out.
-        kind: of room, of `KINDS`; drawn from the seed if None, among those that the pack can furnish.
+    """The room of a seed; the same arrays for the same seed and pack.
 
-    Returns:
-        The room; the same arrays for the same seed and pack.
+    Args:
+        seed: decides everything in the room; its split has a style (`STYLES`).
+        furniture: objects of a pack (`furniture_for`). A class that it lacks is left out.
+        kind: one of `KINDS`; drawn from the seed if None, among those that the pack can furnish.
 
     Raises:
         ValueError: if the seed is in no split, the kind is unknown, or the furniture lacks its main thing.

@@ -6,13 +6,11 @@ SEEDS_PER_SPLIT = 1 << 30
 
 
 def scene_seed(split: str, number: int) -> int:
-    """
+    """The seed of a scene; splits share none.
+
     Args:
         split: one of `SPLITS`.
-        number: of the scene in its split, from 0.
-
-    Returns:
-        The seed of the scene; splits share none.
+        number: which scene of its split, from 0.
 
     Raises:
         ValueError: if the split is unknown or the number is not in [0, 2^30).

@@ -17,12 +17,13 @@ CUPS = ("cup", "bottle")
 
 
 class Style(NamedTuple):
-    """
-    Args:
+    """What the rooms of a split are made of.
+
+    Attributes:
         floors, wallpapers: one of each is drawn for a room.
-        ceiling: of every room.
+        ceiling: the same for every room.
         skirting: uint8[1, 1, 3], colour of the skirting boards.
-        builders: of the things that are built from boxes, by class.
+        builders: what makes the things that are built from boxes, by class.
         palettes: colours that a thing from the pack may take instead of its own, by class.
         ratios: least and greatest of a room's width divided by its depth.
         lights: in a row over each rectangle of the floor.

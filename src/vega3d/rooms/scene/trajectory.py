@@ -19,8 +19,9 @@ CANDIDATES = 10  # trajectories drawn, of which the one that sees most is taken
 
 
 class Trajectory(NamedTuple):
-    """
-    Args:
+    """The path of a camera through a room, a pose a frame.
+
+    Attributes:
         kind: "pan", "orbit" or "walk".
         world_from_camera: float[T, 4, 4].
         field_of_view: along the width [deg].
@@ -32,13 +33,12 @@ class Trajectory(NamedTuple):
 
 
 class _Ground(NamedTuple):
-    """Where the camera may be.
+    """Where the camera of a room may be.
 
-    Args:
-        centres: float[n, m, 2], of cells [m].
+    Attributes:
+        centres: float[n, m, 2], the middle of each square of the floor's grid [m].
         free: bool[n, m].
         obstacles: float[B, 6]: centre, cosine and sine of the yaw, and half the sides of what hinders [m].
-        scene: the room.
     """
 
     centres: np.ndarray
@@ -61,15 +61,13 @@ class _Ground(NamedTuple):
 
 
 def sample_trajectory(scene: Scene, number: int, num_frames: int = 16, kind: str | None = None) -> Trajectory:
-    """
-    Args:
-        scene: the room.
-        number: of the trajectory in this room; each has a random stream of its own.
-        num_frames: T.
-        kind: one of `TRAJECTORY_KINDS`; drawn if None.
+    """Of ten trajectories that are drawn, the one that has most objects in view.
 
-    Returns:
-        The trajectory, of those drawn, that has most objects in view; the same for the same scene and number.
+    Args:
+        scene: the room; the same scene and number give the same trajectory.
+        number: which trajectory of the room; each has a random stream of its own.
+        num_frames: frames T, evenly spread over the path.
+        kind: one of `TRAJECTORY_KINDS`; drawn if None.
 
     Raises:
         ValueError: if there are no frames, or the kind is unknown, or the camera has no place in the room.
@@ -237,9 +235,9 @@ def _halves(route: np.ndarray) -> np.ndarray:
 
 
 def _steps_from(free: np.ndarray, origin: tuple, most: int) -> np.ndarray:
-    """int[n, m]: steps between free 4-neighbours from a cell, up to `most`; -1 where none lead.
+    """int[n, m]: steps between free 4-neighbours from a square of the grid, up to `most`; -1 where none lead.
 
-    A whole map is one integer with a bit a cell, because arrays this small cost more in calls than in work.
+    A whole map is one integer with a bit a square, because arrays this small cost more in calls than in work.
     """
     rows, columns = free.shape
     width = columns + 1  # an empty column parts a row from the next one
