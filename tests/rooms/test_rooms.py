@@ -21,8 +21,7 @@ from vega3d.rooms import (
 )
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.scene.furniture import PACK
-from vega3d.rooms.scene.placing import largest_region, standing_room
-from vega3d.rooms.scene.room import sample_room, shell
+from vega3d.rooms.scene.room import largest_region, sample_room, shell, standing_room
 from vega3d.rooms.scene.splits import split_of_seed
 from vega3d.rooms.scene.trajectory import BODY, LENGTHS
 

@@ -1,15 +1,17 @@
-"""The shell of a room: an upright prism over a rectangle or an L."""
+"""The shell of a room, an upright prism over a rectangle or an L, and the floor on which a body fits."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from vega3d.geometry import Box, box_corners, penetration
+from vega3d.extras import optional_module
+from vega3d.geometry import Box, box_corners, penetration, rotation_about_z
 from vega3d.rooms.scene.meshes import Mesh
 
 STEP = 0.12  # [m], of the lattice on floor, walls and ceiling that holds the baked light
 SKIRTING = (0.015, 0.08)  # thickness and height [m]
 TALL = 100.0  # [m]
+GRID_STEP = 0.1  # [m], of the map of walkable floor
 
 
 class Wall(NamedTuple):
@@ -128,6 +130,39 @@ def sample_room(
     cut = np.round(size[:2] * random.uniform(0.25, 0.45, 2), 2)
     low = np.where(random.random(2) < 0.5, 0.0, size[:2] - cut)
     return Room(size, np.stack([low, np.where(low == 0, cut, size[:2])]))
+
+
+def floor_grid(room: Room) -> np.ndarray:
+    """float[n, m, 2]: middles of the squares of a grid of `GRID_STEP` over the floor [m]."""
+    x, y = (np.arange(GRID_STEP / 2, edge, GRID_STEP) for edge in room.size[:2])
+    return np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
+
+
+def standing_room(room: Room, boxes: list[Box], points: np.ndarray, radius: float, head: float = 1.9) -> np.ndarray:
+    """bool[...]: whether a body fits at float[..., 2] [m].
+
+    Args:
+        room: the shell, whose walls keep the body off.
+        boxes: boxes of objects; those below 5 cm or above `head` do not hinder.
+        points: where the body's axis stands.
+        radius: half the width of the body [m].
+        head: its height [m].
+    """
+    free = room.contains(points, radius)
+    for box in boxes:
+        if box.center[2] + box.size[2] / 2 > 0.05 and box.center[2] - box.size[2] / 2 < head:
+            local = (points - box.center[:2]) @ rotation_about_z(box.yaw)[:2, :2]
+            outside = np.maximum(np.abs(local) - np.asarray(box.size[:2]) / 2, 0)
+            free &= (outside**2).sum(axis=-1) >= radius**2
+    return free
+
+
+def largest_region(free: np.ndarray) -> np.ndarray:
+    """bool[n, m]: the largest 4-connected region of bool[n, m]."""
+    regions, count = optional_module("scipy.ndimage").label(free)
+    if not count:
+        return np.zeros_like(free)
+    return regions == 1 + int(np.bincount(regions.ravel())[1:].argmax())  # the first of equal ones
 
 
 def lattice(origin: np.ndarray, first: np.ndarray, second: np.ndarray, edge: float, texture: int) -> Mesh:

@@ -6,9 +6,8 @@ import numpy as np
 
 from vega3d.geometry import Box, rotation_about_z
 from vega3d.rooms.scene.furniture import Furniture
-from vega3d.rooms.scene.layout import KINDS, MAIN_THINGS, finishing, kinds_for, lighting, openings
+from vega3d.rooms.scene.layout import KINDS, Layout, Placed, finishing, kinds_for, lighting, openings
 from vega3d.rooms.scene.meshes import Mesh, Textures, join, moved, pack_textures, refined
-from vega3d.rooms.scene.placing import Layout, Placed
 from vega3d.rooms.scene.room import Room, sample_room, shell
 from vega3d.rooms.scene.splits import split_of_seed
 from vega3d.rooms.scene.styles import STYLES
@@ -76,10 +75,9 @@ def sample_scene(seed: int, furniture: list[Furniture], kind: str | None = None)
     drawn = str(random.choice(kinds))
     kind = kind or drawn
     if kind not in kinds:
-        raise ValueError(f"The furniture has no {MAIN_THINGS[kind]!r} for a {kind}. It furnishes {kinds}.")
-    area, steps = KINDS[kind]
-    layout = Layout(sample_room(random, area, style.ratios), furniture, random, style)
-    for step in (lighting, openings, *steps, finishing):
+        raise ValueError(f"The furniture has no {KINDS[kind].main_thing!r} for a {kind}. It furnishes {kinds}.")
+    layout = Layout(sample_room(random, KINDS[kind].area, style.ratios), furniture, random, style)
+    for step in (lighting, openings, *KINDS[kind].steps, finishing):
         step(layout)
     return _assemble(seed, kind, layout)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.geometry import look_at
-from vega3d.rooms.scene.placing import GRID_STEP, largest_region, standing_room
+from vega3d.rooms.scene.room import GRID_STEP, floor_grid, largest_region, standing_room
 from vega3d.rooms.scene.scene import Scene
 
 BODY = 0.3  # [m], kept between the camera and everything else
@@ -107,8 +107,7 @@ def _sample(ground: _Ground, number: int, num_frames: int, kind: str | None) -> 
 
 
 def _ground(scene: Scene) -> _Ground:
-    x, y = (np.arange(GRID_STEP / 2, edge, GRID_STEP) for edge in scene.room.size[:2])
-    centres = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
+    centres = floor_grid(scene.room)
     boxes = [item.box for item in scene.objects]
     free = largest_region(standing_room(scene.room, boxes, centres, BODY))
     if not free.any():
