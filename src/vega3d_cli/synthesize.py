@@ -39,10 +39,11 @@ def synthesize(
     with one_line_errors():
         from tqdm import tqdm
 
-        from vega3d.rooms.dataset.dataset import synthesize as make_dataset
         from vega3d.rooms.dataset.settings import DatasetSettings
 
         settings = DatasetSettings(split, size, num_frames, trajectories, questions_per_type, videos)
+        from vega3d.rooms.dataset.dataset import synthesize as make_dataset  # heavy, so after the checks
+
         with tqdm(total=scenes, desc="rooms", unit="room", disable=not sys.stderr.isatty()) as bar:
             table = make_dataset(
                 output,

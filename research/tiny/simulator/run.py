@@ -151,7 +151,7 @@ def make_rooms(config: GeneratorConfig, watch: Watch | None = None) -> dict[str,
             made += 1
             if watch.on_step:
                 watch.on_step(1, total)
-    rate = sum(task.job.walks for task in tasks[:made]) * config.rooms.num_clips / (time.monotonic() - began)
+    rate = sum(task.job.trajectories for task in tasks[:made]) * config.rooms.num_clips / (time.monotonic() - began)
     there = total - sum(len(files.missing(count)) for files, count in jobs)
     return {"finished": there == total, "rooms": there, "rooms_wanted": total, "clips_per_second": rate}
 

@@ -241,7 +241,8 @@ class Layout:
     def add(self, piece: Piece, box: Box, on: int = -1) -> int | None:
         """Places a thing if it is inside, hits nothing, keeps openings free, and leaves the floor walkable."""
         if piece.name != "rug" and on < 0 and abs(box.center[2] - box.size[2] / 2) < 1e-9:
-            lift = max((rug.box.size[2] + 5e-4 for rug in self.placed if self._overlaps(rug, box, "rug")), default=0.0)
+            rugs = [item.box for item in self.placed if item.piece.name == "rug"]
+            lift = max((rug.size[2] + 5e-4 for rug in rugs if penetration(rug, box) > -0.004), default=0.0)
             box = box._replace(center=box.center + np.array([0, 0, lift]))
         obstacles = [item.box for number, item in enumerate(self.placed) if number != on]
         if not self.room.holds(box) or any(penetration(box, other) > -0.004 for other in near(box, obstacles)):
@@ -254,9 +255,6 @@ class Layout:
         self._free = free
         self.placed.append(Placed(piece, box, on))
         return len(self.placed) - 1
-
-    def _overlaps(self, item: Placed, box: Box, name: str) -> bool:
-        return item.piece.name == name and penetration(item.box, box) > -0.004
 
     def _walkable(self, free: np.ndarray) -> bool:
         """Whether a person reaches nearly all of the free floor bool[n, m], and there is enough of it."""
@@ -286,8 +284,7 @@ def openings(layout: Layout) -> None:
     for _ in range(2 if layout.chance(0.15) else 1):
         number = layout.against_wall(layout.piece("door"), tries=60)
         if number is not None:
-            box = layout.placed[number].box
-            _keep_out(layout, box, DOOR_ZONE, 2.0)
+            _keep_out(layout, layout.placed[number].box, DOOR_ZONE, 2.0)
     for _ in range(layout.count(1, 3)):
         number = layout.against_wall(layout.piece("window"), tries=40, bottom=float(layout.random.uniform(0.8, 0.95)))
         if number is not None:
@@ -353,9 +350,7 @@ def dining(layout: Layout) -> None:
     if number is None:
         return
     state = layout.piece("chair")
-    chairs = [
-        state if layout.chance(0.8) else layout.piece("chair") for _ in range(layout.count(2, 6))
-    ]
+    chairs = [state if layout.chance(0.8) else layout.piece("chair") for _ in range(layout.count(2, 6))]
     layout.around(number, chairs)
     for _ in range(layout.count(1, 4)):
         layout.on_top(number, layout.piece(layout.choice(SMALL)))
