@@ -18,6 +18,7 @@ import vega3d
 from research.tiny.simulator.config import GeneratorConfig, StageOptions
 from research.tiny.simulator.dit import DiTTrainer, build_dit, empty_prompt
 from research.tiny.simulator.export import export_generator, export_part
+from research.tiny.simulator.frames import write_frames
 from research.tiny.simulator.latents import LatentEncoder, LatentStore
 from research.tiny.simulator.loop import Loop, Stage
 from research.tiny.simulator.pictures import save_curves
@@ -25,7 +26,6 @@ from research.tiny.simulator.rooms import FrameFiles, RoomStream, WalkWindow, pi
 from research.tiny.simulator.stages import DiTStage, VAEStage
 from research.tiny.simulator.vae import VAETrainer, build_vae, gate, latent_statistics, reconstruction
 from vega3d.files import only_run, write_json
-from vega3d.rooms.dataset.stream import write_frames
 from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions
 
 SETTINGS_FILE, RESULT_FILE, CURVES_FILE = "settings.json", "result.json", "curves.png"

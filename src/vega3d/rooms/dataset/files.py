@@ -266,15 +266,6 @@ def is_whole_archive(path: Path, names: Collection[str]) -> bool:
         return False
 
 
-def is_whole_array(path: Path) -> bool:
-    """Whether a .npy is as long as its head says."""
-    try:
-        np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return False
-    return True
-
-
 def load_spatial_questions(folder: str | Path, split: str) -> list[SpatialQuestion]:
     """The questions of a data set with their answers; `visual` is the path of the video.
 

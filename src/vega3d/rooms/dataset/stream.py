@@ -9,19 +9,16 @@ workers are spawned.
 """
 
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from vega3d.files import write_array
-from vega3d.rooms.dataset.workers import Result, run_all, run_in_order
+from vega3d.rooms.dataset.workers import Result, run_in_order
 from vega3d.rooms.render.clip import Clip, camera
 from vega3d.rooms.render.embree import EmbreeRenderer
-from vega3d.rooms.render.light import Caster, Quality, bake_light, check_quality, use_one_thread
+from vega3d.rooms.render.light import Caster, Quality, bake_light, check_quality
 from vega3d.rooms.render.opengl import DrawArrays, draw_arrays
 from vega3d.rooms.scene.furniture import load_furniture
 from vega3d.rooms.scene.scene import sample_scene
@@ -70,30 +67,6 @@ class RoomJob:
         """uint8[trajectories, T, H, W, 3]: the trajectories through a room, made and rendered in this process."""
         info, arrays = self(number)
         return np.stack([clip.rgb for clip in RENDERERS[self.renderer](Result(number, info, arrays), self.size)])
-
-
-class FramesTask(NamedTuple):
-    """Frames of the room with a number, for a file."""
-
-    job: RoomJob
-    number: int
-    path: Path
-
-
-def write_frames(tasks: Sequence[FramesTask], workers: int) -> Generator[Path, None, None]:
-    """Makes files of `RoomJob.frames`, whole or not at all, in several processes that render themselves.
-
-    Yields:
-        Each path, in order. Closing it calls off those that are not begun.
-    """
-    for place in run_all(partial(_write_frames, tasks), len(tasks), workers, use_one_thread):
-        yield tasks[place].path
-
-
-def _write_frames(tasks: Sequence[FramesTask], place: int) -> int:
-    task = tasks[place]
-    write_array(task.path, task.job.frames(task.number))
-    return place
 
 
 def stream_clips(
