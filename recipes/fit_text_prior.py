@@ -35,7 +35,7 @@ from vega3d.rooms.scene.trajectory import sample_trajectory
 SIZE, NUM_FRAMES = 128, 17
 PENALTIES = (10.0, 30.0, 100.0, 300.0)  # precision of a normal prior on each weight
 RAREST = 4  # questions that a clue must be in
-SMALLEST = 0.02  # weight that is kept
+SMALLEST = 0.02  # weight that is stored
 
 
 def room_candidates(place: int, first: int, split: str, trajectories: int, per_type: int) -> list[list]:
@@ -73,7 +73,7 @@ class Problem:
     """A conditional logit on questions of one type.
 
     Args:
-        questions: as collected.
+        questions: rows of `room_candidates`.
         clues: column of each clue.
     """
 
@@ -104,7 +104,7 @@ class Problem:
 
 
 def fit_type(questions: list[list]) -> tuple[dict[str, float], dict]:
-    """Weights of the clues, and figures of the fit."""
+    """Weights of the clues, and metrics of the fit."""
     held = [question for question in questions if question[4] % 5 == 0]
     seen = [question for question in questions if question[4] % 5]
     names = Counter(
@@ -116,7 +116,7 @@ def fit_type(questions: list[list]) -> tuple[dict[str, float], dict]:
     penalty = min(losses, key=losses.__getitem__)
     weights = Problem(questions, clues).fit(penalty)
     chance = float(np.log([len(question[2]) for question in held]).mean())
-    figures = {
+    metrics = {
         "questions": len(questions),
         "penalty": penalty,
         "held_out_loss": losses[penalty],
@@ -124,7 +124,7 @@ def fit_type(questions: list[list]) -> tuple[dict[str, float], dict]:
     }
     return {
         clue: round(float(weights[number]), 2) for clue, number in clues.items() if abs(weights[number]) >= SMALLEST
-    }, figures
+    }, metrics
 
 
 def read(path: Path) -> Iterator[list]:
@@ -137,11 +137,11 @@ def fit(options: argparse.Namespace) -> None:
     for question in itertools.chain.from_iterable(map(read, options.files)):
         questions[question[0]].append(question)
     fitted = {name: fit_type(asked) for name, asked in tqdm(questions.items(), unit="type")}
-    for name, (weights, figures) in fitted.items():
-        print(f"{name}: {len(weights)} clues, {figures}")
+    for name, (weights, metrics) in fitted.items():
+        print(f"{name}: {len(weights)} clues, {metrics}")
     values = {
         "command": "python recipes/fit_text_prior.py",
-        "figures": {name: figures for name, (_, figures) in fitted.items()},
+        "figures": {name: metrics for name, (_, metrics) in fitted.items()},
         "weights": {name: weights for name, (weights, _) in fitted.items()},
     }
     write_whole(options.output, partial(Path.write_text, data=json.dumps(values, separators=(",", ":")) + "\n"))

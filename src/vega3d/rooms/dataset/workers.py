@@ -209,7 +209,7 @@ class _Crew:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block ends, as a worker that is half started would tell of them at length.
+    """Ctrl-C and SIGTERM wait until the block ends, as a worker that is half started would report them at length.
 
     Workers that start in it do not see Ctrl-C at all.
     """

@@ -15,7 +15,7 @@ from vega3d.geometry import rotation_about_z
 from vega3d.rooms.scene.meshes import Mesh, dot, face_normals, length
 from vega3d.rooms.scene.scene import Scene
 
-PATCH = 0.09  # [m], edge of the cells that share one light point on furniture
+PATCH = 0.09  # [m], edge of the cubes that share one light point on furniture
 Quality = Literal["full", "fast"]
 # Shadow rays a point and light (a multiple of 4); bounce rays a point and side.
 RAYS: dict[Quality, tuple[int, int]] = {"full": (8, 24), "fast": (4, 10)}
@@ -145,13 +145,13 @@ def lamps(scene: Scene) -> list[Lamp]:
 
 
 def light_points(scene: Scene) -> LightPoints:
-    """Every vertex of the shell, and for furniture one vertex of each small cell and direction."""
+    """Every vertex of the shell, and for furniture one vertex of each small cube and direction."""
     mesh = scene.mesh
     owner = np.zeros(len(mesh.vertices), np.int64)
     owner[mesh.faces.reshape(-1)] = np.repeat(scene.instance, 3)
-    cell = np.floor((mesh.vertices + 1) / PATCH).astype(np.int64) @ (1, 1 << 9, 1 << 18)
+    cube = np.floor((mesh.vertices + 1) / PATCH).astype(np.int64) @ (1, 1 << 9, 1 << 18)
     facing = np.round((mesh.normals + 1) * 1.5).astype(np.int64) @ (1, 4, 16)
-    key = (owner << 34) | (cell << 7) | facing
+    key = (owner << 34) | (cube << 7) | facing
     shell = owner == 0
     key[shell] = -1 - np.arange(shell.sum())
     _, first, vertex_points = np.unique(key, return_index=True, return_inverse=True)

@@ -90,7 +90,7 @@ class Furniture:
 
     @cached_property
     def height_map(self) -> np.ndarray:
-        """float[n, m]: height of the mesh from above [m], in cells from the lower left corner; 0 where empty."""
+        """float[n, m]: height of the mesh from above [m], in squares from the lower left corner; 0 where empty."""
         vertices, faces = self.model.mesh.vertices.astype(float), self.model.mesh.faces
         heights = np.zeros(np.ceil(self.size[:2] / HEIGHT_STEP - 1e-6).astype(int))
         corners = vertices[faces] + (*self.size[:2] / 2, 0)

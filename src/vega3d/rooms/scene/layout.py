@@ -84,7 +84,7 @@ class Layout:
         for item in furniture:
             self._stock.setdefault(item.name, []).append(item)
         self._floor = floor_grid(room)
-        self._free = room.contains(self._floor, BODY)  # bool[n, m], cells of the floor where a person can stand
+        self._free = room.contains(self._floor, BODY)  # bool[n, m], squares of the floor where a person can stand
 
     def piece(self, name: str, widest: float = np.inf) -> Piece | None:
         """A thing of a class, at most `widest` [m] wide if there is one; None if the class is not to be had."""

@@ -103,13 +103,13 @@ def planks(random: Random) -> Material:
 
 def parquet(random: Random) -> Material:
     """Squares of strips, turned from square to square."""
-    cells = 4
-    size = SIZE // cells
+    count = 4
+    size = SIZE // count
     row, column = np.indices((SIZE, SIZE)) // size
     turned = (row + column) % 2 == 1
     lines, columns = np.indices((SIZE, SIZE)) % size
     strip = np.where(turned, columns, lines) // (size // 4)
-    tone = random.normal(0, 0.07, (cells, cells, 4))[row, column, strip]
+    tone = random.normal(0, 0.07, (count, count, 4))[row, column, strip]
     fibres = np.where(turned, grain(random).T, grain(random))
     joint = (np.where(turned, columns, lines) % (size // 4) == 0) | (lines == 0) | (columns == 0)
     return tile(pick(random, FAMILIAR.woods), fibres + tone - 0.22 * joint, float(random.uniform(1.2, 1.8)))
@@ -117,17 +117,17 @@ def parquet(random: Random) -> Material:
 
 def tiles(random: Random) -> Material:
     """Square tiles with light or dark joints; sometimes a chequerboard."""
-    cells = int(random.choice([2, 4]))
-    size = SIZE // cells
+    count = int(random.choice([2, 4]))
+    size = SIZE // count
     row, column = np.indices((SIZE, SIZE)) // size
-    tone = random.normal(0, 0.03, (cells, cells))[row, column]
+    tone = random.normal(0, 0.03, (count, count))[row, column]
     if random.random() < 0.3:
         tone = tone - 0.55 * ((row + column) % 2)
     lines, columns = np.indices((SIZE, SIZE)) % size
     joint = (lines < 2) | (columns < 2)
     colour = pick(random, (*FAMILIAR.walls, (150, 150, 148), (178, 160, 140), (120, 124, 128)))
     shade = 0.03 * noise(random, 16) + tone
-    return tile(colour, np.where(joint, random.choice([-0.35, -0.2, 0.1]), shade), 0.4 * cells)
+    return tile(colour, np.where(joint, random.choice([-0.35, -0.2, 0.1]), shade), 0.4 * count)
 
 
 def carpet(random: Random) -> Material:
@@ -243,15 +243,15 @@ def _tiled_distances(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def herringbone(random: Random) -> Material:
     """Short boards that meet at right angles."""
-    cells, long = 16, 4
-    size = SIZE // cells
+    count, long = 16, 4
+    size = SIZE // count
     row, column = np.indices((SIZE, SIZE)) // size
     lines, columns = np.indices((SIZE, SIZE)) % size
     shift = (column - row) % (2 * long)
     flat = shift < long
     along = np.where(flat, shift, 2 * long - 1 - shift)
-    first_row, first_column = np.where(flat, row, row - along) % cells, np.where(flat, column - along, column) % cells
-    tone = random.normal(0, 0.1, (cells, cells, 2))[first_row, first_column, flat.astype(int)]
+    first_row, first_column = np.where(flat, row, row - along) % count, np.where(flat, column - along, column) % count
+    tone = random.normal(0, 0.1, (count, count, 2))[first_row, first_column, flat.astype(int)]
     side = np.where(flat, lines, columns) == 0
     end = (along == 0) & (np.where(flat, columns, lines) == 0)
     fibres = np.where(flat, grain(random), grain(random).T)

@@ -56,8 +56,8 @@ class _Ground(NamedTuple):
         return np.asarray(away & self.scene.room.contains(points, BODY).all(axis=-1))
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
-        cells = np.argwhere(self.free)
-        return self.centres[tuple(cells[random.integers(len(cells))])]
+        squares = np.argwhere(self.free)
+        return self.centres[tuple(squares[random.integers(len(squares))])]
 
 
 def sample_trajectory(scene: Scene, number: int, num_frames: int = 16, kind: str | None = None) -> Trajectory:
@@ -201,7 +201,7 @@ def _smooth(values: np.ndarray, times: int) -> np.ndarray:
 
 
 def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> np.ndarray | None:
-    """float[n, 2]: a smooth free path of 2 to 6 m from a free cell's centre [m], or None if there is none."""
+    """float[n, 2]: a smooth free path of 2 to 6 m from a free square's middle [m], or None if there is none."""
     origin = tuple(np.round((start - GRID_STEP / 2) / GRID_STEP).astype(int))
     longest = random.uniform(*LENGTHS)
     steps = _steps_from(
@@ -212,13 +212,13 @@ def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> n
     )
     if not len(ends):
         return None
-    cell, cells = tuple(ends[random.integers(len(ends))]), []
-    while cell != origin:
-        cells.append(cell)
-        around = [(cell[0] + i, cell[1] + j) for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1))]
+    square, squares = tuple(ends[random.integers(len(ends))]), []
+    while square != origin:
+        squares.append(square)
+        around = [(square[0] + i, square[1] + j) for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1))]
         around = [near for near in around if all(0 <= k < n for k, n in zip(near, steps.shape, strict=True))]
-        cell = min((near for near in around if steps[near] >= 0), key=lambda near: (steps[near], random.random()))
-    route = np.array([ground.centres[cell] for cell in [*cells, origin]][::-1])
+        square = min((near for near in around if steps[near] >= 0), key=lambda near: (steps[near], random.random()))
+    route = np.array([ground.centres[square] for square in [*squares, origin]][::-1])
     smoother = [route]
     for _ in range(SMOOTHINGS):
         last = smoother[-1]
@@ -250,9 +250,9 @@ def _steps_from(free: np.ndarray, origin: tuple, most: int) -> np.ndarray:
         fronts.append(front.to_bytes(size, "little"))
         front = (front << 1 | front >> 1 | front << width | front >> width) & left
     bits = np.unpackbits(np.frombuffer(b"".join(fronts), np.uint8).reshape(-1, size), axis=1, bitorder="little")
-    count, cell = np.nonzero(bits)
+    count, square = np.nonzero(bits)
     steps = np.full(size * 8, -1)
-    steps[cell] = count
+    steps[square] = count
     return steps[: rows * width].reshape(rows, width)[:, :-1]
 
 
