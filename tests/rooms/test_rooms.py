@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -242,3 +244,27 @@ def test_a_damaged_pack_is_refused(tmp_path, damage):
 def test_bad_input_is_refused(scenes, renderer, call, message):
     with pytest.raises(ValueError, match=message):
         call(scenes[0], renderer)
+
+
+WITHOUT_EXTRAS = """
+import sys
+import vega3d.rooms.dataset.settings
+assert "vega3d.rooms.scene.scene" not in sys.modules, "settings are light"
+for name in ("embreex", "matplotlib", "moderngl", "pyarrow", "scipy"):
+    sys.modules[name] = None
+from vega3d.rooms import *
+import vega3d.rooms.dataset.dataset, vega3d.rooms.dataset.store, vega3d.rooms.dataset.stream
+from vega3d.rooms.render.light import Caster
+from vega3d.rooms.scene.builders import block
+try:
+    Caster(block([0, 0, 0], [1, 1, 1], 0))
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_packages_of_extras_are_needed_at_use_alone():
+    run = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], capture_output=True, text=True)
+
+    assert run.returncode == 0, run.stderr
+    assert "pip install 'vega3d[rooms]'" in run.stdout

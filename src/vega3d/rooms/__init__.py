@@ -1,6 +1,11 @@
-"""Procedural furnished rooms with exact geometry: scenes, renderings, questions, and data sets of them.
+"""Procedural furnished rooms with exact geometry.
 
-Names are loaded when they are first used, so that what needs only some of them starts quickly.
+    scene        a furnished room from a seed, and a camera's trajectory through it
+    render       its frames, depth and instances, by rays on the CPU or by OpenGL on a graphics card
+    questions    what can be asked about a walkthrough, and the answers
+    dataset      walkthroughs of many rooms with their questions: files, a store, or a stream
+
+The names here are loaded when they are first used, so that what needs few of them starts quickly.
 """
 
 from importlib import import_module

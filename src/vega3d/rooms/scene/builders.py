@@ -42,13 +42,7 @@ def block(low: np.ndarray, high: np.ndarray, texture: int, tile: float | None = 
             normals.append(np.tile(np.eye(3)[axis] * (2 * side - 1), (4, 1)))
             uvs.append(square if tile is None else square * (high - low)[[u, v]] / tile)
     faces = np.concatenate([4 * number + np.array([[0, 1, 2], [0, 2, 3]]) for number in range(6)])
-    return Mesh(
-        np.concatenate(quads).astype(np.float32),
-        np.concatenate(normals).astype(np.float32),
-        np.concatenate(uvs).astype(np.float32),
-        faces.astype(np.int32),
-        np.full(12, texture, np.int32),
-    )
+    return Mesh.uniform(*map(np.concatenate, (quads, normals, uvs)), faces, texture)
 
 
 def model(parts: list[Part], images: list[np.ndarray], whole: tuple[int, ...] = ()) -> Model:
@@ -166,8 +160,7 @@ def pillow(random: Random, fabric: Callable[[Random], Material]) -> Model:
         normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
         uv = np.stack([s, t], axis=-1).reshape(-1, 2) / 2 + 0.5
         faces = quads[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
-        places, ups = (array.reshape(-1, 3).astype(np.float32) for array in (points, normals))
-        sheets.append(Mesh(places, ups, uv.astype(np.float32), faces.astype(np.int32), np.zeros(len(faces), np.int32)))
+        sheets.append(Mesh.uniform(points.reshape(-1, 3), normals.reshape(-1, 3), uv, faces, 0))
     return Model(join(sheets), [fabric(random).image])
 
 
@@ -269,14 +262,7 @@ def drum(radius: tuple[float, float], low: float, high: float, texture: int, who
         uvs.append(vertices[-1][:, :2] / (2 * r) + 0.5 if whole else vertices[-1][:, :2])
         fan = np.stack([number, number + 1, np.full(ROUND_SIDES, ROUND_SIDES + 1)], axis=1) + first
         faces.append(fan if sign > 0 else fan[:, ::-1])
-    triangles = np.concatenate(faces)
-    return Mesh(
-        np.concatenate(vertices).astype(np.float32),
-        np.concatenate(normals).astype(np.float32),
-        np.concatenate(uvs).astype(np.float32),
-        triangles.astype(np.int32),
-        np.full(len(triangles), texture, np.int32),
-    )
+    return Mesh.uniform(*map(np.concatenate, (vertices, normals, uvs, faces)), texture)
 
 
 def glazed_door(random: Random) -> Model:

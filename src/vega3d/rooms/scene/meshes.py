@@ -41,6 +41,14 @@ class Mesh(NamedTuple):
     faces: np.ndarray
     texture: np.ndarray
 
+    @classmethod
+    def uniform(
+        cls, vertices: np.ndarray, normals: np.ndarray, uv: np.ndarray, faces: np.ndarray, texture: int
+    ) -> "Mesh":
+        """A mesh whose faces all have the texture of a number."""
+        floats = (array.astype(np.float32) for array in (vertices, normals, uv))
+        return cls(*floats, faces.astype(np.int32), np.full(len(faces), texture, np.int32))
+
 
 def face_normals(mesh: Mesh) -> np.ndarray:
     """float32[F, 3]: of twice the length of each face's area."""
@@ -68,13 +76,7 @@ def creased_mesh(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray | None 
     key = np.concatenate([vertices[where], np.round(normals, 2), uv[where]], axis=1).astype(np.float32) + np.float32(0)
     packed = np.ascontiguousarray(key).view(np.dtype((np.void, key.itemsize * key.shape[1])))[:, 0]
     _, first, inverse = np.unique(packed, return_index=True, return_inverse=True)
-    return Mesh(
-        vertices[where][first].astype(np.float32),
-        normals[first].astype(np.float32),
-        uv[where][first].astype(np.float32),
-        inverse.reshape(-1, 3).astype(np.int32),
-        np.full(len(faces), texture, np.int32),
-    )
+    return Mesh.uniform(vertices[where][first], normals[first], uv[where][first], inverse.reshape(-1, 3), texture)
 
 
 def _corner_normals(vertices: np.ndarray, faces: np.ndarray, areas: np.ndarray, units: np.ndarray) -> np.ndarray:

@@ -181,13 +181,9 @@ def lattice(origin: np.ndarray, first: np.ndarray, second: np.ndarray, edge: flo
     a, b, c, d = (part.reshape(-1) for part in (number[:-1, :-1], number[:-1, 1:], number[1:, 1:], number[1:, :-1]))
     faces = np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
     normal = np.cross(first, second)
-    return Mesh(
-        vertices.astype(np.float32),
-        np.tile(normal / np.linalg.norm(normal), (len(vertices), 1)).astype(np.float32),
-        (np.stack([s, t], axis=-1).reshape(-1, 2) * lengths / edge).astype(np.float32),
-        faces.astype(np.int32),
-        np.full(len(faces), texture, np.int32),
-    )
+    normals = np.tile(normal / np.linalg.norm(normal), (len(vertices), 1))
+    uv = np.stack([s, t], axis=-1).reshape(-1, 2) * lengths / edge
+    return Mesh.uniform(vertices, normals, uv, faces, texture)
 
 
 def shell(room: Room, edges: tuple[float, float, float]) -> list[Mesh]:
