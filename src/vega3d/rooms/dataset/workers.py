@@ -56,7 +56,7 @@ def run_in_order(
     workers: int,
     prefetch: int,
     *,
-    first: Callable[[], None] | None = None,
+    initializer: Callable[[], None] | None = None,
     own_threads: bool = False,
     finish: bool = False,
 ) -> Generator[Result, None, None]:
@@ -67,7 +67,7 @@ def run_in_order(
         numbers: what the job is called with; may never end.
         workers: processes that are started.
         prefetch: jobs that are done or waiting beyond the `workers` that are being done.
-        first: called in each worker before its jobs.
+        initializer: called in each worker before its jobs.
         own_threads: whether a worker computes with as many threads as this process does, not with one.
         finish: whether closing the iterator lets jobs that are begun end; else they are cut off.
 
@@ -75,17 +75,17 @@ def run_in_order(
         Exception: what a job raised, when its turn comes.
         RuntimeError: if a worker was ended from outside.
     """
-    crew = _Crew((serve, job, first), workers, own_threads)
+    pool = _Pool((serve, job, initializer), workers, own_threads)
     try:
         order: deque[int] = deque()
         done: dict[int, Result | BaseException] = {}
         while True:
             while len(order) < workers + prefetch and (number := next(numbers, None)) is not None:
-                crew.give(number)
+                pool.submit(number)
                 order.append(number)
             if not order:
                 return
-            done.update(crew.collect(wait=order[0] not in done))
+            done.update(pool.collect(wait=order[0] not in done))
             if order[0] in done:
                 result = done.pop(order.popleft())
                 if isinstance(result, BaseException):
@@ -94,10 +94,10 @@ def run_in_order(
                 del result  # else it would outlive its reader by one turn
     except GeneratorExit:
         if finish:
-            crew.call_off()
+            pool.wait_for_begun()
         raise
     finally:
-        crew.end()
+        pool.kill()
 
 
 def run_all(
@@ -114,7 +114,7 @@ def run_all(
     job = partial(without_arrays, make)
     numbers = iter(range(count))
     results = run_in_order(
-        job, numbers, min(workers, count), workers, first=initializer, own_threads=True, finish=True
+        job, numbers, min(workers, count), workers, initializer=initializer, own_threads=True, finish=True
     )
     with closing(results):
         for result in results:
@@ -125,7 +125,9 @@ def without_arrays(make: Callable[[int], Made], number: int) -> tuple[Made, list
     return make(number), []
 
 
-class _Member:
+class _Worker:
+    """One process, what it has been given to do, and the socket to it."""
+
     def __init__(self, work: bytes):
         # A forked process inherits locks of threads that it does not have (torch, FFmpeg) and can wait for them for
         # ever.
@@ -164,47 +166,49 @@ class _Member:
         ]
 
 
-class _Crew:
+class _Pool:
+    """Processes that do numbered jobs, each the next one that it is given."""
+
     def __init__(self, work: tuple, workers: int, own_threads: bool):
-        self._members: list[_Member] = []
+        self._workers: list[_Worker] = []
         pickled = pickle.dumps(work)
         try:
             with _undisturbed(), nullcontext() if own_threads else _one_thread_each():
                 for _ in range(workers):
-                    self._members.append(_Member(pickled))
+                    self._workers.append(_Worker(pickled))
         except BaseException:
-            self.end()
+            self.kill()
             raise
 
-    def give(self, number: int) -> None:
+    def submit(self, number: int) -> None:
         """Gives a job to a worker that has fewest."""
-        member = min(self._members, key=lambda member: len(member.numbers))
-        member.numbers.add(number)
+        worker = min(self._workers, key=lambda worker: len(worker.numbers))
+        worker.numbers.add(number)
         with suppress(OSError):  # a worker that ended is noticed, with its exit code, by `collect`
-            member.connection.send(number)
+            worker.connection.send(number)
 
     def collect(self, wait: bool) -> dict[int, Result | BaseException]:
         """What the workers have done, after waiting for one of them if there is to be something."""
-        owners = {member.connection: member for member in self._members}
+        owners = {worker.connection: worker for worker in self._workers}
         ready = connections.wait(list(owners), None if wait else 0)
         results = [owners[one].receive() for one in ready if isinstance(one, Connection)]
         return {result[0]: result if isinstance(result, Result) else result[1] for result in results}
 
-    def call_off(self) -> None:
+    def wait_for_begun(self) -> None:
         """Waits for the jobs that are begun; a worker that cannot hand over what it made ends."""
-        for member in self._members:
-            member.connection.close()
-        for member in self._members:
-            member.process.join()
+        for worker in self._workers:
+            worker.connection.close()
+        for worker in self._workers:
+            worker.process.join()
 
-    def end(self) -> None:
-        for member in self._members:
-            member.connection.close()
-            member.process.kill()
-        for member in self._members:
-            member.process.join()
-            member.process.close()
-        self._members = []
+    def kill(self) -> None:
+        for worker in self._workers:
+            worker.connection.close()
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.process.close()
+        self._workers = []
 
 
 @contextmanager
@@ -246,10 +250,10 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def serve(connection: Connection, job: Job, first: Callable[[], None] | None) -> None:
+def serve(connection: Connection, job: Job, initializer: Callable[[], None] | None) -> None:
     """A worker: does jobs until its caller is gone (`worker_start`)."""
-    if first is not None:
-        first()
+    if initializer is not None:
+        initializer()
     with suppress(EOFError, ConnectionError):
         while True:
             number = connection.recv()
