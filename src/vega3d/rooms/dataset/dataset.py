@@ -89,7 +89,7 @@ def record_file(output: Path, name: str) -> Path:
 
 
 def read_record(output: Path, name: str) -> dict:
-    """Raises ValueError if the file is damaged."""
+    """What is said of a walkthrough; raises ValueError if its file is damaged."""
     path = record_file(output, name)
     try:
         record = read_json(path)
@@ -142,7 +142,7 @@ def synthesize(
 
 
 def write_whole_set(output: Path, settings: DatasetSettings, num_scenes: int, preview: bool) -> None:
-    """Tables, statistics, card and contact sheet of all rooms."""
+    """Writes tables, statistics, card and contact sheet of all rooms."""
     names = [name for room in range(num_scenes) for name in settings.walkthrough_names(room)]
     statistics = write_tables(output, settings.split, (read_record(output, name) for name in names))
     write_json(output / "statistics.json", statistics)

@@ -94,7 +94,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
 
 
 def write_arrays(path: Path, scene: Scene, clip: Clip, trajectory: int) -> None:
-    """Depth [mm], instance ids, poses, intrinsics, the boxes of all objects, and point correspondences."""
+    """Writes depth [mm], instance ids, poses, intrinsics, the boxes of all objects, and point correspondences."""
     random = np.random.default_rng([scene.seed, 5, trajectory])
     with path.open("wb") as file:
         np.savez_compressed(

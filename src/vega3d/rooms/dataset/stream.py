@@ -1,4 +1,4 @@
-"""Clips handed over in memory, to train a generator on: as many as are wanted, without a data set on disk.
+"""Clips in memory to train a generator on: as many as are wanted, without a data set on disk.
 
     for seed, trajectory, clip in stream_clips("train", workers=15):
         ...
@@ -64,7 +64,7 @@ class RoomJob:
         return info, [poses, *(np.stack(images) for images in list(zip(*clips, strict=True))[:3])]
 
     def frames(self, number: int) -> np.ndarray:
-        """uint8[trajectories, T, H, W, 3]: the trajectories through a room, made and rendered in this process."""
+        """uint8[trajectories, T, H, W, 3]: the clips of a room, made and rendered in this process."""
         info, arrays = self(number)
         return np.stack([clip.rgb for clip in RENDERERS[self.renderer](Result(number, info, arrays), self.size)])
 
@@ -139,7 +139,7 @@ def _clips(job: RoomJob, numbers: Iterator[int], workers: int, prefetch: int) ->
 
 
 def _drawn(result: Result, size: int) -> Iterator[Clip]:
-    """The trajectories through a room whose arrays came, rendered here."""
+    """The clips of a room whose arrays a worker made, rendered here."""
     from vega3d.rooms.render.opengl import OpenGLRenderer
 
     poses, *arrays = result.arrays
@@ -152,7 +152,7 @@ def _drawn(result: Result, size: int) -> Iterator[Clip]:
 
 
 def _received(result: Result, size: int) -> Iterator[Clip]:
-    """The trajectories through a room that the worker rendered."""
+    """The clips of a room that a worker rendered."""
     for (kind, field_of_view), path, *images in zip(result.info, *result.arrays, strict=True):
         rgb, depth, instance = images
         yield Clip(rgb, depth, instance, path, camera(Trajectory(kind, path, field_of_view), size, size))

@@ -80,7 +80,7 @@ def _unique_to_a_millimetre(points: np.ndarray) -> np.ndarray:
 
 
 def surface_distance(first: ObservedObject, second: ObservedObject) -> float:
-    """Between the closest points of the two surfaces [m]."""
+    """The distance between the closest points of two surfaces [m]."""
     few, many = sorted((first, second), key=lambda item: len(item.points))
     outside = np.maximum(np.maximum(many.tree.mins - few.points, few.points - many.tree.maxes), 0)
     least = length(outside) * (1 - ROUNDING)  # to the box around the others, so to each of them
@@ -117,7 +117,7 @@ class Observation:
     directions: dict[tuple[int, int, int], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def distance(self, first: ObservedObject, second: ObservedObject) -> float:
-        """Between the closest points of the surfaces of two of its objects [m]."""
+        """The distance between the closest points of the surfaces of two of its objects [m]."""
         key = min(first.id, second.id), max(first.id, second.id)
         if key not in self._distances:
             self._distances[key] = surface_distance(first, second)

@@ -266,7 +266,7 @@ def drum(radius: tuple[float, float], low: float, high: float, texture: int, who
 
 
 def glazed_door(random: Random) -> Model:
-    """Glazed above, boarded below, with a round handle of brass."""
+    """A door, glazed above and boarded below, with a round handle of brass."""
     width, height = random.uniform(0.82, 1.0), random.uniform(1.98, 2.15)
     leaf = plain(random, UNSEEN.strong_walls) if random.random() < 0.6 else materials.wood(random, UNSEEN.woods)
     x, frame, waist = width / 2, 0.09, random.uniform(0.8, 1.1)
@@ -289,7 +289,7 @@ def glazed_door(random: Random) -> Model:
 
 
 def curtained_window(random: Random) -> Model:
-    """In three lights, with a deep sill and curtains on a rail."""
+    """A window in three lights, with a deep sill and curtains on a rail."""
     x, height = random.uniform(0.5, 0.9), random.uniform(1.15, 1.5)
     frame = plain(random, UNSEEN.strong_walls) if random.random() < 0.5 else materials.wood(random, UNSEEN.woods)
     edge, cloth, drop = 0.05, random.uniform(0.14, 0.24), height - 0.05
@@ -311,7 +311,7 @@ def curtained_window(random: Random) -> Model:
 
 
 def round_rug(random: Random) -> Model:
-    """Half of them round."""
+    """A rug; every second one is round."""
     if random.random() < 0.5:
         return Model(drum((random.uniform(0.7, 1.05),) * 2, 0, 0.01, 0, whole=True), [materials.patterned_rug(random)])
     x, y = random.uniform(0.85, 1.4), random.uniform(0.5, 0.8)
@@ -319,7 +319,7 @@ def round_rug(random: Random) -> Model:
 
 
 def upright_picture(random: Random) -> Model:
-    """Upright, in a thick frame with an inner edge."""
+    """A picture that is higher than wide, in a thick frame with an inner edge."""
     x, height, edge = random.uniform(0.18, 0.4), random.uniform(0.5, 0.9), random.uniform(0.04, 0.07)
     parts = [part((-x + edge, -0.015, edge), (x - edge, 0, height - edge), 1)]
     for inset, near, wide, texture in ((0.0, -0.045, edge, 0), (edge, -0.025, 0.015, 2)):
@@ -329,7 +329,7 @@ def upright_picture(random: Random) -> Model:
 
 
 def round_coffee_table(random: Random) -> Model:
-    """Round, on a column, a cone or three legs."""
+    """A round coffee table on a column, a cone or three legs."""
     radius, height, top = random.uniform(0.3, 0.48), random.uniform(0.36, 0.52), random.uniform(0.02, 0.05)
     kind = random.integers(3)
     meshes = [drum((radius, radius), height - top, height, 0)]
@@ -348,7 +348,7 @@ def round_coffee_table(random: Random) -> Model:
 
 
 def open_tv_stand(random: Random) -> Model:
-    """An open bench with a shelf and posts."""
+    """A television stand: an open bench with a shelf and posts."""
     x, y, height = random.uniform(0.55, 0.95), random.uniform(0.17, 0.22), random.uniform(0.36, 0.55)
     board, bays = random.uniform(0.025, 0.045), int(random.integers(2, 5))
     parts = [part((-x, -y, height - board), (x, y, height)), part((-x, -y, 0.1), (x, y, 0.1 + board))]
@@ -362,7 +362,7 @@ def open_tv_stand(random: Random) -> Model:
 
 
 def cube_shelf(random: Random) -> Model:
-    """Cubes, some with a back, some filled with a coloured drawer."""
+    """A shelf of cubes, some with a back, some filled with a coloured drawer."""
     columns, rows, cube, y, board = int(random.integers(2, 4)), int(random.integers(2, 5)), 0.36, 0.17, 0.025
     x, height = columns * cube / 2 + board / 2, rows * cube + board
     parts = []
@@ -387,7 +387,7 @@ def cube_shelf(random: Random) -> Model:
 
 
 def round_ceiling_light(random: Random) -> Model:
-    """A round shade under a ring."""
+    """A ceiling light: a round shade under a ring."""
     radius, high = random.uniform(0.2, 0.36), random.uniform(0.06, 0.12)
     ring, shade = (
         drum((radius, radius), high - 0.025, high, 0),

@@ -114,7 +114,7 @@ def _lattice(split: int) -> np.ndarray:
 
 
 def _centred(mesh: Mesh) -> Mesh:
-    """The pack's origin is the centre only up to a millimetre; boxes are exact only if it is the centre."""
+    """The mesh with its origin at the centre of its footprint: in a pack that is so up to a millimetre alone."""
     low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
     middle = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]], np.float32)
     return mesh._replace(vertices=mesh.vertices - middle)

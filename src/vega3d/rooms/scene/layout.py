@@ -127,7 +127,7 @@ class Layout:
         return str(self.random.choice(names))
 
     def against_wall(self, piece: Piece | None, tries: int = 24, bottom: float = 0.0) -> int | None:
-        """With its back to a wall; with `bottom` > 0 it hangs there [m]."""
+        """Places a thing with its back to a wall; with `bottom` > 0 it hangs there [m]."""
         if piece is None:
             return None
         for _ in range(tries):
@@ -147,7 +147,7 @@ class Layout:
         return Box(np.array([*place, bottom + piece.size[2] / 2]), piece.size, wall.yaw)
 
     def relative(self, anchor: int, piece: Piece | None, offset: tuple[float, float], turn: float = 0.0) -> int | None:
-        """At `offset` [m] from the anchor's centre in the anchor's axes (front is -y), turned by `turn` [rad]."""
+        """Places it at `offset` [m] from the anchor's centre in its axes (front is -y), turned by `turn` [rad]."""
         if piece is None:
             return None
         box = self.placed[anchor].box
@@ -155,7 +155,7 @@ class Layout:
         return self.add(piece, Box(np.array([*place, piece.size[2] / 2]), piece.size, box.yaw + turn))
 
     def beside(self, anchor: int, piece: Piece | None, gap: float = 0.04) -> int | None:
-        """To the left or right of the anchor, backs aligned."""
+        """Places it to the left or right of the anchor, backs aligned."""
         if piece is None:
             return None
         size, side = self.placed[anchor].box.size, float(self.random.choice([-1, 1]))
@@ -169,14 +169,14 @@ class Layout:
     def in_front(
         self, anchor: int, piece: Piece | None, gap: float, turn: float = 0.0, aside: float = 0.0
     ) -> int | None:
-        """In front of the anchor, `gap` [m] away, shifted by `aside` [m]; `turn` = pi makes it face the anchor."""
+        """Places it `gap` [m] before the anchor, shifted by `aside` [m]; `turn` = pi makes it face the anchor."""
         if piece is None:
             return None
         reach = np.abs(np.sin(turn)) * piece.size[0] + np.abs(np.cos(turn)) * piece.size[1]
         return self.relative(anchor, piece, (aside, -(self.placed[anchor].box.size[1] / 2 + gap + reach / 2)), turn)
 
     def around(self, anchor: int, pieces: list[Piece | None]) -> None:
-        """Chairs at the sides of a table, facing it."""
+        """Places chairs at the sides of a table, facing it."""
         width, depth = self.placed[anchor].box.size[:2]
         seats = [(sign * width / 4 * (width > 1.4), sign2) for sign2 in (-1, 1) for sign in (-1, 1)]
         sides = [(x, sign * depth / 2, 0.0 if sign > 0 else np.pi) for x, sign in dict.fromkeys(seats)]
@@ -191,7 +191,7 @@ class Layout:
             self.relative(anchor, piece, offset, turn + self.random.normal(0, 0.06))
 
     def standing(self, piece: Piece | None, tries: int = 24, jitter: float = 0.0) -> int | None:
-        """Somewhere on the floor, along the walls' directions up to `jitter` [rad]."""
+        """Places it somewhere on the floor, along the walls' directions up to `jitter` [rad]."""
         if piece is None:
             return None
         for _ in range(tries):
@@ -203,13 +203,13 @@ class Layout:
         return None
 
     def hung_from_ceiling(self, piece: Piece | None, place: np.ndarray) -> int | None:
-        """Under the ceiling at float[2] [m]."""
+        """Hangs it under the ceiling at float[2] [m]."""
         if piece is None:
             return None
         return self.add(piece, Box(np.array([*place, self.room.size[2] - piece.size[2] / 2]), piece.size, 0.0))
 
     def on_top(self, support: int, piece: Piece | None, tries: int = 16, facing: bool = False) -> int | None:
-        """On a level part of the support; with `facing` it looks where the support does."""
+        """Places it on a level part of the support; with `facing` it looks where the support does."""
         if piece is None:
             return None
         under, box = self.placed[support].piece, self.placed[support].box

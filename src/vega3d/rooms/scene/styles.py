@@ -40,7 +40,7 @@ class Style(NamedTuple):
 
 
 def palettes(woods: Colours, cloths: Colours, neutrals: Colours) -> dict[str, Colours]:
-    """The colours of each class that has some."""
+    """The colours of each class whose things are coloured anew."""
     return {
         **dict.fromkeys(SOFT, cloths + neutrals),
         **dict.fromkeys(HARD, woods + neutrals),

@@ -121,7 +121,7 @@ def _ground(scene: Scene) -> _Ground:
 
 
 def _in_view(scene: Scene, path: np.ndarray, gaze: np.ndarray, field_of_view: float) -> float:
-    """Objects whose centre comes into the image, and, in logarithms, how many are in each frame."""
+    """A score: how many centres of objects come into the image, and, in logarithms, how many are in each frame."""
     forward = gaze - path
     forward = forward / np.linalg.norm(forward, axis=1, keepdims=True)
     right = np.cross(forward, (0.0, 0.0, 1.0))
