@@ -39,17 +39,17 @@ def synthesize(
     preview: Annotated[bool, typer.Option("--preview", help="Draw a contact sheet, OUT/preview.png.")] = False,
 ) -> None:
     """Make a data set of rooms: walkthroughs, their geometry, and questions in VSI-Bench's form."""
-    from vega3d.rooms.dataset.dataset import DatasetSettings
-    from vega3d.rooms.dataset.dataset import synthesize as make_dataset
+    from vega3d.rooms.dataset.settings import DatasetSettings
 
     settings = DatasetSettings(split, size, num_frames, trajectories, questions_per_type, videos)
+
     with progress("rooms", "room", scenes) as advance:
         table = make_dataset(
             output,
             settings,
             scenes,
             workers,
-            on_scene=lambda count: advance(),
+            on_progress=advance,
             furniture=furniture,
             preview=preview,
         )

@@ -137,7 +137,7 @@ def test_the_scores_are_those_of_the_results():
         read_json(PROJECT / "research" / "tiny" / "results" / f"third{end}.json") for end in ("", "_seeds")
     )
 
-    expected = recipe["scores_of"](results, seeds, "trained", 1)
+    expected = recipe["checkpoint_scores"](results, seeds, "trained", 1)
 
     assert read_scores(ASSETS / "vega3d-tiny") == Scores(**expected)
     panel = scoreboard(Scores(**expected))

@@ -14,7 +14,8 @@ from vega3d.features.extraction import CorpusClip, corpus_clips, extract
 from vega3d.hub.load import load_vega
 from vega3d.inference.session import Session
 from vega3d.questions import SpatialQuestion
-from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
+from vega3d.rooms.dataset.dataset import synthesize
+from vega3d.rooms.dataset.settings import DatasetSettings
 from vega3d.shipped import example_clip
 
 

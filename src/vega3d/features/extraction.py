@@ -9,7 +9,7 @@ from vega3d.features.clips import sampled_clip
 from vega3d.modeling.generator_vega3d import VegaGenerator
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.questions import Mark
-from vega3d.rooms.dataset.dataset_questions import load_spatial_questions
+from vega3d.rooms.dataset.files import load_spatial_questions
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 
