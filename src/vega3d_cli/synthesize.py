@@ -43,6 +43,8 @@ def synthesize(
 
     settings = DatasetSettings(split, size, num_frames, trajectories, questions_per_type, videos)
 
+    from vega3d.rooms.dataset.dataset import synthesize as make_dataset  # heavy, so after the checks
+
     with progress("rooms", "room", scenes) as advance:
         table = make_dataset(
             output,
