@@ -1,4 +1,4 @@
-"""Walkthroughs a second: sampling a room, baking its light, and rendering walks that share the bake.
+"""Walkthroughs a second: sampling a room, baking its light, and rendering trajectories that share the bake.
 
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/synthesize.py --output synthesize.json
     python benchmarks/synthesize.py --workers 15 --rooms 48 --frames 17 --size 192 --output cores.json
@@ -6,7 +6,8 @@
 
 Colour, depth and instance ids of every frame; loading the furniture and starting processes are not counted. The first
 command uses one core, the second all of them, the third a graphics card beside them; each compares ways in one run.
-With `--opengl` the streams have their own numbers of walks and qualities of light, and embree 16 frames of 128 px.
+With `--opengl` the streams have their own numbers of trajectories and qualities of light, and embree 16 frames of
+128 px.
 """
 
 import argparse
@@ -25,12 +26,13 @@ import numpy as np
 from tqdm import tqdm
 
 from vega3d.rooms.dataset.stream import stream_clips
-from vega3d.rooms.render.draw_arrays import draw_arrays
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import Quality
+from vega3d.rooms.render.opengl import draw_arrays
 from vega3d.rooms.scene.furniture import load_furniture
-from vega3d.rooms.scene.scene import sample_scene, scene_seed
-from vega3d.rooms.scene.trajectory import sample_walks
+from vega3d.rooms.scene.scene import sample_scene
+from vega3d.rooms.scene.splits import scene_seed
+from vega3d.rooms.scene.trajectory import sample_trajectories
 
 STAGES = ("scene", "bake", "walk", "render")
 PACKAGES = ("vega3d", "numpy", "embreex", "moderngl")
@@ -39,7 +41,7 @@ EMBREE_ROOMS = 24  # at most, beside OpenGL
 QUIET: dict[str, Any] = {"mininterval": 10}  # of progress bars
 
 
-def time_room(number: int, walks: int, furniture: list, options) -> dict[str, float]:
+def time_room(number: int, trajectories: int, furniture: list, options) -> dict[str, float]:
     """Seconds of each stage."""
     marks = [time.perf_counter()]
     scene = sample_scene(scene_seed("train", number), furniture)
@@ -47,7 +49,7 @@ def time_room(number: int, walks: int, furniture: list, options) -> dict[str, fl
     renderer = EmbreeRenderer(scene, options.quality)
     _ = renderer.light
     marks.append(time.perf_counter())
-    paths = sample_walks(scene, walks, options.frames)
+    paths = sample_trajectories(scene, trajectories, options.frames)
     marks.append(time.perf_counter())
     for path in paths:
         renderer.render(path, options.size, options.size)
@@ -56,20 +58,20 @@ def time_room(number: int, walks: int, furniture: list, options) -> dict[str, fl
 
 
 def one_core(options) -> dict:
-    """Rates of one core, for many walks a bake and for one."""
+    """Rates of one core, for many trajectories a bake and for one."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     furniture = load_furniture()
     for item in furniture:
         _ = item.model, item.height_map
     ways = {}
-    for walks in (options.walks, 1):
-        rooms = [time_room(number, walks, furniture, options) for number in tqdm(range(options.rooms), **QUIET)]
+    for trajectories in (options.trajectories, 1):
+        rooms = [time_room(number, trajectories, furniture, options) for number in tqdm(range(options.rooms), **QUIET)]
         seconds = {stage: sum(room[stage] for room in rooms) / options.rooms for stage in STAGES}
-        rate = walks / sum(seconds.values())
-        ways[f"{walks} walks a bake"] = {"walks_a_second": rate, "seconds_a_room": seconds}
+        rate = trajectories / sum(seconds.values())
+        ways[f"{trajectories} walks a bake"] = {"walks_a_second": rate, "seconds_a_room": seconds}
         shown = ", ".join(f"{stage} {value:.2f} s" for stage, value in seconds.items())
-        print(f"{walks} walks a bake: {rate:.2f} walkthroughs a second ({shown} a room)")
+        print(f"{trajectories} trajectories a bake: {rate:.2f} walkthroughs a second ({shown} a room)")
     first, second = (way["walks_a_second"] for way in ways.values())
     print(f"ratio {first / second:.2f}")
     return {"ways": ways, "ratio": first / second}
@@ -80,7 +82,7 @@ class Way(NamedTuple):
 
     renderer: Literal["opengl", "embree"]
     rooms: int
-    walks: int
+    trajectories: int
     frames: int
     size: int
     workers: int
@@ -94,7 +96,7 @@ def time_stream(way: Way) -> dict:
     first = 2 * way.workers
     stream = stream_clips(
         "train",
-        walks=way.walks,
+        trajectories=way.trajectories,
         num_frames=way.frames,
         size=way.size,
         workers=way.workers,
@@ -102,15 +104,15 @@ def time_stream(way: Way) -> dict:
         quality=way.quality,
     )
     started = time.perf_counter()
-    total = (first + way.rooms) * way.walks
+    total = (first + way.rooms) * way.trajectories
     title = f"{way.renderer}, {way.workers} workers"
     for number, _ in enumerate(tqdm(itertools.islice(stream, total), total=total, desc=title, **QUIET), start=1):
-        if number == first * way.walks:
+        if number == first * way.trajectories:
             warm = time.perf_counter()
     seconds = time.perf_counter() - warm
     stream.close()
-    rate = way.rooms * way.walks / seconds
-    shown = f"{way.frames} frames of {way.size} px, {way.quality} light, {way.walks} walks a room"
+    rate = way.rooms * way.trajectories / seconds
+    shown = f"{way.frames} frames of {way.size} px, {way.quality} light, {way.trajectories} trajectories a room"
     print(f"{title}, {shown}: {rate:.1f} clips a second")
     seeds = {"split": "train", "first": first, "last": first + way.rooms - 1}
     return {**way._asdict(), "clips_a_second": rate, "seconds": seconds, "seconds_to_warm": warm - started} | {
@@ -121,7 +123,7 @@ def time_stream(way: Way) -> dict:
 def many_cores(options) -> dict:
     """Rates of embree on many cores, and on half of them."""
     counts = dict.fromkeys((options.workers, max(1, options.workers // 2)))
-    settings = options.rooms, options.walks, options.frames, options.size
+    settings = options.rooms, options.trajectories, options.frames, options.size
     ways = [time_stream(Way("embree", *settings, workers, options.quality)) for workers in counts]
     ratio = ways[0]["clips_a_second"] / ways[-1]["clips_a_second"]
     print(f"ratio {ratio:.2f}")
@@ -130,14 +132,13 @@ def many_cores(options) -> dict:
 
 def compare_renderers(options) -> tuple[dict, dict]:
     """Agreement of both renderers, and milliseconds a frame of each for rooms that are loaded and baked."""
-    from vega3d.rooms.render.opengl import OpenGLRenderer
-    from vega3d.rooms.render.opengl_context import shared_context
+    from vega3d.rooms.render.opengl import OpenGLRenderer, shared_context
 
     furniture, differences = load_furniture(), []
     times: dict[str, list[float]] = {"embree": [], "opengl": [], "ahead": [], "pack": [], "upload": []}
     for number in tqdm(range(min(options.rooms, SAMPLED_ROOMS)), desc="both renderers", **QUIET):
         scene = sample_scene(scene_seed("test", number), furniture)
-        paths = sample_walks(scene, 2, options.frames)
+        paths = sample_trajectories(scene, 2, options.frames)
         embree = EmbreeRenderer(scene)
         light = embree.light
         marks = [time.perf_counter()]
@@ -173,7 +174,7 @@ def timed_render(renderer, path, options) -> float:
 
 
 def timed_ahead(renderer, paths: list, options) -> float:
-    """Seconds a walk, if one is read while the next is drawn."""
+    """Seconds a trajectory, if one is read while the next is drawn."""
     started = time.perf_counter()
     for _ in renderer.render_all(paths, options.size, options.size):
         pass
@@ -196,13 +197,16 @@ def median(values: list[float]) -> float:
 
 
 def graphics_card(options) -> dict:
-    """Agreement, warm speed, and streams: OpenGL with few and many walks a bake, and embree on the same cores."""
+    """Agreement, warm speed, and streams: OpenGL with few and many trajectories a room, and embree beside it."""
     agreement, speed = compare_renderers(options)
     rooms, clip = options.rooms, (options.frames, options.size, options.workers)
     lights: tuple[tuple[int, Quality], ...] = ((8, "full"), (32, "fast"))
-    ways = [time_stream(Way("opengl", rooms, walks, *clip, quality)) for walks, quality in lights]
+    ways = [time_stream(Way("opengl", rooms, trajectories, *clip, quality)) for trajectories, quality in lights]
     fewer = min(rooms, EMBREE_ROOMS)
-    ways += [time_stream(Way("embree", fewer, walks, 16, 128, options.workers, quality)) for walks, quality in lights]
+    ways += [
+        time_stream(Way("embree", fewer, trajectories, 16, 128, options.workers, quality))
+        for trajectories, quality in lights
+    ]
     return {"agreement": agreement, "warm": speed, "ways": ways}
 
 
@@ -217,13 +221,13 @@ def version(package: str) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rooms", type=int, default=12)
-    parser.add_argument("--walks", type=int, default=8, help="that share a bake")
+    parser.add_argument("--trajectories", type=int, default=8, help="that share a bake")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=128, help="edge of the frames [px]")
     parser.add_argument("--quality", choices=("full", "fast"), default="full", help="of the light")
     parser.add_argument("--workers", type=int, help="processes; one core without them if not given")
     parser.add_argument("--opengl", action="store_true", help="render on a graphics card; needs --workers")
-    parser.add_argument("--repeats", type=int, default=5, help="of each timed walk on the graphics card")
+    parser.add_argument("--repeats", type=int, default=5, help="of each timed trajectory on the graphics card")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
     if options.opengl and options.workers is None:

@@ -1,7 +1,7 @@
 """Can the answers be told from the words alone? A text-only classifier, trained and tested on tables of questions.
 
-    vega3d synthesize validation --split validation --scenes 450 --walks 4 --size 128 --no-videos
-    vega3d synthesize test --split test --scenes 450 --walks 4 --size 128 --no-videos
+    vega3d synthesize validation --split validation --scenes 450 --trajectories 4 --size 128 --no-videos
+    vega3d synthesize test --split test --scenes 450 --trajectories 4 --size 128 --no-videos
     python benchmarks/text_bias.py validation/validation.parquet test/test.parquet --output text_bias.json
 
 For each type of multiple choice: logistic regression (scikit-learn) on all pairs of one to three neighbouring words of

@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from vega3d.files import whole_file
+
 SIZE = {"width": 1280, "height": 1080}
 CATEGORY = "Which is closest"
 
@@ -29,10 +31,9 @@ def main(address: str, path: Path) -> None:
         page.wait_for_timeout(500)  # [ms]; the page fades its panels
         picture = Image.open(BytesIO(page.screenshot()))
         browser.close()
-    partial = path.with_name(path.name + ".partial")
     coarser = picture.convert("RGB").point(lambda value: 3 * round(value / 3))  # not seen, and a third smaller
-    coarser.save(partial, format="png", optimize=True)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        coarser.save(partial, format="png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,15 @@ import numpy as np
 from matplotlib import pyplot
 
 from vega3d.files import write_whole
-from vega3d.rooms import load_furniture, sample_scene, sample_walk, scene_seed
-from vega3d.rooms.dataset.preview import depth_colours, instance_colours
-from vega3d.rooms.questions.geometric_question import GeometricQuestion
+from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
+from vega3d.rooms.dataset.card import depth_colours, instance_colours
 from vega3d.rooms.questions.marks import draw_marks
 from vega3d.rooms.questions.observation import observe
-from vega3d.rooms.questions.questions import QUESTION_MAKERS, make_questions
-from vega3d.rooms.render.embree import Clip, EmbreeRenderer
+from vega3d.rooms.questions.questions import QUESTION_MAKERS, GeometricQuestion, make_questions
+from vega3d.rooms.render.clip import Clip
+from vega3d.rooms.render.embree import EmbreeRenderer
 
-ROOM, KIND, WALK = 4, "bedroom", 1  # the example clip `room`
+ROOM, KIND, TRAJECTORY = 4, "bedroom", 1  # the example clip `room`
 WIDTH, HEIGHT, NUM_FRAMES, SHOWN = 384, 288, 32, 4
 
 
@@ -60,8 +60,8 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     options = parser.parse_args()
     scene = sample_scene(scene_seed("validation", ROOM), load_furniture(), KIND)
-    clip = EmbreeRenderer(scene).render(sample_walk(scene, WALK, NUM_FRAMES), WIDTH, HEIGHT)
-    questions = make_questions(observe(scene, clip.instance), (scene.seed, 3, WALK), per_type=1)
+    clip = EmbreeRenderer(scene).render(sample_trajectory(scene, TRAJECTORY, NUM_FRAMES), WIDTH, HEIGHT)
+    questions = make_questions(observe(scene, clip.instance), (scene.seed, 3, TRAJECTORY), per_type=1)
     absent = set(QUESTION_MAKERS) - {question.question_type for question in questions}
     if absent:
         raise ValueError(f"The walkthrough has no question of the types {sorted(absent)}. Choose another.")

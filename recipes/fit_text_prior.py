@@ -13,7 +13,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,36 +22,32 @@ from scipy.sparse import csr_array
 from tqdm import tqdm
 
 from vega3d.files import write_whole
-from vega3d.rooms.dataset.resumable import run_all
+from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import names_in, shuffled_candidates
 from vega3d.rooms.questions.text_prior import CLUES, WEIGHTS
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.scene.furniture import load_furniture
-from vega3d.rooms.scene.scene import sample_scene, scene_seed
-from vega3d.rooms.scene.trajectory import sample_walk
+from vega3d.rooms.scene.scene import sample_scene
+from vega3d.rooms.scene.splits import scene_seed
+from vega3d.rooms.scene.trajectory import sample_trajectory
 
 SIZE, NUM_FRAMES = 128, 17
 PENALTIES = (10.0, 30.0, 100.0, 300.0)  # precision of a normal prior on each weight
 RAREST = 4  # questions that a clue must be in
-SMALLEST = 0.02  # weight that is kept
+SMALLEST = 0.02  # weight that is stored
 
 
-@cache
-def furniture() -> list:
-    return load_furniture()
-
-
-def room_candidates(place: int, first: int, split: str, walks: int, per_type: int) -> list[list]:
+def room_candidates(place: int, first: int, split: str, trajectories: int, per_type: int) -> list[list]:
     """Questions on room `first` + `place`: type, classes, options, number of the right option, number of the room."""
     number = first + place
-    scene = sample_scene(scene_seed(split, number), furniture())
+    scene = sample_scene(scene_seed(split, number), load_furniture())
     renderer, observation, found = EmbreeRenderer(scene), None, []
-    for walk in range(walks):
-        _, instance = renderer.geometry(sample_walk(scene, walk, NUM_FRAMES), SIZE, SIZE)
+    for trajectory in range(trajectories):
+        _, instance = renderer.geometry(sample_trajectory(scene, trajectory, NUM_FRAMES), SIZE, SIZE)
         observation = observe(scene, instance, observation)
         for stream, name in enumerate(CLUES):
-            random = np.random.default_rng([scene.seed, 4, walk, stream])
+            random = np.random.default_rng([scene.seed, 4, trajectory, stream])
             for question in shuffled_candidates(name, observation, random)[:per_type]:
                 found.append([name, names_in(question, observation), question.options, question.right, number])
     return found
@@ -59,7 +55,11 @@ def room_candidates(place: int, first: int, split: str, walks: int, per_type: in
 
 def collect(options: argparse.Namespace) -> None:
     make = partial(
-        room_candidates, first=options.first, split=options.split, walks=options.walks, per_type=options.per_type
+        room_candidates,
+        first=options.first,
+        split=options.split,
+        trajectories=options.trajectories,
+        per_type=options.per_type,
     )
     counts: Counter[str] = Counter()
     with gzip.open(options.file, "wt", encoding="utf-8") as file:
@@ -73,7 +73,7 @@ class Problem:
     """A conditional logit on questions of one type.
 
     Args:
-        questions: as collected.
+        questions: rows of `room_candidates`.
         clues: column of each clue.
     """
 
@@ -104,7 +104,7 @@ class Problem:
 
 
 def fit_type(questions: list[list]) -> tuple[dict[str, float], dict]:
-    """Weights of the clues, and figures of the fit."""
+    """Weights of the clues, and metrics of the fit."""
     held = [question for question in questions if question[4] % 5 == 0]
     seen = [question for question in questions if question[4] % 5]
     names = Counter(
@@ -116,7 +116,7 @@ def fit_type(questions: list[list]) -> tuple[dict[str, float], dict]:
     penalty = min(losses, key=losses.__getitem__)
     weights = Problem(questions, clues).fit(penalty)
     chance = float(np.log([len(question[2]) for question in held]).mean())
-    figures = {
+    metrics = {
         "questions": len(questions),
         "penalty": penalty,
         "held_out_loss": losses[penalty],
@@ -124,7 +124,7 @@ def fit_type(questions: list[list]) -> tuple[dict[str, float], dict]:
     }
     return {
         clue: round(float(weights[number]), 2) for clue, number in clues.items() if abs(weights[number]) >= SMALLEST
-    }, figures
+    }, metrics
 
 
 def read(path: Path) -> Iterator[list]:
@@ -137,11 +137,11 @@ def fit(options: argparse.Namespace) -> None:
     for question in itertools.chain.from_iterable(map(read, options.files)):
         questions[question[0]].append(question)
     fitted = {name: fit_type(asked) for name, asked in tqdm(questions.items(), unit="type")}
-    for name, (weights, figures) in fitted.items():
-        print(f"{name}: {len(weights)} clues, {figures}")
+    for name, (weights, metrics) in fitted.items():
+        print(f"{name}: {len(weights)} clues, {metrics}")
     values = {
         "command": "python recipes/fit_text_prior.py",
-        "figures": {name: figures for name, (_, figures) in fitted.items()},
+        "figures": {name: metrics for name, (_, metrics) in fitted.items()},
         "weights": {name: weights for name, (weights, _) in fitted.items()},
     }
     write_whole(options.output, partial(Path.write_text, data=json.dumps(values, separators=(",", ":")) + "\n"))
@@ -155,7 +155,7 @@ def main() -> None:
     collecting.add_argument("--split", default="train")
     collecting.add_argument("--first", type=int, default=0, help="number of the first room")
     collecting.add_argument("--rooms", type=int, default=4000)
-    collecting.add_argument("--walks", type=int, default=2)
+    collecting.add_argument("--trajectories", type=int, default=2)
     collecting.add_argument("--per-type", type=int, default=14)
     collecting.add_argument("--workers", type=int, default=2)
     collecting.set_defaults(run=collect)

@@ -11,27 +11,27 @@ from functools import partial
 from pathlib import Path
 
 from vega3d.files import write_whole
-from vega3d.rooms import load_furniture, sample_scene, sample_walk, scene_seed
-from vega3d.rooms.dataset.dataset_files import write_video
+from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
+from vega3d.rooms.dataset.files import write_video
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import make_questions
 from vega3d.rooms.render.embree import EmbreeRenderer
 
 CLIPS = Path("src/vega3d/assets/clips")
-CHOSEN = {"room": (4, "bedroom", 1), "study": (9, "study", 0)}  # number of the room, its kind, number of the walk
+CHOSEN = {"room": (4, "bedroom", 1), "study": (9, "study", 0)}  # room, its kind, trajectory
 WIDTH, HEIGHT, NUM_FRAMES, FPS = 384, 288, 32, 8
 
 
 def main() -> None:
     furniture = load_furniture()
     rows = []
-    for name, (number, kind, walk) in CHOSEN.items():
+    for name, (number, kind, trajectory) in CHOSEN.items():
         scene = sample_scene(scene_seed("validation", number), furniture, kind)
-        clip = EmbreeRenderer(scene).render(sample_walk(scene, walk, NUM_FRAMES), WIDTH, HEIGHT)
+        clip = EmbreeRenderer(scene).render(sample_trajectory(scene, trajectory, NUM_FRAMES), WIDTH, HEIGHT)
         write_whole(CLIPS / f"{name}.mp4", partial(write_video, frames=clip.rgb, fps=FPS))
         observation = observe(scene, clip.instance)
         print(f"{name}: sees {', '.join(item.name for item in observation.visible)}")
-        for question in make_questions(observation, (scene.seed, 3, walk), per_type=1):
+        for question in make_questions(observation, (scene.seed, 3, trajectory), per_type=1):
             print(f"  {question.question} {' / '.join(question.options)} -> {question.answer}")
             rows.append({"clip": name, **asdict(question)})
             del rows[-1]["object_ids"]

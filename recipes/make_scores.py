@@ -23,8 +23,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def scores_of(results: dict, seeds: dict, arm: str, seed: int) -> dict:
-    """As `vega3d.demo.examples.Scores`."""
+def checkpoint_scores(results: dict, seeds: dict, arm: str, seed: int) -> dict:
+    """The fields of `vega3d.demo.examples.Scores`."""
     official, own = results["splits"][SPLIT]["official"], seeds[SPLIT]
     means = official["scores"]
     interval = official["differences"][f"{arm} - {WITHOUT}"][MACRO]["interval"]
@@ -49,7 +49,7 @@ def scores_of(results: dict, seeds: dict, arm: str, seed: int) -> dict:
 def main() -> None:
     options = parse()
     files = [options.results.with_name(f"{options.results.name}{end}.json") for end in ("", "_seeds")]
-    write_json(options.output, scores_of(*map(read_json, files), options.arm, options.seed))
+    write_json(options.output, checkpoint_scores(*map(read_json, files), options.arm, options.seed))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import fast_simplification
 import numpy as np
 from PIL import Image
 
+from vega3d.files import whole_file
 from vega3d.rooms.scene.classes import VETTED, VETTED_UNSEEN
 
 CHOICES = {"cc0": VETTED, "cc-by": VETTED_UNSEEN}
@@ -250,7 +251,8 @@ def pack_object(library: zipfile.ZipFile, entry: dict[str, str]) -> tuple[list[d
 
 
 def pack(source: Path, packed: Path, licence: str, objects: list[str] | None = None) -> None:
-    """
+    """Writes a pack, and beside it the list of its creators.
+
     Args:
         source: the .deb, or a folder with its libraries.
         packed: pack to write (`.npz`).
@@ -274,9 +276,8 @@ def pack(source: Path, packed: Path, licence: str, objects: list[str] | None = N
         described = {"class": chosen[identifier], "name": entry["name"], "source": f"{library}{entry['model']}"}
         entries.append({**described, "creator": entry["creator"], "licence": LICENCES[library], "parts": parts})
     table = np.frombuffer(json.dumps(entries).encode(), np.uint8)
-    temporary = packed.with_suffix(".partial.npz")
-    np.savez_compressed(temporary, meta=table, **arrays)
-    os.replace(temporary, packed)
+    with whole_file(packed) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, meta=table, **arrays)
     packed.with_name(f"{packed.stem}_ATTRIBUTION.txt").write_text(attribution(entries), encoding="utf-8")
     print(f"{len(entries)} objects of {len({entry['class'] for entry in entries})} classes in {packed}")
 

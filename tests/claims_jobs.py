@@ -40,9 +40,10 @@ def small_clip(seed: int = 0) -> torch.Tensor:
 
 
 def data_set(folder: Path, workers: int = 1) -> str:
-    from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
+    from vega3d.rooms.dataset.dataset import synthesize
+    from vega3d.rooms.dataset.settings import DatasetSettings
 
-    settings = DatasetSettings(split="validation", size=128, num_frames=5, walks=1, questions_per_type=1)
+    settings = DatasetSettings(split="validation", size=128, num_frames=5, trajectories=1, questions_per_type=1)
     synthesize(folder / "rooms", settings, num_scenes=2, workers=workers, preview=True)
     return digest_of_folder(folder / "rooms")
 
@@ -52,7 +53,7 @@ def data_set_of_two_workers(folder: Path) -> str:
 
 
 def video(folder: Path) -> str:
-    from vega3d.rooms.dataset.dataset_files import write_video
+    from vega3d.rooms.dataset.files import write_video
 
     write_video(folder / "clip.mp4", frames(count=17, height=128, width=128))
     return digest_of((folder / "clip.mp4").read_bytes())
@@ -168,7 +169,8 @@ def trained_model(folder: Path) -> str:
 
 
 def questions(folder: Path) -> str:
-    from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
+    from vega3d.rooms.dataset.dataset import synthesize
+    from vega3d.rooms.dataset.settings import DatasetSettings
 
     settings = DatasetSettings(split="test", size=128, num_frames=5, videos=False)
     return digest_of(synthesize(folder / "rooms", settings, num_scenes=1).read_bytes())

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def double(number):
-    """A job for the tests: facts and arrays of several kinds, one of them empty."""
+    """A job for the tests: info and arrays of several kinds, one of them empty."""
     arrays = [np.full((2, 3), 2 * number, np.float32), np.arange(number), np.zeros((0, 4)), np.array(number)]
     return f"room {number}", arrays
 

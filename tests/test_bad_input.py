@@ -156,7 +156,7 @@ OPTIONS: dict[str, tuple[list[str], dict[str, tuple[str, ...]]]] = {
             "--split": NAMES,
             "--scenes": COUNT,
             "--workers": COUNT,
-            "--walks": COUNT,
+            "--trajectories": COUNT,
             "--size": COUNT,
             "--num-frames": COUNT,
             "--questions-per-type": COUNT,

@@ -20,6 +20,7 @@ from tiny_checkpoints import EMBEDDED, copy_embedded, save_vlm_with_processor
 from tiny_models import save_generator, save_vlm
 from vega3d.processing.video_vega3d import read_video
 from vega3d.shipped import ASSETS, example_clip
+from vega3d_cli import common
 from vega3d_cli.common import one_line_errors
 
 QUESTION = "Which is closer to the bed?"
@@ -90,11 +91,89 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("command", ["ask", "assemble", "info", "synthesize", "evaluate", "compare", "train", "demo"])
-def test_help_has_examples(command):
-    result = run(command, "--help")
+COMMANDS = ("ask", "synthesize", "cache", "assemble", "train", "evaluate", "compare", "info", "env", "demo")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "analyze correspondence", "analyze sweep", "analyze choose"])
+def test_help_has_examples_that_can_be_copied(command):
+    result = run(*command.split(), "--help")
     assert result.exit_code == 0
-    assert "Example" in result.stdout
+    lines = result.stdout.splitlines()
+    examples = [line for line in lines[lines.index("Examples:") :] if line.startswith(f"    vega3d {command}")]
+    assert examples and all(shlex.split(line, comments=True) for line in examples)  # no quote is cut by a wrap
+
+
+def test_help_groups_the_commands_with_whole_descriptions():
+    lines = run("--help").stdout.splitlines()
+    panels = [line for line in lines if line in ("Ask:", "Data:", "Train:", "Measure:", "Share:")]
+    assert panels == ["Ask:", "Data:", "Train:", "Measure:", "Share:"]
+    assert not [line for line in lines[1:] if line.endswith("...")]
+    assert {line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS} == {*COMMANDS}
+
+
+def test_version_and_environment():
+    assert run("--version").stdout == "vega3d 0.1.0\n"
+    values = json.loads(run("env", "--json").stdout)
+    assert values["torch"] == torch.__version__.partition("+")[0] or values["torch"] == torch.__version__
+    assert values["vega3d"] == "0.1.0" and values["missing"]["demo"] == []
+    assert "transformers" in run("env").stdout
+
+
+LIGHT = {  # errors that need no torch: of paths, options, a YAML, questions
+    "no such video": ["ask", "nofile.mp4", "Q?"],
+    "no question": ["ask", "room", ""],
+    "blank question": ["ask", "room", " "],
+    "one option": ["ask", "room", "Q?", "--options", "here"],
+    "both samplings": ["ask", "room", "Q?", "--num-frames", "4", "--fps", "1"],
+    "a device by syntax": ["ask", "room", "Q?", "--device", "gpu"],
+    "no such model": ["ask", "room", "Q?", "--model", "vega4d"],
+    "no model to describe": ["info", "vega4d"],
+    "no YAML": ["train", "none.yaml"],
+    "a bad setting": ["train", "none.yaml", "--set", "steps"],
+    "a choice": ["synthesize", "x", "--split", "zzz"],
+    "an odd size": ["synthesize", "x", "--size", "129"],
+    "a size out of range": ["synthesize", "x", "--size", "17"],
+    "a missing option": ["compare", "--first", "a", "b"],
+    "no result": ["compare", "--first", "a.json", "--second", "b.json"],
+    "no model to evaluate": ["evaluate"],
+    "a baseline": ["evaluate", "--baseline", "luck"],
+    "intrinsics": ["analyze", "sweep", "--output", "x", "--intrinsics", "1"],
+    "blocks": ["cache", "x", "--block", "1,,2"],
+    "actions": ["cache", "--stats", "--clear"],
+    "a setting of assemble": ["assemble", "--vlm", "a", "--generator", "b", "out", "--set", "blok"],
+}
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_an_error_that_needs_no_torch_imports_none(name, tmp_path):
+    code = "import sys, vega3d_cli; code = vega3d_cli.run(sys.argv[1:]); print(code, 'torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *LIGHT[name]], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "2 False\n", done.stderr
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_the_model_is_an_argument_or_an_option():
+    as_argument, as_option = run("info", "vega3d-tiny", "--json"), run("info", "--model", "vega3d-tiny", "--json")
+    assert as_argument.stdout == as_option.stdout and as_option.exit_code == 0
+    two = run("info", "one", "--model", "another")
+    assert two.exit_code == 2 and "Two models are named" in two.stderr
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr(common, "LINE_EVERY", 0)
+    with common.progress("clips", "clip", 3) as advance:
+        advance(1)
+        advance(2)
+    with common.progress("clips", "clip", 3, quiet=True) as advance:
+        advance(1)
+    captured = capsys.readouterr()
+    assert [line.partition(" after")[0] for line in captured.err.splitlines()] == [
+        "clips: 1 of 3 clips",
+        "clips: 3 of 3 clips",
+    ]
+    assert captured.out == ""
 
 
 def test_json():
@@ -239,7 +318,7 @@ def test_a_qwen3_vl_is_assembled_described_and_asked(tmp_path, frames):
 def small_rooms(tmp_path_factory) -> Path:
     """A data set of one room, where the benchmark `rooms` looks for its own if its home is the folder's."""
     from vega3d.evaluation.rooms import RoomsBenchmark
-    from vega3d.rooms.dataset.dataset import DatasetSettings
+    from vega3d.rooms.dataset.settings import DatasetSettings
 
     home = tmp_path_factory.mktemp("home")
     settings = DatasetSettings("test", size=128, num_frames=4)
@@ -288,7 +367,7 @@ def test_rooms_without_a_folder_come_from_the_cache(small_rooms, tmp_path, monke
 
     from vega3d.evaluation import benchmarks
     from vega3d.evaluation.rooms import RoomsBenchmark
-    from vega3d.rooms.dataset.dataset import DatasetSettings
+    from vega3d.rooms.dataset.settings import DatasetSettings
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HOME", str(small_rooms.parents[2]))
@@ -427,13 +506,16 @@ BAD_INPUT = {
     ),
     "bad dtype": (
         lambda tmp: ["assemble", "--vlm", "a", "--generator", "b", tmp / "out", "--dtype", "int8"],
-        "must be auto, float32",
+        "not one of 'auto', 'float32'",
     ),
     "no model to evaluate": (lambda tmp: ["evaluate"], "Give a model, such as vega3d-tiny"),
-    "no such baseline": (lambda tmp: ["evaluate", "--baseline", "luck"], "must be chance, most-frequent, blind"),
+    "no such baseline": (
+        lambda tmp: ["evaluate", "--baseline", "luck"],
+        "not one of 'chance', 'most-frequent', 'blind'",
+    ),
     "no such benchmark": (
         lambda tmp: ["evaluate", "--baseline", "chance", "--benchmark", "colours"],
-        "must be rooms or vsibench",
+        "not one of 'rooms', 'vsibench'",
     ),
     "VSI-Bench without its folder": (
         lambda tmp: ["evaluate", "--baseline", "chance", "--benchmark", "vsibench"],

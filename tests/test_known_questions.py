@@ -15,7 +15,7 @@ from vega3d import VegaConfig
 from vega3d.demo.examples import load_examples
 from vega3d.inference.answer import notices
 from vega3d.questions import KnownQuestions, SpatialQuestion
-from vega3d.rooms import load_furniture, sample_scene, sample_walk, scene_seed
+from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import QUESTION_MAKERS, shuffled_candidates
 from vega3d.rooms.render.embree import EmbreeRenderer
@@ -59,7 +59,7 @@ def test_the_embedded_model_lists_what_its_recipe_trained_on():
 
 def test_every_question_of_the_rooms_has_a_form():
     scene = sample_scene(scene_seed("validation", 4), load_furniture(), "bedroom")
-    clip = EmbreeRenderer(scene).render(sample_walk(scene, 1, 16), 128, 96)
+    clip = EmbreeRenderer(scene).render(sample_trajectory(scene, 1, 16), 128, 96)
     observation = observe(scene, clip.instance)
     known = KnownQuestions.from_config(trained_questions(list(QUESTION_MAKERS), ()))
     assert set(FORMS) == set(QUESTION_MAKERS)

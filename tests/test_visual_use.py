@@ -19,7 +19,7 @@ from vega3d.hub.load import load_vega
 from vega3d.inference.answer import letter_probabilities
 from vega3d.inference.session import Session
 from vega3d.questions import SpatialQuestion
-from vega3d.rooms.dataset.dataset_files import write_video
+from vega3d.rooms.dataset.files import write_video
 
 OPTIONS = ["the bed", "the shelf", "the lamp"]
 

@@ -17,7 +17,7 @@ EXTRAS = {  # module: the extra of vega3d that installs it
 
 
 class MissingExtraError(ImportError):
-    """A package that the base install leaves out is not there."""
+    """The error that a package which the base install leaves out is not installed; its message names the extra."""
 
 
 def optional_module(name: str) -> ModuleType:

@@ -21,22 +21,6 @@ from vega3d_cli.common import app, one_line
 
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer brings its own copy of click, and does not export it
 INTERRUPTED = 130
-LISTS = ("--options", "--first", "--second")
-
-
-def spread_lists(arguments: list[str]) -> list[str]:
-    """`--options A B C` -> `--options A --options B --options C`: the parser takes one value an option."""
-    spread: list[str] = []
-    taking = None
-    for argument in arguments:
-        if argument in LISTS:
-            taking = argument
-        elif taking is not None and not argument.startswith("--"):
-            spread += [taking, argument]
-        else:
-            taking = None
-            spread.append(argument)
-    return spread
 
 
 def debug_first(arguments: list[str]) -> list[str]:
@@ -54,10 +38,10 @@ def end_on_signal(number: int, frame: object) -> NoReturn:
 
 
 def run(arguments: list[str], application: typer.Typer = app, name: str = "vega3d") -> int:
-    """Runs a command line; the exit code. Whatever the user can get wrong is told in one line."""
+    """Runs a command line; the exit code. Whatever the user can get wrong ends with one line."""
     try:
         refuse_empty(arguments, name)
-        code = application(debug_first(spread_lists(arguments)), standalone_mode=False) or 0
+        code = application(debug_first(arguments), prog_name=name, standalone_mode=False) or 0
         if code == INTERRUPTED:  # so typer ends a command at Ctrl-C, without a word
             typer.echo("interrupted", err=True)
         return code
@@ -66,8 +50,11 @@ def run(arguments: list[str], application: typer.Typer = app, name: str = "vega3
             error.show()
             return 2
         command = error.ctx.command_path if error.ctx is not None else name
-        told = one_line(ValueError(error.format_message())).removesuffix(".")
-        typer.echo(f"error: {told}{given_value(error, arguments)}. See `{command} --help`.", err=True)
+        message = one_line(ValueError(error.format_message())).removesuffix(".").replace("Value error, ", "")
+        given = given_value(error, arguments)
+        if given is not None and repr(given) not in message:
+            message += f", but got {given!r:.100}"
+        typer.echo(f"error: {message}. See `{command} --help`.", err=True)
         return 2
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("interrupted", err=True)
@@ -84,11 +71,11 @@ def refuse_empty(arguments: list[str], command: str) -> None:
         raise UsageError(f"The argument after {before!r} is empty. Give a value, or leave the option out.")
 
 
-def given_value(error: Exception, arguments: list[str]) -> str:
-    """What was given to the option that an error is about, which its message leaves out."""
+def given_value(error: Exception, arguments: list[str]) -> str | None:
+    """What was given to the option that an error is about, which its message may leave out."""
     names = error.param.opts if isinstance(error, typer.BadParameter) and error.param is not None else []
     given = [value for name, value in pairwise(arguments) if name in names]
-    return f", but got {given[-1]!r:.100}" if given else ""
+    return given[-1] if given else None
 
 
 def main(application: typer.Typer = app, name: str = "vega3d") -> None:

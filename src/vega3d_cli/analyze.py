@@ -1,229 +1,274 @@
-"""`vega3d analyze correspondence`, `probe` and `sweep`."""
+"""`vega3d analyze correspondence`, `probe`, `sweep` and `choose`."""
 
 import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from vega3d_cli.analyze_options import (
-    clips_of,
-    facts_of,
-    held_output,
-    plan_of,
-    read_options,
-    reader_of,
+from vega3d_cli.common import (
+    COUNT,
+    MODEL,
+    SEED,
+    AsJson,
+    Device,
+    Group,
+    LoadedGenerator,
+    ModelArgument,
+    Workers,
+    app,
+    command,
+    load_generator,
+    loading,
+    numbers,
+    progress,
+    quieten,
 )
-from vega3d_cli.common import COUNT, SEED, Workers, app, one_line_errors, progress, quieten
-from vega3d_cli.generators import load_generator
 
 analyze = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Measure what the generator's features know of the scene.",
 )
-app.add_typer(analyze, name="analyze")
+app.add_typer(analyze, name="analyze", rich_help_panel="Measure")
 
-Model = Annotated[str, typer.Argument(help="vega3d-tiny (embedded), a folder (also of a generator), or a Hub id.")]
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        help="Data set of rooms, or a clip or folder of clips in the layout of ScanNet, 7-Scenes or TUM RGB-D.  "
-        "[default: rooms are made, and kept in the cache]"
-    ),
-]
-TrainData = Annotated[
-    Path | None, typer.Option(help="The same, of other scenes, to train probes on.  [default: rooms of split train]")
-]
-Split = Annotated[str | None, typer.Option(help="Split of rooms.  [default: test; with --data, all rooms]")]
-Layout = Annotated[str | None, typer.Option(help="rooms, scannet, 7scenes or tum.  [default: by the files]")]
-Views = Annotated[int, typer.Option(**COUNT, help="Frames taken evenly from each clip; shorter clips give all.")]
-Clips = Annotated[int | None, typer.Option(**COUNT, help="Most clips.  [default: 10 rooms; with --data, all]")]
-TrainClips = Annotated[int | None, typer.Option(**COUNT, help="Most clips to train on.  [default: 20 rooms; or all]")]
-Controls = Annotated[str, typer.Option(help="Of random, noise, vae; with commas.")]
-Blocks = Annotated[str | None, typer.Option(help="Blocks with commas, or all.  [default: the model's]")]
-Timesteps = Annotated[str | None, typer.Option(help="Noise levels with commas.  [default: the model's]")]
-Modes = Annotated[str | None, typer.Option(help="Of frame, views, clip; with commas.  [default: the model's]")]
-Sizes = Annotated[str | None, typer.Option(help="Largest frames, WxH with commas.  [default: the model's]")]
+Output = Annotated[Path | None, typer.Option(help="JSON file with every clip's results.")]
 Voxel = Annotated[float, typer.Option(help="Edge of a voxel [m].")]
-SkipLost = Annotated[bool, typer.Option("--skip-lost", help="Leave out frames whose pose was lost, and say so.")]
-Intrinsics = Annotated[str | None, typer.Option(help="fx,fy,cx,cy [px], where the layout stores none.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder of a feature cache (bf16) to read from and add to.")]
-Seed = Annotated[int, typer.Option(**SEED, help="Of chance and of the bootstrap.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")]
-Output = Annotated[Path | None, typer.Option(help="JSON file with every clip's figures.")]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object, not as a table.")]
+TrainData = Annotated[
+    Path | None,
+    typer.Option(help="Clips of other scenes to train the probes on.  [default: rooms of split train]"),
+]
+TrainClips = Annotated[int | None, typer.Option(**COUNT, help="Most clips to train on.  [default: 20 rooms; or all]")]
 
 
-@analyze.command(
-    epilog="""Examples:
+@dataclass
+class Reading:
+    """The options of which features of which clips are read, which `correspondence`, `probe` and `sweep` share."""
 
-    vega3d analyze correspondence vega3d-tiny --clips 10 --controls random,noise,vae
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data set of rooms, or a clip or folder of clips in the layout of ScanNet, 7-Scenes or TUM RGB-D.  "
+            "[default: rooms are made, and stored in the cache]"
+        ),
+    ] = None
+    split: Annotated[str | None, typer.Option(help="Split of rooms.  [default: test; with --data, all rooms]")] = None
+    layout: Annotated[
+        Literal["rooms", "scannet", "7scenes", "tum"] | None, typer.Option(help="[default: by the files]")
+    ] = None
+    views: Annotated[int, typer.Option(**COUNT, help="Frames taken evenly from each clip; short clips give all.")] = 32
+    clips: Annotated[int | None, typer.Option(**COUNT, help="Most clips.  [default: 10 rooms; with --data, all]")] = (
+        None
+    )
+    controls: Annotated[str, typer.Option(help="Of random, noise, vae; with commas.")] = ""
+    block: Annotated[
+        str | None, typer.Option(help="Blocks with commas, or all.  [default: the model's; of a sweep, all]")
+    ] = None
+    timestep: Annotated[str | None, typer.Option(help="Noise levels with commas.  [default: the model's]")] = None
+    mode: Annotated[str | None, typer.Option(help="Of frame, views, clip; with commas.  [default: the model's]")] = (
+        None
+    )
+    size: Annotated[str | None, typer.Option(help="Largest frames, WxH with commas.  [default: the model's]")] = None
+    skip_lost: Annotated[bool, typer.Option("--skip-lost", help="Leave out frames whose pose was lost.")] = False
+    intrinsics: Annotated[str | None, typer.Option(help="fx,fy,cx,cy [px], where the layout stores none.")] = None
+    cache: Annotated[Path | None, typer.Option(help="Folder of a feature cache (bf16) to read and fill.")] = None
+    seed: Annotated[int, typer.Option(**SEED, help="Of chance and of the bootstrap.")] = 0
+    workers: Workers = 1
 
-    vega3d analyze correspondence org/vega3d --data scans --layout scannet --skip-lost --block 20 --output x.json"""
+    def read_options(self) -> Any:
+        """How clips are read; raises ValueError, before anything is loaded, for what is out of range."""
+        from vega3d.analysis.clips import ReadOptions, checked_intrinsics, evenly
+
+        evenly(2, self.views)
+        areas(self.size)
+        for name, text in (("--block", None if self.block == "all" else self.block), ("--timestep", self.timestep)):
+            numbers(name, text)
+        if self.intrinsics is None:
+            return ReadOptions(self.views, self.skip_lost)
+        try:
+            values = tuple(float(value) for value in self.intrinsics.split(","))
+        except ValueError as error:
+            raise ValueError(f"--intrinsics is {self.intrinsics!r}, but must be fx,fy,cx,cy [px].") from error
+        checked_intrinsics(values)
+        return ReadOptions(self.views, self.skip_lost, values)
+
+    def plan(self, loaded: LoadedGenerator, voxel: float = 0.1) -> Any:
+        from vega3d.analysis.cells import make_plan
+
+        config = loaded.generator.config
+        return make_plan(
+            config,
+            loaded.frames,
+            blocks=list(range(config.num_layers)) if self.block == "all" else numbers("--block", self.block),
+            timesteps=numbers("--timestep", self.timestep),
+            modes=words(self.mode) or None,
+            areas=areas(self.size),
+            controls=words(self.controls),
+            voxel=voxel,
+            seed=self.seed,
+        )
+
+    def sources(self) -> list:
+        return self._found(self.data, self.split, self.clips, "test", 10)
+
+    def train_sources(self, data: Path | None, clips: int | None) -> list:
+        return self._found(data, None, clips, "train", 20)
+
+    def _found(self, data: Path | None, split: str | None, clips: int | None, usual: str, rooms: int) -> list:
+        """The clips of a folder, or rooms that are made for it."""
+        from vega3d.analysis.layouts import find_clips, make_rooms
+
+        if data is not None:
+            return find_clips(data, self.layout, split, clips)
+        if self.layout not in (None, "rooms"):
+            raise ValueError(
+                f"--layout {self.layout} needs --data (and, for probes, --train-data): only rooms are made."
+            )
+        count = rooms if clips is None else clips
+        with progress(f"rooms of split {split or usual}", "room", count) as advance:
+            return make_rooms(count, split or usual, self.workers, on_room=lambda number: advance(number))
+
+    def reader(self) -> Any:
+        from vega3d.modeling.generator_vega3d import VegaGenerator
+
+        if self.cache is None:
+            return VegaGenerator.read
+        from vega3d.features.cache import FeatureCache
+
+        return FeatureCache(self.cache).read
+
+
+@command(
+    None,
+    """    vega3d analyze correspondence vega3d-tiny --clips 10 --controls random,noise,vae
+
+    vega3d analyze correspondence org/vega3d --data scans --layout scannet --skip-lost --block 20 --output x.json""",
+    analyze,
 )
 def correspondence(
-    model: Model = "vega3d-tiny",
-    data: Data = None,
-    split: Split = None,
-    layout: Layout = None,
-    views: Views = 32,
-    clips: Clips = None,
-    controls: Controls = "",
-    block: Blocks = None,
-    timestep: Timesteps = None,
-    mode: Modes = None,
-    size: Sizes = None,
+    measured: Reading,
+    model: ModelArgument = MODEL,
     voxel: Voxel = 0.1,
-    skip_lost: SkipLost = False,
-    intrinsics: Intrinsics = None,
-    cache: Cache = None,
-    seed: Seed = 0,
-    workers: Workers = 1,
     device: Device = None,
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
     """Do the features of one point agree between views, and only there? With chance and controls."""
-    with one_line_errors(), held_output(output):
+    with held_output(output):
         quieten(as_json)
+        options = measured.read_options()
+        loaded = load_generator(model, device)
+        plan = measured.plan(loaded, voxel)
+        sources = measured.sources()
         from vega3d.analysis.summary import result_of, write_result
         from vega3d.analysis.sweep import correspondence_rows
         from vega3d.analysis.tables import correspondence_table
 
-        options = read_options(views, skip_lost, intrinsics)
-        loaded = load_generator(model, device)
-        generator = loaded.generator
-        plan = plan_of(loaded, block, timestep, mode, size, controls, voxel, seed)
-        sources = clips_of(data, layout, split, clips, workers, "test", 10)
         with progress("clips", "pass", plan.num_parts(len(sources))) as advance:
             rows = correspondence_rows(
-                generator, sources, plan, options, reader=reader_of(cache), on_part=lambda count: advance(count)
+                loaded.generator, sources, plan, options, reader=measured.reader(), on_part=lambda n: advance(n)
             )
-        result = result_of(rows, "correspondence", facts_of(model, loaded, plan, options, sources), seed=seed)
+        info = metadata(model, loaded, plan, options, sources)
+        result = result_of(rows, "correspondence", info, seed=measured.seed)
         if output is not None:
             write_result(output, result)
     typer.echo(json.dumps(result, indent=2) if as_json else correspondence_table(result))
 
 
-@analyze.command(
-    epilog="""Examples:
+@command(
+    None,
+    """    vega3d analyze probe vega3d-tiny --clips 10 --train-clips 20 --controls random
 
-    vega3d analyze probe vega3d-tiny --clips 10 --train-clips 20 --controls random
-
-    vega3d analyze probe org/vega3d --data scans/val --train-data scans/train --block 10,20,25 --output probe.json"""
+    vega3d analyze probe org/vega3d --data scans/val --train-data scans/train --block 10,20,25 --output probe.json""",
+    analyze,
 )
 def probe(
-    model: Model = "vega3d-tiny",
-    data: Data = None,
+    measured: Reading,
+    model: ModelArgument = MODEL,
     train_data: TrainData = None,
-    split: Split = None,
-    layout: Layout = None,
-    views: Views = 32,
-    clips: Clips = None,
     train_clips: TrainClips = None,
-    controls: Controls = "",
-    block: Blocks = None,
-    timestep: Timesteps = None,
-    mode: Modes = None,
-    size: Sizes = None,
-    skip_lost: SkipLost = False,
-    intrinsics: Intrinsics = None,
-    cache: Cache = None,
-    seed: Seed = 0,
-    workers: Workers = 1,
     device: Device = None,
     output: Output = None,
     as_json: AsJson = False,
 ) -> None:
     """How well depth and surface normals can be read off the features by linear maps."""
-    with one_line_errors(), held_output(output):
+    with held_output(output):
         quieten(as_json)
+        options = measured.read_options()
+        loaded = load_generator(model, device)
+        plan = measured.plan(loaded)
+        sources, training = measured.sources(), measured.train_sources(train_data, train_clips)
         from vega3d.analysis.probing import probe_rows
         from vega3d.analysis.summary import result_of, write_result
         from vega3d.analysis.tables import probe_table
 
-        options = read_options(views, skip_lost, intrinsics)
-        loaded = load_generator(model, device)
-        generator = loaded.generator
-        plan = plan_of(loaded, block, timestep, mode, size, controls, seed=seed)
-        sources = clips_of(data, layout, split, clips, workers, "test", 10)
-        training = clips_of(train_data, layout, None, train_clips, workers, "train", 20)
         with progress("clips", "pass", plan.num_parts(len(sources) + len(training))) as advance:
             rows = probe_rows(
-                generator, training, sources, plan, options, None, reader_of(cache), lambda count: advance(count)
+                loaded.generator, training, sources, plan, options, None, measured.reader(), lambda n: advance(n)
             )
-        facts = facts_of(model, loaded, plan, options, sources) | {"train_clips": [s.name for s in training]}
-        result = result_of(rows, "probe", facts, seed=seed)
+        info = metadata(model, loaded, plan, options, sources, training)
+        result = result_of(rows, "probe", info, seed=measured.seed)
         if output is not None:
             write_result(output, result)
     typer.echo(json.dumps(result, indent=2) if as_json else probe_table(result))
 
 
-@analyze.command(
-    epilog="""Examples:
+@command(
+    None,
+    """    vega3d analyze sweep vega3d-tiny --output sweep --clips 4 --timestep 100,300,700 --controls random,noise,vae
 
-    vega3d analyze sweep vega3d-tiny --output sweep --clips 4 --timestep 100,300,700 --controls random,noise,vae
-
-    vega3d analyze sweep org/vega3d --output sweep --data scans --mode frame,views --size 832x480"""
+    vega3d analyze sweep org/vega3d --output sweep --data scans --mode frame,views --size 832x480""",
+    analyze,
 )
 def sweep(
     output: Annotated[Path, typer.Option(help="Folder for the results; a killed run continues there.")],
-    model: Model = "vega3d-tiny",
-    data: Data = None,
+    measured: Reading,
+    model: ModelArgument = MODEL,
     train_data: TrainData = None,
-    split: Split = None,
-    layout: Layout = None,
-    views: Views = 32,
-    clips: Clips = None,
     train_clips: TrainClips = None,
-    controls: Controls = "",
-    block: Annotated[str, typer.Option(help="Blocks with commas, or all.")] = "all",
-    timestep: Timesteps = None,
-    mode: Modes = None,
-    size: Sizes = None,
-    probes: Annotated[bool, typer.Option("--probes", help="Depth and normal probes of each cell too.")] = False,
+    probes: Annotated[bool, typer.Option("--probes", help="Depth and normal probes of each setting too.")] = False,
     voxel: Voxel = 0.1,
-    skip_lost: SkipLost = False,
-    intrinsics: Intrinsics = None,
-    cache: Cache = None,
-    seed: Seed = 0,
-    workers: Workers = 1,
     device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Correspondence (and probes) over blocks, noise levels, modes and sizes: tables, heat maps, curves."""
-    with one_line_errors():
-        quieten(as_json)
+    quieten(as_json)
+    measured.block = measured.block or "all"
+    options = measured.read_options()
+    with loading(model):
         from vega3d.analysis.sweep_files import check_free, run_sweep, sweep_table
 
-        check_free(output)
-        options = read_options(views, skip_lost, intrinsics)
-        loaded = load_generator(model, device)
-        generator = loaded.generator
-        plan = plan_of(loaded, block, timestep, mode, size, controls, voxel, seed)
-        sources = clips_of(data, layout, split, clips, workers, "test", 10)
-        training = clips_of(train_data, layout, None, train_clips, workers, "train", 20) if probes else []
-        facts = facts_of(model, loaded, plan, options, sources) | {"train_clips": [s.name for s in training]}
-        total = plan.num_parts(len(sources)) + (plan.num_parts(len(sources) + len(training)) if probes else 0)
-        with progress("sweep", "pass", total) as advance:
-            result = run_sweep(
-                generator, sources, training, plan, output, facts, options, reader_of(cache), lambda n: advance(n)
-            )
+    check_free(output)
+    loaded = load_generator(model, device)
+    plan = measured.plan(loaded, voxel)
+    sources = measured.sources()
+    training = measured.train_sources(train_data, train_clips) if probes else []
+    info = metadata(model, loaded, plan, options, sources, training)
+    total = plan.num_parts(len(sources)) + (plan.num_parts(len(sources) + len(training)) if probes else 0)
+    with progress("sweep", "pass", total) as advance:
+        result = run_sweep(
+            loaded.generator, sources, training, plan, output, info, options, measured.reader(), lambda n: advance(n)
+        )
     typer.echo(json.dumps(result, indent=2) if as_json else sweep_table(result, output))
 
 
-@analyze.command(
-    epilog="""Examples:
+@command(
+    None,
+    """    vega3d analyze choose sweep
 
-    vega3d analyze choose sweep
-
-    vega3d analyze choose sweep-generator --mode views --against image-twin=sweep-twin --output choice.json"""
+    vega3d analyze choose sweep-generator --mode views --against image-twin=sweep-twin --output choice.json""",
+    analyze,
 )
 def choose(
     sweep: Annotated[Path, typer.Argument(help="Folder of a sweep with --probes.")],
-    mode: Annotated[str | None, typer.Option(help="Of the cell.  [default: that of the first rows]")] = None,
+    mode: Annotated[str | None, typer.Option(help="Of the setting.  [default: that of the first rows]")] = None,
     against: Annotated[
         list[str] | None, typer.Option(metavar="NAME=SWEEP", help="Sweep of another generator over the same clips.")
     ] = None,
@@ -233,11 +278,12 @@ def choose(
     """The block and noise level to read: best at depth and at finding places again; is it better than the controls?"""
     named = [item.partition("=") for item in against or []]
     folders = [sweep, *(Path(folder) for _, _, folder in named)]
-    with one_line_errors(), held_output(output, *(folder / "clips.parquet" for folder in folders)):
-        from vega3d.analysis.choice import choice_of
-        from vega3d.analysis.summary import write_result
-        from vega3d.analysis.sweep_files import sweep_rows
-        from vega3d.analysis.tables import choice_table
+    with held_output(output, *(folder / "clips.parquet" for folder in folders)):
+        with loading("the sweeps"):
+            from vega3d.analysis.choice import choice_of
+            from vega3d.analysis.summary import write_result
+            from vega3d.analysis.sweep_files import sweep_rows
+            from vega3d.analysis.tables import choice_table
 
         rows = sweep_rows(sweep)
         bare = [name for name, _, folder in named if not folder]
@@ -248,3 +294,60 @@ def choose(
         if output is not None:
             write_result(output, result)
     typer.echo(json.dumps(result, indent=2) if as_json else choice_table(result))
+
+
+def words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def areas(text: str | None) -> list[int] | None:
+    """Areas [px] of `832x480,1280x720`; raises ValueError for anything else."""
+    if text is None:
+        return None
+    found = []
+    for size in text.split(","):
+        width, cross, height = size.strip().lower().partition("x")
+        if not cross or not width.isdigit() or not height.isdigit():
+            raise ValueError(f"--size is {text!r}, but must be like 832x480, or several with commas.")
+        found.append(int(width) * int(height))
+    return found
+
+
+def metadata(
+    model: str, loaded: LoadedGenerator, plan: Any, options: Any, sources: list, training: list | None = None
+) -> dict:
+    """What a result says of its making; `training` where probes are trained."""
+    values = {
+        "model": model,
+        "generator_files": loaded.generator.files_hash(),
+        "notice": loaded.notice,
+        "command": shlex.join(["vega3d", *sys.argv[1:]]),
+        "plan": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(plan).items()
+            if name != "frames"
+        },
+        "options": options._asdict(),
+        "noise_seed": loaded.generator.config.noise_seed,
+        "data": {"layout": sources[0].layout, "clips": [source.name for source in sources]},
+    }
+    return values if training is None else values | {"train_clips": [source.name for source in training]}
+
+
+@contextmanager
+def held_output(output: Path | None, *inputs: Path) -> Iterator[None]:
+    """Holds the file that a result goes to, if there is to be one, while the command runs.
+
+    Raises:
+        ValueError: if it is none that may be written, or another run writes it.
+    """
+    if output is None:
+        yield
+        return
+    from vega3d.analysis.summary import FORMAT
+    from vega3d.files import check_output, only_run
+
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise ValueError(f"--output is {output}, but must be a file in a folder that is there, such as result.json.")
+    with only_run(check_output(output, *inputs, mark=FORMAT.encode())):
+        yield

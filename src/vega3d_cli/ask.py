@@ -8,13 +8,28 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import COUNT, CacheOption, NumFrames, app, frame_bar, one_line_errors, open_cache, quieten
+from vega3d_cli.common import (
+    COUNT,
+    MODEL,
+    SEVERAL,
+    AsJson,
+    CacheOption,
+    Device,
+    FourBit,
+    Fps,
+    ModelOption,
+    NumFrames,
+    command,
+    loading,
+    open_cache,
+    progress,
+    quieten,
+)
 
 
-@app.command(
-    epilog="""Examples:
-
-    vega3d ask study "How many desk(s) are in this room?" --number
+@command(
+    "Ask",
+    """    vega3d ask study "How many desk(s) are in this room?" --number
 
     vega3d ask room "Where is the teddy bear, from the first frame?"
 
@@ -36,68 +51,74 @@ def ask(
             "shipped clip (room, study); then the question.",
         ),
     ],
-    model: Annotated[str, typer.Option(help="vega3d-tiny (embedded), a folder, or a Hub id.")] = "vega3d-tiny",
+    model: ModelOption = MODEL,
     num_frames: NumFrames = None,
-    fps: Annotated[float | None, typer.Option(help="Frames sampled a second, instead of --num-frames.")] = None,
+    fps: Fps = None,
     options: Annotated[
-        list[str] | None, typer.Option(help="Choices; the likeliest is the answer. Two or more: --options A B ...")
+        list[str] | None, typer.Option(metavar=SEVERAL, help="Two choices or more; the likeliest is the answer.")
     ] = None,
     number: Annotated[bool, typer.Option("--number", help="Ask for a number, in VSI-Bench's words.")] = False,
     max_new_tokens: Annotated[int, typer.Option(**COUNT, help="Length of an open answer.")] = 64,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: AsJson = False,
     save_gates: Annotated[Path | None, typer.Option(help="PNG file for the gate maps over the frames.")] = None,
-    four_bit: Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")] = False,
+    four_bit: FourBit = False,
     cache: CacheOption = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
+    device: Device = None,
 ) -> None:
     """Answer a question about a video or images."""
     *media, question = arguments
-    with one_line_errors():
-        if not media:
-            raise ValueError(
-                "Give a video or images and then a question, such as: "
-                "vega3d ask room 'Where is the bed, from the first frame?'"
-            )
-        if number and options:
-            raise ValueError("--number and --options exclude each other. Give one of them.")
-        quieten(as_json)
-        check_media(media, num_frames, fps)
+    if not media:
+        raise ValueError(
+            "Give a video or images and then a question, such as: "
+            "vega3d ask room 'Where is the bed, from the first frame?'"
+        )
+    if number and options:
+        raise ValueError("--number and --options exclude each other. Give one of them.")
+    quieten(as_json)
+    check_media(media, num_frames, fps)
+    from vega3d.questions import SpatialQuestion
+    from vega3d.shipped import model_folder
+
+    SpatialQuestion(media, question, options or (), is_numeric=number)  # refuses what cannot be asked
+    if save_gates is not None:
+        from vega3d.extras import optional_module
         from vega3d.files import check_output
-        from vega3d.hub.load import load_processor, load_vega, model_folder
+        from vega3d.inference.gate_figure import SOFTWARE
+
+        optional_module("matplotlib")
+        save_gates = check_output(save_gates, *media_files(media), mark=SOFTWARE.encode())
+    folder = model_folder(model)
+    with loading(model):
+        from vega3d.hub.load import load_processor, load_vega
         from vega3d.inference.answer import notices
         from vega3d.inference.session import Session
-        from vega3d.questions import SpatialQuestion
+        from vega3d.processing.media_vega3d import read_visual
 
-        if save_gates is not None:
-            from vega3d.inference.gate_figure import SOFTWARE
-
-            save_gates = check_output(save_gates, *media_files(media), mark=SOFTWARE.encode())
         features = open_cache(cache)
-        folder = model_folder(model)
-        clip, is_image = read_visual(media, num_frames, fps, load_processor(folder).num_frames)
-        visual = clip.frames[0] if is_image else clip
-        asked = SpatialQuestion(visual, question, options or (), is_image, number)
+        usual = load_processor(folder).num_frames
+        clip, is_image = read_visual(media_paths(media), num_frames, fps, usual)  # once, for gate maps too
+        asked = SpatialQuestion(clip.frames[0] if is_image else clip, question, options or (), is_image, number)
         start = time.perf_counter()
         loaded, processor = load_vega(folder, four_bit, device)
         loading_seconds = round(time.perf_counter() - start, 3)
-        if save_gates is not None:
-            check_gates(loaded.config.fusion)
-        for notice in () if as_json else notices(loaded.config, asked):
-            typer.echo(f"note: {notice}", err=True)
-        session = Session(loaded, processor, cache=features, num_frames=len(clip.frames))
-        with frame_bar(len(clip.frames), as_json) as on_progress:
-            answer = session.answer(
-                asked,
-                max_new_tokens=max_new_tokens,
-                output_gates=save_gates is not None,
-                streamer=None if as_json or options else answer_streamer(processor),
-                on_progress=on_progress,
-            )
-        if save_gates is not None and answer.gates is not None:
-            from vega3d.inference.gate_figure import save_gate_figure
+    if save_gates is not None:
+        check_gates(loaded.config.fusion)
+    for notice in () if as_json else notices(loaded.config, asked):
+        typer.echo(f"note: {notice}", err=True)
+    session = Session(loaded, processor, cache=features, num_frames=len(clip.frames))
+    with progress("world simulator", "frame", len(clip.frames), quiet=as_json) as on_progress:
+        answer = session.answer(
+            asked,
+            max_new_tokens=max_new_tokens,
+            output_gates=save_gates is not None,
+            streamer=None if as_json or options else answer_streamer(processor),
+            on_progress=on_progress,
+        )
+    if save_gates is not None and answer.gates is not None:
+        from vega3d.inference.gate_figure import save_gate_figure
 
-            save_gate_figure(save_gates, clip.frames, answer.gates.numpy(), answer.frame_seconds)
-        report(answer, question, model, loading_seconds, as_json, bool(options))
+        save_gate_figure(save_gates, clip.frames, answer.gates.numpy(), answer.frame_seconds)
+    report(answer, question, model, loading_seconds, as_json, bool(options))
 
 
 def media_files(media: list[str]) -> Iterator[Path]:
@@ -133,20 +154,6 @@ def report(answer, question: str, model: str, loading_seconds: float, as_json: b
             typer.echo(f"  {letter}: {probability:.1%}", err=True)
         typer.echo(answer.text)
     typer.echo(f"({answer.seconds:.1f} s)", err=True)
-
-
-def read_visual(media: list[str], num_frames: int | None, fps: float | None, usual: int):
-    """The clip or image that the arguments name, read once for the model and for the gate figure.
-
-    Args:
-        media: arguments.
-        num_frames: frames sampled evenly.
-        fps: frames sampled a second instead.
-        usual: frames of a video if neither is given; of images all are taken.
-    """
-    from vega3d.processing.media_vega3d import read_visual as read
-
-    return read(media_paths(media), num_frames, fps, usual)
 
 
 def check_media(media: list[str], num_frames: int | None, fps: float | None) -> None:

@@ -6,33 +6,44 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import NumFrames, app, numbers, one_line_errors, progress, quieten
+from vega3d_cli.common import (
+    MODEL,
+    AsJson,
+    Device,
+    Fps,
+    ModelOption,
+    NumFrames,
+    command,
+    loading,
+    numbers,
+    progress,
+    quieten,
+)
 
 MIB = 2**20
 GIB = 2**30
 MOST_GIB = 2**33
 
 
-@app.command(
-    epilog="""Examples:
-
-    vega3d cache rooms-train --model vega3d-tiny --cache features
+@command(
+    "Data",
+    """    vega3d cache rooms-train --model vega3d-tiny --cache features
 
     vega3d cache videos/ --model org/vega3d --num-frames 32 --cache features --max-gib 200
 
     vega3d cache rooms-train --model vega3d-tiny --block 1,2,3 --timestep 100,300,500 --cache features
 
-    vega3d cache --verify --cache features"""
+    vega3d cache --verify --cache features""",
 )
 def cache(
     data: Annotated[Path | None, typer.Argument(help="A data set of rooms, a folder of videos, or one video.")] = None,
-    model: Annotated[str, typer.Option(help="vega3d-tiny (embedded), a folder, or a Hub id.")] = "vega3d-tiny",
+    model: ModelOption = MODEL,
     folder: Annotated[
         Path | None, typer.Option("--cache", help="Folder of the cache.  [default: beside the Hub's own cache]")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Table of a data set of rooms.  [default: all]")] = None,
     num_frames: NumFrames = None,
-    fps: Annotated[float | None, typer.Option(help="Frames sampled a second, instead of --num-frames.")] = None,
+    fps: Fps = None,
     block: Annotated[
         str | None, typer.Option(help="Blocks with commas, each stored alone.  [default: the model's]")
     ] = None,
@@ -43,64 +54,68 @@ def cache(
     stats: Annotated[bool, typer.Option("--stats", help="Show number and size of the entries, and stop.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read all entries, remove bad ones, and stop.")] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Remove all entries, and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
+    as_json: AsJson = False,
+    device: Device = None,
 ) -> None:
-    """Compute the generator's features of a corpus ahead, or look after those that are kept."""
-    with one_line_errors():
-        actions = [name for name, given in (("--stats", stats), ("--verify", verify), ("--clear", clear)) if given]
-        if len(actions) + (data is not None) != 1:
-            given = " and ".join([*(["DATA"] if data else []), *actions]) or "nothing"
-            raise ValueError(f"Give DATA, --stats, --verify or --clear, and one of them only, not {given}.")
-        of_data = {
-            "--split": split,
-            "--num-frames": num_frames,
-            "--fps": fps,
-            "--block": block,
-            "--timestep": timestep,
-        }
-        unused = [name for name, value in {**of_data, "--device": device}.items() if value is not None]
-        if actions and unused:
-            raise ValueError(
-                f"{actions[0]} reads no clips, so {', '.join(unused)} would have no effect. Leave it out."
-            )
-        blocks, timesteps = numbers("--block", block), numbers("--timestep", timestep)
-        if timesteps and not blocks:
-            raise ValueError("--timestep goes with --block: name the blocks that are read at these noise levels.")
-        if max_gib is not None and not 1 / GIB <= max_gib <= MOST_GIB:  # not so for NaN
-            raise ValueError(
-                f"--max-gib is {max_gib}, but must be positive (a byte at least) and at most {MOST_GIB}. Leave it out "
-                "for no limit."
-            )
-        quieten(as_json)
+    """Compute the generator's features of a corpus beforehand, or look after those that are stored."""
+    actions = [name for name, given in (("--stats", stats), ("--verify", verify), ("--clear", clear)) if given]
+    if len(actions) + (data is not None) != 1:
+        given = " and ".join([*(["DATA"] if data else []), *actions]) or "nothing"
+        raise ValueError(f"Give DATA, --stats, --verify or --clear, and one of them only, not {given}.")
+    of_data = {
+        "--split": split,
+        "--num-frames": num_frames,
+        "--fps": fps,
+        "--block": block,
+        "--timestep": timestep,
+        "--device": device,
+    }
+    unused = [name for name, value in of_data.items() if value is not None]
+    if actions and unused:
+        raise ValueError(f"{actions[0]} reads no clips, so {', '.join(unused)} would have no effect. Leave it out.")
+    blocks, timesteps = numbers("--block", block), numbers("--timestep", timestep)
+    if timesteps and not blocks:
+        raise ValueError("--timestep goes with --block: name the blocks that are read at these noise levels.")
+    if max_gib is not None and not 1 / GIB <= max_gib <= MOST_GIB:  # not so for NaN
+        raise ValueError(
+            f"--max-gib is {max_gib}, but must be positive (a byte at least) and at most {MOST_GIB}. Leave it out "
+            "for no limit."
+        )
+    from vega3d.processing.sampling_vega3d import check_sampling
+
+    check_sampling(num_frames, fps)
+    quieten(as_json)
+    with loading(model if data is not None else "the cache"):
         from vega3d.features.cache import FeatureCache, default_folder
         from vega3d.features.clips import corpus_clips
 
-        clips = [] if data is None else corpus_clips(data, split)
-        features = FeatureCache(folder or default_folder(), None if max_gib is None else int(max_gib * GIB))
-        if data is not None:
-            fill(features, clips, model, num_frames, fps, blocks, timesteps, device)
-        result = features.stats()
-        if verify:
-            with progress("entries", "entry", result["entries"]) as advance:
-                result |= features.verify(on_progress=advance)
-        if clear:
-            result |= {"removed": features.clear()}
-        if verify or clear:
-            result |= features.stats()
+    clips = [] if data is None else corpus_clips(data, split)
+    features = FeatureCache(folder or default_folder(), None if max_gib is None else int(max_gib * GIB))
+    if data is not None:
+        fill(features, clips, model, num_frames, fps, blocks, timesteps, device)
+    result = features.stats()
+    if verify:
+        with progress("entries", "entry", result["entries"]) as advance:
+            result |= features.verify(on_progress=advance)
+    if clear:
+        result |= {"removed": features.clear()}
+    if verify or clear:
+        result |= features.stats()
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
         return
-    for name, value in result.items():
-        shown = f"{value / MIB:.1f} MiB" if name in ("bytes", "max_bytes") and value is not None else value
-        typer.echo(f"{name.replace('_', ' '):24} {shown if shown is not None else '-'}")
+    from vega3d.tables import two_columns
+
+    sizes = {name: f"{result[name] / MIB:.1f} MiB" for name in ("bytes", "max_bytes") if result.get(name) is not None}
+    typer.echo("\n".join(two_columns({**result, **sizes}, width=24)))
 
 
 def fill(features, clips: list, model: str, num_frames, fps, blocks, timesteps, device) -> None:
-    from vega3d.features.clips import extract
-    from vega3d.hub.load import load_vega
+    with loading(model):
+        from vega3d.features.clips import extract
+        from vega3d.hub.load import load_vega
 
-    loaded, processor = load_vega(model, device=device)
+        loaded, processor = load_vega(model, device=device)
     generator = loaded.generator_module
     if blocks:
         generator = generator.variant(block=-1, extra_blocks=())

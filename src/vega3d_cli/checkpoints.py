@@ -1,22 +1,26 @@
-"""`vega3d assemble` and `vega3d info`."""
+"""`vega3d assemble`, `vega3d info` and `vega3d env`."""
 
 import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
-from vega3d_cli.common import SEED, app, one_line_errors, parse_settings, quieten
+from vega3d_cli.common import MODEL, SEED, AsJson, ModelArgument, command, loading, parse_settings, quieten
+
+PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "numpy", "av")  # whose versions a report needs
 
 
-@app.command(
-    epilog="""Examples:
-
-    vega3d assemble --vlm Qwen/Qwen2.5-VL-7B-Instruct --generator Wan-AI/Wan2.1-T2V-1.3B-Diffusers vega3d-7b
+@command(
+    "Train",
+    """    vega3d assemble --vlm Qwen/Qwen2.5-VL-7B-Instruct --generator Wan-AI/Wan2.1-T2V-1.3B-Diffusers vega3d-7b
 
     vega3d assemble --vlm Qwen/Qwen3-VL-8B-Instruct --generator Wan-AI/Wan2.1-T2V-1.3B-Diffusers vega3d-8b
 
-    vega3d assemble --vlm qwen --generator wan out --fusion token_gated --set clip_mode=views --set max_area=921600"""
+    vega3d assemble --vlm qwen --generator wan out --fusion token_gated --set clip_mode=views --set max_area=921600""",
 )
 def assemble(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the checkpoint.")],
@@ -35,45 +39,84 @@ def assemble(
             help="Any other field of the two configs, or max_area, frame_fit or frame_size.",
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="auto (the VLM's), float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto is the VLM's.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(**SEED, help="Seed of the new weights of projector and fusion.")] = 0,
 ) -> None:
     """Make a checkpoint from a pretrained VLM and a pretrained generator."""
-    with one_line_errors():
-        if dtype not in ("auto", "float32", "bfloat16", "float16"):
-            raise ValueError(f"--dtype is {dtype!r}, but must be auto, float32, bfloat16 or float16.")
-        given = parse_settings(settings or [])
-        for name in given.keys() & {"block", "timestep", "fusion", "dtype", "seed", "vlm", "generator"}:
-            raise ValueError(f"{name} has an option of its own: give --{name} in place of --set {name}=...")
-        quieten(False)
+    given = parse_settings(settings or [])
+    for name in given.keys() & {"block", "timestep", "fusion", "dtype", "seed", "vlm", "generator"}:
+        raise ValueError(f"{name} has an option of its own: give --{name} in place of --set {name}=...")
+    quieten(False)
+    with loading("the two models"):
         from vega3d.hub.assemble import assemble as write_checkpoint
         from vega3d.hub.assemble import split_settings
 
-        fields = {"block": block, "timestep": timestep, "fusion": fusion, **given}
-        split_settings(fields)
-        folder = write_checkpoint(
-            vlm, generator, output, lambda line: typer.echo(line, err=True), dtype=dtype, seed=seed, **fields
-        )
+    fields = {"block": block, "timestep": timestep, "fusion": fusion, **given}
+    split_settings(fields)
+    folder = write_checkpoint(
+        vlm, generator, output, lambda line: typer.echo(line, err=True), dtype=dtype, seed=seed, **fields
+    )
     typer.echo(f"{folder}")
 
 
-@app.command(epilog="Example:\n\n    vega3d info vega3d-tiny --json")
-def info(
-    model: Annotated[str, typer.Argument(help="vega3d-tiny (embedded), a folder, or a Hub id.")] = "vega3d-tiny",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
-) -> None:
+@command("Share", "    vega3d info vega3d-tiny --json")
+def info(model: ModelArgument = MODEL, as_json: AsJson = False) -> None:
     """Show the parts of a checkpoint: parameters, memory, block, step, fusion."""
-    with one_line_errors():
-        quieten(as_json)
-        from vega3d.hub.assemble import describe
-        from vega3d.hub.load import model_folder
+    quieten(as_json)
+    from vega3d.shipped import model_folder
 
-        facts = describe(model_folder(model))
+    folder = model_folder(model)
+    with loading(model):
+        from vega3d.hub.assemble import describe
+
+        values = describe(folder)
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        typer.echo(json.dumps(values, indent=2))
         return
-    for part, number in facts.pop("parameters").items():
-        typer.echo(f"{part:38} {number / 1e6:12.2f} M parameters")
-    for name, value in facts.items():
-        shown = f"{value / 1e6:.2f} M" if name.startswith(("parameters", "generator_parameters")) else value
-        typer.echo(f"{name.replace('_', ' '):38} {shown if shown is not None else '-'}")
+    from vega3d.tables import two_columns
+
+    parts = {part: f"{number / 1e6:12.2f} M parameters" for part, number in values.pop("parameters").items()}
+    for name in values:
+        if name.startswith(("parameters", "generator_parameters")):
+            values[name] = f"{values[name] / 1e6:.2f} M"
+    typer.echo("\n".join([*two_columns(parts), *two_columns(values)]))
+
+
+@command("Share", "    vega3d env --json")
+def env(as_json: AsJson = False) -> None:
+    """Show what a report of a fault needs: versions, the GPU, and the extras that are installed."""
+    values = environment()
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    from vega3d.tables import two_columns
+
+    extras = {f"vega3d[{name}]": ", ".join(missing) or "installed" for name, missing in values.pop("missing").items()}
+    lines = {name: f"without {shown}" if shown != "installed" else shown for name, shown in extras.items()}
+    typer.echo("\n".join(two_columns({**values, **lines}, width=24)))
+
+
+def environment() -> dict[str, Any]:
+    """Versions, GPUs, and for each extra the packages that are missing."""
+    from vega3d import __version__
+    from vega3d.extras import EXTRAS
+
+    with loading("torch"):
+        import torch
+
+    values: dict[str, Any] = {"vega3d": __version__, "python": platform.python_version()}
+    values |= {"system": platform.platform()}
+    for package in PACKAGES:
+        try:
+            values[package] = version(package)
+        except PackageNotFoundError:
+            values[package] = None
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    values["gpu"] = ", ".join(gpus) or None
+    missing: dict[str, list[str]] = {extra: [] for extra in EXTRAS.values()}
+    for module, extra in EXTRAS.items():
+        if find_spec(module) is None:
+            missing[extra].append(module)
+    return values | {"missing": missing}

@@ -1,28 +1,113 @@
-"""What the commands share: the application, one-line errors, progress bars."""
+"""What the commands share: the application, one-line errors, options from dataclasses, progress, loading."""
 
+import dataclasses
+import functools
+import inspect
 import json
 import logging
 import os
+import re
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
+import typer.core
 
 LONGEST_MESSAGE = 2000  # characters
+LINE_EVERY = 10  # [s] between lines of progress where there is no terminal
+MODEL = "vega3d-tiny"  # the default of every command
+PANELS = ("Ask", "Data", "Train", "Measure", "Share")  # of the help, in this order
+SEVERAL = "A B ..."  # metavar of options that take several values after their name
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu")
 DEBUG: set[str] = set()  # `--debug`, once it is given
+
+MOST = 2**31 - 1  # of anything that is counted; numpy and torch take no seeds that are much larger
+COUNT: dict = {"min": 1, "max": MOST}  # limits of an option, checked before anything is imported
+SEED: dict = {"min": 0, "max": MOST}
+
+MODEL_HELP = "vega3d-tiny (embedded), a folder, or a Hub id."
+ModelOption = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} --model names it as well.")]
+NumFrames = Annotated[int | None, typer.Option(**COUNT, help="Frames sampled evenly.  [default: the processor's]")]
+Fps = Annotated[float | None, typer.Option(help="Frames sampled a second, instead of --num-frames.")]
+Workers = Annotated[int, typer.Option(**COUNT, help="Processes that make rooms.")]
+CacheOption = Annotated[
+    Path | None, typer.Option("--cache", help="Folder in which the generator's features are looked up and stored.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")]
+FourBit = Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on standard output.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting in place of the file's.")
+]
+
+
+class Command(typer.core.TyperCommand):
+    """A command whose examples are printed as they are written, and whose list options take several values."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        lists = [name for param in self.params if getattr(param, "metavar", None) == SEVERAL for name in param.opts]
+        return super().parse_args(ctx, spread_lists(args, lists))
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        if self.epilog:
+            formatter.write(f"\n{self.epilog}\n")  # wrapped, an example could not be copied
+
+
+class Group(typer.core.TyperGroup):
+    """A group whose help shows its commands in panels, each with its whole description."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {panel: [] for panel in (*PANELS, "Commands")}
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            panel = getattr(command, "rich_help_panel", None)
+            text = " ".join((command.help or "").partition("\n\n")[0].split())
+            panels[panel if panel in PANELS else "Commands"].append((name, text))
+        for panel, rows in panels.items():
+            if rows:
+                with formatter.section(panel):
+                    formatter.write_dl(rows)
+
+
+def spread_lists(arguments: list[str], lists: list[str]) -> list[str]:
+    """`--options A B C` -> `--options A --options B --options C`: the parser takes one value an option."""
+    spread: list[str] = []
+    taking = None
+    for argument in arguments:
+        if argument in lists:
+            taking = argument
+        elif taking is not None and not argument.startswith("--"):
+            spread += [taking, argument]
+        else:
+            taking = None
+            spread.append(argument)
+    return spread
 
 
 def show_tracebacks(given: bool) -> None:
     (DEBUG.add if given else DEBUG.discard)("--debug")
 
 
+def show_version(given: bool) -> None:
+    if given:
+        from vega3d import __version__
+
+        typer.echo(f"vega3d {__version__}")
+        raise typer.Exit
+
+
 def common_options(
     debug: Annotated[
         bool, typer.Option("--debug", callback=show_tracebacks, help="Show where an error arose. Goes anywhere.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version, and stop.")
     ] = False,
 ) -> None:
     pass
@@ -31,9 +116,10 @@ def common_options(
 def make_app(help: str) -> typer.Typer:
     """An application without commands, with the options that all commands have."""
     made = typer.Typer(
+        cls=Group,
         no_args_is_help=True,
         add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         help=help,
@@ -42,18 +128,85 @@ def make_app(help: str) -> typer.Typer:
     return made
 
 
-app = make_app("Questions about the space that a video shows, answered with a frozen video diffusion model at work.")
+app = make_app("Answers questions about the space that a video shows, with a frozen video diffusion model's features.")
 
 
-MOST = 2**31 - 1  # of anything that is counted; numpy and torch take no seeds that are much larger
-COUNT: dict = {"min": 1, "max": MOST}  # limits of an option, checked before anything is imported
-SEED: dict = {"min": 0, "max": MOST}
+def command(panel: str | None, examples: str, application: typer.Typer = app, **options: Any) -> Callable:
+    """Adds a function to an application: what goes wrong in it ends with one line and exit code 2.
 
-NumFrames = Annotated[int | None, typer.Option(**COUNT, help="Frames sampled evenly.  [default: the processor's]")]
-Workers = Annotated[int, typer.Option(**COUNT, help="Processes that make rooms.")]
-CacheOption = Annotated[
-    Path | None, typer.Option("--cache", help="Folder in which the generator's features are looked up and kept.")
-]
+    A parameter that is annotated with a dataclass stands for one option for each of its fields. A command whose model
+    is an argument takes it as `--model` too.
+
+    Args:
+        panel: of the help, one of `PANELS`.
+        examples: command lines, printed as they are.
+        application: that gets the command.
+        options: of `Typer.command`.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        parameters, groups = [], {}
+        hints = get_type_hints(function, include_extras=True)
+        for name, parameter in inspect.signature(function).parameters.items():
+            if dataclasses.is_dataclass(hints[name]):
+                groups[name] = hints[name]
+                parameters += field_parameters(hints[name])
+            else:
+                parameters.append(keyword(name, hints[name], parameter.default))
+        named = hints.get("model") == ModelArgument
+        if named:
+            option = Annotated[str | None, typer.Option("--model", help="The same, as an option.")]
+            parameters.append(keyword("model_option", option, None))
+
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            with one_line_errors():
+                if named:
+                    values["model"] = chosen_model(values["model"], values.pop("model_option"))
+                check_device(values.get("device"))
+                for name, kind in groups.items():
+                    own = {field.name: values.pop(field.name) for field in dataclasses.fields(kind)}
+                    values[name] = kind(**own)
+                function(**values)
+
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        epilog = f"Examples:\n\n{examples}"
+        application.command(cls=Command, epilog=epilog, rich_help_panel=panel, **options)(run)
+        return function
+
+    return register
+
+
+def field_parameters(kind: type) -> list[inspect.Parameter]:
+    """A parameter for each field of a dataclass, with the field's type, `typer.Option` and default."""
+    hints = get_type_hints(kind, include_extras=True)
+    missing = dataclasses.MISSING
+    return [
+        keyword(field.name, hints[field.name], inspect.Parameter.empty if field.default is missing else field.default)
+        for field in dataclasses.fields(kind)
+    ]
+
+
+def keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def chosen_model(argument: str, option: str | None) -> str:
+    """The model that is named as an argument or by `--model`; raises ValueError if two are named."""
+    if option is None:
+        return argument
+    if argument not in ("", MODEL, option):
+        raise ValueError(f"Two models are named, {argument!r} and --model {option!r}. Give one of them.")
+    return option
+
+
+def check_device(device: str | None) -> None:
+    """Raises ValueError for what cannot be the name of a device; whether it is there, torch says later."""
+    if device is not None and not re.fullmatch(rf"({'|'.join(DEVICES)})(:\d+)?", device):
+        raise ValueError(
+            f"The device {device!r} cannot be used: it is none of {', '.join(DEVICES)}, with or without a number as "
+            "in cuda:1. Leave it out, or use 'cpu'."
+        )
 
 
 def open_cache(folder: Path | None):
@@ -69,8 +222,8 @@ def open_cache(folder: Path | None):
 def one_line_errors() -> Iterator[None]:
     """Bad input ends with one line and exit code 2, never a traceback, but with `--debug`.
 
-    A ValueError or OSError is worded for the user. Anything else came out of a library, or is a fault of ours: its
-    type is named, and how to see where it arose.
+    A ValueError or OSError is worded for the user, and so is the error of a missing extra. Anything else came out of a
+    library, or is a fault of ours: its type is named, and how to see where it arose.
     """
     try:
         yield
@@ -85,49 +238,94 @@ def one_line_errors() -> Iterator[None]:
 
 def one_line(error: Exception) -> str:
     """What an error says, in one line of a length that can be read."""
+    from vega3d.extras import MissingExtraError
+
     said = " ".join(str(error).split())
     if len(said) > LONGEST_MESSAGE:
         said = f"{said[:LONGEST_MESSAGE]}..."
-    if isinstance(error, (ValueError, OSError)) and said:
+    if isinstance(error, (ValueError, OSError, MissingExtraError)) and said:
         return said
     return f"{type(error).__name__}{': ' if said else ''}{said} (--debug shows where it arose)"
 
 
 @contextmanager
-def frame_bar(total: int | None, quiet: bool) -> Iterator:
-    """A progress bar over the frames that the generator encodes, on standard error."""
-    from tqdm import tqdm
+def progress(name: str, unit: str, total: int | None = None, quiet: bool = False) -> Iterator[Callable]:
+    """Shows progress on standard error: a bar in a terminal, else a line every 10 s, unless `quiet`.
 
-    shown = sys.stderr.isatty() and not quiet
-    with tqdm(total=total, desc="world simulator", unit="frame", disable=not shown, leave=False) as bar:
-        yield lambda frames: bar.update(frames)
+    Yields a function of how much is newly done, and of how much is wanted.
+    """
+    if sys.stderr.isatty() and not quiet:
+        from tqdm import tqdm
+
+        with tqdm(total=total, desc=name, unit=unit, leave=False) as bar:
+
+            def advance(count: int = 1, wanted: int | None = total) -> None:
+                bar.total = wanted
+                bar.update(count)
+
+            yield advance
+        return
+    began = shown = time.monotonic()
+    done = 0
+
+    def advance_lines(count: int = 1, wanted: int | None = total) -> None:
+        nonlocal done, shown
+        done += count
+        now = time.monotonic()
+        if now - shown >= LINE_EVERY and not quiet:
+            shown = now
+            of = f" of {wanted}" if wanted is not None else ""
+            typer.echo(f"{name}: {done}{of} {unit}s after {now - began:.0f} s", err=True)
+
+    yield advance_lines
 
 
 @contextmanager
-def progress(name: str, unit: str, total: int | None = None) -> Iterator:
-    """A progress bar on standard error; yields a function of how much is newly done, and of how much is wanted."""
-    from tqdm import tqdm
+def loading(name: str) -> Iterator[None]:
+    """Says in a terminal, at once, what is being loaded: imports alone take seconds. Clears the line afterwards."""
+    shown = sys.stderr.isatty()
+    if shown:
+        typer.echo(f"loading {name} ...", err=True, nl=False)
+    else:
+        from transformers.utils.logging import disable_progress_bar
 
-    with tqdm(total=total, desc=name, unit=unit, disable=not sys.stderr.isatty(), leave=False) as bar:
-
-        def advance(count: int, wanted: int | None = total) -> None:
-            bar.total = wanted
-            bar.update(count)
-
-        yield advance
+        disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            typer.echo("\r\x1b[K", err=True, nl=False)
 
 
 def quieten(quiet: bool) -> None:
-    """Errors of the user are ours to tell; the libraries' hints to developers are not for them."""
+    """Errors of the user are ours to report; the libraries' hints to developers are not for them."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     warnings.simplefilter("ignore")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if quiet or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
+
+class LoadedGenerator(NamedTuple):
+    """A generator, how frames are prepared for it, and the notice of the model that it is part of, if there is one."""
+
+    notice: str | None
+    generator: Any
+    frames: Any
+
+
+def load_generator(model: str, device: str | None) -> LoadedGenerator:
+    """The generator of a model, or one alone, without a VLM."""
+    with loading(model):
+        from vega3d.hub.generators import frame_settings, is_generator, open_generator
+        from vega3d.hub.load import load_vega, usable_device
+
+        if is_generator(Path(model)):
+            generator = open_generator(Path(model)).to(usable_device(device))
+            return LoadedGenerator(None, generator, frame_settings(Path(model), generator.config))
+        checkpoint, processor = load_vega(model, device=device)
+        return LoadedGenerator(checkpoint.config.notice, checkpoint.generator_module, processor.frame_settings)
 
 
 def parse_settings(settings: list[str]) -> dict:

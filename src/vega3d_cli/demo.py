@@ -6,22 +6,31 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import CacheOption, app, one_line_errors, open_cache, quieten
+from vega3d_cli.common import (
+    MODEL,
+    CacheOption,
+    Device,
+    FourBit,
+    ModelOption,
+    command,
+    loading,
+    open_cache,
+    quieten,
+)
 
 
-@app.command(
-    epilog="""Examples:
-
-    vega3d demo
+@command(
+    "Share",
+    """    vega3d demo
 
     vega3d demo --model org/vega3d --4bit --cache features
 
     vega3d demo --host 0.0.0.0 --port 8080 --device cuda:1
 
-    vega3d demo --allow-host demo.example.org    # behind a proxy that serves it under this name"""
+    vega3d demo --allow-host demo.example.org    # behind a proxy that serves it under this name""",
 )
 def demo(
-    model: Annotated[str, typer.Option(help="vega3d-tiny (embedded), a folder, or a Hub id.")] = "vega3d-tiny",
+    model: ModelOption = MODEL,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     allow_host: Annotated[
@@ -33,28 +42,28 @@ def demo(
     ] = None,
     share: Annotated[bool, typer.Option("--share", help="Also make a public address, by Gradio's service.")] = False,
     cache: CacheOption = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
-    four_bit: Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")] = False,
+    device: Device = None,
+    four_bit: FourBit = False,
 ) -> None:
     """Serve a page that answers questions about a video, with the world simulator and without.
 
-    Needs Gradio: pip install ".[demo]" in a clone.
+    Needs Gradio: pip install 'vega3d[demo]'.
     """
-    with one_line_errors():
-        check_port(host, port)
-        allowed = allow_host or []
-        quieten(True)
-        try:
-            from vega3d.demo.app import build, launch
-        except ModuleNotFoundError as error:
-            raise ValueError(f'The demo needs {error.name}. Install it in a clone: pip install ".[demo]"') from error
+    check_port(host, port)
+    allowed = allow_host or []
+    quieten(True)
+    from vega3d.extras import optional_module
+
+    optional_module("gradio")
+    with loading(model):
+        from vega3d.demo.app import build, launch
         from vega3d.demo.compare import Comparer
         from vega3d.demo.guard import served_hosts
         from vega3d.hub.load import load
 
         served_hosts(host, allowed)  # refuses what is no name before the model is loaded
         session = load(model, four_bit=four_bit, device=device, cache=open_cache(cache))
-        launch(build(Comparer(session)), host, port, share, allow_hosts=allowed)
+    launch(build(Comparer(session)), host, port, share, allow_hosts=allowed)
 
 
 def check_port(host: str, port: int) -> None:

@@ -2,18 +2,22 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from vega3d_cli.common import (
     COUNT,
     SEED,
+    SEVERAL,
     CacheOption,
+    Device,
+    FourBit,
+    ModelArgument,
     NumFrames,
     Workers,
-    app,
-    one_line_errors,
+    command,
+    loading,
     open_cache,
     progress,
     quieten,
@@ -22,30 +26,28 @@ from vega3d_cli.common import (
 READ_SUFFIXES = (".safetensors", ".jinja", ".txt", ".jsonl", ".parquet", ".mp4")
 
 
-@app.command(
-    epilog="""Examples:
-
-    vega3d evaluate vega3d-tiny --limit 22
+@command(
+    "Measure",
+    """    vega3d evaluate vega3d-tiny --limit 22
 
     vega3d evaluate --baseline chance --limit 22 --output chance.json
 
-    vega3d evaluate org/vega3d --benchmark vsibench --data VSI-Bench --num-frames 32 --4bit --output vsi.json"""
+    vega3d evaluate org/vega3d --benchmark vsibench --data VSI-Bench --num-frames 32 --4bit --output vsi.json""",
 )
 def evaluate(
-    model: Annotated[
-        str | None, typer.Argument(help="vega3d-tiny (embedded), a folder, or a Hub id; not needed by two baselines.")
-    ] = None,
-    benchmark: Annotated[str, typer.Option(help="rooms or vsibench.")] = "rooms",
+    model: ModelArgument = "",
+    benchmark: Annotated[Literal["rooms", "vsibench"], typer.Option(help="Whose questions are asked.")] = "rooms",
     data: Annotated[
         Path | None,
         typer.Option(
             help="Folder with {dataset}/{scene_name}.mp4 and the table of questions, or its .parquet file.  "
-            "[default: rooms are made, as many as are needed, and kept in the cache]"
+            "[default: rooms are made, as many as are needed, and stored in the cache]"
         ),
     ] = None,
     table: Annotated[str | None, typer.Option(help="Table in the folder.  [default: test, or the only one]")] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="chance, most-frequent, or blind (the model without the video).")
+        Literal["chance", "most-frequent", "blind"] | None,
+        typer.Option(help="What answers in place of a model; blind is the model without the video."),
     ] = None,
     train_table: Annotated[
         Path | None, typer.Option(help="Questions that most-frequent counts on.  [default: 40 rooms of split train]")
@@ -58,39 +60,45 @@ def evaluate(
     allow_missing: Annotated[bool, typer.Option(help="Leave out questions whose video is missing.")] = False,
     seed: Annotated[int, typer.Option(**SEED, help="Of the limit, the bootstrap and chance.")] = 0,
     workers: Workers = 1,
-    four_bit: Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")] = False,
+    four_bit: FourBit = False,
     cache: CacheOption = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")] = None,
+    device: Device = None,
 ) -> None:
-    """Answer a benchmark: score by type, macro and micro average, 95 % intervals over scenes."""
-    with one_line_errors():
-        if baseline in ("chance", "most-frequent"):
-            of_model = {"--num-frames": num_frames, "--4bit": four_bit or None, "--cache": cache, "--device": device}
-            unused = [name for name, value in of_model.items() if value is not None]
-            if unused:
-                raise ValueError(f"--baseline {baseline} asks no model, so {', '.join(unused)} would have no effect.")
-        quieten(as_json)
+    """Answer a benchmark: score by type, macro and micro average, 95 % intervals over scenes.
+
+    A model is to be named, unless the baseline is chance or most-frequent.
+    """
+    named = model or None
+    if baseline in ("chance", "most-frequent"):
+        of_model = {"--num-frames": num_frames, "--4bit": four_bit or None, "--cache": cache, "--device": device}
+        unused = [name for name, value in of_model.items() if value is not None]
+        if unused:
+            raise ValueError(f"--baseline {baseline} asks no model, so {', '.join(unused)} would have no effect.")
+    elif named is None:
+        raise ValueError("Give a model, such as vega3d-tiny, or --baseline chance or most-frequent.")
+    quieten(as_json)
+    with loading(named or "the benchmark"):
         from vega3d.evaluation.benchmarks import PLAIN_BASELINES, check_baseline, load_benchmark, plain_baseline
         from vega3d.evaluation.report import format_table, overview
         from vega3d.evaluation.run import check_request
         from vega3d.evaluation.run import evaluate as run_benchmark
 
-        check_request(output, batch_size, *files_read(model, data, train_table))
-        check_baseline(baseline, model, train_table)
-        if baseline in PLAIN_BASELINES:
-            with progress("rooms of split train", "room") as advance:
-                answerer = plain_baseline(baseline, seed, data, train_table, workers, on_rooms=advance)
-        else:
-            answerer = model_answerer(str(model), baseline == "blind", num_frames, four_bit, device, cache)
-        with progress("rooms", "room") as advance:
-            records, missing = load_benchmark(
-                benchmark, data, table, limit, allow_missing, seed, workers, on_rooms=advance
-            )
-        with progress(benchmark, "question", len(records)) as advance:
-            result = run_benchmark(
-                answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_question=advance
-            )
-        typer.echo(json.dumps(overview(result), indent=2, allow_nan=False) if as_json else format_table(result))
+    check_request(output, batch_size, *files_read(named, data, train_table))
+    check_baseline(baseline, named, train_table)
+    if baseline in PLAIN_BASELINES:
+        with progress("rooms of split train", "room") as advance:
+            answerer = plain_baseline(baseline, seed, data, train_table, workers, on_rooms=advance)
+    else:
+        answerer = model_answerer(str(named), baseline == "blind", num_frames, four_bit, device, cache)
+    with progress("rooms", "room") as advance:
+        records, missing = load_benchmark(
+            benchmark, data, table, limit, allow_missing, seed, workers, on_rooms=advance
+        )
+    with progress(benchmark, "question", len(records)) as advance:
+        result = run_benchmark(
+            answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_question=advance
+        )
+    typer.echo(json.dumps(overview(result), indent=2, allow_nan=False) if as_json else format_table(result))
 
 
 def files_read(model: str | None, data: Path | None, train_table: Path | None) -> list[Path]:
@@ -103,37 +111,42 @@ def files_read(model: str | None, data: Path | None, train_table: Path | None) -
 def model_answerer(
     model: str, blind: bool, num_frames: int | None, four_bit: bool, device: str | None, cache: Path | None
 ):
-    from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
-    from vega3d.hub.load import load_vega
+    with loading(model):
+        from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
+        from vega3d.hub.load import load_vega
 
-    answerer = BlindAnswerer if blind else ModelAnswerer
-    features = open_cache(cache)
-    return answerer(*load_vega(model, four_bit, device), model, num_frames, cache=features)
+        answerer = BlindAnswerer if blind else ModelAnswerer
+        features = open_cache(cache)
+        return answerer(*load_vega(model, four_bit, device), model, num_frames, cache=features)
 
 
-@app.command(
-    epilog="""Example:
-
-    vega3d compare --first fused-seed0.json fused-seed1.json --second plain-seed0.json plain-seed1.json"""
+@command(
+    "Measure",
+    "    vega3d compare --first fused-seed0.json fused-seed1.json --second plain-seed0.json plain-seed1.json",
 )
 def compare(
-    first: Annotated[list[Path], typer.Option(help="Result files of one model, one for each training seed.")],
-    second: Annotated[list[Path], typer.Option(help="Result files of the other, on the same questions.")],
-    scoring: Annotated[str, typer.Option(help="official, lmms_eval or likelihood.")] = "official",
+    first: Annotated[
+        list[Path], typer.Option(metavar=SEVERAL, help="Result files of one model, one for each training seed.")
+    ],
+    second: Annotated[
+        list[Path], typer.Option(metavar=SEVERAL, help="Result files of the other, on the same questions.")
+    ],
+    scoring: Annotated[
+        Literal["official", "lmms_eval", "likelihood"], typer.Option(help="How answers are scored.")
+    ] = "official",
     paired_seeds: Annotated[
         bool, typer.Option(help="The n-th files of both sides are of one training seed, and are drawn together.")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="JSON file of the comparison.")] = None,
 ) -> None:
     """Compare two models on the same questions: differences with 95 % intervals over seeds and scenes."""
-    with one_line_errors():
-        quieten(False)
-        from vega3d.evaluation.report import COMPARISON_FORMAT, compare_files, comparison_values, format_comparison
-        from vega3d.files import check_output, write_json
+    quieten(False)
+    from vega3d.evaluation.report import COMPARISON_FORMAT, compare_files, comparison_values, format_comparison
+    from vega3d.files import check_output, write_json
 
-        if output is not None:
-            check_output(output, *first, *second, mark=COMPARISON_FORMAT.encode())
-        differences = compare_files(first, second, scoring, paired_seeds=paired_seeds)
-        if output is not None:
-            write_json(output, comparison_values(first, second, scoring, differences, paired_seeds))
-        typer.echo(format_comparison(differences))
+    if output is not None:
+        check_output(output, *first, *second, mark=COMPARISON_FORMAT.encode())
+    differences = compare_files(first, second, scoring, paired_seeds=paired_seeds)
+    if output is not None:
+        write_json(output, comparison_values(first, second, scoring, differences, paired_seeds))
+    typer.echo(format_comparison(differences))

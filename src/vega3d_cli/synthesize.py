@@ -1,29 +1,32 @@
 """`vega3d synthesize`."""
 
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from vega3d_cli.common import COUNT, app, one_line_errors
+from vega3d_cli.common import COUNT, command, progress
 
 
-@app.command(
-    epilog="""Examples:
+@command(
+    "Data",
+    """    vega3d synthesize rooms-test --split test --scenes 20 --workers 2 --preview
 
-    vega3d synthesize rooms-test --split test --scenes 20 --workers 2 --preview
+    vega3d synthesize rooms --split train --scenes 1000 --trajectories 8 --size 128
 
-    vega3d synthesize rooms --split train --scenes 1000 --walks 8 --size 128
-
-    vega3d synthesize rooms-unseen --split test_unseen --furniture furniture_unseen.npz"""
+    vega3d synthesize rooms-unseen --split test_unseen --furniture furniture_unseen.npz""",
 )
 def synthesize(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder, or one of an earlier run to continue.")],
-    split: Annotated[str, typer.Option(help="train, validation, test or test_unseen; their rooms differ.")] = "train",
+    split: Annotated[
+        Literal["train", "validation", "test", "test_unseen"], typer.Option(help="Splits share no room.")
+    ] = "train",
     scenes: Annotated[int, typer.Option(**COUNT, help="Rooms.")] = 10,
     workers: Annotated[int, typer.Option(**COUNT, help="Processes; the result does not depend on their number.")] = 1,
-    walks: Annotated[int, typer.Option(**COUNT, help="Walkthroughs of a room, which share its light.")] = 1,
+    trajectories: Annotated[
+        int,
+        typer.Option("--trajectories", "--walks", **COUNT, help="Walkthroughs of a room, which share its light."),
+    ] = 1,
     size: Annotated[int, typer.Option(**COUNT, help="Edge of the frames [px].")] = 192,
     num_frames: Annotated[int, typer.Option(**COUNT, help="Frames of a walkthrough.")] = 17,
     questions_per_type: Annotated[
@@ -36,21 +39,20 @@ def synthesize(
     preview: Annotated[bool, typer.Option("--preview", help="Draw a contact sheet, OUT/preview.png.")] = False,
 ) -> None:
     """Make a data set of rooms: walkthroughs, their geometry, and questions in VSI-Bench's form."""
-    with one_line_errors():
-        from tqdm import tqdm
+    from vega3d.rooms.dataset.settings import DatasetSettings
 
-        from vega3d.rooms.dataset.dataset import DatasetSettings
-        from vega3d.rooms.dataset.dataset import synthesize as make_dataset
+    settings = DatasetSettings(split, size, num_frames, trajectories, questions_per_type, videos)
 
-        settings = DatasetSettings(split, size, num_frames, walks, questions_per_type, videos)
-        with tqdm(total=scenes, desc="rooms", unit="room", disable=not sys.stderr.isatty()) as bar:
-            table = make_dataset(
-                output,
-                settings,
-                scenes,
-                workers,
-                on_scene=lambda count: bar.update(),
-                furniture=furniture,
-                preview=preview,
-            )
+    from vega3d.rooms.dataset.dataset import synthesize as make_dataset  # heavy, so after the checks
+
+    with progress("rooms", "room", scenes) as advance:
+        table = make_dataset(
+            output,
+            settings,
+            scenes,
+            workers,
+            on_progress=advance,
+            furniture=furniture,
+            preview=preview,
+        )
     typer.echo(f"{table}")

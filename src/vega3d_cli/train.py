@@ -7,58 +7,52 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import app, one_line_errors, parse_settings, progress, quieten
+from vega3d_cli.common import AsJson, Settings, command, loading, parse_settings, progress, quieten
 
 
-@app.command(
-    epilog="""Examples:
-
-    vega3d train gate.yaml
+@command(
+    "Train",
+    """    vega3d train gate.yaml
 
     vega3d train gate.yaml --set steps=200 --set tune=gate,projector,llm-lora --set output=lora
 
 A config, which `--set` changes value by value (docs/training.md has all settings):
 
     model: vega3d-tiny
-
     data: {path: rooms, split: train}
-
     output: gate
-
     tune: [gate, projector]
-
     steps: 100
 
-A run that was killed continues when the same command is given again."""
+A run that was killed continues when the same command is given again.""",
 )
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting in place of the file's.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object.")] = False,
+    settings: Settings = None,
+    as_json: AsJson = False,
 ) -> None:
     """Fine-tune a model: the gate, the projector, the language model (whole or by LoRA), the vision tower."""
-    with one_line_errors():
-        given = parse_settings(settings or [])
-        quieten(as_json)
-        from vega3d.training.config import read_config
+    given = parse_settings(settings or [])
+    quieten(as_json)
+    from vega3d.training.config import read_config
 
-        read = read_config(config, given)
-        for source in (*read.data, *read.eval_data):
-            source.check()
-        from vega3d.hub.load import load_vega, model_folder
+    read = read_config(config, given)
+    for source in (*read.data, *read.eval_data):
+        source.check()
+    from vega3d.shipped import model_folder
+
+    folder = model_folder(read.model)
+    with loading(read.model):
+        from vega3d.hub.load import load_vega
         from vega3d.training.run import train as run
-
-        folder = model_folder(read.model)
-        with progress("training", "step") as advance:
-            result = run(
-                read,
-                lambda device: load_vega(folder, read.four_bit, device, read.dtype),
-                folder,
-                on_progress=advance,
-                on_log=None if as_json else tell,
-            )
+    with progress("training", "step") as advance:
+        result = run(
+            read,
+            lambda device: load_vega(folder, read.four_bit, device, read.dtype),
+            folder,
+            on_progress=advance,
+            on_log=None if as_json else log_line,
+        )
     if result is None:  # one of several processes, and not the first
         return
     if as_json:
@@ -67,7 +61,7 @@ def train(
     report(result)
 
 
-def tell(entry: dict) -> None:
+def log_line(entry: dict) -> None:
     """A line for each entry of the log, on standard error, beside the progress bar."""
     from tqdm import tqdm
 
@@ -75,24 +69,23 @@ def tell(entry: dict) -> None:
     names["clips_per_second"] = "clips/s"
     if "trainable_parameters" in entry:
         tqdm.write(f"{entry['trainable_parameters']:,} parameters are trained", file=sys.stderr)
-    told = [f"{shown} {entry[name]:.4g}" for name, shown in names.items() if name in entry]
-    if told:
-        tqdm.write(f"step {entry['step']} of {entry['steps']}: {', '.join(told)}", file=sys.stderr)
+    values = [f"{shown} {entry[name]:.4g}" for name, shown in names.items() if name in entry]
+    if values:
+        tqdm.write(f"step {entry['step']} of {entry['steps']}: {', '.join(values)}", file=sys.stderr)
 
 
 def report(result: dict) -> None:
+    from vega3d.tables import two_columns
+
     few = result["loss_averaged_over"]
-    trained = ", ".join(f"{part} {count:,}" for part, count in result["trainable_parameters"].items())
-    lines = {
+    rows = {
         "steps": result["steps"],
-        "trained parameters": trained,
+        "trained parameters": ", ".join(f"{name} {count:,}" for name, count in result["trainable_parameters"].items()),
         f"loss, first {few} and last {few}": f"{result['loss_first']:.4f} -> {result['loss_last']:.4f}",
         "residual scale r": result["residual_scale"],
         "clips a second": result["clips_per_second"],
         "model, training.json, training.png": result["output"],
     }
-    for name, value in lines.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else value
-        typer.echo(f"{name:38} {shown if shown is not None else '-'}")
+    typer.echo("\n".join(two_columns(rows)))
     for warning in result["warnings"]:
         typer.echo(f"warning: {warning}", err=True)

@@ -13,7 +13,8 @@ from vega3d.evaluation.benchmarks import check_baseline, load_benchmark, trainin
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.rooms import TRAIN_ROOMS, RoomsBenchmark, default_cache, load_rooms, rooms_for_limit
 from vega3d.evaluation.vsibench import QuestionRecord, take_balanced
-from vega3d.rooms.dataset.dataset import FORMAT, DatasetSettings
+from vega3d.rooms.dataset.dataset import FORMAT
+from vega3d.rooms.dataset.settings import DatasetSettings
 
 SMALL = RoomsBenchmark(DatasetSettings("test", size=128, num_frames=2, questions_per_type=1), num_rooms=2)
 LOAD = """

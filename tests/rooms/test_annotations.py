@@ -5,12 +5,10 @@ import pytest
 from test_questions import ROOM, observe_all, thing
 
 from vega3d.geometry import project, unproject
-from vega3d.rooms import load_furniture, sample_scene, sample_walk
-from vega3d.rooms.questions.annotations import attribute_questions, captions, expressions
-from vega3d.rooms.questions.correspondences import correspondences
-from vega3d.rooms.questions.observation import ObservedObject, observe
+from vega3d.rooms import load_furniture, sample_scene, sample_trajectory
+from vega3d.rooms.questions.annotations import attribute_questions, captions, colour_name, expressions
+from vega3d.rooms.questions.observation import ObservedObject, correspondences, observe
 from vega3d.rooms.render.embree import EmbreeRenderer
-from vega3d.rooms.scene.colours import colour_name
 
 
 def with_traits(item: ObservedObject, on: int = 0, colour=None) -> ObservedObject:
@@ -95,7 +93,7 @@ def test_names_of_colours(colour, name):
 @pytest.fixture(scope="module")
 def rendered():
     scene = sample_scene(0, load_furniture(), "bedroom")
-    return scene, EmbreeRenderer(scene).render(sample_walk(scene, 0, 6), 128, 96, antialias=False)
+    return scene, EmbreeRenderer(scene).render(sample_trajectory(scene, 0, 6), 128, 96, antialias=False)
 
 
 def test_corresponding_pixels_see_one_point(rendered):

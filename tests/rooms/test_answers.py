@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from vega3d.evaluation.metrics import QUESTION_TYPES
-from vega3d.rooms import load_furniture, sample_scene, sample_walk, scene_seed
+from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
 from vega3d.rooms.questions.observation import observe, surface_distance
 from vega3d.rooms.questions.questions import make_questions
 from vega3d.rooms.render.embree import EmbreeRenderer
 
 SEEN = 0.004  # of the pixels of a frame
-ROOMS, WALKS, PER_TYPE = 5, 2, 3
+ROOMS, TRAJECTORIES, PER_TYPE = 5, 2, 3
 
 
 class Slow:
@@ -179,10 +179,12 @@ def walkthroughs():
     for room in range(ROOMS):
         scene = sample_scene(scene_seed("validation", room), furniture)
         renderer, observation = EmbreeRenderer(scene), None
-        for walk in range(WALKS):
-            _, instance = renderer.geometry(sample_walk(scene, walk, 17), 160, 160)
+        for trajectory in range(TRAJECTORIES):
+            _, instance = renderer.geometry(sample_trajectory(scene, trajectory, 17), 160, 160)
             observation = observe(scene, instance, observation)
-            made.append((Slow(scene, instance), observation, make_questions(observation, (room, walk), PER_TYPE)))
+            made.append(
+                (Slow(scene, instance), observation, make_questions(observation, (room, trajectory), PER_TYPE))
+            )
     return made
 
 
@@ -198,7 +200,7 @@ def test_answers_of_200_questions(walkthroughs):
 
 def test_distances_are_right_to_a_centimetre(walkthroughs):
     errors = []
-    for slow, observation, _ in walkthroughs[::WALKS]:
+    for slow, observation, _ in walkthroughs[::TRAJECTORIES]:
         items = observation.objects[:12]
         errors += [
             surface_distance(first, second) - slow.distance(first.id, second.id)

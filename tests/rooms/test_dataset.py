@@ -17,12 +17,12 @@ from PIL import Image
 from vega3d.evaluation.vsibench import load_vsibench
 from vega3d.files import only_run
 from vega3d.processing.video_vega3d import read_video
-from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
-from vega3d.rooms.dataset.dataset_files import SCHEMAS, check_record
-from vega3d.rooms.dataset.dataset_questions import load_spatial_questions
-from vega3d.rooms.dataset.preview import CELL, TITLE
+from vega3d.rooms.dataset.card import TILE, TITLE
+from vega3d.rooms.dataset.dataset import synthesize
+from vega3d.rooms.dataset.files import check_record, load_spatial_questions, table_schema
+from vega3d.rooms.dataset.settings import DatasetSettings
 
-SETTINGS = DatasetSettings(split="validation", size=128, num_frames=5, walks=2, questions_per_type=1)
+SETTINGS = DatasetSettings(split="validation", size=128, num_frames=5, trajectories=2, questions_per_type=1)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_what_is_missing_is_made_again(made, tmp_path):
 
 def test_other_settings_and_other_folders_are_refused(made, tmp_path):
     with pytest.raises(ValueError, match=r"other settings: size was 128 and is 256"):
-        synthesize(made, DatasetSettings(split="validation", size=256, num_frames=5, walks=2, questions_per_type=1), 1)
+        synthesize(made, replace(SETTINGS, size=256), 1)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty and holds no data set of ours"):
         synthesize(tmp_path, SETTINGS, 1)
@@ -84,7 +84,7 @@ def test_other_settings_and_other_folders_are_refused(made, tmp_path):
         ({"size": 100}, "size is 100"),
         ({"size": 129}, "even number of pixels"),
         ({"num_frames": 1}, "num_frames is 1"),
-        ({"walks": 0}, "walks is 0"),
+        ({"trajectories": 0}, "trajectories is 0"),
     ],
 )
 def test_settings_out_of_range(options, message):
@@ -156,8 +156,8 @@ def test_a_preview_shows_each_walkthrough(made, tmp_path):
     shutil.copytree(made, tmp_path / "copy")
     synthesize(tmp_path / "copy", SETTINGS, num_scenes=2, preview=True)
     sheet = np.asarray(Image.open(tmp_path / "copy" / "preview.png"))
-    assert sheet.shape == (2 * (CELL + TITLE), 6 * CELL, 3)
-    assert all(sheet[row * (CELL + TITLE) + TITLE :][:CELL].std() > 30 for row in range(2))
+    assert sheet.shape == (2 * (TILE + TITLE), 6 * TILE, 3)
+    assert all(sheet[row * (TILE + TITLE) + TITLE :][:TILE].std() > 30 for row in range(2))
 
 
 def test_a_full_disk_leaves_no_broken_file_and_the_run_goes_on(made, tmp_path):
@@ -175,7 +175,8 @@ def test_a_full_disk_leaves_no_broken_file_and_the_run_goes_on(made, tmp_path):
 
 LIMITED = """
 import resource, signal, sys
-from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
+from vega3d.rooms.dataset.dataset import synthesize
+from vega3d.rooms.dataset.settings import DatasetSettings
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 try:
@@ -218,7 +219,8 @@ def test_a_killed_run_goes_on(made, tmp_path, seconds):
 
 KILLED = """
 import sys
-from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
+from vega3d.rooms.dataset.dataset import synthesize
+from vega3d.rooms.dataset.settings import DatasetSettings
 synthesize(sys.argv[1], DatasetSettings("validation", 128, 5, 2, 1), 2)
 """
 
@@ -283,9 +285,25 @@ OUTSIDE = ["../outside/{}", "/{}", "a/../../{}", "C:{}", "..\\{}", "x" * 300]
 def test_a_table_names_no_video_outside_its_folder(made, tmp_path, column, name):
     questions = pyarrow.parquet.read_table(made / "validation.parquet").to_pylist()[:1]
     questions[0][column] = name.format(questions[0][column])
-    table = pyarrow.Table.from_pylist(questions, schema=SCHEMAS["questions"])
+    table = pyarrow.Table.from_pylist(questions, schema=table_schema("questions"))
     pyarrow.parquet.write_table(table, tmp_path / "validation.parquet")
 
     for load in (load_vsibench, lambda folder: load_spatial_questions(folder, "validation")):
         with pytest.raises(ValueError, match="names no file in"):
             load(tmp_path)
+
+
+def test_a_folder_of_the_version_before_goes_on(made, tmp_path):
+    """Trajectories were called walks, and are so still in the files."""
+    shutil.copytree(made, tmp_path / "copy")
+    settings = json.loads((made / "settings.json").read_text())
+    assert [name for name in settings if name != "furniture_sha256"] == [
+        *("format", "split", "size", "num_frames", "walks", "questions_per_type", "videos")
+    ]
+    (tmp_path / "copy" / "scenes" / "validation_000001_01.json").unlink()
+
+    synthesize(tmp_path / "copy", SETTINGS, num_scenes=2)
+
+    assert contents(tmp_path / "copy") == contents(made)
+    with pytest.raises(ValueError, match=r"other settings: trajectories 2 \(now 1\)"):
+        synthesize(made, replace(SETTINGS, trajectories=1), num_scenes=2)

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from vega3d.rooms.dataset.dataset_files import write_video
+from vega3d.rooms.dataset.files import write_video
 
 
 @pytest.fixture

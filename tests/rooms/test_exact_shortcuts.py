@@ -8,8 +8,9 @@ from scipy.spatial.distance import cdist
 
 from vega3d.geometry import Box, box_corners, penetration
 from vega3d.rooms.questions.observation import Observation, ObservedObject, surface_distance
+from vega3d.rooms.scene.layout import near
 from vega3d.rooms.scene.meshes import cross
-from vega3d.rooms.scene.placing import largest_region, near
+from vega3d.rooms.scene.room import largest_region
 
 FACES = np.array([(0, 1, 2), (0, 2, 3), (4, 5, 6), (4, 6, 7), (0, 1, 5), (0, 5, 4), (2, 3, 7), (2, 7, 6)])
 

@@ -8,12 +8,11 @@ import pytest
 pytest.importorskip("embreex")
 pytest.importorskip("moderngl", reason="rendering with OpenGL needs moderngl")
 
+from vega3d.extras import MissingExtraError
 from vega3d.rooms import load_furniture, sample_scene, scene_seed
-from vega3d.rooms.render.draw_arrays import draw_arrays
 from vega3d.rooms.render.embree import EmbreeRenderer
-from vega3d.rooms.render.opengl import OpenGLRenderer
-from vega3d.rooms.render.opengl_context import OpenGLContext
-from vega3d.rooms.scene.trajectory import sample_walks
+from vega3d.rooms.render.opengl import OpenGLContext, OpenGLRenderer, draw_arrays
+from vega3d.rooms.scene.trajectory import sample_trajectories
 
 SIZE = 128
 
@@ -44,13 +43,16 @@ def embree(scenes):
 
 @pytest.fixture(scope="module")
 def pairs(scenes, embree, context):
-    """Clips of the same walks by both renderers, all rooms through one context."""
+    """Clips of the same trajectories by both renderers, all rooms through one context."""
     pairs = []
     for scene, expected in zip(scenes, embree, strict=True):
-        walks = sample_walks(scene, 2, 3)
-        with OpenGLRenderer.of_scene(scene, expected.light, context) as renderer:
-            clips = list(renderer.render_all(walks, SIZE, SIZE))
-        pairs += [(expected.render(walk, SIZE, SIZE), clip) for walk, clip in zip(walks, clips, strict=True)]
+        trajectories = sample_trajectories(scene, 2, 3)
+        with OpenGLRenderer.from_scene(scene, expected.light, context) as renderer:
+            clips = list(renderer.render_all(trajectories, SIZE, SIZE))
+        pairs += [
+            (expected.render(trajectory, SIZE, SIZE), clip)
+            for trajectory, clip in zip(trajectories, clips, strict=True)
+        ]
     return pairs
 
 
@@ -82,17 +84,17 @@ def test_cameras_and_layouts_are_the_same(pairs):
 
 def test_a_clip_does_not_depend_on_what_was_drawn_before(scenes, embree, context):
     """Rooms in turns, several sizes, odd widths, and one clip at a time or many."""
-    walks = [sample_walks(scene, 2, frames) for scene, frames in zip(scenes, (2, 1, 3), strict=True)]
+    trajectories = [sample_trajectories(scene, 2, frames) for scene, frames in zip(scenes, (2, 1, 3), strict=True)]
     arrays = [draw_arrays(scene, one.light) for scene, one in zip(scenes, embree, strict=True)]
     alone = []
-    for data, (walk, _) in zip(arrays, walks, strict=True):
+    for data, (trajectory, _) in zip(arrays, trajectories, strict=True):
         with OpenGLRenderer(data, context) as renderer:
-            alone.append(renderer.render(walk, 50, 34))
+            alone.append(renderer.render(trajectory, 50, 34))
     renderers = [OpenGLRenderer(data, context) for data in arrays]
-    for renderer, (_, other) in zip(renderers, walks, strict=True):
+    for renderer, (_, other) in zip(renderers, trajectories, strict=True):
         renderer.render(other, 64, 64)
 
-    for renderer, pair, expected in zip(renderers[::-1], walks[::-1], alone[::-1], strict=True):
+    for renderer, pair, expected in zip(renderers[::-1], trajectories[::-1], alone[::-1], strict=True):
         found, _ = renderer.render_all(pair, 50, 34)
         for first, second in zip(expected, found, strict=True):
             np.testing.assert_array_equal(first, second)
@@ -101,11 +103,11 @@ def test_a_clip_does_not_depend_on_what_was_drawn_before(scenes, embree, context
 
 
 def test_clips_larger_than_one_image_are_drawn_in_parts(scenes, embree, context, monkeypatch):
-    walks = sample_walks(scenes[0], 2, 5)
-    with OpenGLRenderer.of_scene(scenes[0], embree[0].light, context) as renderer:
-        expected = list(renderer.render_all(walks, 48, 48))
-        monkeypatch.setattr("vega3d.rooms.render.opengl_context.LARGEST_IMAGE", 2 * 48 * 48)
-        found = list(renderer.render_all(walks, 48, 48))
+    trajectories = sample_trajectories(scenes[0], 2, 5)
+    with OpenGLRenderer.from_scene(scenes[0], embree[0].light, context) as renderer:
+        expected = list(renderer.render_all(trajectories, 48, 48))
+        monkeypatch.setattr("vega3d.rooms.render.opengl.LARGEST_IMAGE", 2 * 48 * 48)
+        found = list(renderer.render_all(trajectories, 48, 48))
 
     for first, second in zip(expected, found, strict=True):
         assert first.rgb.shape == second.rgb.shape
@@ -116,13 +118,13 @@ def test_clips_larger_than_one_image_are_drawn_in_parts(scenes, embree, context,
 
 
 def test_a_released_room_draws_no_more(scenes, embree, context):
-    renderer = OpenGLRenderer.of_scene(scenes[0], embree[0].light, context)
-    walk = sample_walks(scenes[0], 1, 1)[0]
-    renderer.render(walk, 32, 32)
+    renderer = OpenGLRenderer.from_scene(scenes[0], embree[0].light, context)
+    trajectory = sample_trajectories(scenes[0], 1, 1)[0]
+    renderer.render(trajectory, 32, 32)
     renderer.release()
 
     with pytest.raises(AttributeError, match="InvalidObject"):
-        renderer.render(walk, 32, 32)
+        renderer.render(trajectory, 32, 32)
 
 
 def test_light_of_another_room_is_refused(scenes, embree):
@@ -132,16 +134,16 @@ def test_light_of_another_room_is_refused(scenes, embree):
 
 def test_sizes_are_checked(scenes, embree, context):
     with (
-        OpenGLRenderer.of_scene(scenes[0], embree[0].light, context) as renderer,
+        OpenGLRenderer.from_scene(scenes[0], embree[0].light, context) as renderer,
         pytest.raises(ValueError, match="8 x 64"),
     ):
-        renderer.render(sample_walks(scenes[0], 1, 1)[0], 8, 64)
+        renderer.render(sample_trajectories(scenes[0], 1, 1)[0], 8, 64)
 
 
 def test_missing_moderngl_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "moderngl", None)
 
-    with pytest.raises(ValueError, match=r'pip install "\.\[render\]"'):
+    with pytest.raises(MissingExtraError, match=r"pip install 'vega3d\[render\]'"):
         OpenGLContext()
 
 

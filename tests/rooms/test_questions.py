@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 from vega3d.geometry import Box, box_corners
-from vega3d.rooms.questions.directions import DIRECTION_MARGIN, bearing, directions, sector, turn
 from vega3d.rooms.questions.observation import Observation, ObservedObject, surface_distance
-from vega3d.rooms.questions.questions import QUESTION_MAKERS, make_questions, spread_answers
+from vega3d.rooms.questions.questions import (
+    DIRECTION_MARGIN,
+    QUESTION_MAKERS,
+    bearing,
+    directions,
+    make_questions,
+    sector,
+    spread_answers,
+    turn,
+)
 
 SIDE = 128
 # Corners 0 to 3 lie below corners 4 to 7, each four in turn.
@@ -38,7 +46,7 @@ ROOM = (
 
 
 def observe(objects=ROOM, hidden: tuple[int, ...] = ()) -> Observation:
-    """A walk on which object k is first seen in frame k, as a square of 20 x 20 px, and stays in view."""
+    """A trajectory on which object k is first seen in frame k, as a square of 20 x 20 px, and stays in view."""
     ids = np.zeros((9, SIDE, SIDE), np.uint16)
     for item in objects:
         row, column = divmod(item.id - 1, 4)
@@ -48,7 +56,7 @@ def observe(objects=ROOM, hidden: tuple[int, ...] = ()) -> Observation:
 
 
 def observe_all(objects) -> Observation:
-    """A walk on which each object fills a row of 12 px in each frame."""
+    """A trajectory on which each object fills a row of 12 px in each frame."""
     ids = np.zeros((3, SIDE, SIDE), np.uint16)
     for item in objects:
         ids[:, 12 * (item.id - 1) : 12 * item.id] = item.id

@@ -11,7 +11,7 @@ import os
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
-from vega3d.rooms.render.raycast import use_one_thread
+from vega3d.rooms.render.light import use_one_thread
 if {calm}:
     use_one_thread()
 scene = EmbreeScene()

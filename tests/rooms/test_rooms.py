@@ -1,7 +1,9 @@
-"""Rooms, walks and frames: exact geometry, nothing interpenetrates, everything follows from the seed."""
+"""Rooms, trajectories and frames: exact geometry, nothing interpenetrates, everything follows from the seed."""
 
 import itertools
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,12 +11,20 @@ import pytest
 pytest.importorskip("embreex")
 
 from vega3d.geometry import box_contains, penetration, project, rotation_about_z, unproject
-from vega3d.rooms import CLASSES, KINDS, SPLITS, WALKS, load_furniture, sample_scene, sample_walk, scene_seed
+from vega3d.rooms import (
+    CLASSES,
+    KINDS,
+    SPLITS,
+    TRAJECTORY_KINDS,
+    load_furniture,
+    sample_scene,
+    sample_trajectory,
+    scene_seed,
+)
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.scene.furniture import PACK
-from vega3d.rooms.scene.placing import largest_region, standing_room
-from vega3d.rooms.scene.room import sample_room, shell
-from vega3d.rooms.scene.scene import split_of_seed
+from vega3d.rooms.scene.room import largest_region, sample_room, shell, standing_room
+from vega3d.rooms.scene.splits import split_of_seed
 from vega3d.rooms.scene.trajectory import BODY, LENGTHS
 
 SEEDS = range(9)
@@ -37,7 +47,7 @@ def renderer(scenes):
 
 @pytest.fixture(scope="module")
 def clip(renderer, scenes):
-    return renderer.render(sample_walk(scenes[0], 0, 4), 96, 64)
+    return renderer.render(sample_trajectory(scenes[0], 0, 4), 96, 64)
 
 
 def vertices_of(scene, number):
@@ -60,7 +70,7 @@ def test_the_pack_is_vetted(furniture):
 
 def test_one_seed_gives_one_scene_and_one_clip(furniture, scenes, clip):
     again = sample_scene(0, load_furniture(), next(iter(KINDS)))
-    walk = sample_walk(again, 0, 4)
+    trajectory = sample_trajectory(again, 0, 4)
 
     for first, second in zip(
         [*scenes[0].mesh, scenes[0].instance, *scenes[0].textures],
@@ -68,7 +78,7 @@ def test_one_seed_gives_one_scene_and_one_clip(furniture, scenes, clip):
         strict=True,
     ):
         np.testing.assert_array_equal(first, second)
-    for first, second in zip(clip, EmbreeRenderer(again).render(walk, 96, 64), strict=True):
+    for first, second in zip(clip, EmbreeRenderer(again).render(trajectory, 96, 64), strict=True):
         np.testing.assert_array_equal(first, second)
     assert len(sample_scene(1, furniture).mesh.vertices) != len(again.mesh.vertices)
 
@@ -131,15 +141,15 @@ def test_shells_close():
             assert room.contains(wall.at(wall.length / 2, 0.05))
 
 
-@pytest.mark.parametrize("kind", list(WALKS))
+@pytest.mark.parametrize("kind", list(TRAJECTORY_KINDS))
 def test_cameras_stay_in_free_space(scenes, kind):
     for scene, number in itertools.product(scenes, range(2)):
-        walk = sample_walk(scene, number, 9, kind)
-        places = walk.world_from_camera[:, :3, 3]
+        trajectory = sample_trajectory(scene, number, 9, kind)
+        places = trajectory.world_from_camera[:, :3, 3]
 
         assert standing_room(scene.room, [item.box for item in scene.objects], places[:, :2], BODY - 0.03).all()
         assert (places[:, 2] > 1.1).all() and (places[:, 2] < 1.8).all()
-        assert 50 <= walk.field_of_view <= 90
+        assert 50 <= trajectory.field_of_view <= 90
         length = np.linalg.norm(np.diff(places[:, :2], axis=0), axis=1).sum()
         assert length < 1e-9 or LENGTHS[0] * 0.85 <= length <= LENGTHS[1] + 0.5
 
@@ -161,7 +171,7 @@ def test_depth_is_where_embree_says_the_surface_is(scenes, clip):
 
 def test_depth_of_known_points(renderer, scenes):
     """Points of the floor, away from walls and things, have the depth that `project` gives."""
-    scene, clip = scenes[0], renderer.render(sample_walk(scenes[0], 1, 5), 512, 512, antialias=False)
+    scene, clip = scenes[0], renderer.render(sample_trajectory(scenes[0], 1, 5), 512, 512, antialias=False)
     points = np.random.default_rng(0).uniform(0, scene.room.size[:2], (4000, 2))
     points = points[standing_room(scene.room, [item.box for item in scene.objects], points, 0.1)]
     checked = 0
@@ -183,7 +193,7 @@ def test_the_room_closes_around_the_camera(clip):
 
 
 def test_antialiasing_changes_colours_only(renderer, scenes, clip):
-    plain = renderer.render(sample_walk(scenes[0], 0, 4), 96, 64, antialias=False)
+    plain = renderer.render(sample_trajectory(scenes[0], 0, 4), 96, 64, antialias=False)
 
     np.testing.assert_array_equal(plain.depth, clip.depth)
     np.testing.assert_array_equal(plain.instance, clip.instance)
@@ -226,11 +236,35 @@ def test_a_damaged_pack_is_refused(tmp_path, damage):
         (lambda scene, renderer: split_of_seed(2**40), str(2**40)),
         (lambda scene, renderer: sample_scene(0, [], "garage"), "'garage'"),
         (lambda scene, renderer: sample_scene(0, [], "bedroom"), "has no"),
-        (lambda scene, renderer: sample_walk(scene, 0, 0), "got 0"),
-        (lambda scene, renderer: sample_walk(scene, 0, 4, "fly"), "'fly'"),
-        (lambda scene, renderer: renderer.render(sample_walk(scene, 0, 1), 8, 64), "8 x 64"),
+        (lambda scene, renderer: sample_trajectory(scene, 0, 0), "got 0"),
+        (lambda scene, renderer: sample_trajectory(scene, 0, 4, "fly"), "'fly'"),
+        (lambda scene, renderer: renderer.render(sample_trajectory(scene, 0, 1), 8, 64), "8 x 64"),
     ],
 )
 def test_bad_input_is_refused(scenes, renderer, call, message):
     with pytest.raises(ValueError, match=message):
         call(scenes[0], renderer)
+
+
+WITHOUT_EXTRAS = """
+import sys
+import vega3d.rooms.dataset.settings
+assert "vega3d.rooms.scene.scene" not in sys.modules, "settings are light"
+for name in ("embreex", "matplotlib", "moderngl", "pyarrow", "scipy"):
+    sys.modules[name] = None
+from vega3d.rooms import *
+import vega3d.rooms.dataset.dataset, vega3d.rooms.dataset.store, vega3d.rooms.dataset.stream
+from vega3d.rooms.render.light import Caster
+from vega3d.rooms.scene.builders import block
+try:
+    Caster(block([0, 0, 0], [1, 1, 1], 0))
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_packages_of_extras_are_needed_at_use_alone():
+    run = subprocess.run([sys.executable, "-c", WITHOUT_EXTRAS], capture_output=True, text=True)
+
+    assert run.returncode == 0, run.stderr
+    assert "pip install 'vega3d[rooms]'" in run.stdout

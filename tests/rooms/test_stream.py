@@ -14,9 +14,9 @@ from vega3d.rooms import load_furniture, sample_scene, scene_seed
 from vega3d.rooms.dataset.stream import stream_clips
 from vega3d.rooms.dataset.workers import run_in_order
 from vega3d.rooms.render.embree import EmbreeRenderer
-from vega3d.rooms.scene.trajectory import sample_walks
+from vega3d.rooms.scene.trajectory import sample_trajectories
 
-SMALL = {"walks": 2, "num_frames": 2, "size": 32, "renderer": "embree", "quality": "fast"}
+SMALL = {"trajectories": 2, "num_frames": 2, "size": 32, "renderer": "embree", "quality": "fast"}
 
 
 def descriptors():
@@ -43,15 +43,15 @@ def test_clips_are_those_of_the_renderer(streamed):
     assert [one[:2] for one in streamed] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     scene = sample_scene(scene_seed("train", 1), load_furniture())
     renderer = EmbreeRenderer(scene, "fast")
-    walks = sample_walks(scene, 2, 2)
-    for one, walk in zip(streamed[2:], walks, strict=True):
-        for found, expected in zip(one.clip, renderer.render(walk, 32, 32), strict=True):
+    trajectories = sample_trajectories(scene, 2, 2)
+    for one, trajectory in zip(streamed[2:], trajectories, strict=True):
+        for found, expected in zip(one.clip, renderer.render(trajectory, 32, 32), strict=True):
             np.testing.assert_array_equal(found, expected)
 
 
 def test_opengl_draws_what_the_worker_sends(streamed):
     pytest.importorskip("moderngl", reason="rendering with OpenGL needs moderngl")
-    from vega3d.rooms.render.opengl_context import shared_context
+    from vega3d.rooms.render.opengl import shared_context
 
     try:
         shared_context()
@@ -77,8 +77,8 @@ def test_jobs_come_in_order_and_closing_early_leaves_no_process_and_no_file():
     assert set(os.listdir("/dev/shm")) <= before
     assert [result.number for result in kept] == list(range(7))
     for result in kept:
-        facts, arrays = double(result.number)
-        assert result.facts == facts
+        info, arrays = double(result.number)
+        assert result.info == info
         for found, expected in zip(result.arrays, arrays, strict=True):
             np.testing.assert_array_equal(found, expected)
             assert found.dtype == expected.dtype
@@ -105,7 +105,7 @@ def test_a_killed_worker_is_noticed():
     ("settings", "message"),
     [
         ({"workers": 0}, "workers is 0"),
-        ({"walks": 0}, "walks is 0"),
+        ({"trajectories": 0}, "trajectories is 0"),
         ({"num_frames": 0}, "num_frames is 0"),
         ({"rooms": 0}, "rooms is 0"),
         ({"prefetch": -1}, "prefetch is -1"),

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vega3d.rooms.questions.geometric_question import choice
+from vega3d.rooms.questions.questions import choice
 from vega3d.rooms.questions.text_prior import CLUES, WEIGHTS, load_weights, option_probabilities, unrevealing
 
 NAMES = ("door", "table", "lamp")

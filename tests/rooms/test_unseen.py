@@ -18,8 +18,7 @@ import test_rooms
 from vega3d.rooms import CLASSES, KINDS, SPLITS, furniture_for, load_furniture, sample_scene, scene_seed
 from vega3d.rooms.scene.classes import VETTED, VETTED_UNSEEN
 from vega3d.rooms.scene.furniture import PACK
-from vega3d.rooms.scene.layout import kinds_for
-from vega3d.rooms.scene.placing import Layout
+from vega3d.rooms.scene.layout import Layout, kinds_for
 from vega3d.rooms.scene.room import sample_room
 from vega3d.rooms.scene.styles import FAMILIAR, STYLES, UNSEEN
 

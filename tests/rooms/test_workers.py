@@ -19,7 +19,7 @@ GONE = 5.0  # [s]
 SYNTHESIZE = ["-m", "vega3d_cli", "synthesize", "OUT", "--scenes", "400", "--workers", "2", "--size", "128"]
 STREAM = """
 from vega3d.rooms.dataset.stream import stream_clips
-for clip in stream_clips("train", workers=2, renderer="embree", quality="fast", walks=2, num_frames=4, size=64):
+for clip in stream_clips("train", workers=2, renderer="embree", quality="fast", trajectories=2, num_frames=4, size=64):
     print(clip.seed, flush=True)
 """
 

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from tiny_checkpoints import EMBEDDED
 from vega3d.hub.load import load_vega
-from vega3d.rooms.dataset.dataset_files import write_video
+from vega3d.rooms.dataset.files import write_video
 from vega3d.training import DataSource, VegaCollator, VegaTrainer, choose_parts, load_examples, make_config, train
 from vega3d.training.config import TrainingConfig
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from research.tiny.simulator.config import RoomOptions, StageOptions
-from vega3d.rooms.dataset.stream import FramesTask, RoomJob, StreamedClip, stream_clips
-from vega3d.rooms.dataset.whole import is_whole_array
+from research.tiny.simulator.frames import FramesTask, is_whole_array
+from vega3d.rooms.dataset.stream import RoomJob, StreamedClip, stream_clips
 
 SHAPING = ("size", "num_frames", "renderer", "quality")  # options that frames depend on
 RANK_STRIDE = 1 << 20  # rooms of one process, so that several processes see other rooms
@@ -56,7 +56,7 @@ class RoomStream:
                 self.split,
                 number,
                 None if self.end is None else self.end - number,
-                walks=self.walks,
+                trajectories=self.walks,
                 num_frames=options.num_frames,
                 size=options.size,
                 workers=options.workers,

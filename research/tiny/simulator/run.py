@@ -14,6 +14,7 @@ from diffusers import AutoencoderKLWan
 from research.tiny.simulator.config import GeneratorConfig, StageOptions
 from research.tiny.simulator.dit import DiTTrainer, build_dit, empty_prompt
 from research.tiny.simulator.export import export_generator, export_part
+from research.tiny.simulator.frames import write_frames
 from research.tiny.simulator.latents import LatentEncoder, LatentStore
 from research.tiny.simulator.loop import Loop, Stage
 from research.tiny.simulator.pictures import save_curves
@@ -21,7 +22,6 @@ from research.tiny.simulator.rooms import FrameFiles, RoomStream, WalkWindow, pi
 from research.tiny.simulator.stages import DiTStage, VAEStage
 from research.tiny.simulator.vae import VAETrainer, build_vae, gate, latent_statistics, reconstruction
 from vega3d.files import only_run, write_json
-from vega3d.rooms.dataset.stream import write_frames
 from vega3d.runs import check_same_settings, hash_folder, versions
 from vega3d.training.checkpoints import last_whole_checkpoint
 
@@ -148,7 +148,7 @@ def make_rooms(config: GeneratorConfig, watch: Watch | None = None) -> dict[str,
             made += 1
             if watch.on_step:
                 watch.on_step(1, total)
-    rate = sum(task.job.walks for task in tasks[:made]) * config.rooms.num_clips / (time.monotonic() - began)
+    rate = sum(task.job.trajectories for task in tasks[:made]) * config.rooms.num_clips / (time.monotonic() - began)
     there = total - sum(len(files.missing(count)) for files, count in jobs)
     return {"finished": there == total, "rooms": there, "rooms_wanted": total, "clips_per_second": rate}
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from research.tiny.simulator.commands import app
-from vega3d_cli.common import COUNT, SEED, one_line_errors, progress, quieten
+from vega3d_cli.common import COUNT, SEED, load_generator, one_line_errors, progress, quieten
 
 
 class SolverName(str, Enum):
@@ -51,8 +51,6 @@ def sample(
         edge = 192 if size is None else size
         check_sampling(count, 17 if num_frames is None else num_frames, edge, edge, steps, shift)
         check_samples(output, seeds)
-        from vega3d_cli.generators import load_generator, trained_clips
-
         generator = load_generator(model, device).generator
         trained = trained_clips(generator)
         from research.tiny.simulator.samples import SampleRequest, make_samples
@@ -72,3 +70,13 @@ def sample(
         return
     for file in facts["files"]:
         typer.echo(f"{output / file}")
+
+
+def trained_clips(generator) -> dict[str, int]:
+    """Frames and their size [px] that a generator was trained on, where its folder says so."""
+    from vega3d.hub.generators import is_generator, read_facts
+
+    if is_generator(generator.files):
+        info = read_facts(generator.files)
+        return {"num_frames": info["num_frames"], "size": info["size"]}
+    return {"num_frames": 17, "size": 192}

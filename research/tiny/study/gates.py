@@ -9,7 +9,7 @@ from research.tiny.study.data import SplitData
 from research.tiny.study.stages import Streams, Tools, fused_rows
 from vega3d.inference.gate_figure import save_gate_figure
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.rooms.dataset.dataset_files import FPS
+from vega3d.rooms.dataset.files import FPS
 
 
 @torch.no_grad()

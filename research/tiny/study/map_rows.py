@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.rooms.questions.observation import VISIBLE_FRACTION, Observation, ObservedObject
-from vega3d.rooms.scene.trajectory import Walk
+from vega3d.rooms.scene.trajectory import Trajectory
 
 PLACE, FIRST_FRAME = "place", "first_frame"
 MAP_KINDS = (PLACE, FIRST_FRAME)
@@ -30,7 +30,7 @@ class OnMap(NamedTuple):
     frame: int
 
 
-def room_map(observation: Observation, walk: Walk) -> dict[str, OnMap]:
+def room_map(observation: Observation, walk: Trajectory) -> dict[str, OnMap]:
     """Of each visible object that its name tells apart."""
     places = {}
     for item in observation.unique:
@@ -39,7 +39,7 @@ def room_map(observation: Observation, walk: Walk) -> dict[str, OnMap]:
     return places
 
 
-def place_of(item: ObservedObject, walk: Walk) -> tuple[int, int]:
+def place_of(item: ObservedObject, walk: Trajectory) -> tuple[int, int]:
     """Steps ahead and to the right of the first camera."""
     pose = walk.world_from_camera[0]
     ahead, right = (item.place - pose[:2, 3]) @ floor_axes(pose) / STEP

@@ -11,7 +11,7 @@ A shard is a few rooms. Its JSON is written last, so a shard is there whole or i
 import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,16 +22,17 @@ from research.tiny.study.map_rows import map_rows, room_map
 from research.tiny.study.point_map import cell_points
 from research.tiny.study.stage0_rows import stage0_rows
 from vega3d.files import read_json, write_array, write_whole
-from vega3d.rooms.dataset.resumable import run_all
+from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import Observation, observe
 from vega3d.rooms.questions.questions import make_questions
-from vega3d.rooms.render.draw_arrays import draw_arrays
-from vega3d.rooms.render.embree import Clip, EmbreeRenderer
-from vega3d.rooms.render.light import Quality, bake_light
-from vega3d.rooms.render.raycast import Caster, use_one_thread
-from vega3d.rooms.scene.furniture import PACK, Furniture, load_furniture, suited
-from vega3d.rooms.scene.scene import Scene, sample_scene, scene_seed
-from vega3d.rooms.scene.trajectory import Walk, sample_walks
+from vega3d.rooms.render.clip import Clip
+from vega3d.rooms.render.embree import EmbreeRenderer
+from vega3d.rooms.render.light import Caster, Quality, bake_light, use_one_thread
+from vega3d.rooms.render.opengl import draw_arrays
+from vega3d.rooms.scene.furniture import furniture_for
+from vega3d.rooms.scene.scene import Scene, sample_scene
+from vega3d.rooms.scene.splits import scene_seed
+from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories
 from vega3d.runs import check_same_run
 
 
@@ -117,7 +118,7 @@ def make_rooms(splits: Sequence[RoomShards], workers: int = 1) -> Generator[Made
     if workers < 1:
         raise ValueError(f"Got {workers} workers, but there must be at least 1.")
     for shards in splits:
-        furniture_of(shards.split, shards.furniture)
+        furniture_for(shards.split, shards.furniture)
     jobs = [(shards, number) for shards in splits for number in range(len(shards))]
     yield from run_all(partial(_make_job, jobs=jobs), len(jobs), workers, use_one_thread)
 
@@ -125,23 +126,6 @@ def make_rooms(splits: Sequence[RoomShards], workers: int = 1) -> Generator[Made
 def _make_job(job: int, jobs: list[tuple[RoomShards, int]]) -> MadeShard:
     shards, number = jobs[job]
     return MadeShard(shards, number, make_shard(number, shards))
-
-
-@cache
-def _loaded(pack: Path) -> list[Furniture]:
-    """Of a pack, whose objects are decoded once a process, however many splits they furnish."""
-    return load_furniture(pack)
-
-
-@cache
-def furniture_of(split: str, pack: Path | None) -> list[Furniture]:
-    """Of the rooms of a split; the splits of a pack share its objects.
-
-    Raises:
-        ValueError: as `furniture_for` does.
-    """
-    pack = PACK if pack is None else pack
-    return suited(_loaded(pack), split, pack)
 
 
 def make_shard(number: int, shards: RoomShards) -> int:
@@ -177,8 +161,8 @@ def read_shard(path: Path, shards: RoomShards) -> dict:
 
 def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict]]:
     """uint8[T, H, W, 3], `cell_classes`, `cell_points` and the record of each walk through a room."""
-    scene = sample_scene(scene_seed(shards.split, room), furniture_of(shards.split, shards.furniture))
-    walks = sample_walks(scene, shards.walks, shards.num_frames)
+    scene = sample_scene(scene_seed(shards.split, room), furniture_for(shards.split, shards.furniture))
+    walks = sample_trajectories(scene, shards.walks, shards.num_frames)
     observation = None
     for walk, clip in enumerate(rendered(scene, walks, shards)):
         observation = observe(scene, clip.instance, observation)
@@ -187,7 +171,7 @@ def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.n
         yield np.array(clip.rgb), cell_classes(observation), cell_points(clip), {"scene": name, **record}
 
 
-def rendered(scene: Scene, walks: list[Walk], shards: RoomShards) -> Iterator[Clip]:
+def rendered(scene: Scene, walks: list[Trajectory], shards: RoomShards) -> Iterator[Clip]:
     if shards.renderer == "embree":
         renderer = EmbreeRenderer(scene, shards.quality)
         yield from (renderer.render(walk, shards.size, shards.size) for walk in walks)
@@ -199,7 +183,7 @@ def rendered(scene: Scene, walks: list[Walk], shards: RoomShards) -> Iterator[Cl
         yield from opengl.render_all(walks, shards.size, shards.size)
 
 
-def clip_record(observation: Observation, scene: Scene, number: int, walk: Walk, per_type: int) -> dict:
+def clip_record(observation: Observation, scene: Scene, number: int, walk: Trajectory, per_type: int) -> dict:
     """`visuals`: what is marked in which frame, at first nothing; `rows`, each with its visual; and the `map`."""
     places = room_map(observation, walk)
     visuals: list[dict] = [{"frame": None, "marks": []}]

@@ -19,7 +19,7 @@ from vega3d.modeling.noise_vega3d import add_noise
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.questions import SpatialQuestion
-from vega3d.rooms.dataset.dataset_files import FPS
+from vega3d.rooms.dataset.files import FPS
 
 BATCHED = ("wan", "random")  # families whose clips are computed together
 

@@ -6,8 +6,8 @@ from types import ModuleType
 
 from vega3d.analysis import layout_rooms, layout_scannet, layout_seven_scenes, layout_tum
 from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions, evenly
-from vega3d.rooms.dataset.dataset import DatasetSettings
-from vega3d.rooms.dataset.store import kept_rooms
+from vega3d.rooms.dataset.settings import DatasetSettings
+from vega3d.rooms.dataset.store import stored_rooms
 
 LAYOUTS: dict[str, ModuleType] = {
     "rooms": layout_rooms,
@@ -90,7 +90,7 @@ def make_rooms(
     """
     settings = DatasetSettings(split=split)
     advance = None if on_room is None else lambda _: on_room(1)
-    with kept_rooms(settings, count, workers, cache, advance) as table:
+    with stored_rooms(settings, count, workers, cache, advance) as table:
         folder = table.parent
-    names = [name for room in range(count) for name in settings.names_of(room)]
+    names = [name for room in range(count) for name in settings.walkthrough_names(room)]
     return [layout_rooms.source(folder, name) for name in names]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.vsibench import QuestionRecord, load_vsibench
-from vega3d.rooms.dataset.dataset import DatasetSettings
-from vega3d.rooms.dataset.store import default_cache, folder_name, kept_rooms
+from vega3d.rooms.dataset.settings import DatasetSettings
+from vega3d.rooms.dataset.store import default_cache, folder_name, stored_rooms
 
 FIRST_ROOMS = 2
 
@@ -80,7 +80,7 @@ def make_rooms(
 ) -> list[QuestionRecord]:
     """Questions of the first `count` rooms, of which those that are not in the cache are made."""
     # The table is written anew for each number of rooms, so it is read before another process may change it.
-    with kept_rooms(benchmark.settings, count, workers, cache, on_scene) as table:
+    with stored_rooms(benchmark.settings, count, workers, cache, on_scene) as table:
         return load_vsibench(table)[0]
 
 

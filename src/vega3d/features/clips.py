@@ -97,7 +97,7 @@ def corpus_clips(data: str | Path, split: str | None = None) -> list[CorpusClip]
 def question_clips(folder: Path, split: str | None) -> Iterator[CorpusClip]:
     """The clips that the questions of a data set of rooms ask about, in all of its tables or in one (`split`)."""
     # Here, because it needs pyarrow, which is not installed where no data set of rooms is read.
-    from vega3d.rooms.dataset.dataset_questions import load_spatial_questions
+    from vega3d.rooms.dataset.files import load_spatial_questions
 
     for name in [split] if split else sorted(table.stem for table in folder.glob("*.parquet")):
         for question in load_spatial_questions(folder, name):

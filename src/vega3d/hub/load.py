@@ -3,48 +3,16 @@
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import BitsAndBytesConfig
 
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaProcessor
+from vega3d.extras import optional_module
 from vega3d.features.cache import FeatureCache
 from vega3d.inference.session import Session
 from vega3d.inference.vision_attention import pack_vision_attention
-from vega3d.shipped import ASSETS, EMBEDDED
+from vega3d.shipped import EMBEDDED, model_folder
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-
-def model_folder(name_or_path: str | Path) -> Path:
-    """Local folder of a checkpoint; one on the Hub is downloaded first.
-
-    Raises:
-        ValueError: if there is none of this name.
-    """
-    name = str(name_or_path)
-    if name in EMBEDDED:
-        return ASSETS / name
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise ValueError(f"{name} is no checkpoint: it has no config.json. Give the folder that was saved.")
-        check_regular(Path(name))
-        return Path(name)
-    remedy = f"Give {EMBEDDED[0]!r}, a folder, or the id of a repository such as 'org/vega3d'."
-    if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/")):
-        raise ValueError(f"There is no model {name!r}. {remedy}")
-    try:
-        return Path(snapshot_download(name))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ValueError(f"The model {name!r} cannot be downloaded: {first_line} {remedy}") from error
-
-
-def check_regular(folder: Path) -> None:
-    """Raises ValueError for a folder or a pipe in the place of a file: loaders take it for one that is not there."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".jinja", ".safetensors") and not path.is_file():
-            raise ValueError(f"{path} is no regular file. Copy the checkpoint again.")
 
 
 def load(
@@ -102,6 +70,7 @@ def load_vega(
     processor = load_processor(folder)
     options: dict = {"dtype": dtype, "device_map": {"": device}}
     if four_bit:
+        optional_module("bitsandbytes")
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",

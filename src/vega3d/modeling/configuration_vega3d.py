@@ -270,6 +270,7 @@ class VegaConfig(PreTrainedConfig):
     """
 
     model_type = "vega3d"
+    _auto_class = "AutoConfig"  # a saved config names its code
     sub_configs_defaults = {  # noqa: RUF012 (the contract of PreTrainedConfig)
         "vlm_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2_5_vl"),
         "generator_config": SubConfigSpec(config_class=VegaGeneratorConfig),

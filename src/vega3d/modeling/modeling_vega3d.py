@@ -296,6 +296,8 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
     ```
     """
 
+    _auto_class = "AutoModelForImageTextToText"  # a saved model names its code
+
     weights_prefix = "model."
     accepts_loss_kwargs = False  # the loss is a mean over the answer tokens of each batch, as in the VLM
 

@@ -50,6 +50,8 @@ class VegaProcessor(ProcessorMixin):
         generator_frame_size: [height, width] of the centre crop [px].
     """
 
+    _auto_class = "AutoProcessor"  # a saved processor names its code
+
     def __init__(
         self,
         image_processor=None,

@@ -5,7 +5,6 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-import torch
 
 # Times are compared in nanoseconds, so a rate above this asks for every frame.
 MOST_FPS = 1e9
@@ -52,8 +51,8 @@ def check_sampling(num_frames: int | None, fps: float | None) -> None:
 
 
 def check_times(name: str, seconds: Any) -> np.ndarray:
-    """Times that a caller gives, as float64[T]; raises a ValueError if they are not a list of numbers."""
-    times = seconds.tolist() if isinstance(seconds, (np.ndarray, torch.Tensor)) else seconds
+    """Returns float64[T] of times that a caller gives; raises a ValueError if they are not a list of numbers."""
+    times = seconds.tolist() if hasattr(seconds, "tolist") else seconds  # an array or a tensor
     if not isinstance(times, Sequence) or isinstance(times, (str, bytes)):
         raise ValueError(f"`{name}` must hold one time in seconds for each frame, but got {seconds!r}.")
     for second in times:

@@ -1,24 +1,40 @@
-"""Procedural furnished rooms with exact geometry. Only the renderer needs `embreex`."""
+"""Procedural furnished rooms with exact geometry.
 
-from vega3d.rooms.scene.classes import CLASSES
-from vega3d.rooms.scene.furniture import Furniture, furniture_for, load_furniture
-from vega3d.rooms.scene.layout import KINDS
-from vega3d.rooms.scene.scene import SPLITS, Scene, SceneObject, sample_scene, scene_seed, split_of_seed
-from vega3d.rooms.scene.trajectory import WALKS, Walk, sample_walk
+    scene        a furnished room from a seed, and a camera's trajectory through it
+    render       its frames, depth and instances, by rays on the CPU or by OpenGL on a graphics card
+    questions    what can be asked about a walkthrough, and the answers
+    dataset      walkthroughs of many rooms with their questions: files, a store, or a stream
 
-__all__ = [
-    "CLASSES",
-    "KINDS",
-    "SPLITS",
-    "WALKS",
-    "Furniture",
-    "Scene",
-    "SceneObject",
-    "Walk",
-    "furniture_for",
-    "load_furniture",
-    "sample_scene",
-    "sample_walk",
-    "scene_seed",
-    "split_of_seed",
-]
+The names here are loaded when they are first used, so that what needs few of them starts quickly.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "CLASSES": "classes",
+    "KINDS": "layout",
+    "SPLITS": "splits",
+    "TRAJECTORY_KINDS": "trajectory",
+    "Furniture": "furniture",
+    "Scene": "scene",
+    "SceneObject": "scene",
+    "Trajectory": "trajectory",
+    "furniture_for": "furniture",
+    "load_furniture": "furniture",
+    "sample_scene": "scene",
+    "sample_trajectory": "trajectory",
+    "scene_seed": "splits",
+    "split_of_seed": "splits",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"vega3d.rooms.scene.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -37,12 +37,13 @@ def read_archive(
     largest: int,
     remedy: str,
 ) -> dict[str, np.ndarray]:
-    """
+    """The arrays of a .npz, by their names.
+
     Args:
-        path: of a .npz.
-        names: of the arrays that are read; all if None.
-        shapes: that arrays must have, before anything of them is read.
-        largest: that all arrays together may be [bytes].
+        path: the file, which need not be trusted.
+        names: arrays that are read and must be there; all that it has if None.
+        shapes: shapes that arrays must have; looked at before anything of the array is read.
+        largest: bytes that all arrays together may have.
         remedy: ends the error.
 
     Raises:
@@ -63,13 +64,13 @@ def read_archive(
                 for name, size in zip(wanted, sizes, strict=True)
             }
     except FAULTS as error:
-        told = str(error).removesuffix(".")
-        raise ValueError(f"{path} cannot be read: {told}. {remedy}".rstrip()) from error
+        reason = str(error).removesuffix(".")
+        raise ValueError(f"{path} cannot be read: {reason}. {remedy}".rstrip()) from error
 
 
 def read_member(archive: zipfile.ZipFile, name: str, size: int, shape: Shape | None) -> np.ndarray:
     with archive.open(f"{name}{SUFFIX}") as file:
-        found, dtype = head_of(file)
+        found, dtype = array_header(file)
         claimed = math.prod(found) * dtype.itemsize
         if claimed > size:
             raise ValueError(f"{name} claims {claimed:,} bytes, but has {size:,}")
@@ -83,7 +84,7 @@ def read_member(archive: zipfile.ZipFile, name: str, size: int, shape: Shape | N
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def head_of(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)

@@ -40,7 +40,7 @@ class DataSource:
         """Raises ValueError if there is no such data, before anything is loaded."""
         path = Path(self.path)
         if self.is_rooms:
-            from vega3d.rooms.dataset.dataset_files import table_file
+            from vega3d.rooms.dataset.files import table_file
 
             table = table_file(self.split, "questions")
             if not (path / table).is_file():

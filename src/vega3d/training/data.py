@@ -293,7 +293,7 @@ def load_examples(sources: Sequence[DataSource]) -> ExampleDataset:
 def source_examples(source: DataSource) -> list[TrainingExample]:
     name = Path(source.path).name
     if source.is_rooms:
-        from vega3d.rooms.dataset.dataset_questions import load_spatial_questions
+        from vega3d.rooms.dataset.files import load_spatial_questions
 
         questions = load_spatial_questions(source.path, source.split)
         return [training_example(question, f"{name}/{number}") for number, question in enumerate(questions)]

@@ -15,6 +15,7 @@ from toy_generators import DIT, VAE, figures_of, files_of, toy_config, train
 
 from research.tiny.simulator import Watch, generator_options, open_generator, read_prompt, sample_videos
 from research.tiny.simulator.dit import DiTTrainer, build_dit, draw_sigmas, empty_prompt
+from research.tiny.simulator.frames import is_whole_array
 from research.tiny.simulator.latents import LatentEncoder, as_batch
 from research.tiny.simulator.rooms import RoomStream, WalkWindow, pixels, validation_stream
 from research.tiny.simulator.run import make_rooms
@@ -347,3 +348,16 @@ def test_rooms_made_beforehand_change_nothing(simulator, tmp_path):
         np.save(file, 255 - np.load(file))
     train("vae", changed)
     assert files_of(changed / "generator" / "vae") != same
+
+
+def test_files_of_frames_that_were_cut_short_are_known(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros(9))
+    whole = path.read_bytes()
+
+    assert is_whole_array(path)
+    for damaged in (b"", whole[: len(whole) // 2], whole[:-1], b"cut off", bytes(len(whole))):
+        path.write_bytes(damaged)
+        assert not is_whole_array(path), len(damaged)
+    path.unlink()
+    assert not is_whole_array(path)

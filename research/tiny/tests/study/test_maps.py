@@ -15,7 +15,7 @@ from research.tiny.study.vlm import build_tokenizer
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.geometry import look_at
 from vega3d.rooms.questions.observation import Observation
-from vega3d.rooms.scene.trajectory import Walk
+from vega3d.rooms.scene.trajectory import Trajectory
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from vega3d.rooms.scene.trajectory import Walk
 )
 def test_places_are_told_from_the_first_camera(target, place, steps):
     poses = np.stack([look_at((1, 1, 1.5), target), np.eye(4)])
-    assert place_of(SimpleNamespace(place=np.array(place)), Walk("walk", poses, 60.0)) == steps
+    assert place_of(SimpleNamespace(place=np.array(place)), Trajectory("walk", poses, 60.0)) == steps
 
 
 def test_rows_of_a_map_are_words():
@@ -41,7 +41,7 @@ def test_a_map_holds_what_its_name_tells_apart_with_frames_from_the_first():
     ids[1:, :8, :8], ids[2, 20:28, 20:28], ids[0, 20:28, :8] = 1, 2, 3
     names = {1: "chair", 2: "lamp", 3: "lamp"}
     objects = tuple(SimpleNamespace(id=n, name=name, place=np.array([0.0, 4.0])) for n, name in names.items())
-    walk = Walk("pan", np.stack([look_at((0, 0, 1.5), (0, 1, 1.5))] * 3), 60.0)
+    walk = Trajectory("pan", np.stack([look_at((0, 0, 1.5), (0, 1, 1.5))] * 3), 60.0)
     assert room_map(Observation(objects, ids, 10.0), walk) == {"chair": OnMap(8, 0, 1)}
 
 

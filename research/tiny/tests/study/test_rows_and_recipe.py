@@ -10,11 +10,12 @@ import yaml
 from research.tiny.study.data import CLOSE_UP_FRAMES, Batches, SplitData, enlarged
 from research.tiny.study.loop import Deadline, OutOfTimeError
 from research.tiny.study.recipe import read_recipe
-from research.tiny.study.rooms import RoomShards, furniture_of, make_rooms
+from research.tiny.study.rooms import RoomShards, make_rooms
 from research.tiny.study.runner import Experiment
 from research.tiny.study.stage0_rows import CLOSE_UPS, KINDS
 from research.tiny.study.vlm import VLMRecipe, build_tokenizer, build_vlm
 from vega3d.evaluation.bootstrap import compare, seed_intervals
+from vega3d.rooms import furniture_for
 from vega3d.rooms.scene.classes import CLASSES
 
 SPATIAL = ("left", "right", "behind", "meters", "centimeters", "closest", "how many", "how far", "size", " m ", " cm")
@@ -233,6 +234,6 @@ def shard_files(shards):
 
 
 def test_a_pack_is_decoded_once_for_all_its_splits():
-    assert furniture_of("train", None)[0] is furniture_of("test", None)[0]
+    assert furniture_for("train", None)[0] is furniture_for("test", None)[0]
     with pytest.raises(ValueError, match="not kept for test_unseen"):
-        furniture_of("test_unseen", None)
+        furniture_for("test_unseen", None)

@@ -14,16 +14,17 @@ No times, hosts or worker counts: two runs on one machine give the same bytes.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from vega3d.configs import check_count
 from vega3d.files import check_folder, is_free, only_run, read_json, write_whole
-from vega3d.rooms.dataset.dataset_card import dataset_card
-from vega3d.rooms.dataset.dataset_files import (
+from vega3d.rooms.dataset.card import dataset_card, draw_preview
+from vega3d.rooms.dataset.files import (
     ARRAYS,
     check_record,
+    is_whole_archive,
+    is_whole_video,
     table_file,
     walkthrough_record,
     write_arrays,
@@ -31,16 +32,16 @@ from vega3d.rooms.dataset.dataset_files import (
     write_tables,
     write_video,
 )
-from vega3d.rooms.dataset.preview import draw_preview
-from vega3d.rooms.dataset.resumable import run_all
-from vega3d.rooms.dataset.whole import is_whole_archive, is_whole_video
+from vega3d.rooms.dataset.settings import ON_DISK, DatasetSettings
+from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import make_questions
 from vega3d.rooms.render.embree import EmbreeRenderer
-from vega3d.rooms.render.raycast import use_one_thread
-from vega3d.rooms.scene.furniture import PACK, UNSEEN_SPLIT, Furniture, furniture_for
-from vega3d.rooms.scene.scene import sample_scene, scene_seed
-from vega3d.rooms.scene.trajectory import sample_walk
+from vega3d.rooms.render.light import use_one_thread
+from vega3d.rooms.scene.furniture import PACK, furniture_for
+from vega3d.rooms.scene.scene import sample_scene
+from vega3d.rooms.scene.splits import UNSEEN_SPLIT, scene_seed
+from vega3d.rooms.scene.trajectory import sample_trajectory
 from vega3d.runs import check_same_run, sha256
 
 FORMAT = 2
@@ -48,69 +49,32 @@ SETTINGS = "settings.json"
 PREVIEWED = 8  # walkthroughs on the contact sheet
 
 
-@dataclass(frozen=True)
-class DatasetSettings:
-    """
-    Args:
-        split: `train`, `validation`, `test` or `test_unseen`; their seeds are disjoint.
-        size: edge of the square frames [px].
-        num_frames: of a walkthrough.
-        walks: walkthroughs of a room, which share its light.
-        questions_per_type: most questions of one type about a walkthrough.
-        videos: whether videos and arrays are written; without, only tables, in a tenth of the time.
+def make_room(number: int, output: Path, settings: DatasetSettings, pack: Path | None = None) -> None:
+    """Makes the walkthroughs of one room that are not there yet.
 
     Raises:
-        ValueError: for a value out of range.
+        ValueError: if a record that is there is damaged; else that would be found when all rooms have been made.
     """
-
-    split: str = "train"
-    size: int = 192
-    num_frames: int = 17
-    walks: int = 1
-    questions_per_type: int = 2
-    videos: bool = True
-
-    def __post_init__(self):
-        scene_seed(self.split, 0)
-        limits = {"size": (128, 640), "num_frames": (2, 512), "walks": (1, 64), "questions_per_type": (1, 100)}
-        for name, (low, high) in limits.items():
-            check_count(name, asdict(self)[name], low, high)
-        if self.size % 2:
-            raise ValueError(
-                f"size is {self.size}, but video frames have an even number of pixels. Use {self.size + 1}."
-            )
-
-    def names_of(self, room: int) -> list[str]:
-        """Of the walkthroughs of a room."""
-        return [f"{self.split}_{room:06d}_{walk:02d}" for walk in range(self.walks)]
-
-
-@cache
-def cached_furniture(split: str, pack: Path | None) -> list[Furniture]:
-    return furniture_for(split, pack)
-
-
-def make_room(number: int, output: Path, settings: DatasetSettings, pack: Path | None = None) -> int:
-    """Makes the walkthroughs of one room that are not there yet; returns how many questions they have."""
-    names = settings.names_of(number)
-    missing = [walk for walk, name in enumerate(names) if not is_made(output, name, settings)]
+    names = settings.walkthrough_names(number)
+    missing = [trajectory for trajectory, name in enumerate(names) if not is_made(output, name, settings)]
     if missing:
-        scene = sample_scene(scene_seed(settings.split, number), cached_furniture(settings.split, pack))
+        scene = sample_scene(scene_seed(settings.split, number), furniture_for(settings.split, pack))
         renderer, observation = EmbreeRenderer(scene), None
-        for walk in missing:
-            name, path = names[walk], sample_walk(scene, walk, settings.num_frames)
+        for trajectory in missing:
+            name, path = names[trajectory], sample_trajectory(scene, trajectory, settings.num_frames)
             if settings.videos:
                 clip = renderer.render(path, settings.size, settings.size)
                 instance = clip.instance
                 write_whole(output / "rooms" / f"{name}.mp4", partial(write_video, frames=clip.rgb))
-                arrays = partial(write_arrays, scene=scene, clip=clip, walk=walk)
+                arrays = partial(write_arrays, scene=scene, clip=clip, trajectory=trajectory)
                 write_whole(output / "arrays" / f"{name}.npz", arrays)
             else:
                 _, instance = renderer.geometry(path, settings.size, settings.size)
             observation = observe(scene, instance, observation)
-            questions = make_questions(observation, (scene.seed, 3, walk), settings.questions_per_type)
+            questions = make_questions(observation, (scene.seed, 3, trajectory), settings.questions_per_type)
             write_json(record_file(output, name), walkthrough_record(observation, scene, name, questions))
-    return sum(len(read_record(output, name)["questions"]) for name in names)
+    for name in names:
+        read_record(output, name)
 
 
 def is_made(output: Path, name: str, settings: DatasetSettings) -> bool:
@@ -125,7 +89,7 @@ def record_file(output: Path, name: str) -> Path:
 
 
 def read_record(output: Path, name: str) -> dict:
-    """Raises ValueError if the file is damaged."""
+    """What is said of a walkthrough; raises ValueError if its file is damaged."""
     path = record_file(output, name)
     try:
         record = read_json(path)
@@ -142,23 +106,20 @@ def synthesize(
     settings: DatasetSettings,
     num_scenes: int,
     workers: int = 1,
-    on_scene: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
     furniture: str | Path | None = None,
     preview: bool = False,
 ) -> Path:
-    """Makes a data set, or what is missing of one; the result does not depend on `workers`.
+    """Makes a data set, or what is missing of one; returns the table of all questions.
 
     Args:
         output: folder; empty, not there yet, or of an earlier run with the same settings.
-        settings: of the data set.
+        settings: what rooms are made, and what is written of them.
         num_scenes: rooms, numbered from 0 in their split.
-        workers: processes.
-        on_scene: called with the number of questions of each room that is done.
+        workers: processes; the result does not depend on their number.
+        on_progress: called with 1 for each room that is done.
         furniture: a pack (`furniture_for`); needed for `test_unseen`.
         preview: whether to draw a contact sheet.
-
-    Returns:
-        The table of all questions.
 
     Raises:
         ValueError: if the folder holds something else, another run writes it, or an argument is out of range.
@@ -170,39 +131,39 @@ def synthesize(
         raise ValueError("A preview shows frames, but videos=False makes none. Leave one of them out.")
     output, pack = Path(output), None if furniture is None else Path(furniture)
     scene_seed(settings.split, num_scenes - 1)
-    cached_furniture(settings.split, pack)
+    furniture_for(settings.split, pack)
     with claimed(output, settings, pack):
         make = partial(make_room, output=output, settings=settings, pack=pack)
-        for count in run_all(make, num_scenes, workers, use_one_thread):
-            if on_scene is not None:
-                on_scene(count)
+        for _ in run_all(make, num_scenes, workers, use_one_thread):
+            if on_progress is not None:
+                on_progress(1)
         write_whole_set(output, settings, num_scenes, preview)
     return output / table_file(settings.split, "questions")
 
 
 def write_whole_set(output: Path, settings: DatasetSettings, num_scenes: int, preview: bool) -> None:
-    """Tables, statistics, card and contact sheet of all rooms."""
-    names = [name for room in range(num_scenes) for name in settings.names_of(room)]
+    """Writes tables, statistics, card and contact sheet of all rooms."""
+    names = [name for room in range(num_scenes) for name in settings.walkthrough_names(room)]
     statistics = write_tables(output, settings.split, (read_record(output, name) for name in names))
     write_json(output / "statistics.json", statistics)
     seeds = [scene_seed(settings.split, room) for room in range(num_scenes)]
     license_name = "cc-by-3.0" if settings.split == UNSEEN_SPLIT else "apache-2.0"
-    card = dataset_card(asdict(settings), statistics, seeds, license_name)
+    card = dataset_card(settings.as_json(), statistics, seeds, license_name)
     write_whole(output / "README.md", partial(Path.write_text, data=card))
     if preview:
-        drawn = {name: read_record(output, name) for name in names[:: settings.walks][:PREVIEWED]}
+        drawn = {name: read_record(output, name) for name in names[:: settings.trajectories][:PREVIEWED]}
         write_whole(output / "preview.png", partial(draw_preview, output, drawn))
 
 
 @contextmanager
 def claimed(output: Path, settings: DatasetSettings, pack: Path | None) -> Iterator[None]:
-    """Holds the folder of a data set while it is made; it is made if it is not there.
+    """Holds the folder of a data set while it is written; makes it if it is not there.
 
     Raises:
         ValueError: if another run holds it, it is not free, or it was made with other settings or furniture.
     """
     digest = sha256(PACK if pack is None else pack)
-    wanted = {"format": FORMAT, **asdict(settings), "furniture_sha256": digest}
+    wanted = {"format": FORMAT, **settings.as_json(), "furniture_sha256": digest}
     check_free(output, wanted)
     output.mkdir(parents=True, exist_ok=True)
     with only_run(output):
@@ -217,6 +178,8 @@ def check_free(output: Path, wanted: dict) -> None:
     file = output / SETTINGS
     if file.exists():
         found = read_json(file, f"Choose another folder than {output}.")
+        names = {on_disk: name for name, on_disk in ON_DISK.items()}
+        found, wanted = ({names.get(name, name): values[name] for name in values} for values in (found, wanted))
         check_same_run(found, wanted, f"{output} was made with other settings", "Choose another folder.")
         return
     if not is_free(output):

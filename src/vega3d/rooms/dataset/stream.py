@@ -1,45 +1,42 @@
-"""Clips handed over in memory, to train a generator on: as many as are wanted, without a data set on disk.
+"""Clips in memory to train a generator on: as many as are wanted, without a data set on disk.
 
-    for seed, walk, clip in stream_clips("train", workers=15):
+    for seed, trajectory, clip in stream_clips("train", workers=15):
         ...
 
-Worker processes sample rooms, bake their light and sample walks. With OpenGL the graphics card of this process renders
-them; with embree the workers do. A script has to guard its start with `if __name__ == "__main__"`, because the workers
-are spawned.
+Worker processes sample rooms, bake their light and sample trajectories. With OpenGL the graphics card of this process
+renders them; with embree the workers do. A script has to guard its start with `if __name__ == "__main__"`, because the
+workers are spawned.
 """
 
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from vega3d.files import write_array
-from vega3d.rooms.dataset.resumable import run_all
 from vega3d.rooms.dataset.workers import Result, run_in_order
 from vega3d.rooms.render.clip import Clip, camera
-from vega3d.rooms.render.draw_arrays import DrawArrays, draw_arrays
 from vega3d.rooms.render.embree import EmbreeRenderer
-from vega3d.rooms.render.light import Quality, bake_light, check_quality
-from vega3d.rooms.render.raycast import Caster, use_one_thread
-from vega3d.rooms.scene.furniture import Furniture, load_furniture
-from vega3d.rooms.scene.scene import SEEDS_PER_SPLIT, sample_scene, scene_seed
-from vega3d.rooms.scene.trajectory import Walk, sample_walks
+from vega3d.rooms.render.light import Caster, Quality, bake_light, check_quality
+from vega3d.rooms.render.opengl import DrawArrays, draw_arrays
+from vega3d.rooms.scene.furniture import load_furniture
+from vega3d.rooms.scene.scene import sample_scene
+from vega3d.rooms.scene.splits import SEEDS_PER_SPLIT, scene_seed
+from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories
 
 
 class StreamedClip(NamedTuple):
-    """
-    Args:
-        seed: of the room (`scene_seed`).
-        walk: its number in the room.
+    """A clip, and which one of which room it is.
+
+    Attributes:
+        seed: the seed of the room (`scene_seed`).
+        trajectory: number of the camera's trajectory in the room.
         clip: what the camera sees. Its images are views of larger blocks of memory: copy what is kept alone.
     """
 
     seed: int
-    walk: int
+    trajectory: int
     clip: Clip
 
 
@@ -48,57 +45,28 @@ class RoomJob:
     """What a worker makes of a room's number; the arguments are those of `stream_clips`."""
 
     split: str
-    walks: int
+    trajectories: int
     num_frames: int
     size: int
     renderer: str
     quality: Quality
 
     def __call__(self, number: int) -> tuple[object, list[np.ndarray]]:
-        scene = sample_scene(scene_seed(self.split, number), _furniture())
-        walks = sample_walks(scene, self.walks, self.num_frames)
-        facts = [(walk.kind, walk.field_of_view) for walk in walks]
-        poses = np.stack([walk.world_from_camera for walk in walks])
+        scene = sample_scene(scene_seed(self.split, number), load_furniture())
+        trajectories = sample_trajectories(scene, self.trajectories, self.num_frames)
+        info = [(trajectory.kind, trajectory.field_of_view) for trajectory in trajectories]
+        poses = np.stack([trajectory.world_from_camera for trajectory in trajectories])
         if self.renderer == "opengl":
             light = bake_light(scene, Caster(scene.mesh), self.quality)
-            return facts, [poses, *draw_arrays(scene, light)]
+            return info, [poses, *draw_arrays(scene, light)]
         renderer = EmbreeRenderer(scene, self.quality)
-        clips = [renderer.render(walk, self.size, self.size) for walk in walks]
-        return facts, [poses, *(np.stack(images) for images in list(zip(*clips, strict=True))[:3])]
+        clips = [renderer.render(trajectory, self.size, self.size) for trajectory in trajectories]
+        return info, [poses, *(np.stack(images) for images in list(zip(*clips, strict=True))[:3])]
 
     def frames(self, number: int) -> np.ndarray:
-        """uint8[walks, T, H, W, 3]: the walks through a room, made and rendered in this process."""
-        facts, arrays = self(number)
-        return np.stack([clip.rgb for clip in RENDERERS[self.renderer](Result(number, facts, arrays), self.size)])
-
-
-class FramesTask(NamedTuple):
-    """Frames of the room with a number, for a file."""
-
-    job: RoomJob
-    number: int
-    path: Path
-
-
-def write_frames(tasks: Sequence[FramesTask], workers: int) -> Generator[Path, None, None]:
-    """Makes files of `RoomJob.frames`, whole or not at all, in several processes that render themselves.
-
-    Yields:
-        Each path, in order. Closing it calls off those that are not begun.
-    """
-    for place in run_all(partial(_write_frames, tasks), len(tasks), workers, use_one_thread):
-        yield tasks[place].path
-
-
-def _write_frames(tasks: Sequence[FramesTask], place: int) -> int:
-    task = tasks[place]
-    write_array(task.path, task.job.frames(task.number))
-    return place
-
-
-@cache
-def _furniture() -> list[Furniture]:
-    return load_furniture()
+        """uint8[trajectories, T, H, W, 3]: the clips of a room, made and rendered in this process."""
+        info, arrays = self(number)
+        return np.stack([clip.rgb for clip in RENDERERS[self.renderer](Result(number, info, arrays), self.size)])
 
 
 def stream_clips(
@@ -106,7 +74,7 @@ def stream_clips(
     start: int = 0,
     rooms: int | None = None,
     *,
-    walks: int = 16,
+    trajectories: int = 16,
     num_frames: int = 17,
     size: int = 192,
     workers: int = 1,
@@ -114,32 +82,37 @@ def stream_clips(
     renderer: Literal["opengl", "embree"] = "opengl",
     quality: Quality = "full",
 ) -> Generator[StreamedClip, None, None]:
-    """
+    """An iterator over clips, room by room and trajectory by trajectory; the same for any number of workers.
+
+    Closing it ends the workers. The same room, trajectory and size give the clip that the renderers give.
+
     Args:
         split: `train`, `validation`, `test` or `test_unseen`.
         start: number of the first room in its split.
         rooms: how many; to the end of the split, which is practically never, if None.
-        walks: clips of a room, which share its light; more of them a room are faster, and see fewer rooms.
-        num_frames: of a clip.
+        trajectories: clips of a room, which share its light; more of them a room are faster, and see fewer rooms.
+        num_frames: frames of each clip.
         size: edge of the square frames [px].
-        workers: processes.
+        workers: processes that make rooms.
         prefetch: rooms that are ready or waiting beyond those being made; as many as workers if None.
         renderer: "opengl" needs the extra `render` and a graphics card (or patience); "embree" renders in the workers.
-        quality: of the light, see `bake_light`.
-
-    Returns:
-        An iterator over clips, room by room and walk by walk; the same for any number of workers. Closing it ends the
-        workers. The same room, walk and size give the clip that `EmbreeRenderer` or `OpenGLRenderer` gives.
+        quality: how finely light is baked, see `bake_light`.
 
     Raises:
-        ValueError: for a value out of range, and on other systems than Linux; in the iterator, if OpenGL
-            is missing, and what a worker raised.
+        ValueError: for a value out of range, and on other systems than Linux; in the iterator, if there is no OpenGL,
+            and what a worker raised.
+        MissingExtraError: in the iterator, if the renderer's package is not installed.
         RuntimeError: in the iterator, if a worker was ended from outside.
     """
     if sys.platform != "linux":
         raise ValueError(f"Streams hand over memory as Linux does, but this is {sys.platform}. Render in one process.")
     prefetch = workers if prefetch is None else prefetch
-    lowest = {"walks": (walks, 1), "num_frames": (num_frames, 1), "workers": (workers, 1), "prefetch": (prefetch, 0)}
+    lowest = {
+        "trajectories": (trajectories, 1),
+        "num_frames": (num_frames, 1),
+        "workers": (workers, 1),
+        "prefetch": (prefetch, 0),
+    }
     lowest["rooms"] = (1 if rooms is None else rooms, 1)
     for name, (value, least) in lowest.items():
         if value < least:
@@ -149,8 +122,8 @@ def stream_clips(
         raise ValueError(f"There is no renderer {renderer!r}. Choose one of {list(RENDERERS)}.")
     end = SEEDS_PER_SPLIT if rooms is None else start + rooms
     scene_seed(split, start), scene_seed(split, end - 1)
-    camera(Walk("pan", np.empty((0, 4, 4)), 60.0), size, size)
-    job = RoomJob(split, walks, num_frames, size, renderer, quality)
+    camera(Trajectory("pan", np.empty((0, 4, 4)), 60.0), size, size)
+    job = RoomJob(split, trajectories, num_frames, size, renderer, quality)
     return _clips(job, iter(range(start, end)), workers, prefetch)
 
 
@@ -159,29 +132,30 @@ def _clips(job: RoomJob, numbers: Iterator[int], workers: int, prefetch: int) ->
     try:
         for result in results:
             seed = scene_seed(job.split, result.number)
-            for walk, clip in enumerate(RENDERERS[job.renderer](result, job.size)):
-                yield StreamedClip(seed, walk, clip)
+            for trajectory, clip in enumerate(RENDERERS[job.renderer](result, job.size)):
+                yield StreamedClip(seed, trajectory, clip)
     finally:
         results.close()
 
 
 def _drawn(result: Result, size: int) -> Iterator[Clip]:
-    """The walks through a room whose arrays came, rendered here."""
+    """The clips of a room whose arrays a worker made, rendered here."""
     from vega3d.rooms.render.opengl import OpenGLRenderer
 
     poses, *arrays = result.arrays
     with OpenGLRenderer(DrawArrays(*arrays)) as renderer:
-        walks = [
-            Walk(kind, path, field_of_view) for (kind, field_of_view), path in zip(result.facts, poses, strict=True)
+        trajectories = [
+            Trajectory(kind, path, field_of_view)
+            for (kind, field_of_view), path in zip(result.info, poses, strict=True)
         ]
-        yield from renderer.render_all(walks, size, size)
+        yield from renderer.render_all(trajectories, size, size)
 
 
 def _received(result: Result, size: int) -> Iterator[Clip]:
-    """The walks through a room that the worker rendered."""
-    for (kind, field_of_view), path, *images in zip(result.facts, *result.arrays, strict=True):
+    """The clips of a room that a worker rendered."""
+    for (kind, field_of_view), path, *images in zip(result.info, *result.arrays, strict=True):
         rgb, depth, instance = images
-        yield Clip(rgb, depth, instance, path, camera(Walk(kind, path, field_of_view), size, size))
+        yield Clip(rgb, depth, instance, path, camera(Trajectory(kind, path, field_of_view), size, size))
 
 
 RENDERERS: dict[str, Callable[[Result, int], Iterator[Clip]]] = {"opengl": _drawn, "embree": _received}

@@ -2,7 +2,7 @@
 
 It runs as a file of its own, because to import the package takes seconds, in which its caller may end already.
 
-`runpy.run_path` gives it CONNECTION, to the caller, and WORK, which is pickled: what `handover.serve` is to do.
+`runpy.run_path` gives it CONNECTION, to the caller, and WORK, which is pickled: what `workers.serve` is to do.
 """
 
 import multiprocessing

@@ -16,12 +16,13 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
+from functools import partial
 from multiprocessing import connection as connections
 from multiprocessing import reduction, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -32,18 +33,20 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Result(NamedTuple):
-    """
-    Args:
-        number: of the job.
-        facts: small things, pickled.
+    """What a worker made of one number.
+
+    Attributes:
+        number: the one that the job was called with.
+        info: what the job gives beside arrays: small things, which are pickled.
         arrays: views of one block of shared memory, which lives as long as any of them.
     """
 
     number: int
-    facts: Any
+    info: Any
     arrays: list[np.ndarray]
 
 
+Made = TypeVar("Made")
 Job = Callable[[int], tuple[object, list[np.ndarray]]]
 
 
@@ -53,38 +56,36 @@ def run_in_order(
     workers: int,
     prefetch: int,
     *,
-    first: Callable[[], None] | None = None,
+    initializer: Callable[[], None] | None = None,
     own_threads: bool = False,
     finish: bool = False,
 ) -> Generator[Result, None, None]:
-    """
+    """Yields what workers make of numbers, in the order of the numbers; closed, it ends them.
+
     Args:
-        job: makes facts and arrays of a number; is pickled, and called in the workers.
-        numbers: of the jobs; may never end.
-        workers: processes.
+        job: makes small things and arrays of a number; is pickled, and called in the workers.
+        numbers: what the job is called with; may never end.
+        workers: processes that are started.
         prefetch: jobs that are done or waiting beyond the `workers` that are being done.
-        first: called in each worker before its jobs.
+        initializer: called in each worker before its jobs.
         own_threads: whether a worker computes with as many threads as this process does, not with one.
         finish: whether closing the iterator lets jobs that are begun end; else they are cut off.
-
-    Yields:
-        The results in the order of `numbers`. When the iterator is closed, its processes are ended.
 
     Raises:
         Exception: what a job raised, when its turn comes.
         RuntimeError: if a worker was ended from outside.
     """
-    crew = _Crew((serve, job, first), workers, own_threads)
+    pool = _Pool((serve, job, initializer), workers, own_threads)
     try:
         order: deque[int] = deque()
         done: dict[int, Result | BaseException] = {}
         while True:
             while len(order) < workers + prefetch and (number := next(numbers, None)) is not None:
-                crew.give(number)
+                pool.submit(number)
                 order.append(number)
             if not order:
                 return
-            done.update(crew.collect(wait=order[0] not in done))
+            done.update(pool.collect(wait=order[0] not in done))
             if order[0] in done:
                 result = done.pop(order.popleft())
                 if isinstance(result, BaseException):
@@ -93,13 +94,40 @@ def run_in_order(
                 del result  # else it would outlive its reader by one turn
     except GeneratorExit:
         if finish:
-            crew.call_off()
+            pool.wait_for_begun()
         raise
     finally:
-        crew.end()
+        pool.kill()
 
 
-class _Member:
+def run_all(
+    make: Callable[[int], Made], count: int, workers: int, initializer: Callable[[], None] | None = None
+) -> Generator[Made, None, None]:
+    """The results for 0 to `count` - 1, in this order; with several workers, `make` and its results are pickled.
+
+    Each worker calls `initializer` first. Closed, it calls off what is not begun; an error or a signal ends the
+    workers at once.
+    """
+    if workers == 1:
+        yield from map(make, range(count))
+        return
+    job = partial(without_arrays, make)
+    numbers = iter(range(count))
+    results = run_in_order(
+        job, numbers, min(workers, count), workers, initializer=initializer, own_threads=True, finish=True
+    )
+    with closing(results):
+        for result in results:
+            yield result.info
+
+
+def without_arrays(make: Callable[[int], Made], number: int) -> tuple[Made, list[np.ndarray]]:
+    return make(number), []
+
+
+class _Worker:
+    """One process, what it has been given to do, and the socket to it."""
+
     def __init__(self, work: bytes):
         # A forked process inherits locks of threads that it does not have (torch, FFmpeg) and can wait for them for
         # ever.
@@ -113,11 +141,11 @@ class _Member:
 
     def receive(self) -> Result | tuple[int, BaseException]:
         try:
-            number, facts, layout = self.connection.recv()
+            number, info, layout = self.connection.recv()
             if layout is None:
-                result: Result | tuple[int, BaseException] = (number, facts)
+                result: Result | tuple[int, BaseException] = (number, info)
             else:
-                result = Result(number, facts, self._mapped(layout) if layout else [])
+                result = Result(number, info, self._mapped(layout) if layout else [])
         except (EOFError, OSError, RuntimeError) as error:
             self.process.join(PATIENCE)
             raise RuntimeError(
@@ -138,52 +166,54 @@ class _Member:
         ]
 
 
-class _Crew:
+class _Pool:
+    """Processes that do numbered jobs, each the next one that it is given."""
+
     def __init__(self, work: tuple, workers: int, own_threads: bool):
-        self._members: list[_Member] = []
+        self._workers: list[_Worker] = []
         pickled = pickle.dumps(work)
         try:
             with _undisturbed(), nullcontext() if own_threads else _one_thread_each():
                 for _ in range(workers):
-                    self._members.append(_Member(pickled))
+                    self._workers.append(_Worker(pickled))
         except BaseException:
-            self.end()
+            self.kill()
             raise
 
-    def give(self, number: int) -> None:
+    def submit(self, number: int) -> None:
         """Gives a job to a worker that has fewest."""
-        member = min(self._members, key=lambda member: len(member.numbers))
-        member.numbers.add(number)
+        worker = min(self._workers, key=lambda worker: len(worker.numbers))
+        worker.numbers.add(number)
         with suppress(OSError):  # a worker that ended is noticed, with its exit code, by `collect`
-            member.connection.send(number)
+            worker.connection.send(number)
 
     def collect(self, wait: bool) -> dict[int, Result | BaseException]:
         """What the workers have done, after waiting for one of them if there is to be something."""
-        owners = {member.connection: member for member in self._members}
+        owners = {worker.connection: worker for worker in self._workers}
         ready = connections.wait(list(owners), None if wait else 0)
         results = [owners[one].receive() for one in ready if isinstance(one, Connection)]
         return {result[0]: result if isinstance(result, Result) else result[1] for result in results}
 
-    def call_off(self) -> None:
+    def wait_for_begun(self) -> None:
         """Waits for the jobs that are begun; a worker that cannot hand over what it made ends."""
-        for member in self._members:
-            member.connection.close()
-        for member in self._members:
-            member.process.join()
+        for worker in self._workers:
+            worker.connection.close()
+        for worker in self._workers:
+            worker.process.join()
 
-    def end(self) -> None:
-        for member in self._members:
-            member.connection.close()
-            member.process.kill()
-        for member in self._members:
-            member.process.join()
-            member.process.close()
-        self._members = []
+    def kill(self) -> None:
+        for worker in self._workers:
+            worker.connection.close()
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.process.close()
+        self._workers = []
 
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block ends, as a worker that is half started would tell of them at length.
+    """Ctrl-C and SIGTERM wait until the block ends, as a worker that is half started would report them at length.
 
     Workers that start in it do not see Ctrl-C at all.
     """
@@ -220,19 +250,19 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def serve(connection: Connection, job: Job, first: Callable[[], None] | None) -> None:
+def serve(connection: Connection, job: Job, initializer: Callable[[], None] | None) -> None:
     """A worker: does jobs until its caller is gone (`worker_start`)."""
-    if first is not None:
-        first()
+    if initializer is not None:
+        initializer()
     with suppress(EOFError, ConnectionError):
         while True:
             number = connection.recv()
             try:
-                facts, arrays = job(number)
+                info, arrays = job(number)
             except Exception as error:
                 connection.send((number, _portable(error), None))
             else:
-                _send(connection, number, facts, arrays)
+                _send(connection, number, info, arrays)
 
 
 def _portable(error: Exception) -> Exception:
@@ -247,9 +277,9 @@ def _portable(error: Exception) -> Exception:
     return copy
 
 
-def _send(connection: Connection, number: int, facts: object, arrays: list[np.ndarray]) -> None:
+def _send(connection: Connection, number: int, info: object, arrays: list[np.ndarray]) -> None:
     if not arrays:
-        connection.send((number, facts, []))
+        connection.send((number, info, []))
         return
     layout, size = [], 0
     for array in arrays:
@@ -262,5 +292,5 @@ def _send(connection: Connection, number: int, facts: object, arrays: list[np.nd
                 view = np.frombuffer(block, array.dtype, array.size, offset).reshape(array.shape)
                 view[...] = array
                 del view  # a block with views cannot be closed
-        connection.send((number, facts, layout))
+        connection.send((number, info, layout))
         reduction.send_handle(connection, file.fileno(), os.getppid())

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
-from scipy.spatial import KDTree
 
-from vega3d.geometry import Box, box_corners
+from vega3d.extras import optional_module
+from vega3d.geometry import Box, box_corners, project, unproject
+from vega3d.rooms.render.clip import Clip
 from vega3d.rooms.scene.meshes import Textures, cross, length
 from vega3d.rooms.scene.scene import Scene
 
@@ -18,12 +20,15 @@ FIRST_POINTS = 32  # of which the distance is a bound for the search among more
 ROUNDING = 1e-12  # relative error that bounds of distances allow for
 VISIBLE_FRACTION = 0.004  # of a frame's pixels, in at least one frame: about 8 x 8 px of 128 x 128
 GLIMPSE_FRACTION = 0.0008
+TRIES = 40  # pairs drawn for each that is wanted
+SAME = 0.02  # [m] between a point and what the other frame sees in its place
 
 
 @dataclass(frozen=True)
 class ObservedObject:
-    """
-    Args:
+    """An object of a room as questions need it.
+
+    Attributes:
         id: instance id in the masks, 1 or more; 0 is everything that is not an object.
         name: class in the singular.
         box: upright box around it, world [m].
@@ -61,8 +66,9 @@ class ObservedObject:
         return np.concatenate([drawn, _unique_to_a_millimetre(corners.reshape(-1, 3))])
 
     @cached_property
-    def tree(self) -> KDTree:
-        return KDTree(self.points, leafsize=24)
+    def tree(self) -> Any:
+        """A `scipy.spatial.KDTree` of its points."""
+        return optional_module("scipy.spatial").KDTree(self.points, leafsize=24)
 
 
 def _unique_to_a_millimetre(points: np.ndarray) -> np.ndarray:
@@ -74,7 +80,7 @@ def _unique_to_a_millimetre(points: np.ndarray) -> np.ndarray:
 
 
 def surface_distance(first: ObservedObject, second: ObservedObject) -> float:
-    """Between the closest points of the two surfaces [m]."""
+    """The distance between the closest points of two surfaces [m]."""
     few, many = sorted((first, second), key=lambda item: len(item.points))
     outside = np.maximum(np.maximum(many.tree.mins - few.points, few.points - many.tree.maxes), 0)
     least = length(outside) * (1 - ROUNDING)  # to the box around the others, so to each of them
@@ -92,12 +98,13 @@ def surface_distance(first: ObservedObject, second: ObservedObject) -> float:
 
 @dataclass(frozen=True)
 class Observation:
-    """
-    Args:
+    """The objects of a room, and in which pixels of a walkthrough they are seen.
+
+    Attributes:
         objects: all objects of the scene, seen or not.
         ids: uint16[T, H, W], instance id of each pixel.
-        floor_area: of the room [m^2].
-        directions: kept by `rooms.directions`; like distances, they are those of all walkthroughs of a room.
+        floor_area: area of the floor [m^2].
+        directions: stored by `object_rel_direction`; like distances, they hold for all walkthroughs of a room.
     """
 
     objects: tuple[ObservedObject, ...]
@@ -110,7 +117,7 @@ class Observation:
     directions: dict[tuple[int, int, int], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def distance(self, first: ObservedObject, second: ObservedObject) -> float:
-        """Between the closest points of the surfaces of two of its objects [m]."""
+        """The distance between the closest points of the surfaces of two of its objects [m]."""
         key = min(first.id, second.id), max(first.id, second.id)
         if key not in self._distances:
             self._distances[key] = surface_distance(first, second)
@@ -165,14 +172,12 @@ class Observation:
 
 
 def observe(scene: Scene, instance: np.ndarray, before: Observation | None = None) -> Observation:
-    """
-    Args:
-        scene: the room.
-        instance: int[T, H, W], instance ids in a walkthrough.
-        before: of another walkthrough of the same room, whose distances are used again.
+    """What a walkthrough shows of a room.
 
-    Returns:
-        What the walkthrough shows.
+    Args:
+        scene: the room that the walkthrough is through.
+        instance: int[T, H, W], instance ids of its pixels.
+        before: what another walkthrough of the same room shows, whose distances are used again.
     """
     ids = instance.astype(np.uint16)
     if before is not None:
@@ -200,3 +205,45 @@ def main_colour(triangles: np.ndarray, texture: np.ndarray, textures: Textures) 
     if shares[largest] < MAIN_SHARE or texels.std(axis=0).max() > PLAIN:
         return None
     return texels.mean(axis=0).round().astype(np.uint8)
+
+
+def correspondences(clip: Clip, random: np.random.Generator, count: int = 64) -> np.ndarray:
+    """Pixels of different frames that see the same point of the room, found by drawing pairs at random.
+
+    Args:
+        clip: a walkthrough of two or more frames.
+        random: where pairs are drawn from.
+        count: pairs that are wanted; fewer come if few of `TRIES * count` drawn ones fit.
+
+    Returns:
+        float32[n, 7], n <= count: frame, x, y [px] of the centre of a pixel; another frame, and x, y [px] of where it
+        shows the same point, unoccluded; the instance id there.
+    """
+    length, height, width = clip.depth.shape
+    tries = TRIES * count
+    first, other = random.integers(length, size=tries), random.integers(1, length, size=tries)
+    second = (first + other) % length
+    column, row = random.integers(width, size=tries), random.integers(height, size=tries)
+    pixels = np.stack([column, row], axis=1) + 0.5
+    found = np.zeros((tries, 7), np.float32)
+    keep = np.zeros(tries, bool)
+    for here in range(length):
+        for there in range(length):
+            chosen = np.flatnonzero((first == here) & (second == there))
+            if not len(chosen):
+                continue
+            depth = clip.depth[here, row[chosen], column[chosen]]
+            points = unproject(pixels[chosen], depth, clip.intrinsics, clip.world_from_camera[here])
+            place, reach = project(points, clip.intrinsics, clip.world_from_camera[there])
+            inside = (
+                (reach > 0) & (np.nan_to_num(place, nan=-1.0) >= 0).all(axis=1) & (place < (width, height)).all(axis=1)
+            )
+            chosen, place, reach = chosen[inside], place[inside], reach[inside]
+            x, y = np.floor(place).astype(int).T
+            instance = clip.instance[here, row[chosen], column[chosen]]
+            seen = np.abs(clip.depth[there, y, x] - reach) < SAME
+            keep[chosen] = seen & (clip.instance[there, y, x] == instance)
+            ends = np.full(len(chosen), there)
+            starts = np.full(len(chosen), here)
+            found[chosen] = np.column_stack([starts, pixels[chosen], ends, place, instance])
+    return found[keep][:count]

@@ -30,7 +30,7 @@ def distance_clues(names: Sequence[str], option: str) -> Clues:
 
 
 def route_clues(names: Sequence[str], option: str) -> Clues:
-    """Of one turn at each stop but the first and the last."""
+    """Clues of a turn at each stop but the first and the last."""
     clues = [option]
     for leg, turn in enumerate(option.split(", ")):
         before, here, after = names[leg : leg + 3]
@@ -74,9 +74,9 @@ def option_probabilities(question_type: str, names: Sequence[str], options: Sequ
     """float[n]: how likely each option is, by the words alone.
 
     Args:
-        question_type: one with clues.
+        question_type: a key of `CLUES`.
         names: classes of the objects that the question is about, in the order of its type.
-        options: texts.
+        options: texts of the choices, without letters.
     """
     weights = load_weights()[question_type]
     scores = [sum(weights.get(clue, 0.0) for clue in CLUES[question_type](names, option)) for option in options]
@@ -89,7 +89,7 @@ def unrevealing(candidates: Sequence, names: Iterable[Sequence[str]], random: np
 
     Args:
         candidates: `GeometricQuestion`s of one type.
-        names: classes of the objects of each.
+        names: for each candidate the classes of its objects.
         random: generator, which draws once for each question.
     """
     for question, classes in zip(candidates, names, strict=True):

@@ -1,14 +1,13 @@
-"""What every renderer hands over, and what they have to agree about: camera, exposure, and texels on faces."""
+"""What every renderer gives, and what all of them have to agree about: camera, exposure, and texels on faces."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from vega3d.geometry import intrinsics_from_field_of_view
-from vega3d.rooms.render.raycast import face_normals
-from vega3d.rooms.scene.meshes import length
+from vega3d.rooms.scene.meshes import face_normals, length
 from vega3d.rooms.scene.scene import Scene
-from vega3d.rooms.scene.trajectory import Walk
+from vega3d.rooms.scene.trajectory import Trajectory
 
 SIZES = (16, 4096)  # [px]
 EXPOSURE = 0.72
@@ -17,8 +16,9 @@ GLOW = 1.6
 
 
 class Clip(NamedTuple):
-    """
-    Args:
+    """The frames that a camera sees on its trajectory, with their exact geometry.
+
+    Attributes:
         rgb: uint8[T, H, W, 3].
         depth: float32[T, H, W], along the optical axis, of the pixel's centre [m].
         instance: int32[T, H, W], of the pixel's centre; 0 for floor, walls and ceiling.
@@ -33,15 +33,15 @@ class Clip(NamedTuple):
     intrinsics: np.ndarray
 
 
-def camera(walk: Walk, width: int, height: int) -> np.ndarray:
-    """float[3, 3]: the intrinsics of a walk's frames [px].
+def camera(trajectory: Trajectory, width: int, height: int) -> np.ndarray:
+    """float[3, 3]: the intrinsics of a trajectory's frames [px].
 
     Raises:
         ValueError: if the frames are smaller or larger than 16 to 4096 px.
     """
     if not (SIZES[0] <= width <= SIZES[1] and SIZES[0] <= height <= SIZES[1]):
         raise ValueError(f"Frames have {SIZES[0]} to {SIZES[1]} pixels a side, but got {width} x {height}.")
-    return intrinsics_from_field_of_view(width, height, walk.field_of_view)
+    return intrinsics_from_field_of_view(width, height, trajectory.field_of_view)
 
 
 def texel_density(scene: Scene) -> np.ndarray:

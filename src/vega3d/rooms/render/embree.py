@@ -5,22 +5,26 @@ from functools import cached_property
 import numpy as np
 
 from vega3d.rooms.render.clip import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
-from vega3d.rooms.render.light import Quality, bake_light, linear
-from vega3d.rooms.render.raycast import Caster
+from vega3d.rooms.render.light import Caster, Quality, bake_light, linear
 from vega3d.rooms.scene.meshes import LEVELS, dot, length
 from vega3d.rooms.scene.scene import Scene
-from vega3d.rooms.scene.trajectory import Walk
+from vega3d.rooms.scene.trajectory import Trajectory
 
 SUBPIXELS = np.array([(0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)])  # [px]
 DEPTH_EDGE = 0.04  # relative step of depth between neighbours that is antialiased
 
 
 class EmbreeRenderer:
-    """Renders any number of walks through a room, whose light is baked once, when colours are first asked for.
+    """Renders any number of trajectories through a room on the CPU.
+
+    The light of the room is baked once, when colours are first asked for.
 
     Args:
-        scene: the room.
-        quality: of its light, see `bake_light`.
+        scene: the room to render.
+        quality: how finely light is baked, see `bake_light`.
+
+    Raises:
+        MissingExtraError: if embreex is not installed.
     """
 
     def __init__(self, scene: Scene, quality: Quality = "full"):
@@ -30,43 +34,41 @@ class EmbreeRenderer:
 
     @cached_property
     def light(self) -> np.ndarray:
-        """float32[V, 2, 3]: of `bake_light`."""
+        """float32[V, 2, 3]: what `bake_light` gives."""
         return bake_light(self.scene, self._caster, self._quality)
 
     @cached_property
     def _density(self) -> np.ndarray:
         return texel_density(self.scene)
 
-    def geometry(self, walk: Walk, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    def geometry(self, trajectory: Trajectory, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         """Depth float32[T, H, W] [m] and instance ids int32[T, H, W] as in `render`, without light and colours.
 
         Raises:
             ValueError: as `render` does.
         """
-        intrinsics = camera(walk, width, height)
+        intrinsics = camera(trajectory, width, height)
         corners = _pixel_corners(width, height)
-        hits = [self._cast(corners + 0.5, pose, intrinsics)[1] for pose in walk.world_from_camera]
+        hits = [self._cast(corners + 0.5, pose, intrinsics)[1] for pose in trajectory.world_from_camera]
         depth = np.stack([hit["tfar"].reshape(height, width) for hit in hits])
         instance = np.stack([self._instances(hit["primID"]).reshape(height, width) for hit in hits])
         return depth, instance
 
-    def render(self, walk: Walk, width: int, height: int, antialias: bool = True) -> Clip:
-        """
-        Args:
-            walk: where the camera is.
-            width, height: of the frames [px].
-            antialias: average 2 x 2 rays in the pixels at edges, which changes `rgb` only.
+    def render(self, trajectory: Trajectory, width: int, height: int, antialias: bool = True) -> Clip:
+        """The frames of a trajectory, with depth, ids and poses.
 
-        Returns:
-            The frames with depth, ids and poses.
+        Args:
+            trajectory: where the camera is in each frame.
+            width, height: size of the frames [px].
+            antialias: average 2 x 2 rays in the pixels at edges, which changes `rgb` only.
 
         Raises:
             ValueError: if the frames are smaller or larger than 16 to 4096 px.
         """
-        intrinsics = camera(walk, width, height)
-        frames = [self._frame(pose, intrinsics, width, height, antialias) for pose in walk.world_from_camera]
+        intrinsics = camera(trajectory, width, height)
+        frames = [self._frame(pose, intrinsics, width, height, antialias) for pose in trajectory.world_from_camera]
         rgb, depth, instance = (np.stack(parts) for parts in zip(*frames, strict=True))
-        return Clip(rgb, depth, instance, walk.world_from_camera, intrinsics)
+        return Clip(rgb, depth, instance, trajectory.world_from_camera, intrinsics)
 
     def _frame(self, pose: np.ndarray, intrinsics: np.ndarray, width: int, height: int, antialias: bool) -> tuple:
         corners = _pixel_corners(width, height)

@@ -2,37 +2,244 @@
 
 All frames of a clip are drawn into one tall image by one call and read back once, because waiting for a read takes
 longer than drawing a frame. Depth and ids are drawn without antialiasing, exactly at the pixels' centres.
+
+A room comes as flat arrays (`DrawArrays`), which other processes can make. All rooms share one `OpenGLContext`.
 """
 
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vega3d.extras import optional_module
 from vega3d.geometry import invert_pose
-from vega3d.rooms.render.clip import Clip, camera
-from vega3d.rooms.render.draw_arrays import DrawArrays, draw_arrays
-from vega3d.rooms.render.light import bake_light
-from vega3d.rooms.render.opengl_context import OpenGLContext, Target, packed_words, shared_context
-from vega3d.rooms.render.raycast import Caster
+from vega3d.rooms.render import shaders
+from vega3d.rooms.render.clip import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
+from vega3d.rooms.render.light import Caster, bake_light
+from vega3d.rooms.scene.meshes import LEVELS
 from vega3d.rooms.scene.scene import Scene
-from vega3d.rooms.scene.trajectory import Walk
+from vega3d.rooms.scene.trajectory import Trajectory
 
+CHUNK = 2048  # faces at most that are culled together
+VERTEX = np.dtype([("position", "<f4", 3), ("uv", "<f4", 2), ("light", "<f2", 6)])
+FACE = np.dtype([("texture", "<i4"), ("density", "<f4")])
+LEVEL = np.dtype([("offset", "<i4"), ("height", "<i4"), ("width", "<i4"), ("glow", "<f4")])
+VERSION = 430  # of OpenGL: storage buffers, compute shaders, indirect drawing
+SAMPLES = 4  # a pixel
+LARGEST_IMAGE = 1 << 24  # [px], of all frames that are drawn together, which bounds the memory
+PENDING = 2  # clips that are drawn before the first of them is read
+MOST_RUNS = 1 << 16  # of faces that are drawn together
+CLIP_DISTANCES = (0x3000, 0x3001)  # GL_CLIP_DISTANCE0, 1
 NEAR = 0.04  # [m]; cameras keep farther from everything
 GROUP = 64  # invocations, of shaders.PACK
 
 
-class OpenGLRenderer:
-    """Renders any number of walks through a room that is on the graphics card until `release`.
+class DrawArrays(NamedTuple):
+    """A room as the flat arrays that a graphics card draws: nothing in them points to Python objects.
+
+    Attributes:
+        vertices: VERTEX[V]: place [m], texture coordinates, light on the front and the back.
+        faces: int32[F, 3], sorted by instance.
+        surfaces: FACE[F]: number of the texture, and texels a metre.
+        levels: LEVEL[K, LEVELS]: place and size of each level of a texture's pyramid, and the texture's glow.
+        texels: uint8[N, 3], of `Textures`.
+        chunks: int32[C, 3]: first face, number of faces and instance of runs of faces that are culled together.
+        spheres: float32[C, 4]: centre and radius around each run [m].
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    surfaces: np.ndarray
+    levels: np.ndarray
+    texels: np.ndarray
+    chunks: np.ndarray
+    spheres: np.ndarray
+
+
+def draw_arrays(scene: Scene, light: np.ndarray) -> DrawArrays:
+    """The arrays of a room, for `OpenGLRenderer`.
 
     Args:
-        arrays: of the room.
-        context: to draw with; the one that this thread shares if None.
+        scene: the room; its faces are in the order of their instances.
+        light: float32[V, 2, 3], what `bake_light` gives for it.
 
     Raises:
-        ValueError: if moderngl, EGL or a driver is missing.
+        ValueError: if there is not one light a vertex, or the faces are in another order.
+    """
+    mesh = scene.mesh
+    if light.shape != (len(mesh.vertices), 2, 3):
+        raise ValueError(f"Light is float32[{len(mesh.vertices)}, 2, 3] in this room, but got {light.shape}. Bake it.")
+    if (np.diff(scene.instance) < 0).any():
+        raise ValueError(
+            "Faces are drawn in runs of one instance, but theirs do not ascend. Sort the faces by instance."
+        )
+    vertices = np.zeros(len(mesh.vertices), VERTEX)
+    vertices["position"], vertices["uv"], vertices["light"] = mesh.vertices, mesh.uv, light.reshape(-1, 6)
+    surfaces = np.zeros(len(mesh.faces), FACE)
+    surfaces["texture"], surfaces["density"] = mesh.texture, texel_density(scene)
+    levels = np.zeros(scene.textures.levels.shape[:2], LEVEL)
+    for column, name in enumerate(("offset", "height", "width")):
+        levels[name] = scene.textures.levels[..., column]
+    levels["glow"] = scene.textures.glow[:, None]
+    chunks = _chunks(scene.instance)
+    return DrawArrays(
+        vertices, mesh.faces, surfaces, levels, scene.textures.texels, chunks, _spheres(scene, chunks[:, 0])
+    )
+
+
+def _chunks(instance: np.ndarray) -> np.ndarray:
+    changes = np.flatnonzero(np.diff(instance)) + 1
+    starts = np.unique(np.concatenate([changes, np.arange(0, len(instance), CHUNK)]))
+    sizes = np.diff(np.append(starts, len(instance)))
+    return np.stack([starts, sizes, instance[starts]], axis=1).astype(np.int32)
+
+
+def _spheres(scene: Scene, starts: np.ndarray) -> np.ndarray:
+    corners = scene.mesh.vertices.take(scene.mesh.faces.reshape(-1), axis=0)  # float32[3 F, 3]
+    low, high = np.minimum.reduceat(corners, 3 * starts), np.maximum.reduceat(corners, 3 * starts)
+    radius = np.linalg.norm(high - low, axis=1, keepdims=True) / 2
+    return np.concatenate([(low + high) / 2, radius + 1e-4], axis=1).astype(np.float32)
+
+
+class Target(NamedTuple):
+    """Images for `frames` frames of `width` x `height` pixels, one under the other, and the words they are packed in.
+
+    Attributes:
+        surface: framebuffer of depths and instances.
+        colour: framebuffer of several samples a pixel.
+        resolved: framebuffer of their means.
+        packed: buffers that are written in turns, so that one can be read while the next is drawn.
+    """
+
+    width: int
+    height: int
+    frames: int
+    surface: Any
+    colour: Any
+    resolved: Any
+    packed: list
+
+
+class OpenGLContext:
+    """A context without a window, by EGL. It belongs to the thread that made it.
+
+    Args:
+        device: number of the graphics card among those that EGL lists.
+
+    Raises:
+        ValueError: if EGL or a driver of OpenGL 4.3 is missing.
+        MissingExtraError: if moderngl is not installed.
+    """
+
+    def __init__(self, device: int = 0):
+        self.gl = _standalone(device)
+        self.gl.gc_mode = "auto"
+        constants = {"LEVELS": LEVELS, "EXPOSURE": EXPOSURE, "WHITE": WHITE, "GLOW": GLOW, "SAMPLES": SAMPLES}
+        sources = [
+            _defined(source, constants)
+            for source in (
+                shaders.SURFACE_VERTEX,
+                shaders.SURFACE_FRAGMENT,
+                shaders.COLOUR_VERTEX,
+                shaders.COLOUR_FRAGMENT,
+                shaders.PACK,
+            )
+        ]
+        self.surface = self.gl.program(vertex_shader=sources[0], fragment_shader=sources[1])
+        self.colour = self.gl.program(vertex_shader=sources[2], fragment_shader=sources[3])
+        self.pack = self.gl.compute_shader(sources[4])
+        self.commands = self.gl.buffer(reserve=MOST_RUNS * 20, dynamic=True)
+        self.runs = self.gl.buffer(reserve=MOST_RUNS * 12, dynamic=True)
+        self.cameras = self.gl.buffer(reserve=64, dynamic=True)
+        self._target: Target | None = None
+        self.gl.enable_only(self.gl.DEPTH_TEST)
+        for distance in CLIP_DISTANCES:
+            self.gl.enable_direct(distance)
+
+    @property
+    def device(self) -> str:
+        """The driver's name of the graphics card."""
+        return str(self.gl.info["GL_RENDERER"])
+
+    def together(self, width: int, height: int, runs: int) -> int:
+        """How many frames of a size, of which each draws up to `runs` runs of faces, are drawn together."""
+        rows = int(self.gl.info["GL_MAX_TEXTURE_SIZE"]) // height
+        return max(1, min(rows, LARGEST_IMAGE // (width * height), MOST_RUNS // runs))
+
+    def target(self, width: int, height: int, frames: int) -> Target:
+        """Images for at least so many frames; valid until the next call."""
+        last = self._target
+        if last is None or (last.width, last.height) != (width, height) or last.frames < frames:
+            self._release_target()
+            self._target = last = self._new_target(width, height, frames)
+        return last
+
+    def _new_target(self, width: int, height: int, frames: int) -> Target:
+        gl, size = self.gl, (width, height * frames)
+        surface = gl.framebuffer(gl.texture(size, 2, dtype="f4"), gl.depth_renderbuffer(size))
+        colour = gl.framebuffer(gl.texture(size, 4, samples=SAMPLES), gl.depth_renderbuffer(size, samples=SAMPLES))
+        resolved = gl.framebuffer(gl.texture(size, 4))
+        words = packed_words(width * height * frames)
+        packed = [gl.buffer(reserve=4 * words, dynamic=True) for _ in range(PENDING)]
+        return Target(width, height, frames, surface, colour, resolved, packed)
+
+    def _release_target(self) -> None:
+        if self._target is not None:
+            surface, colour, resolved = self._target.surface, self._target.colour, self._target.resolved
+            parts = [part for image in (surface, colour, resolved) for part in (*image.color_attachments, image)]
+            for part in (*parts, surface.depth_attachment, colour.depth_attachment, *self._target.packed):
+                part.release()
+            self._target = None
+
+    def release(self) -> None:
+        """Frees the context and everything in it; renderers that use it cannot be used any more."""
+        self._release_target()
+        for part in (self.surface, self.colour, self.pack, self.commands, self.runs, self.cameras, self.gl):
+            part.release()
+
+
+@cache
+def shared_context() -> OpenGLContext:
+    """The context that renderers of one thread share if they are given none; lives as long as the process."""
+    return OpenGLContext()
+
+
+def packed_words(pixels: int) -> int:
+    """Words of depth, instances and colours of so many pixels; four pixels are packed together."""
+    return (pixels + 3) // 4 * 11
+
+
+def _defined(source: str, constants: dict[str, float]) -> str:
+    version, _, body = source.partition("\n")
+    return "\n".join([version, *[f"#define {name} {value}" for name, value in constants.items()], body])
+
+
+def _standalone(device: int) -> Any:
+    moderngl = optional_module("moderngl")
+    settings: dict[str, Any] = {"backend": "egl", "device_index": device}
+    try:
+        return moderngl.create_context(require=VERSION, standalone=True, **settings)
+    except Exception as error:  # moderngl raises nothing more special
+        raise ValueError(
+            f"EGL gives no OpenGL {VERSION / 100:.1f} on device {device} ({error}). Install Debian's libegl1, and "
+            "libgl1-mesa-dri where there is no graphics card; on a bare NVIDIA machine set "
+            "__EGL_VENDOR_LIBRARY_FILENAMES to the driver's 10_nvidia.json. Or render with EmbreeRenderer."
+        ) from error
+
+
+class OpenGLRenderer:
+    """Renders any number of trajectories through a room that is on the graphics card until `release`.
+
+    Args:
+        arrays: the room, as `draw_arrays` gives it.
+        context: what to draw with; the context that this thread shares if None.
+
+    Raises:
+        ValueError: if EGL or a driver is missing.
+        MissingExtraError: if moderngl is not installed.
     """
 
     def __init__(self, arrays: DrawArrays, context: OpenGLContext | None = None):
@@ -50,15 +257,10 @@ class OpenGLRenderer:
         self._colour = gl.vertex_array(self.context.colour, colour, index_buffer=self._faces)
 
     @classmethod
-    def of_scene(
+    def from_scene(
         cls, scene: Scene, light: np.ndarray | None = None, context: OpenGLContext | None = None
     ) -> "OpenGLRenderer":
-        """
-        Args:
-            scene: the room.
-            light: float32[V, 2, 3], of `bake_light`; baked here if None.
-            context: as above.
-        """
+        """A renderer of a room; its `light` float32[V, 2, 3] is baked here if None."""
         light = bake_light(scene, Caster(scene.mesh)) if light is None else light
         return cls(draw_arrays(scene, light), context)
 
@@ -73,21 +275,21 @@ class OpenGLRenderer:
         for part in (self._surface, self._colour, self._vertices, self._faces, *self._tables):
             part.release()
 
-    def render(self, walk: Walk, width: int, height: int) -> Clip:
-        """
-        Args:
-            walk: where the camera is.
-            width, height: of the frames [px].
+    def render(self, trajectory: Trajectory, width: int, height: int) -> Clip:
+        """The frames of a trajectory, with depth, ids and poses.
 
-        Returns:
-            The frames with depth, ids and poses. Its images share one block of memory: copy what is kept alone.
+        Its images share one block of memory: copy what is kept alone.
+
+        Args:
+            trajectory: where the camera is in each frame.
+            width, height: size of the frames [px].
 
         Raises:
             ValueError: if the frames are smaller or larger than 16 to 4096 px.
         """
-        return next(self.render_all([walk], width, height))
+        return next(self.render_all([trajectory], width, height))
 
-    def render_all(self, walks: Sequence[Walk], width: int, height: int) -> Iterator[Clip]:
+    def render_all(self, trajectories: Sequence[Trajectory], width: int, height: int) -> Iterator[Clip]:
         """The clips of `render`, faster: one is read while the next is drawn.
 
         The context can draw nothing else until the iterator has ended or is closed.
@@ -96,27 +298,27 @@ class OpenGLRenderer:
             ValueError: as `render` does.
         """
         images = []
-        for part in _one_ahead(self._parts(walks, width, height)):
+        for part in _pipelined(self._parts(trajectories, width, height)):
             images.append(self._read(part))
             if part.last:
                 together = images[0] if len(images) == 1 else [np.concatenate(n) for n in zip(*images, strict=True)]
                 rgb, depth, instance = together
-                yield Clip(rgb, depth, instance, part.walk.world_from_camera, part.intrinsics)
+                yield Clip(rgb, depth, instance, part.trajectory.world_from_camera, part.intrinsics)
                 images = []
 
-    def _parts(self, walks: Sequence[Walk], width: int, height: int) -> Iterator["_Part"]:
-        """Draws the frames of walks, as many together as the context can."""
-        cameras = [camera(walk, width, height) for walk in walks]
+    def _parts(self, trajectories: Sequence[Trajectory], width: int, height: int) -> Iterator["_Part"]:
+        """Draws the frames of trajectories, as many together as the context can."""
+        cameras = [camera(trajectory, width, height) for trajectory in trajectories]
         together = self.context.together(width, height, len(self._arrays.chunks))
-        most = max((len(walk.world_from_camera) for walk in walks), default=0)
+        most = max((len(trajectory.world_from_camera) for trajectory in trajectories), default=0)
         target = self.context.target(width, height, min(together, most))
         packed = itertools.cycle(target.packed)
-        for walk, intrinsics in zip(walks, cameras, strict=True):
+        for trajectory, intrinsics in zip(trajectories, cameras, strict=True):
             lens = 2 * intrinsics[0, 0] / width, 2 * intrinsics[1, 1] / height, NEAR, self._far
-            for start in range(0, len(walk.world_from_camera), together):
-                poses = walk.world_from_camera[start : start + together]
-                last = start + together >= len(walk.world_from_camera)
-                part = _Part(walk, intrinsics, (len(poses), height, width), last, next(packed))
+            for start in range(0, len(trajectory.world_from_camera), together):
+                poses = trajectory.world_from_camera[start : start + together]
+                last = start + together >= len(trajectory.world_from_camera)
+                part = _Part(trajectory, intrinsics, (len(poses), height, width), last, next(packed))
                 count = self._aim(invert_pose(poses), lens)
                 self._draw(target, part, count, lens)
                 self._pack(target, part)
@@ -171,25 +373,25 @@ class OpenGLRenderer:
 
 
 class _Part(NamedTuple):
-    """Frames of a walk that were drawn together.
+    """Frames of a trajectory that were drawn together.
 
-    Args:
-        walk: of which they are.
+    Attributes:
+        trajectory: the one that they belong to.
         intrinsics: float[3, 3] [px].
         shape: number, height and width of the frames.
-        last: whether they are the last ones of the walk.
+        last: whether no more frames of the trajectory follow.
         packed: buffer that they are in.
     """
 
-    walk: Walk
+    trajectory: Trajectory
     intrinsics: np.ndarray
     shape: tuple[int, int, int]
     last: bool
     packed: Any
 
 
-def _one_ahead(parts: Iterator[_Part]) -> Iterator[_Part]:
-    """The same parts; each is handed on when the next one was begun."""
+def _pipelined(parts: Iterator[_Part]) -> Iterator[_Part]:
+    """The same parts; each is given when the next one has been begun."""
     before = None
     for part in parts:
         if before is not None:
@@ -200,14 +402,12 @@ def _one_ahead(parts: Iterator[_Part]) -> Iterator[_Part]:
 
 
 def visible(spheres: np.ndarray, cameras: np.ndarray, lens: tuple) -> tuple[np.ndarray, np.ndarray]:
-    """
+    """Frames and spheres that may be seen in them: int[n] each, frame by frame, nearest first, which hides most early.
+
     Args:
         spheres: float32[C, 4], centres and radii [m].
         cameras: float[T, 4, 4], camera_from_world.
         lens: twice the focal length over width and over height, near and far [m].
-
-    Returns:
-        int[n] frames and int[n] spheres that they may see, frame by frame, nearest first, which hides most early.
     """
     centres = spheres[:, :3] @ cameras[:, :3, :3].transpose(0, 2, 1) + cameras[:, None, :3, 3]  # float[T, C, 3]
     radius = spheres[:, 3]

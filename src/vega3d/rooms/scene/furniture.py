@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +14,10 @@ from vega3d.configs import shown
 from vega3d.rooms.archives import read_archive
 from vega3d.rooms.scene.classes import CLASSES, VETTED_UNSEEN
 from vega3d.rooms.scene.meshes import Mesh, creased_mesh, join
+from vega3d.rooms.scene.splits import UNSEEN_SPLIT
 
 PACK = Path(__file__).parents[2] / "assets" / "furniture" / "furniture_cc0.npz"
-UNSEEN_SPLIT = "test_unseen"  # the split whose furniture no other split has
-HEIGHT_CELL = 0.02  # [m], of `Furniture.height_map`
+HEIGHT_STEP = 0.02  # [m], of `Furniture.height_map`
 MILLIMETRE = 1e-3  # [m], unit of the stored vertices
 LARGEST_PACK = 1 << 29  # bytes of all arrays
 REPACK = "Repack it with recipes/pack_furniture.py."
@@ -30,7 +30,7 @@ UNSEEN_REMEDY = (
 class Model(NamedTuple):
     """What is drawn of a piece of furniture.
 
-    Args:
+    Attributes:
         mesh: z up, front towards -y, origin at the centre of the footprint on the floor [m].
         images: uint8[h, w, 3] each, sRGB; `mesh.texture` numbers them.
     """
@@ -43,13 +43,10 @@ class Furniture:
     """One object of a pack; its mesh is decoded when it is first asked for.
 
     Args:
-        name: of the class, one of `CLASSES`.
+        name: its class, one of `CLASSES`.
         source: where the pack's maker took it from; unique in a pack.
         arrays: the archive's arrays of this object's parts, by their names without the object's number.
         parts: colour and whether it is textured, of each part.
-
-    Raises:
-        ValueError: if a part is missing or damaged.
     """
 
     def __init__(self, name: str, source: str, arrays: dict[str, np.ndarray], parts: list[dict]):
@@ -93,16 +90,16 @@ class Furniture:
 
     @cached_property
     def height_map(self) -> np.ndarray:
-        """float[n, m]: height of the mesh from above [m], in cells from the lower left corner; 0 where empty."""
+        """float[n, m]: height of the mesh from above [m], in squares from the lower left corner; 0 where empty."""
         vertices, faces = self.model.mesh.vertices.astype(float), self.model.mesh.faces
-        heights = np.zeros(np.ceil(self.size[:2] / HEIGHT_CELL - 1e-6).astype(int))
+        heights = np.zeros(np.ceil(self.size[:2] / HEIGHT_STEP - 1e-6).astype(int))
         corners = vertices[faces] + (*self.size[:2] / 2, 0)
         longest = np.linalg.norm(np.ptp(corners[:, :, :2], axis=1), axis=1)
-        splits = 2 ** np.ceil(np.log2(np.maximum(longest / HEIGHT_CELL * 2, 1))).astype(int)
+        splits = 2 ** np.ceil(np.log2(np.maximum(longest / HEIGHT_STEP * 2, 1))).astype(int)
         for split in np.unique(splits):
             points = (_lattice(int(split)) @ corners[splits == split]).reshape(-1, 3)
             x, y = (
-                (points[:, axis] / HEIGHT_CELL).astype(int).clip(0, count - 1)
+                (points[:, axis] / HEIGHT_STEP).astype(int).clip(0, count - 1)
                 for axis, count in enumerate(heights.shape)
             )
             np.maximum.at(heights.reshape(-1), x * heights.shape[1] + y, points[:, 2])  # fast for one axis alone
@@ -117,29 +114,40 @@ def _lattice(split: int) -> np.ndarray:
 
 
 def _centred(mesh: Mesh) -> Mesh:
-    """The pack's origin is the centre only up to a millimetre; boxes are exact only if it is the centre."""
+    """The mesh with its origin at the centre of its footprint: in a pack that is so up to a millimetre alone."""
     low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
     middle = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]], np.float32)
     return mesh._replace(vertices=mesh.vertices - middle)
 
 
 def load_furniture(path: str | os.PathLike = PACK) -> list[Furniture]:
-    """
+    """The objects of a pack, in the order of the file.
+
+    A process reads a pack once, as long as its file does not change: the objects are shared by all who load it.
+
     Args:
         path: a pack (docs/data: `.npz`, one JSON table and the arrays of each part), with a class for each object.
-
-    Returns:
-        Its objects, in the order of the file.
 
     Raises:
         ValueError: if the file is no pack, is damaged, or has an unknown class.
     """
     try:
-        arrays = read_archive(Path(path), largest=LARGEST_PACK, remedy="")
+        status = os.stat(path)
+        version = (status.st_mtime_ns, status.st_size)
+    except (OSError, ValueError):
+        version = None  # reading it says what is wrong
+    return list(_read_pack(Path(path), version))
+
+
+@lru_cache(maxsize=8)
+def _read_pack(path: Path, version: tuple[int, int] | None) -> list[Furniture]:
+    """What `load_furniture` gives; `version` changes with the file, and is part of the key of the cache alone."""
+    try:
+        arrays = read_archive(path, largest=LARGEST_PACK, remedy="")
         table = json.loads(arrays.pop("meta").tobytes())
     except (KeyError, ValueError, RecursionError) as error:
-        told = str(error).removesuffix(".")
-        raise ValueError(f"{path} is no furniture pack or is damaged ({told}). Fetch it again.") from error
+        reason = str(error).removesuffix(".")
+        raise ValueError(f"{path} is no furniture pack or is damaged ({reason}). Fetch it again.") from error
     if not isinstance(table, list) or not table:
         raise ValueError(f"{path} is no furniture pack: meta must be a list of objects. Fetch it again.")
     owned: dict[str, dict[str, np.ndarray]] = {}
@@ -150,27 +158,17 @@ def load_furniture(path: str | os.PathLike = PACK) -> list[Furniture]:
 
 
 def furniture_for(split: str, path: Path | None = None) -> list[Furniture]:
-    """
-    Args:
-        split: that the rooms belong to.
-        path: a pack; the CC0 pack of this package if None, which `test_unseen` does not accept.
+    """The objects of a pack, if they are for rooms of the split.
 
-    Returns:
-        Its objects: all of `VETTED_UNSEEN` for `test_unseen`, none of them for another split.
+    Args:
+        split: `test_unseen` takes objects of `VETTED_UNSEEN` alone; other splits take none of them.
+        path: a pack; the CC0 pack of this package if None, which `test_unseen` does not accept.
 
     Raises:
         ValueError: if the pack is not for the split, or cannot be read (`load_furniture`).
     """
     path = PACK if path is None else path
-    return suited(load_furniture(path), split, path)
-
-
-def suited(furniture: list[Furniture], split: str, path: Path) -> list[Furniture]:
-    """The objects of a pack, if they are for rooms of the split.
-
-    Raises:
-        ValueError: if they are for other splits.
-    """
+    furniture = load_furniture(path)
     unseen = {identifier for identifiers in VETTED_UNSEEN.values() for identifier in identifiers}
     wrong = [item.identifier for item in furniture if (item.identifier in unseen) != (split == UNSEEN_SPLIT)]
     if wrong:

@@ -27,7 +27,7 @@ def cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 class Mesh(NamedTuple):
     """Triangles that share neither normals nor texture coordinates across a sharp edge.
 
-    Args:
+    Attributes:
         vertices: float32[V, 3] [m].
         normals: float32[V, 3], unit.
         uv: float32[V, 2], repeating, v upwards.
@@ -41,17 +41,29 @@ class Mesh(NamedTuple):
     faces: np.ndarray
     texture: np.ndarray
 
+    @classmethod
+    def uniform(
+        cls, vertices: np.ndarray, normals: np.ndarray, uv: np.ndarray, faces: np.ndarray, texture: int
+    ) -> "Mesh":
+        """A mesh whose faces all have the texture of a number."""
+        floats = (array.astype(np.float32) for array in (vertices, normals, uv))
+        return cls(*floats, faces.astype(np.int32), np.full(len(faces), texture, np.int32))
+
+
+def face_normals(mesh: Mesh) -> np.ndarray:
+    """float32[F, 3]: of twice the length of each face's area."""
+    first, second, third = (mesh.vertices.take(column, axis=0) for column in mesh.faces.T)
+    return cross(second - first, third - first)
+
 
 def creased_mesh(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray | None = None, texture: int = 0) -> Mesh:
-    """
+    """A mesh whose normals are smooth where faces meet below the crease angle; faces of no area are left out.
+
     Args:
         vertices: float[V, 3] [m].
         faces: int[F, 3].
         uv: float[V, 2], or None.
         texture: number of the texture of all faces.
-
-    Returns:
-        A mesh without its faces of no area, whose normals are smooth where faces meet below the crease angle.
     """
     corners = vertices[faces]
     areas = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -64,13 +76,7 @@ def creased_mesh(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray | None 
     key = np.concatenate([vertices[where], np.round(normals, 2), uv[where]], axis=1).astype(np.float32) + np.float32(0)
     packed = np.ascontiguousarray(key).view(np.dtype((np.void, key.itemsize * key.shape[1])))[:, 0]
     _, first, inverse = np.unique(packed, return_index=True, return_inverse=True)
-    return Mesh(
-        vertices[where][first].astype(np.float32),
-        normals[first].astype(np.float32),
-        uv[where][first].astype(np.float32),
-        inverse.reshape(-1, 3).astype(np.int32),
-        np.full(len(faces), texture, np.int32),
-    )
+    return Mesh.uniform(vertices[where][first], normals[first], uv[where][first], inverse.reshape(-1, 3), texture)
 
 
 def _corner_normals(vertices: np.ndarray, faces: np.ndarray, areas: np.ndarray, units: np.ndarray) -> np.ndarray:
@@ -154,7 +160,7 @@ def _oriented(mesh: Mesh) -> Mesh:
 class Textures(NamedTuple):
     """All textures and their pyramids in one table.
 
-    Args:
+    Attributes:
         texels: uint8[N, 3], sRGB, row by row.
         levels: int32[K, LEVELS, 3]: offset into `texels`, height and width of each level; the last one repeats.
         glow: float32[K]: light that a texture sends out, as a factor of its colour; 0 for all but lamps and sky.
@@ -166,11 +172,7 @@ class Textures(NamedTuple):
 
 
 def pack_textures(images: list[np.ndarray], glow: list[float]) -> Textures:
-    """
-    Args:
-        images: uint8[h, w, 3] each, sRGB.
-        glow: one factor each.
-    """
+    """The table of images uint8[h, w, 3], sRGB, with one factor of glow each."""
     texels, levels, offset = [], np.zeros((len(images), LEVELS, 3), np.int32), 0
     for number, image in enumerate(images):
         for level in range(LEVELS):

@@ -1,20 +1,23 @@
-"""The shell of a room: an upright prism over a rectangle or an L."""
+"""The shell of a room, an upright prism over a rectangle or an L, and the floor on which a body fits."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from vega3d.geometry import Box, box_corners, penetration
+from vega3d.extras import optional_module
+from vega3d.geometry import Box, box_corners, penetration, rotation_about_z
 from vega3d.rooms.scene.meshes import Mesh
 
 STEP = 0.12  # [m], of the lattice on floor, walls and ceiling that holds the baked light
 SKIRTING = (0.015, 0.08)  # thickness and height [m]
 TALL = 100.0  # [m]
+GRID_STEP = 0.1  # [m], of the map of walkable floor
 
 
 class Wall(NamedTuple):
-    """
-    Args:
+    """An upright wall over a side of the floor.
+
+    Attributes:
         start, end: float[2] [m]; the room is on the left of start to end.
         inward: float[2], unit.
     """
@@ -33,14 +36,15 @@ class Wall(NamedTuple):
 
     @property
     def yaw(self) -> float:
-        """Of furniture with its back to this wall [rad]."""
+        """The yaw of furniture with its back to this wall [rad]."""
         return float(np.arctan2(self.inward[0], -self.inward[1]))
 
 
 class Room(NamedTuple):
-    """
-    Args:
-        size: float[3], width, depth, height [m]; the room stands in [0, width] x [0, depth] x [0, height].
+    """The shell of a room, which stands in [0, width] x [0, depth] x [0, height].
+
+    Attributes:
+        size: float[3], width, depth, height [m].
         notch: float[2, 2], lower and upper corner of the rectangle that an L-shaped room lacks [m], or None.
     """
 
@@ -49,7 +53,7 @@ class Room(NamedTuple):
 
     @property
     def area(self) -> float:
-        """Of the floor [m^2]."""
+        """The area of the floor [m^2]."""
         return float(np.prod(self.size[:2]) - (0 if self.notch is None else np.prod(self.notch[1] - self.notch[0])))
 
     @property
@@ -111,14 +115,12 @@ class Room(NamedTuple):
 def sample_room(
     random: np.random.Generator, area: tuple[float, float], ratios: tuple[float, float] = (0.72, 1.4)
 ) -> Room:
-    """
+    """A room of random proportions; one of four is L-shaped where it is large enough.
+
     Args:
-        random: generator.
+        random: where its measures are drawn from.
         area: least and greatest floor area of the enclosing rectangle [m^2].
         ratios: least and greatest of its width divided by its depth.
-
-    Returns:
-        A room; one of four is L-shaped where it is large enough.
     """
     surface, ratio = random.uniform(*area), random.uniform(*ratios)
     width, depth = np.round([np.sqrt(surface * ratio), np.sqrt(surface / ratio)], 2)
@@ -130,14 +132,46 @@ def sample_room(
     return Room(size, np.stack([low, np.where(low == 0, cut, size[:2])]))
 
 
+def floor_grid(room: Room) -> np.ndarray:
+    """float[n, m, 2]: middles of the squares of a grid of `GRID_STEP` over the floor [m]."""
+    x, y = (np.arange(GRID_STEP / 2, edge, GRID_STEP) for edge in room.size[:2])
+    return np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
+
+
+def standing_room(room: Room, boxes: list[Box], points: np.ndarray, radius: float, head: float = 1.9) -> np.ndarray:
+    """bool[...]: whether a body fits at float[..., 2] [m].
+
+    Args:
+        room: the shell, whose walls keep the body off.
+        boxes: boxes of objects; those below 5 cm or above `head` do not hinder.
+        points: where the body's axis stands.
+        radius: half the width of the body [m].
+        head: its height [m].
+    """
+    free = room.contains(points, radius)
+    for box in boxes:
+        if box.center[2] + box.size[2] / 2 > 0.05 and box.center[2] - box.size[2] / 2 < head:
+            local = (points - box.center[:2]) @ rotation_about_z(box.yaw)[:2, :2]
+            outside = np.maximum(np.abs(local) - np.asarray(box.size[:2]) / 2, 0)
+            free &= (outside**2).sum(axis=-1) >= radius**2
+    return free
+
+
+def largest_region(free: np.ndarray) -> np.ndarray:
+    """bool[n, m]: the largest 4-connected region of bool[n, m]."""
+    regions, count = optional_module("scipy.ndimage").label(free)
+    if not count:
+        return np.zeros_like(free)
+    return regions == 1 + int(np.bincount(regions.ravel())[1:].argmax())  # the first of equal ones
+
+
 def lattice(origin: np.ndarray, first: np.ndarray, second: np.ndarray, edge: float, texture: int) -> Mesh:
-    """A flat rectangle as a lattice of triangles.
+    """A flat rectangle as a lattice of triangles, which carry the texture of the number `texture`.
 
     Args:
         origin: float[3], a corner [m].
         first, second: float[3], its sides; first x second points to the lit side [m].
-        edge: of the texture's tile [m].
-        texture: its number.
+        edge: edge of the texture's tile [m].
     """
     lengths = np.linalg.norm([first, second], axis=1)
     columns, rows = np.maximum(np.ceil(lengths / STEP), 1).astype(int)
@@ -147,23 +181,17 @@ def lattice(origin: np.ndarray, first: np.ndarray, second: np.ndarray, edge: flo
     a, b, c, d = (part.reshape(-1) for part in (number[:-1, :-1], number[:-1, 1:], number[1:, 1:], number[1:, :-1]))
     faces = np.concatenate([np.stack([a, b, c], axis=1), np.stack([a, c, d], axis=1)])
     normal = np.cross(first, second)
-    return Mesh(
-        vertices.astype(np.float32),
-        np.tile(normal / np.linalg.norm(normal), (len(vertices), 1)).astype(np.float32),
-        (np.stack([s, t], axis=-1).reshape(-1, 2) * lengths / edge).astype(np.float32),
-        faces.astype(np.int32),
-        np.full(len(faces), texture, np.int32),
-    )
+    normals = np.tile(normal / np.linalg.norm(normal), (len(vertices), 1))
+    uv = np.stack([s, t], axis=-1).reshape(-1, 2) * lengths / edge
+    return Mesh.uniform(vertices, normals, uv, faces, texture)
 
 
 def shell(room: Room, edges: tuple[float, float, float]) -> list[Mesh]:
-    """
-    Args:
-        room: the room.
-        edges: of the tiles of floor, wall and ceiling [m].
+    """Floor, walls, ceiling and skirting boards; their textures are 0 floor, 1 wall, 2 ceiling, 3 skirting.
 
-    Returns:
-        Floor, walls, ceiling and skirting boards; their textures are 0 floor, 1 wall, 2 ceiling, 3 skirting.
+    Args:
+        room: the measures of the shell.
+        edges: edges of the tiles of floor, wall and ceiling [m].
     """
     meshes, up = [], np.array([0, 0, room.size[2]])
     for low, high in room.rectangles:

@@ -6,23 +6,22 @@ import numpy as np
 
 from vega3d.geometry import Box, rotation_about_z
 from vega3d.rooms.scene.furniture import Furniture
-from vega3d.rooms.scene.layout import KINDS, MAIN_THINGS, finishing, kinds_for, lighting, openings
+from vega3d.rooms.scene.layout import KINDS, Layout, Placed, finishing, kinds_for, lighting, openings
 from vega3d.rooms.scene.meshes import Mesh, Textures, join, moved, pack_textures, refined
-from vega3d.rooms.scene.placing import Layout, Placed
 from vega3d.rooms.scene.room import Room, sample_room, shell
+from vega3d.rooms.scene.splits import split_of_seed
 from vega3d.rooms.scene.styles import STYLES
 
-SPLITS = tuple(STYLES)
-SEEDS_PER_SPLIT = 1 << 30
 LONGEST_EDGE = 0.22  # [m], of furniture, so that shadows show on it
 GLOWS = {("window", 1): 1.0, ("ceiling light", 1): 1.0}  # textures that send out light, by class and number
 
 
 class SceneObject(NamedTuple):
-    """
-    Args:
-        name: of its class.
-        source: of the pack, or "built".
+    """A thing in a room.
+
+    Attributes:
+        name: its class, one of `CLASSES`.
+        source: where its model comes from in the pack, or "built".
         instance: its number in `Scene.instance` and in rendered ids; counts from 1, 0 is the room itself.
         box: the tight upright box of its mesh, turned with it [m].
         on: instance that it stands on, or 0 for the floor, a wall or the ceiling.
@@ -36,14 +35,15 @@ class SceneObject(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """
-    Args:
-        seed: that it was made from.
-        kind: of room, of `KINDS`.
-        room: its shell.
-        mesh: of everything, in world coordinates [m]; `mesh.texture` numbers `textures`.
+    """A furnished room as one set of arrays.
+
+    Attributes:
+        seed: what it was sampled from; also names its split.
+        kind: what the room is for, one of `KINDS`.
+        room: size and outline of the shell.
+        mesh: all surfaces, in world coordinates [m]; `mesh.texture` numbers `textures`.
         instance: int32[F], of each face; 0 for floor, walls and ceiling.
-        textures: of everything.
+        textures: those of all surfaces in one table.
         objects: in the order of their instances.
     """
 
@@ -56,45 +56,13 @@ class Scene(NamedTuple):
     objects: tuple[SceneObject, ...]
 
 
-def scene_seed(split: str, number: int) -> int:
-    """
-    Args:
-        split: one of `SPLITS`.
-        number: of the scene in its split, from 0.
-
-    Returns:
-        The seed of the scene; splits share none.
-
-    Raises:
-        ValueError: if the split is unknown or the number is not in [0, 2^30).
-    """
-    if split not in SPLITS:
-        raise ValueError(f"There is no split {split!r}. Choose one of {list(SPLITS)}.")
-    if not 0 <= number < SEEDS_PER_SPLIT:
-        raise ValueError(f"A split has scenes 0 to {SEEDS_PER_SPLIT - 1}, but got {number}.")
-    return SPLITS.index(split) * SEEDS_PER_SPLIT + number
-
-
-def split_of_seed(seed: int) -> str:
-    """The split that a scene's seed belongs to; the inverse of `scene_seed`.
-
-    Raises:
-        ValueError: if no split has the seed.
-    """
-    if not 0 <= seed < len(SPLITS) * SEEDS_PER_SPLIT:
-        raise ValueError(f"Seeds lie in 0 to {len(SPLITS) * SEEDS_PER_SPLIT - 1}, but got {seed}.")
-    return SPLITS[seed // SEEDS_PER_SPLIT]
-
-
 def sample_scene(seed: int, furniture: list[Furniture], kind: str | None = None) -> Scene:
-    """
-    Args:
-        seed: of everything in the room; its split has a style (`STYLES`).
-        furniture: objects of a pack (`furniture_for`). A class that it lacks is left out.
-        kind: of room, of `KINDS`; drawn from the seed if None, among those that the pack can furnish.
+    """The room of a seed; the same arrays for the same seed and pack.
 
-    Returns:
-        The room; the same arrays for the same seed and pack.
+    Args:
+        seed: decides everything in the room; its split has a style (`STYLES`).
+        furniture: objects of a pack (`furniture_for`). A class that it lacks is left out.
+        kind: one of `KINDS`; drawn from the seed if None, among those that the pack can furnish.
 
     Raises:
         ValueError: if the seed is in no split, the kind is unknown, or the furniture lacks its main thing.
@@ -107,10 +75,9 @@ def sample_scene(seed: int, furniture: list[Furniture], kind: str | None = None)
     drawn = str(random.choice(kinds))
     kind = kind or drawn
     if kind not in kinds:
-        raise ValueError(f"The furniture has no {MAIN_THINGS[kind]!r} for a {kind}. It furnishes {kinds}.")
-    area, steps = KINDS[kind]
-    layout = Layout(sample_room(random, area, style.ratios), furniture, random, style)
-    for step in (lighting, openings, *steps, finishing):
+        raise ValueError(f"The furniture has no {KINDS[kind].main_thing!r} for a {kind}. It furnishes {kinds}.")
+    layout = Layout(sample_room(random, KINDS[kind].area, style.ratios), furniture, random, style)
+    for step in (lighting, openings, *KINDS[kind].steps, finishing):
         step(layout)
     return _assemble(seed, kind, layout)
 

@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vega3d.rooms.scene import builders, builders_unseen, materials, materials_unseen
-from vega3d.rooms.scene.furniture import UNSEEN_SPLIT, Model
-from vega3d.rooms.scene.materials import Material
+from vega3d.rooms.scene import builders, materials
+from vega3d.rooms.scene.furniture import Model
+from vega3d.rooms.scene.materials import Colours, Material, Random
+from vega3d.rooms.scene.splits import SPLITS, UNSEEN_SPLIT
 
-Random = np.random.Generator
-Colours = tuple[tuple[int, int, int], ...]
 SOFT = ("armchair", "sofa", "bed", "towel", "handbag", "shoes", "chair")
 HARD = ("wardrobe", "desk", "table", "nightstand", "crib", "stool", "box")
 MIXED = ("cabinet", "lamp", "trash can")
@@ -18,12 +17,13 @@ CUPS = ("cup", "bottle")
 
 
 class Style(NamedTuple):
-    """
-    Args:
+    """What the rooms of a split are made of.
+
+    Attributes:
         floors, wallpapers: one of each is drawn for a room.
-        ceiling: of every room.
+        ceiling: the same for every room.
         skirting: uint8[1, 1, 3], colour of the skirting boards.
-        builders: of the things that are built from boxes, by class.
+        builders: what makes the things that are built from boxes, by class.
         palettes: colours that a thing from the pack may take instead of its own, by class.
         ratios: least and greatest of a room's width divided by its depth.
         lights: in a row over each rectangle of the floor.
@@ -40,7 +40,7 @@ class Style(NamedTuple):
 
 
 def palettes(woods: Colours, cloths: Colours, neutrals: Colours) -> dict[str, Colours]:
-    """The colours of each class that has some."""
+    """The colours of each class whose things are coloured anew."""
     return {
         **dict.fromkeys(SOFT, cloths + neutrals),
         **dict.fromkeys(HARD, woods + neutrals),
@@ -56,25 +56,27 @@ FAMILIAR = Style(
     skirting=np.array([[[238, 237, 232]]], np.uint8),
     builders=builders.BUILDERS,
     palettes=palettes(
-        materials.WOODS, materials.CLOTHS, ((228, 226, 220), (196, 194, 190), (120, 122, 126), (62, 62, 66))
+        materials.FAMILIAR.woods,
+        materials.FAMILIAR.cloths,
+        ((228, 226, 220), (196, 194, 190), (120, 122, 126), (62, 62, 66)),
     ),
     ratios=(0.72, 1.4),
     lights=1,
 )
 
 UNSEEN = Style(
-    floors=materials_unseen.FLOORS,
-    wallpapers=materials_unseen.WALLPAPERS,
-    ceiling=materials_unseen.boarded_ceiling,
+    floors=materials.UNSEEN_FLOORS,
+    wallpapers=materials.UNSEEN_WALLPAPERS,
+    ceiling=materials.boarded_ceiling,
     skirting=np.array([[[112, 84, 66]]], np.uint8),
-    builders=builders_unseen.BUILDERS,
+    builders=builders.UNSEEN_BUILDERS,
     palettes=palettes(
-        materials_unseen.WOODS,
-        materials_unseen.CLOTHS,
+        materials.UNSEEN.woods,
+        materials.UNSEEN.cloths,
         ((238, 230, 216), (210, 200, 190), (150, 142, 136), (84, 88, 80)),
     ),
     ratios=(1.45, 1.9),
     lights=2,
 )
 
-STYLES = {"train": FAMILIAR, "validation": FAMILIAR, "test": FAMILIAR, UNSEEN_SPLIT: UNSEEN}
+STYLES = {split: UNSEEN if split == UNSEEN_SPLIT else FAMILIAR for split in SPLITS}

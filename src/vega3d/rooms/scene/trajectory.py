@@ -1,4 +1,4 @@
-"""Camera walks through a room: turning on the spot, circling something, and walking from place to place."""
+"""Camera trajectories through a room: turning on the spot, circling something, and walking from place to place."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,21 +6,22 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.geometry import look_at
-from vega3d.rooms.scene.placing import CELL, largest_region, standing_room
+from vega3d.rooms.scene.room import GRID_STEP, floor_grid, largest_region, standing_room
 from vega3d.rooms.scene.scene import Scene
 
 BODY = 0.3  # [m], kept between the camera and everything else
 FIELDS_OF_VIEW = (50.0, 90.0)  # [deg]
 EYE_HEIGHTS = (1.2, 1.7)  # [m]
-LENGTHS = (2.0, 6.0)  # [m], of a walk-through
+LENGTHS = (2.0, 6.0)  # [m], of the kinds `orbit` and `walk`
 FLAT, HEAD = 0.05, 1.9  # [m]: what ends below or begins above does not hinder, as in `standing_room`
 SMOOTHINGS = 30  # of a route, at most
-CANDIDATES = 10  # walks drawn, of which the one that sees most is kept
+CANDIDATES = 10  # trajectories drawn, of which the one that sees most is taken
 
 
-class Walk(NamedTuple):
-    """
-    Args:
+class Trajectory(NamedTuple):
+    """The path of a camera through a room, a pose a frame.
+
+    Attributes:
         kind: "pan", "orbit" or "walk".
         world_from_camera: float[T, 4, 4].
         field_of_view: along the width [deg].
@@ -32,13 +33,12 @@ class Walk(NamedTuple):
 
 
 class _Ground(NamedTuple):
-    """Where the camera may be.
+    """Where the camera of a room may be.
 
-    Args:
-        centres: float[n, m, 2], of cells [m].
+    Attributes:
+        centres: float[n, m, 2], the middle of each square of the floor's grid [m].
         free: bool[n, m].
         obstacles: float[B, 6]: centre, cosine and sine of the yaw, and half the sides of what hinders [m].
-        scene: the room.
     """
 
     centres: np.ndarray
@@ -56,61 +56,58 @@ class _Ground(NamedTuple):
         return np.asarray(away & self.scene.room.contains(points, BODY).all(axis=-1))
 
     def draw(self, random: np.random.Generator) -> np.ndarray:
-        cells = np.argwhere(self.free)
-        return self.centres[tuple(cells[random.integers(len(cells))])]
+        squares = np.argwhere(self.free)
+        return self.centres[tuple(squares[random.integers(len(squares))])]
 
 
-def sample_walk(scene: Scene, number: int, num_frames: int = 16, kind: str | None = None) -> Walk:
-    """
+def sample_trajectory(scene: Scene, number: int, num_frames: int = 16, kind: str | None = None) -> Trajectory:
+    """Of ten trajectories that are drawn, the one that has most objects in view.
+
     Args:
-        scene: the room.
-        number: of the walk in this room; each has a random stream of its own.
-        num_frames: T.
-        kind: one of `WALKS`; drawn if None.
-
-    Returns:
-        The walk, of those drawn, that has most objects in view; the same for the same scene and number.
+        scene: the room; the same scene and number give the same trajectory.
+        number: which trajectory of the room; each has a random stream of its own.
+        num_frames: frames T, evenly spread over the path.
+        kind: one of `TRAJECTORY_KINDS`; drawn if None.
 
     Raises:
         ValueError: if there are no frames, or the kind is unknown, or the camera has no place in the room.
     """
     if num_frames < 1:
-        raise ValueError(f"A walk has at least 1 frame, but got {num_frames}.")
-    if kind is not None and kind not in WALKS:
-        raise ValueError(f"There is no walk {kind!r}. Choose one of {list(WALKS)}.")
+        raise ValueError(f"A trajectory has at least 1 frame, but got {num_frames}.")
+    if kind is not None and kind not in TRAJECTORY_KINDS:
+        raise ValueError(f"There is no trajectory {kind!r}. Choose one of {list(TRAJECTORY_KINDS)}.")
     return _sample(_ground(scene), number, num_frames, kind)
 
 
-def sample_walks(scene: Scene, count: int, num_frames: int = 16) -> list[Walk]:
-    """The first walks of a room, as `sample_walk` gives them; what they share is made once.
+def sample_trajectories(scene: Scene, count: int, num_frames: int = 16) -> list[Trajectory]:
+    """The first trajectories of a room, as `sample_trajectory` gives them; what they share is made once.
 
     Raises:
-        ValueError: as `sample_walk` does.
+        ValueError: as `sample_trajectory` does.
     """
     if num_frames < 1:
-        raise ValueError(f"A walk has at least 1 frame, but got {num_frames}.")
+        raise ValueError(f"A trajectory has at least 1 frame, but got {num_frames}.")
     ground = _ground(scene)
     return [_sample(ground, number, num_frames, None) for number in range(count)]
 
 
-def _sample(ground: _Ground, number: int, num_frames: int, kind: str | None) -> Walk:
+def _sample(ground: _Ground, number: int, num_frames: int, kind: str | None) -> Trajectory:
     random = np.random.default_rng(np.random.SeedSequence([ground.scene.seed, 2, number]))
-    drawn = str(random.choice(list(WALKS), p=[0.2, 0.3, 0.5]))
+    drawn = str(random.choice(list(TRAJECTORY_KINDS), p=[0.2, 0.3, 0.5]))
     field_of_view = float(random.uniform(*FIELDS_OF_VIEW))
     best, best_score = None, -1.0
     for _ in range(CANDIDATES):
-        path, gaze = WALKS[kind or drawn](ground, num_frames, random)
+        path, gaze = TRAJECTORY_KINDS[kind or drawn](ground, num_frames, random)
         score = _in_view(ground.scene, path, gaze, field_of_view)
         if score > best_score:
             best, best_score = (path, gaze), score
     assert best is not None
     poses = np.stack([look_at(eye, target) for eye, target in zip(*best, strict=True)])
-    return Walk(kind or drawn, poses, field_of_view)
+    return Trajectory(kind or drawn, poses, field_of_view)
 
 
 def _ground(scene: Scene) -> _Ground:
-    x, y = (np.arange(CELL / 2, edge, CELL) for edge in scene.room.size[:2])
-    centres = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)
+    centres = floor_grid(scene.room)
     boxes = [item.box for item in scene.objects]
     free = largest_region(standing_room(scene.room, boxes, centres, BODY))
     if not free.any():
@@ -124,7 +121,7 @@ def _ground(scene: Scene) -> _Ground:
 
 
 def _in_view(scene: Scene, path: np.ndarray, gaze: np.ndarray, field_of_view: float) -> float:
-    """Objects whose centre comes into the image, and, in logarithms, how many are in each frame."""
+    """A score: how many centres of objects come into the image, and, in logarithms, how many are in each frame."""
     forward = gaze - path
     forward = forward / np.linalg.norm(forward, axis=1, keepdims=True)
     right = np.cross(forward, (0.0, 0.0, 1.0))
@@ -204,22 +201,24 @@ def _smooth(values: np.ndarray, times: int) -> np.ndarray:
 
 
 def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> np.ndarray | None:
-    """float[n, 2]: a smooth free path of 2 to 6 m from a free cell's centre [m], or None if there is none."""
-    origin = tuple(np.round((start - CELL / 2) / CELL).astype(int))
+    """float[n, 2]: a smooth free path of 2 to 6 m from a free square's middle [m], or None if there is none."""
+    origin = tuple(np.round((start - GRID_STEP / 2) / GRID_STEP).astype(int))
     longest = random.uniform(*LENGTHS)
-    steps = _steps_from(ground.free, origin, int(longest * 1.2 / CELL) + 2)  # as far as a way back from an end looks
+    steps = _steps_from(
+        ground.free, origin, int(longest * 1.2 / GRID_STEP) + 2
+    )  # as far as a way back from an end looks
     ends = np.argwhere(
-        (steps >= 0) & (steps * CELL <= longest * 1.2) & (steps * CELL > max(LENGTHS[0], longest * 0.6))
+        (steps >= 0) & (steps * GRID_STEP <= longest * 1.2) & (steps * GRID_STEP > max(LENGTHS[0], longest * 0.6))
     )
     if not len(ends):
         return None
-    cell, cells = tuple(ends[random.integers(len(ends))]), []
-    while cell != origin:
-        cells.append(cell)
-        around = [(cell[0] + i, cell[1] + j) for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1))]
+    square, squares = tuple(ends[random.integers(len(ends))]), []
+    while square != origin:
+        squares.append(square)
+        around = [(square[0] + i, square[1] + j) for i, j in ((1, 0), (-1, 0), (0, 1), (0, -1))]
         around = [near for near in around if all(0 <= k < n for k, n in zip(near, steps.shape, strict=True))]
-        cell = min((near for near in around if steps[near] >= 0), key=lambda near: (steps[near], random.random()))
-    route = np.array([ground.centres[cell] for cell in [*cells, origin]][::-1])
+        square = min((near for near in around if steps[near] >= 0), key=lambda near: (steps[near], random.random()))
+    route = np.array([ground.centres[square] for square in [*squares, origin]][::-1])
     smoother = [route]
     for _ in range(SMOOTHINGS):
         last = smoother[-1]
@@ -235,9 +234,9 @@ def _halves(route: np.ndarray) -> np.ndarray:
 
 
 def _steps_from(free: np.ndarray, origin: tuple, most: int) -> np.ndarray:
-    """int[n, m]: steps between free 4-neighbours from a cell, up to `most`; -1 where none lead.
+    """int[n, m]: steps between free 4-neighbours from a square of the grid, up to `most`; -1 where none lead.
 
-    A whole map is one integer with a bit a cell, because arrays this small cost more in calls than in work.
+    A whole map is one integer with a bit a square, because arrays this small cost more in calls than in work.
     """
     rows, columns = free.shape
     width = columns + 1  # an empty column parts a row from the next one
@@ -251,10 +250,10 @@ def _steps_from(free: np.ndarray, origin: tuple, most: int) -> np.ndarray:
         fronts.append(front.to_bytes(size, "little"))
         front = (front << 1 | front >> 1 | front << width | front >> width) & left
     bits = np.unpackbits(np.frombuffer(b"".join(fronts), np.uint8).reshape(-1, size), axis=1, bitorder="little")
-    count, cell = np.nonzero(bits)
+    count, square = np.nonzero(bits)
     steps = np.full(size * 8, -1)
-    steps[cell] = count
+    steps[square] = count
     return steps[: rows * width].reshape(rows, width)[:, :-1]
 
 
-WALKS: dict[str, Callable] = {"pan": _pan, "orbit": _orbit, "walk": _walk}
+TRAJECTORY_KINDS: dict[str, Callable] = {"pan": _pan, "orbit": _orbit, "walk": _walk}

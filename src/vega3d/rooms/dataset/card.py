@@ -1,9 +1,17 @@
-"""The card of a data set: what it holds, how it was made, how to load it."""
+"""What a data set is shown by: its card, which says what it holds and how to load it, and a contact sheet."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from vega3d.rooms.dataset.dataset_files import SCHEMAS, table_file
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
+from vega3d.extras import optional_module
+from vega3d.rooms.archives import LARGEST, read_archive
+from vega3d.rooms.dataset.files import TABLES, table_file
+
+TILE, TITLE, FRAMES = 192, 34, 4  # [px], [px], colour frames of a walkthrough
+FARTHEST = 6.0  # [m] that is shown darkest
 CARD = """---
 license: {license}
 language:
@@ -21,7 +29,7 @@ configs:
 
 # Rooms: {split}
 
-{walkthroughs} camera walks of {num_frames} frames ({size}x{size} px) through {rooms} furnished rooms, made by
+{walkthroughs} camera trajectories of {num_frames} frames ({size}x{size} px) through {rooms} furnished rooms, made by
 `vega3d.rooms`, with exact depth, poses, instance masks and boxes, and questions whose answers are computed from
 the geometry. Columns, wording and answer formats of the questions are those of VSI-Bench (Yang et al., 2024).
 
@@ -67,16 +75,17 @@ FURNITURE = {
 
 
 def dataset_card(settings: dict, statistics: dict, seeds: Sequence[int], license_name: str) -> str:
-    """
+    """The text of a data set's README.md.
+
     Args:
-        settings: of the data set.
-        statistics: of `dataset_files.write_tables`.
-        seeds: of its rooms.
-        license_name: of the data, a key of `FURNITURE`.
+        settings: as in the folder's `settings.json`.
+        statistics: what `files.write_tables` gives.
+        seeds: the seed of each room, ascending.
+        license_name: the licence of the furniture's pack, a key of `FURNITURE`.
     """
     split = settings["split"]
     configs = []
-    for number, table in enumerate(SCHEMAS):
+    for number, table in enumerate(TABLES):
         default = "  default: true\n" if number == 0 else ""
         path = table_file(split, table)
         configs.append(f"- config_name: {table}\n{default}  data_files:\n  - split: {split}\n    path: {path}")
@@ -87,7 +96,7 @@ def dataset_card(settings: dict, statistics: dict, seeds: Sequence[int], license
     return CARD.format(
         license=license_name,
         configs="\n".join(configs),
-        command=command_of(settings, statistics["rooms"]),
+        command=making_command(settings, statistics["rooms"]),
         types="\n".join(rows),
         kinds=", ".join(f"{name} {count}" for name, count in statistics["kinds"].items()),
         tables=", ".join(f"{name} {count}" for name, count in statistics["rows"].items()),
@@ -99,12 +108,12 @@ def dataset_card(settings: dict, statistics: dict, seeds: Sequence[int], license
     )
 
 
-def command_of(settings: dict, rooms: int) -> str:
+def making_command(settings: dict, rooms: int) -> str:
     """The command that makes the data set again."""
     options = {
         "split": settings["split"],
         "scenes": rooms,
-        "walks": settings["walks"],
+        "trajectories": settings["walks"],
         "size": settings["size"],
         "num-frames": settings["num_frames"],
         "questions-per-type": settings["questions_per_type"],
@@ -121,3 +130,67 @@ def answers_text(entry: dict) -> str:
         return ", ".join(f"{name} {count}" for name, count in counts.items())
     values = sorted(counts, key=float)
     return f"{values[0]} to {values[-1]}, most often {max(counts, key=counts.__getitem__)}"
+
+
+def instance_colours(ids: np.ndarray) -> np.ndarray:
+    """uint8[..., 3]: a colour for each instance id; dark grey for the room itself."""
+    palette = (optional_module("matplotlib").colormaps["tab20"](np.arange(20))[:, :3] * 255).astype(np.uint8)
+    return np.where((ids == 0)[..., None], np.uint8(40), palette[ids.astype(np.int64) * 7 % len(palette)])
+
+
+def depth_colours(depth: np.ndarray) -> np.ndarray:
+    """uint8[..., 3] of depth [m]; near is light."""
+    scaled = optional_module("matplotlib").colormaps["magma"](1 - np.clip(depth / FARTHEST, 0, 1))
+    return (scaled[..., :3] * 255).astype(np.uint8)
+
+
+def read_frames(path: Path) -> np.ndarray:
+    """uint8[T, H, W, 3]: all frames of a video."""
+    import av
+
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def preview_row(video: Path, arrays: Path, caption: str) -> Image.Image:
+    """Colour frames, depth and instances of the middle frame, under a caption."""
+    frames = read_frames(video)
+    chosen = np.linspace(0, len(frames) - 1, FRAMES).round().astype(int)
+    middle = len(frames) // 2
+    shape = frames.shape[:3]
+    values = read_archive(
+        arrays,
+        ("depth_mm", "instance"),
+        {"depth_mm": shape, "instance": shape},
+        largest=LARGEST,
+        remedy="Delete it, and run the same command to make it anew.",
+    )
+    depth, ids = values["depth_mm"][middle] / 1000, values["instance"][middle]
+    tiles = [*frames[chosen], depth_colours(depth), instance_colours(ids)]
+    row = Image.new("RGB", (TILE * len(tiles), TITLE + TILE), "white")
+    ImageDraw.Draw(row).text((4, 3), caption, fill="black", font=ImageFont.load_default(12), spacing=2)
+    for number, tile in enumerate(tiles):
+        row.paste(Image.fromarray(tile).resize((TILE, TILE)), (TILE * number, TITLE))
+    return row
+
+
+def draw_preview(folder: Path, records: dict[str, dict], path: Path) -> None:
+    """Writes a contact sheet: a row for each walkthrough, with one of its questions.
+
+    Args:
+        folder: a data set with videos.
+        records: the walkthroughs to show, by name.
+        path: PNG file to write.
+    """
+    rows = []
+    for number, (name, record) in enumerate(records.items()):
+        caption = f"{name}: {record['kind']}"
+        if record["questions"]:
+            asked = record["questions"][number % len(record["questions"])]
+            choices = " / ".join(asked["options"] or ())
+            caption += f"\n{asked['question'][:150]} {choices} -> {asked['ground_truth']}"
+        rows.append(preview_row(folder / "rooms" / f"{name}.mp4", folder / "arrays" / f"{name}.npz", caption))
+    sheet = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)), "white")
+    for number, row in enumerate(rows):
+        sheet.paste(row, (0, number * row.height))
+    sheet.save(path, format="PNG")

@@ -1,24 +1,29 @@
-"""The files of a data set: a video, arrays and a record for each walkthrough, and tables of all."""
+"""The files of a data set: a video, arrays and a record for each walkthrough, and tables of all.
+
+A file that was cut short, or has no bytes, is known by its ends (`is_whole_video` and the like) and made anew.
+"""
 
 import json
 import platform
 import string
+import struct
+import zipfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Sequence
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
-from vega3d.files import write_whole
+from vega3d.extras import optional_module
+from vega3d.files import check_input, inside, write_whole
 from vega3d.geometry import Box
+from vega3d.questions import SpatialQuestion
 from vega3d.rooms.questions.annotations import attribute_questions, captions, expressions, frames_showing
-from vega3d.rooms.questions.correspondences import correspondences
-from vega3d.rooms.questions.geometric_question import GeometricQuestion
-from vega3d.rooms.questions.observation import Observation
-from vega3d.rooms.render.embree import Clip
+from vega3d.rooms.questions.observation import Observation, correspondences
+from vega3d.rooms.questions.questions import GeometricQuestion
+from vega3d.rooms.render.clip import Clip
 from vega3d.rooms.scene.scene import Scene
 
 DATASET = "rooms"
@@ -35,33 +40,32 @@ ARRAYS = (
     "correspondences",
     "seed",
 )  # of a walkthrough
-
-TEXT, INTEGER = pyarrow.string(), pyarrow.int64()
-INTEGERS, NUMBERS = pyarrow.list_(INTEGER), pyarrow.list_(pyarrow.float64())
-SOURCE = [("id", TEXT), ("dataset", TEXT), ("scene_name", TEXT)]
-SCHEMAS = {
-    "questions": pyarrow.schema(
-        [
-            *SOURCE,
-            ("question_type", TEXT),
-            ("question", TEXT),
-            ("ground_truth", TEXT),
-            ("options", pyarrow.list_(TEXT)),
-            ("object_ids", INTEGERS),
-            ("frame", INTEGER),
-            ("marks", pyarrow.list_(INTEGERS)),
-        ]
-    ),
-    "expressions": pyarrow.schema(
-        [*SOURCE, ("expression", TEXT), ("object_id", INTEGER), ("box", NUMBERS), ("frames", INTEGERS)]
-    ),
-    "captions": pyarrow.schema(
-        [*SOURCE, ("name", TEXT), ("caption", TEXT), ("object_id", INTEGER), ("box", NUMBERS), ("frames", INTEGERS)]
-    ),
-    "attributes": pyarrow.schema(
-        [*SOURCE, ("kind", TEXT), ("question", TEXT), ("answer", TEXT), ("object_ids", INTEGERS)]
-    ),
+HEADER, LONG_HEADER = 8, 16  # bytes of a box of MP4; the second with a size of 64 bits
+LONG = 1  # in place of a size
+# Columns of each table and their types, those of Parquet or lists of them.
+SOURCE = {"id": "text", "dataset": "text", "scene_name": "text"}
+ABOUT_OBJECT = {"object_id": "integer", "box": "list of number", "frames": "list of integer"}
+TABLES: dict[str, dict[str, str]] = {
+    "questions": SOURCE
+    | {"question_type": "text", "question": "text", "ground_truth": "text", "options": "list of text"}
+    | {"object_ids": "list of integer", "frame": "integer", "marks": "list of list of integer"},
+    "expressions": SOURCE | {"expression": "text"} | ABOUT_OBJECT,
+    "captions": SOURCE | {"name": "text", "caption": "text"} | ABOUT_OBJECT,
+    "attributes": SOURCE | {"kind": "text", "question": "text", "answer": "text", "object_ids": "list of integer"},
 }
+
+
+@cache
+def table_schema(table: str) -> Any:
+    """The `pyarrow.Schema` of a table."""
+    arrow = optional_module("pyarrow")
+    plain = {"text": arrow.string(), "integer": arrow.int64(), "number": arrow.float64()}
+
+    def column_type(name: str) -> Any:
+        inner = name.removeprefix("list of ")
+        return plain[name] if inner == name else arrow.list_(column_type(inner))
+
+    return arrow.schema([(name, column_type(kind)) for name, kind in TABLES[table].items()])
 
 
 def table_file(split: str, table: str) -> str:
@@ -89,9 +93,9 @@ def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
         container.mux(stream.encode())
 
 
-def write_arrays(path: Path, scene: Scene, clip: Clip, walk: int) -> None:
-    """Depth [mm], instance ids, poses, intrinsics, the boxes of all objects, and point correspondences."""
-    random = np.random.default_rng([scene.seed, 5, walk])
+def write_arrays(path: Path, scene: Scene, clip: Clip, trajectory: int) -> None:
+    """Writes depth [mm], instance ids, poses, intrinsics, the boxes of all objects, and point correspondences."""
+    random = np.random.default_rng([scene.seed, 5, trajectory])
     with path.open("wb") as file:
         np.savez_compressed(
             file,
@@ -162,18 +166,19 @@ def question_row(question: GeometricQuestion) -> dict:
 
 def check_record(record: dict, scene_name: str) -> None:
     """Raises ValueError unless a record of a walkthrough is as `walkthrough_record` makes it."""
-    kinds = {"seed": int, "kind": str, "objects": list, **dict.fromkeys(SCHEMAS, list)}
+    kinds = {"seed": int, "kind": str, "objects": list, **dict.fromkeys(TABLES, list)}
     for name, kind in kinds.items():
         if type(record.get(name)) is not kind:
             raise ValueError(f"{name} must be {kind.__name__}, but is {type(record.get(name)).__name__}")
     if not all(isinstance(name, str) for name in record["objects"]):
         raise ValueError("objects must be names")
-    for name, schema in SCHEMAS.items():
+    pyarrow = optional_module("pyarrow")
+    for name, columns in TABLES.items():
         for row in record[name]:
-            if not isinstance(row, dict) or set(row) != set(schema.names) or row["scene_name"] != scene_name:
-                raise ValueError(f"a row of {name} has not the columns {', '.join(schema.names)} of {scene_name}")
+            if not isinstance(row, dict) or set(row) != set(columns) or row["scene_name"] != scene_name:
+                raise ValueError(f"a row of {name} has not the columns {', '.join(columns)} of {scene_name}")
         try:
-            pyarrow.Table.from_pylist(record[name], schema=schema)
+            pyarrow.Table.from_pylist(record[name], schema=table_schema(name))
         except (pyarrow.ArrowException, TypeError, OverflowError) as error:
             raise ValueError(f"{name}: {error}") from error
     for row in record["questions"]:
@@ -184,7 +189,7 @@ def check_record(record: dict, scene_name: str) -> None:
 
 def write_tables(output: Path, split: str, records: Iterable[dict]) -> dict:
     """Writes all tables of a split; returns its statistics."""
-    rows: dict[str, list[dict]] = {name: [] for name in SCHEMAS}
+    rows: dict[str, list[dict]] = {name: [] for name in TABLES}
     kinds: dict[int, str] = {}
     objects: Counter[str] = Counter()
     walkthroughs = 0
@@ -195,9 +200,10 @@ def write_tables(output: Path, split: str, records: Iterable[dict]) -> dict:
         kinds[record["seed"]] = record["kind"]
         for name, found in rows.items():
             found += record[name]
-    for name, schema in SCHEMAS.items():
-        table = pyarrow.Table.from_pylist(rows[name], schema=schema)
-        write_whole(output / table_file(split, name), partial(pyarrow.parquet.write_table, table))
+    for name in TABLES:
+        table = optional_module("pyarrow").Table.from_pylist(rows[name], schema=table_schema(name))
+        write = partial(optional_module("pyarrow.parquet").write_table, table)
+        write_whole(output / table_file(split, name), write)
     return {
         "rooms": len(kinds),
         "walkthroughs": walkthroughs,
@@ -228,3 +234,73 @@ def answer_statistics(rows: Sequence[dict]) -> dict:
 
 def write_json(path: Path, values: dict) -> None:
     write_whole(path, partial(Path.write_text, data=json.dumps(values, indent=2) + "\n"))
+
+
+def is_whole_video(path: Path) -> bool:
+    """Whether the boxes of an MP4 fill the file, and index and frames are among them."""
+    try:
+        with path.open("rb") as file:
+            length = file.seek(0, 2)
+            place, kinds = 0, set()
+            while place < length:
+                file.seek(place)
+                size, kind = struct.unpack(">I4s", file.read(HEADER))
+                header = HEADER
+                if size == LONG:
+                    size, header = struct.unpack(">Q", file.read(LONG_HEADER - HEADER))[0], LONG_HEADER
+                if size < header:
+                    return False
+                kinds.add(kind)
+                place += size
+    except (OSError, struct.error):
+        return False
+    return place == length and {b"moov", b"mdat"} <= kinds
+
+
+def is_whole_archive(path: Path, names: Collection[str]) -> bool:
+    """Whether a .npz, whose table stands at its end, has these arrays."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {f"{name}.npy" for name in names} <= set(archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False
+
+
+def load_spatial_questions(folder: str | Path, split: str) -> list[SpatialQuestion]:
+    """The questions of a data set with their answers; `visual` is the path of the video.
+
+    A question with `marks` needs them drawn on its `frame` (`rooms.questions.marks.draw_marks`).
+
+    Args:
+        folder: a data set that `synthesize` made with videos.
+        split: the split that it was made for.
+
+    Raises:
+        ValueError: if the folder has no such table, lacks videos, or the table names one outside of it.
+    """
+    pyarrow = optional_module("pyarrow")
+    path = Path(folder) / table_file(split, "questions")
+    try:
+        table = optional_module("pyarrow.parquet").read_table(check_input(path), schema=table_schema("questions"))
+    except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}). Make it with `vega3d synthesize --split {split}`."
+        ) from error
+    questions = [spatial_question(row, Path(folder)) for row in table.to_pylist()]
+    missing = sorted({question.visual.name for question in questions if not question.visual.is_file()})
+    if missing:
+        raise ValueError(f"{folder} lacks {len(missing)} videos, the first is {missing[0]}. Make it anew with videos.")
+    return questions
+
+
+def spatial_question(row: dict, folder: Path) -> SpatialQuestion:
+    return SpatialQuestion(
+        visual=inside(inside(folder, row["dataset"]), f"{row['scene_name']}.mp4"),
+        question=row["question"],
+        options=tuple(option.partition(". ")[2] for option in row["options"] or ()),
+        is_numeric=not row["options"],
+        answer=row["ground_truth"],
+        question_type=row["question_type"],
+        frame=row["frame"],
+        marks=tuple(tuple(mark) for mark in row["marks"]),
+    )

@@ -1,0 +1,82 @@
+"""The base install answers; what it leaves out is named by the extra that installs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vega3d.extras import EXTRAS
+
+HIDE = """
+import sys
+from importlib.machinery import PathFinder
+
+
+class Without:
+    \"\"\"Finds what `PathFinder` finds, but for some packages.\"\"\"
+
+    def __init__(self, packages):
+        self.packages = packages
+        self.find_distributions = PathFinder.find_distributions
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in self.packages else PathFinder.find_spec(name, path, target)
+
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without(sys.argv.pop(1).split(","))
+"""
+COMMAND = f"{HIDE}\nimport vega3d_cli\nsys.exit(vega3d_cli.run(sys.argv[1:]))"
+ASK = ["ask", "room", "How many picture(s) are in this room?", "--number", "--num-frames", "2", "--device", "cpu"]
+NEEDS = {  # package: a command that needs it
+    "matplotlib": [*ASK, "--save-gates", "gates.png"],
+    "bitsandbytes": [*ASK, "--4bit"],
+    "gradio": ["demo", "--port", "7999"],
+}
+
+
+def run_without(packages: list[str], arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", COMMAND, ",".join(packages), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+def test_the_table_of_extras_is_that_of_the_project():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    base = [requirement.partition(">=")[0] for requirement in project["dependencies"]]
+    for module, extra in EXTRAS.items():
+        named = [requirement.partition(">=")[0] for requirement in project["optional-dependencies"][extra]]
+        assert module in named and module not in base
+
+
+def test_each_missing_package_names_its_extra(tmp_path):
+    code = f"{HIDE}\nimport json\nfrom vega3d.extras import EXTRAS, MissingExtraError, optional_module\nsaid = {{}}\n"
+    code += "for name in EXTRAS:\n    try:\n        optional_module(name)\n"
+    code += "    except MissingExtraError as error:\n        said[name] = str(error)\nprint(json.dumps(said))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, ",".join(EXTRAS)], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    said = json.loads(done.stdout)
+
+    assert said.keys() == EXTRAS.keys()
+    for name, extra in EXTRAS.items():
+        assert name in said[name] and f"pip install 'vega3d[{extra}]'" in said[name]
+
+
+@pytest.mark.parametrize("package", NEEDS)
+def test_a_command_without_its_package_ends_with_the_line_of_the_extra(package, tmp_path):
+    done = run_without([package], NEEDS[package], tmp_path)
+
+    assert done.returncode == 2, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.endswith(f"Run: pip install 'vega3d[{EXTRAS[package]}]'")
+    assert "Traceback" not in done.stderr
+
+
+def test_ask_needs_no_extra(tmp_path):
+    done = run_without([*EXTRAS, "sentencepiece", "trl"], ASK, tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().isdigit()
