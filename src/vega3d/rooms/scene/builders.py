@@ -42,7 +42,7 @@ def block(low: np.ndarray, high: np.ndarray, texture: int, tile: float | None = 
             normals.append(np.tile(np.eye(3)[axis] * (2 * side - 1), (4, 1)))
             uvs.append(square if tile is None else square * (high - low)[[u, v]] / tile)
     faces = np.concatenate([4 * number + np.array([[0, 1, 2], [0, 2, 3]]) for number in range(6)])
-    return Mesh.uniform(*map(np.concatenate, (quads, normals, uvs)), faces, texture)
+    return Mesh.uniform(np.concatenate(quads), np.concatenate(normals), np.concatenate(uvs), faces, texture)
 
 
 def model(parts: list[Part], images: list[np.ndarray], whole: tuple[int, ...] = ()) -> Model:
@@ -245,16 +245,14 @@ def drum(radius: tuple[float, float], low: float, high: float, texture: int, who
     angle = np.arange(ROUND_SIDES + 1) / ROUND_SIDES * 2 * np.pi
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     slope = (radius[0] - radius[1]) / (high - low)
-    vertices, normals, uvs, faces = [], [], [], []
     ends = ((radius[0], low), (radius[1], high))
     wall = np.concatenate([np.column_stack([circle * r, np.full(ROUND_SIDES + 1, z)]) for r, z in ends])
     outward = np.column_stack([circle, np.full(ROUND_SIDES + 1, slope)]) / np.hypot(1, slope)
     number = np.arange(ROUND_SIDES)
-    vertices.append(wall)
-    normals.append(np.tile(outward, (2, 1)))
-    uvs.append(np.column_stack([np.tile(angle * max(radius), 2), wall[:, 2]]))
     upper = number + ROUND_SIDES + 1
-    faces += [np.stack([number, number + 1, upper + 1], axis=1), np.stack([number, upper + 1, upper], axis=1)]
+    vertices, normals = [wall], [np.tile(outward, (2, 1))]
+    uvs = [np.column_stack([np.tile(angle * max(radius), 2), wall[:, 2]])]
+    faces = [np.stack([number, number + 1, upper + 1], axis=1), np.stack([number, upper + 1, upper], axis=1)]
     for end, (r, z) in enumerate(ends):
         sign, first = 2 * end - 1, (end + 2) * (ROUND_SIDES + 1) + end
         vertices.append(np.column_stack([np.vstack([circle * r, (0, 0)]), np.full(ROUND_SIDES + 2, z)]))
@@ -262,7 +260,8 @@ def drum(radius: tuple[float, float], low: float, high: float, texture: int, who
         uvs.append(vertices[-1][:, :2] / (2 * r) + 0.5 if whole else vertices[-1][:, :2])
         fan = np.stack([number, number + 1, np.full(ROUND_SIDES, ROUND_SIDES + 1)], axis=1) + first
         faces.append(fan if sign > 0 else fan[:, ::-1])
-    return Mesh.uniform(*map(np.concatenate, (vertices, normals, uvs, faces)), texture)
+    triangles = np.concatenate(faces)
+    return Mesh.uniform(np.concatenate(vertices), np.concatenate(normals), np.concatenate(uvs), triangles, texture)
 
 
 def glazed_door(random: Random) -> Model:

@@ -46,8 +46,8 @@ class Mesh(NamedTuple):
         cls, vertices: np.ndarray, normals: np.ndarray, uv: np.ndarray, faces: np.ndarray, texture: int
     ) -> "Mesh":
         """A mesh whose faces all have the texture of a number."""
-        floats = (array.astype(np.float32) for array in (vertices, normals, uv))
-        return cls(*floats, faces.astype(np.int32), np.full(len(faces), texture, np.int32))
+        vertices, normals, uv = (array.astype(np.float32) for array in (vertices, normals, uv))
+        return cls(vertices, normals, uv, faces.astype(np.int32), np.full(len(faces), texture, np.int32))
 
 
 def face_normals(mesh: Mesh) -> np.ndarray:
