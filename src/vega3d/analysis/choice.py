@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 
 from vega3d.analysis.summary import CELL, FORMAT, limits_of
-from vega3d.statistics import RESAMPLES, mean_intervals, scenes_with
+from vega3d.statistics import RESAMPLES, mean_intervals, scene_counts
 
 MEASURES = {"depth_rmse": -1, "centred_retrieval_1": 1}  # -1: less is better
 BASELINES = ("mean", "position")  # of the probes; no control
@@ -138,7 +138,7 @@ def cells_compared(
         ends = [intervals[2].low, intervals[2].high]
         found[name] = {
             **dict(zip(("first", "second", "difference"), map(asdict, intervals), strict=True)),
-            "scenes": min(scenes_with(scenes, columns)),
+            "scenes": min(scene_counts(scenes, columns)),
             "is_better": None not in ends and all(sign * end > 0 for end in ends if end is not None),
         }
     return found

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from vega3d import __version__
 from vega3d.files import write_whole
-from vega3d.statistics import RESAMPLES, SHARE, Limits, mean_intervals, scenes_with
+from vega3d.statistics import RESAMPLES, SHARE, Limits, mean_intervals, scene_counts
 
 FORMAT = "vega3d-analysis-1"
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy")
@@ -84,7 +84,7 @@ def intervals(
     found = mean_intervals(scenes, values, resamples, seed, limits)
     return {
         "figures": {name: asdict(interval) for name, interval in zip(names, found, strict=True)},
-        "figure_scenes": dict(zip(names, scenes_with(scenes, values), strict=True)),
+        "figure_scenes": dict(zip(names, scene_counts(scenes, values), strict=True)),
     }
 
 

@@ -16,10 +16,9 @@ from typing import Any
 from vega3d import __version__
 from vega3d.configs import check_count
 from vega3d.evaluation.answerers import Answer, Answerer
-from vega3d.evaluation.journal import REMEDY, check_same_run, open_journal
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
 from vega3d.evaluation.report import summarise
-from vega3d.evaluation.result_files import FORMAT, read_result
+from vega3d.evaluation.result_files import FORMAT, JOURNAL_REMEDY, check_same_run, open_journal, read_result
 from vega3d.evaluation.vsibench import QuestionRecord
 from vega3d.files import check_output, only_run, write_json
 from vega3d.statistics import RESAMPLES
@@ -131,15 +130,15 @@ def answers_kept(kept: Mapping[str, Any], records: Sequence[QuestionRecord], pat
     answers = {}
     for key, answer in kept.items():
         if key not in asked:
-            raise ValueError(f"{path} answers question {key}, which is not asked. {REMEDY}")
+            raise ValueError(f"{path} answers question {key}, which is not asked. {JOURNAL_REMEDY}")
         if not isinstance(answer, list) or len(answer) != 2:
             raise ValueError(
-                f"{path} has the answer {answer!r:.80} to question {key}, but must have two values. {REMEDY}"
+                f"{path} has the answer {answer!r:.80} to question {key}, but must have two values. {JOURNAL_REMEDY}"
             )
         try:
             answers[key] = checked(asked[key], (answer[0], answer[1]))
         except ValueError as error:
-            raise ValueError(f"{path} holds what is no answer: {error} {REMEDY}") from error
+            raise ValueError(f"{path} holds what is no answer: {error} {JOURNAL_REMEDY}") from error
     return answers
 
 
