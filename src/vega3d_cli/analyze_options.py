@@ -69,7 +69,7 @@ def clips_of(data: Path | None, layout, split: str | None, clips: int | None, wo
     if count < 1:
         raise ValueError(f"--clips is {count}, but must be at least 1.")
     with progress(f"rooms of split {split or usual}", "room", count) as advance:
-        return make_rooms(count, split or usual, workers, on_room=lambda number: advance(number))
+        return make_rooms(count, split or usual, workers, on_progress=lambda number: advance(number))
 
 
 def reader_of(cache: Path | None):

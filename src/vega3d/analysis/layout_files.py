@@ -1,4 +1,4 @@
-"""Reading the files of posed RGB-D folders, with errors that name the file."""
+"""Readers of the files of posed RGB-D folders: images, matrices, tables of poses; errors name the file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from vega3d.analysis.clips import ClipSource, ReadOptions
+from vega3d.extras import optional_module
 from vega3d.files import check_input
 
 COLOUR_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -53,7 +54,7 @@ def files_by_stem(folder: Path, kind: str, suffixes: Sequence[str]) -> dict[str,
     return found
 
 
-def files_of(stems: Sequence[str], found: Mapping[str, Path], usual: Callable[[str], Path]) -> list[Path]:
+def chosen_files(stems: Sequence[str], found: Mapping[str, Path], usual: Callable[[str], Path]) -> list[Path]:
     """A file for each stem; raises ValueError, with the usual name of the file, if there is none."""
     for stem in stems:
         if stem not in found:
@@ -62,6 +63,7 @@ def files_of(stems: Sequence[str], found: Mapping[str, Path], usual: Callable[[s
 
 
 def missing(path: Path) -> ValueError:
+    """The error for a file that a frame needs."""
     return ValueError(f"{path} is missing. Each frame needs colour, depth and pose: export the clip again.")
 
 
@@ -94,6 +96,7 @@ def read_depth(path: Path, units_per_metre: float) -> np.ndarray:
 
 
 def open_image(path: Path) -> Image.Image:
+    """The decoded image; raises ValueError if the file is missing or no image."""
     if not path.exists():
         raise missing(path)
     try:
@@ -165,3 +168,38 @@ def stacked(images: Sequence[np.ndarray], paths: Sequence[Path]) -> np.ndarray:
                 f"{path} is {list(image.shape)}, but {paths[0]} is {list(images[0].shape)}. Mend the clip."
             )
     return np.stack(images)
+
+
+def read_timed_rows(path: Path, columns: int) -> tuple[np.ndarray, list[list[str]]]:
+    """Timestamps float64[n] [s], increasing, and the other columns; lines that begin with # are comments."""
+    rows = [line.split() for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+    wrong = [row for row in rows if len(row) != columns]
+    if not rows or wrong:
+        found = f"a row {' '.join(wrong[0])!r}" if wrong else "no rows"
+        raise ValueError(f"{path} has {found}, but needs rows of {columns} columns, the first a timestamp [s].")
+    try:
+        times = np.array([row[0] for row in rows], float)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. The first column is a timestamp [s].") from error
+    if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+        raise ValueError(f"{path}: timestamps must be finite and increase. Sort the rows.")
+    return times, [row[1:] for row in rows]
+
+
+def quaternion_poses(rows: Sequence[Sequence[str]], path: Path) -> np.ndarray:
+    """float64[n, 4, 4] world_from_camera of rows tx ty tz qx qy qz qw."""
+    try:
+        values = np.array(rows, float)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Rows are: timestamp tx ty tz qx qy qz qw.") from error
+    norms = np.linalg.norm(values[:, 3:], axis=1)
+    if not np.isfinite(values).all() or (np.abs(norms - 1) > 0.01).any():
+        bad = int(np.flatnonzero(~np.isfinite(values).all(axis=1) | ~(np.abs(norms - 1) <= 0.01))[0])
+        raise ValueError(
+            f"{path}: the pose {' '.join(rows[bad])!r} is not finite with a unit quaternion. Remove the row."
+        )
+    rotation = optional_module("scipy.spatial.transform").Rotation
+    poses = np.tile(np.eye(4), (len(values), 1, 1))
+    poses[:, :3, :3] = rotation.from_quat(values[:, 3:]).as_matrix()
+    poses[:, :3, 3] = values[:, :3]
+    return poses
