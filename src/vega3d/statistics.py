@@ -93,7 +93,7 @@ def draw(scenes: int, seeds: tuple[int, ...] = (), resamples: int = RESAMPLES, s
     Args:
         scenes: S.
         seeds: F of each side.
-        resamples: R.
+        resamples: R, how many times everything is drawn.
         seed: decides the draws.
 
     Raises:
@@ -167,7 +167,7 @@ def mean_intervals(
     Args:
         scenes: name of the scene of each of n rows.
         values: float[n, K]; NaN is left out.
-        resamples: R.
+        resamples: R, how many times everything is drawn.
         seed: decides the draws.
         limits: of each metric, for those that are the same in all scenes (`constant_interval`). By default metrics in
             [0, 1] are shares, and others have no limits.

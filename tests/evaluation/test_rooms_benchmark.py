@@ -9,9 +9,17 @@ import pytest
 from evaluation_data import question_records, write_jsonl
 from filelock import FileLock
 
-from vega3d.evaluation.benchmarks import check_baseline, load_benchmark, training_questions
+from vega3d.evaluation.benchmarks import (
+    TRAIN_ROOMS,
+    RoomsBenchmark,
+    check_baseline,
+    default_cache,
+    load_benchmark,
+    load_rooms,
+    rooms_for_limit,
+    training_questions,
+)
 from vega3d.evaluation.metrics import QUESTION_TYPES
-from vega3d.evaluation.rooms import TRAIN_ROOMS, RoomsBenchmark, default_cache, load_rooms, rooms_for_limit
 from vega3d.evaluation.vsibench import QuestionRecord, take_balanced
 from vega3d.rooms.dataset.dataset import FORMAT, DatasetSettings
 
@@ -20,7 +28,7 @@ LOAD = """
 import sys
 from pathlib import Path
 from test_rooms_benchmark import SMALL
-from vega3d.evaluation.rooms import load_rooms
+from vega3d.evaluation.benchmarks import load_rooms
 for record in load_rooms(SMALL, limit=1, cache=Path(sys.argv[1])):
     print(record.id, record.ground_truth, record.visual)
 """
@@ -101,7 +109,7 @@ def test_two_processes_share_a_cache_and_it_grows(tmp_path):
     made = {path: path.stat().st_mtime_ns for path in (folder / "rooms").iterdir()}
     first = RoomsBenchmark(SMALL.settings, num_rooms=1)
     progress: list[tuple[int, int]] = []
-    one = load_rooms(first, cache=tmp_path, on_rooms=lambda done, wanted: progress.append((done, wanted)))
+    one = load_rooms(first, cache=tmp_path, on_progress=lambda done, wanted: progress.append((done, wanted)))
     two = load_rooms(SMALL, cache=tmp_path)
     assert progress == [(1, 1)] and {path: path.stat().st_mtime_ns for path in made} == made
     assert len({record.scene for record in one}) == 1 and two[: len(one)] == one and len(two) > len(one)

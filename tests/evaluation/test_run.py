@@ -41,7 +41,7 @@ class Slow(ChanceAnswerer):
         time.sleep(0.02)
         return super().answer_one(record)
 
-evaluate(Slow(), question_records(), sys.argv[1], batch_size=2, on_question=lambda done: print(done, flush=True))
+evaluate(Slow(), question_records(), sys.argv[1], batch_size=2, on_progress=lambda done: print(done, flush=True))
 """
 
 
@@ -132,7 +132,7 @@ def test_a_killed_run_continues(tmp_path):
         process.stdout.close()
     assert not output.exists() and done[0] == 0 and done[1] >= 6 and done[2] >= done[1] + 6
     progress: list[int] = []
-    evaluate(ChanceAnswerer(), question_records(), output, on_question=progress.append)
+    evaluate(ChanceAnswerer(), question_records(), output, on_progress=progress.append)
     assert progress[0] >= 18 and sum(progress) == 60
     evaluate(ChanceAnswerer(), question_records(), tmp_path / "alone.json")
     assert output.read_bytes() == (tmp_path / "alone.json").read_bytes()  # and in other batches than the killed runs

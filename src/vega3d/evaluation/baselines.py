@@ -13,8 +13,7 @@ from vega3d.evaluation.vsibench import QuestionRecord
 class ChanceAnswerer:
     """A letter by chance; equal likelihoods, whose score is exactly the level of chance; no answer to a number.
 
-    Args:
-        seed: the letter is a function of the seed and the question.
+    The letter is a function of the seed and the question.
     """
 
     def __init__(self, seed: int = 0):
@@ -60,7 +59,8 @@ class MostFrequentAnswerer:
         }
 
     def answer(self, records: Sequence[QuestionRecord]) -> list[Answer]:
-        """
+        """As `Answerer.answer`.
+
         Raises:
             ValueError: if a question is on a training scene, or of a type that the training table lacks.
         """
@@ -94,19 +94,19 @@ def constant_scores(questions: Iterable[Mapping]) -> dict[str, float]:
     of chance.
 
     Args:
-        questions: of a result file.
+        questions: those of a result file, with `question_type`, `options` and `ground_truth`.
     """
     by_type: dict[str, list[Mapping]] = {}
     for question in questions:
         by_type.setdefault(question["question_type"], []).append(question)
-    scores = [(name, score) for name, rows in by_type.items() for score in scores_of_a_constant(name, rows)]
+    scores = [(name, score) for name, rows in by_type.items() for score in best_constant_scores(name, rows)]
     averages = average(scores)
     named = {**averages.types, **averages.categories, "macro": averages.macro}
     return {name: value for name, value in named.items() if value is not None}
 
 
-def scores_of_a_constant(question_type: str, questions: Sequence[Mapping]) -> list[float]:
-    """Of each question, for the constant that is best in the mean."""
+def best_constant_scores(question_type: str, questions: Sequence[Mapping]) -> list[float]:
+    """The score of each question of a type, for the constant answer that is best in the mean."""
     if is_choice(question_type):
         return [1 / len(question["options"]) for question in questions]
     truths = [question["ground_truth"] for question in questions]

@@ -15,12 +15,12 @@ COMPARISON_FORMAT = "vega3d-comparison-1"
 
 
 def summarise(questions: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0) -> dict:
-    """Figures of each kind of scoring, in [0, 1], with 95 % bootstrap intervals over scenes.
+    """Scores of each kind of scoring, in [0, 1], with 95 % bootstrap intervals over scenes.
 
     Args:
         questions: of a result, with `dataset`, `scene`, `question_type` and `scores`.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: how many times the bootstrap draws scenes.
+        seed: decides the draws.
 
     Returns:
         For each scoring that all questions have: `figures`, `{name: {score, low, high}}` of each category and extra
@@ -68,10 +68,12 @@ def compare_files(
 
 
 def percent(value: float | None) -> str:
+    """Such as `61.5`; `-` if there is no value."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def span(low: float | None, high: float | None) -> str:
+    """Such as `[58.0, 64.9]`; `-` if there is no interval."""
     return "-" if low is None or high is None else f"[{percent(low)}, {percent(high)}]"
 
 
@@ -105,9 +107,9 @@ def notes(result: Mapping) -> list[str]:
     if result["missing_videos"]:
         lines.append(f"note: missing videos, their questions left out: {len(result['missing_videos'])}")
     if result["debiased"]:
-        kept, figures = result["debiased"]["questions"], result["debiased"]["summary"]["official"]["figures"]
+        left, figures = result["debiased"]["questions"], result["debiased"]["summary"]["official"]["figures"]
         macro = f"macro {percent(figures['macro']['score'])}" if "macro" in figures else "no macro"
-        lines.append(f"note: without the questions that the table marks as pruned, {kept} are left: {macro}")
+        lines.append(f"note: without the questions that the table marks as pruned, {left} are left: {macro}")
     if result["settings"].get("notice"):
         lines.append(f"note: {result['settings']['notice']}")
     return lines

@@ -42,7 +42,7 @@ def check_same_run(found: Mapping, header: Mapping, path: Path) -> None:
 
 
 class Journal:
-    """A file that takes the answers of one batch after another; without a file it forgets them."""
+    """The answers of a run on disk, one line a batch; without a file it forgets them."""
 
     def __init__(self, file: IO[bytes] | None = None):
         self.file = file
@@ -50,7 +50,7 @@ class Journal:
     def append(self, values: Mapping) -> None:
         """One line, handed to the disk at once, so that no end of this process or machine loses an answered batch.
 
-        One line for a whole batch: a batch is kept or asked again, so a run that was killed asks in the same batches
+        One line for a whole batch: a batch is stored or asked again, so a run that was killed asks in the same batches
         as one that was not.
         """
         if self.file is not None:
@@ -64,7 +64,7 @@ def open_journal(path: Path | None, header: Mapping) -> Iterator[tuple[dict[str,
     """The answers of an earlier run by id, unchecked, and the journal to append to; what a kill cut off is cut away.
 
     Args:
-        path: of the file; None keeps nothing.
+        path: where the journal is or will be; None stores nothing.
         header: what the answers depend on.
 
     Raises:

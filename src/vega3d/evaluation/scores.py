@@ -4,7 +4,7 @@ The draws are those of `vega3d.statistics`. Letters: R resamples, S scenes, K qu
 seeds).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -100,7 +100,7 @@ def scene_intervals(
 
     Args:
         rows: scene, question type and score of each question.
-        resamples: R.
+        resamples: R, how many times scenes are drawn.
         seed: decides the draws.
 
     Raises:
@@ -136,7 +136,7 @@ def compare(
         first: results by name (of their file), one for each seed.
         second: the same of the other model.
         scoring: `official`, `lmms_eval` or `likelihood`.
-        resamples: R.
+        resamples: R, how many times scenes are drawn.
         seed: decides the draws.
         paired_seeds: the n-th result of each side is of the same training seed, with the same first weights and order
             of the data, so that both are drawn or neither.
@@ -168,7 +168,7 @@ def seed_intervals(
     Args:
         results: by name, one for each seed, on the same questions.
         scoring: `official`, `lmms_eval` or `likelihood`.
-        resamples: R.
+        resamples: R, how many times scenes are drawn.
         seed: decides the draws; scenes and seeds are those of `compare` with the same one.
 
     Raises:

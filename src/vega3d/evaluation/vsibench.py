@@ -1,10 +1,11 @@
-"""VSI-Bench: its questions from a local download, and its prompts.
+"""VSI-Bench: its questions and prompts, from a local download or any table of the same columns.
 
 Published layout: `{dataset}/{scene_name}.mp4` beside a table of questions, `test.jsonl` or parquet, with the columns
 id, dataset, scene_name, question_type, question, ground_truth, options (lettered: "A. left"). Two more columns are
 optional: `pruned` of VSI-Bench's newer tables, and `frame` and `marks` of questions about boxes drawn into the video.
 """
 
+import json
 import math
 import random
 import string
@@ -15,11 +16,13 @@ from typing import Any
 
 from vega3d.configs import check_count
 from vega3d.evaluation.metrics import EXTRA_CHOICE_TYPES, QUESTION_TYPES, is_choice, to_number
-from vega3d.evaluation.tables import read_questions
+from vega3d.extras import optional_module
 from vega3d.files import inside
 from vega3d.questions import CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT, PRE_PROMPT, Mark
 
 GENERATION = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False}
+DEFAULT_TABLES = ("test.jsonl", "test.parquet")
+TABLE_SUFFIXES = (".jsonl", ".parquet")
 COLUMNS = ("id", "dataset", "scene_name", "question_type", "question", "ground_truth")
 
 
@@ -46,14 +49,14 @@ def build_prompt(
 
 @dataclass(frozen=True)
 class QuestionRecord:
-    """One row of a benchmark.
+    """A question of a benchmark with its right answer.
 
     Attributes:
         id: unique in its table.
         dataset: name of the source, such as `scannet`.
         scene: name of the scene in its source.
         question_type: one of `metrics.QUESTION_TYPES`.
-        question: text.
+        question: the text, without options and without what the prompt puts around it.
         ground_truth: a letter, or a number as text.
         options: lettered choices ("A. left"); empty for a numeric question.
         visual: the video, a path or a `VideoClip`; None if it is not there.
@@ -187,7 +190,7 @@ def load_vsibench(
 
     Args:
         folder: with the videos in the published layout, or a `.parquet` or `.jsonl` file in it.
-        table: file of a variant (debiased, pruned), or a split, as `tables.read_questions` finds it.
+        table: file of a variant (debiased, pruned), or a split, as `read_questions` finds it.
         allow_missing: leave out the questions whose video is not there.
 
     Returns:
@@ -215,6 +218,81 @@ def load_vsibench(
     if not present:
         raise ValueError(f"{folder} has none of the {len(missing)} videos, the first is {missing[0]}. Unpack them.")
     return present, missing
+
+
+def read_questions(folder: Path, table: str | Path | None) -> tuple[list[dict], str]:
+    """Rows of the table that is meant, and its name for messages.
+
+    Args:
+        folder: where the benchmark was downloaded to.
+        table: a file, as a path or a name in `folder`, or a split where `folder` has no table of its own but is one
+            that `datasets.load_dataset` reads (such as `data/test-00000-of-00001.parquet`). By default `test.jsonl`,
+            `test.parquet`, the only table, or the split `test` or the only split.
+
+    Raises:
+        ValueError: if there is no table, or several may be meant, or it is broken.
+    """
+    candidates = [Path(table), folder / table] if table is not None else [folder / name for name in DEFAULT_TABLES]
+    own = sorted(path for path in folder.iterdir() if path.suffix in TABLE_SUFFIXES)
+    if table is None and not any(path.is_file() for path in candidates):
+        if len(own) > 1:
+            names = ", ".join(path.name for path in own)
+            raise ValueError(f"{folder} has several tables of questions: {names}. Say which one with --table.")
+        candidates += own
+    for path in candidates:
+        if path.is_file():
+            return read_table(path), str(path)
+    if not own and any(folder.rglob("*.parquet")):
+        return read_dataset(folder, None if table is None else str(table))
+    looked = ", ".join(str(path) for path in candidates)
+    raise ValueError(f"There is no table of questions; looked for {looked}. Give the file of the variant you mean.")
+
+
+def read_table(path: Path) -> list[dict]:
+    """Rows of a `.jsonl` or `.parquet` file; raises ValueError if it is neither or broken."""
+    if path.suffix not in TABLE_SUFFIXES or not path.is_file():
+        raise ValueError(f"{path} is no table of questions. Give a .jsonl or a .parquet file.")
+    return read_parquet(path) if path.suffix == ".parquet" else read_jsonl(path)
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """A row for each line that is not empty; raises ValueError, naming the line, if one is no JSON object."""
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{path}, line {number}, is no JSON: {error}. Download it again.") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}, is a {type(row).__name__}, but must be a JSON object.")
+            rows.append(row)
+    return rows
+
+
+def read_parquet(path: Path) -> list[dict]:
+    parquet, pyarrow = optional_module("pyarrow.parquet"), optional_module("pyarrow")
+    try:
+        return parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} cannot be read as parquet: {error}. Download it again.") from error
+
+
+def read_dataset(folder: Path, split: str | None) -> tuple[list[dict], str]:
+    """Rows and name of a split of a folder in a layout of `datasets`; streamed, so that no copy fills its cache."""
+    datasets = optional_module("datasets")
+    try:
+        splits = datasets.load_dataset(str(folder), streaming=True)
+        if split is None and len(splits) > 1 and "test" not in splits:
+            raise ValueError(f"it has several splits, {', '.join(splits)}; say which one with --table")
+        chosen = split or ("test" if "test" in splits else next(iter(splits)))
+        if chosen not in splits:
+            raise ValueError(f"it has no split {chosen!r}, only {', '.join(splits)}")
+        return list(splits[chosen]), f"{folder}, split {chosen}"
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"{folder} cannot be read as a data set: {error}. Give the file of a table.") from error
 
 
 def take_balanced(records: Sequence[QuestionRecord], limit: int, seed: int = 0) -> list[QuestionRecord]:
