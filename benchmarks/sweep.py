@@ -28,10 +28,11 @@ from tqdm import tqdm
 
 import vega3d
 from vega3d import VegaGenerator, VegaGeneratorConfig
-from vega3d.analysis.cells import Reading, make_plan, reading
 from vega3d.analysis.clips import PosedClip
 from vega3d.analysis.correspondence import CoVisible, co_visible, correspondence
-from vega3d.analysis.sweep import clip_parts
+from vega3d.analysis.settings import make_grid
+from vega3d.analysis.sweep import Measurement, correspondence_parts
+from vega3d.analysis.tokens import FittedClip, FrameSettings, fit_clip
 from vega3d.geometry import intrinsics_from_field_of_view, look_at
 
 WAN_1_3B = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
@@ -51,7 +52,7 @@ def make_generator(folder: Path, full: bool, device: str) -> VegaGenerator:
         for name, part in (("transformer", transformer), ("vae", vae))
     }
     del transformer, vae
-    config = VegaGeneratorConfig(**configs, block=-1, max_area=1280 * 720 if full else 192 * 192)
+    config = VegaGeneratorConfig(**configs, block=-1)
     with torch.device("meta"):
         generator = VegaGenerator(config)
     generator.prompt_embeds = torch.zeros(config.prompt_tokens, config.transformer["text_dim"], device=device)
@@ -87,7 +88,7 @@ def timed(function: Callable[[], object], cuda: bool) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def compare(generator: VegaGenerator, given: Reading, repeats: int) -> dict:
+def compare(generator: VegaGenerator, given: FittedClip, repeats: int) -> dict:
     """Medians of a full forward, of reading all blocks, of scoring them too, and of the geometry; and the ratios."""
     blocks = list(range(generator.config.num_layers))
     timestep, cuda = generator.config.timestep, generator.device.type == "cuda"
@@ -122,17 +123,19 @@ def compare(generator: VegaGenerator, given: Reading, repeats: int) -> dict:
     return {"milliseconds": medians, "ratio_to_full_forward": ratios, "pairs": len(seen.query) // 2}
 
 
-def sweep_clips(generator: VegaGenerator, count: int, frames: int, size: tuple[int, int]) -> dict:
+def sweep_clips(
+    generator: VegaGenerator, settings: FrameSettings, count: int, frames: int, size: tuple[int, int]
+) -> dict:
     """Seconds of a sweep over all blocks at one noise level, without the making of the clips."""
-    plan = make_plan(generator.config, blocks=range(generator.config.num_layers))
+    grid = make_grid(generator.config, settings, blocks=range(generator.config.num_layers))
     seconds, rows = 0.0, 0
     with tempfile.TemporaryDirectory() as parts:
         for number in tqdm(range(count), desc="clips"):
             clip = room_clip(number, frames, *size)
             start = time.perf_counter()
-            given = reading(clip, generator.config, None)
-            for part in clip_parts(generator, given, None, plan, Path(parts), VegaGenerator.read):
-                rows += len(part)
+            run = Measurement(generator=generator, grid=grid, parts=Path(parts))
+            for group in run.groups():
+                rows += sum(map(len, correspondence_parts(run, group, group.fit(clip))))
             seconds += time.perf_counter() - start
     return {"clips": count, "frames": frames, "blocks": generator.config.num_layers, "rows": rows, "seconds": seconds}
 
@@ -152,9 +155,10 @@ def main() -> None:
     clips = options.clips or (4 if options.full else 100)
     with tempfile.TemporaryDirectory() as folder:
         generator = make_generator(Path(folder), options.full, options.device)
-        given = reading(room_clip(0, frames, width, height), generator.config, None)
+        settings = FrameSettings(generator.config.cell, max_area=1280 * 720 if options.full else 192 * 192)
+        given = fit_clip(room_clip(0, frames, width, height), settings, generator.config.clip_mode)
         one_clip = compare(generator, given, options.repeats)
-        many = sweep_clips(generator, clips, frames, (width, height))
+        many = sweep_clips(generator, settings, clips, frames, (width, height))
     results = {
         "command": " ".join(["python", *sys.argv]),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor(),

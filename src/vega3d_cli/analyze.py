@@ -88,20 +88,19 @@ def correspondence(
     """Do the features of one point agree between views, and only there? With chance and controls."""
     with one_line_errors(), held_output(output):
         quieten(as_json)
-        from vega3d.analysis.summary import result_of, write_result
-        from vega3d.analysis.sweep import correspondence_rows
-        from vega3d.analysis.tables import correspondence_table
+        from vega3d.analysis.summary import correspondence_table, make_result, write_result
+        from vega3d.analysis.sweep import Measurement, correspondence_rows
 
         options = read_options(views, skip_lost, intrinsics)
         loaded = load_generator(model, device)
-        generator = loaded.generator
-        plan = plan_of(generator.config, block, timestep, mode, size, controls, voxel, seed)
+        plan = plan_of(loaded, block, timestep, mode, size, controls, voxel, seed)
         sources = clips_of(data, layout, split, clips, workers, "test", 10)
-        with progress("clips", "pass", plan.num_parts(len(sources))) as advance:
-            rows = correspondence_rows(
-                generator, sources, plan, options, reader=reader_of(cache), on_part=lambda count: advance(count)
+        with progress("clips", "pass", plan.num_passes(len(sources))) as advance:
+            run = Measurement(
+                generator=loaded.generator, grid=plan, options=options, reader=reader_of(cache), on_progress=advance
             )
-        result = result_of(rows, "correspondence", facts_of(model, loaded, plan, options, sources), seed=seed)
+            rows = correspondence_rows(run, sources)
+        result = make_result(rows, "correspondence", facts_of(model, loaded, plan, options, sources), seed=seed)
         if output is not None:
             write_result(output, result)
     typer.echo(json.dumps(result, indent=2) if as_json else correspondence_table(result))
@@ -140,22 +139,21 @@ def probe(
     """How well depth and surface normals can be read off the features by linear maps."""
     with one_line_errors(), held_output(output):
         quieten(as_json)
-        from vega3d.analysis.probing import probe_rows
-        from vega3d.analysis.summary import result_of, write_result
-        from vega3d.analysis.tables import probe_table
+        from vega3d.analysis.summary import make_result, probe_table, write_result
+        from vega3d.analysis.sweep import Measurement, probe_rows
 
         options = read_options(views, skip_lost, intrinsics)
         loaded = load_generator(model, device)
-        generator = loaded.generator
-        plan = plan_of(generator.config, block, timestep, mode, size, controls, seed=seed)
+        plan = plan_of(loaded, block, timestep, mode, size, controls, seed=seed)
         sources = clips_of(data, layout, split, clips, workers, "test", 10)
         training = clips_of(train_data, layout, None, train_clips, workers, "train", 20)
-        with progress("clips", "pass", plan.num_parts(len(sources) + len(training))) as advance:
-            rows = probe_rows(
-                generator, training, sources, plan, options, None, reader_of(cache), lambda count: advance(count)
+        with progress("clips", "pass", plan.num_passes(len(sources) + len(training))) as advance:
+            run = Measurement(
+                generator=loaded.generator, grid=plan, options=options, reader=reader_of(cache), on_progress=advance
             )
+            rows = probe_rows(run, training, sources)
         facts = facts_of(model, loaded, plan, options, sources) | {"train_clips": [s.name for s in training]}
-        result = result_of(rows, "probe", facts, seed=seed)
+        result = make_result(rows, "probe", facts, seed=seed)
         if output is not None:
             write_result(output, result)
     typer.echo(json.dumps(result, indent=2) if as_json else probe_table(result))
@@ -196,21 +194,22 @@ def sweep(
     """Correspondence (and probes) over blocks, noise levels, modes and sizes: tables, heat maps, curves."""
     with one_line_errors():
         quieten(as_json)
-        from vega3d.analysis.sweep_files import check_free, run_sweep, sweep_table
+        from vega3d.analysis.summary import sweep_table
+        from vega3d.analysis.sweep import Measurement, check_free, run_sweep
 
         check_free(output)
         options = read_options(views, skip_lost, intrinsics)
         loaded = load_generator(model, device)
-        generator = loaded.generator
-        plan = plan_of(generator.config, block, timestep, mode, size, controls, voxel, seed)
+        plan = plan_of(loaded, block, timestep, mode, size, controls, voxel, seed)
         sources = clips_of(data, layout, split, clips, workers, "test", 10)
         training = clips_of(train_data, layout, None, train_clips, workers, "train", 20) if probes else []
         facts = facts_of(model, loaded, plan, options, sources) | {"train_clips": [s.name for s in training]}
-        total = plan.num_parts(len(sources)) + (plan.num_parts(len(sources) + len(training)) if probes else 0)
+        total = plan.num_passes(len(sources)) + (plan.num_passes(len(sources) + len(training)) if probes else 0)
         with progress("sweep", "pass", total) as advance:
-            result = run_sweep(
-                generator, sources, training, plan, output, facts, options, reader_of(cache), lambda n: advance(n)
+            run = Measurement(
+                generator=loaded.generator, grid=plan, options=options, reader=reader_of(cache), on_progress=advance
             )
+            result = run_sweep(run, sources, training, output, facts)
     typer.echo(json.dumps(result, indent=2) if as_json else sweep_table(result, output))
 
 
@@ -234,17 +233,17 @@ def choose(
     named = [item.partition("=") for item in against or []]
     folders = [sweep, *(Path(folder) for _, _, folder in named)]
     with one_line_errors(), held_output(output, *(folder / "clips.parquet" for folder in folders)):
-        from vega3d.analysis.choice import choice_of
+        from vega3d.analysis.choice import choice_table
+        from vega3d.analysis.choice import choose as choose_setting
         from vega3d.analysis.summary import write_result
-        from vega3d.analysis.sweep_files import sweep_rows
-        from vega3d.analysis.tables import choice_table
+        from vega3d.analysis.sweep import sweep_rows
 
         rows = sweep_rows(sweep)
         bare = [name for name, _, folder in named if not folder]
         if bare:
             raise ValueError(f"--against is {bare[0]!r}, but must be NAME=SWEEP, such as image-twin=sweep-twin.")
         others = {name: sweep_rows(Path(folder)) for name, _, folder in named}
-        result = choice_of(rows, mode or rows[0]["mode"], others)
+        result = choose_setting(rows, mode or rows[0]["mode"], others)
         if output is not None:
             write_result(output, result)
     typer.echo(json.dumps(result, indent=2) if as_json else choice_table(result))

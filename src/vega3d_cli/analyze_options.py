@@ -26,12 +26,14 @@ def areas_of(text: str | None) -> list[int] | None:
     return areas
 
 
-def plan_of(config, block, timestep, mode, size, controls, voxel: float = 0.1, seed: int = 0):
-    from vega3d.analysis.cells import make_plan
+def plan_of(loaded, block, timestep, mode, size, controls, voxel: float = 0.1, seed: int = 0):
+    from vega3d.analysis.settings import make_grid
 
+    config = loaded.generator.config
     blocks = list(range(config.num_layers)) if block == "all" else numbers("--block", block)
-    return make_plan(
+    return make_grid(
         config,
+        loaded.frames,
         blocks,
         numbers("--timestep", timestep),
         words(mode) or None,
@@ -84,15 +86,14 @@ def reader_of(cache: Path | None):
 
 def facts_of(model: str, loaded, plan, options, sources) -> dict:
     """What a result says of its making."""
-    notice, generator = loaded
     return {
         "model": model,
-        "generator_files": generator.files_hash(),
-        "notice": notice,
+        "generator_files": loaded.generator.files_hash(),
+        "notice": loaded.notice,
         "command": shlex.join(["vega3d", *sys.argv[1:]]),
-        "plan": {name: list(value) if isinstance(value, tuple) else value for name, value in vars(plan).items()},
+        "plan": plan.as_json(),
         "options": options._asdict(),
-        "noise_seed": generator.config.noise_seed,
+        "noise_seed": loaded.generator.config.noise_seed,
         "data": {"layout": sources[0].layout, "clips": [source.name for source in sources]},
     }
 

@@ -5,10 +5,17 @@ from typing import Any, NamedTuple
 
 
 class LoadedGenerator(NamedTuple):
-    """A generator, and the notice of the model that it is part of, if there is one."""
+    """A generator, how frames are prepared for it, and the notice of the model that it is part of, if there is one."""
 
     notice: str | None
     generator: Any
+    frames: Any
+
+
+def frame_settings(config):
+    from vega3d.analysis.tokens import FrameSettings
+
+    return FrameSettings(config.cell, config.max_area, config.frame_fit, config.frame_size)
 
 
 def load_generator(model: str, device: str | None) -> LoadedGenerator:
@@ -19,11 +26,13 @@ def load_generator(model: str, device: str | None) -> LoadedGenerator:
         import torch
 
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return LoadedGenerator(None, open_generator(Path(model)).to(chosen))
+        generator = open_generator(Path(model)).to(chosen)
+        return LoadedGenerator(None, generator, frame_settings(generator.config))
     from vega3d.hub.load import load_vega
 
     checkpoint, _ = load_vega(model, device=device)
-    return LoadedGenerator(checkpoint.config.notice, checkpoint.generator_module)
+    generator = checkpoint.generator_module
+    return LoadedGenerator(checkpoint.config.notice, generator, frame_settings(generator.config))
 
 
 def trained_clips(generator) -> dict[str, int]:

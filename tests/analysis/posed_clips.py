@@ -6,12 +6,11 @@ import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from vega3d import VegaGeneratorConfig
 from vega3d.analysis.clips import PosedClip
-from vega3d.analysis.tokens import FrameFit, frame_fit
+from vega3d.analysis.tokens import FrameFit, FrameSettings, frame_fit
 from vega3d.geometry import intrinsics_from_field_of_view, look_at
 
-CONFIG = VegaGeneratorConfig(block=0)  # tokens of 16 px
+SETTINGS = FrameSettings(16)  # tokens of 16 px
 ROOM = np.array([5.0, 4.0, 2.6])  # [m]
 
 
@@ -49,7 +48,7 @@ def room_depth(pose: np.ndarray, intrinsics: np.ndarray, width: int, height: int
 
 
 def fit_of(clip: PosedClip) -> FrameFit:
-    return frame_fit(clip.frames.shape[1], clip.frames.shape[2], CONFIG)
+    return frame_fit(clip.frames.shape[1], clip.frames.shape[2], SETTINGS)
 
 
 def integer_centres(intrinsics: np.ndarray) -> np.ndarray:

@@ -5,10 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from posed_clips import CONFIG, fit_of, plane_clip, room_clip
+from posed_clips import fit_of, plane_clip, room_clip
 
 from vega3d.analysis.correspondence import co_visible, correspondence, equal_pairs
-from vega3d.analysis.tokens import frame_fit, read_views, token_centres, token_of_pixels, token_points
+from vega3d.analysis.tokens import (
+    FrameSettings,
+    frame_fit,
+    read_views,
+    token_centres,
+    token_of_pixels,
+    token_points,
+)
 
 
 def waves(values: np.ndarray, channels: int = 64, scale: float = 3.0) -> torch.Tensor:
@@ -159,8 +166,7 @@ def test_latents_of_several_frames_are_one_view():
 
 def test_tokens_of_a_centre_crop():
     clip = plane_clip()
-    config = type(CONFIG)(block=0, frame_fit="center_crop", frame_size=(32, 64))
-    fit = frame_fit(64, 64, config)
+    fit = frame_fit(64, 64, FrameSettings(16, frame_fit="center_crop", frame_size=(32, 64)))
     token = token_of_pixels(clip, fit).reshape(64, 64)
     assert (token[:16] == -1).all() and (token[48:] == -1).all()
     assert token[16, 0] == 0 and token[47, 63] == 7

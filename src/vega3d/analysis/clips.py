@@ -62,8 +62,8 @@ class PosedClip:
 class ClipSource(NamedTuple):
     """A clip on disk that is not read yet.
 
-    Args:
-        layout: name of its layout.
+    Attributes:
+        layout: a name of `layouts.LAYOUTS`.
         path: its folder, or its file of arrays.
         name: unique among the clips of its data.
         scene: see `PosedClip`.
@@ -76,8 +76,9 @@ class ClipSource(NamedTuple):
 
 
 class ReadOptions(NamedTuple):
-    """
-    Args:
+    """How clips are read.
+
+    Attributes:
         views: frames taken evenly from a clip; a shorter clip gives all.
         skip_lost: whether frames whose pose was lost are left out (and reported), or are an error.
         intrinsics: fx, fy, cx, cy [px] instead of the layout's, where the layout stores none.
