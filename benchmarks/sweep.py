@@ -32,8 +32,9 @@ from vega3d.analysis.clips import PosedClip
 from vega3d.analysis.correspondence import CoVisible, co_visible, correspondence
 from vega3d.analysis.settings import make_grid
 from vega3d.analysis.sweep import Measurement, correspondence_parts
-from vega3d.analysis.tokens import FittedClip, FrameSettings, fit_clip
+from vega3d.analysis.tokens import FittedClip, fit_clip
 from vega3d.geometry import intrinsics_from_field_of_view, look_at
+from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 WAN_1_3B = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
 TINY = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 96, "num_layers": 12, "text_dim": 32}

@@ -223,8 +223,9 @@ def test_a_qwen3_vl_is_assembled_described_and_asked(tmp_path, frames):
     assert made.exit_code == 0, made.stderr
     values = json.loads(run("info", out, "--json").stdout)
     assert values["vlm"] == "qwen3_vl"
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    assert AutoProcessor.from_pretrained(out).generator_max_area == 4096
     assert values["parameters"]["vlm"] == AutoModelForImageTextToText.from_pretrained(vlm).num_parameters()
     picture = tmp_path / "gates.png"
     for number, options in ((5, []), (1, ["--options", "the table", "the wardrobe"])):

@@ -324,8 +324,6 @@ def fused_model(tmp_path_factory):
         timestep=generative["timestep"],
         shift=generative["shift"],
         prompt_length=generative["text_len"],
-        frame_fit="center_crop",
-        frame_size=(generative["frame_height"], generative["frame_width"]),
     )
     core = model.model
     core.fusion.load_state_dict(
@@ -342,7 +340,8 @@ def case_inputs(fixture: Fixture, model, case: str):
     """Inputs of the VLM, generator clips of one frame each, and their noise, in the order of the images."""
     vlm_names = ("input_ids", "attention_mask", "image_grid_thw", "pixel_values")
     inputs = {name: fixture[f"input.{case}.{name}"] for name in vlm_names}
-    height, width = model.config.generator_config.frame_size
+    generative = fixture.config["generative"]
+    height, width = generative["frame_height"], generative["frame_width"]
     clips, noise = [], []
     for prompt in fixture.names(f"input.{case}.geometry_encoder_inputs."):
         frames = fixture[f"input.{case}.geometry_encoder_inputs.{prompt}"] * 2 - 1

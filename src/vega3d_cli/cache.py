@@ -74,7 +74,7 @@ def cache(
             )
         quieten(as_json)
         from vega3d.features.cache import FeatureCache, default_folder
-        from vega3d.features.extraction import corpus_clips
+        from vega3d.features.clips import corpus_clips
 
         clips = [] if data is None else corpus_clips(data, split)
         features = FeatureCache(folder or default_folder(), None if max_gib is None else int(max_gib * GIB))
@@ -83,7 +83,7 @@ def cache(
         result = features.stats()
         if verify:
             with progress("entries", "entry", result["entries"]) as advance:
-                result |= features.verify(on_entry=advance)
+                result |= features.verify(on_progress=advance)
         if clear:
             result |= {"removed": features.clear()}
         if verify or clear:
@@ -97,7 +97,7 @@ def cache(
 
 
 def fill(features, clips: list, model: str, num_frames, fps, blocks, timesteps, device) -> None:
-    from vega3d.features.extraction import extract
+    from vega3d.features.clips import extract
     from vega3d.hub.load import load_vega
 
     loaded, processor = load_vega(model, device=device)
@@ -105,4 +105,4 @@ def fill(features, clips: list, model: str, num_frames, fps, blocks, timesteps, 
     if blocks:
         generator = generator.variant(block=-1, extra_blocks=())
     with progress("clips", "clip", len(clips)) as advance:
-        extract(features, generator, processor, clips, num_frames, fps, blocks, timesteps, on_clip=advance)
+        extract(features, generator, processor, clips, num_frames, fps, blocks, timesteps, on_progress=advance)

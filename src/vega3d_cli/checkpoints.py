@@ -28,7 +28,12 @@ def assemble(
     timestep: Annotated[int, typer.Option(help="Noise level asked for, in [0, 1000).")] = 300,
     fusion: Annotated[str, typer.Option(help="How the two streams are fused.")] = "token_gated_residual",
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other field of the two configs.")
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other field of the two configs, or max_area, frame_fit or frame_size.",
+        ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto (the VLM's), float32, bfloat16 or float16.")] = "auto",
     seed: Annotated[int, typer.Option(**SEED, help="Seed of the new weights of projector and fusion.")] = 0,
@@ -42,10 +47,10 @@ def assemble(
             raise ValueError(f"{name} has an option of its own: give --{name} in place of --set {name}=...")
         quieten(False)
         from vega3d.hub.assemble import assemble as write_checkpoint
-        from vega3d.modeling.backbones_vega3d import split_config
+        from vega3d.hub.assemble import split_settings
 
         fields = {"block": block, "timestep": timestep, "fusion": fusion, **given}
-        split_config(fields)
+        split_settings(fields)
         folder = write_checkpoint(
             vlm, generator, output, lambda line: typer.echo(line, err=True), dtype=dtype, seed=seed, **fields
         )

@@ -12,27 +12,20 @@ class LoadedGenerator(NamedTuple):
     frames: Any
 
 
-def frame_settings(config):
-    from vega3d.analysis.tokens import FrameSettings
-
-    return FrameSettings(config.cell, config.max_area, config.frame_fit, config.frame_size)
-
-
 def load_generator(model: str, device: str | None) -> LoadedGenerator:
     """The generator of a model, or one alone, without a VLM."""
-    from vega3d.hub.generators import is_generator, open_generator
+    from vega3d.hub.generators import frame_settings, is_generator, open_generator
 
     if is_generator(Path(model)):
         import torch
 
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         generator = open_generator(Path(model)).to(chosen)
-        return LoadedGenerator(None, generator, frame_settings(generator.config))
+        return LoadedGenerator(None, generator, frame_settings(Path(model), generator.config))
     from vega3d.hub.load import load_vega
 
-    checkpoint, _ = load_vega(model, device=device)
-    generator = checkpoint.generator_module
-    return LoadedGenerator(checkpoint.config.notice, generator, frame_settings(generator.config))
+    checkpoint, processor = load_vega(model, device=device)
+    return LoadedGenerator(checkpoint.config.notice, checkpoint.generator_module, processor.frame_settings)
 
 
 def trained_clips(generator) -> dict[str, int]:

@@ -7,8 +7,9 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from vega3d.analysis.clips import PosedClip
-from vega3d.analysis.tokens import FrameFit, FrameSettings, frame_fit
+from vega3d.analysis.tokens import FrameFit, frame_fit
 from vega3d.geometry import intrinsics_from_field_of_view, look_at
+from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 SETTINGS = FrameSettings(16)  # tokens of 16 px
 ROOM = np.array([5.0, 4.0, 2.6])  # [m]

@@ -9,13 +9,13 @@ from posed_clips import fit_of, plane_clip, room_clip
 
 from vega3d.analysis.correspondence import co_visible, correspondence, equal_pairs
 from vega3d.analysis.tokens import (
-    FrameSettings,
     frame_fit,
     read_views,
     token_centres,
     token_of_pixels,
     token_points,
 )
+from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 
 def waves(values: np.ndarray, channels: int = 64, scale: float = 3.0) -> torch.Tensor:

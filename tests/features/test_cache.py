@@ -19,9 +19,8 @@ from cache_writer import hidden as small_hidden
 from safetensors.torch import load_file, save_file
 
 from tiny_inputs import IMAGE, SHORT_VIDEO, VIDEO, batch
-from vega3d.features.cache import FeatureCache
-from vega3d.features.entries import list_entries
-from vega3d.features.identity import feature_identity
+from vega3d.features.cache import FeatureCache, list_entries
+from vega3d.features.identity import clip_hash, entry_key, feature_identity
 
 WRITER = Path(__file__).parent / "cache_writer.py"
 
@@ -95,6 +94,19 @@ def test_every_option_that_changes_features_changes_the_key(generator):
         assert feature_identity(generator.variant(**same)) == identities[0]
 
 
+def test_a_cache_of_an_earlier_commit_is_read():
+    """The name of an entry is the format of the cache: another one would make each cache on disk worthless."""
+    frames = torch.arange(2 * 3 * 4 * 4, dtype=torch.uint8).reshape(2, 3, 4, 4)
+
+    assert clip_hash(frames) == "72918f1c0fa4360cd235f8155aad6c56"
+    assert entry_key(clip_hash(frames), "identity") == "323e1f4893ba4b4d7aab7ccd8fa39a9d"
+
+
+def test_the_identity_has_the_parts_that_caches_on_disk_know(generator):
+    parts = "blocks clip_mode configs diffusers dtype family files format linear_precision noise prompt random_seed "
+    assert list(json.loads(feature_identity(generator))) == [*parts.split(), "sigma", "step", "weights"]
+
+
 def test_every_pixel_type_and_shape_counts(cache):
     frames = clip(2)
     cache.put(frames, "identity", torch.zeros(2, 2, 3, 4))
@@ -128,12 +140,12 @@ def test_cached_inputs_give_the_online_answer(cache, model, visual):
     inputs = batch([5, visual, 7, 8])
     online = model(**inputs).logits
     identity = feature_identity(model.model.generator)
-    cell = model.config.generator_config.cell
-    assert "generator_hidden_states" not in cache.attach(inputs, identity, cell)
+    patch_size = model.config.generator_config.cell
+    assert "generator_hidden_states" not in cache.attach(inputs, identity, patch_size)
     filled = cache.fill(model, inputs)
     assert not any(name.startswith("generator_pixel") for name in filled)
     torch.testing.assert_close(model(**filled).logits, online, atol=0.02, rtol=0)
-    attached = cache.attach(inputs, identity, cell)
+    attached = cache.attach(inputs, identity, patch_size)
     assert torch.equal(model(**attached).logits, model(**filled).logits)
 
 
@@ -207,7 +219,6 @@ def test_the_longest_unused_go_first(tmp_path):
 
 
 def key_of(number: int) -> tuple[str, str]:
-    from vega3d.features.identity import clip_hash
 
     return clip_hash(small_clip(number)), "identity"
 

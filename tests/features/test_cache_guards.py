@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 
 import vega3d_cli
 from vega3d import VegaForSpatialReasoning
-from vega3d.features.cache import MARKER, FeatureCache
-from vega3d.features.entries import evict, list_entries
+from vega3d.features.cache import MARKER, FeatureCache, evict, list_entries
 
 NAME = "ab" + 30 * "0"  # as an entry is called
 

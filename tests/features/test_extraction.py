@@ -10,7 +10,7 @@ import vega3d_cli
 from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.vsibench import load_vsibench
 from vega3d.features.cache import FeatureCache
-from vega3d.features.extraction import CorpusClip, corpus_clips, extract
+from vega3d.features.clips import CorpusClip, corpus_clips, extract
 from vega3d.hub.answer import answer_question
 from vega3d.hub.load import example_clip, load_vega
 from vega3d.questions import SpatialQuestion
@@ -73,7 +73,7 @@ def test_the_evaluator_finds_what_was_extracted(rooms, tiny, tmp_path, unused_ge
     online = ModelAnswerer(model, processor, "tiny").answer(records)
     cache = FeatureCache(tmp_path)
     counted = []
-    extract(cache, model.model.generator, processor, corpus_clips(rooms), on_clip=counted.append)
+    extract(cache, model.model.generator, processor, corpus_clips(rooms), on_progress=counted.append)
     assert sum(counted) == len(corpus_clips(rooms)) == cache.stats()["entries"]
     unused_generator()
     cached = ModelAnswerer(model, processor, "tiny", cache=cache)

@@ -99,7 +99,6 @@ FIELDS: list[tuple[tuple[str, ...], Any]] = [
     (("generator_config", "shift"), 1e308),
     (("generator_config", "shift"), float("nan")),
     (("generator_config", "extra_blocks"), "1"),
-    (("generator_config", "max_area"), 10**12),
     (("generator_config", "source"), 5),
     (("vlm_config", "text_config", "hidden_size"), 0),
     (("vlm_config", "text_config", "vocab_size"), 1),

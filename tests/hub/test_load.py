@@ -117,12 +117,30 @@ def test_no_such_device():
         load_vega("vega3d-tiny", device="gpu")
 
 
-def test_a_processor_of_another_model_is_refused(tmp_path):
-    folder = Path(shutil.copytree(ASSETS / "vega3d-tiny", tmp_path / "model"))
+def changed_processor(folder: Path, **values) -> Path:
+    """The embedded checkpoint with other values in its processor_config.json."""
+    shutil.copytree(ASSETS / "vega3d-tiny", folder)
     file = folder / "processor_config.json"
-    values = json.loads(file.read_text())
-    ours, theirs = 65536, EMBEDDED["generator_config"]["max_area"]
-    assert ours != theirs
-    file.write_text(json.dumps({**values, "generator_max_area": ours}))
-    with pytest.raises(ValueError, match=f"generator_max_area={ours}, but the model's generator_config says {theirs}"):
-        load_vega(folder, device="cpu")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+    return folder
+
+
+def test_the_processor_alone_says_how_frames_are_prepared(tmp_path):
+    """The embedded config.json is of a version that saved the frame settings too: what it says has no effect."""
+    assert EMBEDDED["generator_config"]["max_area"] != 96 * 96
+    model, processor = load_vega(changed_processor(tmp_path / "old", generator_max_area=96 * 96), device="cpu")
+    model.save_pretrained(tmp_path / "new")
+    processor.save_pretrained(tmp_path / "new")
+
+    _, loaded = load_vega(tmp_path / "new", device="cpu")
+
+    assert loaded.frame_settings.max_area == processor.frame_settings.max_area == 96 * 96
+    saved = json.loads((tmp_path / "new" / "config.json").read_text())["generator_config"]
+    assert not {"max_area", "frame_fit", "frame_size"} & set(saved)
+
+
+def test_patches_of_another_generator_are_refused(tmp_path):
+    model, processor = load_vega(changed_processor(tmp_path / "model", generator_patch_size=32), device="cpu")
+    ours, theirs = 3 * 32 * 32, 3 * 16 * 16
+    with pytest.raises(ValueError, match=rf"must be \[\d+, {theirs}\] for the grid .* but are \[\d+, {ours}\]"):
+        ask(model, processor, example_clip("room"))

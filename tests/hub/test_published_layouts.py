@@ -20,7 +20,7 @@ from vega3d import VegaForSpatialReasoning, VegaGeneratorConfig
 from vega3d.hub.assemble import describe, make_processor, size_text
 from vega3d.modeling.backbones_vega3d import read_generator
 from vega3d.modeling.repository_vega3d import Repository
-from vega3d.processing.processor_files_vega3d import check_vlm_parts
+from vega3d.processing.processor_checks_vega3d import check_vlm_parts
 
 VLMS = [
     "qwen2.5-vl-7b-instruct",

@@ -1,4 +1,7 @@
+import json
+
 import pytest
+from transformers import AutoConfig
 
 from tiny_models import WAN_TRANSFORMER, WAN_VAE
 from vega3d import VegaConfig, VegaGeneratorConfig
@@ -13,7 +16,7 @@ def test_names_of_the_contract():
     assert config.fusion_residual_init == 0.0
     assert config.projector == "merger_mlp"
     assert (generator.family, generator.source, generator.clip_mode) == ("wan", "generator", "frame")
-    assert (generator.timestep, generator.shift, generator.frame_fit) == (300, 5.0, "resize")
+    assert (generator.timestep, generator.shift) == (300, 5.0)
 
 
 @pytest.mark.parametrize(("block", "index"), [(0, 0), (2, 2), (-1, 2), (-3, 0)])
@@ -31,22 +34,17 @@ def test_block_counts_from_either_end(block, index):
         ("shift", 0.0, "shift=0.0 .*positive"),
         ("noise_seed", -1, "noise_seed=-1"),
         ("chunk_frames", 0, "chunk_frames=0 .*at least 1"),
-        ("max_area", 255, "max_area=255 .*at least one token of 16 x 16 px"),
         ("prompt_tokens", 513, r"prompt_tokens=513 .*\[1, prompt_length=512\]"),
         ("source", "", "source=''"),
         ("source", "..", r"source='\.\.'"),
-        ("frame_size", (480, 832), "frame_size=.* None with frame_fit='resize'"),
+        ("max_area", 4096, "max_area is no option of the model.* to `VegaProcessor` as generator_max_area"),
+        ("frame_fit", "resize", "frame_fit is no option of the model"),
+        ("frame_size", (480, 832), "frame_size is no option of the model"),
     ],
 )
 def test_generator_values_out_of_range(option, value, message):
     with pytest.raises(ValueError, match=message):
         VegaGeneratorConfig(**{**GENERATOR, option: value})
-
-
-@pytest.mark.parametrize("size", [None, (480,), (480, 830), (0, 832)])
-def test_centre_crop_needs_a_size_in_cells(size):
-    with pytest.raises(ValueError, match="multiples of 16 px with frame_fit='center_crop'"):
-        VegaGeneratorConfig(**GENERATOR, frame_fit="center_crop", frame_size=size)
 
 
 @pytest.mark.parametrize(
@@ -96,6 +94,17 @@ def test_save_and_load_are_exact(tmp_path):
     config = VegaConfig(generator_config=GENERATOR, fusion="concat", notice="untrained")
     config.save_pretrained(tmp_path)
     assert VegaConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+def test_frame_settings_of_an_earlier_version_are_dropped(tmp_path):
+    config = VegaConfig(generator_config=GENERATOR)
+    config.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    saved["generator_config"] |= {"max_area": 4096, "frame_fit": "center_crop", "frame_size": [48, 32]}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+
+    for loader in (VegaConfig, AutoConfig):
+        assert loader.from_pretrained(tmp_path).generator_config.to_dict() == config.generator_config.to_dict()
 
 
 def test_a_config_of_another_model_is_refused(backbones):

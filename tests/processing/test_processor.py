@@ -13,7 +13,13 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from processing.builders import build_processor
 from processing.video_files import numbered_frame, write_video
-from vega3d.processing.generator_frames_vega3d import generator_frame_size, pack_cells, resize_and_center_crop
+from vega3d.hub.load import ASSETS
+from vega3d.processing.generator_frames_vega3d import (
+    FrameSettings,
+    generator_frame_size,
+    pack_patches,
+    resize_and_center_crop,
+)
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.video_vega3d import clip_from_frames, read_images, read_video
 
@@ -43,11 +49,11 @@ def user(*content) -> list[dict]:
     return [{"role": "user", "content": list(content)}]
 
 
-def unpack(cells: torch.Tensor, grid: torch.Tensor, cell: int) -> torch.Tensor:
-    """Puts packed cells of one clip together again: [T, 3, H, W]."""
+def unpack(patches: torch.Tensor, grid: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """Puts packed patches of one clip together again: [T, 3, H, W]."""
     frames, rows, columns = grid.tolist()
-    blocks = cells.reshape(frames, rows, columns, 3, cell, cell).permute(0, 3, 1, 4, 2, 5)
-    return blocks.reshape(frames, 3, rows * cell, columns * cell)
+    blocks = patches.reshape(frames, rows, columns, 3, patch_size, patch_size).permute(0, 3, 1, 4, 2, 5)
+    return blocks.reshape(frames, 3, rows * patch_size, columns * patch_size)
 
 
 def assert_same_batch(first, second):
@@ -59,17 +65,17 @@ def assert_same_batch(first, second):
 # The generator's frames
 
 
-def test_packed_rows_are_cells_in_time_row_column_order():
+def test_packed_rows_are_patches_in_time_row_column_order():
     frames = torch.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6)
 
-    cells, grid = pack_cells(frames, cell=2)
+    patches, grid = pack_patches(frames, patch_size=2)
 
     assert grid.tolist() == [2, 2, 3]
-    assert cells[0].tolist() == [0, 1, 6, 7, 24, 25, 30, 31, 48, 49, 54, 55]
-    assert torch.equal(cells[6 + 3 + 2], frames[1, :, 2:4, 4:6].reshape(-1))
-    assert torch.equal(unpack(cells, grid, 2), frames)
+    assert patches[0].tolist() == [0, 1, 6, 7, 24, 25, 30, 31, 48, 49, 54, 55]
+    assert torch.equal(patches[6 + 3 + 2], frames[1, :, 2:4, 4:6].reshape(-1))
+    assert torch.equal(unpack(patches, grid, 2), frames)
     with pytest.raises(ValueError, match=r"multiples of 4, but got \[2, 3, 4, 6\]"):
-        pack_cells(frames, cell=4)
+        pack_patches(frames, patch_size=4)
 
 
 @pytest.mark.parametrize(
@@ -86,20 +92,20 @@ def test_packed_rows_are_cells_in_time_row_column_order():
     ],
 )
 def test_size_for_the_generator(frame, fitted):
-    assert generator_frame_size(*frame, cell=16, max_area=399360) == fitted
+    assert generator_frame_size(*frame, patch_size=16, max_area=399360) == fitted
 
 
 def test_size_for_the_generator_keeps_its_promises():
     generator = np.random.default_rng(0)
     for height, width in generator.integers(16, 3000, (300, 2)).tolist():
-        rows, columns = generator_frame_size(height, width, cell=16, max_area=399360)
+        rows, columns = generator_frame_size(height, width, patch_size=16, max_area=399360)
         assert rows % 16 == columns % 16 == 0 and rows * columns <= 399360
         assert rows < height + 16 and columns < width + 16
         assert rows * columns > 0.8 * min(399360, (height - 8) * (width - 8))
-        # The aspect ratio is off by less than one cell at the shorter side.
+        # The aspect ratio is off by less than one patch at the shorter side.
         assert abs(np.log(rows * width / (columns * height))) < np.log(1 + 16 / min(rows, columns))
     with pytest.raises(ValueError, match=r"2010x10 \(width x height\) is more than 200 times"):
-        generator_frame_size(10, 2010, cell=16, max_area=399360)
+        generator_frame_size(10, 2010, patch_size=16, max_area=399360)
 
 
 def test_official_centre_crop_fixture(pytestconfig):
@@ -155,7 +161,7 @@ def test_centre_crop_option():
 
 
 def brightness_by_token(batch, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the mean brightness float[t, h, w] of each token of the VLM and of each cell of the generator."""
+    """Returns the mean brightness float[t, h, w] of each token of the VLM and of each patch of the generator."""
     suffix = "_videos" if kind == "video" else ""
     frames, rows, columns = batch[f"{kind}_grid_thw"][0].tolist()
     semantic = batch[f"pixel_values{suffix}"].mean(-1).reshape(frames, rows // 2, columns // 2, 4).mean(-1)
@@ -448,8 +454,8 @@ def test_batched_conversations(processor, tmp_path):
 
     assert batch["input_ids"].shape[0] == 4
     assert batch["generator_video_grid_thw"][:, 0].tolist() == [5, 4, 4, 4]
-    cells = batch["generator_pixel_values_videos"][60:].reshape(3, -1)
-    assert torch.equal(cells[0], cells[1]) and torch.equal(cells[0], cells[2])
+    patches = batch["generator_pixel_values_videos"][60:].reshape(3, -1)
+    assert torch.equal(patches[0], patches[1]) and torch.equal(patches[0], patches[2])
 
 
 def test_assistant_tokens_mask(processor):
@@ -528,7 +534,7 @@ def without_auto_map(values):
 def test_saved_and_loaded_processor_is_the_same(vlm, tmp_path):
     settings = {
         "num_frames": 5,
-        "generator_cell": 8,
+        "generator_patch_size": 8,
         "generator_max_area": 4096,
         "generator_frame_fit": "center_crop",
         "generator_frame_size": (32, 48),
@@ -547,6 +553,28 @@ def test_saved_and_loaded_processor_is_the_same(vlm, tmp_path):
         assert loaded.chat_template == processor.chat_template
         assert_same_batch(loaded(**inputs), expected)
     assert VegaProcessor.from_pretrained(tmp_path, generator_max_area=999424).generator_max_area == 999424
+
+
+def test_a_processor_saved_under_the_earlier_name_of_the_patch_size_loads(tmp_path):
+    saved = ASSETS / "vega3d-tiny" / "processor_config.json"
+    assert json.loads(saved.read_text())["generator_cell"] == 16
+
+    processor = VegaProcessor.from_pretrained(saved.parent)
+    processor.save_pretrained(tmp_path)
+
+    assert processor.frame_settings == FrameSettings(16, max_area=192 * 192)
+    stored = json.loads((tmp_path / "processor_config.json").read_text())
+    assert stored["generator_patch_size"] == 16 and "generator_cell" not in stored
+
+
+def test_another_patch_size_under_the_earlier_name_is_read(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    file = tmp_path / "processor_config.json"
+    values = json.loads(file.read_text())
+    del values["generator_patch_size"]
+    file.write_text(json.dumps({**values, "generator_cell": 8}))
+
+    assert VegaProcessor.from_pretrained(tmp_path).generator_patch_size == 8
 
 
 def test_saved_code_travels_with_the_processor(processor, tmp_path, monkeypatch):
@@ -616,14 +644,15 @@ def test_inputs_that_do_not_fit(processor, inputs, message):
     ("settings", "message"),
     [
         ({"num_frames": 0}, "`num_frames` must be a whole number of at least 1, but got 0"),
-        ({"generator_cell": 0}, "`generator_cell` must be a whole number of at least 1, but got 0"),
-        ({"generator_max_area": 255}, r"`generator_max_area` \(255 px\) must hold at least one cell of 16x16 px"),
+        ({"generator_patch_size": 0}, "`generator_patch_size` must be a whole number of at least 1, but got 0"),
+        ({"generator_max_area": 255}, r"`generator_max_area` \(255 px\) must hold at least one patch of 16x16 px"),
+        ({"generator_max_area": 10**12}, "frames of 1000000000000 px, but the most is 67108864 px"),
         ({"generator_frame_fit": "stretch"}, "must be one of .* but got 'stretch'"),
         ({"generator_frame_fit": "center_crop"}, "got None and 'center_crop'. Give both or neither"),
         ({"generator_frame_size": (32, 32)}, r"got \[32, 32\] and 'resize'"),
         (
             {"generator_frame_fit": "center_crop", "generator_frame_size": (32, 40)},
-            r"in multiples of `generator_cell` \(16 px\), but got \[32, 40\]",
+            r"in multiples of `generator_patch_size` \(16 px\), but got \[32, 40\]",
         ),
         ({"generator_frame_fit": "center_crop", "generator_frame_size": (32,)}, r"but got \[32\]"),
     ],

@@ -50,7 +50,7 @@ def arm_model(
     Raises:
         ValueError: if files are missing, or an option is bad.
     """
-    options: dict[str, Any] = {"max_area": recipe.rooms.size**2, "block": 0 if arm.generator is None else -1}
+    options: dict[str, Any] = {"block": 0 if arm.generator is None else -1}
     options.update(prompt_options(generator), **arm.options)
     model = VegaForSpatialReasoning.from_backbones(
         vlm,

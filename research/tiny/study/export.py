@@ -80,7 +80,12 @@ def save_model(model: VegaForSpatialReasoning, experiment: Experiment, folder: P
     model.config.dtype = dtype
     model.save_pretrained(folder)
     rooms = experiment.recipe.rooms
-    processor = make_processor(experiment.vlm, model.config.generator_config, num_frames=rooms.num_frames)
+    processor = make_processor(
+        experiment.vlm,
+        model.config.generator_config,
+        num_frames=rooms.num_frames,
+        generator_max_area=rooms.size**2,
+    )
     for part in (processor.image_processor, processor.video_processor):
         # Larger frames have more tokens than it was trained on, at places that it has never seen.
         part.size = {"shortest_edge": part.size["shortest_edge"], "longest_edge": rooms.size**2}

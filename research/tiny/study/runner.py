@@ -142,9 +142,9 @@ class Experiment:
                 write_vlm(VLMRecipe(**self.recipe.vlm), vlm)
             write_placeholder_generator(placeholder)
             model = arm_model(self.recipe, ArmRecipe(fusion="none"), vlm, placeholder, 0)
-            processor = make_processor(vlm, model.config.generator_config)
-            words = Words(processor.tokenizer)
             rooms = self.recipe.rooms
+            processor = make_processor(vlm, model.config.generator_config, generator_max_area=rooms.size**2)
+            words = Words(processor.tokenizer)
             walks = make_stream(model, processor, words, rooms.num_frames, rooms.size)
             close_ups = make_stream(model, processor, words, CLOSE_UP_FRAMES, rooms.size)
             self._tools = Tools(self.recipe, words, walks, close_ups, self.device, self.deadline, self.tell)

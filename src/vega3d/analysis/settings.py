@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from vega3d.analysis.tokens import FrameSettings
     from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
+    from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 VOXEL = 0.1  # [m], as in the paper
 CONTROLS = ("random", "noise", "vae")

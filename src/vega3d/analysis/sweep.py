@@ -33,11 +33,12 @@ from vega3d.analysis.probes import (
 )
 from vega3d.analysis.settings import BASELINES, Setting, SettingGrid
 from vega3d.analysis.summary import make_result, read_rows, write_result, write_rows
-from vega3d.analysis.tokens import FittedClip, FrameSettings, fit_clip
+from vega3d.analysis.tokens import FittedClip, fit_clip
 from vega3d.extras import optional_module
 from vega3d.features.identity import feature_identity
 from vega3d.files import LOCK, check_input, only_run, read_json, write_whole
 from vega3d.modeling.generator_vega3d import VegaGenerator
+from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 FORMAT = 1  # of parts; raise it when the metrics of unchanged features change
 HELD_OUT = 5  # every fifth training scene chooses the strength of the ridge

@@ -1,7 +1,6 @@
 """Clips as a generator sees them: which pixels a token covers, and the point of the scene that it shows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,27 +8,15 @@ import torch
 import xxhash
 
 from vega3d.analysis.clips import PosedClip, in_frame
-from vega3d.processing.generator_frames_vega3d import center_crop_frames, generator_frame_size, resize_frames
+from vega3d.modeling.alignment_vega3d import TEMPORAL_STRIDE
+from vega3d.processing.generator_frames_vega3d import (
+    FrameSettings,
+    center_crop_frames,
+    generator_frame_size,
+    resize_frames,
+)
 
 LEAST_DEPTH = 0.1  # share of a token's depth pixels that must not be holes
-TEMPORAL_STRIDE = 4  # frames of a latent of the causal VAE, after the first
-
-
-@dataclass(frozen=True)
-class FrameSettings:
-    """How the processor prepares frames for the generator.
-
-    Attributes:
-        patch_size: side of the square of pixels that one token covers [px].
-        max_area: the most pixels of a frame that is resized [px^2].
-        frame_fit: `resize` keeps the whole frame at its own aspect ratio; `center_crop` cuts out its centre.
-        frame_size: (height, width) of the centre crop [px]; only with `center_crop`.
-    """
-
-    patch_size: int
-    max_area: int = 832 * 480
-    frame_fit: str = "resize"
-    frame_size: Sequence[int] | None = None
 
 
 class FrameFit(NamedTuple):

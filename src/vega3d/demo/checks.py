@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vega3d.demo.examples import Example
-from vega3d.features.extraction import VIDEO_SUFFIXES
+from vega3d.features.clips import VIDEO_SUFFIXES
 from vega3d.processing.video_decoding_vega3d import decode_timeline, read_timeline
 from vega3d.questions import SpatialQuestion
 

@@ -5,24 +5,28 @@ pixels, of the generator's weights in memory and of all options that change its 
 changed has another name.
 """
 
+import contextlib
+import errno
+import json
 import logging
 import os
+import re
+import stat
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+import xxhash
+from filelock import FileLock
 from huggingface_hub import constants
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
-from vega3d.features.entries import (
-    evict,
-    list_entries,
-    read_entry,
-    regular_status,
-    remove_stale,
-    write_entry,
-)
 from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_identity, place_identities
-from vega3d.files import read_json, write_json
+from vega3d.files import read_json, sync, write_json
 from vega3d.modeling.generator_vega3d import VegaGenerator
 from vega3d.modeling.inputs_vega3d import unpack_cells
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -30,6 +34,20 @@ from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 MARKER = "vega3d_features.json"
 READ_FORMATS = (1, FORMAT)  # of folders; no key leads to an entry of an earlier format
 LARGEST = 2**63  # bytes that a limit may have
+SUFFIX = ".safetensors"
+PARTIAL = ".partial"
+GROUP = re.compile(r"[0-9a-f]{2}")
+NAME = re.compile(r"([0-9a-f]{32})(\.safetensors|\w+\.partial)")
+METADATA = "entry"  # the one value of the metadata: safetensors writes several in an order that changes
+UNREADABLE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    RuntimeError,  # torch opens the file once more, when another process may have removed it; RecursionError is one
+)
+STALE_SECONDS = 3600  # age of a partial file that nobody is writing any more
 logger = logging.getLogger(__name__)
 
 
@@ -85,7 +103,7 @@ class FeatureCache:
         self,
         generator: VegaGenerator,
         clips: Sequence[torch.Tensor],
-        on_chunk: Callable[[int], None] | None = None,
+        on_progress: Callable[[int], None] | None = None,
     ) -> list[torch.Tensor]:
         """As `VegaGenerator.encode`; computes and stores what is missing.
 
@@ -98,10 +116,10 @@ class FeatureCache:
             content = clip_hash(clip)
             hidden = self._get(content, identity)
             if hidden is None:
-                hidden = generator.encode([clip], on_chunk=on_chunk)[0].bfloat16()
+                hidden = generator.encode([clip], on_chunk=on_progress)[0].bfloat16()
                 self._put(content, identity, as_stored(hidden))
-            elif on_chunk is not None:
-                on_chunk(len(clip))
+            elif on_progress is not None:
+                on_progress(len(clip))
             found.append(hidden)
         return found
 
@@ -132,7 +150,7 @@ class FeatureCache:
                 for block in set(blocks):
                     del found[timestep, block]
 
-    def attach(self, inputs: Mapping, identity: str, cell: int) -> dict:
+    def attach(self, inputs: Mapping, identity: str, patch_size: int) -> dict:
         """Puts cached hidden states in the place of the generator's pixels, if all of them are there.
 
         For the workers of a data loader, which have no generator.
@@ -140,25 +158,25 @@ class FeatureCache:
         Args:
             inputs: of the processor.
             identity: `feature_identity` of the generator.
-            cell: edge of a cell [px], `generator_config.cell`.
+            patch_size: side of a patch [px], the processor's `generator_patch_size`.
 
         Returns:
             The inputs with `generator_hidden_states`, images first, without generator pixels; if a clip is missing,
             the inputs as they are.
         """
-        found = [self.get(clip, identity) for clip in clips_of(inputs, cell)]
+        found = [self.get(clip, identity) for clip in generator_clips(inputs, patch_size)]
         if not found or any(hidden is None for hidden in found):
             return dict(inputs)
         return without_pixels(inputs, found)
 
     def fill(
-        self, model: VegaForSpatialReasoning, inputs: Mapping, on_chunk: Callable[[int], None] | None = None
+        self, model: VegaForSpatialReasoning, inputs: Mapping, on_progress: Callable[[int], None] | None = None
     ) -> dict:
         """As `attach`, but computes and stores what is missing; inputs without generator pixels stay as they are."""
-        clips = clips_of(inputs, model.config.generator_config.cell)
+        clips = generator_clips(inputs, model.config.generator_config.cell)
         if not clips:
             return dict(inputs)
-        return without_pixels(inputs, self.features(model.generator_module, clips, on_chunk))
+        return without_pixels(inputs, self.features(model.generator_module, clips, on_progress))
 
     def stats(self) -> dict:
         """Number and size [bytes] of the entries, and the limit."""
@@ -166,7 +184,7 @@ class FeatureCache:
         size = sum(entry.size for entry in entries)
         return {"folder": str(self.folder), "entries": len(entries), "bytes": size, "max_bytes": self.max_bytes}
 
-    def verify(self, on_entry: Callable[[int], None] | None = None) -> dict:
+    def verify(self, on_progress: Callable[[int], None] | None = None) -> dict:
         """Reads all entries and removes the bad ones; returns how many were good and bad."""
         counts = {"good": 0, "bad": 0, "left_by_killed_writers": remove_stale(self.folder)}
         for entry in list_entries(self.folder):
@@ -175,8 +193,8 @@ class FeatureCache:
             elif regular_status(entry.path) is not None:  # else another process has just removed it
                 counts["bad"] += 1
                 entry.path.unlink(missing_ok=True)
-            if on_entry is not None:
-                on_entry(1)
+            if on_progress is not None:
+                on_progress(1)
         return counts
 
     def clear(self) -> int:
@@ -249,14 +267,148 @@ def as_stored(hidden: torch.Tensor) -> torch.Tensor:
     return hidden.detach().to("cpu", torch.bfloat16).contiguous()
 
 
-def clips_of(inputs: Mapping, cell: int) -> list[torch.Tensor]:
+def generator_clips(inputs: Mapping, patch_size: int) -> list[torch.Tensor]:
     """Frames [T, 3, H, W] of each image, then each video, in the generator's packed pixels."""
-    clips = unpack_cells(inputs.get("generator_pixel_values"), inputs.get("generator_image_grid_thw"), cell)
-    clips += unpack_cells(inputs.get("generator_pixel_values_videos"), inputs.get("generator_video_grid_thw"), cell)
-    return clips
+    images = inputs.get("generator_pixel_values"), inputs.get("generator_image_grid_thw")
+    videos = inputs.get("generator_pixel_values_videos"), inputs.get("generator_video_grid_thw")
+    return [*unpack_cells(*images, patch_size), *unpack_cells(*videos, patch_size)]
 
 
 def without_pixels(inputs: Mapping, hidden: Sequence[torch.Tensor | None]) -> dict:
     pixels = ("generator_pixel_values", "generator_pixel_values_videos")
     kept = {name: value for name, value in inputs.items() if name not in pixels}
     return {**kept, "generator_hidden_states": list(hidden)}
+
+
+# --- Entries: files written whole, read with their checksum, evicted by their last use ----------------------------
+
+
+class Entry(NamedTuple):
+    path: Path
+    size: int  # [bytes]
+    used: float  # time of the last use [s]
+
+
+def write_entry(path: Path, hidden: torch.Tensor, metadata: dict[str, str]) -> int:
+    """Writes bf16[t, h, w, C] with its checksum under a temporary name and renames it; returns its size [bytes].
+
+    Raises:
+        ValueError: if the values are not finite, or the folder cannot be written, or is full.
+    """
+    check_finite(hidden)
+    data = save({"hidden": hidden}, metadata={METADATA: with_checksum(metadata, hidden)})
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=PARTIAL, delete=False) as file:
+            partial = Path(file.name)
+            try:
+                file.write(data)
+                file.close()
+                sync(partial)
+                partial.replace(path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            remedy = "Free some space, set a smaller max_bytes, or clear the cache."
+        else:
+            remedy = "Choose a folder that can be written."
+        raise ValueError(f"The feature cache {path.parent.parent} takes no more entries: {error}. {remedy}") from error
+    return len(data)
+
+
+def check_finite(hidden: torch.Tensor) -> None:
+    """Raises ValueError for features that hold NaN or infinity, which come of a broken model."""
+    bad = hidden.numel() - int(hidden.isfinite().sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {hidden.numel()} features are NaN or infinite, so they are not kept. Check the weights of the "
+            "generator, and load it in float32 or bfloat16."
+        )
+
+
+def with_checksum(metadata: dict[str, str], hidden: torch.Tensor) -> str:
+    return json.dumps({**metadata, "checksum": checksum(hidden)}, sort_keys=True)
+
+
+def read_entry(path: Path, key: str) -> torch.Tensor | None:
+    """bf16[t, h, w, C], or None if there is no such entry, or it is truncated, changed, or of something else.
+
+    An entry of an earlier format is of something else: no key of this one leads to it.
+    """
+    if regular_status(path) is None:  # opening a named pipe would wait for ever
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = json.loads((file.metadata() or {})[METADATA])
+            hidden = file.get_tensor("hidden")
+            stored = metadata["key"], metadata["checksum"]
+    except UNREADABLE:
+        return None
+    is_of_kind = hidden.dtype == torch.bfloat16 and hidden.ndim == 4
+    if not is_of_kind or stored != (key, checksum(hidden)) or not hidden.isfinite().all():
+        return None
+    with contextlib.suppress(OSError):  # a folder that can only be read keeps no order of use
+        os.utime(path)
+    return hidden
+
+
+def checksum(hidden: torch.Tensor) -> str:
+    """XXH3 of the shape and the values."""
+    digest = xxhash.xxh3_128(str(tuple(hidden.shape)).encode())
+    digest.update(hidden.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def list_entries(folder: Path) -> list[Entry]:
+    """All entries, those used longest ago first; others may remove some meanwhile."""
+    entries = [Entry(path, status.st_size, status.st_mtime) for path, status in own_files(folder, SUFFIX)]
+    return sorted(entries, key=lambda entry: (entry.used, entry.path))
+
+
+def own_files(folder: Path, suffix: str) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files that a cache has written, by place, name and kind; whatever else lies there is someone else's."""
+    for group in sorted(folder.iterdir()):
+        if not GROUP.fullmatch(group.name) or group.is_symlink() or not group.is_dir():
+            continue
+        for path in group.iterdir():
+            name = NAME.fullmatch(path.name)
+            if name is None or not path.name.endswith(suffix) or name[1][:2] != group.name:
+                continue
+            status = regular_status(path)
+            if status is not None:
+                yield path, status
+
+
+def regular_status(path: Path) -> os.stat_result | None:
+    """The status of a regular file; None for a link, a named pipe or a folder, and for what is not there."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status if stat.S_ISREG(status.st_mode) else None
+
+
+def remove_stale(folder: Path) -> int:
+    """Removes what writers that were killed left behind; returns how many. A young one may be being written."""
+    removed = 0
+    for path, status in own_files(folder, PARTIAL):
+        if time.time() - status.st_mtime >= STALE_SECONDS:
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
+def evict(folder: Path, keep_bytes: int) -> int:
+    """Removes the entries used longest ago until no more than `keep_bytes` are left; returns what is left [bytes]."""
+    with FileLock(folder / ".evict.lock"):
+        remove_stale(folder)
+        entries = list_entries(folder)
+        total = sum(entry.size for entry in entries)
+        for entry in entries:
+            if total <= keep_bytes:
+                break
+            entry.path.unlink(missing_ok=True)
+            total -= entry.size
+    return total

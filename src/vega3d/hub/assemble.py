@@ -9,12 +9,13 @@ from transformers import AutoProcessor, ProcessorMixin
 
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
 from vega3d.files import check_new_folder, whole_folder
-from vega3d.hub.load import check_dtype_name, check_processor
-from vega3d.modeling.backbones_vega3d import Backbones, check_seed, find_backbones
+from vega3d.hub.load import check_dtype_name, check_vlm_processor
+from vega3d.modeling.backbones_vega3d import Backbones, check_seed, find_backbones, split_config
+from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
 from vega3d.modeling.errors_vega3d import value_errors
 from vega3d.modeling.noise_vega3d import noise_level
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
-from vega3d.processing.processor_files_vega3d import check_vlm_parts
+from vega3d.processing.processor_checks_vega3d import check_vlm_parts
 
 
 def load_vlm_processor(vlm: str | Path) -> ProcessorMixin:
@@ -36,15 +37,26 @@ def load_vlm_processor(vlm: str | Path) -> ProcessorMixin:
 
 
 def make_processor(vlm: str | Path, config: VegaGeneratorConfig, **settings) -> VegaProcessor:
-    """The VLM's processor with the generative stream of this generator beside its own."""
-    return VegaProcessor.from_vlm_processor(
-        load_vlm_processor(vlm),
-        generator_cell=config.cell,
-        generator_max_area=config.max_area,
-        generator_frame_fit=config.frame_fit,
-        generator_frame_size=config.frame_size,
-        **settings,
-    )
+    """The VLM's processor with the generative stream of this generator beside its own.
+
+    Args:
+        vlm: Hub id or folder of the vision-language model.
+        config: of the generator, for its patch size.
+        settings: other arguments of `VegaProcessor`, such as `num_frames` and `generator_max_area`.
+    """
+    return VegaProcessor.from_vlm_processor(load_vlm_processor(vlm), generator_patch_size=config.cell, **settings)
+
+
+def split_settings(options: dict) -> tuple[dict, dict]:
+    """Sorts options of `assemble` into those of the two configs, and the frame settings under the processor's names.
+
+    Raises:
+        ValueError: if an option is neither.
+    """
+    frames = {f"generator_{name}": value for name, value in options.items() if name in FRAME_SETTINGS}
+    config = {name: value for name, value in options.items() if name not in FRAME_SETTINGS}
+    split_config(config)
+    return config, frames
 
 
 def assemble(
@@ -67,7 +79,7 @@ def assemble(
         prompt_embeds: as in `VegaForSpatialReasoning.from_backbones`, as are the next three.
         dtype: of the weights.
         seed: of the new weights.
-        config: fields of the two configs.
+        config: fields of the two configs; and `max_area`, `frame_fit`, `frame_size`, which go to the processor.
 
     Raises:
         ValueError: if `output` is in use, or for a bad option, missing files or models of another layout.
@@ -75,10 +87,11 @@ def assemble(
     output = check_new_folder(output)
     check_seed(seed)
     check_dtype_name(dtype)
+    config, frames = split_settings(config)
     backbones = find_backbones(vlm, generator, prompt_embeds, **config)
-    processor = make_processor(vlm, backbones.config.generator_config)
+    processor = make_processor(vlm, backbones.config.generator_config, **frames)
     check_vlm_parts(processor)
-    check_processor(processor, backbones.config)
+    check_vlm_processor(processor, backbones.config)
     if report is not None:
         report(sizes_told(backbones, output))
     model = VegaForSpatialReasoning.from_backbones(vlm, generator, prompt_embeds, dtype, seed, **config)

@@ -16,6 +16,7 @@ from vega3d.configs import shown
 from vega3d.files import check_input, read_json
 from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
 from vega3d.modeling.generator_vega3d import VegaGenerator
+from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 AGAIN = "Export the generator again."
 PROMPT_FILE, FACTS_FILE = "prompt.safetensors", "generator.json"
@@ -47,13 +48,13 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def generator_options(folder: Path) -> dict[str, Any]:
-    """Options of `from_backbones` that fit the generator: its prompt, and the frames that it was trained on."""
-    facts = read_facts(folder)
-    return {
-        "prompt_embeds": read_prompt(folder),
-        "prompt_length": facts["prompt_length"],
-        "max_area": facts["size"] ** 2,
-    }
+    """Options of `from_backbones` that fit the generator: its prompt."""
+    return {"prompt_embeds": read_prompt(folder), "prompt_length": read_facts(folder)["prompt_length"]}
+
+
+def frame_settings(folder: Path, config: VegaGeneratorConfig) -> FrameSettings:
+    """How frames are prepared for the generator in a folder: as large as those that it was trained on."""
+    return FrameSettings(config.cell, max_area=read_facts(folder)["size"] ** 2)
 
 
 def read_config(part: Path) -> dict[str, Any]:

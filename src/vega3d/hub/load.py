@@ -8,7 +8,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from transformers import BitsAndBytesConfig
 
-from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
+from vega3d import VegaConfig, VegaForSpatialReasoning, VegaProcessor
 from vega3d.inference.vision_attention import pack_vision_attention
 
 EMBEDDED = ("vega3d-tiny",)
@@ -88,7 +88,7 @@ def load_processor(folder: Path) -> VegaProcessor:
     """The processor of a checkpoint; raises ValueError if there is none, or it is of another model."""
     config = VegaConfig.from_pretrained(folder)
     processor = VegaProcessor.from_pretrained(folder)
-    check_processor(processor, config)
+    check_vlm_processor(processor, config)
     check_tokens(processor, config)
     return processor
 
@@ -113,9 +113,8 @@ def check_dtype_name(dtype: str | torch.dtype) -> None:
         raise ValueError(f"dtype is {dtype!r}, but must be auto, float32, bfloat16 or float16.")
 
 
-def check_processor(processor: VegaProcessor, config: VegaConfig) -> None:
-    """Raises ValueError if the processor prepares other frames or patches than the model's config says."""
-    check_frames(processor, config.generator_config)
+def check_vlm_processor(processor: VegaProcessor, config: VegaConfig) -> None:
+    """Raises ValueError if the VLM's image processors cut other patches than its config says."""
     vision = config.vlm_config.vision_config
     parts = {"image_processor": processor.image_processor, "video_processor": processor.video_processor}
     for name, part in parts.items():
@@ -143,22 +142,6 @@ def check_tokens(processor: VegaProcessor, config: VegaConfig) -> None:
             raise ValueError(
                 f"The tokenizer has {name}={ours!r}, but the VLM's config says {theirs!r}. "
                 "Copy the tokenizer's files of this VLM again."
-            )
-
-
-def check_frames(processor: VegaProcessor, config: VegaGeneratorConfig) -> None:
-    """Raises ValueError if the processor prepares other frames than the generator's config describes."""
-    size = None if config.frame_size is None else list(config.frame_size)
-    for name, ours, theirs in (
-        ("cell", processor.generator_cell, config.cell),
-        ("max_area", processor.generator_max_area, config.max_area),
-        ("frame_fit", processor.generator_frame_fit, config.frame_fit),
-        ("frame_size", processor.generator_frame_size, size),
-    ):
-        if ours != theirs:
-            raise ValueError(
-                f"The processor has generator_{name}={ours!r}, but the model's generator_config says {theirs!r}. "
-                "Make it with `vega3d.hub.assemble.make_processor`, or mend processor_config.json."
             )
 
 

@@ -15,7 +15,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
+from .configuration_vega3d import VegaConfig, VegaGeneratorConfig, refuse_frame_settings
 from .errors_vega3d import value_errors
 from .generator_files_vega3d import PARTS
 from .generator_layout_vega3d import REMEDY, check_part_class, require
@@ -105,6 +105,7 @@ def split_config(options: dict) -> tuple[dict, dict]:
         {field.name for field in fields(config_class)} - inherited - derived
         for config_class in (VegaConfig, VegaGeneratorConfig)
     ]
+    refuse_frame_settings(options)
     unknown = [name for name in options if name not in names[0] | names[1]]
     if unknown:
         raise ValueError(f"Unknown options {unknown}. Known are {sorted(names[0] | names[1])}.")

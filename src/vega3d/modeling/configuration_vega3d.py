@@ -2,7 +2,7 @@
 
 import difflib
 import functools
-import math
+from collections.abc import Iterable
 from dataclasses import field, fields
 from typing import Any, Literal
 
@@ -33,9 +33,9 @@ Fusion = Literal[
 Projector = Literal["merger_mlp", "avg", "mlp2x"]
 NUM_TRAIN_TIMESTEPS = 1000
 MOST_SHIFT = 1000.0
-MOST_AREA = 1 << 26  # [px]
 MOST_PROMPT_ROWS = 1 << 16
 MOST_GATE_BIAS = 100.0
+FRAME_SETTINGS = ("max_area", "frame_fit", "frame_size")  # of the processor; configs once held them too
 
 
 def with_value_errors(config_class: type) -> type:
@@ -71,6 +71,16 @@ def refuse_misspelled(config_class: type, unknown: dict[str, Any]) -> None:
             raise ValueError(f"{config_class.__name__} has no option {key!r}; did you mean {close[0]!r}?")
 
 
+def refuse_frame_settings(options: Iterable[str]) -> None:
+    """Raises ValueError for an option that says how frames are prepared, which the processor alone does."""
+    for name in FRAME_SETTINGS:
+        if name in options:
+            raise ValueError(
+                f"{name} is no option of the model: the processor prepares the frames. Give it to `VegaProcessor` as "
+                f"generator_{name}, or to `vega3d assemble`, which gives it to the processor."
+            )
+
+
 @with_value_errors
 @strict
 class VegaGeneratorConfig(PreTrainedConfig):
@@ -93,9 +103,6 @@ class VegaGeneratorConfig(PreTrainedConfig):
         noise_shared: one noise map for all frames; it leaks a position code into the features and is for study only.
         clip_mode: `frame` = each frame alone (the published way); `views` = frames through the VAE one by one, then
             jointly through the transformer; `clip` = consecutive frames through the causal VAE.
-        max_area: largest area of a frame given to the generator [px]; frames keep their aspect ratio.
-        frame_fit: `resize` keeps the whole field of view; `center_crop` is the published way.
-        frame_size: (height, width) [px] of the crop; only for `frame_fit="center_crop"`.
         chunk_frames: frames computed at a time; a chunk never spans two clips.
         prompt_tokens: rows of the stored prompt embedding (1 for the empty prompt).
         prompt_length: rows after zero padding, before the text projection; padded rows take part in attention.
@@ -119,9 +126,6 @@ class VegaGeneratorConfig(PreTrainedConfig):
     noise_draws: int = 1
     noise_shared: bool = False
     clip_mode: Literal["frame", "views", "clip"] = "frame"
-    max_area: int = 832 * 480
-    frame_fit: Literal["resize", "center_crop"] = "resize"
-    frame_size: list[int] | tuple[int, ...] | None = None
     chunk_frames: int = 16
     prompt_tokens: int = 1
     prompt_length: int = 512
@@ -131,6 +135,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
     files_hash: str | None = None
 
     def __post_init__(self, **kwargs):
+        refuse_frame_settings(kwargs)
         refuse_misspelled(type(self), kwargs)
         super().__post_init__(**kwargs)
 
@@ -206,13 +211,6 @@ class VegaGeneratorConfig(PreTrainedConfig):
         require_size("chunk_frames", self.chunk_frames, "Use 16 if in doubt.")
         require_size("prompt_length", self.prompt_length, "Wan pads to 512.", MOST_PROMPT_ROWS)
         require(
-            self.cell**2 <= self.max_area <= MOST_AREA,
-            "max_area",
-            self.max_area,
-            f"at least one token of {self.cell} x {self.cell} px, and at most {MOST_AREA}",
-            f"Use {832 * 480} (832x480) if in doubt.",
-        )
-        require(
             1 <= self.prompt_tokens <= self.prompt_length,
             "prompt_tokens",
             self.prompt_tokens,
@@ -221,7 +219,6 @@ class VegaGeneratorConfig(PreTrainedConfig):
         )
         named = self.source not in ("", ".", "..") and "\0" not in self.source
         require(named, "source", self.source, "the name of a folder or a Hub id", "The default is 'generator'.")
-        self._validate_frame_size()
 
     def _check_block(self, name: str, block: int) -> None:
         require(
@@ -249,27 +246,6 @@ class VegaGeneratorConfig(PreTrainedConfig):
         """Raises ValueError unless `timestep` is in [0, 1000)."""
         limit = f"in [0, {NUM_TRAIN_TIMESTEPS})"
         require(0 <= timestep < NUM_TRAIN_TIMESTEPS, "timestep", timestep, limit, "The paper uses 300.")
-
-    def _validate_frame_size(self):
-        if self.frame_fit == "resize":
-            require(
-                self.frame_size is None,
-                "frame_size",
-                self.frame_size,
-                "None with frame_fit='resize'",
-                "Set frame_fit='center_crop' or leave frame_size out; max_area bounds the size.",
-            )
-            return
-        size = self.frame_size or ()
-        require(
-            len(size) == 2
-            and all(side > 0 and side % self.cell == 0 for side in size)
-            and math.prod(size) <= MOST_AREA,
-            "frame_size",
-            self.frame_size,
-            f"(height, width) in multiples of {self.cell} px with frame_fit='center_crop'",
-            "The official release uses (480, 832).",
-        )
 
 
 @with_value_errors
@@ -344,6 +320,11 @@ class VegaConfig(PreTrainedConfig):
                 f"This is a checkpoint of model_type {model_type!r}, not {cls.model_type!r}. "
                 "Assemble a fused model from it with `vega3d assemble` or `from_backbones`."
             )
+        generator = config_dict.get("generator_config")
+        if isinstance(generator, dict):
+            # Earlier versions saved the frame settings here too, and refused a checkpoint whose processor had others.
+            kept = {name: value for name, value in generator.items() if name not in FRAME_SETTINGS}
+            config_dict = {**config_dict, "generator_config": kept}
         return super().from_dict(config_dict, **kwargs)
 
     def get_text_config(self, *args, **kwargs) -> PreTrainedConfig:

@@ -1,69 +1,83 @@
-"""Fits frames to the video generator and packs them as cells, so that any mix of sizes and lengths is one batch."""
+"""Frames for the video generator: fitted to its size, and packed as patches so that any mix of clips is one batch."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral
 
 import torch
 import torch.nn.functional as F
 
 MAX_ASPECT_RATIO = 200
+MOST_AREA = 1 << 26  # [px^2]
 FRAME_FITS = ("resize", "center_crop")
 
 
-def check_frame_settings(cell: int, max_area: int, frame_fit: str, frame_size: Sequence[int] | None) -> None:
-    """Raises a ValueError unless the settings of the generator's frames (see `VegaProcessor`) are in range."""
-    for name, value in (("generator_cell", cell), ("generator_max_area", max_area)):
-        if not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"`{name}` must be a whole number of at least 1, but got {value!r}.")
-    if max_area < cell**2:
-        raise ValueError(
-            f"`generator_max_area` ({max_area} px) must hold at least one cell of {cell}x{cell} px ({cell**2} px). "
-            "Raise it, or lower `generator_cell`."
-        )
-    if frame_fit not in FRAME_FITS:
-        raise ValueError(f"`generator_frame_fit` must be one of {FRAME_FITS}, but got {frame_fit!r}.")
-    if (frame_size is not None) != (frame_fit == "center_crop"):
-        raise ValueError(
-            "`generator_frame_size` goes with `generator_frame_fit='center_crop'`, and only with it, but got "
-            f"{frame_size} and {frame_fit!r}. Give both or neither."
-        )
-    if frame_size is not None and (
-        len(frame_size) != 2 or any(not isinstance(side, Integral) or side < 1 or side % cell for side in frame_size)
-    ):
-        raise ValueError(
-            f"`generator_frame_size` must be [height, width] in multiples of `generator_cell` ({cell} px), but got "
-            f"{list(frame_size)}."
-        )
+@dataclass(frozen=True)
+class FrameSettings:
+    """How frames are prepared for the video generator. The processor owns these settings; the model has none of them.
+
+    Attributes:
+        patch_size: side of the square of pixels that one token covers [px].
+        max_area: the most pixels of a frame that is resized [px^2].
+        frame_fit: `resize` keeps the whole frame at its own aspect ratio; `center_crop` cuts out its centre.
+        frame_size: (height, width) of the centre crop [px]; only with `center_crop`.
+
+    Raises:
+        ValueError: if a setting is out of range; the message names the processor's arguments.
+    """
+
+    patch_size: int
+    max_area: int = 832 * 480
+    frame_fit: str = "resize"
+    frame_size: Sequence[int] | None = None
+
+    def __post_init__(self):
+        size = self.frame_size
+        for name, value in (("generator_patch_size", self.patch_size), ("generator_max_area", self.max_area)):
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"`{name}` must be a whole number of at least 1, but got {value!r}.")
+        if self.max_area < self.patch_size**2:
+            raise ValueError(
+                f"`generator_max_area` ({self.max_area} px) must hold at least one patch of {self.patch_size}x"
+                f"{self.patch_size} px ({self.patch_size**2} px). Raise it, or lower `generator_patch_size`."
+            )
+        if self.frame_fit not in FRAME_FITS:
+            raise ValueError(f"`generator_frame_fit` must be one of {FRAME_FITS}, but got {self.frame_fit!r}.")
+        if (size is not None) != (self.frame_fit == "center_crop"):
+            raise ValueError(
+                "`generator_frame_size` goes with `generator_frame_fit='center_crop'`, and only with it, but got "
+                f"{size} and {self.frame_fit!r}. Give both or neither."
+            )
+        wrong = [side for side in size or () if not isinstance(side, Integral) or side < 1 or side % self.patch_size]
+        if size is not None and (len(size) != 2 or wrong):
+            raise ValueError(
+                "`generator_frame_size` must be [height, width] in multiples of `generator_patch_size` "
+                f"({self.patch_size} px), but got {list(size)}."
+            )
+        area = self.max_area if size is None else math.prod(size)
+        if area > MOST_AREA:
+            name = "generator_max_area" if size is None else "generator_frame_size"
+            raise ValueError(f"`{name}` asks for frames of {area} px, but the most is {MOST_AREA} px. Lower it.")
 
 
-def fit_frames(frames: torch.Tensor, cell: int, max_area: int, frame_size: Sequence[int] | None) -> torch.Tensor:
-    """Fits whole frames at their own aspect ratio, or their centre to `frame_size` if that is given.
-
-    Args:
-        frames: uint8[T, 3, H, W].
-        cell: side of a cell [px].
-        max_area: the most pixels of a whole frame [px^2].
-        frame_size: (height, width) of the centre crop [px].
+def fit_frames(frames: torch.Tensor, settings: FrameSettings) -> torch.Tensor:
+    """Fits whole frames uint8[T, 3, H, W] at their own aspect ratio, or their centre if a `frame_size` is set.
 
     Returns:
-        uint8[T, 3, h, w].
+        uint8[T, 3, h, w], h and w in multiples of the patch size.
     """
-    if frame_size is not None:
-        return center_crop_frames(frames, *frame_size)
-    return resize_frames(frames, *generator_frame_size(frames.shape[-2], frames.shape[-1], cell, max_area))
+    if settings.frame_size is not None:
+        return center_crop_frames(frames, *settings.frame_size)
+    height, width = frames.shape[-2:]
+    return resize_frames(frames, *generator_frame_size(height, width, settings.patch_size, settings.max_area))
 
 
-def generator_frame_size(height: int, width: int, cell: int, max_area: int) -> tuple[int, int]:
-    """Returns the (height, width) [px] of a frame for the generator: its own aspect ratio, in whole cells.
+def generator_frame_size(height: int, width: int, patch_size: int, max_area: int) -> tuple[int, int]:
+    """Returns the (height, width) [px] of a frame for the generator: its own aspect ratio, in whole patches.
 
-    The nearest multiples of `cell`, after scaling down to `max_area` where the frame is larger. A frame is never
-    scaled up, except to the next multiple.
-
-    Args:
-        height: of the frame [px].
-        width: of the frame [px].
-        cell: side of a cell [px].
-        max_area: the most pixels [px^2], at least one cell.
+    A frame is scaled down to `max_area` [px^2] where it is larger, then rounded to the nearest multiples of
+    `patch_size` [px]. It is never scaled up, except to the next multiple.
 
     Raises:
         ValueError: if one side is more than `MAX_ASPECT_RATIO` times the other.
@@ -74,14 +88,14 @@ def generator_frame_size(height: int, width: int, cell: int, max_area: int) -> t
             "Cut it into parts."
         )
     scale = min(1.0, (max_area / (height * width)) ** 0.5)
-    rows, columns = (max(1, round(side * scale / cell)) for side in (height, width))
-    while rows * columns * cell**2 > max_area:
+    rows, columns = (max(1, round(side * scale / patch_size)) for side in (height, width))
+    while rows * columns * patch_size**2 > max_area:
         # Rounding went over the area: give up the row or the column that changes the aspect ratio less.
         fewer = [(rows - 1, columns), (rows, columns - 1)]
         rows, columns = min(
             (grid for grid in fewer if 0 not in grid), key=lambda grid: _distortion(grid, height, width)
         )
-    return rows * cell, columns * cell
+    return rows * patch_size, columns * patch_size
 
 
 def _distortion(grid: tuple[int, int], height: int, width: int) -> float:
@@ -90,16 +104,7 @@ def _distortion(grid: tuple[int, int], height: int, width: int) -> float:
 
 
 def resize_frames(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resizes whole frames, antialiased, without a crop.
-
-    Args:
-        frames: uint8[T, 3, H, W].
-        height: of the result [px].
-        width: of the result [px].
-
-    Returns:
-        uint8[T, 3, height, width].
-    """
+    """Resizes whole frames uint8[T, 3, H, W], antialiased, without a crop, to uint8[T, 3, height, width]."""
     # Frame by frame: a clip in floating point would take four times its memory.
     return torch.stack(
         [
@@ -116,8 +121,7 @@ def resize_and_center_crop(frames: torch.Tensor, height: int, width: int) -> tor
 
     Args:
         frames: float[N, 3, h, w] in any range.
-        height: of the result [px].
-        width: of the result [px].
+        height, width: of the result [px].
 
     Returns:
         float[N, 3, height, width].
@@ -138,25 +142,25 @@ def _to_uint8(frames: torch.Tensor) -> torch.Tensor:
     return frames.round().clamp(0, 255).to(torch.uint8)
 
 
-def pack_cells(frames: torch.Tensor, cell: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cuts frames into square cells, one row each, in (t, h, w) order.
+def pack_patches(frames: torch.Tensor, patch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cuts frames into square patches, one row each, in (t, h, w) order.
 
     Args:
         frames: uint8[T, 3, H, W] or float[T, 3, H, W].
-        cell: side of a cell [px].
+        patch_size: side p of a patch [px].
 
     Returns:
-        cells: [T * h * w, 3 * cell * cell] of the same dtype, each a (3, cell, cell) block flattened; and
-        grid: int64[3], (T, h, w) with h = H / cell, w = W / cell.
+        patches: [T * h * w, 3 * p * p] of the same dtype, each a (3, p, p) block flattened; and
+        grid: int64[3], (T, h, w) with h = H / p, w = W / p.
 
     Raises:
-        ValueError: if the frames have another shape, or H or W is no multiple of `cell`.
+        ValueError: if the frames have another shape, or H or W is no multiple of `patch_size`.
     """
-    if frames.ndim != 4 or frames.shape[1] != 3 or frames.shape[2] % cell or frames.shape[3] % cell:
+    if frames.ndim != 4 or frames.shape[1] != 3 or frames.shape[2] % patch_size or frames.shape[3] % patch_size:
         raise ValueError(
-            f"Frames to pack must be [T, 3, H, W] with H and W multiples of {cell}, but got {list(frames.shape)}. "
-            "Resize them first (`resize_frames`)."
+            f"Frames to pack must be [T, 3, H, W] with H and W multiples of {patch_size}, but got "
+            f"{list(frames.shape)}. Resize them first (`resize_frames`)."
         )
-    num_frames, rows, columns = frames.shape[0], frames.shape[2] // cell, frames.shape[3] // cell
-    cells = frames.reshape(num_frames, 3, rows, cell, columns, cell).permute(0, 2, 4, 1, 3, 5)
-    return cells.reshape(-1, 3 * cell * cell), torch.tensor([num_frames, rows, columns])
+    num_frames, rows, columns = frames.shape[0], frames.shape[2] // patch_size, frames.shape[3] // patch_size
+    patches = frames.reshape(num_frames, 3, rows, patch_size, columns, patch_size).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(-1, 3 * patch_size * patch_size), torch.tensor([num_frames, rows, columns])

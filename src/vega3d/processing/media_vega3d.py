@@ -9,10 +9,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .media_files_vega3d import check_file, list_pictures, local_path
-from .pictures_vega3d import is_picture, names_still, picture_pixels, read_animation, read_picture
-from .sampling_vega3d import check_flag, check_sampling, check_times
-from .video_times_vega3d import seconds_of_metadata
+from .media_files_vega3d import (
+    check_file,
+    is_picture,
+    list_pictures,
+    local_path,
+    names_still,
+    picture_pixels,
+    read_animation,
+    read_picture,
+)
+from .sampling_vega3d import check_flag, check_sampling, check_times, metadata_times
 from .video_vega3d import (
     DEFAULT_NUM_FRAMES,
     VideoClip,
@@ -152,7 +159,7 @@ def _load_clip(video, given, num_frames: int | None, fps: float | None) -> Video
         return read_video(video, num_frames=num_frames, fps=fps)
     if isinstance(video, (str, Path)):
         video = list_pictures(local_path(video, "video"))
-    times = seconds_of_metadata(given, len(video)) if isinstance(given, Mapping) else given
+    times = metadata_times(given, len(video)) if isinstance(given, Mapping) else given
     if _is_list_of(video, (str, Path)):
         return read_images(video, num_frames=num_frames, fps=fps, seconds=times)
     return sample_clip(clip_from_frames(video, seconds=times), num_frames=num_frames, fps=fps)

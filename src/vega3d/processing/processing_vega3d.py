@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .generator_frames_vega3d import check_frame_settings, fit_frames, pack_cells
+from .generator_frames_vega3d import FrameSettings, fit_frames, pack_patches
 from .media_vega3d import (
     at_least_a_patch,
     check_counts,
@@ -18,19 +18,24 @@ from .media_vega3d import (
     load_clips,
     load_image_array,
 )
-from .processor_files_vega3d import check_vlm_parts, template_errors, value_errors
-from .processor_options_vega3d import check_conversations, check_options, one_of
+from .processor_checks_vega3d import (
+    check_conversations,
+    check_options,
+    check_vlm_parts,
+    one_of,
+    template_errors,
+    value_errors,
+)
 from .sampling_vega3d import check_flag, check_sampling
-from .video_times_vega3d import metadata_of_clip
 from .video_vega3d import VideoClip
 
 
 class VegaProcessor(ProcessorMixin):
     """Prepares the semantic stream (the VLM's own pixels and tokens) and the generative stream from the same frames.
 
-    The VLM's processor class is named, built from the same sub-processors, and does all that concerns the VLM. The
-    generative stream holds the frames as uint8 cells of `generator_cell` x `generator_cell` pixels, one row a cell, in
-    (t, h, w) order, packed over all images or videos of the batch.
+    The VLM's processor is built from the same sub-processors, and does all that concerns the VLM. The generative
+    stream holds the frames as square uint8 patches, one row a patch, in (t, h, w) order, packed over all images or
+    videos of the batch.
 
     Args:
         image_processor: of the VLM.
@@ -39,7 +44,7 @@ class VegaProcessor(ProcessorMixin):
         chat_template: Jinja template of the conversation.
         vlm_processor_class: name of the VLM's processor class in transformers.
         num_frames: frames sampled from a video if a call does not say otherwise.
-        generator_cell: side of a cell [px]: the VAE's stride times the patch size of the generator.
+        generator_patch_size: side of a patch [px]: the VAE's stride times the patch size of the transformer.
         generator_max_area: the most pixels of a frame for the generator [px^2].
         generator_frame_fit: `resize` keeps the whole frame at its own aspect ratio, so that both streams see the same
             place at the same relative position; `center_crop` is the official preparation, for converted checkpoints.
@@ -54,14 +59,14 @@ class VegaProcessor(ProcessorMixin):
         chat_template=None,
         vlm_processor_class="Qwen2_5_VLProcessor",
         num_frames=16,
-        generator_cell=16,
+        generator_patch_size=16,
         generator_max_area=399360,
         generator_frame_fit="resize",
         generator_frame_size=None,
     ):
         self.vlm_processor_class = vlm_processor_class
         self.num_frames = num_frames
-        self.generator_cell = generator_cell
+        self.generator_patch_size = generator_patch_size
         self.generator_max_area = generator_max_area
         self.generator_frame_fit = generator_frame_fit
         self.generator_frame_size = None if generator_frame_size is None else list(generator_frame_size)
@@ -92,6 +97,21 @@ class VegaProcessor(ProcessorMixin):
             processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
             check_vlm_parts(processor)
         return processor
+
+    @classmethod
+    def from_args_and_dict(cls, args, processor_dict, **kwargs):
+        """As in transformers."""
+        # Processors saved before the first release, the embedded one among them, call the patch size `generator_cell`.
+        renamed = {"generator_cell": "generator_patch_size"}
+        values = {renamed.get(name, name): value for name, value in processor_dict.items()}
+        return super().from_args_and_dict(args, values, **kwargs)
+
+    @property
+    def frame_settings(self) -> FrameSettings:
+        """How frames are prepared for the generator; raises a ValueError if a setting is out of range."""
+        return FrameSettings(
+            self.generator_patch_size, self.generator_max_area, self.generator_frame_fit, self.generator_frame_size
+        )
 
     @property
     def vlm_processor(self) -> Any:
@@ -166,9 +186,9 @@ class VegaProcessor(ProcessorMixin):
                 streams alone, is refused.
 
         Returns:
-            What the VLM's processor returns, and for N images or videos of P cells in all:
-            `generator_pixel_values`, `generator_pixel_values_videos`: uint8[P, 3 * cell * cell];
-            `generator_image_grid_thw`, `generator_video_grid_thw`: int64[N, 3], frames and cells per frame.
+            What the VLM's processor returns, and for N images or videos of P patches in all:
+            `generator_pixel_values`, `generator_pixel_values_videos`: uint8[P, 3 * patch_size ** 2];
+            `generator_image_grid_thw`, `generator_video_grid_thw`: int64[N, 3], frames and patches per frame.
 
         Raises:
             ValueError: if images or videos and placeholders differ in number, or an input cannot be used.
@@ -188,7 +208,7 @@ class VegaProcessor(ProcessorMixin):
         clips = load_clips([] if videos is None else flatten_videos(videos), seconds, video_metadata, **sampling)
         semantic = self._semantic_stream(text, pictures, clips, videos_kwargs, return_tensors, kwargs)
         generative = self._generative_stream(pictures, clips)
-        metadata = {"video_metadata": [metadata_of_clip(clip) for clip in clips]} if return_metadata and clips else {}
+        metadata = {"video_metadata": [clip.metadata() for clip in clips]} if return_metadata and clips else {}
         return BatchFeature(
             {**semantic, **generative, **metadata},
             tensor_type=return_tensors,
@@ -263,7 +283,7 @@ class VegaProcessor(ProcessorMixin):
             One placeholder for each token; for Qwen3-VL also the mean time of the frames of each temporal patch, as
             `<0.5 seconds>`, and its markers.
         """
-        video = {"video_grid_thw": patch_grid[None], "video_metadata": [metadata_of_clip(clip)]}
+        video = {"video_grid_thw": patch_grid[None], "video_metadata": [clip.metadata()]}
         return self.vlm_processor.replace_video_token(video, 0)
 
     def _sampling(self, num_frames: int | None, fps: float | None, do_sample_frames: bool) -> dict[str, Any]:
@@ -279,9 +299,7 @@ class VegaProcessor(ProcessorMixin):
     def _check_settings(self) -> None:
         """Raises a ValueError if a setting is out of range."""
         check_sampling(self.num_frames, None)
-        check_frame_settings(
-            self.generator_cell, self.generator_max_area, self.generator_frame_fit, self.generator_frame_size
-        )
+        _ = self.frame_settings  # checks them
         self._vlm_processor_type()
 
     def _vlm_processor_type(self) -> type[ProcessorMixin]:
@@ -313,7 +331,7 @@ class VegaProcessor(ProcessorMixin):
             fixed = {
                 "input_data_format": "channels_last",
                 "do_sample_frames": False,
-                "video_metadata": [metadata_of_clip(clip) for clip in clips],
+                "video_metadata": [clip.metadata() for clip in clips],
             }
             kwargs.update(
                 videos=[at_least_a_patch(clip.frames) for clip in clips], videos_kwargs={**videos_kwargs, **fixed}
@@ -327,17 +345,17 @@ class VegaProcessor(ProcessorMixin):
         """Fits and packs all frames for the generator."""
         stream: dict[str, torch.Tensor] = {}
         if pictures:
-            cells, grid = self._pack([picture[None] for picture in pictures])
-            stream.update(generator_pixel_values=cells, generator_image_grid_thw=grid)
+            patches, grid = self._pack([picture[None] for picture in pictures])
+            stream.update(generator_pixel_values=patches, generator_image_grid_thw=grid)
         if clips:
-            cells, grid = self._pack([clip.frames for clip in clips])
-            stream.update(generator_pixel_values_videos=cells, generator_video_grid_thw=grid)
+            patches, grid = self._pack([clip.frames for clip in clips])
+            stream.update(generator_pixel_values_videos=patches, generator_video_grid_thw=grid)
         return stream
 
     def _pack(self, clips: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns cells uint8[P, 3 * cell * cell] and grids int64[N, 3] of N clips uint8[T, H, W, 3]."""
-        cell, max_area, frame_size = self.generator_cell, self.generator_max_area, self.generator_frame_size
+        """Returns patches uint8[P, 3 * patch_size ** 2] and grids int64[N, 3] of N clips uint8[T, H, W, 3]."""
+        settings = self.frame_settings
         frames = [torch.from_numpy(clip).permute(0, 3, 1, 2) for clip in clips]
-        packed = [pack_cells(fit_frames(clip, cell, max_area, frame_size), cell) for clip in frames]
-        cells, grids = zip(*packed, strict=True)
-        return torch.cat(cells), torch.stack(grids)
+        packed = [pack_patches(fit_frames(clip, settings), settings.patch_size) for clip in frames]
+        patches, grids = zip(*packed, strict=True)
+        return torch.cat(patches), torch.stack(grids)

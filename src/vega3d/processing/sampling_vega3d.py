@@ -1,6 +1,6 @@
-"""Which frames of a video a model sees, and the checks of how a caller asks for them."""
+"""Which frames of a video a model sees, and when each of them is shown, as a caller says it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 
 # Times are told apart by nanoseconds, so more frames a second than this ask for every frame.
 MOST_FPS = 1e9
+METADATA = ("total_num_frames", "fps", "width", "height", "duration", "video_backend", "frames_indices")
 
 
 def choose_frames(seconds: np.ndarray, num_frames: int | None = None, fps: float | None = None) -> np.ndarray:
@@ -99,3 +100,85 @@ def _nearest(seconds: np.ndarray, instants: np.ndarray) -> np.ndarray:
     # Distances are rounded to nanoseconds, so that a tie is a tie in floating point too.
     is_left = (instants - seconds[left]).round(9) <= (seconds[right] - instants).round(9)
     return np.where(is_left, left, right)
+
+
+def metadata_times(metadata: Mapping, count: int) -> np.ndarray | None:
+    """Reads the times of the frames of a video from transformers' metadata of it.
+
+    Args:
+        metadata: `fps` of the whole video, or its `duration` [s] instead; `total_num_frames` of it, and
+            `frames_indices` of the frames that are given, which are needed where frames were left out.
+        count: how many frames are given.
+
+    Returns:
+        float64[count] [s], or None if it says no times.
+
+    Raises:
+        ValueError: if a value is out of range, or values contradict each other or the frames.
+    """
+    values = {name: value for name, value in metadata.items() if value is not None}
+    unknown = sorted(set(values) - set(METADATA), key=str)
+    if unknown:
+        raise ValueError(f"`video_metadata` holds {unknown}, but is read for {', '.join(METADATA)} only.")
+    total = _positive("total_num_frames", values.get("total_num_frames"))
+    duration = _positive("duration", values.get("duration"))
+    check_sampling(None, values.get("fps"))
+    indices = _indices(values.get("frames_indices"), total, count)
+    fps = _rate(values.get("fps"), duration, total if "frames_indices" in values else count)
+    if fps is None and "frames_indices" in values:
+        raise ValueError("`video_metadata` holds `frames_indices`, but no `fps`. Give it, so that they say times.")
+    if fps is not None and duration is not None and indices[-1] / fps > duration + 1 / fps:
+        raise ValueError(
+            f"`video_metadata` contradicts itself: frame {indices[-1]:.0f} at {fps:g} frames a second is shown at "
+            f"{indices[-1] / fps:.3f} s, but the video lasts {duration:g} s. Mend or leave out one of them."
+        )
+    return None if fps is None else indices / fps
+
+
+def _rate(fps: float | None, duration: float | None, total: float | None) -> float | None:
+    """Frames a second of the whole video, of `total` frames where that is known."""
+    if duration is None or total is None:
+        return None if fps is None else float(fps)
+    if fps is None:
+        return total / duration
+    # The duration may leave out the last frame, and a rate is rounded, as 29.97 is.
+    if abs(total / fps - duration) > max(1.5 / fps, 0.02 * duration):
+        raise ValueError(
+            f"`video_metadata` contradicts itself: {total:g} frames at {fps:g} frames a second last {total / fps:.3f} "
+            f"s, but the duration is {duration:g} s. Mend or leave out one of them; where frames were left out, give "
+            "`frames_indices`."
+        )
+    return float(fps)
+
+
+def _indices(given: Any, total: float | None, count: int) -> np.ndarray:
+    """Returns float64[count], numbers of the given frames in the whole video."""
+    if given is None:
+        if total not in (None, count):
+            raise ValueError(
+                f"`video_metadata` says {total:g} frames, but {count} are given. Give `frames_indices`, the numbers "
+                "of the given frames in the whole video."
+            )
+        return np.arange(count, dtype=np.float64)
+    indices = check_times("frames_indices", given)
+    whole = np.isfinite(indices).all() and (indices == np.floor(indices)).all()
+    if len(indices) != count or not whole or (np.diff(indices) <= 0).any() or (count and indices[0] < 0):
+        raise ValueError(
+            f"`frames_indices` must be {count} increasing whole numbers from 0, one for each frame that is given, but "
+            f"got {indices.tolist()}."
+        )
+    if total is not None and indices[-1] >= total:
+        raise ValueError(
+            f"`video_metadata` contradicts itself: it says {total:g} frames, but `frames_indices` goes up to "
+            f"{indices[-1]:.0f}. Mend one of them."
+        )
+    return indices
+
+
+def _positive(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    [number] = check_times(f"{name}` of `video_metadata", [value])
+    if not 0 < number < np.inf or (name == "total_num_frames" and not isinstance(value, Integral)):
+        raise ValueError(f"`{name}` of `video_metadata` must be a finite number above 0, but got {value!r}.")
+    return float(number)

@@ -7,13 +7,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from transformers.video_utils import VideoMetadata
 
-from .media_files_vega3d import check_file, list_pictures, local_path
-from .pictures_vega3d import is_picture, picture_pixels, read_animation, read_pages, read_picture
+from .media_files_vega3d import (
+    check_file,
+    is_picture,
+    list_pictures,
+    local_path,
+    picture_pixels,
+    read_animation,
+    read_pages,
+    read_picture,
+)
 from .sampling_vega3d import check_sampling, check_times, choose_frames
 from .video_decoding_vega3d import decode_frames, decode_timeline, read_timeline
 
 DEFAULT_NUM_FRAMES = 16
+# Times reach the VLM's processor as whole microseconds: the frame numbers of a video of so many frames a second.
+MICROSECONDS = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +66,25 @@ class VideoClip:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def metadata(self) -> VideoMetadata:
+        """The times of the frames, in the form in which the VLM's processors read them right; new at each call.
+
+        Qwen3-VL writes `frames_indices / fps` into the prompt, the mean over the two frames of a temporal patch. Its
+        `replace_video_token` lengthens the list of an odd clip in place, so each use needs metadata of its own.
+        Qwen2.5-VL knows one spacing, the inverse of `len(frames_indices) / total_num_frames * fps`: the mean one. A
+        single frame counts as one second.
+        """
+        count = len(self)
+        spacing = (self.seconds[-1] - self.seconds[0]) / (count - 1) if count > 1 else 1.0
+        return VideoMetadata(
+            total_num_frames=round(count * spacing * MICROSECONDS),
+            fps=float(MICROSECONDS),
+            width=self.frames.shape[2],
+            height=self.frames.shape[1],
+            duration=float(count * spacing),
+            frames_indices=[round(second * MICROSECONDS) for second in self.seconds.tolist()],
+        )
 
 
 def sample_clip(clip: VideoClip, num_frames: int | None = None, fps: float | None = None) -> VideoClip:

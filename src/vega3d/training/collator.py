@@ -79,7 +79,7 @@ class VegaCollator:
             answers = answer_tokens(offsets[row], spans[row], replaced[row], example.id)
             inputs["labels"][row, answers] = inputs["input_ids"][row, answers]
         if self.cache is not None:
-            inputs = dict(self.cache.attach(inputs, self.identity, self.processor.generator_cell))
+            inputs = dict(self.cache.attach(inputs, self.identity, self.processor.generator_patch_size))
         return {**inputs, "ids": [example.id for example in examples]} if self.return_ids else inputs
 
     def render(self, messages: list[dict], add_generation_prompt: bool = False) -> str:
