@@ -22,7 +22,8 @@ from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.metrics import CHOICE_TYPES, NUMERIC_TYPES
 from vega3d.evaluation.run import evaluate
 from vega3d.evaluation.vsibench import QuestionRecord
-from vega3d.hub.load import example_clip, load_vega
+from vega3d.hub.load import load_vega
+from vega3d.shipped import example_clip
 
 
 def questions(count: int) -> list[QuestionRecord]:

@@ -24,7 +24,7 @@ def parse() -> argparse.Namespace:
 
 
 def scores_of(results: dict, seeds: dict, arm: str, seed: int) -> dict:
-    """As `vega3d.demo.scores.Scores`."""
+    """As `vega3d.demo.examples.Scores`."""
     official, own = results["splits"][SPLIT]["official"], seeds[SPLIT]
     means = official["scores"]
     interval = official["differences"][f"{arm} - {WITHOUT}"][MACRO]["interval"]

@@ -108,10 +108,10 @@ def checkpoint(folder: Path) -> str:
 
 def answer(folder: Path) -> str:
     """The embedded model's, by likelihood and in free text."""
-    from vega3d.hub.answer import answer_question
-    from vega3d.hub.load import example_clip
+    from vega3d.inference.session import Session
     from vega3d.processing.video_vega3d import read_video
     from vega3d.questions import SpatialQuestion
+    from vega3d.shipped import example_clip
 
     clip = read_video(example_clip("room"), num_frames=4)
     told = []
@@ -119,7 +119,7 @@ def answer(folder: Path) -> str:
         SpatialQuestion(clip, "Is there a bed in this room?", ("Yes", "No")),
         SpatialQuestion(clip, "How many chairs are in this room?", is_numeric=True),
     ):
-        answered = answer_question(*embedded(), question, num_frames=4)
+        answered = Session(*embedded(), num_frames=4).answer(question)
         told.append(json.dumps([answered.text, answered.options]))
     return digest_of(*told)
 

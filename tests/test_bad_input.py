@@ -39,7 +39,7 @@ from research.tiny.simulator import __main__ as simulator
 from vega3d.evaluation.baselines import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 from vega3d.features.cache import FeatureCache
-from vega3d.hub.load import ASSETS, example_clip
+from vega3d.shipped import ASSETS, example_clip
 
 SECONDS = 10  # that a refusal may take
 HANGS = 60  # [s] after which the whole run is ended with a traceback: a read of a pipe cannot be interrupted

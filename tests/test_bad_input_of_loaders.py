@@ -22,11 +22,12 @@ from vega3d.evaluation.run import evaluate
 from vega3d.evaluation.vsibench import load_vsibench, take_balanced
 from vega3d.features.cache import FeatureCache
 from vega3d.hub.assemble import assemble, describe
-from vega3d.hub.load import example_clip, load_vega
+from vega3d.hub.load import load_vega
 from vega3d.processing.video_vega3d import clip_from_frames, read_images, read_video
 from vega3d.questions import SpatialQuestion
 from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
 from vega3d.rooms.scene.furniture import load_furniture
+from vega3d.shipped import example_clip
 from vega3d.training import DataSource, VegaCollator, load_examples, make_config, read_config
 
 NOT_NUMBERS: tuple[Any, ...] = ("", "2", "abc", [], [2], {}, (2,), {2}, object(), 2j, np.array([1, 2]), b"2", True)

@@ -18,8 +18,8 @@ from PIL import Image
 import vega3d_cli
 from tiny_checkpoints import EMBEDDED, copy_embedded, save_vlm_with_processor
 from tiny_models import save_generator, save_vlm
-from vega3d.hub.load import ASSETS, example_clip
 from vega3d.processing.video_vega3d import read_video
+from vega3d.shipped import ASSETS, example_clip
 from vega3d_cli.common import one_line_errors
 
 QUESTION = "Which is closer to the bed?"

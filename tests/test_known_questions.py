@@ -13,14 +13,13 @@ from research.tiny.study.question_forms import FORMS, trained_questions
 from tiny_checkpoints import copy_embedded
 from vega3d import VegaConfig
 from vega3d.demo.examples import load_examples
-from vega3d.hub.answer import notices
-from vega3d.hub.load import ASSETS
-from vega3d.known_questions import KnownQuestions
-from vega3d.questions import SpatialQuestion
+from vega3d.inference.answer import notices
+from vega3d.questions import KnownQuestions, SpatialQuestion
 from vega3d.rooms import load_furniture, sample_scene, sample_walk, scene_seed
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import QUESTION_MAKERS, shuffled_candidates
 from vega3d.rooms.render.embree import EmbreeRenderer
+from vega3d.shipped import ASSETS
 
 RECIPE = Path(__file__).parents[1] / "research" / "tiny" / "results" / "third.yaml"
 GUESSES = {*(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard")), "route_planning"}
@@ -34,7 +33,7 @@ LEFT_OF = "If I am standing by the {} and facing the {}, is the {} to the left o
 @pytest.fixture(scope="module")
 def known() -> KnownQuestions:
     config = VegaConfig.from_pretrained(ASSETS / "vega3d-tiny")
-    return KnownQuestions.of_config(config.questions)
+    return KnownQuestions.from_config(config.questions)
 
 
 def asked(question: str, options: tuple[str, ...] = (), number: bool = False) -> SpatialQuestion:
@@ -62,7 +61,7 @@ def test_every_question_of_the_rooms_has_a_form():
     scene = sample_scene(scene_seed("validation", 4), load_furniture(), "bedroom")
     clip = EmbreeRenderer(scene).render(sample_walk(scene, 1, 16), 128, 96)
     observation = observe(scene, clip.instance)
-    known = KnownQuestions.of_config(trained_questions(list(QUESTION_MAKERS), ()))
+    known = KnownQuestions.from_config(trained_questions(list(QUESTION_MAKERS), ()))
     assert set(FORMS) == set(QUESTION_MAKERS)
 
     made = [
@@ -135,7 +134,7 @@ def test_nobody_is_sent_to_a_guess(known):
 
 
 def test_a_model_that_lists_nothing_says_nothing():
-    assert KnownQuestions.of_config(None) is None
+    assert KnownQuestions.from_config(None) is None
     assert notices(VegaConfig(), asked("Anything at all?")) == []
 
 
@@ -160,7 +159,7 @@ BAD_FIELDS = {
 @pytest.mark.parametrize("case", BAD_FIELDS)
 def test_a_field_of_another_shape_is_refused(case):
     with pytest.raises(ValueError, match="questions"):
-        KnownQuestions.of_config(BAD_FIELDS[case])
+        KnownQuestions.from_config(BAD_FIELDS[case])
 
 
 def test_the_field_is_saved_with_the_model(tmp_path):

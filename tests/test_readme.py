@@ -9,9 +9,8 @@ import pytest
 
 from test_cli import run
 from vega3d import VegaConfig
-from vega3d.hub.load import ASSETS
-from vega3d.known_questions import KnownQuestions
-from vega3d.questions import SpatialQuestion
+from vega3d.questions import KnownQuestions, SpatialQuestion
+from vega3d.shipped import ASSETS
 
 NEED_THE_HUB = ("vega3d assemble",)
 ROWS = json.loads((ASSETS / "clips" / "questions.json").read_text())
@@ -72,7 +71,7 @@ def advertised() -> list[tuple[str, list[str]]]:
 
 def test_no_advertised_question_is_outside_what_the_embedded_model_knows():
     """The answers to those in the README and of the help are looked at above, and in test_answers_of_the_help."""
-    known = KnownQuestions.of_config(VegaConfig.from_pretrained(ASSETS / "vega3d-tiny").questions)
+    known = KnownQuestions.from_config(VegaConfig.from_pretrained(ASSETS / "vega3d-tiny").questions)
     commands = advertised()
     assert {name for name, _ in commands} >= {"README.md", "Makefile", "features.md", "training.md", "ask.py"}
 

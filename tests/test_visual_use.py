@@ -15,9 +15,10 @@ from vega3d.demo.compare import Comparer
 from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.vsibench import QuestionRecord
 from vega3d.features.cache import FeatureCache
-from vega3d.hub.answer import answer_question
 from vega3d.hub.load import load_vega
-from vega3d.questions import SpatialQuestion, letter_probabilities
+from vega3d.inference.answer import letter_probabilities
+from vega3d.inference.session import Session
+from vega3d.questions import SpatialQuestion
 from vega3d.rooms.dataset.dataset_files import write_video
 
 OPTIONS = ["the bed", "the shelf", "the lamp"]
@@ -104,7 +105,7 @@ def of_plain_evaluator(plain, asked: Asked, inputs: dict) -> torch.Tensor:
 
 
 def of_demo(asked: Asked, side: str) -> torch.Tensor:
-    *_, state = Comparer(asked.model, asked.processor).compare(asked.question)
+    *_, state = Comparer(Session(asked.model, asked.processor)).compare(asked.question)
     return values(getattr(state, side).options)
 
 
@@ -148,15 +149,15 @@ DOORS: dict[str, tuple[Door, Plain]] = {
         lambda plain, asked, inputs: generated(plain, embedded(plain, inputs)),
     ),
     "pipeline": (of_pipeline, lambda plain, asked, inputs: generated(plain, inputs)),
-    "answer_question": (
-        lambda asked: values(answer_question(asked.model, asked.processor, asked.question).options or {}),
+    "session": (
+        lambda asked: values(Session(asked.model, asked.processor).answer(asked.question).options or {}),
         lambda plain, asked, inputs: asked.letters(next_token(plain, inputs)),
     ),
-    "answer_question with a cache": (
+    "session with a cache": (
         lambda asked: values(
-            answer_question(
-                asked.model, asked.processor, asked.question, cache=FeatureCache(asked.folder / "features")
-            ).options
+            Session(asked.model, asked.processor, cache=FeatureCache(asked.folder / "features"))
+            .answer(asked.question)
+            .options
             or {}
         ),
         lambda plain, asked, inputs: asked.letters(next_token(plain, inputs)),

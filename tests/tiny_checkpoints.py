@@ -8,7 +8,7 @@ from typing import Any
 from processing.builders import build_processor
 from tiny_models import BLOCK, save_generator, save_vlm
 from vega3d.hub.assemble import assemble
-from vega3d.hub.load import ASSETS
+from vega3d.shipped import ASSETS
 
 EMBEDDED: dict[str, Any] = json.loads((ASSETS / "vega3d-tiny" / "config.json").read_text())
 

@@ -1,5 +1,7 @@
 """VEGA-3D for the Hugging Face stack: a frozen video diffusion model fused with a vision-language model."""
 
+import importlib
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -33,4 +35,12 @@ __all__ = [
     "VegaModel",
     "VegaModelOutput",
     "VegaProcessor",
+    "load",
 ]
+
+
+def __getattr__(name: str):
+    """`load` stands above all else in the package, so it is imported when it is used."""
+    if name == "load":
+        return importlib.import_module("vega3d.hub.load").load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,25 +1,32 @@
-"""A question about the space that a video shows, and the prompt it becomes (VSI-Bench's wording)."""
+"""A question about the space that a video shows, the prompt it becomes, and the questions that a model was trained on.
 
+The prompts have VSI-Bench's wording. The config of a model may list the questions that it was trained on
+(`KnownQuestions`).
+"""
+
+import difflib
+import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
 PRE_PROMPT = "These are frames of a video."
 CHOICE_POST_PROMPT = "Answer with the option's letter from the given choices directly."
 NUMERIC_POST_PROMPT = "Please answer the question using a single word or phrase."
+NUMBER, CHOICE, TEXT = ANSWERS = ("number", "choice", "text")
+SLOT = re.compile(r"\{[a-z]\}")
+REMEDY = "List `names`, and `forms` with `text`, `answer` and `options`; or leave `questions` out."
 Mark = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class SpatialQuestion:
-    """
-    Args:
-        visual: a video or an image, as `VegaProcessor` takes it (path, frames, clip).
-        question: text.
+    """A question about one video or image, as it is put to a model.
+
+    Attributes:
+        visual: a video or an image, as `VegaProcessor` takes it (path, frames, clip); None to ask about nothing seen.
+        question: the text, without options and without what VSI-Bench's prompt puts around it.
         options: texts of the choices, without letters; empty for an open question.
         is_image: whether `visual` is one image.
         is_numeric: whether the answer is a number, which VSI-Bench's prompt asks for in a way of its own.
@@ -27,6 +34,8 @@ class SpatialQuestion:
         question_type: name of the type in its benchmark; empty if it has none.
         frame: number of the frame of the video that the marks are to be drawn on.
         marks: left, top, right, bottom [px] of the boxes A, B, ... that the question is about.
+        wording: the whole prompt, of a benchmark that words it itself; empty to make it of question and options.
+        name: what error messages call it, such as its id in a benchmark; empty if it needs no name.
 
     Raises:
         ValueError: if there is no question, or one option, or more options than letters.
@@ -41,6 +50,8 @@ class SpatialQuestion:
     question_type: str = ""
     frame: int | None = None
     marks: Sequence[Mark] = ()
+    wording: str = ""
+    name: str = ""
 
     def __post_init__(self):
         if not isinstance(self.question, str):
@@ -55,10 +66,14 @@ class SpatialQuestion:
 
     @property
     def letters(self) -> str:
+        """Those of the options, A, B, ..."""
         return string.ascii_uppercase[: len(self.options)]
 
     @property
     def prompt(self) -> str:
+        """What stands beside the visual in the conversation."""
+        if self.wording:
+            return self.wording
         pre = [] if self.is_image else [PRE_PROMPT]
         if self.is_numeric:
             return "\n".join([*pre, self.question, NUMERIC_POST_PROMPT])
@@ -74,49 +89,123 @@ class SpatialQuestion:
         return [{"role": "user", "content": content}]
 
 
-def letter_probabilities(logits: torch.Tensor, letters: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Probability of each option letter as the next token, among the letters.
+@dataclass(frozen=True)
+class Form:
+    """Questions that differ in the names of objects alone.
 
-    Args:
-        logits: float[V], of the next token.
-        letters: of the options.
-        tokenizer: of the model.
-
-    Raises:
-        ValueError: if the tokenizer has no single token for a letter, or logits are not finite.
+    Attributes:
+        text: the question; {a}, {b} ... stand for a name.
+        answer: one of `ANSWERS`.
+        options: the choices, with the same slots; those of a question may come in another order, or be fewer, and
+            each may list some of what these list.
+        suggested: whether it is suggested to one who asks something else; not if the model's answer is a guess.
     """
-    check_logits(logits)
-    tokens = [tokenizer.encode(letter, add_special_tokens=False) for letter in letters]
-    if any(len(token) != 1 for token in tokens):
-        raise ValueError(
-            f"The tokenizer splits an option letter of {letters} into several tokens; ask without options."
-        )
-    chosen = logits.float()[[token[0] for token in tokens]]
-    check_logits(chosen)
-    return dict(zip(letters, chosen.softmax(-1).tolist(), strict=True))
+
+    text: str
+    answer: str
+    options: tuple[str, ...] = ()
+    suggested: bool = True
+
+    @property
+    def slots(self) -> list[str]:
+        return list(dict.fromkeys(SLOT.findall(self.text)))
+
+    def filled(self, text: str, names: Mapping[str, str]) -> str:
+        return SLOT.sub(lambda slot: names[slot.group()], text)
 
 
-def check_logits(logits: torch.Tensor) -> None:
-    """Raises ValueError for logits float[..., V] that no answer can be read from.
+@dataclass(frozen=True)
+class KnownQuestions:
+    """The questions that a model was trained on, and the one to suggest to those who ask another.
 
-    Minus infinity forbids a token, which is fair for some of them; NaN and infinity come of a broken model.
+    Attributes:
+        names: objects that the questions are about, those in most rooms first.
+        forms: the questions, with slots for the names.
     """
-    largest = logits.amax(-1)  # NaN, if one of them is
-    if not bool(largest.isfinite().all()):
-        raise ValueError(
-            "The model's logits are NaN or infinite, so there is no answer. Load it in float32 or bfloat16, and check "
-            "its weights."
+
+    names: tuple[str, ...]
+    forms: tuple[Form, ...]
+
+    @classmethod
+    def from_config(cls, questions: Any) -> "KnownQuestions | None":
+        """Those in the field `questions` of a model's config; None if it lists none.
+
+        Raises:
+            ValueError: if the field is of another shape.
+        """
+        if questions is None:
+            return None
+        try:
+            forms = tuple(Form(**{**form, "options": tuple(form.get("options", ()))}) for form in questions["forms"])
+            known = cls(tuple(questions["names"]), forms)
+            good = all(isinstance(name, str) for name in known.names) and all(
+                form.answer in ANSWERS
+                and len(form.slots) <= len(known.names)
+                and set(SLOT.findall(" ".join(form.options))) <= set(form.slots)
+                for form in forms
+            )
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"The field `questions` of the model's config cannot be read: {error!r}. {REMEDY}"
+            ) from None
+        if not good:
+            raise ValueError(f"The field `questions` of the model's config is of another shape. {REMEDY}")
+        return known
+
+    def note(self, asked: SpatialQuestion) -> str | None:
+        """For one who asks something else one line, with the nearest question that is answered; else None."""
+        if any(self.fits(form, asked) for form in self.forms):
+            return None
+        note = "The model was not trained on questions like this, so its answer means nothing."
+        nearest = max(self.near(asked), key=lambda near: likeness(asked, near[0], near[1].answer), default=None)
+        if nearest is None:
+            return note
+        text, form, options = nearest
+        how = {NUMBER: "a number", CHOICE: f"a choice of {' / '.join(options)}", TEXT: "free text"}[form.answer]
+        return f'{note} The nearest that it can answer: "{text}" (answer: {how})'
+
+    def fits(self, form: Form, asked: SpatialQuestion) -> bool:
+        """Whether the question is of this form, about known objects, with the kind of answer that belongs to it."""
+        if form.answer != answer_kind(asked):
+            return False
+        name = f"({'|'.join(map(re.escape, self.names))})"
+        parts = [re.escape(part) for part in SLOT.split(form.text)]
+        match = re.fullmatch(name.join(parts), asked.question)
+        if match is None:
+            return False
+        names = dict(zip(SLOT.findall(form.text), match.groups(), strict=True))
+        if form.filled(form.text, names) != asked.question:  # one slot, two names
+            return False
+        pieces = {piece for option in form.options for piece in form.filled(option, names).split(", ")}
+        return len(set(asked.options)) == len(asked.options) and all(
+            piece in pieces for option in asked.options for piece in option.split(", ")
         )
 
+    def near(self, asked: SpatialQuestion) -> Iterator[tuple[str, Form, list[str]]]:
+        """Each form that is suggested, about the objects that were asked about, with its options."""
+        mentioned = self.mentioned(" ".join([asked.question, *asked.options]))
+        objects = [*mentioned, *(name for name in self.names if name not in mentioned)]
+        for form in self.forms:
+            if form.suggested:
+                names = dict(zip(form.slots, objects, strict=False))
+                yield form.filled(form.text, names), form, [form.filled(option, names) for option in form.options]
 
-class CheckedLogits(LogitsProcessor):
-    """Stops `generate` where `check_logits` raises: the likeliest token of NaN is some token, too."""
+    def mentioned(self, text: str) -> list[str]:
+        """Names of objects, each once, in the order in which the text has them."""
+        longest_first = "|".join(map(re.escape, sorted(self.names, key=len, reverse=True)))
+        found = re.finditer(rf"\b({longest_first})(?:e?s)?\b", text.lower()) if self.names else ()
+        return list(dict.fromkeys(match.group(1) for match in found))
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        check_logits(scores)
-        return scores
+
+def answer_kind(asked: SpatialQuestion) -> str:
+    """Which of `ANSWERS` a question asks for."""
+    if asked.options:
+        return CHOICE
+    return NUMBER if asked.is_numeric else TEXT
 
 
-def checked_logits() -> LogitsProcessorList:
-    """For `generate(logits_processor=...)`."""
-    return LogitsProcessorList([CheckedLogits()])
+def likeness(asked: SpatialQuestion, text: str, answer: str) -> tuple[float, bool, float]:
+    """Share of the question's words that a text has, whether it is answered alike, and how alike their letters are."""
+    words, others = (set(re.findall(r"\w+", text.lower())) for text in (asked.question, text))
+    letters = difflib.SequenceMatcher(None, asked.question, text).ratio()
+    return len(words & others) / max(len(words), 1), answer == answer_kind(asked), letters

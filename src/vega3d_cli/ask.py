@@ -63,12 +63,13 @@ def ask(
         quieten(as_json)
         check_media(media, num_frames, fps)
         from vega3d.files import check_output
-        from vega3d.hub.answer import answer_question, notices
         from vega3d.hub.load import load_processor, load_vega, model_folder
+        from vega3d.inference.answer import notices
+        from vega3d.inference.session import Session
         from vega3d.questions import SpatialQuestion
 
         if save_gates is not None:
-            from vega3d.hub.gate_figure import SOFTWARE
+            from vega3d.inference.gate_figure import SOFTWARE
 
             save_gates = check_output(save_gates, *media_files(media), mark=SOFTWARE.encode())
         features = open_cache(cache)
@@ -83,20 +84,17 @@ def ask(
             check_gates(loaded.config.fusion)
         for notice in () if as_json else notices(loaded.config, asked):
             typer.echo(f"note: {notice}", err=True)
-        with frame_bar(len(clip.frames), as_json) as on_frames:
-            answer = answer_question(
-                loaded,
-                processor,
+        session = Session(loaded, processor, cache=features, num_frames=len(clip.frames))
+        with frame_bar(len(clip.frames), as_json) as on_progress:
+            answer = session.answer(
                 asked,
-                len(clip.frames),
                 max_new_tokens=max_new_tokens,
                 output_gates=save_gates is not None,
                 streamer=None if as_json or options else answer_streamer(processor),
-                on_frames=on_frames,
-                cache=features,
+                on_progress=on_progress,
             )
         if save_gates is not None and answer.gates is not None:
-            from vega3d.hub.gate_figure import save_gate_figure
+            from vega3d.inference.gate_figure import save_gate_figure
 
             save_gate_figure(save_gates, clip.frames, answer.gates.numpy(), answer.frame_seconds)
         report(answer, question, model, loading_seconds, as_json, bool(options))
@@ -161,8 +159,8 @@ def check_media(media: list[str], num_frames: int | None, fps: float | None) -> 
 
 def media_paths(media: list[str]) -> list[str]:
     """Paths of what the arguments name; raises ValueError if one is none, or of nothing that is there."""
-    from vega3d.hub.load import example_clip
     from vega3d.processing.media_files_vega3d import check_file, local_path
+    from vega3d.shipped import example_clip
 
     paths = []
     for place, name in enumerate(media):

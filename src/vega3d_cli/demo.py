@@ -49,12 +49,12 @@ def demo(
         except ModuleNotFoundError as error:
             raise ValueError(f'The demo needs {error.name}. Install it in a clone: pip install ".[demo]"') from error
         from vega3d.demo.compare import Comparer
-        from vega3d.demo.hosts import served_hosts
-        from vega3d.hub.load import load_vega
+        from vega3d.demo.guard import served_hosts
+        from vega3d.hub.load import load
 
         served_hosts(host, allowed)  # refuses what is no name before the model is loaded
-        loaded, processor = load_vega(model, four_bit, device)
-        launch(build(Comparer(loaded, processor, open_cache(cache))), host, port, share, allow_hosts=allowed)
+        session = load(model, four_bit=four_bit, device=device, cache=open_cache(cache))
+        launch(build(Comparer(session)), host, port, share, allow_hosts=allowed)
 
 
 def check_port(host: str, port: int) -> None:

@@ -13,8 +13,8 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from tiny_checkpoints import copy_embedded
-from vega3d.demo.uploads import GRADIO_FOLDER, PREFIX
-from vega3d.hub.load import ASSETS, example_clip
+from vega3d.demo.guard import GRADIO_FOLDER, PREFIX
+from vega3d.shipped import ASSETS, example_clip
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium (Debian: apt-get install chromium)")

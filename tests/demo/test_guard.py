@@ -15,9 +15,9 @@ from filelock import FileLock
 
 from vega3d.demo.app import build, launch
 from vega3d.demo.compare import Comparer
-from vega3d.demo.hosts import check_name, served_hosts
-from vega3d.demo.uploads import LOCK, PREFIX, YOUNG_SECONDS, NoRoomError, Uploads
-from vega3d.hub.load import example_clip, load_vega
+from vega3d.demo.guard import LOCK, PREFIX, YOUNG_SECONDS, NoRoomError, Uploads, check_name, served_hosts
+from vega3d.hub.load import load
+from vega3d.shipped import example_clip
 
 FILE = {"_type": "gradio.FileData"}
 
@@ -101,7 +101,7 @@ def test_young_uploads_and_what_is_on_its_way_are_left(uploads):
 
 def test_what_the_page_shows_is_left(uploads):
     clip = put(uploads, "clip", 90, 3000)
-    uploads.keep_what_is_there()
+    uploads.spare_what_is_there()
 
     with uploads.room_for(90):
         assert clip.exists()
@@ -160,7 +160,7 @@ def test_a_folder_taken_while_it_is_made_is_made_again(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    page = build(Comparer(*load_vega("vega3d-tiny", device="cpu"), num_frames=2))
+    page = build(Comparer(load(device="cpu", num_frames=2)))
     address = launch(page, "127.0.0.1", None, block=False)
     with httpx.Client(base_url=address, timeout=60, headers={"connection": "close"}) as client:
         yield client
@@ -286,7 +286,7 @@ def test_an_upload_that_is_too_large_or_of_no_size_is_refused(server, monkeypatc
 
 
 def test_an_upload_for_which_there_is_no_room_is_refused(server, monkeypatch):
-    from vega3d.demo.uploads import own_uploads
+    from vega3d.demo.guard import own_uploads
 
     monkeypatch.setattr(own_uploads(), "max_bytes", 10)
     answer = server.post("/gradio_api/upload", files={"files": ("a.mp4", b"film")})

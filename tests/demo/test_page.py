@@ -15,16 +15,18 @@ from gradio_client import Client, handle_file
 
 from vega3d.demo.app import build, launch
 from vega3d.demo.checks import MAX_CHARACTERS, MAX_SECONDS, make_question
-from vega3d.demo.compare import Comparer, Comparison, Reply, Scene
-from vega3d.demo.examples import CATEGORIES, load_examples
+from vega3d.demo.compare import Comparer, Comparison
+from vega3d.demo.examples import CATEGORIES, COLUMNS, Scores, load_examples, read_scores
 from vega3d.demo.handlers import NO_ANSWER, Handlers, shown_errors
 from vega3d.demo.panels import answer_panel, bars, outcome_panel, reading_panel, right_answer, scoreboard
-from vega3d.demo.scores import COLUMNS, Scores, read_scores
 from vega3d.files import read_json
-from vega3d.hub.answer import answer_question
-from vega3d.hub.gate_figure import gate_overlays
-from vega3d.hub.load import ASSETS, example_clip, load_vega
-from vega3d.known_questions import KnownQuestions
+from vega3d.hub.load import load_vega
+from vega3d.inference.answer import Answer
+from vega3d.inference.encoding import EncodedClip
+from vega3d.inference.gate_figure import gate_overlays
+from vega3d.inference.session import Session
+from vega3d.questions import KnownQuestions
+from vega3d.shipped import ASSETS, example_clip
 
 ROOM = str(example_clip("room"))
 NOTICE = "Its answers mean nothing."
@@ -117,7 +119,7 @@ def test_examples_of_each_category():
 
 
 def test_examples_are_of_trained_questions_and_in_the_order_of_the_scores(tiny):
-    known = KnownQuestions.of_config(tiny[0].config.questions)
+    known = KnownQuestions.from_config(tiny[0].config.questions)
     scores = read_scores(ASSETS / "vega3d-tiny")
     leads = {name: scores.lead(question_type) for name, question_type in CATEGORIES.items()}
 
@@ -180,11 +182,11 @@ def test_the_right_answer_is_shown_for_the_unchanged_example_only():
 
 def test_text_of_models_and_visitors_is_escaped():
     evil, good = "<script>x</script>", "&lt;script&gt;"
-    assert good in answer_panel("With", "fused", Reply(evil)) and "<script" not in answer_panel("", "", Reply(evil))
+    assert good in answer_panel("With", "fused", Answer(evil)) and "<script" not in answer_panel("", "", Answer(evil))
     assert good in bars({"A": 0.5, "B": 0.5}, [evil, "b"]) and "<script" not in bars({"A": 1.0}, [evil])
-    scene = Scene(np.zeros((1, 2, 2, 3), np.uint8), [0.0], "", {}, None, None, {}, None)
-    assert good in outcome_panel(Comparison(scene, 0.1, False), evil)
-    assert "nothing but blank space" in answer_panel("", "", Reply("", None, 1.0))
+    clip = EncodedClip(kind="video", text="", language={}, seconds=[0.0])
+    assert good in outcome_panel(Comparison(clip, 0.1, False), evil)
+    assert "nothing but blank space" in answer_panel("", "", Answer("", seconds=1.0))
     with pytest.raises(gr.Error, match=good), shown_errors(None):
         raise ValueError(evil)
 
@@ -225,7 +227,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def client(tiny):
-    page = build(Comparer(*tiny, num_frames=4))
+    page = build(Comparer(Session(*tiny, num_frames=4)))
     address = launch(page, "127.0.0.1", None, block=False)
     yield Client(address, verbose=False)
     page.close()
@@ -233,7 +235,8 @@ def client(tiny):
 
 def test_programs_get_both_answers(client, tiny):
     values = client.predict(handle_file(ROOM), "Which?", "a choice", "the bed\nthe lamp", api_name="/answer")
-    expected = answer_question(*tiny, make_question(ROOM, "Which?", "a choice", ["the bed", "the lamp"]), num_frames=4)
+    asked = make_question(ROOM, "Which?", "a choice", ["the bed", "the lamp"])
+    expected = Session(*tiny, num_frames=4).answer(asked)
     assert values["with_world_simulator"]["text"] == expected.text
     assert values["with_world_simulator"]["options"] == pytest.approx(expected.options, abs=1e-5)
     assert set(values["without"]["options"]) == {"A", "B"}
@@ -260,7 +263,7 @@ def test_only_what_is_meant_for_programs_is_offered(client):
 
 
 def test_an_example_fills_the_form(tiny):
-    handlers = Handlers(Comparer(*tiny), load_examples())
+    handlers = Handlers(Comparer(Session(*tiny)), load_examples())
     example = handlers.examples["study"]["Which box"]
     video, room, question, kind, options, marked, kept, *rest = handlers.choose_category("Which box", "study", VISITOR)
     assert (video, room, question, kind) == (str(example.video), "study", example.question, "a choice")
@@ -279,7 +282,7 @@ def marked_chips(handlers: Handlers, updates: tuple | list) -> list[str]:
 
 
 def test_what_belongs_to_the_last_video_goes_with_it(tiny, tmp_path):
-    handlers = Handlers(Comparer(*tiny, num_frames=2), load_examples())
+    handlers = Handlers(Comparer(Session(*tiny, num_frames=2)), load_examples())
     *_, last = handlers.ask(ROOM, "Which?", "a choice", "this\nthat", None, VISITOR)
     broken = write(tmp_path / "broken.mp4", b"no video")
 
@@ -296,7 +299,7 @@ def test_what_belongs_to_the_last_video_goes_with_it(tiny, tmp_path):
 
 
 def test_the_example_is_marked_as_long_as_it_stands_there(tiny):
-    handlers = Handlers(Comparer(*tiny), load_examples())
+    handlers = Handlers(Comparer(Session(*tiny)), load_examples())
     example = handlers.examples["room"]["Order"]
     options = "\n".join(example.options)
 
@@ -311,7 +314,7 @@ def test_the_example_is_marked_as_long_as_it_stands_there(tiny):
 
 
 def test_a_question_that_it_was_not_trained_on_is_told_beside_the_answer(tiny):
-    handlers = Handlers(Comparer(*tiny, num_frames=2), load_examples())
+    handlers = Handlers(Comparer(Session(*tiny, num_frames=2)), load_examples())
 
     *_, other = handlers.ask(ROOM, "Where is the bed?", "free text", "", None, VISITOR)
     *_, known = handlers.ask(ROOM, "How many picture(s) are in this room?", "a number", "", None, VISITOR)
@@ -321,16 +324,16 @@ def test_a_question_that_it_was_not_trained_on_is_told_beside_the_answer(tiny):
 
 
 def test_the_range_of_the_maps_is_told(tiny):
-    *_, state = Comparer(*tiny, num_frames=4).compare(make_question(ROOM, "Which?", "a choice", ["a", "b"]))
-    gates = state.scene.gates
+    *_, state = Comparer(Session(*tiny, num_frames=4)).compare(make_question(ROOM, "Which?", "a choice", ["a", "b"]))
+    gates = state.clip.gates
 
-    panel = reading_panel(state.scene)
+    panel = reading_panel(state.clip)
 
     assert f"{float(gates.min()):.2f} <span" in panel and f"</span> {float(gates.max()):.2f}</span>" in panel
 
 
 def test_a_stop_ends_the_answer_of_its_own_visitor(tiny):
-    handlers = Handlers(Comparer(*tiny, num_frames=2), load_examples())
+    handlers = Handlers(Comparer(Session(*tiny, num_frames=2)), load_examples())
     mine, other = (gr.Request(session_hash=name) for name in ("mine", "other"))
 
     def panels(stopped_by: gr.Request) -> list[tuple]:

@@ -26,7 +26,8 @@ from vega3d.evaluation.report import (
 from vega3d.evaluation.run import batches, evaluate
 from vega3d.evaluation.vsibench import load_vsibench, take_balanced
 from vega3d.files import write_json
-from vega3d.hub.load import example_clip, load_vega
+from vega3d.hub.load import load_vega
+from vega3d.shipped import example_clip
 
 ROWS = (*CATEGORIES, "macro", "micro")
 SLOW_RUN = """

@@ -11,10 +11,11 @@ from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.vsibench import load_vsibench
 from vega3d.features.cache import FeatureCache
 from vega3d.features.clips import CorpusClip, corpus_clips, extract
-from vega3d.hub.answer import answer_question
-from vega3d.hub.load import example_clip, load_vega
+from vega3d.hub.load import load_vega
+from vega3d.inference.session import Session
 from vega3d.questions import SpatialQuestion
 from vega3d.rooms.dataset.dataset import DatasetSettings, synthesize
+from vega3d.shipped import example_clip
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +86,13 @@ def test_the_evaluator_finds_what_was_extracted(rooms, tiny, tmp_path, unused_ge
 def test_one_question_finds_what_was_extracted(tiny, tmp_path, unused_generator):
     model, processor = tiny
     question = SpatialQuestion(example_clip("room"), "Which is larger?", ("the bed", "the shelf"))
-    online = answer_question(model, processor, question, num_frames=4)
+    online = Session(model, processor, num_frames=4).answer(question)
     cache = FeatureCache(tmp_path)
     frames = []
-    first = answer_question(model, processor, question, num_frames=4, cache=cache, on_frames=frames.append)
+    first = Session(model, processor, num_frames=4, cache=cache).answer(question, on_progress=frames.append)
     assert sum(frames) == 4
     unused_generator()
-    again = answer_question(model, processor, question, num_frames=4, cache=cache)
+    again = Session(model, processor, num_frames=4, cache=cache).answer(question)
     assert again.options == first.options == pytest.approx(online.options, abs=0.01)
 
 

@@ -11,9 +11,11 @@ from tiny_checkpoints import copy_embedded
 from vega3d.demo.compare import Comparer
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
 from vega3d.evaluation.vsibench import QuestionRecord
-from vega3d.hub.answer import answer_question
-from vega3d.hub.load import example_clip, load_processor, load_vega, model_folder
-from vega3d.questions import SpatialQuestion, check_logits, letter_probabilities
+from vega3d.hub.load import load_processor, load_vega, model_folder
+from vega3d.inference.answer import check_logits, letter_probabilities
+from vega3d.inference.session import Session
+from vega3d.questions import SpatialQuestion
+from vega3d.shipped import example_clip
 
 MESSAGE = "logits are NaN or infinite"
 QUESTIONS = {
@@ -35,13 +37,13 @@ def broken(request):
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_a_broken_model_has_no_answer(broken, kind):
     with pytest.raises(ValueError, match=MESSAGE):
-        answer_question(*broken, QUESTIONS[kind], num_frames=2)
+        Session(*broken, num_frames=2).answer(QUESTIONS[kind])
 
 
 @pytest.mark.parametrize("kind", QUESTIONS)
 def test_the_demo_has_none_either(broken, kind):
     with pytest.raises(ValueError, match=MESSAGE):
-        list(Comparer(*broken, num_frames=2).compare(QUESTIONS[kind], max_new_tokens=4))
+        list(Comparer(Session(*broken, num_frames=2)).compare(QUESTIONS[kind], max_new_tokens=4))
 
 
 @pytest.mark.parametrize("question_type", ["object_counting", "route_planning"])

@@ -19,8 +19,9 @@ from tiny_checkpoints import EMBEDDED, save_vlm_with_processor
 from tiny_models import BLOCK
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaProcessor
 from vega3d.hub.assemble import assemble, describe
-from vega3d.hub.load import ASSETS, load_vega
+from vega3d.hub.load import load_vega
 from vega3d.modeling.generator_wan_vega3d import bars_on_terminals_only
+from vega3d.shipped import ASSETS
 
 DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
 

@@ -8,7 +8,7 @@ import pytest
 from hub.hub_process import run, serving
 from tiny_checkpoints import EMBEDDED
 from tiny_models import save_generator, save_vlm
-from vega3d.hub.load import ASSETS, example_clip
+from vega3d.shipped import ASSETS, example_clip
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_an_upload_is_whole(hub, tmp_path, name):
     code = f"""
 import os
 from vega3d import VegaForSpatialReasoning
-from vega3d.hub.load import ASSETS
+from vega3d.shipped import ASSETS
 os.chdir({str(tmp_path)!r})
 model = VegaForSpatialReasoning.from_pretrained(ASSETS / "vega3d-tiny")
 {UPLOADS[name]}

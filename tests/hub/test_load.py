@@ -9,9 +9,10 @@ import torch
 
 from tiny_checkpoints import EMBEDDED, copy_embedded
 from vega3d import VegaForSpatialReasoning, VegaProcessor
-from vega3d.hub.answer import answer_question
-from vega3d.hub.load import ASSETS, example_clip, load_vega, model_folder
+from vega3d.hub.load import load_vega, model_folder
+from vega3d.inference.session import Session
 from vega3d.questions import SpatialQuestion
+from vega3d.shipped import ASSETS, example_clip
 
 QUESTION = "Which is closer to the bed: the table or the wardrobe?"
 
@@ -56,9 +57,9 @@ def test_the_embedded_model_by_its_name(tiny):
 @pytest.mark.parametrize("notice", [None, "Its answers mean nothing."])
 def test_a_model_tells_the_notice_of_its_config(tiny, tmp_path, notice):
     asked = SpatialQuestion(example_clip("room"), "How many window(s) are in this room?", is_numeric=True)
-    assert answer_question(*tiny, asked, num_frames=2, max_new_tokens=1).notice == EMBEDDED["notice"]
+    assert Session(*tiny, num_frames=2).answer(asked, max_new_tokens=1).notice == EMBEDDED["notice"]
     copied = load_vega(copy_embedded(tmp_path / "model", notice=notice), device="cpu")
-    assert answer_question(*copied, asked, num_frames=2, max_new_tokens=1).notice == notice
+    assert Session(*copied, num_frames=2).answer(asked, max_new_tokens=1).notice == notice
 
 
 @pytest.mark.parametrize("clip", ["room", "study"])

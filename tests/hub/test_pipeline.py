@@ -9,7 +9,8 @@ from transformers.cli.serving.utils import Modality
 
 from remote_process import run_without_package
 from vega3d import VegaForSpatialReasoning, VegaProcessor
-from vega3d.hub.load import example_clip, load_vega
+from vega3d.hub.load import load_vega
+from vega3d.shipped import example_clip
 
 
 @pytest.fixture(scope="module")

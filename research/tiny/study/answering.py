@@ -9,10 +9,9 @@ import torch
 from research.tiny.study.data import Words
 from research.tiny.study.network import packed_states
 from research.tiny.study.packs import Prefix, ends_of, pack
-from vega3d.evaluation.answerers import Answer
 from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
+from vega3d.inference.answer import RawAnswer, letter_probabilities
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.questions import letter_probabilities
 
 NEW_TOKENS = int(GENERATION["max_new_tokens"])  # type: ignore[call-overload]
 VISUALS_AT_A_TIME = 32
@@ -30,7 +29,6 @@ class PackedAnswerer:
         prefix: of the packs.
         tokens_of: float[B, N, D], fused tokens of visuals by their numbers.
         settings: for the result file, with a `name`.
-        prompts: the prompt of each record, by its id; that of the benchmark by default.
         precision: of autocast; float32 for none.
     """
 
@@ -47,7 +45,7 @@ class PackedAnswerer:
         self.settings, self.precision = settings, precision
         self.end = words.tokenizer.eos_token_id
 
-    def answer(self, records: Sequence[QuestionRecord]) -> list[Answer]:
+    def answer(self, records: Sequence[QuestionRecord]) -> list[RawAnswer]:
         answers = self.answer_prompts([(int(record.visual), record.prompt) for record in records])
         tokenizer = self.words.tokenizer
         return [

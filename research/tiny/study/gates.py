@@ -7,7 +7,7 @@ import torch
 
 from research.tiny.study.data import SplitData
 from research.tiny.study.stages import Streams, Tools, fused_rows
-from vega3d.hub.gate_figure import save_gate_figure
+from vega3d.inference.gate_figure import save_gate_figure
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.rooms.dataset.dataset_files import FPS
 

@@ -3,7 +3,7 @@
 from collections.abc import Container, Sequence
 
 from research.tiny.study.map_rows import FIRST_FRAME, PLACE
-from vega3d.known_questions import CHOICE, NUMBER, TEXT
+from vega3d.questions import CHOICE, NUMBER, TEXT
 from vega3d.rooms.scene.classes import BUILT, CLASSES
 
 ROUTE = (

@@ -10,18 +10,16 @@ import gradio as gr
 from gradio.utils import get_space
 from starlette.middleware import Middleware
 
-from vega3d.demo import texts, uploads
+from vega3d.demo import panels
 from vega3d.demo.checks import KINDS, MAX_MIB, MAX_SECONDS
 from vega3d.demo.compare import Comparer
-from vega3d.demo.examples import CLIPS, Example, load_examples
-from vega3d.demo.guard import Guard, GuardedBlocks
+from vega3d.demo.examples import CLIPS, Example, load_examples, read_scores
+from vega3d.demo.guard import Guard, GuardedBlocks, own_uploads, served_hosts
 from vega3d.demo.handlers import Handlers
-from vega3d.demo.hosts import served_hosts
 from vega3d.demo.panels import empty_panel, gate_maps, notice_panel, reading_panel, scoreboard
-from vega3d.demo.scores import read_scores
-from vega3d.known_questions import KnownQuestions
+from vega3d.questions import KnownQuestions
 
-KEPT_SECONDS, SWEEP_SECONDS = 3600, 600  # of uploads, and between removals
+STORED_SECONDS, SWEEP_SECONDS = 3600, 600  # of uploads, and between removals
 QUEUE = 16
 STYLE, SCRIPT = Path(__file__).with_name("style.css"), Path(__file__).with_name("page.js")
 ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
@@ -30,17 +28,18 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 def build(comparer: Comparer) -> gr.Blocks:
     """The page for a model; `launch` serves it."""
-    uploads.own_uploads()  # before Gradio keeps the first clip
-    scores = read_scores(comparer.model.name_or_path)
-    examples = load_examples(KnownQuestions.of_config(comparer.model.config.questions), scores)
+    own_uploads()  # before Gradio keeps the first clip
+    model = comparer.session.model
+    scores = read_scores(model.name_or_path)
+    examples = load_examples(KnownQuestions.from_config(model.config.questions), scores)
     handlers = Handlers(comparer, examples)
     first = next(iter(next(iter(examples.values())).values()))
     with GuardedBlocks(
-        title=texts.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, KEPT_SECONDS), fill_width=True
+        title=panels.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, STORED_SECONDS), fill_width=True
     ) as page:
-        gr.Markdown(f"# {texts.TITLE}\n{texts.INTRODUCTION}", elem_id="head")
-        if comparer.model.config.notice:
-            gr.HTML(notice_panel(comparer.model.config.notice))
+        gr.Markdown(f"# {panels.TITLE}\n{panels.INTRODUCTION}", elem_id="head")
+        if model.config.notice:
+            gr.HTML(notice_panel(model.config.notice))
         example = gr.State(first)
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=320):
@@ -49,7 +48,7 @@ def build(comparer: Comparer) -> gr.Blocks:
                 shown = answer_column()
                 if scores is not None:
                     gr.HTML(scoreboard(scores), elem_id="scores")
-        gr.Markdown(texts.FOOTNOTE, elem_classes="vega-faint")
+        gr.Markdown(panels.FOOTNOTE, elem_classes="vega-faint")
         wire_form(handlers, asked, example, shown)
         wire(handlers, asked, example, shown)
     return page.queue(max_size=QUEUE, default_concurrency_limit=4)
@@ -65,25 +64,25 @@ def question_column(examples: dict, first: Example) -> dict:
     )
     bare: dict[str, Any] = {"show_label": False, "container": False}
     with gr.Row(elem_classes="vega-line"):
-        gr.HTML(f'<div class="vega-heading">{texts.EXAMPLES}</div>')
-        room = gr.Radio(list(examples), value=first.clip, label=texts.EXAMPLES, elem_id="room", **bare)
+        gr.HTML(f'<div class="vega-heading">{panels.EXAMPLES}</div>')
+        room = gr.Radio(list(examples), value=first.clip, label=panels.EXAMPLES, elem_id="room", **bare)
     with gr.Row(elem_id="chips"):
         chips = [
             gr.Button(category, size="sm", variant="primary" if category == first.category else "secondary")
             for category in examples[first.clip]
         ]
     marked = gr.HTML(visible=False, elem_id="marked")
-    gr.HTML(f'<div class="vega-heading">{texts.QUESTION}</div>')
+    gr.HTML(f'<div class="vega-heading">{panels.QUESTION}</div>')
     question = gr.Textbox(
-        first.question, label="Question", placeholder=texts.ASK_HERE, lines=2, max_lines=6, elem_id="question", **bare
+        first.question, label="Question", placeholder=panels.ASK_HERE, lines=2, max_lines=6, elem_id="question", **bare
     )
     with gr.Row(elem_classes="vega-line"):
-        gr.HTML(f'<div class="vega-heading">{texts.KIND}</div>')
-        kind = gr.Radio(list(KINDS), value=first.kind, label=texts.KIND, elem_id="kind", **bare)
+        gr.HTML(f'<div class="vega-heading">{panels.KIND}</div>')
+        kind = gr.Radio(list(KINDS), value=first.kind, label=panels.KIND, elem_id="kind", **bare)
     options = gr.Textbox(
         "\n".join(first.options),
         label="Options",
-        placeholder=texts.OPTIONS_HERE,
+        placeholder=panels.OPTIONS_HERE,
         lines=2,
         max_lines=8,
         visible=bool(first.options),
@@ -93,8 +92,17 @@ def question_column(examples: dict, first: Example) -> dict:
     with gr.Row():
         ask = gr.Button("Ask", variant="primary", scale=3, elem_id="ask")
         stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop")
-    return {"video": video, "room": room, "chips": chips, "marked": marked, "question": question, "kind": kind,
-            "options": options, "ask": ask, "stop": stop}  # fmt: skip
+    return {
+        "video": video,
+        "room": room,
+        "chips": chips,
+        "marked": marked,
+        "question": question,
+        "kind": kind,
+        "options": options,
+        "ask": ask,
+        "stop": stop,
+    }
 
 
 def wire_form(handlers: Handlers, asked: dict, example: gr.State, shown: list) -> None:
@@ -110,18 +118,18 @@ def wire_form(handlers: Handlers, asked: dict, example: gr.State, shown: list) -
     kind.change(handlers.show_options, kind, asked["options"], **quick)
     form = [asked["question"], kind, asked["options"]]
     gr.on([part.change for part in form], handlers.mark, [*form, example], chips, trigger_mode="always_last", **quick)
-    video.upload(handlers.check_upload, video, forgotten, **{**quick, "queue": True})  # tells its errors
+    video.upload(handlers.check_upload, video, forgotten, **{**quick, "queue": True})  # its errors are shown
     video.clear(handlers.forget_example, None, forgotten, **quick)
 
 
 def answer_column() -> list:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=250):
-            fused = gr.HTML(empty_panel(texts.WITH, "fused"), elem_id="fused")
+            fused = gr.HTML(empty_panel(panels.WITH, "fused"), elem_id="fused")
         with gr.Column(min_width=250):
-            semantic = gr.HTML(empty_panel(texts.WITHOUT, "semantic"), elem_id="semantic")
+            semantic = gr.HTML(empty_panel(panels.WITHOUT, "semantic"), elem_id="semantic")
     outcome = gr.HTML(elem_id="outcome")
-    gr.HTML(f'<div class="vega-heading">{texts.GATES}</div>')
+    gr.HTML(f'<div class="vega-heading">{panels.GATES}</div>')
     gates = gr.HTML(gate_maps(), elem_id="gates")
     reading = gr.HTML(reading_panel(), elem_id="reading")
     return [fused, semantic, outcome, gates, reading]
@@ -170,8 +178,8 @@ def launch(
     Raises:
         ValueError: if one of `allow_hosts` is no name.
     """
-    own = uploads.own_uploads()
-    own.keep_what_is_there()
+    own = own_uploads()
+    own.spare_what_is_there()
     hosts = served_hosts(host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", allow_hosts)
     is_public = share or get_space() is not None
     guard = Middleware(Guard, hosts=None if is_public else hosts, uploads=own)

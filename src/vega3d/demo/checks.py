@@ -45,11 +45,12 @@ def split_options(text: str) -> list[str]:
 def make_question(
     video: str | Path | None, question: str, kind: str, options: Sequence[str], example: Example | None = None
 ) -> SpatialQuestion:
-    """
+    """What a visitor asks, as the model is asked it.
+
     Args:
         video: path of the upload or of an example.
-        question: text.
-        kind: of answer, one of `KINDS`.
+        question: as it was typed.
+        kind: the kind of answer, one of `KINDS`.
         options: texts of the choices; read only for a choice.
         example: the one that was clicked on, whose marked boxes are drawn in.
 

@@ -1,4 +1,4 @@
-"""The example rooms, and a question of each category about each, with its right answer."""
+"""The example rooms with a question of each category about each, and what the model scores over many rooms."""
 
 import json
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vega3d.demo.scores import Scores
+from vega3d.evaluation.metrics import CATEGORIES as SCORED
 from vega3d.evaluation.metrics import is_choice
-from vega3d.hub.load import ASSETS, example_clip
-from vega3d.known_questions import KnownQuestions
+from vega3d.files import read_json
 from vega3d.processing.video_vega3d import read_video
-from vega3d.questions import Mark, SpatialQuestion
+from vega3d.questions import KnownQuestions, Mark, SpatialQuestion
 from vega3d.rooms.questions.marks import draw_marks
+from vega3d.shipped import ASSETS, example_clip
 
 CLIPS = ASSETS / "clips"
 CATEGORIES = {
@@ -27,15 +27,75 @@ CATEGORIES = {
     "Order": "obj_appearance_order",
     "Which box": "localisation_by_choice",
 }
+FILE = "scores.json"
+MACRO = "macro"
+COLUMNS = {  # of the file, and as they are shown
+    "model": "this model",
+    "with": "trained with",
+    "without": "trained without",
+    "constant": "constant",
+}
+REMEDY = "Write it with recipes/make_scores.py, or remove it."
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model scores over many rooms, as its folder has it: shown beside the examples of two rooms.
+
+    Attributes:
+        rooms: how many were asked about.
+        questions: how many were asked.
+        seeds: trainings that `with` and `without` are means of.
+        scores: values by category of `SCORED` and for `MACRO`, by column of `COLUMNS`, in [0, 1].
+        difference: `with` less `without`, macro average: `score`, and the ends `low`, `high` of its 95 % interval.
+    """
+
+    rooms: int
+    questions: int
+    seeds: int
+    scores: dict[str, dict[str, float]]
+    difference: dict[str, float]
+
+    def lead(self, question_type: str) -> float:
+        """By how much the model is above an answer that ignores the question; 0 for types without a score."""
+        for category, types in SCORED.items():
+            if question_type in types and category in self.scores:
+                return self.scores[category]["model"] - self.scores[category]["constant"]
+        return 0.0
+
+
+def read_scores(folder: str | Path) -> Scores | None:
+    """Those in a checkpoint's folder, or None if it has none.
+
+    Raises:
+        ValueError: if the file is of another shape.
+    """
+    file = Path(folder) / FILE
+    if not file.is_file():
+        return None
+    values = read_json(file, REMEDY)
+    try:
+        scores = Scores(**values)
+        for row in scores.scores.values():
+            if set(row) != set(COLUMNS) or not all(0 <= score <= 1 for score in row.values()):
+                raise ValueError("a row has other columns, or scores that are not in [0, 1]")
+        if not all(isinstance(count, int) for count in (scores.rooms, scores.questions, scores.seeds)):
+            raise ValueError("rooms, questions and seeds must be whole numbers")
+        if not set(scores.scores) <= {*SCORED, MACRO} or set(scores.difference) != {"score", "low", "high"}:
+            raise ValueError("there are other categories, or the difference has other values")
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{file} cannot be used: {error}. {REMEDY}") from error
+    return scores
 
 
 @dataclass(frozen=True)
 class Example:
-    """
-    Args:
-        clip: name of a shipped clip.
-        category: as it is shown.
-        question: text.
+    """A question about a shipped clip, with its right answer.
+
+    Attributes:
+        clip: name of the clip, such as `room`.
+        category: its name on the page, a key of `CATEGORIES`.
+        question: the text, in VSI-Bench's words.
         options: texts of the choices; empty for a number.
         answer: the right one, a letter or a number as text, by the geometry of the room.
         frame: number of the frame of the clip that the boxes are on.
@@ -70,7 +130,7 @@ def load_examples(known: KnownQuestions | None = None, scores: Scores | None = N
 
     Args:
         known: questions that the model was trained on; others are left out.
-        scores: of the model over many rooms; the categories in which it leads most over a constant answer come
+        scores: results over many rooms; the categories in which the model leads most over a constant answer come
             first, whatever it answers here. Without them, the order of `CATEGORIES`.
     """
     order = sorted(CATEGORIES.items(), key=lambda item: -scores.lead(item[1])) if scores else CATEGORIES.items()

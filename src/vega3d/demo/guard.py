@@ -2,21 +2,39 @@
 
 Gradio answers a request that it cannot read with its own error and a traceback in the log; here it is one line each,
 without the server's folders.
+
+A page of another site can have its own name lead to this machine ("DNS rebinding"), and then reads and asks as if it
+were the demo. Its requests have that name in their Host header, so a name that is not the server's is refused
+(`Hosts`).
+
+Uploads lie in a folder of the server's own, which is locked while the server lives, bounded, and removed when it ends
+(`Uploads`). A server that was killed leaves its folder behind; the next one knows by the lock, and removes it.
 """
 
+import atexit
+import contextlib
 import logging
-from collections.abc import Sequence
-from contextlib import nullcontext
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import gradio as gr
+from filelock import FileLock, Timeout
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vega3d.demo import texts
 from vega3d.demo.checks import MAX_MIB
-from vega3d.demo.hosts import Hosts
-from vega3d.demo.uploads import NoRoomError, Uploads
+from vega3d.demo.panels import BAD_REQUEST, FAILED, NO_ROOM, OTHER_HOST, OTHER_ORIGIN
+from vega3d.files import LOCK
 
 logger = logging.getLogger(__name__)
 
@@ -24,14 +42,183 @@ FORM_BYTES = 2**20  # of a request without a file, and of what comes around the 
 UPLOAD = "/gradio_api/upload"
 UNUSED = ("/gradio_api/process_recording", "/gradio_api/deep_link", "/monitoring")  # would write files, or to the log
 SHOWN = 200  # characters of a path or a message in the log
+PREFIX = "vega3d-demo-"
+MAX_TOTAL_MIB = 1000
+YOUNG_SECONDS = 60  # for which no upload makes room for another
+GRADIO_FOLDER = "GRADIO_TEMP_DIR"  # Gradio reads it at every turn
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The names under which a server may be asked for.
+
+    Attributes:
+        names: host names, in small letters.
+        any_address: whether every IP address is taken; else those of this machine to itself alone.
+    """
+
+    names: frozenset[str]
+    any_address: bool
+
+    def allows(self, host: str) -> bool:
+        """Whether a Host header, a name or address with a port or without, is one of the server's."""
+        name = host_name(host)
+        if name is None:
+            return False
+        try:
+            address = ip_address(name)
+        except ValueError:
+            return name in self.names
+        return self.any_address or address.is_loopback or name in self.names
+
+    def allows_origin(self, origin: str) -> bool:
+        """Whether the page that sends a request, such as http://localhost:7860, is the server's own."""
+        scheme, separator, host = origin.partition("://")
+        return scheme in ("http", "https") and bool(separator) and self.allows(host)
+
+
+def host_name(header: str) -> str | None:
+    """The name in a Host header, without its port, in small letters; None if it is none."""
+    if any(letter in header for letter in "/@?#\\") or not header.isprintable():
+        return None
+    try:
+        parts = urlsplit(f"//{header}")
+        _ = parts.port  # raises ValueError if it is no number
+    except ValueError:
+        return None
+    return parts.hostname.removesuffix(".") if parts.hostname else None
+
+
+def served_hosts(host: str, allowed: Iterable[str] = ()) -> Hosts:
+    """The names of a server that listens on an address.
+
+    Args:
+        host: the name or address that it listens on.
+        allowed: more names, of a proxy or of a name server.
+
+    Raises:
+        ValueError: if one of `allowed` is no name.
+    """
+    more = [check_name(name) for name in allowed]
+    try:
+        is_local = ip_address(host).is_loopback
+    except ValueError:
+        is_local = host.lower() == "localhost"
+    machine = socket.gethostname().lower()
+    own = () if is_local else (machine, f"{machine}.local", host.lower())
+    return Hosts(frozenset(["localhost", *own, *more]), any_address=not is_local)
+
+
+def check_name(name: str) -> str:
+    """The name in small letters; raises ValueError if it is no name of a host alone, without a port."""
+    if host_name(name) != name.lower() or not name.strip() or " " in name:
+        raise ValueError(
+            f"--allow-host is {name!r}, but must be a name alone, without http:// and port, such as demo.example.org."
+        )
+    return name.lower()
+
+
+class NoRoomError(Exception):
+    """All uploads that are there are young, and together too large for one more."""
+
+
+class Uploads:
+    """The folder of a server's uploads.
+
+    Args:
+        parent: folder in which the server's own is made.
+        max_bytes: the most that all uploads together may take.
+    """
+
+    def __init__(self, parent: Path, max_bytes: int = MAX_TOTAL_MIB * 2**20):
+        remove_abandoned(parent)
+        self.max_bytes = max_bytes
+        self._coming = 0  # bytes of the uploads that are on their way
+        self._spared: set[Path] = set()
+        self.folder, self._lock = self._locked(parent)
+        atexit.register(self.close)
+
+    @staticmethod
+    def _locked(parent: Path) -> tuple[Path, FileLock]:
+        while True:
+            folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+            (folder / LOCK).write_text(folder.name)
+            lock = FileLock(folder / LOCK, timeout=0)
+            with contextlib.suppress(Timeout, FileNotFoundError):
+                lock.acquire()
+                if (folder / LOCK).read_text():  # an empty one was made by the lock itself
+                    return folder, lock
+            # Another server that was just starting took it for abandoned.
+
+    def close(self) -> None:
+        """Removes the folder with all uploads."""
+        atexit.unregister(self.close)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
+
+    def spare_what_is_there(self) -> None:
+        """The pictures and clips of the page itself make no room for uploads."""
+        self._spared = set(self._files())
+
+    def _files(self) -> list[Path]:
+        return [path for path in self.folder.rglob("*") if path.is_file() and path.name != LOCK]
+
+    @contextlib.contextmanager
+    def room_for(self, size: int) -> Iterator[None]:
+        """Holds room for an upload [bytes] while it comes; the oldest go.
+
+        Raises:
+            NoRoomError: if those that may go are not enough.
+        """
+        found = sorted((stat.st_mtime, stat.st_size, path) for path, stat in self._stats() if path not in self._spared)
+        total = self._coming + sum(file_size for _, file_size, _ in found)
+        latest = time.time() - YOUNG_SECONDS
+        old = [(file_size, path) for modified, file_size, path in found if modified < latest]
+        if total + size - sum(file_size for file_size, _ in old) > self.max_bytes:
+            raise NoRoomError
+        for file_size, path in old:
+            if total + size <= self.max_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= file_size
+        self._coming += size
+        try:
+            yield
+        finally:
+            self._coming -= size
+
+    def _stats(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self._files():
+            with contextlib.suppress(FileNotFoundError):  # removed by Gradio's own sweep
+                yield path, path.stat()
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Removes the folders of servers that do not live, of the same user."""
+    for folder in parent.glob(f"{PREFIX}*"):
+        lock = folder / LOCK
+        with contextlib.suppress(Timeout, OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid() or not lock.is_file():
+                continue
+            with FileLock(lock, timeout=0):
+                shutil.rmtree(folder)
+
+
+@cache
+def own_uploads() -> Uploads:
+    """The uploads of this process, in the place that Gradio would have taken; the environment names it to Gradio."""
+    uploads = Uploads(Path(os.environ.get(GRADIO_FOLDER) or tempfile.gettempdir()))
+    os.environ[GRADIO_FOLDER] = str(uploads.folder)
+    return uploads
 
 
 class Guard:
-    """
+    """Middleware that refuses a request before Gradio reads it, or lets Gradio answer.
+
     Args:
-        app: that is guarded.
+        app: the application behind it.
         hosts: names under which it may be asked for; any if None.
-        uploads: which are given their room.
+        uploads: the folder in which an upload needs room.
     """
 
     def __init__(self, app: ASGIApp, hosts: Hosts | None, uploads: Uploads):
@@ -48,13 +235,13 @@ class Guard:
             await refusal(scope, receive, send)
             return
         is_upload = scope["method"] == "POST" and scope["path"].rstrip("/") == UPLOAD
-        room = self.uploads.room_for(int(headers.get("content-length", 0))) if is_upload else nullcontext()
+        room = self.uploads.room_for(int(headers.get("content-length", 0))) if is_upload else contextlib.nullcontext()
         try:
             with room:
                 await self.answered(scope, receive, send)
         except NoRoomError:
             logger.warning("An upload was refused: there is no room for it.")
-            await told(503, texts.NO_ROOM)(scope, receive, send)
+            await text_response(503, NO_ROOM)(scope, receive, send)
 
     def foreign(self, headers: Headers) -> PlainTextResponse | None:
         """The refusal of a request that is meant for another name, or comes from the page of another."""
@@ -62,13 +249,13 @@ class Guard:
             return None
         names = headers.getlist("host")
         if len(names) != 1 or not self.hosts.allows(names[0]):
-            return told(403, texts.OTHER_HOST)
+            return text_response(403, OTHER_HOST)
         if not all(self.hosts.allows_origin(origin) for origin in headers.getlist("origin")):
-            return told(403, texts.OTHER_ORIGIN)
+            return text_response(403, OTHER_ORIGIN)
         return None
 
     async def answered(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets Gradio answer; what it cannot is told and logged in a line."""
+        """Lets Gradio answer; what it cannot is answered and logged in a line."""
         has_begun = False
 
         async def sent(message: Message) -> None:
@@ -85,11 +272,11 @@ class Guard:
                 await send({"type": "http.response.body", "body": b""})
                 return
             is_ours = isinstance(error, OSError)
-            await told(500 if is_ours else 400, texts.FAILED if is_ours else texts.BAD_REQUEST)(scope, receive, send)
+            await text_response(500 if is_ours else 400, FAILED if is_ours else BAD_REQUEST)(scope, receive, send)
 
 
 def unused(scope: Scope) -> PlainTextResponse | None:
-    return told(404, "There is nothing here.") if scope["path"].startswith(UNUSED) else None
+    return text_response(404, "There is nothing here.") if scope["path"].startswith(UNUSED) else None
 
 
 def too_large(scope: Scope, headers: Headers) -> PlainTextResponse | None:
@@ -98,16 +285,20 @@ def too_large(scope: Scope, headers: Headers) -> PlainTextResponse | None:
         return None
     length = headers.get("content-length")
     if length is None:
-        return told(411, "The request does not tell its size. Send a Content-Length.")
+        return text_response(411, "The request does not tell its size. Send a Content-Length.")
     size, is_upload = int(length), scope["path"].rstrip("/") == UPLOAD
     if size <= (MAX_MIB * 2**20 if is_upload else 0) + FORM_BYTES:
         return None
     if is_upload:
-        return told(413, f"The upload has {size / 2**20:.1f} MiB, but at most {MAX_MIB} MiB are taken. Shorten it.")
-    return told(413, f"The request has {size / 2**20:.1f} MiB, but at most {FORM_BYTES / 2**20:.0f} MiB is taken.")
+        return text_response(
+            413, f"The upload has {size / 2**20:.1f} MiB, but at most {MAX_MIB} MiB are taken. Shorten it."
+        )
+    return text_response(
+        413, f"The request has {size / 2**20:.1f} MiB, but at most {FORM_BYTES / 2**20:.0f} MiB is taken."
+    )
 
 
-def told(status: int, text: str) -> PlainTextResponse:
+def text_response(status: int, text: str) -> PlainTextResponse:
     return PlainTextResponse(text, status, {"X-Content-Type-Options": "nosniff"})
 
 
@@ -120,7 +311,7 @@ class GuardedBlocks(gr.Blocks):
             return await super().preprocess_data(block_fn, inputs, state, explicit_call)
         except Exception as error:
             logger.info("Values did not fit: %s", type(error).__name__)
-            raise gr.Error(texts.BAD_REQUEST, print_exception=False) from None
+            raise gr.Error(BAD_REQUEST, print_exception=False) from None
 
     async def process_api(self, *args, **options):
         try:
@@ -129,7 +320,7 @@ class GuardedBlocks(gr.Blocks):
             raise
         except Exception as error:
             logger.exception("A request failed.")
-            raise gr.Error(texts.FAILED, print_exception=False) from error
+            raise gr.Error(FAILED, print_exception=False) from error
 
 
 def check_values(components: Sequence, values: Sequence) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import gradio as gr
 import torch
 
-from vega3d.demo import texts
+from vega3d.demo import panels
 from vega3d.demo.checks import CHOICE, check_video, make_question, split_options
-from vega3d.demo.compare import Comparer, Reply
+from vega3d.demo.compare import Comparer
 from vega3d.demo.examples import Example
 from vega3d.demo.panels import (
     answer_panel,
@@ -24,15 +24,15 @@ from vega3d.demo.panels import (
     reading_panel,
     right_answer,
 )
-from vega3d.hub.answer import notices
+from vega3d.inference.answer import Answer, notices
 from vega3d.questions import SpatialQuestion
 
 logger = logging.getLogger(__name__)
 
 # Both answers, outcome, gate maps, how to read them.
 NO_ANSWER = (
-    empty_panel(texts.WITH, "fused"),
-    empty_panel(texts.WITHOUT, "semantic"),
+    empty_panel(panels.WITH, "fused"),
+    empty_panel(panels.WITHOUT, "semantic"),
     "",
     gate_maps(),
     reading_panel(),
@@ -52,17 +52,18 @@ def shown_errors(video: str | None) -> Iterator[None]:
     except torch.cuda.OutOfMemoryError as error:
         torch.cuda.empty_cache()
         logger.exception("Out of memory.")
-        raise gr.Error(texts.NO_MEMORY, print_exception=False) from error
+        raise gr.Error(panels.NO_MEMORY, print_exception=False) from error
     except Exception as error:
         logger.exception("A request failed.")
-        raise gr.Error(texts.FAILED, print_exception=False) from error
+        raise gr.Error(panels.FAILED, print_exception=False) from error
 
 
 class Handlers:
-    """
+    """The functions behind the page's buttons and its endpoints for programs.
+
     Args:
-        comparer: of the model.
-        examples: by clip, then by category.
+        comparer: the model that is asked.
+        examples: those of `load_examples`, by clip and then by category.
     """
 
     def __init__(self, comparer: Comparer, examples: dict[str, dict[str, Example]]):
@@ -133,24 +134,26 @@ class Handlers:
             choices = split_options(options) if kind == CHOICE else []
             asked = make_question(video, question, kind, choices, example)
             note = self.note(asked)
-            yield (*answers(Reply(), Reply(), choices), notice_panel(note), gr.skip(), gr.skip())
-            states = self.comparer.compare(asked, on_frames=frame_counter(progress, self.comparer.num_frames))
+            yield (*answers(Answer(), Answer(), choices), notice_panel(note), gr.skip(), gr.skip())
+            states = self.comparer.compare(
+                asked, on_progress=frame_counter(progress, self.comparer.session.num_frames)
+            )
             self._stopped.discard(request.session_hash)
             first = next(states)
             outcome = outcome_panel(first, None, note)
-            yield gr.skip(), gr.skip(), outcome, gate_maps(first.scene), reading_panel(first.scene)
+            yield gr.skip(), gr.skip(), outcome, gate_maps(first.clip), reading_panel(first.clip)
             for state in states:
                 yield (*answers(state.fused, state.semantic, choices), gr.skip(), gr.skip(), gr.skip())
                 if request.session_hash in self._stopped:
-                    yield (*answers(state.fused, state.semantic, choices, True), texts.STOPPED, gr.skip(), gr.skip())
+                    yield (*answers(state.fused, state.semantic, choices, True), panels.STOPPED, gr.skip(), gr.skip())
                     return
             right = right_answer(example, asked.question, choices)
             yield gr.skip(), gr.skip(), outcome_panel(first, right, note), gr.skip(), gr.skip()
 
     def note(self, asked: SpatialQuestion) -> str | None:
         """What is to be said of this question in particular; the model's own notice stands on the page."""
-        own = self.comparer.model.config.notice
-        return " ".join(text for text in notices(self.comparer.model.config, asked) if text != own) or None
+        config = self.comparer.session.model.config
+        return " ".join(text for text in notices(config, asked) if text != config.notice) or None
 
     def stop(self, request: gr.Request) -> None:
         """Ends the answer being made for this visitor; after Gradio's own `cancels` the next question can hang."""
@@ -160,29 +163,33 @@ class Handlers:
         """Both answers as plain values.
 
         Args:
-            video: file.
-            question: text.
+            video: an uploaded file.
+            question: what to ask about it.
             kind: "free text", "a number" or "a choice".
-            options: of a choice, one a line.
+            options: those of a choice, one a line.
         """
         with shown_errors(video):
             choices = split_options(options or "") if kind == CHOICE else []
             asked = make_question(video, question, kind, choices)
             *_, state = self.comparer.compare(asked)
-            gates = state.scene.gates
+            gates = state.clip.gates
             return {
-                "with_world_simulator": asdict(state.fused),
-                "without": asdict(state.semantic),
-                "frame_seconds": state.scene.seconds,
+                "with_world_simulator": plain_values(state.fused),
+                "without": plain_values(state.semantic),
+                "frame_seconds": state.clip.seconds,
                 "gates": None
                 if gates is None
                 else [[[round(g, 4) for g in row] for row in t] for t in gates.tolist()],
-                "notice": " ".join(notices(self.comparer.model.config, asked)) or None,
+                "notice": state.fused.notice,
             }
 
     def examples_for_programs(self) -> list[dict]:
         """The examples of questions about the shipped clips, with their right answers."""
         return [asdict(example) for by_category in self.examples.values() for example in by_category.values()]
+
+
+def plain_values(answer: Answer) -> dict:
+    return {"text": answer.text, "options": answer.options, "seconds": answer.seconds}
 
 
 def fill_in(example: Example) -> tuple:
@@ -194,19 +201,19 @@ def fill_in(example: Example) -> tuple:
         example.question,
         example.kind,
         gr.update(value="\n".join(example.options), visible=bool(example.options)),
-        gr.update(value="" if marked is None else picture(marked, texts.MARKED), visible=marked is not None),
+        gr.update(value="" if marked is None else picture(marked, panels.MARKED), visible=marked is not None),
         example,
     )
 
 
-def answers(fused: Reply, semantic: Reply, options: list[str], was_stopped: bool = False) -> tuple[str, str]:
+def answers(fused: Answer, semantic: Answer, options: list[str], was_stopped: bool = False) -> tuple[str, str]:
     return (
-        answer_panel(texts.WITH, "fused", fused, options, was_stopped),
-        answer_panel(texts.WITHOUT, "semantic", semantic, options, was_stopped),
+        answer_panel(panels.WITH, "fused", fused, options, was_stopped),
+        answer_panel(panels.WITHOUT, "semantic", semantic, options, was_stopped),
     )
 
 
-def frame_counter(progress: gr.Progress, total: int) -> Callable[[int], None]:
+def frame_counter(progress: gr.Progress, total: int | None) -> Callable[[int], None]:
     """Shows how many frames the world simulator has done of those sampled at most."""
     done = 0
 

@@ -1,4 +1,4 @@
-"""What the page shows of a comparison, as HTML; all text of models and visitors is escaped."""
+"""Words of the page, and what it shows of a comparison as HTML; all text of models and visitors is escaped."""
 
 from base64 import b64encode
 from collections.abc import Sequence
@@ -9,37 +9,96 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vega3d.demo import texts
-from vega3d.demo.compare import Comparison, Reply, Scene
-from vega3d.demo.examples import Example
-from vega3d.demo.scores import COLUMNS, MACRO, Scores
-from vega3d.hub.gate_figure import gate_overlays, gate_scale
+from vega3d.demo.compare import Comparison
+from vega3d.demo.examples import COLUMNS, MACRO, Example, Scores
+from vega3d.inference.answer import Answer
+from vega3d.inference.encoding import EncodedClip
+from vega3d.inference.gate_figure import gate_overlays, gate_scale
+
+TITLE = "VEGA-3D"
+INTRODUCTION = (
+    "Ask a question about the space that a video shows. A frozen video diffusion model, the *world simulator*, looks "
+    "at the frames beside the vision encoder of a language model, and a gate decides for each token how much of it to "
+    "take in. The same model answers twice: with it, and with it switched off."
+)
+WITH, WITHOUT = "With the world simulator", "Without"
+EXAMPLES, QUESTION, KIND = "Examples", "Question", "Answer with"
+ASK_HERE, OPTIONS_HERE = "What do you want to know about the space?", "Options, one a line"
+GATES = "Gate maps over the frames"
+MARKED = "The frame with the boxes"
+WAITING = "The answer appears here."
+STOPPED = '<div class="vega-faint">Stopped.</div>'
+NOTHING_SAID = "(nothing but blank space)"
+READ_GATES = (
+    "Each picture is a moment of the video; each square over it is one visual token. <b>Dark</b> squares take in the "
+    "most from the world simulator, <b>bright</b> ones keep more of what the vision encoder sees. Click to enlarge."
+)
+NO_GATES = "The fusion of this model has not one gate for each token, so there is no map to show."
+FOOTNOTE = (
+    "Without: the vision encoder's own tokens go on unfused, through the same weights, which were not trained that "
+    "way. So the difference shows what this model draws from its world simulator, not what a model trained without "
+    "one could do. Uploaded files are deleted after an hour and used for nothing else."
+)
+BAD_REQUEST = (
+    "The request does not fit. `/answer` takes four values: a video that was uploaded (`handle_file` of a file), a "
+    "question, a kind of answer and options, each text."
+)
+FAILED = "Something failed on the server; its log says what. Try again."
+NO_MEMORY = "The GPU has no memory left for this. Try again, or with a smaller video."
+NO_ROOM = "The server holds as many uploads as it takes. Try again in a minute."
+OTHER_HOST = (
+    "The demo does not answer to this name. Open it under the address that it printed; for a name of its own, or of a "
+    "proxy, start it with --allow-host NAME."
+)
+OTHER_ORIGIN = (
+    "The demo does not answer the pages of other sites. For a proxy under another name start it with "
+    "--allow-host NAME."
+)
+SCORES_TITLE = "How good is it, over many rooms? [%]"
+SCORES = (
+    "{rooms:,} rooms that it was not trained on, {questions:,} questions. <b>Trained with</b> a world "
+    "simulator, <b>without</b> one: means over {seeds} models each; the difference is {difference} points (95 % "
+    "interval). <b>Constant</b>: an answer that ignores picture and question."
+)
+CATEGORY_NAMES = {
+    "object_counting": "Counting",
+    "object_abs_distance": "Distance",
+    "object_size_estimation": "Object size",
+    "room_size_estimation": "Room size",
+    "object_rel_distance": "Which is closest",
+    "object_rel_direction": "Left or right, direction",
+    "route_planning": "Route",
+    "obj_appearance_order": "Order",
+    "macro": "Mean of the categories",
+}
 
 
 def notice_panel(notice: str | None) -> str:
     return f'<div class="vega-notice"><b>Note.</b> {escape(notice)}</div>' if notice else ""
 
 
-def answer_panel(title: str, style: str, reply: Reply, options: Sequence[str] = (), was_stopped: bool = False) -> str:
+def answer_panel(
+    title: str, style: str, answer: Answer, options: Sequence[str] = (), was_stopped: bool = False
+) -> str:
     """One answer: its text so far, a bar an option, and the time taken."""
     parts = [f"<h3>{escape(title)}</h3>"]
-    if reply.text:
-        parts.append(f'<div class="vega-text">{escape(reply.text)}</div>')
-    elif reply.seconds is not None:
-        parts.append(f'<div class="vega-text vega-faint">{texts.NOTHING_SAID}</div>')
+    if answer.text:
+        parts.append(f'<div class="vega-text">{escape(answer.text)}</div>')
+    elif answer.seconds is not None:
+        parts.append(f'<div class="vega-text vega-faint">{NOTHING_SAID}</div>')
     elif not was_stopped:
         parts.append('<div class="vega-faint">…</div>')
-    if reply.options is not None:
-        parts.append(bars(reply.options, options))
-    if reply.seconds is not None:
-        parts.append(f'<div class="vega-faint">{reply.seconds:.2f} s</div>')
+    if answer.options is not None:
+        parts.append(bars(answer.options, options))
+    if answer.seconds is not None:
+        parts.append(f'<div class="vega-faint">{answer.seconds:.2f} s</div>')
     elif was_stopped:
-        parts.append(texts.STOPPED)
+        parts.append(STOPPED)
     return panel(style, "".join(parts))
 
 
 def empty_panel(title: str, style: str) -> str:
-    return panel(style, f'<h3>{escape(title)}</h3><div class="vega-faint">{texts.WAITING}</div>')
+    return panel(style, f'<h3>{escape(title)}</h3><div class="vega-faint">{WAITING}</div>')
 
 
 def panel(style: str, content: str) -> str:
@@ -57,8 +116,10 @@ def bars(probabilities: dict[str, float], options: Sequence[str]) -> str:
 
 def outcome_panel(state: Comparison, right: str | None, note: str | None = None) -> str:
     """What is to be said of this question, the right answer if it is known, and where the time went."""
-    kept = "kept from an earlier question" if state.was_kept else f"read and encoded in {state.seconds_of_scene:.1f} s"
-    parts = [f"{len(state.scene.seconds)} frames, {kept}."]
+    origin = f"read and encoded in {state.encoding_seconds:.1f} s"
+    if state.was_stored:
+        origin = "kept from an earlier question"
+    parts = [f"{len(state.clip.seconds or ())} frames, {origin}."]
     if right is not None:
         parts.insert(0, f"<b>Right answer: {escape(right)}</b> (by the geometry of the room).")
     return f'{notice_panel(note)}<div class="vega-faint">{" ".join(parts)}</div>'
@@ -73,28 +134,28 @@ def right_answer(example: Example | None, question: str, options: Sequence[str])
     return f"{example.answer}. {options[ord(example.answer) - ord('A')]}"
 
 
-def reading_panel(scene: Scene | None = None) -> str:
-    """How to read the gate maps; of a scene also its range."""
-    if scene is None:
-        return f'<div class="vega-faint">{texts.READ_GATES}</div>'
-    if scene.gates is None:
-        return f'<div class="vega-faint">{texts.NO_GATES}</div>'
-    return f'<div class="vega-faint">{scale_of(scene.gates)} {texts.READ_GATES}</div>'
+def reading_panel(clip: EncodedClip | None = None) -> str:
+    """How to read the gate maps; of a clip also the range of its gates."""
+    if clip is None:
+        return f'<div class="vega-faint">{READ_GATES}</div>'
+    if clip.gates is None:
+        return f'<div class="vega-faint">{NO_GATES}</div>'
+    return f'<div class="vega-faint">{colour_scale(clip.gates)} {READ_GATES}</div>'
 
 
-def scale_of(gates: torch.Tensor) -> str:
+def colour_scale(gates: torch.Tensor) -> str:
     """The colours of the maps, with the gates at their ends."""
     low, high = gate_scale(gates.numpy())
     scale = f'<span class="vega-ends">{low:.2f} <span class="vega-scale"></span> {high:.2f}</span>'
     return f"Gates of this clip: {scale}, mean {float(gates.mean()):.2f}."
 
 
-def gate_maps(scene: Scene | None = None) -> str:
+def gate_maps(clip: EncodedClip | None = None) -> str:
     """The first frame of each temporal patch with the gate over it, and its time."""
-    if scene is None or scene.gates is None:
+    if clip is None or clip.gates is None or clip.frames is None or clip.seconds is None:
         return '<div class="vega-frames empty"></div>'
-    pictures = gate_overlays(scene.frames, scene.gates.numpy())
-    figures = [picture(frame, f"{second:.1f} s") for frame, second in zip(pictures, scene.seconds[::2], strict=True)]
+    pictures = gate_overlays(clip.frames, clip.gates.numpy())
+    figures = [picture(frame, f"{second:.1f} s") for frame, second in zip(pictures, clip.seconds[::2], strict=True)]
     return f'<div class="vega-frames">{"".join(figures)}</div>'
 
 
@@ -115,15 +176,15 @@ def scoreboard(scores: Scores) -> str:
     for name, row in scores.scores.items():
         cells = "".join(f"<td>{100 * row[column]:.1f}</td>" for column in COLUMNS)
         style = ' class="vega-mean"' if name == MACRO else ""
-        rows.append(f"<tr{style}><th>{escape(texts.CATEGORY_NAMES.get(name, name))}</th>{cells}</tr>")
+        rows.append(f"<tr{style}><th>{escape(CATEGORY_NAMES.get(name, name))}</th>{cells}</tr>")
     points = " ".join(f"{100 * scores.difference[end]:+.1f}" for end in ("low", "high")).replace(" ", " to ")
-    caption = texts.SCORES.format(
+    caption = SCORES.format(
         rooms=scores.rooms,
         questions=scores.questions,
         seeds=scores.seeds,
         difference=f"{100 * scores.difference['score']:+.1f} ({points})",
     )
     return (
-        f'<div class="vega-heading">{texts.SCORES_TITLE}</div><table><tr><th></th>{head}</tr>{"".join(rows)}</table>'
+        f'<div class="vega-heading">{SCORES_TITLE}</div><table><tr><th></th>{head}</tr>{"".join(rows)}</table>'
         f'<div class="vega-faint">{caption}</div>'
     )

@@ -5,9 +5,9 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from vega3d.evaluation.answerers import Answer
 from vega3d.evaluation.metrics import average, is_choice, score_parsed, to_number
 from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.inference.answer import RawAnswer
 
 
 class ChanceAnswerer:
@@ -20,10 +20,10 @@ class ChanceAnswerer:
         self.settings = {"name": "chance", "kind": "chance", "seed": seed}
         self.seed = seed
 
-    def answer(self, records: Sequence[QuestionRecord]) -> list[Answer]:
+    def answer(self, records: Sequence[QuestionRecord]) -> list[RawAnswer]:
         return [self.answer_one(record) for record in records]
 
-    def answer_one(self, record: QuestionRecord) -> Answer:
+    def answer_one(self, record: QuestionRecord) -> RawAnswer:
         if not record.options:
             return "", None
         letter = random.Random(f"{self.seed}:{record.dataset}:{record.scene}:{record.id}").choice(record.letters)
@@ -58,7 +58,7 @@ class MostFrequentAnswerer:
             "train": len(train),
         }
 
-    def answer(self, records: Sequence[QuestionRecord]) -> list[Answer]:
+    def answer(self, records: Sequence[QuestionRecord]) -> list[RawAnswer]:
         """As `Answerer.answer`.
 
         Raises:
@@ -66,7 +66,7 @@ class MostFrequentAnswerer:
         """
         return [self.answer_one(record) for record in records]
 
-    def answer_one(self, record: QuestionRecord) -> Answer:
+    def answer_one(self, record: QuestionRecord) -> RawAnswer:
         if (record.dataset, record.scene) in self.scenes:
             raise ValueError(
                 f"Question {record.id} is on {record.dataset}/{record.scene}, which the most frequent answers were "

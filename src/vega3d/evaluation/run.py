@@ -15,12 +15,13 @@ from typing import Any
 
 from vega3d import __version__
 from vega3d.configs import check_count
-from vega3d.evaluation.answerers import Answer, Answerer
+from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
 from vega3d.evaluation.report import summarise
 from vega3d.evaluation.result_files import FORMAT, JOURNAL_REMEDY, check_same_run, open_journal, read_result
 from vega3d.evaluation.vsibench import QuestionRecord
 from vega3d.files import check_output, only_run, write_json
+from vega3d.inference.answer import RawAnswer
 from vega3d.statistics import RESAMPLES
 
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "av")
@@ -104,7 +105,7 @@ def ask(
     journal_file: Path | None,
     header: dict,
     on_progress: Callable[[int], None] | None,
-) -> dict[str, Answer]:
+) -> dict[str, RawAnswer]:
     """Answers by id; each batch is in the journal before the next one is asked."""
     with open_journal(journal_file, header) as (stored, journal):
         answers = stored_answers(stored, records, journal_file)
@@ -126,7 +127,7 @@ def ask(
 
 def stored_answers(
     stored: Mapping[str, Any], records: Sequence[QuestionRecord], path: Path | None
-) -> dict[str, Answer]:
+) -> dict[str, RawAnswer]:
     """The answers of a journal; raises ValueError if one is to another question, or cannot be scored."""
     asked = {record.id: record for record in records}
     answers = {}
@@ -222,7 +223,7 @@ def check_request(output: Path | None, batch_size: int, *inputs: str | Path | No
             read_result(output)
 
 
-def checked(record: QuestionRecord, answer: Answer) -> Answer:
+def checked(record: QuestionRecord, answer: RawAnswer) -> RawAnswer:
     """The answer; raises ValueError if it cannot be scored: bad probabilities, or of other letters, or no text."""
     text, probabilities = answer
     if not isinstance(text, str):
@@ -245,7 +246,7 @@ def is_probability(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1
 
 
-def scored(record: QuestionRecord, answer: Answer) -> dict:
+def scored(record: QuestionRecord, answer: RawAnswer) -> dict:
     """A question of the result file. The likelihood score of a numeric question is its official score."""
     text, probabilities = answer
     parsed = {name: parse(text, record.question_type) for name, parse in PARSERS.items()}

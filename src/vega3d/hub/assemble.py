@@ -77,8 +77,8 @@ def assemble(
         output: folder, not there yet or empty.
         report: called with a line on the sizes, before anything large is downloaded or read.
         prompt_embeds: as in `VegaForSpatialReasoning.from_backbones`, as are the next three.
-        dtype: of the weights.
-        seed: of the new weights.
+        dtype: that of the weights; "auto" keeps that of the VLM's files.
+        seed: decides the new weights, those of projector and fusion.
         config: fields of the two configs; and `max_area`, `frame_fit`, `frame_size`, which go to the processor.
 
     Raises:

@@ -1,6 +1,5 @@
 """Loading a model with its processor by name: the embedded one, a folder, a Hub id."""
 
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -9,11 +8,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import BitsAndBytesConfig
 
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaProcessor
+from vega3d.features.cache import FeatureCache
+from vega3d.inference.session import Session
 from vega3d.inference.vision_attention import pack_vision_attention
+from vega3d.shipped import ASSETS, EMBEDDED
 
-EMBEDDED = ("vega3d-tiny",)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-ASSETS = Path(str(files("vega3d"))) / "assets"
 
 
 def model_folder(name_or_path: str | Path) -> Path:
@@ -47,6 +47,37 @@ def check_regular(folder: Path) -> None:
             raise ValueError(f"{path} is no regular file. Copy the checkpoint again.")
 
 
+def load(
+    name_or_path: str | Path = EMBEDDED[0],
+    *,
+    four_bit: bool = False,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "auto",
+    cache: FeatureCache | str | Path | None = None,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    stored_clips: int = 8,
+) -> Session:
+    """A session with a model, which answers questions: `vega3d.load("vega3d-tiny").ask("room", "Where is the bed?")`.
+
+    Args:
+        name_or_path: `vega3d-tiny` (embedded), a folder, or a Hub id.
+        four_bit: quantise the language model to 4 bits, as in `load_vega`.
+        device: by default the GPU if there is one, else the CPU.
+        dtype: that of the weights; "auto" keeps that of the files.
+        cache: folder in which the generator's features are looked up and stored, or a `FeatureCache`.
+        num_frames: frames sampled evenly from a video; the processor's default if neither this nor `fps` is given.
+        fps: frames sampled a second instead.
+        stored_clips: how many encoded clips are held in memory; those used longest ago go first.
+
+    Raises:
+        ValueError: as `load_vega`, and if the cache, the sampling or `stored_clips` cannot be.
+    """
+    features = FeatureCache(cache) if isinstance(cache, (str, Path)) else cache
+    model, processor = load_vega(name_or_path, four_bit, device, dtype)
+    return Session(model, processor, cache=features, num_frames=num_frames, fps=fps, stored_clips=stored_clips)
+
+
 def load_vega(
     name_or_path: str | Path,
     four_bit: bool = False,
@@ -62,7 +93,7 @@ def load_vega(
         four_bit: quantise the language model to 4 bits (nf4, bitsandbytes); generator, projector, fusion and vision
             tower keep their precision.
         device: by default the GPU if there is one, else the CPU.
-        dtype: of the weights; "auto" keeps that of the files.
+        dtype: that of the weights; "auto" keeps that of the files.
 
     Raises:
         ValueError: if there is no such model or device, its files are broken, or its processor is of another model.
@@ -143,15 +174,3 @@ def check_tokens(processor: VegaProcessor, config: VegaConfig) -> None:
                 f"The tokenizer has {name}={ours!r}, but the VLM's config says {theirs!r}. "
                 "Copy the tokenizer's files of this VLM again."
             )
-
-
-def example_clip(name: str) -> Path:
-    """Path of a shipped clip, such as `room`.
-
-    Raises:
-        ValueError: if there is no clip of this name.
-    """
-    clips = {path.stem: path for path in sorted((ASSETS / "clips").glob("*.mp4"))}
-    if name not in clips:
-        raise ValueError(f"There is no example clip {name!r}. Shipped are {', '.join(clips)}.")
-    return clips[name]

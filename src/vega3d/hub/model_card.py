@@ -68,7 +68,8 @@ Code and weights: Apache-2.0. The furniture in the rooms is in the public domain
 
 
 def model_card(values: Mapping) -> str:
-    """
+    """The card as Markdown.
+
     Args:
         values: `name`, `recipe`, `parameters` (by part), `frames`, `size` [px], `block`, `timestep`, `clip_mode`,
             `fusion`, `notice`, `disk` [MB], `summary`, `own` and `tables` (Markdown), `arm`, `seed`, `train_rooms`.

@@ -1,1 +1,1 @@
-"""Asking a loaded model: encode a clip once, then ask often."""
+"""Asking a loaded model: a session encodes a clip once, and is then asked about it as often as one likes."""

@@ -24,13 +24,14 @@ def packed_attention(
     max_length_q: int,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """
+    """Attention within each window, in the form in which transformers calls an attention function.
+
     Args:
-        module: of the vision tower.
+        module: the layer that attends.
         query: float16 or bfloat16[1, H, L, C], windows one after another; so are `key` and `value`.
-        attention_mask: None; windows are told apart by `cu_seq_lens_q`.
+        attention_mask: None, because `cu_seq_lens_q` separates the windows.
         cu_seq_lens_q: int32[windows + 1], where each window begins, and the end.
-        max_length_q: of the longest window.
+        max_length_q: tokens of the longest window.
 
     Returns:
         float[1, L, H, C], and None for the weights.

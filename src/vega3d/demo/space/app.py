@@ -2,11 +2,11 @@
 
 from vega3d.demo.app import build, launch
 from vega3d.demo.compare import Comparer
-from vega3d.hub.load import load_vega
+from vega3d.hub.load import load
 
 MODEL = "vega3d-tiny"
 
-demo = build(Comparer(*load_vega(MODEL)))
+demo = build(Comparer(load(MODEL)))
 
 if __name__ == "__main__":
     launch(demo)

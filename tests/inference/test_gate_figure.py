@@ -1,6 +1,5 @@
 """Gate maps over their frames: colours of the clip's own range, whose ends are told, and the picture under them."""
 
-import importlib
 import sys
 
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 from PIL import Image
 
 from vega3d.files import PARTIAL
-from vega3d.hub import gate_figure
-from vega3d.hub.gate_figure import OPACITY, SHORTEST_SCALE, gate_overlays, gate_scale, save_gate_figure
+from vega3d.inference.gate_figure import OPACITY, SHORTEST_SCALE, gate_overlays, gate_scale, save_gate_figure
 
 GREY = np.full((3, 40, 60, 3), 128, np.uint8)
 
@@ -99,9 +97,9 @@ def test_a_link_is_followed_and_a_folder_refused(tmp_path):
         save_gate_figure(tmp_path / "real", GREY, clip(0.1, 0.3), None)
 
 
-def test_a_program_keeps_its_own_way_to_draw(monkeypatch):
+def test_a_program_keeps_its_own_way_to_draw(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
 
-    importlib.reload(gate_figure)
+    save_gate_figure(tmp_path / "gates.png", GREY, clip(0.1, 0.3), None)
 
     assert "matplotlib.pyplot" not in sys.modules

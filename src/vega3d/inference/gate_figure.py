@@ -1,22 +1,20 @@
 """Pictures of the gate maps over the frames that they belong to.
 
-Gates of one clip often differ by little: colours span the clip's own range, whose ends are told, and the frame under
-them is grey, so that each colour is the gate's and each edge the picture's.
+Gates of one clip often differ by little, so the colours span the clip's own range, and the legend names its ends. The
+frame under them is grey, so that each colour is the gate's and each edge the picture's.
 """
 
 from pathlib import Path
+from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from PIL import Image
 
+from vega3d.extras import optional_module
 from vega3d.files import whole_file
 
 COLOURS, OPACITY = "viridis", 0.5
-SOFTWARE = "vega3d gate maps"  # in the file, by which a picture of an earlier run is known
+SOFTWARE = "vega3d gate maps"  # stands in the file, by which a picture of an earlier run is known
 SHORTEST_SCALE = 0.02  # a flat map stays flat: rounding is not stretched to all colours
 LEGEND = "gate: low takes in the most from the world simulator, high keeps the VLM's own token"
 
@@ -52,7 +50,8 @@ def gate_overlays(frames: np.ndarray, gates: np.ndarray) -> list[np.ndarray]:
         ValueError: as `gate_scale`.
     """
     height, width = frames.shape[1:3]
-    scale, colour_map = Normalize(*gate_scale(gates)), matplotlib.colormaps[COLOURS]
+    scale = optional_module("matplotlib.colors").Normalize(*gate_scale(gates))
+    colour_map = optional_module("matplotlib").colormaps[COLOURS]
     overlays = []
     for frame, gate in zip(frames[::2], gates, strict=True):
         colours = (255 * colour_map(scale(gate))[..., :3]).astype(np.uint8)
@@ -66,7 +65,7 @@ def save_gate_figure(path: Path, frames: np.ndarray, gates: np.ndarray, seconds:
     """Draws each temporal patch as `gate_overlays` does, with a legend of the colours.
 
     Args:
-        path: PNG file; it appears under its name only when it is whole.
+        path: PNG file, which appears under its name only when it is whole.
         frames: uint8[T, H, W, 3].
         gates: float[t, h, w] in (0, 1), t = ceil(T / 2).
         seconds: time of each frame [s], for the titles.
@@ -79,7 +78,8 @@ def save_gate_figure(path: Path, frames: np.ndarray, gates: np.ndarray, seconds:
     rows = -(-len(pictures) // columns)
     height, width = frames.shape[1:3]
     # A clip of one or two pictures is still as wide as its legend.
-    figure = Figure(figsize=(max(2.6 * columns, 6) + 0.2, 2.6 * rows * height / width + 1), layout="constrained")
+    size = (max(2.6 * columns, 6) + 0.2, 2.6 * rows * height / width + 1)
+    figure = optional_module("matplotlib.figure").Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for index, axis in enumerate(axes.flat):
         axis.axis("off")
@@ -92,11 +92,11 @@ def save_gate_figure(path: Path, frames: np.ndarray, gates: np.ndarray, seconds:
         figure.savefig(partial, format="png", dpi=110, metadata={"Software": SOFTWARE})
 
 
-def add_legend(figure: Figure, axes: np.ndarray, gates: np.ndarray) -> None:
+def add_legend(figure: Any, axes: np.ndarray, gates: np.ndarray) -> None:
     low, high = gate_scale(gates)
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(low, high), COLOURS), ax=axes, location="bottom", shrink=0.9, aspect=40
-    )
+    scale = optional_module("matplotlib.colors").Normalize(low, high)
+    colours = optional_module("matplotlib.cm").ScalarMappable(scale, COLOURS)
+    bar = figure.colorbar(colours, ax=axes, location="bottom", shrink=0.9, aspect=40)
     ticks = np.linspace(low, high, 5).tolist()
     bar.set_ticks(ticks, labels=[f"{tick:.2f}" for tick in ticks])
     bar.set_label(LEGEND, fontsize=9)

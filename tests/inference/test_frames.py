@@ -1,22 +1,23 @@
-"""Frames that the model sees: sampled, and with the marks of a question."""
+"""Frames that the model sees: of files and of memory, sampled, and with the marks of a question."""
+
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from vega3d.evaluation.visuals import question_clip, visual_key
-from vega3d.evaluation.vsibench import QuestionRecord
-from vega3d.hub.load import example_clip
-from vega3d.processing.video_vega3d import read_video
+from vega3d.inference.encoding import content_hash, read_frames, video_file
+from vega3d.processing.video_vega3d import VideoClip, read_images, read_video
+from vega3d.questions import SpatialQuestion
 from vega3d.rooms.questions.marks import COLORS, draw_marks
+from vega3d.shipped import example_clip
 
 MARKS = ((10, 12, 50, 40), (60, 20, 90, 45))
 
 
-def question(frame: int | None = None, marks=(), visual=None) -> QuestionRecord:
-    room = example_clip("room") if visual is None else visual
-    return QuestionRecord(
-        "7", "clips", "room", "localisation_by_choice", "?", "A", ("A. a", "B. b"), room, frame, marks
-    )
+def question(frame: int | None = None, marks=(), visual="room", **options) -> SpatialQuestion:
+    return SpatialQuestion(visual, "Which box?", ("a", "b"), frame=frame, marks=marks, **options)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def whole():
 
 @pytest.mark.parametrize("frame", [0, 1, 5, 9])
 def test_the_marked_frame_takes_the_place_of_the_nearest(whole, frame):
-    plain, marked = question_clip(question(), 4, None), question_clip(question(frame, MARKS), 4, None)
+    plain, marked = read_frames(question(), 4, None), read_frames(question(frame, MARKS), 4, None)
     place = int(np.flatnonzero(marked.seconds == whole.seconds[frame])[0])
     assert place == int(np.abs(plain.seconds - whole.seconds[frame]).argmin())
     others = [index for index in range(4) if index != place]
@@ -39,28 +40,58 @@ def test_files_and_clips_in_memory_are_sampled_alike(whole):
     before = whole.frames.copy()
     for frame, marks in ((None, ()), (3, MARKS)):
         for sampling in ((5, None), (None, 2.0)):
-            file = question_clip(question(frame, marks), *sampling)
-            memory = question_clip(question(frame, marks, visual=whole), *sampling)
+            file = read_frames(question(frame, marks), *sampling)
+            memory = read_frames(question(frame, marks, visual=whole), *sampling)
             assert (file.frames == memory.frames).all() and (file.seconds == memory.seconds).all()
     assert (whole.frames == before).all()
 
 
-def test_only_equal_frames_are_shared():
-    keys = {
-        visual_key(question()),
-        visual_key(question(3, MARKS)),
-        visual_key(question(4, MARKS)),
-        visual_key(question(3, MARKS[:1])),
-        visual_key(question(visual=example_clip("study"))),
-    }
-    assert len(keys) == 5 and visual_key(question(3, MARKS)) == visual_key(question(3, MARKS))
+def test_shipped_clips_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert video_file(question(visual="room")) == example_clip("room")
+    with pytest.raises(ValueError, match="no example clip 'attic'"):
+        video_file(question(visual="attic"))
+    (tmp_path / "room").mkdir()  # what the user has goes first
+    assert video_file(question(visual="room")) is None
+
+
+@pytest.mark.parametrize("marks", [(), MARKS], ids=["plain", "marked"])
+def test_folders_arrays_and_lists_are_read_as_clips(whole, tmp_path, marks):
+    for number, frame in enumerate(whole.frames[:6]):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    folder = read_images(tmp_path)
+    frame = 3 if marks else None
+    expected = read_frames(question(frame, marks, visual=folder), 4, None)
+    for visual in (tmp_path, str(tmp_path), folder.frames, list(folder.frames)):
+        clip = read_frames(question(frame, marks, visual=visual), 4, None)
+        assert (clip.frames == expected.frames).all() and (clip.seconds == expected.seconds).all()
+
+
+def test_an_image_is_one_frame(whole):
+    clip = read_frames(question(visual=Image.fromarray(whole.frames[2]), is_image=True), 4, None)
+    assert (clip.frames == whole.frames[2:3]).all()
+
+
+def test_two_videos_are_refused(whole):
+    with pytest.raises(ValueError, match="about one video, but 2 were given"):
+        read_frames(question(visual=[whole, whole]), 4, None)
+
+
+def test_only_equal_content_has_an_equal_hash(whole, tmp_path):
+    copy = Path(shutil.copy(example_clip("room"), tmp_path / "copy.mp4"))
+    assert content_hash(copy) == content_hash(example_clip("room")) != content_hash(example_clip("study"))
+    again, later = VideoClip(whole.frames.copy(), whole.seconds), VideoClip(whole.frames, whole.seconds + 1)
+    other = whole.frames.copy()
+    other[0, 0, 0, 0] ^= 1
+    assert content_hash(again) == content_hash(whole)
+    assert len({content_hash(clip) for clip in (whole, later, VideoClip(other, whole.seconds))}) == 3
 
 
 def test_a_frame_that_is_not_there_is_refused(whole):
-    with pytest.raises(ValueError, match=rf"Question 7: Frame 999 is marked, but .*room\.mp4 has {len(whole)} frames"):
-        question_clip(question(999, MARKS), 4, None)
+    with pytest.raises(ValueError, match=rf"Frame 999 is marked, but .*room\.mp4 has {len(whole)} frames"):
+        read_frames(question(999, MARKS), 4, None)
     with pytest.raises(ValueError, match="not inside the frame"):
-        question_clip(question(1, ((0, 0, 9999, 5),)), 4, None)
+        read_frames(question(1, ((0, 0, 9999, 5),)), 4, None)
 
 
 def mostly(frame: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:

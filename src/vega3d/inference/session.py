@@ -1,0 +1,451 @@
+"""`Session`: a loaded model that encodes each clip once and answers many questions about it."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from threading import Event
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer, TextStreamer
+
+from vega3d.configs import check_count
+from vega3d.features.cache import FeatureCache
+from vega3d.inference.answer import Answer, RawAnswer, checked_logits, letter_probabilities, notices
+from vega3d.inference.encoding import (
+    LANGUAGE_INPUTS,
+    EncodedClip,
+    content_hash,
+    fused_tokens,
+    join_visuals,
+    read_frames,
+    semantic_tokens,
+    small,
+    video_file,
+    visual_kind,
+    with_features,
+)
+from vega3d.modeling.fusion_vega3d import FUSIONS
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.processing.processing_vega3d import VegaProcessor
+from vega3d.processing.sampling_vega3d import check_sampling
+from vega3d.processing.video_vega3d import VideoClip
+from vega3d.questions import Mark, SpatialQuestion
+
+MAX_NEW_TOKENS = 64  # of an open answer
+Progress = Callable[[int], None] | None
+
+
+class Session:
+    """Answers questions about videos and images with one loaded model.
+
+    The first question about a clip costs a pass of the generator and of the vision tower; what comes out is held in
+    memory, and further questions cost the language model alone. A clip is known by its content and by the boxes drawn
+    in, so a copy of a file is not encoded again. For a fusion that reads the question the generator's features and the
+    pixels are held, and fused for each question. Answers are greedy, so the same question has the same answer.
+
+    Example:
+
+    ```python
+    session = vega3d.load("vega3d-tiny")
+    answer = session.ask("room", "Which of these objects is the closest to the clock?", ["bed", "door"])
+    print(answer.text, answer.options)
+    ```
+
+    Args:
+        model: loaded, in eval mode.
+        processor: the model's own.
+        cache: the generator's features on disk, in which they are looked up and stored.
+        num_frames: frames sampled evenly from a video; the processor's default if neither this nor `fps` is given.
+        fps: frames sampled a second instead.
+        stored_clips: how many encoded clips are held in memory; those used longest ago go first.
+
+    Raises:
+        ValueError: if the sampling cannot be, or `stored_clips` is below 1.
+    """
+
+    def __init__(
+        self,
+        model: VegaForSpatialReasoning,
+        processor: VegaProcessor,
+        *,
+        cache: FeatureCache | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        stored_clips: int = 8,
+    ):
+        check_sampling(num_frames, fps)
+        check_count("stored_clips", stored_clips)
+        self.model, self.processor, self.cache = model, processor, cache
+        self.num_frames = processor.num_frames if num_frames is None and fps is None else num_frames
+        self.fps, self.stored_clips = fps, stored_clips
+        self._placeholders = {"video": processor.video_token, "image": processor.image_token}
+        self._clips: OrderedDict[tuple, EncodedClip] = OrderedDict()
+
+    def ask(
+        self,
+        visual: Any,
+        question: str,
+        options: Sequence[str] = (),
+        *,
+        is_numeric: bool = False,
+        is_image: bool = False,
+        frame: int | None = None,
+        marks: Sequence[Mark] = (),
+        **settings: Any,
+    ) -> Answer:
+        """Answers one question about a video or image.
+
+        Args:
+            visual: a path, the name of a shipped clip (`room`, `study`), a `VideoClip`, or frames, as `VegaProcessor`
+                takes them.
+            question: the text, in VSI-Bench's words for a model that was trained on them.
+            options: texts of the choices, without letters; empty for an open question.
+            is_numeric: whether the answer is a number, which VSI-Bench's prompt asks for in a way of its own.
+            is_image: whether `visual` is one image.
+            frame: number of the frame of the video that `marks` are drawn on.
+            marks: left, top, right, bottom [px] of the boxes A, B, ... that the question is about.
+            settings: those of `answer`.
+
+        Raises:
+            ValueError: as `SpatialQuestion` and `answer` do.
+        """
+        asked = SpatialQuestion(
+            visual, question, options, is_image=is_image, is_numeric=is_numeric, frame=frame, marks=marks
+        )
+        return self.answer(asked, **settings)
+
+    @torch.no_grad()
+    def answer(
+        self,
+        question: SpatialQuestion,
+        *,
+        with_generator: bool = True,
+        output_gates: bool = False,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        streamer: TextStreamer | None = None,
+        on_progress: Progress = None,
+    ) -> Answer:
+        """Answers by the likelihood of the options' letters, or in free text.
+
+        Args:
+            question: with its video or image.
+            with_generator: False lets the VLM's own visual tokens go on unfused.
+            output_gates: also return the gates of the visual tokens.
+            max_new_tokens: the most that an open answer may have.
+            streamer: receives an open answer as it is made.
+            on_progress: called with a number of frames when the generator has newly done them.
+
+        Raises:
+            ValueError: if the visual cannot be read, the question holds placeholders of visuals, or the model's logits
+                are not finite.
+        """
+        start = time.perf_counter()
+        inputs, state = self._prepared(question, with_generator, output_gates, on_progress)
+        if question.options:
+            answer = self._chosen(question, inputs, state)
+        else:
+            text = self._generated(inputs, max_new_tokens, streamer=streamer)
+            answer = replace(state, text=text)
+        return replace(answer, seconds=round(time.perf_counter() - start, 3))
+
+    def stream(
+        self,
+        question: SpatialQuestion,
+        *,
+        with_generator: bool = True,
+        output_gates: bool = False,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        on_progress: Progress = None,
+    ) -> Iterator[Answer]:
+        """Yields the answer as it grows, whole at the end; a choice comes at once. One who stops listening stops it.
+
+        Arguments and errors as in `answer`.
+        """
+        if question.options:
+            yield self.answer(
+                question, with_generator=with_generator, output_gates=output_gates, on_progress=on_progress
+            )
+            return
+        start = time.perf_counter()
+        with torch.no_grad():
+            inputs, state = self._prepared(question, with_generator, output_gates, on_progress)
+        answer = yield from self._growing(inputs, state, max_new_tokens)
+        yield replace(answer, seconds=round(time.perf_counter() - start, 3))
+
+    @torch.no_grad()
+    def answer_batch(self, questions: Sequence[SpatialQuestion], max_new_tokens: int = 16) -> list[RawAnswer]:
+        """Answers questions together, with padding on the left; each as if it were asked alone, but for rounding.
+
+        Args:
+            questions: those without a visual are asked blind, by their words alone.
+            max_new_tokens: the most that an answer may have.
+
+        Returns:
+            For each the text as the model wrote it, also for a choice, and the probability of each letter, or None.
+
+        Raises:
+            ValueError: as `answer`.
+        """
+        clips = [None if question.visual is None else self.encode(question) for question in questions]
+        inputs, _ = self._inputs(questions, clips)
+        generated = self._generate(inputs, max_new_tokens, output_logits=True, return_dict_in_generate=True)
+        new_tokens = generated.sequences[:, inputs["input_ids"].shape[1] :]
+        texts = self.processor.batch_decode(new_tokens, skip_special_tokens=True)
+        first = generated.logits[0]  # float[B, V], of the first new token
+        tokenizer = self.processor.tokenizer
+        return [
+            (text, letter_probabilities(logits, question.letters, tokenizer) if question.options else None)
+            for question, text, logits in zip(questions, texts, first, strict=True)
+        ]
+
+    @torch.no_grad()
+    def encode(
+        self,
+        question: SpatialQuestion | Any,
+        *,
+        with_generator: bool = True,
+        with_semantic: bool = False,
+        with_frames: bool = False,
+        output_gates: bool = False,
+        on_progress: Progress = None,
+    ) -> EncodedClip:
+        """The clip of a question, encoded now if it is not in memory, with all that is wanted of it.
+
+        Args:
+            question: or a video alone, as in `ask`.
+            with_generator: its tokens of both streams; of a model with `fusion="none"` the VLM's own.
+            with_semantic: the VLM's tokens alone.
+            with_frames: small frames for pictures.
+            output_gates: the gates also of a fusion that reads the question, for this question.
+            on_progress: called with a number of frames when the generator has newly done them.
+
+        Raises:
+            ValueError: as `answer`.
+        """
+        if not isinstance(question, SpatialQuestion):
+            question = SpatialQuestion(question, "What is there?")
+        with named_errors(question):
+            self._rendered(question)
+            key, clip = self._key(question)
+            stored = self._clips.get(key)
+            both = with_generator and self.model.config.fusion != "none"
+            wants = {
+                "fused": both and (stored is None or (stored.fused is None and not stored.encoder)),
+                "semantic": (with_semantic or not both) and (stored is None or stored.semantic is None),
+                "frames": with_frames and (stored is None or stored.frames is None),
+            }
+            if any(wants.values()):
+                clip = read_frames(question, self.num_frames, self.fps) if clip is None else clip
+                stored = self._encoded(question, clip, stored, wants, on_progress)
+        assert stored is not None
+        self._clips[key] = stored
+        self._clips.move_to_end(key)
+        while len(self._clips) > self.stored_clips:
+            self._clips.popitem(last=False)
+        if output_gates and both and stored.encoder:
+            return replace(stored, gates=self._inputs([question], [stored])[1][0])
+        return stored
+
+    def is_encoded(self, question: SpatialQuestion) -> bool:
+        """Whether the clip of a question is in memory."""
+        return self._key(question)[0] in self._clips
+
+    def _key(self, question: SpatialQuestion) -> tuple[tuple, VideoClip | None]:
+        """Equal for questions that show the model the same frames; and the frames, if they had to be read for it."""
+        file = video_file(question)
+        clip = None if file is not None else read_frames(question, self.num_frames, self.fps)
+        content = content_hash(clip if clip is not None else file)  # type: ignore[arg-type]
+        marks = tuple(map(tuple, question.marks))
+        place = question.frame if marks else None
+        return (question.is_image, content, place, marks, self.num_frames, self.fps), clip
+
+    def _encoded(
+        self,
+        question: SpatialQuestion,
+        clip: VideoClip,
+        stored: EncodedClip | None,
+        wants: dict[str, bool],
+        on_progress: Progress,
+    ) -> EncodedClip:
+        """The stored clip with the parts that are wanted and not there yet."""
+        new: dict[str, Any] = {}
+        kind = visual_kind(question)
+        if wants["frames"]:
+            new["frames"] = small(clip.frames)
+        if stored is None or wants["fused"] or wants["semantic"]:
+            visual = clip.frames[0] if question.is_image else clip
+            inputs = self.processor.apply_chat_template(
+                SpatialQuestion(visual, question.prompt, is_image=question.is_image).messages(),
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                num_frames=len(clip),
+            ).to(self.model.device)
+            stored = self._described(question, clip, inputs) if stored is None else stored
+        else:
+            inputs = {}
+        if wants["fused"]:
+            encoder = with_features(self.model, inputs, self.cache, on_progress)
+            if FUSIONS[self.model.config.fusion].needs_instruction:
+                new["encoder"] = encoder
+            else:
+                new["fused"], new["gates"] = fused_tokens(self.model, kind, encoder, inputs["input_ids"])
+        if wants["semantic"]:
+            new["semantic"] = semantic_tokens(self.model, kind, inputs)
+        return replace(stored, **new)
+
+    def _described(self, question: SpatialQuestion, clip: VideoClip, inputs) -> EncodedClip:
+        """A clip without tokens: what stands for it in a prompt, which is checked against the processor's own."""
+        kind = visual_kind(question)
+        grid = inputs[f"{kind}_grid_thw"]
+        if question.is_image:
+            text = self.processor.vlm_processor.replace_image_token({"image_grid_thw": grid}, 0)
+        else:
+            text = self.processor.video_text(clip, grid[0])
+        described = EncodedClip(
+            kind=kind,
+            text=text,
+            language={name: torch.as_tensor(inputs[name]) for name in LANGUAGE_INPUTS if name in inputs},
+            seconds=None if question.is_image else [float(second) for second in clip.seconds],
+        )
+        ids = self._tokenise([self._prompt(question, described)])["input_ids"]
+        if not torch.equal(ids, inputs["input_ids"]):
+            raise ValueError(
+                f"The processor writes the {kind} into the prompt in another way than {text[:80]!r}..., so it cannot "
+                "be shared between questions. Use the chat template of the VLM."
+            )
+        return described
+
+    def _prepared(
+        self, question: SpatialQuestion, with_generator: bool, output_gates: bool, on_progress: Progress
+    ) -> tuple[dict, Answer]:
+        """Inputs of the language model, and the answer before it has a text."""
+        said = notices(self.model.config, question)
+        clip = self.encode(
+            question, with_generator=with_generator, with_semantic=not with_generator, on_progress=on_progress
+        )
+        inputs, [gates] = self._inputs([question], [clip], with_generator)
+        return inputs, Answer(
+            notice=" ".join(said) or None,
+            frame_seconds=None if clip.seconds is None else [round(second, 3) for second in clip.seconds],
+            gates=gates if output_gates else None,
+        )
+
+    def _inputs(
+        self, questions: Sequence[SpatialQuestion], clips: Sequence[EncodedClip | None], with_generator: bool = True
+    ) -> tuple[dict, list[torch.Tensor | None]]:
+        """The prompts, padded on the left, with their visual tokens; and the gates of each."""
+        inputs = self._tokenise([self._prompt(*asked) for asked in zip(questions, clips, strict=True)])
+        tokens: dict[str, list] = {}
+        gates: list[torch.Tensor | None] = []
+        for clip, ids, mask in zip(clips, inputs["input_ids"], inputs["attention_mask"], strict=True):
+            gate = None
+            if clip is not None:
+                visual, gate = self._tokens(clip, ids[mask.bool()][None], with_generator)
+                tokens.setdefault(clip.kind, []).append(visual)
+            gates.append(gate)
+        for name in LANGUAGE_INPUTS:
+            values = [clip.language[name] for clip in clips if clip is not None and name in clip.language]
+            if values:
+                inputs[name] = torch.cat(values)
+        if tokens:
+            inputs["mm_encoder_outputs"] = {kind: join_visuals(visuals) for kind, visuals in tokens.items()}
+        return inputs, gates
+
+    def _tokens(self, clip: EncodedClip, ids: torch.Tensor, with_generator: bool):
+        """Visual tokens for one prompt int[1, L] without padding, and their gates."""
+        if not with_generator or self.model.config.fusion == "none":
+            return clip.semantic, None
+        if clip.fused is not None:
+            return clip.fused, clip.gates
+        return fused_tokens(self.model, clip.kind, clip.encoder, ids)
+
+    def _rendered(self, question: SpatialQuestion) -> str:
+        """The conversation as text, with one placeholder for the visual; without a visual, of words alone.
+
+        Raises:
+            ValueError: if the question itself holds placeholders of images or videos.
+        """
+        kind = visual_kind(question)
+        content = [] if question.visual is None else [{"type": kind}]
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}]
+        prompt = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        counts = {other: prompt.count(placeholder) for other, placeholder in self._placeholders.items()}
+        if question.visual is not None and counts != {**dict.fromkeys(counts, 0), kind: 1}:
+            which = f"Question {question.name}" if question.name else "The question"
+            raise ValueError(f"{which} holds placeholders of images or videos. Reword it.")
+        return prompt
+
+    def _prompt(self, question: SpatialQuestion, clip: EncodedClip | None) -> str:
+        """The conversation as text, with what the processor writes for the clip."""
+        prompt = self._rendered(question)
+        return prompt if clip is None else prompt.replace(self._placeholders[clip.kind], clip.text)
+
+    def _tokenise(self, prompts: list[str]) -> dict:
+        """`input_ids` and `attention_mask` int[B, L], padded on the left, so that the last token is each prompt's."""
+        tokens = self.processor.tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+        return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
+
+    def _chosen(self, question: SpatialQuestion, inputs: dict, state: Answer) -> Answer:
+        logits = self.model(**inputs, logits_to_keep=1).logits[0, -1]  # float[V]
+        options = letter_probabilities(logits, question.letters, self.processor.tokenizer)
+        best = max(options, key=options.__getitem__)
+        return replace(state, text=f"{best}. {question.options[question.letters.index(best)]}", options=options)
+
+    def _generate(self, inputs: dict, max_new_tokens: int, **options: Any):
+        """Token ids int[1, L] of prompt and answer, or what else `options` ask for."""
+        greedy: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": 1, "do_sample": False}
+        return self.model.generate(**inputs, **greedy, logits_processor=checked_logits(), **options)
+
+    def _generated(self, inputs: dict, max_new_tokens: int, **options: Any) -> str:
+        generated = self._generate(inputs, max_new_tokens, **options)
+        new_tokens = generated[0, inputs["input_ids"].shape[1] :]
+        return self.processor.decode(new_tokens, skip_special_tokens=True).strip()
+
+    def _growing(self, inputs: dict, state: Answer, max_new_tokens: int):
+        """Yields the answer piece by piece, and returns it whole."""
+        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        stop = StopOnRequest()
+
+        def generate() -> str:
+            try:
+                criteria = StoppingCriteriaList([stop])
+                return self._generated(inputs, max_new_tokens, streamer=streamer, stopping_criteria=criteria)
+            finally:
+                streamer.end()
+
+        with ThreadPoolExecutor(1) as worker:
+            made = worker.submit(generate)
+            try:
+                for piece in streamer:
+                    state = replace(state, text=state.text + piece)
+                    yield state
+            finally:
+                stop.requested.set()
+            return replace(state, text=made.result())
+
+
+class StopOnRequest(StoppingCriteria):
+    """Ends `generate` after the token that it is making, once it is requested."""
+
+    def __init__(self):
+        self.requested = Event()
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.requested.is_set(), device=input_ids.device)
+
+
+@contextmanager
+def named_errors(question: SpatialQuestion) -> Iterator[None]:
+    """Bad input of a question that has a name is told with it."""
+    try:
+        yield
+    except ValueError as error:
+        prefix = f"Question {question.name}"
+        if not question.name or str(error).startswith(prefix):
+            raise
+        raise ValueError(f"{prefix}: {error}") from error
