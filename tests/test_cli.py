@@ -319,8 +319,8 @@ def test_the_most_frequent_answers_of_a_table(small_rooms, tmp_path):
             "scene_name": record.scene,
             "question_type": record.question_type,
             "question": record.question,
-            "ground_truth": record.ground_truth,
-            "options": list(record.options) or None,
+            "ground_truth": record.answer,
+            "options": record.lettered or None,
             "frame": record.frame,
             "marks": [list(mark) for mark in record.marks],
         }

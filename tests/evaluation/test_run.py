@@ -61,9 +61,9 @@ class Scripted:
 
 def right_answers(records) -> dict:
     return {
-        record.id: (record.ground_truth, {letter: float(letter == record.ground_truth) for letter in record.letters})
+        record.id: (record.answer, {letter: float(letter == record.answer) for letter in record.letters})
         if record.options
-        else (record.ground_truth, None)
+        else (record.answer, None)
         for record in records
     }
 
@@ -90,7 +90,7 @@ def test_a_perfect_run(tmp_path):
 
 def test_both_parsers_stand_side_by_side(tmp_path):
     records = [record for record in question_records() if not record.options]
-    answers = {record.id: (f"About {record.ground_truth}.", None) for record in records}
+    answers = {record.id: (f"About {record.answer}.", None) for record in records}
     result = evaluate(Scripted(answers), records, tmp_path / "result.json")
     assert result["summary"]["official"]["figures"]["macro"]["score"] == 0
     assert result["summary"]["lmms_eval"]["figures"]["macro"]["score"] == 1
@@ -375,7 +375,7 @@ def test_extra_types_have_a_row_and_no_part_in_the_averages(tmp_path):
 def test_pruned_questions_are_reported(tmp_path):
     """A table of VSI-Bench that says what its debiased variant leaves out: both figures from one run."""
     records = [replace(record, pruned=number % 20 < 10) for number, record in enumerate(question_records())]
-    answers = {record.id: (record.ground_truth if record.pruned else "no", None) for record in records}
+    answers = {record.id: (record.answer if record.pruned else "no", None) for record in records}
     result = evaluate(Scripted(answers), records, tmp_path / "result.json")
     assert result["debiased"]["questions"] == 30
     assert result["debiased"]["summary"]["official"]["figures"]["macro"]["score"] == 0

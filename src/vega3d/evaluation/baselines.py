@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from vega3d.evaluation.metrics import average, is_choice, score_parsed, to_number
-from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.inference.answer import RawAnswer
 
 
@@ -20,10 +20,10 @@ class ChanceAnswerer:
         self.settings = {"name": "chance", "kind": "chance", "seed": seed}
         self.seed = seed
 
-    def answer(self, records: Sequence[QuestionRecord]) -> list[RawAnswer]:
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
         return [self.answer_one(record) for record in records]
 
-    def answer_one(self, record: QuestionRecord) -> RawAnswer:
+    def answer_one(self, record: AnnotatedQuestion) -> RawAnswer:
         if not record.options:
             return "", None
         letter = random.Random(f"{self.seed}:{record.dataset}:{record.scene}:{record.id}").choice(record.letters)
@@ -43,12 +43,12 @@ class MostFrequentAnswerer:
         ValueError: if there are none.
     """
 
-    def __init__(self, train: Sequence[QuestionRecord]):
+    def __init__(self, train: Sequence[AnnotatedQuestion]):
         if not train:
             raise ValueError("The most frequent answer is counted on training questions, but got none.")
         counts: dict[str, Counter] = {}
         for record in train:
-            counts.setdefault(record.question_type, Counter())[record.ground_truth] += 1
+            counts.setdefault(record.question_type, Counter())[record.answer] += 1
         self.answers = {name: most_frequent(counter) for name, counter in counts.items()}
         self.scenes = {(record.dataset, record.scene) for record in train}
         self.settings = {
@@ -58,7 +58,7 @@ class MostFrequentAnswerer:
             "train": len(train),
         }
 
-    def answer(self, records: Sequence[QuestionRecord]) -> list[RawAnswer]:
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
         """As `Answerer.answer`.
 
         Raises:
@@ -66,7 +66,7 @@ class MostFrequentAnswerer:
         """
         return [self.answer_one(record) for record in records]
 
-    def answer_one(self, record: QuestionRecord) -> RawAnswer:
+    def answer_one(self, record: AnnotatedQuestion) -> RawAnswer:
         if (record.dataset, record.scene) in self.scenes:
             raise ValueError(
                 f"Question {record.id} is on {record.dataset}/{record.scene}, which the most frequent answers were "

@@ -12,7 +12,7 @@ from pathlib import Path
 from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
 from vega3d.evaluation.metrics import QUESTION_TYPES
-from vega3d.evaluation.vsibench import QuestionRecord, load_vsibench, read_table, records_from_rows, take_balanced
+from vega3d.evaluation.vsibench import AnnotatedQuestion, load_vsibench, read_table, records_from_rows, take_balanced
 from vega3d.rooms.dataset.dataset import DatasetSettings
 from vega3d.rooms.dataset.store import default_cache, folder_name, kept_rooms
 
@@ -48,7 +48,7 @@ def load_benchmark(
     seed: int = 0,
     workers: int = 1,
     on_progress: OnProgress | None = None,
-) -> tuple[list[QuestionRecord], list[str]]:
+) -> tuple[list[AnnotatedQuestion], list[str]]:
     """Questions with their videos, and the missing videos whose questions were left out.
 
     Args:
@@ -103,7 +103,7 @@ def plain_baseline(
 
 def training_questions(
     data: Path | None, train_table: Path | None, workers: int = 1, on_progress: OnProgress | None = None
-) -> list[QuestionRecord]:
+) -> list[AnnotatedQuestion]:
     """What the most frequent answers are counted on: a table (no videos needed), or rooms of the split `train`.
 
     Raises:
@@ -127,7 +127,7 @@ def load_rooms(
     workers: int = 1,
     cache: Path | None = None,
     on_progress: OnProgress | None = None,
-) -> list[QuestionRecord]:
+) -> list[AnnotatedQuestion]:
     """Questions of the first rooms of a benchmark, as many as a limit needs.
 
     Args:
@@ -143,7 +143,7 @@ def load_rooms(
     cache = default_cache() if cache is None else cache
     known = 0
 
-    def first_rooms(count: int) -> list[QuestionRecord]:
+    def first_rooms(count: int) -> list[AnnotatedQuestion]:
         nonlocal known
         passed = 0
 
@@ -163,8 +163,8 @@ def load_rooms(
 
 
 def rooms_for_limit(
-    first_rooms: Callable[[int], Sequence[QuestionRecord]], num_rooms: int, limit: int | None
-) -> list[QuestionRecord]:
+    first_rooms: Callable[[int], Sequence[AnnotatedQuestion]], num_rooms: int, limit: int | None
+) -> list[AnnotatedQuestion]:
     """Questions of the first 2, 4, 8 ... rooms, until each type has its share of `limit`, or of all rooms.
 
     The number of rooms follows from `limit` alone, so the questions do not depend on what a cache holds.

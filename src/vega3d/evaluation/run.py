@@ -19,7 +19,7 @@ from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
 from vega3d.evaluation.report import summarise
 from vega3d.evaluation.result_files import FORMAT, JOURNAL_REMEDY, check_same_run, open_journal, read_result
-from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.files import check_output, only_run, write_json
 from vega3d.inference.answer import RawAnswer
 from vega3d.statistics import RESAMPLES
@@ -30,7 +30,7 @@ BATCH_SIZE = 8
 
 def evaluate(
     answerer: Answerer,
-    records: Sequence[QuestionRecord],
+    records: Sequence[AnnotatedQuestion],
     output: str | Path | None = None,
     benchmark: str = "vsibench",
     missing_videos: Sequence[str] = (),
@@ -100,7 +100,7 @@ def finished_result(output: Path, header: dict) -> dict:
 
 def ask(
     answerer: Answerer,
-    records: Sequence[QuestionRecord],
+    records: Sequence[AnnotatedQuestion],
     batch_size: int,
     journal_file: Path | None,
     header: dict,
@@ -126,7 +126,7 @@ def ask(
 
 
 def stored_answers(
-    stored: Mapping[str, Any], records: Sequence[QuestionRecord], path: Path | None
+    stored: Mapping[str, Any], records: Sequence[AnnotatedQuestion], path: Path | None
 ) -> dict[str, RawAnswer]:
     """The answers of a journal; raises ValueError if one is to another question, or cannot be scored."""
     asked = {record.id: record for record in records}
@@ -145,7 +145,7 @@ def stored_answers(
     return answers
 
 
-def batches(records: Sequence[QuestionRecord], size: int) -> list[list[QuestionRecord]]:
+def batches(records: Sequence[AnnotatedQuestion], size: int) -> list[list[AnnotatedQuestion]]:
     """Questions on one scene after another, those with marks after the others, cut into batches.
 
     Answerers remember the videos of the last batch, so each video is in batches that follow each other.
@@ -154,7 +154,7 @@ def batches(records: Sequence[QuestionRecord], size: int) -> list[list[QuestionR
     for record in records:
         scenes.setdefault((record.dataset, record.scene), len(scenes))
 
-    def place(record: QuestionRecord) -> tuple:
+    def place(record: AnnotatedQuestion) -> tuple:
         return scenes[record.dataset, record.scene], record.frame is not None, record.frame or 0, record.marks
 
     ordered = sorted(records, key=place)
@@ -170,14 +170,12 @@ def summarise_debiased(questions: Sequence[dict], resamples: int, seed: int) -> 
 
 
 def run_header(
-    answerer: Answerer, records: Sequence[QuestionRecord], benchmark: str, missing_videos: Sequence[str]
+    answerer: Answerer, records: Sequence[AnnotatedQuestion], benchmark: str, missing_videos: Sequence[str]
 ) -> dict:
     """All that the answers depend on, as JSON gives it back; raises ValueError for no questions or equal ids."""
     if not records or len({record.id for record in records}) < len(records):
         raise ValueError(f"Got {len(records)} questions; give at least one, each with an id of its own.")
-    asked = [
-        [item.id, item.dataset, item.scene, item.prompt, item.ground_truth, item.frame, item.marks] for item in records
-    ]
+    asked = [[item.id, item.dataset, item.scene, item.prompt, item.answer, item.frame, item.marks] for item in records]
     header = {
         "format": FORMAT,
         "benchmark": benchmark,
@@ -223,7 +221,7 @@ def check_request(output: Path | None, batch_size: int, *inputs: str | Path | No
             read_result(output)
 
 
-def checked(record: QuestionRecord, answer: RawAnswer) -> RawAnswer:
+def checked(record: AnnotatedQuestion, answer: RawAnswer) -> RawAnswer:
     """The answer; raises ValueError if it cannot be scored: bad probabilities, or of other letters, or no text."""
     text, probabilities = answer
     if not isinstance(text, str):
@@ -246,24 +244,24 @@ def is_probability(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1
 
 
-def scored(record: QuestionRecord, answer: RawAnswer) -> dict:
+def scored(record: AnnotatedQuestion, answer: RawAnswer) -> dict:
     """A question of the result file. The likelihood score of a numeric question is its official score."""
     text, probabilities = answer
     parsed = {name: parse(text, record.question_type) for name, parse in PARSERS.items()}
     scores: dict[str, float | None] = {
-        name: score_parsed(value, record.question_type, record.ground_truth) for name, value in parsed.items()
+        name: score_parsed(value, record.question_type, record.answer) for name, value in parsed.items()
     }
     scores["likelihood"] = scores["official"]
     if record.options:
-        scores["likelihood"] = None if probabilities is None else score_likelihood(probabilities, record.ground_truth)
+        scores["likelihood"] = None if probabilities is None else score_likelihood(probabilities, record.answer)
     return {
         "id": record.id,
         "dataset": record.dataset,
         "scene": record.scene,
         "question_type": record.question_type,
         "question": record.question,
-        "options": list(record.options),
-        "ground_truth": record.ground_truth,
+        "options": record.lettered,
+        "ground_truth": record.answer,
         "prompt": record.prompt,
         "frame": record.frame,
         "marks": [list(mark) for mark in record.marks],
