@@ -88,7 +88,7 @@ def correspondence(
     """Do the features of one point agree between views, and only there? With chance and controls."""
     with one_line_errors(), held_output(output):
         quieten(as_json)
-        from vega3d.analysis.summary import correspondence_table, make_result, write_result
+        from vega3d.analysis.summary import make_result, result_table, write_result
         from vega3d.analysis.sweep import Measurement, correspondence_rows
 
         options = read_options(views, skip_lost, intrinsics)
@@ -103,7 +103,7 @@ def correspondence(
         result = make_result(rows, "correspondence", facts_of(model, loaded, plan, options, sources), seed=seed)
         if output is not None:
             write_result(output, result)
-    typer.echo(json.dumps(result, indent=2) if as_json else correspondence_table(result))
+    typer.echo(json.dumps(result, indent=2) if as_json else result_table(result))
 
 
 @analyze.command(
@@ -139,7 +139,7 @@ def probe(
     """How well depth and surface normals can be read off the features by linear maps."""
     with one_line_errors(), held_output(output):
         quieten(as_json)
-        from vega3d.analysis.summary import make_result, probe_table, write_result
+        from vega3d.analysis.summary import make_result, result_table, write_result
         from vega3d.analysis.sweep import Measurement, probe_rows
 
         options = read_options(views, skip_lost, intrinsics)
@@ -156,7 +156,7 @@ def probe(
         result = make_result(rows, "probe", facts, seed=seed)
         if output is not None:
             write_result(output, result)
-    typer.echo(json.dumps(result, indent=2) if as_json else probe_table(result))
+    typer.echo(json.dumps(result, indent=2) if as_json else result_table(result))
 
 
 @analyze.command(

@@ -12,6 +12,7 @@ from vega3d.files import check_input
 
 COLOUR_SUFFIXES = (".png", ".jpg", ".jpeg")
 DEPTH_SUFFIXES = (".png", ".pgm")
+MILLIMETRES = 1000.0  # units a metre
 DEEPEST = 2  # levels of folders below the data's own in which clips lie
 
 
@@ -87,7 +88,7 @@ def read_rgb(path: Path) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def read_depth(path: Path, units_per_metre: float) -> np.ndarray:
+def read_depth(path: Path, units_per_metre: float = MILLIMETRES) -> np.ndarray:
     """float32[H, W] [m] of a 16-bit image; raises ValueError if the file is missing or of another kind."""
     image = np.asarray(open_image(path))
     if image.ndim != 2 or image.dtype.kind not in "ui" or image.dtype.itemsize < 2:
@@ -160,8 +161,9 @@ def same_size(frames: np.ndarray, depth: np.ndarray, source: str) -> None:
         )
 
 
-def stacked(images: Sequence[np.ndarray], paths: Sequence[Path]) -> np.ndarray:
-    """One array; raises ValueError, naming the file, if an image has another size than the first."""
+def read_stack(paths: Sequence[Path], read: Callable[[Path], np.ndarray]) -> np.ndarray:
+    """The images of several files as one array; raises ValueError, naming the file, if one has another size."""
+    images = [read(path) for path in paths]
     for image, path in zip(images, paths, strict=True):
         if image.shape != images[0].shape:
             raise ValueError(

@@ -37,10 +37,10 @@ from vega3d.analysis.layout_files import (
     read_depth,
     read_matrix,
     read_rgb,
+    read_stack,
     read_timed_rows,
     same_size,
     sources,
-    stacked,
     usable_poses,
 )
 from vega3d.files import inside
@@ -49,7 +49,6 @@ from vega3d.rooms.archives import LARGEST, read_archive
 from vega3d.rooms.dataset.dataset import DatasetSettings
 from vega3d.rooms.dataset.store import kept_rooms
 
-MILLIMETRES = 1000.0  # units a metre
 SEVEN_SCENES_CALIBRATION = "camera-intrinsics.txt"
 SEVEN_SCENES_INTRINSICS = (585.0, 585.0, 320.0, 240.0)
 SEVEN_SCENES_SIZE = (480, 640)  # of the images that the calibration is for
@@ -131,14 +130,13 @@ def read_scan(source: ClipSource, options: ReadOptions) -> PosedClip:
     usable, lost = usable_poses(stems, poses, options, str(folder / "pose"))
     chosen = usable[evenly(len(usable), options.views)]
     seen = [stems[frame] for frame in chosen]
-    colour_paths = [colours[stem] for stem in seen]
     depths = files_by_stem(folder / "depth", "", DEPTH_SUFFIXES)
     depth_paths = chosen_files(seen, depths, lambda stem: folder / "depth" / f"{stem}.png")
     return PosedClip(
         source.name,
         source.scene,
-        stacked([read_rgb(path) for path in colour_paths], colour_paths),
-        stacked([read_depth(path, MILLIMETRES) for path in depth_paths], depth_paths),
+        read_stack([colours[stem] for stem in seen], read_rgb),
+        read_stack(depth_paths, read_depth),
         pixel_centres_at_half(read_matrix(folder / "intrinsic" / "intrinsic_color.txt")),
         pixel_centres_at_half(read_matrix(folder / "intrinsic" / "intrinsic_depth.txt")),
         poses[chosen],
@@ -168,10 +166,9 @@ def read_sequence(source: ClipSource, options: ReadOptions) -> PosedClip:
     usable, lost = usable_poses(stems, poses, options, str(folder))
     chosen = usable[evenly(len(usable), options.views)]
     seen = [stems[frame] for frame in chosen]
-    colour_paths = [colours[stem] for stem in seen]
     depth_paths = chosen_files(seen, depths, lambda stem: folder / f"{stem}.depth.png")
-    frames = stacked([read_rgb(path) for path in colour_paths], colour_paths)
-    depth = stacked([read_depth(path, MILLIMETRES) for path in depth_paths], depth_paths)
+    frames = read_stack([colours[stem] for stem in seen], read_rgb)
+    depth = read_stack(depth_paths, read_depth)
     same_size(frames, depth, str(folder))
     intrinsics = sequence_intrinsics(folder, frames, options)
     depth[depth >= np.float32(SEVEN_SCENES_NO_DEPTH)] = 0
@@ -217,8 +214,8 @@ def read_recording(source: ClipSource, options: ReadOptions) -> PosedClip:
     chosen = usable[evenly(len(usable), options.views)]
     colour_paths = [inside(folder, colours[frame][0]) for frame in chosen]
     depth_paths = [inside(folder, depths[frame][0]) for frame in depth_of[chosen]]
-    frames = stacked([read_rgb(path) for path in colour_paths], colour_paths)
-    depth = stacked([read_depth(path, TUM_UNITS_PER_METRE) for path in depth_paths], depth_paths)
+    frames = read_stack(colour_paths, read_rgb)
+    depth = read_stack(depth_paths, lambda path: read_depth(path, TUM_UNITS_PER_METRE))
     same_size(frames, depth, str(folder))
     intrinsics = checked_intrinsics(options.intrinsics or published_intrinsics(folder))
     chosen_poses = quaternion_poses([poses[frame] for frame in pose_of[chosen]], folder / "groundtruth.txt")

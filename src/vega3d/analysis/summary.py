@@ -216,84 +216,63 @@ def metric_table(settings: Sequence[Mapping], columns: Mapping[str, str]) -> lis
     return aligned(rows)
 
 
-CORRESPONDENCE_COLUMNS = {
-    "cosine": "cosine",
-    "chance": "chance",
-    "corrected": "corrected",
-    "centred": "centred_cosine",
-    "chance (centred)": "centred_chance",
+# For each kind of result its tables by caption: the name of a metric for each heading. Then the paired differences.
+TABLES: dict[str, dict[str, dict[str, str]]] = {
+    "correspondence": {
+        "similarity of the features of one voxel in two views; chance: of different voxels of the same views": {
+            "cosine": "cosine",
+            "chance": "chance",
+            "corrected": "corrected",
+            "centred": "centred_cosine",
+            "chance (centred)": "centred_chance",
+        },
+        "the true match is the nearest neighbour, or among the five nearest, of all voxels of the other view": {
+            "retrieval@1": "retrieval_1",
+            "@5": "retrieval_5",
+            "centred @1": "centred_retrieval_1",
+            "@5 ": "centred_retrieval_5",
+        },
+        "PCK (centred features): the nearest within 0.1 of the frame's longer side, by angle between the views": {
+            "PCK": "centred_pck",
+            "0-15 deg": "centred_pck_0_15",
+            "15-30": "centred_pck_15_30",
+            "30-60": "centred_pck_30_60",
+            "60+": "centred_pck_60_180",
+        },
+    },
+    "probe": {
+        "depth": {"RMSE [m]": "depth_rmse", "abs rel": "depth_abs_rel", "delta1": "depth_delta1"},
+        "surface normals": {
+            "mean [deg]": "normal_mean",
+            "median": "normal_median",
+            "< 11.25": "normal_11",
+            "< 22.5": "normal_22",
+            "< 30": "normal_30",
+        },
+    },
 }
-RETRIEVAL_COLUMNS = {
-    "retrieval@1": "retrieval_1",
-    "@5": "retrieval_5",
-    "centred @1": "centred_retrieval_1",
-    "@5 ": "centred_retrieval_5",
+DIFFERENCES = {
+    "correspondence": {
+        "corrected": "corrected",
+        "centred": "centred_cosine",
+        "centred @1": "centred_retrieval_1",
+        "PCK": "centred_pck",
+    },
+    "probe": {"RMSE [m]": "depth_rmse", "mean angle [deg]": "normal_mean"},
 }
-PCK_COLUMNS = {
-    "PCK": "centred_pck",
-    "0-15 deg": "centred_pck_0_15",
-    "15-30": "centred_pck_15_30",
-    "30-60": "centred_pck_30_60",
-    "60+": "centred_pck_60_180",
-}
-DIFFERENCE_COLUMNS = {
-    "corrected": "corrected",
-    "centred": "centred_cosine",
-    "centred @1": "centred_retrieval_1",
-    "PCK": "centred_pck",
-}
-DEPTH_COLUMNS = {"RMSE [m]": "depth_rmse", "abs rel": "depth_abs_rel", "delta1": "depth_delta1"}
-NORMAL_COLUMNS = {
-    "mean [deg]": "normal_mean",
-    "median": "normal_median",
-    "< 11.25": "normal_11",
-    "< 22.5": "normal_22",
-    "< 30": "normal_30",
-}
+RANDOM_CHOICE = {"@1": "retrieval_1_chance", "@5": "retrieval_5_chance", "PCK": "pck_chance"}
 
 
-def correspondence_table(result: Mapping) -> str:
-    """Three tables: similarity, retrieval, and PCK by view angle, each beside what chance gives."""
-    settings = result["cells"]
-    metrics = settings[0]["figures"]
-    random_choice = ", ".join(
-        f"{name} {shown(metrics[metric])}"
-        for name, metric in (("@1", "retrieval_1_chance"), ("@5", "retrieval_5_chance"), ("PCK", "pck_chance"))
-    )
-    return "\n".join(
-        [
-            head(result),
-            "",
-            "similarity of the features of one voxel in two views; chance: of different voxels of the same views",
-            *metric_table(settings, CORRESPONDENCE_COLUMNS),
-            "",
-            "the true match is the nearest neighbour, or among the five nearest, of all voxels of the other view",
-            *metric_table(settings, RETRIEVAL_COLUMNS),
-            "",
-            "PCK (centred features): the nearest within 0.1 of the frame's longer side, by angle between the views",
-            *metric_table(settings, PCK_COLUMNS),
-            f"a random choice: {random_choice}",
-            *difference_lines(result, DIFFERENCE_COLUMNS),
-            *notes(result),
-        ]
-    )
-
-
-def probe_table(result: Mapping) -> str:
-    """Two tables: depth and surface normals."""
-    return "\n".join(
-        [
-            head(result),
-            "",
-            "depth",
-            *metric_table(result["cells"], DEPTH_COLUMNS),
-            "",
-            "surface normals",
-            *metric_table(result["cells"], NORMAL_COLUMNS),
-            *difference_lines(result, {"RMSE [m]": "depth_rmse", "mean angle [deg]": "normal_mean"}),
-            *notes(result),
-        ]
-    )
+def result_table(result: Mapping) -> str:
+    """The tables of a result of `correspondence` or `probe`, and the paired differences from its controls."""
+    settings, kind = result["cells"], result["kind"]
+    lines = [head(result)]
+    for caption, columns in TABLES[kind].items():
+        lines += ["", caption, *metric_table(settings, columns)]
+    if kind == "correspondence":
+        metrics = settings[0]["figures"]
+        lines.append("a random choice: " + ", ".join(f"{k} {shown(metrics[v])}" for k, v in RANDOM_CHOICE.items()))
+    return "\n".join([*lines, *difference_lines(result, DIFFERENCES[kind]), *notes(result)])
 
 
 def sweep_table(result: Mapping, output: Path) -> str:
