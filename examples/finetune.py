@@ -22,8 +22,8 @@ from transformers import TrainingArguments, set_seed
 
 from vega3d.hub.load import load_vega
 from vega3d.training import DataSource, VegaCollator, VegaTrainer, choose_parts, load_examples
-from vega3d.training.export import save_result
 from vega3d.training.parts import LEARNING_RATES
+from vega3d.training.run import save_result
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -15,8 +15,8 @@ from trl import SFTConfig, SFTTrainer
 from vega3d.hub.load import load_vega
 from vega3d.training import DataSource, VegaCollator, choose_parts, load_examples
 from vega3d.training.data import as_datasets
-from vega3d.training.export import save_result
 from vega3d.training.parts import parameter_groups
+from vega3d.training.run import save_result
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,11 +1,40 @@
 """Settings files that are made to harm, or that say two things."""
 
+import re
 import time
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
-from vega3d.configs import checked, read_mapping, refuse_unknown, shown
+from vega3d.configs import check_range, checked, make_settings, read_mapping, read_settings, refuse_unknown, shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    steps: int
+    rate: float = 1e-3
+    kinds: tuple[Literal["clip", "frame"], ...] = ("clip",)
+
+    def __post_init__(self):
+        check_range(self, "steps", least=1, most=1000)
+        check_range(self, "rate", above=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    output: Path
+    stage: Stage
+    second: Stage | None = None
+    arms: dict[str, Stage] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+make_study = partial(make_settings, Study)
 
 
 def aliases(inner: str, outer: str) -> str:
@@ -79,3 +108,63 @@ def test_a_long_name_is_not_repeated_in_full():
 
     assert len(str(error.value)) < 500
     assert shown(["a"]) == "['a']"
+
+
+def test_a_dataclass_is_read_from_a_file_and_what_is_set_beside_it(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "output: out\nstage: {steps: 5}\narms: {a: {steps: 1}}\nrates: {gate: 1e-2}\noptions: {any: [1]}\n"
+    )
+
+    study = read_settings(
+        make_study, path, {"stage.rate": "1e-4", "arms.a.kinds": ["frame"], "seeds": (1, 2), "rates.llm": 1}
+    )
+
+    assert study == Study(
+        output=Path("out"),
+        stage=Stage(steps=5, rate=1e-4),
+        arms={"a": Stage(steps=1, kinds=("frame",))},
+        rates={"gate": 1e-2, "llm": 1.0},
+        seeds=[1, 2],
+        options={"any": [1]},
+    )
+    assert make_settings(Study, vars(study)) == study
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage": None}, "^The config does not say stage.$"),
+        ({"stage": {}}, "^The config does not say stage.steps.$"),
+        (
+            {"stage.step": 1},
+            "^There is no setting 'stage.step'. Did you mean 'stage.steps'[?] Settings are steps, rate",
+        ),
+        ({"stage": [1]}, r"^stage is \[1\], but must hold names with values.$"),
+        ({"seeds.a": 1}, r"^seeds is \[0\], but must hold names with values.$"),
+        ({"arms.a.steps": "x"}, "^arms.a.steps is 'x', but must be a whole number.$"),
+        ({"arms": {1: {}}}, "^arms is .*, but must hold names with values.$"),
+        ({"second": {"steps": 0}}, "^second.steps is 0, but must be at least 1.$"),
+        ({"stage.steps": 1001}, "^stage.steps is 1001, but must be at most 1000.$"),
+        ({"stage.rate": 0}, "^stage.rate is 0.0, but must be above 0.$"),
+        ({"stage.rate": 1}, "^stage.rate is 1.0, but must be below 1.$"),
+        (
+            {"stage.kinds": ["clip", "clips"]},
+            r"^stage.kinds\[1\] is 'clips', but must be one of \['clip', 'frame'\].$",
+        ),
+        ({"seeds": "12"}, "^seeds is '12', but must be a list.$"),
+        ({"rates": {"gate": "much"}}, "^rates.gate is 'much', but must be a number.$"),
+        ({"output": None}, "^The config does not say output.$"),
+        ({"seeds": None}, "^seeds is None, but must be a list.$"),
+    ],
+)
+def test_a_bad_setting_is_named_with_file_value_and_what_is_wanted(tmp_path, changes, message):
+    path = tmp_path / "study.yaml"
+    path.write_text("output: out\nstage: {steps: 5}\nseeds: [0]\n")
+
+    with pytest.raises(ValueError) as error:
+        read_settings(make_study, path, changes)
+
+    place, _, told = str(error.value).partition(": ")
+    assert place == f"{path} (with {', '.join(changes)} changed)"
+    assert re.search(message, told) and "\n" not in told

@@ -14,10 +14,12 @@ from vega3d.files import (
     check_input,
     check_new_folder,
     check_output,
+    is_free,
     only_run,
     partial_path,
     read_json,
     whole_file,
+    whole_files,
     whole_folder,
     write_json,
 )
@@ -209,3 +211,30 @@ def test_a_file_of_another_making_is_not_replaced(tmp_path):
         assert check_output(path, mark=b"vega3d-comparison-1") == path
     with pytest.raises(ValueError, match="not made by this command"):
         check_output(theirs, mark=b"vega3d-comparison-1")
+
+
+def test_files_move_into_a_folder_that_is_there_and_none_if_one_fails(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("old")
+    (folder / "notes.txt").write_text("mine")
+
+    with pytest.raises(RuntimeError), whole_files(folder) as partial:
+        (partial / "config.json").write_text("half")
+        raise RuntimeError
+    assert (folder / "config.json").read_text() == "old"
+    with whole_files(folder) as partial:
+        (partial / "config.json").write_text("new")
+
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {"config.json": "new", "notes.txt": "mine"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_is_free_until_something_is_in_it(tmp_path):
+    assert is_free(tmp_path / "new") and is_free(tmp_path)
+
+    with only_run(tmp_path):
+        assert is_free(tmp_path)
+    (tmp_path / "file").touch()
+
+    assert not is_free(tmp_path) and not is_free(tmp_path / "file")

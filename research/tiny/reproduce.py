@@ -25,7 +25,7 @@ from research.tiny.study.recipe import TRAIN, VALIDATION, Recipe, read_recipe
 from research.tiny.study.runner import Experiment
 from research.tiny.study.schedule import Schedule, Task
 from vega3d.files import write_json
-from vega3d.run_files import check_same_settings
+from vega3d.runs import check_same_settings
 from vega3d_cli.common import parse_settings
 
 HEAD_START = 400  # steps of the VAE whose rooms are there before it begins

@@ -1,4 +1,4 @@
-"""Files that a command makes: whole or not there, never in the place of what is no file of ours to replace.
+"""Files and folders that a command reads and makes. What it makes is whole or not there, and replaces nothing else.
 
 A file is written under a temporary name beside its place, handed to the disk, and then renamed. The temporary name is
 locked while its writer lives, so the next run knows what a killed one left behind, and removes it.
@@ -12,10 +12,12 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PARTIAL = ".partial"
 LOCK = ".lock"
@@ -131,8 +133,8 @@ def read_json(path: str | Path, remedy: str = "Write it again, or give another f
     """The names and values of a JSON file.
 
     Args:
-        path: of the file.
-        remedy: ends the error.
+        path: where the file lies.
+        remedy: what to do about a file that cannot be read; it ends the error.
 
     Raises:
         ValueError: if it cannot be read, is no JSON, or holds something else than names with values.
@@ -193,6 +195,32 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         sync(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """Gives a temporary folder to write into; its files move into a folder that is there when the block ends.
+
+    Each file is whole or not there; of several files, a kill may leave some that are new and some that are old.
+    """
+    remove_left_over(folder)
+    partial = partial_path(folder)
+    partial.mkdir()
+    try:
+        with held(partial / LOCK, 0o666):
+            yield partial
+            for file in sorted(partial.iterdir()):
+                if file.name != LOCK:
+                    sync(file)
+                    file.replace(folder / file.name)
+            sync(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_free(path: Path) -> bool:
+    """Whether a folder is not there yet, or holds nothing but the lock of a run."""
+    return not path.exists() or (path.is_dir() and all(file.name == LOCK for file in path.iterdir()))
 
 
 def check_new_folder(path: str | Path) -> Path:
@@ -303,8 +331,10 @@ def write_json(path: Path, values: Any) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
+def write_array(path: Path, array: "np.ndarray") -> None:
     """A whole .npy file, or none; missing folders are made."""
+    import numpy as np
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as partial, partial.open("wb") as file:  # np.save would add .npy to a temporary name
         np.save(file, array)

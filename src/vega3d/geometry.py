@@ -28,13 +28,14 @@ class Box(NamedTuple):
 
 
 def intrinsics_from_field_of_view(width: int, height: int, field_of_view: float) -> Array:
-    """
+    """The pinhole matrix of square pixels whose principal point is the centre of the image.
+
     Args:
         width, height: of the image [px].
         field_of_view: along the width [deg].
 
     Returns:
-        float[3, 3], the pinhole matrix [px] of square pixels with the centre of the image as principal point.
+        float[3, 3] [px].
 
     Raises:
         ValueError: if the image is empty or the field of view is not inside (0, 180).
@@ -48,12 +49,13 @@ def intrinsics_from_field_of_view(width: int, height: int, field_of_view: float)
 
 
 def look_at(position: npt.ArrayLike, target: npt.ArrayLike) -> Array:
-    """
+    """The pose of an upright camera that looks at a point.
+
     Args:
         position, target: float[3], world [m]: where the camera stands, and a point in the middle of its image.
 
     Returns:
-        float[4, 4], world_from_camera of an upright camera.
+        float[4, 4], world_from_camera.
 
     Raises:
         ValueError: if the camera would look straight up or down, or at its own place.
@@ -73,13 +75,7 @@ def look_at(position: npt.ArrayLike, target: npt.ArrayLike) -> Array:
 
 
 def invert_pose(pose: Array) -> Array:
-    """
-    Args:
-        pose: float[..., 4, 4], rigid.
-
-    Returns:
-        float[..., 4, 4], its inverse, by transposing the rotation.
-    """
+    """float[..., 4, 4], the inverse of rigid poses float[..., 4, 4]: the rotation is transposed."""
     rotation = np.swapaxes(pose[..., :3, :3], -1, -2)
     inverse = np.zeros_like(pose, dtype=float)
     inverse[..., :3, :3] = rotation
@@ -89,19 +85,13 @@ def invert_pose(pose: Array) -> Array:
 
 
 def transform_points(pose: Array, points: npt.ArrayLike) -> Array:
-    """
-    Args:
-        pose: float[4, 4], a_from_b.
-        points: float[..., 3], in b [m].
-
-    Returns:
-        float[..., 3], in a [m].
-    """
+    """float[..., 3], in a [m], of points float[..., 3], in b [m]; the pose is float[4, 4], a_from_b."""
     return np.asarray(points, float) @ pose[:3, :3].T + pose[:3, 3]
 
 
 def project(points: npt.ArrayLike, intrinsics: Array, world_from_camera: Array) -> tuple[Array, Array]:
-    """
+    """Where points of the world lie in the image of a pinhole camera, and how far away.
+
     Args:
         points: float[..., 3], world [m].
         intrinsics: float[3, 3] [px].

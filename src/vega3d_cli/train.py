@@ -56,7 +56,7 @@ def train(
                 read,
                 lambda device: load_vega(folder, read.four_bit, device, read.dtype),
                 folder,
-                on_step=advance,
+                on_progress=advance,
                 on_log=None if as_json else tell,
             )
     if result is None:  # one of several processes, and not the first

@@ -120,7 +120,7 @@ from pathlib import Path
 sys.path[:0] = {tests!r}
 from training_data import trainer_for, write_clip, write_jsonl
 from vega3d import VegaForSpatialReasoning
-from vega3d.run_files import damage
+from vega3d.training.checkpoints import damage
 folder, pushed = Path({str(tmp_path)!r}), Path({str(hub[1])!r}) / "org"
 write_clip(folder / "clip.mp4", 0)
 asked = {{"role": "user", "content": [{{"type": "video"}}, {{"type": "text", "text": "How many?"}}]}}

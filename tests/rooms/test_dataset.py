@@ -69,7 +69,7 @@ def test_what_is_missing_is_made_again(made, tmp_path):
 
 
 def test_other_settings_and_other_folders_are_refused(made, tmp_path):
-    with pytest.raises(ValueError, match=r"other settings: size 128 \(now 256\)"):
+    with pytest.raises(ValueError, match=r"other settings: size was 128 and is 256"):
         synthesize(made, DatasetSettings(split="validation", size=256, num_frames=5, walks=2, questions_per_type=1), 1)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty and holds no data set of ours"):

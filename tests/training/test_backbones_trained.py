@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from tiny_checkpoints import VLM_PROCESSORS, save_checkpoint
 from vega3d.hub.load import load_vega
 from vega3d.training import DataSource, VegaCollator, VegaTrainer, choose_parts, load_examples
-from vega3d.training.parts import part_of
+from vega3d.training.parts import parameter_part
 
 
 @pytest.fixture(scope="module", params=VLM_PROCESSORS)
@@ -51,4 +51,4 @@ def test_what_is_named_moves(folder, talk, tmp_path, tune):
     trainer.train()
     for name, parameter in wrapped.named_parameters():
         assert torch.equal(before[name], parameter) != parameter.requires_grad, name
-        assert parameter.requires_grad == (part_of(name) in parts and "original_module" not in name), name
+        assert parameter.requires_grad == (parameter_part(name) in parts and "original_module" not in name), name

@@ -12,8 +12,8 @@ from test_trainer import assert_same_run, copy_run
 from training_data import run_config, run_training, trainer_for
 
 from vega3d.files import only_run, write_json
-from vega3d.run_files import check_same_settings, damage, is_whole, last_whole_checkpoint, mark_whole
-from vega3d.training.checkpoints import needed_files, read_state
+from vega3d.runs import check_same_settings
+from vega3d.training.checkpoints import damage, last_whole_checkpoint, mark_whole, needed_files, read_state
 
 
 class Trap:
@@ -83,7 +83,7 @@ def test_a_list_of_files_that_is_none_makes_no_whole_checkpoint(tmp_path, text):
     (tmp_path / "whole.json").write_text(text)
 
     assert damage(tmp_path) is not None
-    assert not is_whole(tmp_path)
+    assert damage(tmp_path) is not None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -6,10 +7,10 @@ import pyarrow.parquet
 import pytest
 from training_data import write_jsonl
 
+from vega3d.extras import MissingExtraError
 from vega3d.questions import SpatialQuestion
 from vega3d.training import DataSource, load_examples
-from vega3d.training.data import as_datasets, fingerprint, stream_examples
-from vega3d.training.examples import MarkedVideo, example_of
+from vega3d.training.data import MarkedVideo, as_datasets, fingerprint, stream_examples, training_example
 
 ASK = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Where?"}]}
 SAY = {"role": "assistant", "content": "here"}
@@ -34,7 +35,7 @@ PLAIN = [
     ],
 )
 def test_ways_to_write_one_row(row):
-    example = example_of(row, "1", Path("folder"))
+    example = training_example(row, "1", Path("folder"))
     assert example.messages == PLAIN
     assert example.videos == [Path("folder/a.mp4")]
     assert example.images == []
@@ -43,13 +44,13 @@ def test_ways_to_write_one_row(row):
 def test_media_are_given_out_in_order():
     content = [{"type": "image"}, {"type": "video"}, {"type": "image", "image": "own.png"}, {"type": "image"}]
     row = {"messages": [{"role": "user", "content": content}, SAY], "videos": ["v.mp4"], "images": ["1.png", "2.png"]}
-    example = example_of(row, "1")
+    example = training_example(row, "1")
     assert (example.images, example.videos) == (["1.png", "own.png", "2.png"], ["v.mp4"])
 
 
 def test_a_question_becomes_its_prompt_and_answer():
     question = SpatialQuestion("a.mp4", "Which?", ("bed", "lamp"), answer="B", frame=1, marks=((0, 0, 4, 4),))
-    example = example_of(question, "7")
+    example = training_example(question, "7")
     assert example.messages[0]["content"] == [{"type": "video"}, {"type": "text", "text": question.prompt}]
     assert example.messages[1]["content"] == [{"type": "text", "text": "B"}]
     assert example.videos == [MarkedVideo("a.mp4", 1, ((0, 0, 4, 4),))]
@@ -73,7 +74,7 @@ def test_a_question_becomes_its_prompt_and_answer():
 )
 def test_rows_that_cannot_be_trained_on_are_named(row, message):
     with pytest.raises(ValueError, match=message):
-        example_of(row, "7")
+        training_example(row, "7")
 
 
 def test_files_of_either_kind_give_the_same_rows(talk, tmp_path):
@@ -89,8 +90,8 @@ def test_files_of_either_kind_give_the_same_rows(talk, tmp_path):
     assert first.examples == second.examples
     assert fingerprint(first) == fingerprint(second)
     streamed = stream_examples([DataSource(str(table))], seed=0, shuffle_buffer=1)
-    assert [example_of(row, "") for row in streamed] == first.examples
-    assert [example_of(row, "") for row in as_datasets(first)] == first.examples
+    assert [training_example(row, "") for row in streamed] == first.examples
+    assert [training_example(row, "") for row in as_datasets(first)] == first.examples
 
 
 def test_rooms_and_messages_may_be_mixed(rooms, talk):
@@ -136,8 +137,9 @@ def test_a_folder_without_rooms_and_a_stream_of_rooms(tmp_path, rooms):
 
 
 def test_streams_say_what_to_install(talk, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
-    with pytest.raises(ValueError, match=r'pip install "\.\[train\]"'):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+
+    with pytest.raises(MissingExtraError, match=r"needs the package datasets.* pip install 'vega3d\[train\]'"):
         stream_examples([DataSource(str(talk))], 0, 1)
 
 
@@ -174,7 +176,7 @@ def test_streams_say_what_to_install(talk, monkeypatch):
 )
 def test_rows_of_another_shape_are_refused_by_name(row, words):
     with pytest.raises(ValueError) as refused:
-        example_of(row, "seven")
+        training_example(row, "seven")
 
     assert str(refused.value).startswith("Row seven cannot be trained on: ")
     assert words in str(refused.value)

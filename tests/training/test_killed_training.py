@@ -11,7 +11,7 @@ import pytest
 from train_jobs import train_among_processes, train_and_tell
 from training_data import losses_of, run_config, run_training
 
-from vega3d.run_files import is_whole
+from vega3d.training.checkpoints import damage
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def kill_after(talk: Path, output: Path, steps: int, seconds: float) -> int:
 
 def assert_continues_exactly(talk, output, whole_run):
     for checkpoint in (output / "checkpoints").glob("checkpoint-*"):
-        print(checkpoint.name, is_whole(checkpoint))
+        print(checkpoint.name, damage(checkpoint) is None)
     result = run_training(run_config(talk, output))
     assert losses_of(result["log"]) == losses_of(whole_run[1]["log"])
     for file in ("model.safetensors", "adapter/adapter_model.safetensors"):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from training_data import RATES, TUNES, losses_of, trainer_for
 
+from vega3d.extras import MissingExtraError
 from vega3d.training import choose_parts
-from vega3d.training.parts import LEARNING_RATES, learning_rates, part_of
+from vega3d.training.parts import LEARNING_RATES, learning_rates, parameter_part
 
 
 def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -20,7 +21,7 @@ def test_every_trained_parameter_moves_and_every_frozen_one_stays(talk, tmp_path
     trainable = {name for name, parameter in parameters if parameter.requires_grad}
     trainer.train()
     after = snapshot(trainer.model)
-    assert {part_of(name) for name in trainable} == set(tune.split(","))
+    assert {parameter_part(name) for name in trainable} == set(tune.split(","))
     assert before.keys() == after.keys() and trainable
     for name, value in before.items():
         assert torch.equal(value, after[name]) != (name in trainable), name
@@ -97,7 +98,8 @@ def test_a_part_without_parameters_is_refused(assemble):
 
 def test_adapters_need_peft(assemble, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match=r'pip install "\.\[train\]"'):
+
+    with pytest.raises(MissingExtraError, match=r"needs the package peft.* pip install 'vega3d\[train\]'"):
         choose_parts(assemble(), ["llm-lora"])
 
 

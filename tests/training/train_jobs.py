@@ -13,7 +13,7 @@ def train_and_tell(talk: str, output: str, told: str) -> None:
 
     torch.set_num_threads(1)
     with open(told, "ab", buffering=0) as file:
-        run_training(run_config(Path(talk), Path(output)), on_step=lambda done, steps: file.write(b"." * done))
+        run_training(run_config(Path(talk), Path(output)), on_progress=lambda done, steps: file.write(b"." * done))
 
 
 def train_among_processes(rank: int, port: int, talk: str, output: str) -> None:

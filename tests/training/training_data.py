@@ -105,11 +105,15 @@ def run_config(data: Path, output: Path, **values) -> TrainingConfig:
     return make_config({**settings, **values})
 
 
-def run_training(config: TrainingConfig, on_step=None) -> dict[str, Any]:
+def run_training(config: TrainingConfig, on_progress=None) -> dict[str, Any]:
     from vega3d.hub.load import model_folder
 
     torch.set_num_threads(1)
     folder = model_folder(config.model)
-    result = train(config, lambda device: load_vega(folder, config.four_bit, device, config.dtype), folder, on_step)
+
+    def load_model(device):
+        return load_vega(folder, config.four_bit, device, config.dtype)
+
+    result = train(config, load_model, folder, on_progress)
     assert result is not None
     return result

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import torch
 
-from vega3d.configs import checked, read_mapping, refuse_unknown, shown
+from vega3d.configs import check_range, make_settings, read_settings, shown
 
 BatchKind = Literal["clip", "views", "frame"]
 KINDS: tuple[BatchKind, ...] = ("clip", "views", "frame")
@@ -151,12 +151,8 @@ class StageOptions:
     def __post_init__(self):
         at_least(self, 1, "steps", "batch_size", "logging_steps", "validation_steps", "save_steps", "window")
         at_least(self, 0, "weight_decay", "new_walks", "warmup", "ema_decay")
-        for name in ("learning_rate", "max_grad_norm", "save_minutes"):
-            if not values_of(self)[name] > 0:
-                raise ValueError(f"{name} is {values_of(self)[name]}, but must be above 0.")
-        for name in ("warmup", "ema_decay"):
-            if values_of(self)[name] >= 1:
-                raise ValueError(f"{name} is {values_of(self)[name]}, but must be below 1.")
+        check_range(self, "learning_rate", "max_grad_norm", "save_minutes", above=0)
+        check_range(self, "warmup", "ema_decay", below=1)
         if self.save_steps % self.logging_steps:
             raise ValueError(
                 f"save_steps is {self.save_steps}, but must be a multiple of logging_steps {self.logging_steps}, so "
@@ -251,10 +247,9 @@ class DiTOptions(StageOptions):
                 f"dit.attention_head_dim is {self.attention_head_dim}, but must be even: positions turn pairs of it."
             )
         at_least(self, 2, "freq_dim")
-        if not self.shift > 0:
-            raise ValueError(f"dit.shift is {self.shift}, but must be above 0.")
-        if not self.mixture or set(self.mixture) - set(KINDS):
-            raise ValueError(f"dit.mixture is {shown(list(self.mixture))}, but must name some of {list(KINDS)}.")
+        check_range(self, "shift", above=0)
+        if not self.mixture:
+            raise ValueError(f"dit.mixture is [], but must name some of {list(KINDS)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,85 +295,24 @@ class GeneratorConfig:
         return json.loads(json.dumps({"stage": stage, "seed": self.seed, **kept}))
 
 
-def values_of(options: Any) -> dict[str, Any]:
-    return {one.name: options.__dict__[one.name] for one in fields(options)}
-
-
 def at_least(options: Any, least: float, *names: str) -> None:
     for name in names:
-        value = values_of(options)[name]
-        if value < least:
-            raise ValueError(f"{name} is {value}, but must be at least {least}.")
-        if value > MOST_OF.get(name, MOST):
-            raise ValueError(f"{name} is {value}, but must be at most {MOST_OF.get(name, MOST)}.")
-
-
-SECTIONS: dict[str, Any] = {"rooms": RoomOptions, "vae": VAEOptions, "dit": DiTOptions}
+        check_range(options, name, least=least, most=MOST_OF.get(name, MOST))
 
 
 def read_generator_config(path: Path, settings: Mapping[str, Any] | None = None) -> GeneratorConfig:
-    """
+    """The config of a YAML or JSON file.
+
     Args:
-        path: of a YAML or JSON file.
+        path: of the file.
         settings: values that take the place of the file's; `dit.steps` names one of a section.
 
     Raises:
         ValueError: if the file cannot be read, or for an unknown key or a bad value.
     """
-    values = read_mapping(path, "output: world-simulator")
-    for name, value in (settings or {}).items():
-        section, dot, inner = name.partition(".")
-        if dot and section in SECTIONS:
-            values[section] = {**mapping_of(section, values.get(section)), inner: value}
-        else:
-            values[name] = value
-    return make_generator_config(values)
+    return read_settings(make_generator_config, path, settings, "output: world-simulator")
 
 
 def make_generator_config(values: Mapping[str, Any]) -> GeneratorConfig:
     """The config of plain values; unknown names are refused with the nearest one that is known."""
-    hints = get_type_hints(GeneratorConfig)
-    refuse_unknown(values, hints)
-    made: dict[str, Any] = {}
-    for name in ("output", "vae", "dit"):
-        if values.get(name) is None:
-            raise ValueError(f"The config does not say {name}.")
-    for name, value in values.items():
-        if name in SECTIONS:
-            made[name] = make_section(name, value)
-        else:
-            made[name] = checked(name, value, hints[name])
-    return GeneratorConfig(**made)
-
-
-def make_section(section: str, values: Any) -> Any:
-    values, kind = mapping_of(section, values), SECTIONS[section]
-    hints = get_type_hints(kind)
-    refuse_unknown(values, hints, f"{section}.")
-    missing = [name for name in ("steps", "batch_size", "learning_rate") if name in hints and name not in values]
-    if missing:
-        raise ValueError(f"The config does not say {', '.join(f'{section}.{name}' for name in missing)}.")
-    lists = {"dim_mult": int, "mixture": str}
-    return kind(
-        **{
-            name: listed(f"{section}.{name}", value, lists[name])
-            if name in lists
-            else checked(f"{section}.{name}", value, hints[name])
-            for name, value in values.items()
-        }
-    )
-
-
-def mapping_of(section: str, values: Any) -> Mapping[str, Any]:
-    """The values of a section, none if it is left empty; raises ValueError for anything else."""
-    if values is None:
-        return {}
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{section} is {shown(values)}, but must hold names with values.")
-    return values
-
-
-def listed(name: str, value: Any, kind: type) -> tuple:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{name} is {shown(value)}, but must be a list.")
-    return tuple(checked(name, one, kind) for one in value)
+    return make_settings(GeneratorConfig, values)

@@ -7,8 +7,6 @@ OUT/generator.json             frames and size of the clips, prompt length, kind
 
 import copy
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,7 @@ import torch
 from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 
-from vega3d.files import (
-    LOCK,
-    held,
-    partial_path,
-    remove_left_over,
-    sync,
-    write_json,
-    write_whole,
-)
+from vega3d.files import whole_files, write_json, write_whole
 from vega3d.hub.generators import FACTS_FILE, PROMPT_FILE
 
 
@@ -46,29 +36,8 @@ def export_part(model: torch.nn.Module, folder: Path, part: str, dtype: torch.dt
             parameter.data = parameter.data.to(dtype)
     target = folder / part
     target.mkdir(parents=True, exist_ok=True)
-    with files_for(target) as partial_folder:
+    with whole_files(target) as partial_folder:
         copied.save_pretrained(partial_folder)
-
-
-@contextmanager
-def files_for(target: Path) -> Iterator[Path]:
-    """Gives a temporary folder to write into; its files move into the target, which is there, when the block ends.
-
-    What killed processes left of such folders is removed.
-    """
-    remove_left_over(target)
-    made = partial_path(target)
-    made.mkdir()
-    try:
-        with held(made / LOCK, 0o666):
-            yield made
-            for file in sorted(made.iterdir()):
-                if file.name != LOCK:
-                    sync(file)
-                    file.replace(target / file.name)
-            sync(target)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
 
 
 def copy_part(source: Path, target: Path) -> None:

@@ -7,14 +7,10 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import accelerate
-import diffusers
-import numpy
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers import AutoencoderKLWan
 
-import vega3d
 from research.tiny.simulator.config import GeneratorConfig, StageOptions
 from research.tiny.simulator.dit import DiTTrainer, build_dit, empty_prompt
 from research.tiny.simulator.export import export_generator, export_part
@@ -26,7 +22,8 @@ from research.tiny.simulator.stages import DiTStage, VAEStage
 from research.tiny.simulator.vae import VAETrainer, build_vae, gate, latent_statistics, reconstruction
 from vega3d.files import only_run, write_json
 from vega3d.rooms.dataset.stream import write_frames
-from vega3d.run_files import check_same_settings, hash_folder, last_whole_checkpoint, versions
+from vega3d.runs import check_same_settings, hash_folder, versions
+from vega3d.training.checkpoints import last_whole_checkpoint
 
 SETTINGS_FILE, RESULT_FILE, CURVES_FILE = "settings.json", "result.json", "curves.png"
 VIDEO, TWIN, FRAMES = "generator", "image-twin", "frames"
@@ -119,7 +116,7 @@ def run_loop(stage: Stage, accelerator: Accelerator, run: Run, watch: Watch) -> 
         "device": torch.cuda.get_device_name() if accelerator.device.type == "cuda" else "cpu",
         "continued_from": run.checkpoint.name if run.checkpoint else None,
         "settings": run.settings,
-        "versions": versions(vega3d, torch, diffusers, accelerate, numpy),
+        "versions": versions("torch", "diffusers", "accelerate", "numpy"),
         "log": loop.log,
     }
 

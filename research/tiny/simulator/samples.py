@@ -6,17 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
-import vega3d
 from research.tiny.simulator.pictures import grid_of_videos, save_picture
 from research.tiny.simulator.sampling import Solver, padded_prompt, sample_videos
 from vega3d.files import check_output, only_run, read_json, write_json, write_whole
 from vega3d.modeling.generator_vega3d import VegaGenerator
-from vega3d.run_files import versions
+from vega3d.runs import versions
 
 TOGETHER = 8  # videos sampled at a time
 FPS = 8
@@ -107,7 +105,7 @@ def samples_in(
         )
     files = write_samples(output, request.seeds, made, with_videos and request.num_frames > 1)
     facts = {"generator": name, **asdict(request), "generator_files": generator.files_hash(), "files": files}
-    facts |= {"fps": FPS, "device": device.type, "versions": versions(vega3d, torch, diffusers)}
+    facts |= {"fps": FPS, "device": device.type, "versions": versions("torch", "diffusers")}
     write_json(output / FACTS_FILE, facts)
     return facts
 

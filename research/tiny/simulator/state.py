@@ -13,7 +13,7 @@ from torch import nn
 
 from vega3d.configs import shown
 from vega3d.files import read_json, write_json
-from vega3d.run_files import PREFIX, mark_whole
+from vega3d.training.checkpoints import PREFIX, mark_whole
 
 LARGEST_FILE = "15MB"
 FACTS_FILE = "state.json"

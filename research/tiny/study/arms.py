@@ -1,6 +1,5 @@
 """The model of each arm, from the one checkpoint of stage 0, and what of it is trained."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -115,10 +114,6 @@ def with_muon(group: dict) -> dict:
         return group
     is_muon = group["weight_decay"] > 0
     return {**group, "muon": is_muon, "lr": group["lr"] * (1.0 if is_muon else OTHERS_RATE)}
-
-
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def generator_identity(arm: ArmRecipe, folder: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch import nn
 
 from research.tiny.simulator.muon import Muon
 from vega3d.files import write_json, write_whole
+from vega3d.runs import check_same_run
 
 STATE, TRAINED, RESULT = "state.safetensors", "trained.safetensors", "training.json"
 HEAD = "head.safetensors"
@@ -246,8 +247,5 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
 
 def check_identity(found: dict, wanted: dict, path: Path) -> None:
     """Raises ValueError, naming the differences, unless a file is of the run that is wanted."""
-    wanted = json.loads(json.dumps(wanted))
-    names = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    if names:
-        differences = "; ".join(f"{name} was {found.get(name)!r} and is {wanted.get(name)!r}" for name in names)
-        raise ValueError(f"{path} is of another recipe: {differences}. Choose another folder, or remove this run.")
+    remedy = "Choose another folder, or remove this run."
+    check_same_run(found, wanted, f"{path} is of another recipe", remedy)

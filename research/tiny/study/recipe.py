@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import math
-import types
-import typing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from vega3d.configs import read_mapping, shown
+from vega3d.configs import check_range, make_settings, read_settings, shown
 from vega3d.evaluation.metrics import QUESTION_TYPES
 
 TRAIN, VALIDATION = "train", "validation"
@@ -67,7 +65,7 @@ class StageRecipe:
     visuals_per_step: int = 16
     questions_per_visual: int = 12
     close_ups_per_step: int = 64
-    optimizer: str = "adamw"
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rates: dict[str, float] = field(default_factory=dict)
     residual_scale_rate: float = 1e-2
     warmup: int = 50
@@ -75,13 +73,8 @@ class StageRecipe:
     max_grad_norm: float = 1.0
 
     def __post_init__(self):
-        if self.optimizer not in ("adamw", "muon"):
-            raise ValueError(f"optimizer is {self.optimizer!r}; choose adamw or muon.")
-        for name in ("steps", "visuals_per_step", "questions_per_visual"):
-            if self.__dict__[name] < 1:
-                raise ValueError(f"{name} is {self.__dict__[name]}, but must be at least 1.")
-        if self.close_ups_per_step < 0:
-            raise ValueError(f"close_ups_per_step is {self.close_ups_per_step}, but must be at least 0, for none.")
+        check_range(self, "steps", "visuals_per_step", "questions_per_visual", least=1)
+        check_range(self, "close_ups_per_step", least=0)
 
 
 @dataclass(frozen=True)
@@ -133,7 +126,7 @@ class Recipe:
     categories: list[str] = field(default_factory=lambda: list(QUESTION_TYPES))
     projector_hidden_size: int = 192
     residual_init: float = 0.2
-    precision: str = "bfloat16"
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
     checkpoint_seconds: float = 60.0
     checkpoint_steps: int | None = None
     keep_hidden: bool = True
@@ -141,7 +134,7 @@ class Recipe:
     def __post_init__(self):
         if not self.arms or len(set(map(str, self.seeds))) < len(self.seeds) or not self.seeds:
             raise ValueError(f"Give arms and seeds, each seed once; got {list(self.arms)} and {shown(self.seeds)}.")
-        if not all(type(seed) is int and seed >= 0 for seed in self.seeds):
+        if not all(seed >= 0 for seed in self.seeds):
             raise ValueError(f"seeds are {shown(self.seeds)}, but must be whole numbers from 0 up.")
         for name in (self.name, *self.arms):
             if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
@@ -157,8 +150,6 @@ class Recipe:
         unknown = [name for name in self.categories if name not in QUESTION_TYPES]
         if unknown or not self.categories:
             raise ValueError(f"categories are {self.categories}; give some of {', '.join(QUESTION_TYPES)}.")
-        if self.precision not in ("bfloat16", "float32"):
-            raise ValueError(f"precision is {self.precision!r}; choose bfloat16 or float32.")
 
     def digest(self, *names: str) -> str:
         """SHA-256 of some of the fields, of `rooms` what training sees; checkpoints hold that of all they need."""
@@ -173,63 +164,9 @@ def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Re
     """
     Args:
         path: YAML file.
-        overrides: top-level fields that take the place of the file's.
+        overrides: fields that take the place of the file's.
 
     Raises:
         ValueError: if the file is no recipe; unknown, missing and mistyped keys are named.
     """
-    values = read_mapping(Path(path), "name: first")
-    return built(Recipe, {**values, **(overrides or {})}, str(path))
-
-
-def built(kind: Any, values: Any, where: str) -> Any:
-    """A dataclass from nested plain values, with every key and type checked."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{where} must be names with values, but is {shown(values)}.")
-    known = {item.name: item.type for item in fields(kind)}
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        raise ValueError(
-            f"{where} has no {', '.join(str(name)[:100] for name in unknown)}; it knows {', '.join(known)}."
-        )
-    try:
-        return kind(**{name: converted(known[name], value, f"{where}: {name}") for name, value in values.items()})
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}.") from error
-
-
-NESTED: dict[Any, Any] = {
-    RoomsRecipe: RoomsRecipe,
-    StageRecipe: StageRecipe,
-    StageRecipe | None: StageRecipe,
-}
-
-
-def named(value: Any, where: str) -> dict[str, Any]:
-    """Raises ValueError unless it holds texts with values."""
-    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"{where} is {shown(value)}, but must be names with values.")
-    return value
-
-
-def converted(kind: Any, value: Any, where: str) -> Any:
-    if kind in NESTED:
-        return built(NESTED[kind], value, where)
-    if kind == dict[str, ArmRecipe]:
-        arms = {} if value is None else named(value, where)
-        return {name: built(ArmRecipe, {} if arm is None else arm, f"{where}.{name}") for name, arm in arms.items()}
-    accepted = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    if float in accepted and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)  # YAML reads 1e-3 as text
-        except (ValueError, OverflowError):
-            number = math.nan
-        if math.isfinite(number):
-            return number
-        raise ValueError(f"{where} is {shown(value)}, but must be a finite number.")
-    if kind == dict[str, float]:
-        return {name: converted(float, rate, f"{where}.{name}") for name, rate in named(value, where).items()}
-    plain = tuple(typing.get_origin(item) or item for item in accepted)
-    if not isinstance(value, plain) or (isinstance(value, bool) and bool not in plain):
-        raise ValueError(f"{where} is {shown(value)}, but must be {' or '.join(item.__name__ for item in plain)}.")
-    return value
+    return read_settings(partial(make_settings, Recipe), Path(path), overrides, "name: first")

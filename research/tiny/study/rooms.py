@@ -32,6 +32,7 @@ from vega3d.rooms.render.raycast import Caster, use_one_thread
 from vega3d.rooms.scene.furniture import PACK, Furniture, load_furniture, suited
 from vega3d.rooms.scene.scene import Scene, sample_scene, scene_seed
 from vega3d.rooms.scene.trajectory import Walk, sample_walks
+from vega3d.runs import check_same_run
 
 
 @dataclass(frozen=True)
@@ -168,11 +169,9 @@ def read_shard(path: Path, shards: RoomShards) -> dict:
         values = read_json(path, "")
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it, and run the same command again.") from error
-    if values.get("settings") != shards.settings:
-        raise ValueError(
-            f"{path} was made with the settings {values.get('settings')}, but now they are {shards.settings}. Choose "
-            "another folder."
-        )
+    found = values.get("settings")
+    problem = f"{path} was made with other settings"
+    check_same_run(found if isinstance(found, dict) else {}, shards.settings, problem, "Choose another folder.")
     return values
 
 

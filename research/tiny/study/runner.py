@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from research.tiny.study.answering import PackedAnswerer
-from research.tiny.study.arms import arm_model, generator_identity, sha256_of, write_placeholder_generator
+from research.tiny.study.arms import arm_model, generator_identity, write_placeholder_generator
 from research.tiny.study.cells import CELL, CellHead
 from research.tiny.study.data import CLOSE_UP_FRAMES, SplitData, Words
 from research.tiny.study.heads import Heads
@@ -47,11 +47,12 @@ from research.tiny.study.stages import (
 from research.tiny.study.tokens import generator_states, make_stream, semantic_tokens
 from research.tiny.study.vlm import VLMRecipe, write_vlm
 from vega3d.evaluation.run import evaluate
-from vega3d.files import write_json
+from vega3d.files import whole_folder, write_json
 from vega3d.hub.assemble import make_processor
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.runs import sha256
 from vega3d.training.checkpoints import load_trained
-from vega3d.training.parts import part_of
+from vega3d.training.parts import parameter_part
 
 RECORDS_AT_A_TIME = 2048
 POINTS = "points.json"  # of a run: `stages.point_errors` of validation rooms
@@ -156,7 +157,7 @@ class Experiment:
         done = folder / "model"
         identity = {
             "recipe": self.recipe.digest("rooms", "vlm", "stage0", "precision"),
-            "vlm": sha256_of(self.output / "vlm" / "model.safetensors"),
+            "vlm": sha256(self.output / "vlm" / "model.safetensors"),
             "device": self.device.type,
         }
         model = arm_model(
@@ -178,13 +179,11 @@ class Experiment:
         """The VLM alone, and its processor, unless they are there."""
         if (folder / "config.json").is_file():
             return
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        model.model.vlm.save_pretrained(partial)
-        own = shutil.ignore_patterns("*.safetensors", "config.json")
-        shutil.copytree(self.output / "vlm", partial, ignore=own, dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with whole_folder(folder) as partial:
+            model.model.vlm.save_pretrained(partial)
+            own = shutil.ignore_patterns("*.safetensors", "config.json")
+            shutil.copytree(self.output / "vlm", partial, ignore=own, dirs_exist_ok=True)
 
     def cell_head(self, model: VegaForSpatialReasoning, seed: int) -> CellHead:
         vision = model.config.vlm_config.vision_config
@@ -209,7 +208,7 @@ class Experiment:
         data = self.data(split, 1)
         common = {**self.shards(split).settings, "kinds": self.recipe.categories, "precision": self.recipe.precision}
         if arm_name is None:
-            vlm = sha256_of(self.output / "stage0" / "model" / "model.safetensors")
+            vlm = sha256(self.output / "stage0" / "model" / "model.safetensors")
             return KeptTensors(self.own / "streams" / split / "semantic", len(data.visuals), {"rooms": common,
                                "vlm": vlm})  # fmt: skip
         arm = self.recipe.arms[arm_name]
@@ -260,7 +259,7 @@ class Experiment:
         names = ("rooms", "vlm", "stage0", "base", "categories", "precision")
         identity = {
             "recipe": self.recipe.digest(*names),
-            "vlm": sha256_of(stage0 / "model.safetensors"),
+            "vlm": sha256(stage0 / "model.safetensors"),
             "device": self.device.type,
         }
         arm = ArmRecipe(fusion="none")
@@ -319,7 +318,7 @@ class Experiment:
         )
         return {
             "recipe": self.recipe.digest(*names),
-            "vlm": sha256_of(self.vlm / "model.safetensors"),
+            "vlm": sha256(self.vlm / "model.safetensors"),
             "arm": {**asdict(arm), "generator": None if arm.generator is None else
                     generator_identity(arm, self.generator_folder(arm))},
             "seed": seed,
@@ -364,7 +363,7 @@ class Experiment:
                     return fused_rows(model, streams[visuals], tools)[0]
 
             settings = {"name": f"{self.recipe.name}/{arm_name}", "kind": "packed", "arm": arm_name, "seed": seed,
-                        "split": split, "trained": sha256_of(folder / TRAINED), "precision": self.recipe.precision,
+                        "split": split, "trained": sha256(folder / TRAINED), "precision": self.recipe.precision,
                         "notice": None}  # fmt: skip
             answerer = PackedAnswerer(model, tools.words, tools.stream.prefix, tokens_of, settings, tools.precision)
             output = self.result_file(split, arm_name, seed)
@@ -380,6 +379,6 @@ def load_arm(model: VegaForSpatialReasoning, folder: Path) -> None:
     if not (folder / RESULT).is_file():
         raise ValueError(f"{folder} holds no finished training. Train this arm and seed first.")
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in ("llm", "projector", "gate"))
+        parameter.requires_grad_(parameter_part(name) in ("llm", "projector", "gate"))
     load_trained(model, folder)
     model.requires_grad_(False)

@@ -1,19 +1,17 @@
 """Metrics of all clips together, with intervals over scenes: result files and the tables that are printed."""
 
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from vega3d import __version__
 from vega3d.analysis.settings import Setting
 from vega3d.extras import optional_module
 from vega3d.files import write_json, write_whole
+from vega3d.runs import versions
 from vega3d.statistics import FEW_SCENES, LEAST_SCENES, RESAMPLES, SHARE, Limits, mean_intervals, scene_counts
 from vega3d.tables import aligned
 
@@ -156,12 +154,11 @@ def make_result(
         resamples: how many times the bootstrap draws scenes.
         seed: decides the draws.
     """
-    versions = {"vega3d": __version__, "python": platform.python_version()}
     return {
         "format": FORMAT,
         "kind": kind,
         **metadata,
-        "versions": versions | {name: version(name) for name in LIBRARIES},
+        "versions": versions(*LIBRARIES),
         "bootstrap": {"seed": seed, "resamples": resamples},
         "cells": summarise(rows, resamples, seed),
         "differences": differences(rows, resamples, seed),

@@ -36,7 +36,7 @@ from vega3d.analysis.summary import make_result, read_rows, write_result, write_
 from vega3d.analysis.tokens import FittedClip, fit_clip
 from vega3d.extras import optional_module
 from vega3d.features.identity import feature_identity
-from vega3d.files import LOCK, check_input, only_run, read_json, write_whole
+from vega3d.files import check_input, is_free, only_run, read_json, write_whole
 from vega3d.modeling.generator_vega3d import VegaGenerator
 from vega3d.processing.generator_frames_vega3d import FrameSettings
 
@@ -422,7 +422,7 @@ def check_free(output: Path) -> None:
     """Raises ValueError unless the folder is free, or of a sweep."""
     if (output / "parts").is_dir():
         return
-    if output.exists() and not (output.is_dir() and all(path.name == LOCK for path in output.iterdir())):
+    if not is_free(output):
         raise ValueError(f"{output} is not empty and holds no sweep. Choose another folder.")
 
 

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.files import check_output, read_json
+from vega3d.runs import check_same_run
 
 FORMAT = "vega3d-evaluation-1"
 SCORINGS = ("official", "lmms_eval", "likelihood")
@@ -24,21 +25,9 @@ RESULT_REMEDY = "Make it anew with `vega3d evaluate --output`."
 JOURNAL_REMEDY = "Delete the file to start anew."
 
 
-def flattened(values: Mapping, prefix: str = "") -> dict:
-    """`{"a": {"b": 1}}` -> `{"a.b": 1}`."""
-    flat: dict = {}
-    for name, value in values.items():
-        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
-
-
-def check_same_run(found: Mapping, header: Mapping, path: Path) -> None:
+def check_same_header(found: Mapping, header: Mapping, path: Path) -> None:
     """Raises ValueError, naming the differences, unless a file is of the run that `header` describes."""
-    theirs, ours = flattened(found), flattened(header)
-    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
-    if names:
-        differences = "; ".join(f"{name} was {theirs.get(name)!r} and is {ours.get(name)!r}" for name in names)
-        raise ValueError(f"{path} is of another run: {differences}. Delete it, or write to another file.")
+    check_same_run(found, header, f"{path} is of another run", "Delete it, or write to another file.")
 
 
 class Journal:
@@ -80,7 +69,7 @@ def open_journal(path: Path | None, header: Mapping) -> Iterator[tuple[dict[str,
         whole = whole[: whole.rfind(b"\n") + 1]
         lines = [read_line(line, f"{path}, line {number},") for number, line in enumerate(whole.splitlines(), start=1)]
         if lines:
-            check_same_run(lines[0], header, path)
+            check_same_header(lines[0], header, path)
         answers: dict[str, Any] = {}
         for number, line in enumerate(lines[1:], start=2):
             given = line.get("answers")

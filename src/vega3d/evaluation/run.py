@@ -7,21 +7,19 @@ import contextlib
 import hashlib
 import json
 import math
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from vega3d import __version__
 from vega3d.configs import check_count
 from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
 from vega3d.evaluation.report import summarise
-from vega3d.evaluation.result_files import FORMAT, JOURNAL_REMEDY, check_same_run, open_journal, read_result
+from vega3d.evaluation.result_files import FORMAT, JOURNAL_REMEDY, check_same_header, open_journal, read_result
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.files import check_output, only_run, write_json
 from vega3d.inference.answer import RawAnswer
+from vega3d.runs import versions
 from vega3d.statistics import RESAMPLES
 
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "av")
@@ -94,7 +92,7 @@ def journal_path(output: Path) -> Path:
 def finished_result(output: Path, header: dict) -> dict:
     """The result that is there already; raises ValueError if it is of another run."""
     result = read_result(output)
-    check_same_run({name: result.get(name) for name in header}, header, output)
+    check_same_header({name: result.get(name) for name in header}, header, output)
     return result
 
 
@@ -180,23 +178,11 @@ def run_header(
         "format": FORMAT,
         "benchmark": benchmark,
         "settings": answerer.settings,
-        "versions": {
-            "vega3d": __version__,
-            "python": platform.python_version(),
-            **{name: installed_version(name) for name in LIBRARIES},
-        },
+        "versions": versions(*LIBRARIES),
         "questions_sha256": hashlib.sha256(json.dumps(asked).encode()).hexdigest(),
         "missing_videos": list(missing_videos),
     }
     return json.loads(json.dumps(header, allow_nan=False))
-
-
-def installed_version(library: str) -> str | None:
-    """None for a library that is not there: frames that are in memory already need no decoder."""
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
 
 
 def check_request(output: Path | None, batch_size: int, *inputs: str | Path | None) -> None:

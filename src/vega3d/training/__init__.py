@@ -1,24 +1,33 @@
-"""Training: data, collator, what is trained, the trainer, and runs from a config."""
+"""Training: data, collator, what is trained, the trainer, and runs from a config.
 
-from vega3d.training.collator import VegaCollator
-from vega3d.training.config import TrainingConfig, make_config, read_config
-from vega3d.training.data import DataSource, load_examples, stream_examples
-from vega3d.training.examples import TrainingExample
-from vega3d.training.parts import PARTS, choose_parts
-from vega3d.training.run import train
-from vega3d.training.trainer import VegaTrainer
+A name is imported when it is first asked for, so that a config is read and checked without torch.
+"""
 
-__all__ = [
-    "PARTS",
-    "DataSource",
-    "TrainingConfig",
-    "TrainingExample",
-    "VegaCollator",
-    "VegaTrainer",
-    "choose_parts",
-    "load_examples",
-    "make_config",
-    "read_config",
-    "stream_examples",
-    "train",
-]
+from importlib import import_module
+from typing import Any
+
+MODULES = {  # of each public name
+    "PARTS": "parts",
+    "DataSource": "config",
+    "TrainingConfig": "config",
+    "TrainingExample": "data",
+    "VegaCollator": "collator",
+    "VegaTrainer": "trainer",
+    "choose_parts": "parts",
+    "load_examples": "data",
+    "make_config": "config",
+    "read_config": "config",
+    "stream_examples": "data",
+    "train": "run",
+}
+__all__ = list(MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"The module {__name__} has no {name!r}; it has {', '.join(MODULES)}.")
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *MODULES]

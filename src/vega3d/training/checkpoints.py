@@ -1,12 +1,16 @@
-"""Checkpoints of a run: the trained weights alone (`run_files.py` says which checkpoints are whole).
+"""Checkpoints of a run: whole or not there, with the trained weights alone.
 
 The frozen weights are those of the model that the run started from, so a checkpoint does not repeat them (nor the
-generator's files): it holds `trained.safetensors`, and the Trainer's optimizer, scheduler, random states and log.
+generator's files): it holds `trained.safetensors`, and the Trainer's optimizer, scheduler, random states and log. Its
+`whole.json`, written last, has the length and checksum of each file.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,13 +18,120 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerState
 
-from vega3d.files import read_json, whole_file
-from vega3d.run_files import check_required, damage, last_whole_checkpoint
+from vega3d.files import read_json, whole_file, write_json
+from vega3d.runs import checksum
 
+WHOLE_FILE = "whole.json"
+PREFIX = "checkpoint-"
 TRAINED_FILE = "trained.safetensors"
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILES = ("optimizer.pt", "scheduler.pt")
 FILES_OF_OTHERS = ("config.json", "adapter_*", "model*", "pytorch_model*", "global_step*")
+logger = logging.getLogger(__name__)
+
+
+def mark_whole(folder: Path) -> None:
+    """Says that all files of a checkpoint are written, how long they are and what they hold; written last."""
+    files = [file for file in sorted(folder.iterdir()) if file.name != WHOLE_FILE and file.is_file()]
+    write_json(
+        folder / WHOLE_FILE, {file.name: {"bytes": file.stat().st_size, "xxh3": checksum(file)} for file in files}
+    )
+
+
+def damage(folder: Path, required: Sequence[str] = ()) -> str | None:
+    """What is wrong with a checkpoint, in words; None if it is whole.
+
+    Args:
+        folder: with the checkpoint's files. Its `whole.json` may be an older one, which has their lengths alone.
+        required: names of files that must be among them.
+    """
+    try:
+        files = read_json(folder / WHOLE_FILE)
+    except ValueError as error:
+        return str(error)
+    missing = [name for name in required if name not in files]
+    if missing:
+        return f"it has no {', '.join(missing)}"
+    for name, written in files.items():
+        wrong = file_damage(folder / name, written)
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def file_damage(file: Path, written: Any) -> str | None:
+    """What is wrong with a file, by the length, or length and checksum, with which it was written."""
+    length = written.get("bytes") if isinstance(written, dict) else written
+    if not isinstance(length, int):
+        return f"{WHOLE_FILE} does not say the length of {file.name}"
+    if not file.is_file():
+        return f"{file.name} is missing"
+    if file.stat().st_size != length:
+        return f"{file.name} has {file.stat().st_size} bytes, but was written with {length}"
+    if isinstance(written, dict) and written.get("xxh3") != checksum(file):
+        return f"{file.name} was changed after it was written"
+    return None
+
+
+def last_whole_checkpoint(folder: Path, required: Sequence[str] = (), others: Sequence[str] = ()) -> Path | None:
+    """The newest checkpoint that was written to its end; what a killed process left half is removed.
+
+    Args:
+        folder: with a folder `checkpoint-N` for each checkpoint, N its step; other files in it stay.
+        required: files without which a run is not continued.
+        others: patterns of files that only other programs write.
+
+    Raises:
+        ValueError: if a checkpoint is another program's, or is whole without a file that is required.
+    """
+    numbered = {
+        int(path.name.removeprefix(PREFIX)): path
+        for path in folder.glob(f"{PREFIX}*")
+        if path.is_dir() and path.name.removeprefix(PREFIX).isdecimal()
+    }
+    for step in sorted(numbered, reverse=True):
+        path = numbered[step]
+        wrong = damage(path)
+        if wrong is None:
+            check_required(path, required)
+            return path
+        foreign = sorted(file.name for pattern in others for file in path.glob(pattern))
+        if foreign and not (path / WHOLE_FILE).exists():
+            raise ValueError(
+                f"{path} holds {foreign[0]}, so it is another program's checkpoint, which cannot be continued from "
+                "here. Give another output folder."
+            )
+        if (path / WHOLE_FILE).exists():
+            logger.warning("%s is damaged (%s), so it is removed and an earlier checkpoint is used.", path, wrong)
+        shutil.rmtree(path)
+    return None
+
+
+def check_required(folder: Path, required: Sequence[str]) -> None:
+    """Raises ValueError if a whole checkpoint has not all that a run needs to go on as before."""
+    wrong = damage(folder, required)
+    if wrong is not None:
+        raise ValueError(
+            f"{folder} cannot be continued from: {wrong}. Restore it, or remove {folder} to use an earlier one."
+        )
+
+
+@contextlib.contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """Turns what torch and safetensors raise on a full disk into an OSError that names the folder.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+            raise  # torch.save has no type of its own, but other faults have
+        reason = str(error).partition("\n")[0]
+        raise OSError(
+            f"{folder} cannot be written: {reason}. Make room on the disk, or give another output."
+        ) from error
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

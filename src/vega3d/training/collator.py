@@ -13,7 +13,7 @@ from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.sampling_vega3d import check_sampling
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.questions import SpatialQuestion
-from vega3d.training.examples import MarkedVideo, TrainingExample, example_of, missing_media, missing_message
+from vega3d.training.data import MarkedVideo, TrainingExample, missing_media, missing_message, training_example
 
 IGNORED = -100
 Row = TrainingExample | SpatialQuestion | Mapping
@@ -21,22 +21,23 @@ Row = TrainingExample | SpatialQuestion | Mapping
 
 @dataclass
 class VegaCollator:
-    """
-    Args:
-        processor: of the model.
-        num_frames: frames sampled evenly from each video; by default the processor's own number.
-        fps: frames sampled a second instead.
-        cache: `features.cache.FeatureCache`, from which the generator's hidden states take the place of its pixels if
-            those of every clip of the batch are there.
-        identity: of the generator (`features.cache.feature_identity`); needed with `cache`.
-        return_ids: also give the rows' ids (`ids`), which `VegaTrainer` takes out before the model sees the batch.
+    """Makes a batch of rows, with labels on the answers alone.
 
     Called with a list of rows (`TrainingExample`, `SpatialQuestion`, or a mapping with `messages`), it returns the
     processor's output, padded on the right, and `labels` int[B, L]: the tokens of the assistant's answers with the
     token that ends each turn, and -100 elsewhere.
 
+    Args:
+        processor: writes the texts and samples the pixels as the model was made for.
+        num_frames: frames sampled evenly from each video; by default the processor's own number.
+        fps: frames sampled a second instead.
+        cache: `features.cache.FeatureCache`, from which the generator's hidden states take the place of its pixels if
+            those of every clip of the batch are there.
+        identity: what the cached states depend on (`features.cache.feature_identity`); needed with `cache`.
+        return_ids: also give the rows' ids (`ids`), which `VegaTrainer` takes out before the model sees the batch.
+
     Raises:
-        ValueError: naming the row whose video or image cannot be read, or whose answer cannot be told from the prompt.
+        ValueError: naming the row whose video or image cannot be read, or whose answer has no tokens of its own.
     """
 
     processor: VegaProcessor
@@ -54,7 +55,7 @@ class VegaCollator:
             self.num_frames = self.processor.num_frames
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
-        examples = [example_of(row, f"number {number} of the batch") for number, row in enumerate(rows)]
+        examples = [training_example(row, f"number {number} of the batch") for number, row in enumerate(rows)]
         texts = [self.render(example.messages) for example in examples]
         spans = [self.answer_spans(example, text) for example, text in zip(examples, texts, strict=True)]
         visuals = [self.visuals(example) for example in examples]
@@ -126,13 +127,13 @@ class VegaCollator:
 
 
 def answer_tokens(offsets: list, spans: list[tuple[int, int]], replaced: list[dict], id: str) -> list[int]:
-    """Places in the row of the tokens of its answers.
+    """Positions, in a row of tokens, of those of its answers.
 
     Args:
         offsets: (start, end) of each token in the text whose placeholders are written out; (0, 0) for padding.
         spans: (start, end) of the answers in the text before that.
         replaced: of each placeholder its `span` before and its `new_span` after.
-        id: of the row.
+        id: names the row in errors.
 
     Raises:
         ValueError: if a token holds the end of the prompt and the beginning of the answer, which a model that is asked

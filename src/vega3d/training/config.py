@@ -1,18 +1,15 @@
-"""`TrainingConfig`: all that a run depends on, from a YAML or JSON file."""
+"""`TrainingConfig`: all that a run depends on, from a YAML or JSON file. Reading one needs no torch."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
-import torch
-
-from vega3d.configs import checked, read_mapping, refuse_unknown
-from vega3d.training.data import DataSource
+from vega3d.configs import check_range, make_settings, read_settings, shown
 from vega3d.training.parts import LORA_TARGETS, RESIDUAL_SCALE_RATE, check_parts, compiled_targets, learning_rates
 
-Tune = Sequence[str]
+FILES = {".jsonl": "json", ".parquet": "parquet"}  # of messages: the loader of `datasets` for each suffix
 WITHOUT_EFFECT = (  # on losses and weights; a run may be continued with other values
     "output",
     "logging_steps",
@@ -23,80 +20,128 @@ WITHOUT_EFFECT = (  # on losses and weights; a run may be continued with other v
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """
+class DataSource:
+    """One data set: a folder of rooms, a file of messages, or an id on the Hub.
+
     Args:
-        model: `vega3d-tiny`, a folder, or a Hub id.
-        data: one source or a list: a path, or `{path, split}` (`DataSource`).
-        output: folder of the run; the model that comes out lies in it.
-        tune: parts that are trained (`parts.PARTS`), as a list or with commas.
-        eval_data: sources whose loss is taken every `eval_steps` and at the end.
-        steps: optimizer steps; or
-        epochs: passes over the data, one if neither is given.
-        batch_size: rows of a step on each process, times `gradient_accumulation`.
-        learning_rates: of parts; those of `parts.LEARNING_RATES` where none is given.
-        residual_scale_rate: of r.
-        weight_decay: of matrices.
-        warmup: share of the steps in which the rates rise from 0.
-        schedule: of the rates afterwards.
-        max_grad_norm: gradients are scaled down to this norm.
-        num_frames: sampled from each video; the processor's own number if None.
-        seed: of the order of rows, dropout and adapters.
-        device: `auto` is the GPU if there is one.
-        dtype: of the weights: `auto` keeps the model's.
-        float32_trained: trained weights are kept in float32 whatever `dtype` is, with autocast.
-        gradient_checkpointing: less memory, slower.
-        four_bit: language model in 4 bits (bitsandbytes); with `llm-lora` only.
-        cache: folder of the generator's hidden states, read and filled.
-        lora_rank: and `lora_alpha`, `lora_dropout`, `lora_targets` (a regular expression on names of layers).
-        streaming: rows are read as they come, shuffled within `shuffle_buffer`; needs `steps`.
-        workers: processes that prepare batches.
-        logging_steps: and `save_steps`, `eval_steps`: how often [steps].
-        save_total_limit: checkpoints kept, at least 2.
-        report_to: of transformers (`tensorboard`, `wandb`, ...).
+        path: a folder of rooms (`vega3d synthesize`), a `.jsonl` or `.parquet` file with a column `messages`, or the
+            id of such a data set on the Hub. Paths of media are relative to the file.
+        split: `train`, `validation` or `test`, as the folder of rooms or the data set of the Hub names it.
+    """
+
+    path: str
+    split: str = "train"
+
+    @property
+    def is_rooms(self) -> bool:
+        return Path(self.path).is_dir()
+
+    def check(self) -> None:
+        """Raises ValueError if there is no such data, before anything is loaded."""
+        path = Path(self.path)
+        if self.is_rooms:
+            from vega3d.rooms.dataset.dataset_files import table_file
+
+            table = table_file(self.split, "questions")
+            if not (path / table).is_file():
+                raise ValueError(
+                    f"{path} has no {table}: it is no folder of rooms with the split {self.split!r}. Make one with "
+                    f"`vega3d synthesize {path} --split {self.split}`."
+                )
+        if path.is_file() and path.suffix not in FILES:
+            raise ValueError(f"{path} is no file of messages: give one of {list(FILES)}.")
+        if not path.exists() and (
+            path.suffix in FILES or self.path.count("/") != 1 or self.path.startswith((".", "/"))
+        ):
+            raise ValueError(f"There is no data {self.path}. Give a folder of rooms, a file of messages, or a Hub id.")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The settings of one run.
 
     Raises:
-        ValueError: for a value of another type or out of range, and for values that exclude each other.
+        ValueError: for a value out of range, and for values that exclude each other.
     """
 
+    # The model to start from: `vega3d-tiny` (embedded), a folder, or a Hub id.
     model: str
+    # What is trained on. In a file: one source or a list of them, each a path or `{path, split}`.
     data: tuple[DataSource, ...]
+    # The folder of the run, with its checkpoints. The model that comes out lies in it.
     output: Path
-    tune: Tune = ("gate", "projector")
+    # The parts that are trained, of `parts.PARTS`; all else is frozen. In a file: a list, or words with commas.
+    tune: tuple[str, ...] = ("gate", "projector")
+    # Sources whose loss is taken every `eval_steps` and at the end; nothing is trained on them.
     eval_data: tuple[DataSource, ...] = ()
+    # The number of optimizer steps. Give this or `epochs`, not both.
     steps: int | None = None
+    # The number of passes over the data, which need not be whole. One pass is made if neither is given.
     epochs: float | None = None
+    # How many rows each process takes at once.
     batch_size: int = 1
+    # How many such batches make one optimizer step.
     gradient_accumulation: int = 1
+    # The highest learning rate of each part; a part without one has that of `parts.LEARNING_RATES`.
     learning_rates: dict[str, float] = field(default_factory=dict)
+    # The highest learning rate of r, the residual scale, which would hardly move at the rate of the gate.
     residual_scale_rate: float = RESIDUAL_SCALE_RATE
+    # The weight decay of matrices; norms, biases and r have none.
     weight_decay: float = 0.0
+    # The share of the steps, in [0, 1), in which the rates rise from 0.
     warmup: float = 0.03
+    # How the rates change after that.
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    # The largest norm of the gradient of all trained weights; a larger one is scaled down to it.
     max_grad_norm: float = 1.0
+    # How many frames are sampled evenly from each video; None is the processor's own number.
     num_frames: int | None = None
+    # The seed of the order of rows, of dropout, and of the first weights of adapters.
     seed: int = 0
+    # Where the run computes; `auto` is the GPU if there is one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    # The dtype of the weights; `auto` keeps the model's.
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    # Whether trained weights are float32 whatever `dtype` is; the forward pass then autocasts to `dtype`.
     float32_trained: bool = True
+    # Whether activations are computed again in the backward pass, which needs less memory and more time.
     gradient_checkpointing: bool = False
+    # Whether the language model is loaded in 4 bits (bitsandbytes); for training with `llm-lora` only.
     four_bit: bool = False
+    # A folder of the generator's hidden states, which is read and filled; without one they are computed each time.
     cache: Path | None = None
+    # The rank of the adapters of `llm-lora`.
     lora_rank: int = 16
+    # The scale of the adapters is this number divided by their rank.
     lora_alpha: float = 32.0
+    # The share, in [0, 1), of the inputs of an adapter that dropout sets to 0.
     lora_dropout: float = 0.0
+    # A regular expression that the full names of the linear layers with adapters match.
     lora_targets: str = LORA_TARGETS
+    # Whether rows are read as they come, and not all before the first step; needs `steps`.
     streaming: bool = False
+    # How many rows of a stream are in memory, from which the next one is drawn.
     shuffle_buffer: int = 1000
+    # The number of processes that prepare batches; 0 prepares them between steps.
     workers: int = 0
+    # Steps between entries of the log.
     logging_steps: int = 1
+    # Steps between checkpoints, a multiple of `logging_steps`.
     save_steps: int = 100
+    # Steps between evaluations on `eval_data`.
     eval_steps: int = 100
+    # How many checkpoints stay, at least 2: the last whole one is needed until the next one is.
     save_total_limit: int = 2
+    # Where transformers sends the log as well: `tensorboard`, `wandb`, or another of its integrations.
     report_to: str = "none"
 
     def __post_init__(self):
-        self.check_ranges()
+        counts = ("batch_size", "gradient_accumulation", "logging_steps", "save_steps", "eval_steps", "shuffle_buffer")
+        check_range(self, *counts, "lora_rank", "num_frames", "steps", least=1)
+        check_range(self, "save_total_limit", least=2)
+        check_range(self, "workers", "weight_decay", "seed", least=0)
+        check_range(self, "warmup", "lora_dropout", least=0, below=1)
+        check_range(self, "epochs", "residual_scale_rate", "max_grad_norm", "lora_alpha", above=0)
         check_parts(self.tune)
         compiled_targets(self.lora_targets)
         learning_rates(self.tune, self.learning_rates)
@@ -108,36 +153,16 @@ class TrainingConfig:
             raise ValueError("A stream has no known length: give steps.")
         if self.four_bit and "llm-lora" not in self.tune:
             raise ValueError(f"four_bit is for training with llm-lora, but tune is {list(self.tune)}.")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("device is 'cuda', but there is no GPU here. Use 'auto' or 'cpu'.")
         if self.save_steps % self.logging_steps:
             raise ValueError(
                 f"save_steps is {self.save_steps}, but must be a multiple of logging_steps {self.logging_steps}, so "
                 "that a run that is continued logs the same losses."
             )
+        if self.device == "cuda":
+            import torch
 
-    def check_ranges(self) -> None:
-        lowest = {"batch_size": 1, "gradient_accumulation": 1, "logging_steps": 1, "save_steps": 1, "eval_steps": 1}
-        lowest |= {
-            "save_total_limit": 2,
-            "lora_rank": 1,
-            "num_frames": 1,
-            "steps": 1,
-            "workers": 0,
-            "shuffle_buffer": 1,
-        }
-        lowest |= {"weight_decay": 0, "warmup": 0, "lora_dropout": 0, "seed": 0}
-        values = asdict(self)
-        for name, least in lowest.items():
-            value = values[name]
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}, but must be at least {least}.")
-        for name in ("epochs", "residual_scale_rate", "max_grad_norm", "lora_alpha"):
-            if values[name] is not None and not values[name] > 0:
-                raise ValueError(f"{name} is {values[name]}, but must be above 0.")
-        for name in ("warmup", "lora_dropout"):
-            if values[name] >= 1:
-                raise ValueError(f"{name} is {values[name]}, but must be below 1.")
+            if not torch.cuda.is_available():
+                raise ValueError("device is 'cuda', but there is no GPU here. Use 'auto' or 'cpu'.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -150,56 +175,33 @@ class TrainingConfig:
 
 
 def read_config(path: Path, settings: Mapping[str, Any] | None = None) -> TrainingConfig:
-    """
+    """The config in a YAML or JSON file.
+
     Args:
-        path: of a YAML or JSON file.
-        settings: values that take the place of the file's.
+        path: where the file lies.
+        settings: values that take the place of the file's; `learning_rates.gate` names one within another.
 
     Raises:
-        ValueError: if the file cannot be read, or for an unknown key or a bad value.
+        ValueError: if the file cannot be read, or for an unknown key or a bad value; the message begins with the path.
     """
-    return make_config({**read_mapping(path, "model: vega3d-tiny"), **(settings or {})})
+    return read_settings(make_config, path, settings, "model: vega3d-tiny")
 
 
 def make_config(values: Mapping[str, Any]) -> TrainingConfig:
     """The config of plain values; unknown names are refused with the nearest one that is known."""
-    hints = get_type_hints(TrainingConfig)
-    refuse_unknown(values, hints)
-    missing = [one.name for one in fields(TrainingConfig) if one.name in REQUIRED and values.get(one.name) is None]
-    if missing:
-        raise ValueError(f"The config does not say {', '.join(missing)}.")
-    special = {"data": sources, "eval_data": sources, "tune": words, "learning_rates": rates}
-    made: dict[str, Any] = {
-        name: special[name](name, value) if name in special else checked(name, value, hints[name])
-        for name, value in values.items()
-    }
-    return TrainingConfig(**made)
+    values = dict(values)
+    for name in ("data", "eval_data"):
+        if values.get(name) is not None:
+            values[name] = full_sources(name, values[name])
+    if isinstance(values.get("tune"), str):
+        values["tune"] = [word.strip() for word in values["tune"].split(",")]
+    return make_settings(TrainingConfig, values)
 
 
-REQUIRED = ("model", "data", "output")
-
-
-def sources(name: str, value: Any) -> tuple[DataSource, ...]:
-    return tuple(source(name, one) for one in (value if isinstance(value, list) else [value]))
-
-
-def source(name: str, value: Any) -> DataSource:
-    if isinstance(value, str):
-        return DataSource(value)
-    known = [one.name for one in fields(DataSource)]
-    if isinstance(value, Mapping) and "path" in value and set(value) <= set(known):
-        return DataSource(**{key: checked(f"{name}.{key}", one, str) for key, one in value.items()})
-    raise ValueError(f"{name} is {value!r}, but must be a path, or hold path and perhaps split.")
-
-
-def words(name: str, value: Any) -> tuple[str, ...]:
-    listed = value.split(",") if isinstance(value, str) else value
-    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
-        raise ValueError(f"{name} is {value!r}, but must be a list of words.")
-    return tuple(one.strip() for one in listed)
-
-
-def rates(name: str, value: Any) -> dict[str, float]:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{name} is {value!r}, but must hold a rate for each part, such as {{gate: 0.001}}.")
-    return {str(part): checked(f"{name}.{part}", rate, float) for part, rate in value.items()}
+def full_sources(name: str, value: Any) -> list:
+    """A list of sources from what may be written shorter: one source without the list, or a path alone."""
+    listed = value if isinstance(value, (list, tuple)) else [value]
+    for one in listed:
+        if not isinstance(one, (str, Mapping, DataSource)):
+            raise ValueError(f"{name} is {shown(value)}, but must be a path, or hold path and perhaps split.")
+    return [{"path": one} if isinstance(one, str) else one for one in listed]

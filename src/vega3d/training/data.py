@@ -1,58 +1,255 @@
-"""Data sets to train on: rooms, files of messages, and data sets of the Hub; whole or as a stream."""
+"""The rows to train on: what a row means, and data sets of them, whole or as a stream.
+
+A row is a `SpatialQuestion` with its answer, or chat data in the `messages` form; both become a `TrainingExample`.
+Rows come from folders of rooms, files of messages, and data sets of the Hub.
+"""
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import torch
 
+from vega3d.extras import optional_module
 from vega3d.files import check_input
-from vega3d.rooms.dataset.dataset_files import table_file
-from vega3d.rooms.dataset.dataset_questions import load_spatial_questions
-from vega3d.training.examples import TrainingExample, example_of, missing_media, missing_message
+from vega3d.questions import Mark, SpatialQuestion
+from vega3d.training.config import FILES, DataSource
 
-FILES = {".jsonl": "json", ".parquet": "parquet"}
+ROLES = ("system", "user", "assistant")
+MEDIA = ("image", "video")
+MARKERS = re.compile(r"<(image|video)>")
+NAMED = 5  # rows named in a message
+ADDRESS = re.compile(r"^(https?://|data:)")
 
 
 @dataclass(frozen=True)
-class DataSource:
-    """
+class MarkedVideo:
+    """A video with boxes to be drawn on one of its frames, as `features.clips.sampled_clip` takes them."""
+
+    visual: Any
+    frame: int | None
+    marks: Sequence[Mark]
+
+
+@dataclass(frozen=True)
+class TrainingExample:
+    """One conversation with its images and videos, checked and ready for the collator.
+
     Args:
-        path: a folder of rooms (`vega3d synthesize`), a `.jsonl` or `.parquet` file with a column `messages`, or the
-            id of such a data set on the Hub. Paths of media are relative to the file.
-        split: of a folder of rooms or of a data set of the Hub.
+        id: names the row in errors.
+        messages: `{"role", "content"}`; the content is a list of `{"type": "text", "text"}`, `{"type": "image"}` and
+            `{"type": "video"}`. Each placeholder stands for the next of the images or videos below.
+        images: one for each placeholder, in order, as `VegaProcessor` takes them.
+        videos: the same; a `MarkedVideo` is one with boxes to draw.
     """
 
-    path: str
-    split: str = "train"
+    id: str
+    messages: list[dict]
+    images: list
+    videos: list
 
-    @property
-    def is_rooms(self) -> bool:
-        return Path(self.path).is_dir()
+    def media_files(self) -> list[Path]:
+        """Files and folders that this row needs; media in memory and addresses are none."""
+        visuals = [video.visual if isinstance(video, MarkedVideo) else video for video in (*self.images, *self.videos)]
+        paths = [path for visual in visuals for path in (visual if isinstance(visual, list) else [visual])]
+        return [Path(path) for path in paths if isinstance(path, Path) or is_path(path)]
 
-    def check(self) -> None:
-        """Raises ValueError if there is no such data, before anything is loaded."""
-        path = Path(self.path)
-        if self.is_rooms and not (path / table_file(self.split, "questions")).is_file():
+
+def is_path(value: object) -> bool:
+    return isinstance(value, str) and not ADDRESS.match(value)
+
+
+def training_example(
+    row: TrainingExample | SpatialQuestion | Mapping, id: str, folder: Path | None = None
+) -> TrainingExample:
+    """The example that a row means.
+
+    Args:
+        row: a mapping with `messages` and, for their placeholders, `images` and `videos`; or a question with answer.
+        id: names the row, unless it has an `id` of its own.
+        folder: that paths in the row are relative to, unless the row names one (`folder`, as streams do).
+
+    Raises:
+        ValueError: naming the row, if it has no answer, or if placeholders and media differ in number.
+    """
+    if isinstance(row, TrainingExample):
+        return row
+    if not isinstance(row, (SpatialQuestion, Mapping)):
+        raise ValueError(f"Row {id} cannot be trained on: it is {named_type(row)}, but must have `messages`.")
+    try:
+        if isinstance(row, SpatialQuestion):
+            return question_example(row, id)
+        streamed = row.get("folder")
+        if streamed is not None and not isinstance(streamed, (str, Path)):
+            raise ValueError(f"its `folder` is {named_type(streamed)}, but must be a path.")
+        return messages_example(row, row_id(row, id), Path(streamed) if streamed else folder)
+    except ValueError as error:
+        raise ValueError(f"Row {row_id(row, id)} cannot be trained on: {error}") from error
+
+
+def named_type(value: object) -> str:
+    return "null" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
+
+
+def row_id(row: SpatialQuestion | Mapping, id: str) -> str:
+    return id if isinstance(row, SpatialQuestion) or row.get("id") is None else str(row["id"])
+
+
+def question_example(question: SpatialQuestion, id: str) -> TrainingExample:
+    if not question.answer:
+        raise ValueError("the question has no `answer`. Give one, or leave the row out.")
+    kind = "image" if question.is_image else "video"
+    content = [{"type": kind}, {"type": "text", "text": question.prompt}]
+    messages = [
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": [{"type": "text", "text": question.answer}]},
+    ]
+    if question.is_image:
+        return TrainingExample(id, messages, [question.visual], [])
+    marked = MarkedVideo(question.visual, question.frame, question.marks) if question.marks else question.visual
+    return TrainingExample(id, messages, [], [marked])
+
+
+def messages_example(row: Mapping, id: str, folder: Path | None) -> TrainingExample:
+    messages = row.get("messages")
+    if not isinstance(messages, (list, tuple)) or not messages:
+        raise ValueError(f"it has no `messages`; its columns are {sorted(map(str, row))}.")
+    waiting = {kind: listed_media(row, f"{kind}s") for kind in MEDIA}
+    contents = [content_parts(message) for message in messages]
+    named = sum(part["type"] in MEDIA for content in contents for part in content)
+    if named == 0 and any(waiting.values()):
+        place_first(messages, contents, waiting)
+    found: dict[str, list] = {kind: [] for kind in MEDIA}
+    for content in contents:
+        for part in content:
+            if part["type"] in MEDIA:
+                found[part["type"]].append(placed_medium(part, waiting[part["type"]], folder))
+    for kind, left in waiting.items():
+        if left:
+            raise ValueError(f"it has {len(left)} {kind}(s) more than placeholders of type {kind!r}.")
+    plain = [
+        {
+            "role": message["role"],
+            "content": [{k: v for k, v in part.items() if k in ("type", "text")} for part in content],
+        }
+        for message, content in zip(messages, contents, strict=True)
+    ]
+    return TrainingExample(id, check_answers(plain), found["image"], found["video"])
+
+
+def listed_media(row: Mapping, column: str) -> list:
+    """The images or videos of a row: a list, also if there is one."""
+    media = row.get(column)
+    if media is None:
+        return []
+    if not isinstance(media, (list, tuple)):
+        raise ValueError(f"its `{column}` are {named_type(media)}, but must be a list.")
+    return list(media)
+
+
+def content_parts(message: Any) -> list[dict]:
+    """Content parts of one message, without the empty columns that tables add."""
+    if not isinstance(message, Mapping):
+        raise ValueError(f"a message is {named_type(message)}, but must hold `role` and `content`.")
+    if message.get("role") not in ROLES:
+        raise ValueError(f"a message has the role {message.get('role')!r}; roles are {list(ROLES)}.")
+    content = message.get("content")
+    if isinstance(content, str):
+        pieces = MARKERS.split(content)  # text, kind, text, kind, ... text
+        parts = [{"type": "text", "text": p} if i % 2 == 0 else {"type": p} for i, p in enumerate(pieces)]
+        return [part for part in parts if part.get("text") != ""]
+    if content is not None and not isinstance(content, (list, tuple)):
+        raise ValueError(f"the content of a message is {named_type(content)}, but must be text or a list of parts.")
+    for part in content or ():
+        if not isinstance(part, Mapping):
             raise ValueError(
-                f"{path} has no {table_file(self.split, 'questions')}: it is no folder of rooms with the split "
-                f"{self.split!r}. Make one with `vega3d synthesize {path} --split {self.split}`."
+                f"a part of a message is {named_type(part)}; give type text with its text, image or video."
             )
-        if path.is_file() and path.suffix not in FILES:
-            raise ValueError(f"{path} is no file of messages: give one of {list(FILES)}.")
-        if not path.exists() and (
-            path.suffix in FILES or self.path.count("/") != 1 or self.path.startswith((".", "/"))
+    parts = [{key: value for key, value in part.items() if value is not None} for part in content or ()]
+    for part in parts:
+        if part.get("type") not in ("text", *MEDIA) or (
+            part["type"] == "text" and not isinstance(part.get("text"), str)
         ):
-            raise ValueError(f"There is no data {self.path}. Give a folder of rooms, a file of messages, or a Hub id.")
+            raise ValueError(f"a part of a message is {part}; give type text with its text, image or video.")
+    return parts
+
+
+def place_first(messages, contents: list[list[dict]], waiting: dict[str, list]) -> None:
+    """Text without any placeholder: the media come before the first text of the user, as in TRL."""
+    first = next((i for i, message in enumerate(messages) if message["role"] == "user"), None)
+    if first is None:
+        raise ValueError("it has images or videos, but no message of the user to put them in.")
+    contents[first] = [{"type": kind} for kind in MEDIA for _ in waiting[kind]] + contents[first]
+
+
+def placed_medium(part: Mapping, waiting: list, folder: Path | None):
+    """The image or video of a placeholder: its own, or the next of the row's list."""
+    kind = part["type"]
+    own = [part[key] for key in (kind, "path", "url") if key in part]
+    if len(own) > 1:
+        raise ValueError(f"a placeholder of type {kind!r} names {len(own)} media. Keep one of them.")
+    if not own and not waiting:
+        raise ValueError(f"there are more placeholders of type {kind!r} than {kind}s. Give one for each.")
+    return located(own[0] if own else waiting.pop(0), folder)
+
+
+def located(medium, folder: Path | None):
+    """A path relative to `folder` made whole; of a table's `{"path", "bytes"}` the path."""
+    if isinstance(medium, Mapping):
+        if not medium.get("path"):
+            raise ValueError("an image or video comes as bytes without a path. Decode it, or write it to a file.")
+        medium = medium["path"]
+    if medium is None or isinstance(medium, (bool, int, float)) or (isinstance(medium, str) and not medium):
+        raise ValueError(f"an image or video is {named_type(medium)}, but must be a path or what is read from one.")
+    if isinstance(medium, list):
+        return [located(one, folder) for one in medium]
+    if folder is not None and (isinstance(medium, Path) or is_path(medium)):
+        return folder / medium
+    return medium
+
+
+def check_answers(messages: list[dict]) -> list[dict]:
+    answers = [message for message in messages if message["role"] == "assistant"]
+    if not answers:
+        raise ValueError("it has no message of the assistant to learn from.")
+    for answer in answers:
+        if any(part["type"] in MEDIA for part in answer["content"]) or not message_text(answer).strip():
+            raise ValueError("an answer of the assistant is empty, or holds an image or video; it must be text.")
+    return messages
+
+
+def message_text(message: Mapping) -> str:
+    return "".join(part.get("text", "") for part in message["content"])
+
+
+def missing_media(examples: Iterable[TrainingExample]) -> list[tuple[str, Path]]:
+    """Rows, by their ids, and the files and folders that they need and that are not there."""
+    known: dict[Path, bool] = {}
+    missing = []
+    for example in examples:
+        for path in example.media_files():
+            if path not in known:
+                known[path] = path.exists()
+            if not known[path]:
+                missing.append((example.id, path))
+    return missing
+
+
+def missing_message(missing: Sequence[tuple[str, Path]]) -> str:
+    named = ", ".join(f"{id} ({path})" for id, path in missing[:NAMED])
+    more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+    return (
+        f"{len(missing)} videos or images of the data are missing, those of the rows {named}{more}. Put them there, "
+        "mend the paths, or leave the rows out; nothing takes their place."
+    )
 
 
 class ExampleDataset(torch.utils.data.Dataset):
-    """Examples by number, each of them checked and all their media there."""
+    """Examples in memory, each of them checked; their media are read when a batch is made."""
 
     def __init__(self, examples: Sequence[TrainingExample]):
         self.examples = list(examples)
@@ -82,11 +279,7 @@ class RowsByNumber:
 
 def as_datasets(dataset: ExampleDataset) -> Any:
     """The same rows as a `datasets.Dataset`, for trainers that take nothing else (TRL's)."""
-    try:
-        from datasets import Dataset
-    except ImportError as error:
-        raise ValueError('datasets is missing: pip install ".[train]" in a clone') from error
-    numbers = Dataset.from_dict({"number": list(range(len(dataset)))})
+    numbers = optional_module("datasets").Dataset.from_dict({"number": list(range(len(dataset)))})
     return numbers.with_transform(RowsByNumber(dataset.examples))
 
 
@@ -111,14 +304,16 @@ def load_examples(sources: Sequence[DataSource]) -> ExampleDataset:
 def source_examples(source: DataSource) -> list[TrainingExample]:
     name = Path(source.path).name
     if source.is_rooms:
+        from vega3d.rooms.dataset.dataset_questions import load_spatial_questions
+
         questions = load_spatial_questions(source.path, source.split)
-        return [example_of(question, f"{name}/{number}") for number, question in enumerate(questions)]
+        return [training_example(question, f"{name}/{number}") for number, question in enumerate(questions)]
     path = Path(source.path)
     if not path.is_file():
-        rows = load_dataset(source.path, split=source.split)
-        return [example_of(row, f"{name}/{number}") for number, row in enumerate(rows)]
+        rows = optional_module("datasets").load_dataset(source.path, split=source.split)
+        return [training_example(row, f"{name}/{number}") for number, row in enumerate(rows)]
     rows = json_rows(path) if path.suffix == ".jsonl" else parquet_rows(path)
-    return [example_of(row, f"{name}/{number}", path.parent) for number, row in enumerate(rows)]
+    return [training_example(row, f"{name}/{number}", path.parent) for number, row in enumerate(rows)]
 
 
 def json_rows(path: Path) -> list[dict]:
@@ -139,20 +334,11 @@ def json_rows(path: Path) -> list[dict]:
 
 
 def parquet_rows(path: Path) -> list[dict]:
+    pyarrow, parquet = optional_module("pyarrow"), optional_module("pyarrow.parquet")
     try:
-        return pyarrow.parquet.read_table(check_input(path)).to_pylist()
+        return parquet.read_table(check_input(path)).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def load_dataset(*arguments, **options):
-    try:
-        from datasets import load_dataset as load
-    except ImportError as error:
-        raise ValueError(
-            'Data of the Hub and streams need the library datasets: pip install ".[train]" in a clone'
-        ) from error
-    return load(*arguments, **options)
 
 
 def stream_examples(sources: Sequence[DataSource], seed: int, shuffle_buffer: int) -> Any:
@@ -167,10 +353,11 @@ def stream_examples(sources: Sequence[DataSource], seed: int, shuffle_buffer: in
     (source,) = sources
     source.check()
     path = Path(source.path)
+    load = optional_module("datasets").load_dataset
     if path.is_file():
-        stream = load_dataset(FILES[path.suffix], data_files=str(path), split="train", streaming=True)
+        stream = load(FILES[path.suffix], data_files=str(path), split="train", streaming=True)
     else:
-        stream = load_dataset(source.path, split=source.split, streaming=True)
+        stream = load(source.path, split=source.split, streaming=True)
     folder = str(path.parent.resolve()) if path.is_file() else None
     stream = stream.map(StreamedRow(path.name, folder), with_indices=True)
     return stream.shuffle(seed=seed, buffer_size=shuffle_buffer) if shuffle_buffer > 1 else stream
@@ -189,7 +376,7 @@ class StreamedRow:
 
 
 def fingerprint(dataset: ExampleDataset) -> str:
-    """Of what is trained on: messages and media, with the sizes of files; the same rows in the same order."""
+    """SHA-256 of what is trained on: messages, media and the sizes of their files, in the order of the rows."""
     digest = hashlib.sha256()
     for example in dataset.examples:
         sizes = [path.stat().st_size for path in example.media_files() if path.is_file()]

@@ -1,12 +1,15 @@
-"""What is trained, chosen by words, and with which learning rate."""
+"""What is trained, chosen by words, and with which learning rate. Checking the words needs no torch."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
+from vega3d.extras import optional_module
 
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
 PARTS = {  # in the order of the table in docs/training.md: what each word means
     "gate": "the fusion",
@@ -25,10 +28,7 @@ WRAPPERS = re.compile(r"^base_model\.model\.|(?<=\.)(modules_to_save\.[^.]+|orig
 
 
 def check_parts(tune: Sequence[str]) -> tuple[str, ...]:
-    """
-    Raises:
-        ValueError: for an unknown part, none, one named twice, or `llm` together with `llm-lora`.
-    """
+    """The parts to tune; raises ValueError for an unknown one, none, one twice, or `llm` together with `llm-lora`."""
     for name in tune:
         if name not in PARTS:
             listed = "; ".join(f"{part} ({meaning})" for part, meaning in PARTS.items())
@@ -40,7 +40,7 @@ def check_parts(tune: Sequence[str]) -> tuple[str, ...]:
     return tuple(tune)
 
 
-def part_of(name: str) -> str | None:
+def parameter_part(name: str) -> str | None:
     """The part that a parameter belongs to, by its name in the model or PEFT's wrapper; None for the generator."""
     plain = WRAPPERS.sub("", WRAPPERS.sub("", name))
     for part, prefix in PREFIXES.items():
@@ -54,22 +54,23 @@ def part_of(name: str) -> str | None:
 
 
 def choose_parts(
-    model: VegaForSpatialReasoning,
+    model: "VegaForSpatialReasoning",
     tune: Sequence[str],
     lora_rank: int = 16,
     lora_alpha: float = 32.0,
     lora_dropout: float = 0.0,
     lora_targets: str = LORA_TARGETS,
     seed: int = 0,
-) -> nn.Module:
+) -> "nn.Module":
     """Freezes everything but the parts named.
 
     Args:
-        model: is changed; with `llm-lora` it is wrapped.
+        model: is changed in place; with `llm-lora` it is wrapped.
         tune: names of `PARTS`.
-        lora_rank: of the adapters, whose scale is `lora_alpha` / rank, with `lora_dropout` on their input.
+        lora_rank: rank of the adapters, whose scale is `lora_alpha` / `lora_rank`.
+        lora_dropout: share of an adapter's inputs that are set to 0 at random.
         lora_targets: regular expression that the full names of the layers with adapters match.
-        seed: of the adapters' first weights.
+        seed: of the adapters' first weights; the global random state stays.
 
     Returns:
         The model, or PEFT's wrapper around it. `projector`, `gate` and `vision` named beside `llm-lora` are saved with
@@ -79,7 +80,7 @@ def choose_parts(
         ValueError: as `check_parts`; if a part has no parameters; if an adapter would sit outside the language model.
     """
     tune = check_parts(tune)
-    present = {part_of(name) for name, _ in model.named_parameters()}
+    present = {parameter_part(name) for name, _ in model.named_parameters()}
     for part in tune:
         if part != "llm-lora" and part not in present:
             raise ValueError(
@@ -88,25 +89,30 @@ def choose_parts(
             )
     model.requires_grad_(False)
     if "llm-lora" in tune:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return with_adapters(model, tune, lora_rank, lora_alpha, lora_dropout, lora_targets)
+        check_targets(model, lora_targets)
+        whole = [prefix.removesuffix(".") for part, prefix in PREFIXES.items() if part in tune]
+        return with_adapters(
+            model,
+            seed,
+            r=lora_rank,
+            lora_alpha=lora_alpha,
+            lora_dropout=lora_dropout,
+            target_modules=lora_targets,
+            modules_to_save=whole or None,
+        )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in tune)
+        parameter.requires_grad_(parameter_part(name) in tune)
     return model
 
 
-def with_adapters(model: VegaForSpatialReasoning, tune, rank, alpha, dropout, targets) -> nn.Module:
-    check_targets(model, targets)
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ValueError('llm-lora needs PEFT: pip install ".[train]" in a clone') from error
-    whole = [prefix.removesuffix(".") for part, prefix in PREFIXES.items() if part in tune]
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, modules_to_save=whole or None
-    )
-    return get_peft_model(model, config)
+def with_adapters(model: "VegaForSpatialReasoning", seed: int, **options) -> "nn.Module":
+    """PEFT's wrapper; `options` are those of its `LoraConfig`."""
+    import torch
+
+    peft = optional_module("peft")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return peft.get_peft_model(model, peft.LoraConfig(**options))
 
 
 def compiled_targets(targets: str) -> re.Pattern[str]:
@@ -117,7 +123,7 @@ def compiled_targets(targets: str) -> re.Pattern[str]:
         raise ValueError(f"lora_targets {targets!r} is no regular expression: {error}") from error
 
 
-def check_targets(model: nn.Module, targets: str) -> None:
+def check_targets(model: "nn.Module", targets: str) -> None:
     """Raises ValueError if the expression is none, matches nothing, or matches a layer outside the language model."""
     pattern = compiled_targets(targets)
     hit = [name for name, module in model.named_modules() if name and pattern.fullmatch(name)]
@@ -147,7 +153,7 @@ def learning_rates(tune: Iterable[str], given: Mapping[str, float]) -> dict[str,
 
 
 def parameter_groups(
-    model: nn.Module,
+    model: "nn.Module",
     rates: Mapping[str, float],
     residual_scale_rate: float,
     weight_decay: float,
@@ -157,9 +163,9 @@ def parameter_groups(
 
     Args:
         model: with `requires_grad` set by `choose_parts`.
-        rates: learning rate of each part.
-        residual_scale_rate: of r, which gets no decay: at the rate of the gate it would hardly move.
-        weight_decay: of matrices.
+        rates: learning rate of each part that is trained.
+        residual_scale_rate: learning rate of r, which has no decay: at the rate of the gate it would hardly move.
+        weight_decay: of the matrices among `decayed`; all other parameters have none.
         decayed: names of the parameters with decay (`Trainer.get_decay_parameter_names`: no norms, no biases).
     """
     decayed = set(decayed)
@@ -167,7 +173,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part = part_of(name)
+        part = parameter_part(name)
         if part is None or part not in rates:
             raise ValueError(f"{name} is trained, but there is no learning rate for the part {part!r}.")
         if name.endswith(".residual_scale"):
@@ -181,11 +187,11 @@ def parameter_groups(
     return list(groups.values())
 
 
-def trained_counts(model: nn.Module) -> dict[str, int]:
+def trained_counts(model: "nn.Module") -> dict[str, int]:
     """Number of trained parameters of each part."""
     counts: dict[str, int] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = str(part_of(name))
+            part = str(parameter_part(name))
             counts[part] = counts.get(part, 0) + parameter.numel()
     return counts

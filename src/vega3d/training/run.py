@@ -1,75 +1,73 @@
-"""One run from its config: train, go on where a killed run stopped, and leave a model that loads."""
+"""One run from its config: train, go on where a killed run stopped, and leave a model that loads, with its curves."""
 
 import contextlib
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import torch
-import transformers
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-import vega3d
+from vega3d.extras import optional_module
 from vega3d.features.cache import FeatureCache, feature_identity
-from vega3d.files import only_run, write_json
+from vega3d.files import only_run, whole_file, write_json
 from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.run_files import check_same_settings, hash_folder, versions
-from vega3d.training.checkpoints import last_checkpoint, load_trained, read_state, trained_parameters
+from vega3d.runs import check_same_settings, hash_folder, versions
+from vega3d.training.checkpoints import (
+    last_checkpoint,
+    load_trained,
+    read_state,
+    trained_parameters,
+    writing_into,
+)
 from vega3d.training.collator import VegaCollator
 from vega3d.training.config import TrainingConfig
-from vega3d.training.curves import save_curves
 from vega3d.training.data import fingerprint, load_examples, stream_examples
-from vega3d.training.export import save_result
 from vega3d.training.parts import choose_parts
 from vega3d.training.trainer import SMALL_RESIDUAL_SCALE, VegaTrainer, small_scale_warning
 
-SETTINGS_FILE, RESULT_FILE, CURVES_FILE, CHECKPOINTS = (
-    "training_config.json",
-    "training.json",
-    "training.png",
-    "checkpoints",
-)
+SETTINGS_FILE = "training_config.json"
+RESULT_FILE = "training.json"
+CURVES_FILE = "training.png"
+CHECKPOINTS, ADAPTER = "checkpoints", "adapter"  # folders
 LENGTHEN = (
     "The rates of a run are made for its length: to train longer, start from its result, with model={output} and "
     "another output."
 )
-logger = logging.getLogger(__name__)
 
 
-class Watcher(TrainerCallback):
-    """Tells how many steps are newly done and how many there are, and what is logged."""
+class ProgressCallback(TrainerCallback):
+    """Reports steps and entries of the log from the first process to the callbacks of `train`."""
 
-    def __init__(self, on_step: Callable[[int, int], None] | None, on_log: Callable[[dict], None] | None):
-        self.step_seen, self.log_seen, self.known = on_step, on_log, 0
+    def __init__(self, on_progress: Callable[[int, int], None] | None, on_log: Callable[[dict], None] | None):
+        self.report_progress, self.report_log, self.known = on_progress, on_log, 0
 
     def on_step_end(self, args, state, control, **kwargs):
-        if self.step_seen is not None and state.is_world_process_zero:
-            self.step_seen(state.global_step - self.known, state.max_steps)
+        if self.report_progress is not None and state.is_world_process_zero:
+            self.report_progress(state.global_step - self.known, state.max_steps)
         self.known = state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.log_seen is not None and state.is_world_process_zero:
-            self.log_seen({"step": state.global_step, "steps": state.max_steps, **(logs or {})})
+        if self.report_log is not None and state.is_world_process_zero:
+            self.report_log({"step": state.global_step, "steps": state.max_steps, **(logs or {})})
 
 
 def train(
     config: TrainingConfig,
     load_model: Callable[[torch.device], tuple[VegaForSpatialReasoning, VegaProcessor]],
     model_folder: Path,
-    on_step: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
     on_log: Callable[[dict], None] | None = None,
 ) -> dict[str, Any] | None:
     """Trains, or continues the run that was killed in `config.output`, and writes model, `training.json` and curves.
 
     Args:
-        config: of the run.
+        config: all settings; `config.output` is made.
         load_model: gives model and processor to start from, on a device, as `config.dtype` and `four_bit` say.
-        model_folder: where they lie.
-        on_step: called with the steps newly done and those of the whole run.
+        model_folder: where the files of that model lie; a run is continued only with the same files.
+        on_progress: called with the steps newly done and those of the whole run.
         on_log: called with each entry of the log.
 
     Returns:
@@ -87,20 +85,19 @@ def train(
     arguments = training_arguments(config, is_bfloat16=str(dtype).endswith("bfloat16"))
     settings |= {"device": arguments.device.type, "processes": arguments.world_size}
     settings["model_sha256"] = hash_folder(model_folder)
-    with contextlib.ExitStack() as held:
-        if arguments.process_index == 0:
-            held.enter_context(folder_of_run(config.output))
-        checkpoint = checkpoint_of(config, settings, arguments)
+    is_first = arguments.process_index == 0
+    with output_folder(config.output) if is_first else contextlib.nullcontext():
+        checkpoint = earlier_checkpoint(config, settings, arguments)
         model, processor = load_model(arguments.device)
         trainer = make_trainer(config, model, processor, arguments, data, eval_data)
-        trainer.add_callback(Watcher(on_step, on_log))
+        trainer.add_callback(ProgressCallback(on_progress, on_log))
         if trainer.is_world_process_zero():
             write_json(config.output / SETTINGS_FILE, settings)
         run(trainer, checkpoint)
         result = {
             **summary(trainer, config),
             "settings": settings,
-            "versions": versions(vega3d, torch, transformers, accelerate),
+            "versions": versions("torch", "transformers", "accelerate"),
             "continued_from": checkpoint.name if checkpoint else None,
         }
         if trainer.is_world_process_zero():
@@ -112,8 +109,8 @@ def train(
 
 
 @contextlib.contextmanager
-def folder_of_run(folder: Path) -> Iterator[None]:
-    """Makes and holds the output of a run; a new one in which nothing was written is removed again."""
+def output_folder(folder: Path) -> Iterator[None]:
+    """Makes the output of a run and locks it; a new one in which nothing was written is removed again."""
     is_new = not folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -124,8 +121,8 @@ def folder_of_run(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
-def checkpoint_of(config: TrainingConfig, settings: dict[str, Any], arguments: TrainingArguments) -> Path | None:
-    """The checkpoint that a run with these settings continues from."""
+def earlier_checkpoint(config: TrainingConfig, settings: dict[str, Any], arguments: TrainingArguments) -> Path | None:
+    """The last whole checkpoint in the output, if there is one; raises ValueError if its settings were others."""
     with arguments.main_process_first():
         checkpoint = last_checkpoint(config.output / CHECKPOINTS, arguments.world_size)
         if checkpoint is not None:
@@ -135,7 +132,7 @@ def checkpoint_of(config: TrainingConfig, settings: dict[str, Any], arguments: T
 
 
 def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
-    """The rows, and the settings by which a run is known again."""
+    """The rows, and the settings that must be the same for a run to be continued."""
     if config.streaming:
         return stream_examples(config.data, config.seed, config.shuffle_buffer), config.binding()
     data = load_examples(config.data)
@@ -145,15 +142,8 @@ def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
 def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval_data) -> VegaTrainer:
     cache = FeatureCache(config.cache) if config.cache is not None else None
     identity = feature_identity(model.model.generator) if cache is not None else None
-    wrapped = choose_parts(
-        model,
-        config.tune,
-        config.lora_rank,
-        config.lora_alpha,
-        config.lora_dropout,
-        config.lora_targets,
-        config.seed,
-    )
+    adapters = {name: value for name, value in vars(config).items() if name.startswith("lora_")}
+    wrapped = choose_parts(model, config.tune, **adapters, seed=config.seed)
     if config.float32_trained:
         for parameter in trained_parameters(wrapped).values():
             parameter.data = parameter.data.float()
@@ -223,6 +213,7 @@ def run(trainer: VegaTrainer, checkpoint: Path | None) -> None:
 
 
 def summary(trainer: VegaTrainer, config: TrainingConfig) -> dict[str, Any]:
+    """What a run came to. The first and last loss are means over up to five entries: a single one is noise."""
     log = trainer.state.log_history
     losses = [entry["loss"] for entry in log if "loss" in entry]
     few = max(1, min(5, len(losses) // 2))
@@ -241,3 +232,82 @@ def summary(trainer: VegaTrainer, config: TrainingConfig) -> dict[str, Any]:
         "warnings": [small_scale_warning(scale)] if small and scale is not None else [],
         "log": [entry for entry in log if "loss" in entry or "eval_loss" in entry],
     }
+
+
+def save_result(trainer: Trainer, processor: VegaProcessor, output: Path, unquantised: Path | None = None) -> None:
+    """Writes the whole model, with adapters merged into its weights, in the dtype that it was loaded in.
+
+    `AutoModel.from_pretrained(output)` loads it. With adapters, `output/adapter` holds them (with the projector and
+    the fusion, if they were trained) as PEFT loads them onto the model that the run started from.
+
+    Args:
+        trainer: after training.
+        processor: what the model is used with.
+        output: the folder that the files go to.
+        unquantised: folder of the model that the run started from, if it was trained in 4 bits: adapters are merged
+            into these weights, not into the rounded ones.
+
+    Raises:
+        OSError: if the folder cannot be written.
+    """
+    wrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
+    with writing_into(output):
+        if not isinstance(wrapped, VegaForSpatialReasoning):
+            wrapped.save_pretrained(output / ADAPTER)
+        model = plain_model(wrapped, output, unquantised)
+        model.save_pretrained(output)
+        processor.save_pretrained(output)
+
+
+def plain_model(wrapped: Any, output: Path, unquantised: Path | None) -> VegaForSpatialReasoning:
+    if unquantised is not None:
+        base = VegaForSpatialReasoning.from_pretrained(unquantised, dtype="auto")
+        return optional_module("peft").PeftModel.from_pretrained(base, output / ADAPTER).merge_and_unload()
+    model = wrapped if isinstance(wrapped, VegaForSpatialReasoning) else wrapped.merge_and_unload()
+    cast_back(model)
+    return model
+
+
+@torch.no_grad()
+def cast_back(model: VegaForSpatialReasoning) -> None:
+    """Casts the weights, float32 while they are trained, to the dtype of the model; r stays float32."""
+    for name, parameter in model.named_parameters():
+        if not name.startswith("model.generator.") and not name.endswith(".residual_scale"):
+            parameter.data = parameter.data.to(model.config.dtype)
+
+
+def save_curves(path: Path, log: Sequence[dict]) -> None:
+    """Writes a PNG of loss (with that of the evaluation data), r, and the gate's mean and spread.
+
+    Args:
+        path: where the picture goes.
+        log: the entries of the Trainer's log, of which those without a value are left out of its curve.
+    """
+    figure = optional_module("matplotlib.figure").Figure(figsize=(10, 3.2), layout="constrained")
+    loss, scale, gate = figure.subplots(1, 3)
+    for name, label in (("loss", "training"), ("eval_loss", "evaluation")):
+        plot(loss, log, name, label)
+    plot(scale, log, "residual_scale")
+    plot(gate, log, "gate_mean")
+    points = [entry for entry in log if "gate_mean" in entry]
+    steps = [entry["step"] for entry in points]
+    low, high = ([entry["gate_mean"] + sign * entry["gate_std"] for entry in points] for sign in (-1, 1))
+    gate.fill_between(steps, low, high, alpha=0.25)
+    titles = {
+        loss: "loss [nats per token]",
+        scale: "residual scale r",
+        gate: "gate, mean ± spread",
+    }
+    for axes, title in titles.items():
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("step")
+    if any("eval_loss" in entry for entry in log):
+        loss.legend()
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")
+
+
+def plot(axes, log: Sequence[dict], name: str, label: str | None = None) -> None:
+    points = [(entry["step"], entry[name]) for entry in log if name in entry]
+    if points:
+        axes.plot(*zip(*points, strict=True), label=label)

@@ -14,16 +14,18 @@ from transformers.trainer_utils import HubStrategy
 
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.modeling.outputs_vega3d import Gates
-from vega3d.run_files import damage, mark_whole, writing_into
 from vega3d.training.checkpoints import (
     OPTIMIZER_FILES,
     TRAINED_FILE,
     check_checkpoint,
+    damage,
     last_checkpoint,
     load_trained,
+    mark_whole,
     random_file,
     reading,
     save_trained,
+    writing_into,
 )
 from vega3d.training.collator import IGNORED, VegaCollator
 from vega3d.training.parts import RESIDUAL_SCALE_RATE, learning_rates, parameter_groups, trained_counts
@@ -36,7 +38,8 @@ logger = logging.getLogger(__name__)
 
 
 class VegaTrainer(Trainer):
-    """
+    """transformers' Trainer for the parts that `choose_parts` left trainable.
+
     Checkpoints hold the trained weights alone (`checkpoints.py`); `save_model` writes the whole model as usual. A run
     that was killed is continued with `train(resume_from_checkpoint=True)`, and gives the same losses and weights, bit
     for bit, on the same machine.
@@ -46,12 +49,12 @@ class VegaTrainer(Trainer):
     `trainable_parameters`.
 
     Args:
-        model: of `choose_parts`.
+        model: as `choose_parts` gives it.
         args: `remove_unused_columns=False`, and for streams `accelerator_config={"dispatch_batches": False}`. Its
             `learning_rate` stays at its default, since each part has its own.
         rates: learning rate of each part; by default those of `parts.LEARNING_RATES`.
-        residual_scale_rate: of r.
-        kwargs: of `transformers.Trainer`; `data_collator` is a `VegaCollator`. An optimizer of your own brings its
+        residual_scale_rate: learning rate of r, the residual scale, which would hardly move at the rate of the gate.
+        kwargs: any of `transformers.Trainer`; `data_collator` is a `VegaCollator`. An optimizer of your own brings its
             rates with it.
 
     Raises:
@@ -196,7 +199,7 @@ class VegaTrainer(Trainer):
         return logs
 
     def _throughput(self) -> dict[str, float]:
-        """Of all processes since the last log."""
+        """Clips and tokens a second of all processes since the last log."""
         now, passed = time.perf_counter(), self._passed
         counts = torch.tensor([passed["clips"], passed["tokens"]], dtype=torch.float64, device=self.args.device)
         clips, tokens = self.accelerator.reduce(counts).tolist()
@@ -214,8 +217,8 @@ class VegaTrainer(Trainer):
             check_checkpoint(Path(resume_from_checkpoint), self.args.world_size)
             resume_from_checkpoint = str(resume_from_checkpoint)
         total = sum(self.trained.values())
-        told = ", ".join(f"{part} {count:,}" for part, count in self.trained.items())
-        logger.info("Trainable parameters: %s (%s)", f"{total:,}", told)
+        counts = ", ".join(f"{part} {count:,}" for part, count in self.trained.items())
+        logger.info("Trainable parameters: %s (%s)", f"{total:,}", counts)
         self._passed["since"] = time.perf_counter()
         output = super().train(resume_from_checkpoint, **kwargs)
         scale = self.residual_scale()

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
+from transformers.utils import is_datasets_available
 
+from vega3d.extras import optional_module
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.training.parts import RESIDUAL_SCALE_RATE
 
@@ -74,32 +76,24 @@ def check_batches(args: TrainingArguments, train_dataset, eval_dataset) -> None:
             "batches in the wrong places."
         )
     column = args.length_column_name
-    if args.train_sampling_strategy in BY_LENGTH and column not in columns_of(train_dataset):
+    if args.train_sampling_strategy in BY_LENGTH and column not in column_names(train_dataset):
         raise ValueError(
             f"train_sampling_strategy is {args.train_sampling_strategy!r}, but the rows have no column {column!r} "
             "to go by. Add it to a datasets.Dataset, or use 'random' or 'sequential'."
         )
 
 
-def columns_of(dataset) -> list[str]:
-    from transformers.utils import is_datasets_available
-
-    if is_datasets_available():
-        from datasets import Dataset
-
-        if isinstance(dataset, Dataset):
-            return dataset.column_names
-    return []
+def column_names(dataset) -> list[str]:
+    """The columns of a `datasets.Dataset`; none of anything else."""
+    if not is_datasets_available() or not isinstance(dataset, optional_module("datasets").Dataset):
+        return []
+    return dataset.column_names
 
 
 def check_optimizer(args: TrainingArguments, rates: Mapping | None, residual_rate: float, options: Mapping) -> None:
     """Raises ValueError where rates of parts, and an optimizer or schedule that is given, exclude each other.
 
-    Args:
-        args: of the Trainer.
-        rates: as they are given to `VegaTrainer`.
-        residual_rate: the same.
-        options: keyword arguments of Trainer.
+    `options` are the keyword arguments that `VegaTrainer` hands to Trainer.
     """
     if args.learning_rate != DEFAULT_RATE:
         raise ValueError(

@@ -20,7 +20,7 @@ from research.tiny.simulator.rooms import FrameFiles, RoomStream
 from research.tiny.simulator.run import load_vae
 from research.tiny.simulator.samples import check_samples
 from vega3d.files import LOCK, only_run
-from vega3d.run_files import PREFIX
+from vega3d.training.checkpoints import PREFIX
 
 
 def kill_after(stage: str, output: Path, steps: int, seconds: float) -> int:
@@ -120,7 +120,7 @@ def test_the_transformer_needs_a_vae(tmp_path):
         ({"rooms": {"size": 100}}, "rooms.size is 100, but must be a multiple of 16"),
         ({"rooms": {"clip_frames": 16}}, "rooms.clip_frames is 16, but must be 1 \\+ 4k"),
         ({"rooms": {"num_frames": 11}}, "rooms.num_frames is 11, but a walk must consist of clips of 5 frames"),
-        ({"dit": {"mixture": ["clips"]}}, "dit.mixture is \\['clips'\\]"),
+        ({"dit": {"mixture": ["clips"]}}, "dit.mixture\\[0\\] is 'clips'"),
         ({"dit": {"window": 1}}, "batch_size 2, first_walks 3 and window 1"),
         ({"vae": {"dim_mult": [1, 2]}}, "vae.dim_mult is \\[1, 2\\], but must have 3 levels with patch_size 2"),
         ({"vae": {"patch_size": 1}}, "vae.dim_mult is \\[1, 2, 2\\], but must have 4 levels with patch_size 1"),
@@ -129,12 +129,12 @@ def test_the_transformer_needs_a_vae(tmp_path):
         ({"vae": {"save_steps": 3}}, "save_steps is 3, but must be a multiple of logging_steps 2"),
         ({"vae": {"steps": 0}}, "steps is 0, but must be at least 1"),
         ({"vae": {"warmup": 1.0}}, "warmup is 1.0, but must be below 1"),
-        ({"dit": {"shift": 0.0}}, "dit.shift is 0.0"),
+        ({"dit": {"shift": 0.0}}, "^dit.shift is 0.0, but must be above 0"),
         ({"vae": {"steps": "many"}}, "vae.steps is 'many', but must be a whole number"),
         ({"vae": {"dim_mult": [0, 0, 0]}}, "vae.dim_mult is \\[0, 0, 0\\], but each level must be 1 to 64"),
         ({"vae": {"dim_mult": [1, -1, 2]}}, "each level must be 1 to 64"),
         ({"vae": {"dim_mult": [1, 1, 10**9]}}, "each level must be 1 to 64"),
-        ({"vae": {"dim_mult": [1, [2], 2]}}, "vae.dim_mult is \\[2\\], but must be a whole number"),
+        ({"vae": {"dim_mult": [1, [2], 2]}}, "vae.dim_mult\\[1\\] is \\[2\\], but must be a whole number"),
         ({"vae": {"dim_mult": 2}}, "vae.dim_mult is 2, but must be a list"),
         ({"vae": {"dim_mult": [1, 1, 1], "base_dim": 1}}, "Make one of them 2"),
         ({"vae": {"base_dim": 0}}, "base_dim is 0, but must be at least 1"),
@@ -147,7 +147,10 @@ def test_the_transformer_needs_a_vae(tmp_path):
         ({"dit": {"attention_head_dim": 7}}, "attention_head_dim is 7, but must be even"),
         ({"dit": {"freq_dim": 1}}, "freq_dim is 1, but must be at least 2"),
         ({"dit": {"mixture": "clip"}}, "dit.mixture is 'clip', but must be a list"),
-        ({"dit": {"mixture": [["clip"]]}}, "dit.mixture is \\['clip'\\], but must be text"),
+        (
+            {"dit": {"mixture": [["clip"]]}},
+            r"dit.mixture\[0\] is \['clip'\], but must be one of \['clip', 'views', 'frame'\]",
+        ),
         ({"dit": {"new_walks": 1e300}}, "new_walks is 1e\\+300, but must be at most"),
         ({"rooms": {"workers": 10**9}}, "workers is 1000000000, but must be at most 256"),
         ({"rooms": {"size": 16 * 10**6}}, "size is 16000000, but must be at most 4096"),

@@ -29,7 +29,7 @@ from research.tiny.simulator.vae import (
 from research.tiny.simulator.whole_clip import WholeClips
 from vega3d import VegaForSpatialReasoning
 from vega3d.modeling.noise_vega3d import flow_matching_step
-from vega3d.run_files import hash_folder
+from vega3d.runs import hash_folder
 
 
 def frames_of(count, seed=0, size=32):

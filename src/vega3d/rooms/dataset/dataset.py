@@ -12,15 +12,14 @@
 No times, hosts or worker counts: two runs on one machine give the same bytes.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from vega3d.configs import check_count, shown
-from vega3d.files import LOCK, check_folder, only_run, read_json, write_whole
+from vega3d.configs import check_count
+from vega3d.files import check_folder, is_free, only_run, read_json, write_whole
 from vega3d.rooms.dataset.dataset_card import dataset_card
 from vega3d.rooms.dataset.dataset_files import (
     ARRAYS,
@@ -42,6 +41,7 @@ from vega3d.rooms.render.raycast import use_one_thread
 from vega3d.rooms.scene.furniture import PACK, UNSEEN_SPLIT, Furniture, furniture_for
 from vega3d.rooms.scene.scene import sample_scene, scene_seed
 from vega3d.rooms.scene.trajectory import sample_walk
+from vega3d.runs import check_same_run, sha256
 
 FORMAT = 2
 SETTINGS = "settings.json"
@@ -201,7 +201,7 @@ def claimed(output: Path, settings: DatasetSettings, pack: Path | None) -> Itera
     Raises:
         ValueError: if another run holds it, it is not free, or it was made with other settings or furniture.
     """
-    digest = hashlib.sha256((PACK if pack is None else pack).read_bytes()).hexdigest()
+    digest = sha256(PACK if pack is None else pack)
     wanted = {"format": FORMAT, **asdict(settings), "furniture_sha256": digest}
     check_free(output, wanted)
     output.mkdir(parents=True, exist_ok=True)
@@ -217,12 +217,7 @@ def check_free(output: Path, wanted: dict) -> None:
     file = output / SETTINGS
     if file.exists():
         found = read_json(file, f"Choose another folder than {output}.")
-        differing = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
-        if differing:
-            values = ", ".join(
-                f"{name} {shown(found.get(name))} (now {shown(wanted.get(name))})" for name in differing
-            )
-            raise ValueError(f"{output} was made with other settings: {values}. Choose another folder.")
+        check_same_run(found, wanted, f"{output} was made with other settings", "Choose another folder.")
         return
-    if output.exists() and not (output.is_dir() and all(path.name == LOCK for path in output.iterdir())):
+    if not is_free(output):
         raise ValueError(f"{output} is not empty and holds no data set of ours. Choose another folder.")
