@@ -163,6 +163,7 @@ def test_without_any_video_there_is_nothing_to_allow(tmp_path):
         ({"ground_truth": "AB"}, "the answer 'AB'"),
         ({"options": None}, r"the options \[\], but needs two or more"),
         ({"options": ["left", "right"]}, "written 'A. ...', 'B. ...'"),
+        ({"options": ["A.left", "B.right"]}, "written 'A. ...', 'B. ...'"),
         ({"id": 0}, "the id 0, which an earlier row has too"),
         ({"question_type": "object_counting", "ground_truth": "many"}, "is a number from 0 up"),
         ({"question_type": "object_counting", "ground_truth": "nan"}, "is a number from 0 up"),

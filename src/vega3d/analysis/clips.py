@@ -45,10 +45,10 @@ class PosedClip:
     def __post_init__(self):
         count = len(self.frames)
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3 or not self.frames.size:
-            raise ValueError(f"{self.name}: frames must be uint8[T, H, W, 3], but got {shape_of(self.frames)}.")
+            raise ValueError(f"{self.name}: frames must be uint8[T, H, W, 3], but got {array_type(self.frames)}.")
         if self.depth.dtype != np.float32 or self.depth.ndim != 3 or len(self.depth) != count:
             raise ValueError(
-                f"{self.name}: depth must be float32[{count}, h, w], one a frame, but got {shape_of(self.depth)}."
+                f"{self.name}: depth must be float32[{count}, h, w], one a frame, but got {array_type(self.depth)}."
             )
         if not (np.isfinite(self.depth).all() and (self.depth >= 0).all()):
             raise ValueError(f"{self.name}: depth must be finite and at least 0 m. Mark holes with 0.")
@@ -89,7 +89,8 @@ class ReadOptions(NamedTuple):
     intrinsics: tuple[float, ...] | None = None
 
 
-def shape_of(array: np.ndarray) -> str:
+def array_type(array: np.ndarray) -> str:
+    """Such as `uint8[4, 48, 64, 3]`."""
     return f"{array.dtype}{list(array.shape)}"
 
 

@@ -142,7 +142,7 @@ def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = 
         check_row(row, place)
         if str(row["id"]) in records:
             raise ValueError(f"{place} has the id {row['id']}, which an earlier row has too. Ids must be unique.")
-        video = video_of(row, folder, place)
+        video = video_path(row, folder, place)
         if video not in found:
             found[video] = video.is_file()
         records[str(row["id"])] = annotated_question(row, video if found[video] else None)
@@ -151,7 +151,7 @@ def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = 
     return list(records.values())
 
 
-def video_of(row: Mapping, folder: str | Path, place: str) -> Path:
+def video_path(row: Mapping, folder: str | Path, place: str) -> Path:
     """Where the video of a row lies; raises ValueError for names that lead out of the folder."""
     try:
         return inside(inside(folder, str(row["dataset"])), f"{row['scene_name']}.mp4")
