@@ -21,23 +21,32 @@ import vega3d
 from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.metrics import CHOICE_TYPES, NUMERIC_TYPES
 from vega3d.evaluation.run import evaluate
-from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.hub.load import load_vega
 from vega3d.shipped import example_clip
 
 
-def questions(count: int) -> list[QuestionRecord]:
+def questions(count: int) -> list[AnnotatedQuestion]:
     """`count` questions about each clip, half of them choices of four, of different lengths."""
     types = [name for pair in zip(CHOICE_TYPES, (*NUMERIC_TYPES, *NUMERIC_TYPES), strict=False) for name in pair]
     records = []
     for clip in ("room", "corridor"):
         for number in range(count):
             name = types[number % len(types)]
-            options = tuple(f"{letter}. the {letter}-side" for letter in "ABCD") if name in CHOICE_TYPES else ()
+            options = tuple(f"the {letter}-side" for letter in "ABCD") if name in CHOICE_TYPES else ()
             text = f"Question {number}: which of the things in this room is {'much ' * (number % 5)}nearer to the bed?"
             truth = "A" if options else "2"
             records.append(
-                QuestionRecord(f"{clip}{number}", "clips", clip, name, text, truth, options, example_clip(clip))
+                AnnotatedQuestion(
+                    example_clip(clip),
+                    text,
+                    options,
+                    id=f"{clip}{number}",
+                    dataset="clips",
+                    scene=clip,
+                    question_type=name,
+                    answer=truth,
+                )
             )
     return records
 
@@ -49,7 +58,7 @@ def seconds_of_pass(model, processor, records, name: str, num_frames: int, batch
     return time.perf_counter() - start, [question["answer"] for question in result["questions"]]
 
 
-def compare_sizes(model, processor, records: list[QuestionRecord], num_frames: int, options) -> list[dict]:
+def compare_sizes(model, processor, records: list[AnnotatedQuestion], num_frames: int, options) -> list[dict]:
     """One row for each batch size; ratio and answers against the first one."""
     times: dict[int, list[float]] = {size: [] for size in options.batch_sizes}
     answers = {}

@@ -28,20 +28,17 @@ from tqdm import tqdm
 
 import vega3d
 from vega3d import VegaGenerator, VegaGeneratorConfig
-from vega3d.analysis.cells import Reading, make_plan, reading
 from vega3d.analysis.clips import PosedClip
 from vega3d.analysis.correspondence import CoVisible, co_visible, correspondence
-from vega3d.analysis.sweep import clip_parts
+from vega3d.analysis.settings import make_grid
+from vega3d.analysis.sweep import Measurement, correspondence_parts
+from vega3d.analysis.tokens import FittedClip, fit_clip
 from vega3d.geometry import intrinsics_from_field_of_view, look_at
 from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 WAN_1_3B = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
 TINY = {"num_attention_heads": 2, "attention_head_dim": 24, "ffn_dim": 96, "num_layers": 12, "text_dim": 32}
 ROOM = np.array([5.0, 4.0, 2.6])  # [m]
-
-
-def frame_settings(generator: VegaGenerator, full: bool) -> FrameSettings:
-    return FrameSettings(generator.config.cell, max_area=1280 * 720 if full else 192 * 192)
 
 
 def make_generator(folder: Path, full: bool, device: str) -> VegaGenerator:
@@ -92,7 +89,7 @@ def timed(function: Callable[[], object], cuda: bool) -> float:
     return 1000 * (time.perf_counter() - start)
 
 
-def compare(generator: VegaGenerator, given: Reading, repeats: int) -> dict:
+def compare(generator: VegaGenerator, given: FittedClip, repeats: int) -> dict:
     """Medians of a full forward, of reading all blocks, of scoring them too, and of the geometry; and the ratios."""
     blocks = list(range(generator.config.num_layers))
     timestep, cuda = generator.config.timestep, generator.device.type == "cuda"
@@ -131,15 +128,15 @@ def sweep_clips(
     generator: VegaGenerator, settings: FrameSettings, count: int, frames: int, size: tuple[int, int]
 ) -> dict:
     """Seconds of a sweep over all blocks at one noise level, without the making of the clips."""
-    plan = make_plan(generator.config, settings, blocks=range(generator.config.num_layers))
+    grid = make_grid(generator.config, settings, blocks=range(generator.config.num_layers))
     seconds, rows = 0.0, 0
     with tempfile.TemporaryDirectory() as parts:
         for number in tqdm(range(count), desc="clips"):
             clip = room_clip(number, frames, *size)
             start = time.perf_counter()
-            given = reading(clip, generator.config, settings)
-            for part in clip_parts(generator, given, settings.max_area, plan, Path(parts), VegaGenerator.read):
-                rows += len(part)
+            run = Measurement(generator=generator, grid=grid, parts=Path(parts))
+            for group in run.groups():
+                rows += sum(map(len, correspondence_parts(run, group, group.fit(clip))))
             seconds += time.perf_counter() - start
     return {"clips": count, "frames": frames, "blocks": generator.config.num_layers, "rows": rows, "seconds": seconds}
 
@@ -159,8 +156,8 @@ def main() -> None:
     clips = options.clips or (4 if options.full else 100)
     with tempfile.TemporaryDirectory() as folder:
         generator = make_generator(Path(folder), options.full, options.device)
-        settings = frame_settings(generator, options.full)
-        given = reading(room_clip(0, frames, width, height), generator.config, settings)
+        settings = FrameSettings(generator.config.cell, max_area=1280 * 720 if options.full else 192 * 192)
+        given = fit_clip(room_clip(0, frames, width, height), settings, generator.config.clip_mode)
         one_clip = compare(generator, given, options.repeats)
         many = sweep_clips(generator, settings, clips, frames, (width, height))
     results = {

@@ -317,7 +317,7 @@ def test_a_qwen3_vl_is_assembled_described_and_asked(tmp_path, frames):
 @pytest.fixture(scope="module")
 def small_rooms(tmp_path_factory) -> Path:
     """A data set of one room, where the benchmark `rooms` looks for its own if its home is the folder's."""
-    from vega3d.evaluation.rooms import RoomsBenchmark
+    from vega3d.evaluation.benchmarks import RoomsBenchmark
     from vega3d.rooms.dataset.settings import DatasetSettings
 
     home = tmp_path_factory.mktemp("home")
@@ -366,7 +366,7 @@ def test_rooms_without_a_folder_come_from_the_cache(small_rooms, tmp_path, monke
     from huggingface_hub import constants
 
     from vega3d.evaluation import benchmarks
-    from vega3d.evaluation.rooms import RoomsBenchmark
+    from vega3d.evaluation.benchmarks import RoomsBenchmark
     from vega3d.rooms.dataset.settings import DatasetSettings
 
     monkeypatch.chdir(tmp_path)
@@ -398,8 +398,8 @@ def test_the_most_frequent_answers_of_a_table(small_rooms, tmp_path):
             "scene_name": record.scene,
             "question_type": record.question_type,
             "question": record.question,
-            "ground_truth": record.ground_truth,
-            "options": list(record.options) or None,
+            "ground_truth": record.answer,
+            "options": record.lettered or None,
             "frame": record.frame,
             "marks": [list(mark) for mark in record.marks],
         }

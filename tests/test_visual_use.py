@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, DynamicCache, pipeline
 from tiny_checkpoints import VLM_PROCESSORS, save_checkpoint
 from vega3d.demo.compare import Comparer
 from vega3d.evaluation.answerers import ModelAnswerer
-from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.features.cache import FeatureCache
 from vega3d.hub.load import load_vega
 from vega3d.inference.answer import letter_probabilities
@@ -87,19 +87,20 @@ def of_pipeline(asked: Asked) -> torch.Tensor:
     return first.seen[0][0]
 
 
+def annotated(visual, question: SpatialQuestion) -> AnnotatedQuestion:
+    place = {"id": "0", "dataset": "clips", "scene": "clip", "question_type": "object_rel_distance"}
+    return AnnotatedQuestion(visual, question.question, question.options, **place)
+
+
 def of_evaluator(asked: Asked) -> torch.Tensor:
     question = asked.question
-    options = tuple(f"{letter}. {text}" for letter, text in zip(question.letters, question.options, strict=True))
-    record = QuestionRecord(
-        "0", "clips", "clip", "object_rel_distance", question.question, "A", options, question.visual
-    )
+    record = annotated(question.visual, question)
     return values(ModelAnswerer(asked.model, asked.processor, "tiny").answer([record])[0][1] or {})
 
 
 def of_plain_evaluator(plain, asked: Asked, inputs: dict) -> torch.Tensor:
     question = asked.question
-    options = tuple(f"{letter}. {text}" for letter, text in zip(question.letters, question.options, strict=True))
-    record = QuestionRecord("0", "clips", "clip", "object_rel_distance", question.question, "A", options)
+    record = annotated(None, question)
     prompt = Asked(asked.model, asked.processor, SpatialQuestion(question.visual, record.prompt), asked.folder)
     return asked.letters(next_token(plain, without_generator(prompt.inputs())))
 

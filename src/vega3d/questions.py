@@ -34,7 +34,6 @@ class SpatialQuestion:
         question_type: name of the type in its benchmark; empty if it has none.
         frame: number of the frame of the video that the marks are to be drawn on.
         marks: left, top, right, bottom [px] of the boxes A, B, ... that the question is about.
-        wording: the whole prompt, of a benchmark that words it itself; empty to make it of question and options.
         name: what error messages call it, such as its id in a benchmark; empty if it needs no name.
 
     Raises:
@@ -50,7 +49,6 @@ class SpatialQuestion:
     question_type: str = ""
     frame: int | None = None
     marks: Sequence[Mark] = ()
-    wording: str = ""
     name: str = ""
 
     def __post_init__(self):
@@ -72,8 +70,6 @@ class SpatialQuestion:
     @property
     def prompt(self) -> str:
         """What stands beside the visual in the conversation."""
-        if self.wording:
-            return self.wording
         pre = [] if self.is_image else [PRE_PROMPT]
         if self.is_numeric:
             return "\n".join([*pre, self.question, NUMERIC_POST_PROMPT])

@@ -1,8 +1,11 @@
-"""Bootstrap intervals over scenes, which are drawn whole, because what belongs to one scene is not independent.
+"""Bootstrap intervals over scenes and training seeds, and paired differences.
 
-Percentile method: Davison and Hinkley, Bootstrap Methods and their Application, 1997, 5.3. It knows only what varies
-among the scenes given: where none differs from another its interval would have no width, and another one stands for it
-(`interval_of_a_constant`). Letters: R resamples, S scenes.
+Whole scenes are drawn with replacement, because what belongs to one scene is not independent (cluster bootstrap,
+percentile method: Davison and Hinkley, Bootstrap Methods and their Application, 1997, 3.8 and 5.3). Several training
+seeds are drawn likewise, each side of a comparison by itself. The bootstrap knows only what varies among the scenes
+given: where all have the same value, `constant_interval` stands for it.
+
+Letters: R resamples, S scenes, F training seeds, K metrics.
 """
 
 from collections.abc import Sequence
@@ -18,18 +21,19 @@ LEAST_SCENES = 2  # that an interval needs
 FEW_SCENES = 10  # below which percentile intervals cover less than they say
 SAME = 1e-9  # resamples that differ by no more are the same but for rounding
 
-Limits = tuple[float, float]  # the least and the largest value that a figure can have
+Limits = tuple[float, float]  # the least and the largest value that a metric can have
 SHARE: Limits = (0.0, 1.0)
 DIFFERENCE: Limits = (-1.0, 1.0)  # of two shares
 
 
 @dataclass(frozen=True)
 class Interval:
-    """
+    """A score and its 95 % interval.
+
     Attributes:
         score: on everything; None if there is none.
-        low, high: ends of the 95 % interval; None if fewer than two scenes have the score, if more than half of the
-            resamples have none, or as `interval_of_a_constant` says.
+        low, high: None if fewer than two scenes have the score, if more than half of the resamples have none, or as
+            `constant_interval` says.
     """
 
     score: float | None
@@ -37,34 +41,96 @@ class Interval:
     high: float | None
 
 
-def drawn(random: np.random.Generator, resamples: int, size: int) -> np.ndarray:
-    """float64[R + 1, size]: how often each of `size` things is drawn in R resamples; the last row is all of them once.
+@dataclass(frozen=True)
+class Difference:
+    """Scores of two sides on the same scenes, and whether they differ.
 
-    The last row carries the score itself through the same arithmetic.
+    Attributes:
+        first, second: means over the training seeds of each side.
+        interval: of `second - first`.
+        better: share of the resamples in which the second side is better, half of the ties included; None like the
+            interval's ends.
+        scenes: how many have the score; of an average those of its category that has fewest.
     """
-    draws = random.multinomial(size, np.full(size, 1 / size), size=resamples)
-    return np.concatenate([draws, np.ones((1, size))]).astype(np.float64)
+
+    first: float
+    second: float
+    interval: Interval
+    better: float | None
+    scenes: int
 
 
-def interval_of(values: np.ndarray, scenes: int, limits: Limits | None = None) -> Interval:
-    """Interval of a figure.
+@dataclass(frozen=True)
+class Draws:
+    """How often each scene and each training seed is drawn.
+
+    The last row is everything once, and so carries the score itself through the same arithmetic.
+
+    Attributes:
+        scenes: float64[R + 1, S].
+        seeds: float64[R + 1, F] for each side.
+    """
+
+    scenes: np.ndarray
+    seeds: tuple[np.ndarray, ...]
+
+    def sums(self, values: Sequence[np.ndarray], side: int) -> np.ndarray:
+        """float64[R + 1, K]: sums over scenes and means over seeds of F arrays float[S, K]."""
+        of_scenes = np.stack([self.scenes @ of_seed for of_seed in values], axis=1)  # float[R + 1, F, K]
+        shares = self.seeds[side] / self.seeds[side].sum(-1, keepdims=True)
+        return np.einsum("rf,rfk->rk", shares, of_scenes)
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """float64[R + 1, K]: means over the seeds of the first side and scenes, of float[F, S, K]."""
+        seeds, scenes, _ = values.shape
+        return np.einsum("rf,fsk,rs->rk", self.seeds[0], values, self.scenes) / (seeds * scenes)
+
+
+@lru_cache(maxsize=4)  # many metrics are of the same scenes
+def draw(scenes: int, seeds: tuple[int, ...] = (), resamples: int = RESAMPLES, seed: int = 0) -> Draws:
+    """Draws of scenes, then of the training seeds of each side.
 
     Args:
-        values: float[R + 1], the last one being the score itself.
-        scenes: how many have the figure; fewer than those that were drawn from, if some have nothing to say of it.
-        limits: of the figure; None if it has none.
+        scenes: S.
+        seeds: F of each side.
+        resamples: R, how many times everything is drawn.
+        seed: decides the draws.
+
+    Raises:
+        ValueError: if there is nothing to draw, or no resamples.
+    """
+    if min((scenes, resamples, *seeds)) < 1:
+        raise ValueError(
+            f"Got {scenes} scenes, {resamples} resamples and {list(seeds)} training seeds; give one of each at least."
+        )
+    random = np.random.default_rng(seed)
+
+    def drawn(size: int) -> np.ndarray:
+        draws = random.multinomial(size, np.full(size, 1 / size), size=resamples)
+        return np.concatenate([draws, np.ones((1, size))]).astype(np.float64)
+
+    return Draws(drawn(scenes), tuple(drawn(size) for size in seeds))
+
+
+def percentile_interval(values: np.ndarray, scenes: int, limits: Limits | None = None) -> Interval:
+    """The 95 % interval of one metric.
+
+    Args:
+        values: float[R + 1], the last one being the score itself; NaN where a resample has none.
+        scenes: how many have the metric; fewer than those that were drawn from, if some have nothing to say of it.
+        limits: of the metric; None if it has none.
     """
     score = float(values[-1])
     usable = values[:-1][np.isfinite(values[:-1])]
     if scenes < LEAST_SCENES or len(usable) < LEAST_USABLE * (len(values) - 1):
         return Interval(score, None, None)
     if np.ptp(usable) <= SAME:
-        return interval_of_a_constant(score, scenes, limits)
+        return constant_interval(score, scenes, limits)
     low, high = np.quantile(usable, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
     return Interval(score, float(low), float(high))
 
 
-def interval_of_a_constant(score: float, scenes: int, limits: Limits | None) -> Interval:
+def constant_interval(score: float, scenes: int, limits: Limits | None) -> Interval:
     """Exact interval where all scenes have the same value; resamples of them would say that there is no doubt at all.
 
     At a limit, where all are right or all are wrong: at least the share p = 0.025^(1 / S) of all scenes is so, and the
@@ -80,10 +146,13 @@ def interval_of_a_constant(score: float, scenes: int, limits: Limits | None) -> 
     return Interval(score, known, known)
 
 
-@lru_cache(maxsize=4)
-def seeded_draws(seed: int, resamples: int, size: int) -> np.ndarray:
-    """`drawn` with a generator of its own, kept: many figures are of the same scenes."""
-    return drawn(np.random.default_rng(seed), resamples, size)
+def paired_difference(first: np.ndarray, second: np.ndarray, scenes: int) -> Difference:
+    """The difference of two shares, from the scores float[R + 1] of both sides on the same draws."""
+    values = second - first
+    interval = percentile_interval(values, scenes, DIFFERENCE)
+    usable = values[:-1][np.isfinite(values[:-1])]
+    better = None if interval.low is None else float(np.mean((usable > 0) + 0.5 * (usable == 0)))
+    return Difference(float(first[-1]), float(second[-1]), interval, better, scenes)
 
 
 def mean_intervals(
@@ -93,18 +162,18 @@ def mean_intervals(
     seed: int = 0,
     limits: Sequence[Limits | None] | None = None,
 ) -> list[Interval]:
-    """Means of K figures, each with its 95 % interval over scenes; all are computed on the same draws.
+    """Means of K metrics with their 95 % intervals over scenes, all computed on the same draws.
 
     Args:
-        scenes: n scenes, one of each row.
+        scenes: name of the scene of each of n rows.
         values: float[n, K]; NaN is left out.
-        resamples: how many times scenes are drawn.
-        seed: of the draws.
-        limits: of each figure, for those that are the same in all scenes (`interval_of_a_constant`). By default
-            figures in [0, 1] are shares, and others have no limits.
+        resamples: R, how many times everything is drawn.
+        seed: decides the draws.
+        limits: of each metric, for those that are the same in all scenes (`constant_interval`). By default metrics in
+            [0, 1] are shares, and others have no limits.
 
     Raises:
-        ValueError: if the two differ in length or are empty, or there are no resamples.
+        ValueError: if scenes and values differ in length or are empty, or there are no resamples.
     """
     if len(values) != len(scenes) or not len(scenes) or resamples < 1:
         raise ValueError(
@@ -114,23 +183,18 @@ def mean_intervals(
     members = np.equal(places, np.arange(len(names))[:, None]).astype(float)  # float[S, n]
     known = np.isfinite(values)
     sums, counts = members @ np.where(known, values, 0.0), members @ known
-    weights = seeded_draws(seed, resamples, len(names))
+    weights = draw(len(names), (), resamples, seed).scenes
     with np.errstate(invalid="ignore"):
         means = (weights @ sums) / (weights @ counts)  # float[R + 1, K]
     if limits is None:
         limits = [SHARE if np.all((column >= 0) & (column <= 1) | np.isnan(column)) else None for column in values.T]
     return [
-        interval_of(column, scored, within) if scored else Interval(None, None, None)
-        for column, scored, within in zip(means.T, scenes_with(scenes, values), limits, strict=True)
+        percentile_interval(column, scored, within) if scored else Interval(None, None, None)
+        for column, scored, within in zip(means.T, scene_counts(scenes, values), limits, strict=True)
     ]
 
 
-def scenes_with(scenes: Sequence[str], values: np.ndarray) -> list[int]:
-    """How many scenes have each of K figures.
-
-    Args:
-        scenes: n scenes, one of each row.
-        values: float[n, K], NaN where a row has no such figure.
-    """
+def scene_counts(scenes: Sequence[str], values: np.ndarray) -> list[int]:
+    """How many scenes have each of K metrics, float[n, K] with NaN where a row has no such metric."""
     names = np.asarray(scenes)
     return [len(np.unique(names[np.isfinite(column)])) for column in values.T]

@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +100,10 @@ class Reading:
         return ReadOptions(self.views, self.skip_lost, values)
 
     def plan(self, loaded: LoadedGenerator, voxel: float = 0.1) -> Any:
-        from vega3d.analysis.cells import make_plan
+        from vega3d.analysis.settings import make_grid
 
         config = loaded.generator.config
-        return make_plan(
+        return make_grid(
             config,
             loaded.frames,
             blocks=list(range(config.num_layers)) if self.block == "all" else numbers("--block", self.block),
@@ -133,7 +133,19 @@ class Reading:
             )
         count = rooms if clips is None else clips
         with progress(f"rooms of split {split or usual}", "room", count) as advance:
-            return make_rooms(count, split or usual, self.workers, on_room=lambda number: advance(number))
+            return make_rooms(count, split or usual, self.workers, on_progress=lambda number: advance(number))
+
+    def measurement(self, loaded: LoadedGenerator, grid: Any, options: Any, on_progress: Callable[[int], None]) -> Any:
+        """What `correspondence_rows`, `probe_rows` and `run_sweep` take."""
+        from vega3d.analysis.sweep import Measurement
+
+        return Measurement(
+            generator=loaded.generator,
+            grid=grid,
+            options=options,
+            reader=self.reader(),
+            on_progress=lambda count: on_progress(count),
+        )
 
     def reader(self) -> Any:
         from vega3d.modeling.generator_vega3d import VegaGenerator
@@ -167,19 +179,16 @@ def correspondence(
         loaded = load_generator(model, device)
         plan = measured.plan(loaded, voxel)
         sources = measured.sources()
-        from vega3d.analysis.summary import result_of, write_result
+        from vega3d.analysis.summary import make_result, result_table, write_result
         from vega3d.analysis.sweep import correspondence_rows
-        from vega3d.analysis.tables import correspondence_table
 
-        with progress("clips", "pass", plan.num_parts(len(sources))) as advance:
-            rows = correspondence_rows(
-                loaded.generator, sources, plan, options, reader=measured.reader(), on_part=lambda n: advance(n)
-            )
+        with progress("clips", "pass", plan.num_passes(len(sources))) as advance:
+            rows = correspondence_rows(measured.measurement(loaded, plan, options, advance), sources)
         info = metadata(model, loaded, plan, options, sources)
-        result = result_of(rows, "correspondence", info, seed=measured.seed)
+        result = make_result(rows, "correspondence", info, seed=measured.seed)
         if output is not None:
             write_result(output, result)
-    typer.echo(json.dumps(result, indent=2) if as_json else correspondence_table(result))
+    typer.echo(json.dumps(result, indent=2) if as_json else result_table(result))
 
 
 @command(
@@ -205,19 +214,16 @@ def probe(
         loaded = load_generator(model, device)
         plan = measured.plan(loaded)
         sources, training = measured.sources(), measured.train_sources(train_data, train_clips)
-        from vega3d.analysis.probing import probe_rows
-        from vega3d.analysis.summary import result_of, write_result
-        from vega3d.analysis.tables import probe_table
+        from vega3d.analysis.summary import make_result, result_table, write_result
+        from vega3d.analysis.sweep import probe_rows
 
-        with progress("clips", "pass", plan.num_parts(len(sources) + len(training))) as advance:
-            rows = probe_rows(
-                loaded.generator, training, sources, plan, options, None, measured.reader(), lambda n: advance(n)
-            )
+        with progress("clips", "pass", plan.num_passes(len(sources) + len(training))) as advance:
+            rows = probe_rows(measured.measurement(loaded, plan, options, advance), training, sources)
         info = metadata(model, loaded, plan, options, sources, training)
-        result = result_of(rows, "probe", info, seed=measured.seed)
+        result = make_result(rows, "probe", info, seed=measured.seed)
         if output is not None:
             write_result(output, result)
-    typer.echo(json.dumps(result, indent=2) if as_json else probe_table(result))
+    typer.echo(json.dumps(result, indent=2) if as_json else result_table(result))
 
 
 @command(
@@ -243,7 +249,8 @@ def sweep(
     measured.block = measured.block or "all"
     options = measured.read_options()
     with loading(model):
-        from vega3d.analysis.sweep_files import check_free, run_sweep, sweep_table
+        from vega3d.analysis.summary import sweep_table
+        from vega3d.analysis.sweep import check_free, run_sweep
 
     check_free(output)
     loaded = load_generator(model, device)
@@ -251,11 +258,9 @@ def sweep(
     sources = measured.sources()
     training = measured.train_sources(train_data, train_clips) if probes else []
     info = metadata(model, loaded, plan, options, sources, training)
-    total = plan.num_parts(len(sources)) + (plan.num_parts(len(sources) + len(training)) if probes else 0)
+    total = plan.num_passes(len(sources)) + (plan.num_passes(len(sources) + len(training)) if probes else 0)
     with progress("sweep", "pass", total) as advance:
-        result = run_sweep(
-            loaded.generator, sources, training, plan, output, info, options, measured.reader(), lambda n: advance(n)
-        )
+        result = run_sweep(measured.measurement(loaded, plan, options, advance), sources, training, output, info)
     typer.echo(json.dumps(result, indent=2) if as_json else sweep_table(result, output))
 
 
@@ -280,17 +285,17 @@ def choose(
     folders = [sweep, *(Path(folder) for _, _, folder in named)]
     with held_output(output, *(folder / "clips.parquet" for folder in folders)):
         with loading("the sweeps"):
-            from vega3d.analysis.choice import choice_of
+            from vega3d.analysis.choice import choice_table
+            from vega3d.analysis.choice import choose as choose_setting
             from vega3d.analysis.summary import write_result
-            from vega3d.analysis.sweep_files import sweep_rows
-            from vega3d.analysis.tables import choice_table
+            from vega3d.analysis.sweep import sweep_rows
 
         rows = sweep_rows(sweep)
         bare = [name for name, _, folder in named if not folder]
         if bare:
             raise ValueError(f"--against is {bare[0]!r}, but must be NAME=SWEEP, such as image-twin=sweep-twin.")
         others = {name: sweep_rows(Path(folder)) for name, _, folder in named}
-        result = choice_of(rows, mode or rows[0]["mode"], others)
+        result = choose_setting(rows, mode or rows[0]["mode"], others)
         if output is not None:
             write_result(output, result)
     typer.echo(json.dumps(result, indent=2) if as_json else choice_table(result))
@@ -322,11 +327,7 @@ def metadata(
         "generator_files": loaded.generator.files_hash(),
         "notice": loaded.notice,
         "command": shlex.join(["vega3d", *sys.argv[1:]]),
-        "plan": {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in vars(plan).items()
-            if name != "frames"
-        },
+        "plan": plan.as_json(),
         "options": options._asdict(),
         "noise_seed": loaded.generator.config.noise_seed,
         "data": {"layout": sources[0].layout, "clips": [source.name for source in sources]},

@@ -87,16 +87,16 @@ def evaluate(
     check_baseline(baseline, named, train_table)
     if baseline in PLAIN_BASELINES:
         with progress("rooms of split train", "room") as advance:
-            answerer = plain_baseline(baseline, seed, data, train_table, workers, on_rooms=advance)
+            answerer = plain_baseline(baseline, seed, data, train_table, workers, on_progress=advance)
     else:
         answerer = model_answerer(str(named), baseline == "blind", num_frames, four_bit, device, cache)
     with progress("rooms", "room") as advance:
         records, missing = load_benchmark(
-            benchmark, data, table, limit, allow_missing, seed, workers, on_rooms=advance
+            benchmark, data, table, limit, allow_missing, seed, workers, on_progress=advance
         )
     with progress(benchmark, "question", len(records)) as advance:
         result = run_benchmark(
-            answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_question=advance
+            answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_progress=advance
         )
     typer.echo(json.dumps(overview(result), indent=2, allow_nan=False) if as_json else format_table(result))
 

@@ -10,7 +10,7 @@ from posed_clips import room_clip, write_scannet
 from typer.testing import CliRunner
 
 from tiny_checkpoints import EMBEDDED, copy_embedded
-from vega3d.analysis.cells import read_part, write_part
+from vega3d.analysis.sweep import read_part, write_part
 from vega3d.files import only_run
 from vega3d_cli.common import app
 

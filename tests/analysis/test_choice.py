@@ -1,20 +1,19 @@
-"""The cell that a sweep chooses, and gate G2."""
+"""The setting that a sweep chooses, and the acceptance criterion."""
 
 import json
 
 import pytest
 from typer.testing import CliRunner
 
-from vega3d.analysis.choice import best_cell, cells_compared, choice_of
+from vega3d.analysis.choice import best_setting, choice_table, choose, compare_settings
 from vega3d.analysis.summary import write_rows
-from vega3d.analysis.tables import choice_table
 from vega3d_cli import app
 
 CLIPS = 12
 
 
-def rows(family="wan", mode="views", shift=0.0, **cells):
-    """A row for each clip and cell; `b1=(depth, retrieval)` is block 1, and clips differ."""
+def rows(family="wan", mode="views", shift=0.0, **settings):
+    """A row for each clip and setting; `b1=(depth, retrieval)` is block 1, and clips differ."""
     return [
         {
             "family": family,
@@ -31,59 +30,59 @@ def rows(family="wan", mode="views", shift=0.0, **cells):
             "depth_rmse": depth + shift + 0.01 * clip,
             "centred_retrieval_1": retrieval - 0.005 * clip,
         }
-        for name, (depth, retrieval) in cells.items()
+        for name, (depth, retrieval) in settings.items()
         for clip in range(CLIPS)
     ]
 
 
-def test_the_best_cell_is_best_over_both_measures():
+def test_the_best_setting_is_best_over_both_measures():
     found = rows(b0=(0.5, 0.9), b1=(0.6, 0.8), b2=(0.9, 0.5), b3=(0.95, 0.2))
-    assert best_cell(found, "wan")[-1] == 0
-    assert best_cell(rows(b0=(0.5, 0.3), b1=(0.6, 0.9), b2=(0.7, 0.8)), "wan")[-1] == 1  # ranks 0 + 2, 1 + 0, 2 + 1
-    assert best_cell(rows(b0=(0.5, 0.3), b1=(0.6, 0.4)), "wan")[-1] == 0  # of equals the better depth
+    assert best_setting(found, "wan")[-1] == 0
+    assert best_setting(rows(b0=(0.5, 0.3), b1=(0.6, 0.9), b2=(0.7, 0.8)), "wan")[-1] == 1  # ranks 0 + 2, 1 + 0, 2 + 1
+    assert best_setting(rows(b0=(0.5, 0.3), b1=(0.6, 0.4)), "wan")[-1] == 0  # of equals the better depth
 
 
-def test_only_cells_of_family_and_mode_with_both_measures_are_chosen():
+def test_only_settings_of_family_and_mode_with_both_measures_are_chosen():
     found = rows(b0=(0.9, 0.1)) + rows("random", b1=(0.1, 0.9)) + rows(mode="frame", b2=(0.1, 0.9))
     bare = [{**row, "depth_rmse": None} for row in rows(b3=(0.1, 0.9))]
-    assert best_cell(found + bare, "wan", "views")[-1] == 0
-    with pytest.raises(ValueError, match="no cell of vae"):
-        best_cell(found, "vae")
+    assert best_setting(found + bare, "wan", "views")[-1] == 0
+    with pytest.raises(ValueError, match="no setting of vae"):
+        best_setting(found, "vae")
 
 
 def test_differences_are_paired_and_have_a_side():
     first, second = rows(b0=(0.5, 0.8)), rows(b0=(0.7, 0.6))
-    cell = best_cell(first, "wan")
-    found = cells_compared(first, cell, second, cell)
+    setting = best_setting(first, "wan")
+    found = compare_settings(first, setting, second, setting)
     depth = found["depth_rmse"]
     assert depth["difference"]["score"] == pytest.approx(-0.2) and depth["is_better"]
     assert depth["difference"]["high"] - depth["difference"]["low"] < 1e-9  # what clips share cancels
     assert found["centred_retrieval_1"]["is_better"]
-    worse = cells_compared(second, cell, first, cell)
+    worse = compare_settings(second, setting, first, setting)
     assert not worse["depth_rmse"]["is_better"] and not worse["centred_retrieval_1"]["is_better"]
-    same = cells_compared(first, cell, first, cell)
+    same = compare_settings(first, setting, first, setting)
     assert not same["depth_rmse"]["is_better"]
     with pytest.raises(ValueError, match="same"):
-        cells_compared(first, cell, second[:-1], cell)
+        compare_settings(first, setting, second[:-1], setting)
 
 
 def test_the_choice_names_the_best_of_each_and_passes_only_if_all_are_beaten():
     own = rows(b0=(0.6, 0.7), b1=(0.5, 0.8)) + rows("random", b0=(0.9, 0.4), b1=(0.8, 0.5))
     baseline = [{**row, "centred_retrieval_1": None} for row in rows("mean", b0=(2.0, 0.0))]
     twin = rows(mode="frame", b0=(0.55, 0.75))
-    choice = choice_of(own + baseline, "views", {"twin": twin})
+    choice = choose(own + baseline, "views", {"twin": twin})
     assert {name: cell["block"] for name, cell in choice["cells"].items()} == {"own": 1, "random": 1, "twin": 0}
     assert choice["is_better"]
     better_twin = rows(mode="frame", b0=(0.55, 0.85))
-    assert not choice_of(own, "views", {"twin": better_twin})["is_better"]
+    assert not choose(own, "views", {"twin": better_twin})["is_better"]
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"no controls to compare with\. Sweep with --controls\. .* --against"):
-        choice_of(rows(b0=(0.5, 0.8)), "views", {})
+        choose(rows(b0=(0.5, 0.8)), "views", {})
     own = rows(b0=(0.5, 0.8)) + rows("random", b0=(0.9, 0.4))
     with pytest.raises(ValueError, match="--against names random"):
-        choice_of(own, "views", {"random": own})
+        choose(own, "views", {"random": own})
     (tmp_path / "sweep").mkdir()
     write_rows(tmp_path / "sweep" / "clips.parquet", own)
     bad = CliRunner().invoke(app, ["analyze", "choose", str(tmp_path / "sweep"), "--against", "twin"])
@@ -104,12 +103,12 @@ def test_what_a_sweep_lacks_is_named():
         (own + baseline, {}, r"no controls to compare with\. Sweep with --controls\."),
         (own + without_probes(control), {}, r"no probes of its controls \(random\)"),
         (without_probes(own), {"twin": own}, r"The sweep has no probes\. Sweep with --probes\.$"),
-        (own, {"twin": without_probes(own)}, r"twin has no cell of wan"),
+        (own, {"twin": without_probes(own)}, r"twin has no setting of wan"),
         ([], {}, r"no clips in the sweep"),
         (own, {"twin": []}, r"no clips in twin"),
     ):
         with pytest.raises(ValueError, match=message):
-            choice_of(found, "views", others)
+            choose(found, "views", others)
 
 
 @pytest.mark.parametrize("scenes", [1, 2, 5, 12])
@@ -119,7 +118,7 @@ def test_a_choice_knows_its_scenes(scenes):
         for found in (rows(b0=(0.5, 0.8)), rows("random", b0=(0.9, 0.4)))
     )
 
-    result = choice_of(first + second, "views", {})
+    result = choose(first + second, "views", {})
 
     found = result["own_against"]["random"]
     assert {figure["scenes"] for figure in found.values()} == {scenes}

@@ -8,7 +8,13 @@ import torch
 from posed_clips import fit_of, plane_clip, room_clip
 
 from vega3d.analysis.correspondence import co_visible, correspondence, equal_pairs
-from vega3d.analysis.tokens import frame_fit, read_views, token_centres, token_of_pixels, token_points
+from vega3d.analysis.tokens import (
+    frame_fit,
+    read_views,
+    token_centres,
+    token_of_pixels,
+    token_points,
+)
 from vega3d.processing.generator_frames_vega3d import FrameSettings
 
 

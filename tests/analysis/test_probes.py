@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from posed_clips import fit_of, plane_clip, room_clip, write_scannet
+from posed_clips import SETTINGS, fit_of, plane_clip, room_clip, write_scannet
 
-from vega3d.analysis import probing
-from vega3d.analysis.cells import make_plan
+from vega3d.analysis import sweep
 from vega3d.analysis.layouts import find_clips, read_clip
 from vega3d.analysis.probes import (
     Moments,
@@ -18,11 +17,11 @@ from vega3d.analysis.probes import (
     pixel_normals,
     position_features,
     predict,
-    probe_figures,
+    prediction_metrics,
     token_targets,
 )
-from vega3d.analysis.probing import check_scenes, probe_rows
-from vega3d.processing.generator_frames_vega3d import FrameSettings
+from vega3d.analysis.settings import make_grid
+from vega3d.analysis.sweep import Measurement, check_scenes, probe_rows
 
 
 def moments_of(features: torch.Tensor, targets: torch.Tensor) -> Moments:
@@ -92,13 +91,13 @@ def test_strength_is_chosen_on_the_part_held_out():
 def test_figures_by_hand():
     true = np.array([[2.0, 0, 0, -1], [4.0, 0, -1, 0]])
     predicted = np.array([[2.4, 0, 0, -3], [3.0, 0, -1, -1]])
-    figures = probe_figures(predicted, true)
+    figures = prediction_metrics(predicted, true)
     assert figures["depth_rmse"] == pytest.approx(np.sqrt((0.16 + 1) / 2))
     assert figures["depth_abs_rel"] == pytest.approx((0.2 + 0.25) / 2)
     assert figures["depth_delta1"] == 0.5
     assert figures["normal_mean"] == pytest.approx(22.5) and figures["normal_median"] == pytest.approx(22.5)
     assert (figures["normal_11"], figures["normal_22"], figures["normal_30"]) == (0.5, 0.5, 0.5)
-    behind = probe_figures(np.array([[-5.0, 0, 0, 0]]), true[:1])
+    behind = prediction_metrics(np.array([[-5.0, 0, 0, 0]]), true[:1])
     assert behind["depth_delta1"] == 0 and behind["normal_mean"] == pytest.approx(90)
 
 
@@ -121,10 +120,11 @@ def scans(tmp_path_factory) -> Path:
 def test_probes_of_a_model_beside_baselines_and_a_second_run(assemble, scans, tmp_path):
     generator = assemble().generator_module
     sources = find_clips(scans)
-    plan = make_plan(generator.config, FrameSettings(16), blocks=[0, 2], controls=["vae"])
-    rows = probe_rows(generator, sources[:3], sources[3:], plan, parts=tmp_path)
-    cells = {(row["family"], row["block"]) for row in rows}
-    assert cells == {("wan", 0), ("wan", 2), ("vae", None), ("mean", None), ("position", None)}
+    grid = make_grid(generator.config, SETTINGS, blocks=[0, 2], controls=["vae"])
+    run = Measurement(generator=generator, grid=grid, parts=tmp_path)
+    rows = probe_rows(run, sources[:3], sources[3:])
+    settings = {(row["family"], row["block"]) for row in rows}
+    assert settings == {("wan", 0), ("wan", 2), ("vae", None), ("mean", None), ("position", None)}
     assert {row["clip"] for row in rows} == {"scene0003_00", "scene0004_00"}
     rmse = {row["family"]: row["depth_rmse"] for row in rows if row["clip"] == "scene0003_00"}
     assert rmse["position"] < rmse["mean"]  # the camera tilts down in every clip
@@ -136,27 +136,28 @@ def test_probes_of_a_model_beside_baselines_and_a_second_run(assemble, scans, tm
         passes.append(1)
         return variant.read(frames, blocks, timesteps)
 
-    assert probe_rows(generator, sources[:3], sources[3:], plan, parts=tmp_path, reader=counted) == rows
+    again = Measurement(generator=generator, grid=grid, parts=tmp_path, reader=counted)
+    assert probe_rows(again, sources[:3], sources[3:]) == rows
     assert not passes
-    probe_rows(generator, sources[:2], sources[3:], plan, parts=tmp_path, reader=counted)
+    probe_rows(again, sources[:2], sources[3:])
     assert passes  # other training clips: another probe
 
 
 @pytest.mark.parametrize("size, reads", [(1 << 30, 5), (0, 5 * 4)])
-def test_clips_are_read_once_if_they_can_be_kept(assemble, scans, monkeypatch, size, reads):
+def test_clips_are_read_once_if_they_can_be_stored(assemble, scans, monkeypatch, size, reads):
     generator = assemble().generator_module
     sources = find_clips(scans)
-    plan = make_plan(generator.config, FrameSettings(16), blocks=[0], timesteps=[300, 700], controls=["vae"])
-    kept = probe_rows(generator, sources[:3], sources[3:], plan)
+    grid = make_grid(generator.config, SETTINGS, blocks=[0], timesteps=[300, 700], controls=["vae"])
+    rows = probe_rows(Measurement(generator=generator, grid=grid), sources[:3], sources[3:])
     seen = []
 
     def read(source, options):
         seen.append(source)
         return read_clip(source, options)
 
-    monkeypatch.setattr(probing, "read_clip", read)
-    monkeypatch.setattr(probing.ClipShelf.__init__, "__defaults__", (size,))
-    assert probe_rows(generator, sources[:3], sources[3:], plan) == kept
+    monkeypatch.setattr(sweep, "read_clip", read)
+    run = Measurement(generator=generator, grid=grid, stored_bytes=size)
+    assert probe_rows(run, sources[:3], sources[3:]) == rows
     assert len(seen) == reads  # three levels and the baselines read each clip
 
 

@@ -6,23 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from posed_clips import room_clip, write_scannet
+from posed_clips import SETTINGS, room_clip, write_scannet
 from scipy.stats import binomtest
 
-from vega3d.analysis.cells import make_plan, reading
 from vega3d.analysis.clips import ReadOptions
 from vega3d.analysis.correspondence import co_visible, correspondence
 from vega3d.analysis.figures import draw_sweep
 from vega3d.analysis.layouts import find_clips, read_clip
-from vega3d.analysis.summary import differences, read_rows, summarise
-from vega3d.analysis.sweep import correspondence_rows
-from vega3d.analysis.sweep_files import run_sweep, sweep_table
-from vega3d.analysis.tables import notes, table_of
+from vega3d.analysis.settings import make_grid
+from vega3d.analysis.summary import differences, metric_table, notes, read_rows, summarise, sweep_table
+from vega3d.analysis.sweep import Measurement, correspondence_rows, run_sweep
+from vega3d.analysis.tokens import fit_clip
 from vega3d.features.cache import FeatureCache
-from vega3d.processing.generator_frames_vega3d import FrameSettings
 from vega3d.statistics import mean_intervals
 
-FACTS = {"model": "tiny", "notice": "untrained", "command": "vega3d analyze sweep", "plan": {"families": ["wan"]}}
+METADATA = {"model": "tiny", "notice": "untrained", "command": "vega3d analyze sweep", "plan": {"families": ["wan"]}}
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +36,10 @@ def generator(assemble):
     return assemble().generator_module
 
 
-SETTINGS = FrameSettings(16)  # of the processor
-
-
-def plan_for(generator, **changes):
-    options = {"blocks": [0, 1, 2], "timesteps": [300, 700], "controls": ["random", "noise", "vae"]}
-    return make_plan(generator.config, SETTINGS, **{**options, **changes})
+def measurement(generator, changes=(), **options) -> Measurement:
+    """All blocks at two noise levels with all controls, but for what `changes` say."""
+    grid = {"blocks": [0, 1, 2], "timesteps": [300, 700], "controls": ["random", "noise", "vae"], **dict(changes)}
+    return Measurement(generator=generator, grid=make_grid(generator.config, SETTINGS, **grid), **options)
 
 
 class Counted:
@@ -59,15 +55,15 @@ class Counted:
 
 
 def test_rows_are_the_figures_of_the_features(generator, sources):
-    plan = plan_for(generator, modes=["frame", "clip"])
     reader = Counted()
-    rows = correspondence_rows(generator, sources[:1], plan, reader=reader)
-    assert reader.passes == plan.num_parts(1) == 2 * (2 + 2 + 1 + 1)
+    run = measurement(generator, {"modes": ["frame", "clip"]}, reader=reader)
+    rows = correspondence_rows(run, sources[:1])
+    assert reader.passes == run.grid.num_passes(1) == 2 * (2 + 2 + 1 + 1)
     assert len(rows) == 2 * (6 + 6 + 3 + 1)
     clip = read_clip(sources[0])
     for mode, views in (("frame", 5), ("clip", 2)):
         variant = generator.variant(clip_mode=mode, block=2)
-        given = reading(clip, variant.config, SETTINGS)
+        given = fit_clip(clip, SETTINGS, mode)
         (features,) = variant.encode([given.frames])
         wanted = correspondence(features, co_visible(given.clip, given.fit))
         (row,) = (
@@ -81,8 +77,8 @@ def test_rows_are_the_figures_of_the_features(generator, sources):
 
 
 def test_a_killed_sweep_continues_to_the_same_table(generator, sources, tmp_path):
-    plan = plan_for(generator, modes=["frame", "views"])
-    whole = run_sweep(generator, sources, [], plan, tmp_path / "whole", FACTS)
+    modes = {"modes": ["frame", "views"]}
+    whole = run_sweep(measurement(generator, modes), sources, [], tmp_path / "whole", METADATA)
 
     class KilledError(Exception):
         pass
@@ -96,14 +92,15 @@ def test_a_killed_sweep_continues_to_the_same_table(generator, sources, tmp_path
             raise KilledError
 
     with pytest.raises(KilledError):
-        run_sweep(generator, sources, [], plan, tmp_path / "cut", FACTS, on_part=kill)
+        run_sweep(measurement(generator, modes, on_progress=kill), sources, [], tmp_path / "cut", METADATA)
     assert len(list((tmp_path / "cut" / "parts").iterdir())) == 7
     damaged, swapped, other = sorted((tmp_path / "cut" / "parts").iterdir())[:3]
     damaged.write_text(damaged.read_text()[:-20])
     swapped.write_text(other.read_text())
     reader = Counted()
-    continued = run_sweep(generator, sources, [], plan, tmp_path / "cut", FACTS, reader=reader)
-    assert reader.passes == plan.num_parts(3) - 5
+    run = measurement(generator, modes, reader=reader)
+    continued = run_sweep(run, sources, [], tmp_path / "cut", METADATA)
+    assert reader.passes == run.grid.num_passes(3) - 5
     assert continued == whole
     assert read_rows(tmp_path / "cut" / "clips.parquet") == read_rows(tmp_path / "whole" / "clips.parquet")
     summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
@@ -111,10 +108,12 @@ def test_a_killed_sweep_continues_to_the_same_table(generator, sources, tmp_path
 
 
 def test_other_settings_are_measured_anew(generator, sources, tmp_path):
-    def passes(options=None, **changes):
+    def passes(views=32, **changes):
         reader = Counted()
-        plan = plan_for(generator, controls=[], **changes)
-        correspondence_rows(generator, sources[:1], plan, options, tmp_path, reader)
+        run = measurement(
+            generator, {"controls": [], **changes}, options=ReadOptions(views), parts=tmp_path, reader=reader
+        )
+        correspondence_rows(run, sources[:1])
         return reader.passes
 
     assert passes() == 2
@@ -124,22 +123,23 @@ def test_other_settings_are_measured_anew(generator, sources, tmp_path):
     assert passes(seed=1) == 2
     assert passes(voxel=0.2) == 2
     assert passes(areas=[64 * 48]) == 2
-    assert passes(ReadOptions(views=3)) == 2
+    assert passes(views=3) == 2
 
 
 def test_cached_features_give_the_figures_of_bf16(generator, sources, tmp_path):
-    plan = plan_for(generator, controls=[], timesteps=[300])
-    cache = FeatureCache(tmp_path)
-    first = correspondence_rows(generator, sources[:1], plan, reader=cache.read)
-    second = correspondence_rows(generator, sources[:1], plan, reader=cache.read)
-    plain = correspondence_rows(generator, sources[:1], plan)
+    plain, cached = (
+        measurement(generator, {"controls": [], "timesteps": [300]}, reader=reader)
+        for reader in (generator.__class__.read, FeatureCache(tmp_path).read)
+    )
+    first, second = (correspondence_rows(cached, sources[:1]) for _ in range(2))
+    plain = correspondence_rows(plain, sources[:1])
     assert first == second
     assert [row["cosine"] for row in first] == pytest.approx([row["cosine"] for row in plain], abs=0.01)
 
 
 def test_sizes_change_the_grid(generator, sources):
-    plan = plan_for(generator, controls=[], timesteps=[300], areas=[64 * 48, 128 * 96])
-    rows = correspondence_rows(generator, sources[:1], plan)
+    run = measurement(generator, {"controls": [], "timesteps": [300], "areas": [64 * 48, 128 * 96]})
+    rows = correspondence_rows(run, sources[:1])
     assert {(row["max_area"], row["height"], row["width"]) for row in rows} == {(3072, 48, 64), (12288, 96, 128)}
 
 
@@ -155,13 +155,13 @@ def test_sizes_change_the_grid(generator, sources):
 )
 def test_bad_plans_are_refused(generator, changes, message):
     with pytest.raises(ValueError, match=message):
-        plan_for(generator, **changes)
+        measurement(generator, changes)
 
 
 def test_a_folder_of_something_else_is_refused(generator, sources, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty and holds no sweep"):
-        run_sweep(generator, sources, [], plan_for(generator), tmp_path, FACTS)
+        run_sweep(measurement(generator), sources, [], tmp_path, METADATA)
 
 
 def test_intervals_are_over_scenes():
@@ -199,7 +199,7 @@ def test_tables_tell_the_scenes_of_each_row():
     cells = cells_by_hand()
     cells[0]["figure_scenes"]["chance"] = 12
 
-    lines = table_of(cells, {"cosine": "cosine", "chance": "chance"})
+    lines = metric_table(cells, {"cosine": "cosine", "chance": "chance"})
 
     assert lines[0].split()[-1] == "scenes"
     assert [line.split()[-1] for line in lines[1:3]] == ["2-12", "2"]
@@ -252,8 +252,8 @@ def test_pictures_are_drawn(tmp_path):
         assert min(pixels.shape[:2]) > 300 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
 
 
-def test_the_table_names_the_best_cells():
-    result = {**FACTS, "cells": cells_by_hand(), "clips": []}
+def test_the_table_names_the_best_settings():
+    result = {**METADATA, "cells": cells_by_hand(), "clips": []}
     table = sweep_table(result, Path("out"))
     assert table.index("wan, frame, block 3, step 100") < table.index("wan, frame, block 2, step")
     assert "random, frame, block 3, step 100" in table and "note: untrained" in table

@@ -5,9 +5,10 @@ import random
 from pathlib import Path
 
 from vega3d.evaluation.metrics import CHOICE_TYPES, NUMERIC_TYPES
-from vega3d.evaluation.vsibench import QuestionRecord, records_from_rows
+from vega3d.evaluation.vsibench import AnnotatedQuestion, records_from_rows
 
-OPTIONS = ["A. left", "B. right", "C. back"]
+BARE_OPTIONS = ("left", "right", "back")
+OPTIONS = ["A. left", "B. right", "C. back"]  # as tables hold them
 
 
 def question_rows(scenes: int = 6, seed: int = 0, prefix: str = "scene") -> list[dict]:
@@ -31,7 +32,7 @@ def question_rows(scenes: int = 6, seed: int = 0, prefix: str = "scene") -> list
     return rows
 
 
-def question_records(scenes: int = 6, seed: int = 0, prefix: str = "scene") -> list[QuestionRecord]:
+def question_records(scenes: int = 6, seed: int = 0, prefix: str = "scene") -> list[AnnotatedQuestion]:
     return records_from_rows(question_rows(scenes, seed, prefix), Path("nowhere"))
 
 

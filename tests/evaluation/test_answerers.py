@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from evaluation_data import OPTIONS, question_records
+from evaluation_data import BARE_OPTIONS, question_records
 
 from tiny_checkpoints import EMBEDDED, save_checkpoint
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
 from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer, constant_scores
-from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
+from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
 from vega3d.hub.load import load_vega
 from vega3d.inference.session import Session
 from vega3d.modeling.fusion_vega3d import FUSIONS
@@ -31,15 +31,15 @@ def either(request, tiny, tmp_path_factory):
     return load_vega(save_checkpoint(tmp_path_factory.mktemp("answerers"), request.param), device="cpu")
 
 
-def record(clip: str = "room", choice: bool = True, number: int = 0) -> QuestionRecord:
-    return QuestionRecord(
+def record(clip: str = "room", choice: bool = True, number: int = 0) -> AnnotatedQuestion:
+    return AnnotatedQuestion(
         id=str(number),
         dataset="clips",
         scene=clip,
         question_type="object_rel_distance" if choice else "object_counting",
         question=f"Question {number}: what is nearer to the bed?",
-        ground_truth="A" if choice else "2",
-        options=tuple(OPTIONS) if choice else (),
+        answer="A" if choice else "2",
+        options=BARE_OPTIONS if choice else (),
         visual=example_clip(clip),
     )
 
@@ -49,9 +49,8 @@ def test_likelihood_and_text_are_those_of_a_single_question(either):
     answerer = ModelAnswerer(*either, "vega3d-tiny", num_frames=6)
     text, probabilities = answerer.answer([record()])[0]
     asked = record()
-    bare = [option.split(". ")[1] for option in OPTIONS]
     session = Session(*either, num_frames=6)
-    likelihood = session.ask(asked.visual, asked.question, bare)
+    likelihood = session.ask(asked.visual, asked.question, BARE_OPTIONS)
     assert probabilities == likelihood.options
     free = session.ask(asked.visual, asked.prompt, max_new_tokens=16)
     assert text.strip() == free.text
@@ -163,9 +162,18 @@ def test_chance():
     assert ChanceAnswerer().answer([record(choice=False)])[0] == ("", None)
 
 
-def counted(question_type: str, answers: list[str], scene: str = "train") -> list[QuestionRecord]:
+def counted(question_type: str, answers: list[str], scene: str = "train") -> list[AnnotatedQuestion]:
     return [
-        QuestionRecord(str(number), "rooms", scene, question_type, "?", answer, tuple(OPTIONS))
+        AnnotatedQuestion(
+            None,
+            "?",
+            BARE_OPTIONS,
+            id=str(number),
+            dataset="rooms",
+            scene=scene,
+            question_type=question_type,
+            answer=answer,
+        )
         for number, answer in enumerate(answers)
     ]
 
@@ -175,7 +183,7 @@ def test_most_frequent():
     answerer = MostFrequentAnswerer(train)
     asked = replace(record(choice=False), dataset="rooms")
     assert answerer.answer([asked])[0] == ("2", None)  # of equals the smaller number, not the first text
-    assert answerer.answer([replace(asked, question_type="route_planning")])[0] == ("C", None)
+    assert answerer.answer([replace(asked, question_type="route_planning", options=BARE_OPTIONS)])[0] == ("C", None)
     assert answerer.settings["answers"] == {"object_counting": "2", "route_planning": "C"}
 
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from evaluation_data import OPTIONS
+from evaluation_data import BARE_OPTIONS
 
 from tiny_checkpoints import save_checkpoint
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
-from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.hub.load import load_vega
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.shipped import example_clip
@@ -30,19 +30,19 @@ def tiny(folder):
     return load_vega(folder, device="cpu", dtype="float32")
 
 
-def question(number: int) -> QuestionRecord:
+def question(number: int) -> AnnotatedQuestion:
     """Two scenes, marked and not, two or three options or none, and lengths that differ."""
-    options = tuple(OPTIONS[: 2 + number % 2]) if number % 3 else ()
+    options = BARE_OPTIONS[: 2 + number % 2] if number % 3 else ()
     thing = ("trash can", "shelf", "lamp", "door")[number // 3]
     length = f"What is the length of the longest dimension (length, width, or height) of the {thing}"
     asks = "what is near?" if options else f"{length}, measured in centimeters?"
-    asked = QuestionRecord(
+    asked = AnnotatedQuestion(
         id=str(number),
         dataset="clips",
         scene=("room", "study")[number // 2 % 2],
         question_type="object_rel_distance" if options else "object_size_estimation",
         question=f"{'Very ' * (7 * number % 20)}{asks}",
-        ground_truth="A" if options else "35",
+        answer="A" if options else "35",
         options=options,
         visual=example_clip(("room", "study")[number // 2 % 2]),
     )
@@ -52,7 +52,7 @@ def question(number: int) -> QuestionRecord:
 QUESTIONS = [question(number) for number in range(12)]
 
 
-def ask(answerer: ModelAnswerer, questions: list[QuestionRecord], size: int) -> dict:
+def ask(answerer: ModelAnswerer, questions: list[AnnotatedQuestion], size: int) -> dict:
     pairs = [
         pair
         for start in range(0, len(questions), size)
@@ -86,7 +86,7 @@ def test_answers_to_a_fusion_that_reads_the_question(folder):
     check_equal(ask(ModelAnswerer(model, processor, "t", 4), QUESTIONS[:6], 6), alone)
 
 
-def passes_of(module, answerer: ModelAnswerer, questions: list[QuestionRecord], size: int) -> int:
+def passes_of(module, answerer: ModelAnswerer, questions: list[AnnotatedQuestion], size: int) -> int:
     passes: list[int] = []
     hook = module.register_forward_hook(lambda *_: passes.append(1))
     ask(answerer, questions, size)

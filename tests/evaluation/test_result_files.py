@@ -164,7 +164,7 @@ def interrupted(tmp_path) -> tuple[Path, list[str]]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(ChanceAnswerer(), question_records(), output, batch_size=4, on_question=stop)
+        evaluate(ChanceAnswerer(), question_records(), output, batch_size=4, on_progress=stop)
     return output, (tmp_path / "result.json.partial.jsonl").read_text().splitlines()
 
 

@@ -9,10 +9,18 @@ import pytest
 from evaluation_data import question_records, write_jsonl
 from filelock import FileLock
 
-from vega3d.evaluation.benchmarks import check_baseline, load_benchmark, training_questions
+from vega3d.evaluation.benchmarks import (
+    TRAIN_ROOMS,
+    RoomsBenchmark,
+    check_baseline,
+    default_cache,
+    load_benchmark,
+    load_rooms,
+    rooms_for_limit,
+    training_questions,
+)
 from vega3d.evaluation.metrics import QUESTION_TYPES
-from vega3d.evaluation.rooms import TRAIN_ROOMS, RoomsBenchmark, default_cache, load_rooms, rooms_for_limit
-from vega3d.evaluation.vsibench import QuestionRecord, take_balanced
+from vega3d.evaluation.vsibench import AnnotatedQuestion, take_balanced
 from vega3d.rooms.dataset.dataset import FORMAT
 from vega3d.rooms.dataset.settings import DatasetSettings
 
@@ -21,16 +29,24 @@ LOAD = """
 import sys
 from pathlib import Path
 from test_rooms_benchmark import SMALL
-from vega3d.evaluation.rooms import load_rooms
+from vega3d.evaluation.benchmarks import load_rooms
 for record in load_rooms(SMALL, limit=1, cache=Path(sys.argv[1])):
-    print(record.id, record.ground_truth, record.visual)
+    print(record.id, record.answer, record.visual)
 """
 
 
-def every_type(per_room: int = 1, rare: int = 1) -> Sequence[QuestionRecord]:
+def every_type(per_room: int = 1, rare: int = 1) -> Sequence[AnnotatedQuestion]:
     """Questions by room, `per_room` of each type, but of the last type in every `rare`-th room only."""
     return [
-        QuestionRecord(f"{room}-{name}-{number}", "rooms", f"{room:04d}", name, "?", "A")
+        AnnotatedQuestion(
+            None,
+            "?",
+            ("left", "right"),
+            id=f"{room}-{name}-{number}",
+            dataset="rooms",
+            scene=f"{room:04d}",
+            question_type=name,
+        )
         for room in range(100)
         for name in QUESTION_TYPES
         for number in range(per_room if name != QUESTION_TYPES[-1] or room % rare == rare - 1 else 0)
@@ -55,7 +71,7 @@ def test_no_more_rooms_than_the_limit_needs(limit, per_room, rare, rooms):
     made: list[int] = []
     questions = every_type(per_room, rare)
 
-    def first_rooms(count: int) -> list[QuestionRecord]:
+    def first_rooms(count: int) -> list[AnnotatedQuestion]:
         made.append(count)
         return [record for record in questions if int(record.scene) < count]
 
@@ -95,14 +111,14 @@ def test_two_processes_share_a_cache_and_it_grows(tmp_path):
     ours = load_rooms(SMALL, limit=1, cache=tmp_path)
     theirs = other.communicate(timeout=300)[0].splitlines()
     assert other.returncode == 0
-    assert theirs == [f"{record.id} {record.ground_truth} {record.visual}" for record in ours]
+    assert theirs == [f"{record.id} {record.answer} {record.visual}" for record in ours]
     folder = tmp_path / SMALL.folder_name
     assert len(list((folder / "scenes").iterdir())) == 2 and not list(folder.rglob(".*.partial"))
 
     made = {path: path.stat().st_mtime_ns for path in (folder / "rooms").iterdir()}
     first = RoomsBenchmark(SMALL.settings, num_rooms=1)
     progress: list[tuple[int, int]] = []
-    one = load_rooms(first, cache=tmp_path, on_rooms=lambda done, wanted: progress.append((done, wanted)))
+    one = load_rooms(first, cache=tmp_path, on_progress=lambda done, wanted: progress.append((done, wanted)))
     two = load_rooms(SMALL, cache=tmp_path)
     assert progress == [(1, 1)] and {path: path.stat().st_mtime_ns for path in made} == made
     assert len({record.scene for record in one}) == 1 and two[: len(one)] == one and len(two) > len(one)
@@ -139,8 +155,8 @@ def test_training_questions_come_from_a_table_without_videos(tmp_path):
             "scene_name": record.scene,
             "question_type": record.question_type,
             "question": record.question,
-            "ground_truth": record.ground_truth,
-            "options": list(record.options),
+            "ground_truth": record.answer,
+            "options": record.lettered,
         }
         for record in question_records()
     ]

@@ -42,7 +42,7 @@ class Slow(ChanceAnswerer):
         time.sleep(0.02)
         return super().answer_one(record)
 
-evaluate(Slow(), question_records(), sys.argv[1], batch_size=2, on_question=lambda done: print(done, flush=True))
+evaluate(Slow(), question_records(), sys.argv[1], batch_size=2, on_progress=lambda done: print(done, flush=True))
 """
 
 
@@ -61,9 +61,9 @@ class Scripted:
 
 def right_answers(records) -> dict:
     return {
-        record.id: (record.ground_truth, {letter: float(letter == record.ground_truth) for letter in record.letters})
+        record.id: (record.answer, {letter: float(letter == record.answer) for letter in record.letters})
         if record.options
-        else (record.ground_truth, None)
+        else (record.answer, None)
         for record in records
     }
 
@@ -81,8 +81,8 @@ def test_a_perfect_run(tmp_path):
         assert all(figure["low"] == pytest.approx(least) for figure in figures.values())
         assert set(result["summary"][scoring]["scenes"].values()) == {6}
     question = result["questions"][0]
-    assert question["prompt"] == records[0].prompt and question["answer"] == records[0].ground_truth
-    assert question["parsed"] == {"official": records[0].ground_truth, "lmms_eval": records[0].ground_truth}
+    assert question["prompt"] == records[0].prompt and question["answer"] == records[0].answer
+    assert question["parsed"] == {"official": records[0].answer, "lmms_eval": records[0].answer}
     assert [question["id"] for question in result["questions"]] == [record.id for record in records]
     assert result["versions"].keys() >= {"vega3d", "torch", "transformers", "python"}
     assert result["bootstrap"] == {"seed": 0, "resamples": 2000}
@@ -90,7 +90,7 @@ def test_a_perfect_run(tmp_path):
 
 def test_both_parsers_stand_side_by_side(tmp_path):
     records = [record for record in question_records() if not record.options]
-    answers = {record.id: (f"About {record.ground_truth}.", None) for record in records}
+    answers = {record.id: (f"About {record.answer}.", None) for record in records}
     result = evaluate(Scripted(answers), records, tmp_path / "result.json")
     assert result["summary"]["official"]["figures"]["macro"]["score"] == 0
     assert result["summary"]["lmms_eval"]["figures"]["macro"]["score"] == 1
@@ -133,7 +133,7 @@ def test_a_killed_run_continues(tmp_path):
         process.stdout.close()
     assert not output.exists() and done[0] == 0 and done[1] >= 6 and done[2] >= done[1] + 6
     progress: list[int] = []
-    evaluate(ChanceAnswerer(), question_records(), output, on_question=progress.append)
+    evaluate(ChanceAnswerer(), question_records(), output, on_progress=progress.append)
     assert progress[0] >= 18 and sum(progress) == 60
     evaluate(ChanceAnswerer(), question_records(), tmp_path / "alone.json")
     assert output.read_bytes() == (tmp_path / "alone.json").read_bytes()  # and in other batches than the killed runs
@@ -375,7 +375,7 @@ def test_extra_types_have_a_row_and_no_part_in_the_averages(tmp_path):
 def test_pruned_questions_are_reported(tmp_path):
     """A table of VSI-Bench that says what its debiased variant leaves out: both figures from one run."""
     records = [replace(record, pruned=number % 20 < 10) for number, record in enumerate(question_records())]
-    answers = {record.id: (record.ground_truth if record.pruned else "no", None) for record in records}
+    answers = {record.id: (record.answer if record.pruned else "no", None) for record in records}
     result = evaluate(Scripted(answers), records, tmp_path / "result.json")
     assert result["debiased"]["questions"] == 30
     assert result["debiased"]["summary"]["official"]["figures"]["macro"]["score"] == 0

@@ -4,10 +4,10 @@ import json
 from collections import Counter
 
 import pytest
-from evaluation_data import OPTIONS, download, question_records, question_rows, write_jsonl
+from evaluation_data import BARE_OPTIONS, OPTIONS, download, question_records, question_rows, write_jsonl
 
 from vega3d.evaluation.metrics import QUESTION_TYPES
-from vega3d.evaluation.vsibench import build_prompt, load_vsibench, records_from_rows, take_balanced
+from vega3d.evaluation.vsibench import AnnotatedQuestion, load_vsibench, records_from_rows, take_balanced
 
 
 def test_a_download_loads(tmp_path):
@@ -17,8 +17,10 @@ def test_a_download_loads(tmp_path):
     assert [record.id for record in records] == [str(row["id"]) for row in rows]
     first = records[0]
     assert first.visual == tmp_path / "arkitscenes" / "scene0000.mp4"
-    assert first.options == tuple(OPTIONS) and first.letters == "ABC"
-    assert first.prompt == build_prompt(first.question_type, rows[0]["question"], OPTIONS)
+    assert first.options == BARE_OPTIONS and first.lettered == OPTIONS and first.letters == "ABC"
+    asked = rows[0]["question"], "Options:", *OPTIONS
+    assert first.prompt.splitlines()[1:-1] == [*asked]
+    assert not first.is_numeric and records[9].is_numeric
     assert records[9].options == ()
 
 
@@ -161,6 +163,7 @@ def test_without_any_video_there_is_nothing_to_allow(tmp_path):
         ({"ground_truth": "AB"}, "the answer 'AB'"),
         ({"options": None}, r"the options \[\], but needs two or more"),
         ({"options": ["left", "right"]}, "written 'A. ...', 'B. ...'"),
+        ({"options": ["A.left", "B.right"]}, "written 'A. ...', 'B. ...'"),
         ({"id": 0}, "the id 0, which an earlier row has too"),
         ({"question_type": "object_counting", "ground_truth": "many"}, "is a number from 0 up"),
         ({"question_type": "object_counting", "ground_truth": "nan"}, "is a number from 0 up"),
@@ -194,8 +197,11 @@ def test_broken_files_are_refused(tmp_path):
 
 
 def test_a_choice_needs_options():
-    with pytest.raises(ValueError, match="has options, but got None"):
-        build_prompt("route_planning", "Where to?")
+    place = {"id": "7", "dataset": "scannet", "scene": "scene0000"}
+    with pytest.raises(ValueError, match="'route_planning' has options, but 7 has none"):
+        AnnotatedQuestion(None, "Where to?", question_type="route_planning", **place)
+    with pytest.raises(ValueError, match="no question type 'colour'"):
+        AnnotatedQuestion(None, "Which colour?", question_type="colour", **place)
 
 
 def test_subsets_are_balanced_over_types():

@@ -10,7 +10,7 @@ import vega3d_cli
 from tiny_checkpoints import copy_embedded
 from vega3d.demo.compare import Comparer
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
-from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.hub.load import load_processor, load_vega, model_folder
 from vega3d.inference.answer import check_logits, letter_probabilities
 from vega3d.inference.session import Session
@@ -48,8 +48,9 @@ def test_the_demo_has_none_either(broken, kind):
 
 @pytest.mark.parametrize("question_type", ["object_counting", "route_planning"])
 def test_the_evaluator_has_none_either(broken, question_type):
-    options = ("A. left", "B. right") if question_type == "route_planning" else ()
-    record = QuestionRecord("1", "rooms", "room", question_type, "Which?", "A", options, example_clip("room"))
+    options = ("left", "right") if question_type == "route_planning" else ()
+    place = {"id": "1", "dataset": "rooms", "scene": "room"}
+    record = AnnotatedQuestion(example_clip("room"), "Which?", options, question_type=question_type, **place)
 
     with pytest.raises(ValueError, match=MESSAGE):
         ModelAnswerer(*broken, "broken", num_frames=2).answer([record])

@@ -125,7 +125,7 @@ def test_spatial_questions_ask_as_the_evaluation_does(made):
     questions, records = load_spatial_questions(made, "validation"), load_vsibench(made)[0]
     assert len(questions) == len(records) > 20
     for question, record in zip(questions, records, strict=True):
-        assert (question.prompt, question.answer) == (record.prompt, record.ground_truth)
+        assert (question.prompt, question.answer) == (record.prompt, record.answer)
         assert (question.visual, question.frame, question.marks) == (record.visual, record.frame, record.marks)
     with pytest.raises(ValueError, match=r"test\.parquet cannot be read"):
         load_spatial_questions(made, "test")

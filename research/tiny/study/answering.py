@@ -9,7 +9,7 @@ import torch
 from research.tiny.study.data import Words
 from research.tiny.study.network import packed_states
 from research.tiny.study.packs import Prefix, ends_of, pack
-from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
+from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
 from vega3d.inference.answer import RawAnswer, letter_probabilities
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
@@ -45,7 +45,7 @@ class PackedAnswerer:
         self.settings, self.precision = settings, precision
         self.end = words.tokenizer.eos_token_id
 
-    def answer(self, records: Sequence[QuestionRecord]) -> list[RawAnswer]:
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
         answers = self.answer_prompts([(int(record.visual), record.prompt) for record in records])
         tokenizer = self.words.tokenizer
         return [

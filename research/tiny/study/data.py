@@ -1,6 +1,5 @@
 """The rows and frames of a split in memory: what is asked about which picture, and in which order it is trained on."""
 
-import string
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from research.tiny.study.cells import cell_marks
 from research.tiny.study.map_rows import MAP_KINDS, OnMap
 from research.tiny.study.packs import IGNORED
 from research.tiny.study.rooms import RoomShards, read_shard
-from vega3d.evaluation.vsibench import QuestionRecord, build_prompt
+from vega3d.evaluation.metrics import is_choice
+from vega3d.evaluation.vsibench import AnnotatedQuestion
+from vega3d.questions import SpatialQuestion
 from vega3d.rooms.questions.marks import draw_marks
 
 SENTINEL = "\x00prompt\x00"
@@ -63,14 +64,12 @@ class Row:
     options: tuple[str, ...]
     answer: str
 
-    @property
-    def lettered(self) -> list[str]:
-        return [f"{letter}. {text}" for letter, text in zip(string.ascii_uppercase, self.options, strict=False)]
-
     def prompt(self, stage: int) -> str:
         """VSI-Bench's prompt for its questions; the bare words in stage 0 and for `map_rows`."""
         is_bare = stage == 0 or self.kind in MAP_KINDS
-        return self.question if is_bare else build_prompt(self.kind, self.question, self.lettered)
+        if is_bare:
+            return self.question
+        return SpatialQuestion(None, self.question, self.options, is_numeric=not is_choice(self.kind)).prompt
 
 
 def shown(walk: np.ndarray, visual: Visual) -> np.ndarray:
@@ -188,17 +187,17 @@ class SplitData:
         shard, place = self.places[self.visuals[visual].clip]
         return shards[shard][place]
 
-    def records(self) -> list[QuestionRecord]:
+    def records(self) -> list[AnnotatedQuestion]:
         """The rows of stage 1 as the evaluation takes them; `visual` is the number of the visual."""
         return [
-            QuestionRecord(
+            AnnotatedQuestion(
                 id=row.id,
                 dataset=DATASET,
                 scene=row.scene,
                 question_type=row.kind,
                 question=row.question,
-                ground_truth=row.answer,
-                options=tuple(row.lettered),
+                answer=row.answer,
+                options=row.options,
                 visual=row.visual,
                 frame=self.visuals[row.visual].frame,
                 marks=self.visuals[row.visual].marks,

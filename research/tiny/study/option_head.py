@@ -14,14 +14,14 @@ from torch import nn
 
 from research.tiny.study.packs import IGNORED, Prefix, ends_of
 
-LINES_BEFORE = 3  # of `vsibench.build_prompt`: how the prompt begins, the question, "Options:"
+LINES_BEFORE = 3  # of `SpatialQuestion.prompt`: how the prompt begins, the question, "Options:"
 
 
 def option_ends(prompt: np.ndarray, newline: int, count: int) -> np.ndarray:
     """int[count]: place of the last token of each option, such as "B. lamp", in the prompt int[L].
 
     Args:
-        prompt: of `vsibench.build_prompt`.
+        prompt: of `SpatialQuestion.prompt`.
         newline: token that ends a line, and is part of no other.
         count: of options.
     """

@@ -10,7 +10,7 @@ from dataclasses import asdict
 import numpy as np
 
 from vega3d.evaluation.report import scene_notes
-from vega3d.statistics import RESAMPLES, Interval, drawn, interval_of
+from vega3d.statistics import RESAMPLES, Interval, draw, percentile_interval
 
 POINT_FIGURES = ("depth", "turn", "ahead", "right")  # [m], [deg], [m], [m]
 
@@ -33,15 +33,11 @@ def point_values(
     if len(shapes) != 1:
         raise ValueError(f"The arms have {sorted(shapes)} seeds, scenes and figures; give as many of each.")
     ((seeds, scenes, _),) = shapes
-    random = np.random.default_rng(seed)
-    of_scenes, of_seeds = drawn(random, resamples, scenes), drawn(random, resamples, seeds)
-    means = {
-        arm: np.einsum("rf,fsk,rs->rk", of_seeds, values, of_scenes) / (seeds * scenes)
-        for arm, values in errors.items()
-    }
+    draws = draw(scenes, (seeds,), resamples, seed)
+    means = {arm: draws.means(values) for arm, values in errors.items()}
 
     def named(values: np.ndarray) -> dict[str, dict]:
-        intervals: list[Interval] = [interval_of(column, scenes) for column in values.T]
+        intervals: list[Interval] = [percentile_interval(column, scenes) for column in values.T]
         return {name: asdict(found) for name, found in zip(POINT_FIGURES, intervals, strict=True)}
 
     pairs: list[tuple[str, str]] = []

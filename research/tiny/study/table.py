@@ -11,11 +11,11 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from vega3d.evaluation.bootstrap import Difference, compare, scenes_of_result, seed_intervals
 from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES
 from vega3d.evaluation.report import percent, read_result, scene_notes, span, verdict
+from vega3d.evaluation.scores import compare, scenes_of_result, seed_intervals
 from vega3d.files import write_whole
-from vega3d.statistics import RESAMPLES, Interval
+from vega3d.statistics import RESAMPLES, Difference, Interval
 
 FORMAT = "vega3d-experiment-1"
 ROWS = (*CATEGORIES, "macro", *EXTRA_CHOICE_TYPES)  # localisation by choice is in no average

@@ -1,63 +1,63 @@
-"""Which cell of a sweep a model reads, and whether a generator's features beat those of its controls (gate G2)."""
+"""Which setting of a sweep a model reads, and the acceptance criterion: do its features beat those of the controls?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
 
-from vega3d.analysis.summary import CELL, FORMAT, limits_of
-from vega3d.statistics import RESAMPLES, mean_intervals, scenes_with
+from vega3d.analysis.settings import BASELINES, Setting
+from vega3d.analysis.summary import FORMAT, metric_limits, scene_notes, scenes_behind, setting_name, shown
+from vega3d.statistics import RESAMPLES, mean_intervals, scene_counts
+from vega3d.tables import aligned
 
 MEASURES = {"depth_rmse": -1, "centred_retrieval_1": 1}  # -1: less is better
-BASELINES = ("mean", "position")  # of the probes; no control
-
-Cell = tuple  # the values of `CELL`
+CHOICE_COLUMNS = {"depth RMSE [m]": "depth_rmse", "retrieval@1, centred": "centred_retrieval_1"}
 
 
-def best_cell(rows: Sequence[Mapping], family: str, mode: str | None = None, sweep: str = "The sweep") -> Cell:
-    """The cell with the smallest sum of its ranks in both measures; of equals the one with the better depth.
+def best_setting(rows: Sequence[Mapping], family: str, mode: str | None = None, sweep: str = "The sweep") -> Setting:
+    """The setting with the smallest sum of its ranks in both measures; of equals the one with the better depth.
 
     Args:
-        rows: of a sweep with probes, a row for each clip and cell.
-        family: of which the cell is to be.
-        mode: likewise; any if None.
-        sweep: how an error calls it.
+        rows: of a sweep with probes, a row for each clip and setting.
+        family: settings of other families are left out.
+        mode: likewise; None for any.
+        sweep: what an error calls it.
 
     Raises:
-        ValueError: if the sweep has no such cell with both measures.
+        ValueError: if the sweep has no such setting with both measures.
     """
-    clips: dict[Cell, list[list[float]]] = {}
+    clips: dict[Setting, list[list[float]]] = {}
     for row in rows:
         if row["family"] == family and mode in (None, row["mode"]) and is_measured(row):
-            clips.setdefault(tuple(row[name] for name in CELL), []).append([row[name] for name in MEASURES])
+            clips.setdefault(Setting.of_row(row), []).append([row[name] for name in MEASURES])
     if not clips:
         wanted = family if mode is None else f"{family}, mode {mode}"
-        raise ValueError(f"{sweep} has no cell of {wanted} with {' and '.join(MEASURES)}. Sweep with --probes.")
-    cells = list(clips)
+        raise ValueError(f"{sweep} has no setting of {wanted} with {' and '.join(MEASURES)}. Sweep with --probes.")
+    settings = list(clips)
     signs = np.array(list(MEASURES.values()))
-    means = signs * np.array([np.mean(clips[cell], axis=0) for cell in cells])
-    ranks = (means[:, None] < means[None]).sum(axis=1).sum(axis=1)  # cells that are better, over both measures
-    return cells[min(range(len(cells)), key=lambda place: (ranks[place], -means[place, 0]))]
+    means = signs * np.array([np.mean(clips[setting], axis=0) for setting in settings])
+    ranks = (means[:, None] < means[None]).sum(axis=1).sum(axis=1)  # settings that are better, over both measures
+    return settings[min(range(len(settings)), key=lambda place: (ranks[place], -means[place, 0]))]
 
 
-def choice_of(
+def choose(
     rows: Sequence[Mapping], mode: str, other_sweeps: Mapping[str, Sequence[Mapping]], resamples: int = RESAMPLES
 ) -> dict:
-    """The cell to read, and gate G2: is it better than the best of each control, and of each other generator?
+    """The setting to read, and whether it is better than the best of each control and of each other generator.
 
     Args:
         rows: of a sweep with probes; its first family is the generator's own, the others are controls.
-        mode: of the cell.
+        mode: the mode that the setting is to have.
         other_sweeps: rows of other generators' sweeps over the same clips, by a name of each.
-        resamples: of the bootstrap.
+        resamples: how many times the bootstrap draws scenes.
 
     Returns:
-        `cells`, for `own` and each control and other generator the best one; `own_against`, what `cells_compared` says
-        of each pair; `is_better`, whether all of it speaks for the own.
+        `cells`, for `own` and each control and other generator the best one; `own_against`, what `compare_settings`
+        says of each pair; `is_better`, the acceptance criterion: whether all of it speaks for the own.
 
     Raises:
-        ValueError: if there is nothing to compare with, or a control and another sweep share a name; as `best_cell`
-            and `cells_compared`.
+        ValueError: if there is nothing to compare with, or a control and another sweep share a name; as
+            `best_setting` and `compare_settings`.
     """
     own, controls = own_and_controls(rows, other_sweeps)
     shared = sorted({"own", *controls} & other_sweeps.keys())
@@ -65,18 +65,18 @@ def choice_of(
         raise ValueError(
             f"--against names {', '.join(shared)}, as a family of the sweep is called. Choose other names."
         )
-    chosen = {"own": best_cell(rows, own, mode)}
+    chosen = {"own": best_setting(rows, own, mode)}
     compared = {}
     for name, other, family in (
         *((family, rows, family) for family in controls),
         *((name, other, other[0]["family"]) for name, other in other_sweeps.items()),
     ):
-        chosen[name] = best_cell(other, family, sweep="The sweep" if other is rows else name)
-        compared[name] = cells_compared(rows, chosen["own"], other, chosen[name], resamples)
+        chosen[name] = best_setting(other, family, sweep="The sweep" if other is rows else name)
+        compared[name] = compare_settings(rows, chosen["own"], other, chosen[name], resamples)
     return {
         "format": FORMAT,
         "kind": "choice",
-        "cells": {name: dict(zip(CELL, cell, strict=True)) for name, cell in chosen.items()},
+        "cells": {name: setting._asdict() for name, setting in chosen.items()},
         "own_against": compared,
         "is_better": all(found["is_better"] for pair in compared.values() for found in pair.values()),
     }
@@ -108,15 +108,15 @@ def is_measured(row: Mapping) -> bool:
     return all(row.get(name) is not None for name in MEASURES)
 
 
-def cells_compared(
-    first: Sequence[Mapping], cell: Cell, second: Sequence[Mapping], other: Cell, resamples: int = RESAMPLES
+def compare_settings(
+    first: Sequence[Mapping], setting: Setting, second: Sequence[Mapping], other: Setting, resamples: int = RESAMPLES
 ) -> dict[str, dict]:
-    """For each measure both cells' means and the difference on the same clips, with 95 % intervals over scenes.
+    """For each measure both settings' means and the difference on the same clips, with 95 % intervals over scenes.
 
     Args:
         first, second: rows of sweeps over the same clips.
-        cell, other: of `first` and of `second`.
-        resamples: of the bootstrap.
+        setting, other: the one of `first` and the one of `second`.
+        resamples: how many times the bootstrap draws scenes.
 
     Returns:
         For each measure `first`, `second` and `difference` (`score`, `low`, `high`), `scenes`, how many there are, and
@@ -125,7 +125,7 @@ def cells_compared(
     Raises:
         ValueError: if the sweeps are not of the same clips.
     """
-    ours, theirs = rows_of(first, cell), rows_of(second, other)
+    ours, theirs = clip_rows(first, setting), clip_rows(second, other)
     if ours.keys() != theirs.keys():
         raise ValueError(f"The sweeps are of {len(ours)} and {len(theirs)} clips, but must be of the same.")
     scenes = [row["scene"] for row in ours.values()]
@@ -133,17 +133,39 @@ def cells_compared(
     for name, sign in MEASURES.items():
         values = np.array([[ours[clip][name], theirs[clip][name]] for clip in ours], float)
         columns = np.column_stack([values, values[:, 0] - values[:, 1]])
-        limits = [limits_of(name), limits_of(name), None]
+        limits = [metric_limits(name), metric_limits(name), None]
         intervals = mean_intervals(scenes, columns, resamples, limits=limits)
         ends = [intervals[2].low, intervals[2].high]
         found[name] = {
             **dict(zip(("first", "second", "difference"), map(asdict, intervals), strict=True)),
-            "scenes": min(scenes_with(scenes, columns)),
+            "scenes": min(scene_counts(scenes, columns)),
             "is_better": None not in ends and all(sign * end > 0 for end in ends if end is not None),
         }
     return found
 
 
-def rows_of(rows: Sequence[Mapping], cell: Cell) -> dict[str, Mapping]:
-    """The row of each clip in one cell."""
-    return {row["clip"]: row for row in rows if tuple(row[name] for name in CELL) == cell}
+def clip_rows(rows: Sequence[Mapping], setting: Setting) -> dict[str, Mapping]:
+    """The row of each clip in one setting."""
+    return {row["clip"]: row for row in rows if Setting.of_row(row) == setting}
+
+
+def choice_table(result: Mapping) -> str:
+    """The chosen setting, the best of each control, and the paired differences."""
+    settings, against = result["cells"], result["own_against"]
+    rows = [["best setting", *CHOICE_COLUMNS, "scenes"]]
+    for name, setting in settings.items():
+        side = "first" if name == "own" else "second"
+        pair = next(iter(against.values())) if name == "own" else against[name]
+        label = setting_name(setting) if name in ("own", setting["family"]) else f"{name}: {setting_name(setting)}"
+        rows.append([label, *pair_columns(pair, side)])
+    for name, pair in against.items():
+        rows.append([f"own - {name}", *pair_columns(pair, "difference")])
+    verdict = "better than all others, intervals apart from 0" if result["is_better"] else "NOT better than all others"
+    counts = [measure["scenes"] for pair in against.values() for measure in pair.values()]
+    return "\n".join([*aligned(rows), "", verdict, *scene_notes(counts)])
+
+
+def pair_columns(pair: Mapping, side: str) -> list[str]:
+    """One side of a comparison, or the difference, in the columns of the table."""
+    counts = {name: pair[name]["scenes"] for name in CHOICE_COLUMNS.values()}
+    return [*(shown(pair[name][side]) for name in counts), scenes_behind({"figure_scenes": counts}, counts)]

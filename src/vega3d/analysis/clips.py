@@ -45,10 +45,10 @@ class PosedClip:
     def __post_init__(self):
         count = len(self.frames)
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3 or not self.frames.size:
-            raise ValueError(f"{self.name}: frames must be uint8[T, H, W, 3], but got {shape_of(self.frames)}.")
+            raise ValueError(f"{self.name}: frames must be uint8[T, H, W, 3], but got {array_type(self.frames)}.")
         if self.depth.dtype != np.float32 or self.depth.ndim != 3 or len(self.depth) != count:
             raise ValueError(
-                f"{self.name}: depth must be float32[{count}, h, w], one a frame, but got {shape_of(self.depth)}."
+                f"{self.name}: depth must be float32[{count}, h, w], one a frame, but got {array_type(self.depth)}."
             )
         if not (np.isfinite(self.depth).all() and (self.depth >= 0).all()):
             raise ValueError(f"{self.name}: depth must be finite and at least 0 m. Mark holes with 0.")
@@ -62,8 +62,8 @@ class PosedClip:
 class ClipSource(NamedTuple):
     """A clip on disk that is not read yet.
 
-    Args:
-        layout: name of its layout.
+    Attributes:
+        layout: a name of `layouts.LAYOUTS`.
         path: its folder, or its file of arrays.
         name: unique among the clips of its data.
         scene: see `PosedClip`.
@@ -76,8 +76,9 @@ class ClipSource(NamedTuple):
 
 
 class ReadOptions(NamedTuple):
-    """
-    Args:
+    """How clips are read.
+
+    Attributes:
         views: frames taken evenly from a clip; a shorter clip gives all.
         skip_lost: whether frames whose pose was lost are left out (and reported), or are an error.
         intrinsics: fx, fy, cx, cy [px] instead of the layout's, where the layout stores none.
@@ -88,7 +89,8 @@ class ReadOptions(NamedTuple):
     intrinsics: tuple[float, ...] | None = None
 
 
-def shape_of(array: np.ndarray) -> str:
+def array_type(array: np.ndarray) -> str:
+    """Such as `uint8[4, 48, 64, 3]`."""
     return f"{array.dtype}{list(array.shape)}"
 
 

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.spatial import KDTree
 
 from vega3d.analysis.clips import PosedClip
+from vega3d.analysis.settings import VOXEL
 from vega3d.analysis.tokens import FrameFit, token_centres, token_points
+from vega3d.extras import optional_module
 from vega3d.geometry import invert_pose
 
-VOXEL = 0.1  # [m]
 NEIGHBOURS = (1, 5)
 ANGLES = (0.0, 15.0, 30.0, 60.0, 180.0)  # [deg], edges of the bins of the view angle
 ALPHA = 0.1  # of the longer side of a frame: how far a predicted place may be off
@@ -27,7 +27,7 @@ BLOCK = 2**24  # similarities held at a time
 class CoVisible(NamedTuple):
     """What a clip's geometry says about its features on one grid; the same for every block and noise level.
 
-    Args:
+    Attributes:
         token: int[M], valid tokens, counted through all views.
         entry: int[M], entry that each of them is part of.
         view: int[E], in ascending order.
@@ -39,7 +39,7 @@ class CoVisible(NamedTuple):
         angle: float[2 P], between the optical axes of the two views [deg].
         threshold: of PCK [px of the frames].
         shape: (T, rows, columns) of the features.
-        chance: figures of a random choice.
+        chance: metrics of a random choice.
     """
 
     token: np.ndarray
@@ -57,12 +57,13 @@ class CoVisible(NamedTuple):
 
 
 def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int = 0) -> CoVisible:
-    """
+    """Which tokens of a clip see a common voxel of the world, and which do not.
+
     Args:
         clip: views with depth and poses.
-        fit: of the frames to the generator.
+        fit: how the clip's frames become the generator's.
         voxel: edge of a voxel of the world grid [m].
-        seed: of the entries that do not correspond.
+        seed: draws the entries that do not correspond.
 
     Raises:
         ValueError: if no two views see a common voxel, or `voxel` is not above 0.
@@ -72,8 +73,8 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
     points, valid = token_points(clip, fit)
     token = np.flatnonzero(valid)
     tokens = points.reshape(-1, 3)[token]
-    view, cell, entry = entries_of(token // valid.shape[1], tokens, voxel)
-    query, target = directed_pairs(view, cell)
+    view, voxels, entry = token_entries(token // valid.shape[1], tokens, voxel)
+    query, target = directed_pairs(view, voxels)
     if not len(query):
         raise ValueError(
             f"{clip.name}: no two of its {len(clip)} views see a common voxel of {voxel} m, nothing to compare. "
@@ -81,14 +82,14 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
         )
     counts = np.bincount(entry)[:, None]
     centres = token_centres(fit)[token % valid.shape[1]]
-    point = sums_of(tokens, entry) / counts
+    point = group_sums(tokens, entry) / counts
     axes = clip.world_from_camera[:, :3, 2]
     cosine = (axes[view[query]] * axes[view[target]]).sum(axis=1)
     seen = CoVisible(
         token,
         entry,
         view,
-        sums_of(centres, entry) / counts,
+        group_sums(centres, entry) / counts,
         query,
         target,
         others(view, target, np.random.default_rng(seed)),
@@ -98,29 +99,29 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
         (len(clip), *fit.grid),
         {},
     )
-    return seen._replace(chance=chance_of_choice(seen))
+    return seen._replace(chance=random_choice(seen))
 
 
-def entries_of(view: np.ndarray, points: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def token_entries(view: np.ndarray, points: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Entries of tokens with views int[M] and points float[M, 3].
 
     Returns:
         int[E] view, ascending; int[E] number of the voxel; int[M] the entry of each token.
     """
-    _, cell = np.unique(np.floor(points / voxel).astype(np.int64), axis=0, return_inverse=True)
-    entries, entry = np.unique(np.stack([view, cell.ravel()]), axis=1, return_inverse=True)
+    _, voxels = np.unique(np.floor(points / voxel).astype(np.int64), axis=0, return_inverse=True)
+    entries, entry = np.unique(np.stack([view, voxels.ravel()]), axis=1, return_inverse=True)
     return entries[0], entries[1], entry.ravel()
 
 
-def directed_pairs(view: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def directed_pairs(view: np.ndarray, voxels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """int[2 P] query and int[2 P] target: entries of one voxel, in order of the target's view."""
-    first, second = equal_pairs(cell)
+    first, second = equal_pairs(voxels)
     query, target = np.concatenate([first, second]), np.concatenate([second, first])
     order = np.argsort(view[target], kind="stable")
     return query[order], target[order]
 
 
-def sums_of(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+def group_sums(values: np.ndarray, group: np.ndarray) -> np.ndarray:
     """float[G, K]: sums of float[M, K] within groups int[M]."""
     return np.stack([np.bincount(group, column) for column in values.T], axis=1)
 
@@ -154,7 +155,7 @@ def projected(clip: PosedClip, points: np.ndarray, view: np.ndarray) -> np.ndarr
 
 
 def correspondence(features: torch.Tensor, seen: CoVisible) -> dict[str, float]:
-    """Figures of one clip's features; NaN where nothing can be said.
+    """Metrics of one clip's features; NaN where nothing can be said.
 
     Args:
         features: float[T, rows, columns, C].
@@ -176,10 +177,10 @@ def correspondence(features: torch.Tensor, seen: CoVisible) -> dict[str, float]:
     tokens = features.flatten(0, 2)[torch.from_numpy(seen.token).to(features.device)].float()
     if not torch.isfinite(tokens).all():
         raise ValueError("The features hold NaN or infinite numbers. Load the model in float32 or bfloat16.")
-    figures = {"pairs": float(len(seen.query) // 2), **seen.chance}
-    figures |= compare(pooled(tokens, seen), seen)
+    metrics = {"pairs": float(len(seen.query) // 2), **seen.chance}
+    metrics |= compare(pooled(tokens, seen), seen)
     centred = compare(pooled(tokens - tokens.mean(dim=0), seen), seen)
-    return figures | {f"centred_{name}": value for name, value in centred.items()}
+    return metrics | {f"centred_{name}": value for name, value in centred.items()}
 
 
 def pooled(tokens: torch.Tensor, seen: CoVisible) -> torch.Tensor:
@@ -193,19 +194,19 @@ def compare(entries: torch.Tensor, seen: CoVisible) -> dict[str, float]:
     """`correspondence` of unit features float[E, C], without the choice at random."""
     cosine, other, rank, nearest = matches(entries, seen)
     known = seen.other >= 0
-    figures = {
+    metrics = {
         "cosine": cosine.mean(dtype=float),
         "chance": np.mean(other[known], dtype=float) if known.any() else np.nan,
     }
     with np.errstate(divide="ignore", invalid="ignore"):
-        figures["corrected"] = (figures["cosine"] - figures["chance"]) / np.float64(1 - figures["chance"])
-    figures |= {f"retrieval_{k}": (rank < k).mean() for k in NEIGHBOURS}
+        metrics["corrected"] = (metrics["cosine"] - metrics["chance"]) / np.float64(1 - metrics["chance"])
+    metrics |= {f"retrieval_{k}": (rank < k).mean() for k in NEIGHBOURS}
     near = np.linalg.norm(seen.place[nearest] - seen.truth, axis=1) <= seen.threshold
-    figures["pck"] = near.mean()
+    metrics["pck"] = near.mean()
     for low, high in pairwise(ANGLES):
         chosen = (seen.angle >= low) & (seen.angle < high if high < ANGLES[-1] else seen.angle <= high)
-        figures[f"pck_{low:.0f}_{high:.0f}"] = near[chosen].mean() if chosen.any() else np.nan
-    return {name: float(value) for name, value in figures.items()}
+        metrics[f"pck_{low:.0f}_{high:.0f}"] = near[chosen].mean() if chosen.any() else np.nan
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def matches(entries: torch.Tensor, seen: CoVisible) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -239,12 +240,13 @@ def target_views(seen: CoVisible) -> Iterator[tuple[int, int, slice]]:
             yield int(start), int(count), slice(low, min(low + step, last))
 
 
-def chance_of_choice(seen: CoVisible) -> dict[str, float]:
+def random_choice(seen: CoVisible) -> dict[str, float]:
     """How often a random voxel of the other view is right."""
     counts = np.bincount(seen.view)[seen.view[seen.target]]
-    figures = {f"retrieval_{k}_chance": float((np.minimum(k, counts) / counts).mean()) for k in NEIGHBOURS}
+    metrics = {f"retrieval_{k}_chance": float((np.minimum(k, counts) / counts).mean()) for k in NEIGHBOURS}
     near = np.zeros(len(seen.target))
+    kd_tree = optional_module("scipy.spatial").KDTree
     for start, count, part in target_views(seen):
-        tree = KDTree(seen.place[start : start + count])
+        tree = kd_tree(seen.place[start : start + count])
         near[part] = tree.query_ball_point(seen.truth[part], seen.threshold, return_length=True) / count
-    return {**figures, "pck_chance": float(near.mean())}
+    return {**metrics, "pck_chance": float(near.mean())}

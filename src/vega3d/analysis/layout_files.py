@@ -1,4 +1,4 @@
-"""Reading the files of posed RGB-D folders, with errors that name the file."""
+"""Readers of the files of posed RGB-D folders: images, matrices, tables of poses; errors name the file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,10 +7,12 @@ import numpy as np
 from PIL import Image
 
 from vega3d.analysis.clips import ClipSource, ReadOptions
+from vega3d.extras import optional_module
 from vega3d.files import check_input
 
 COLOUR_SUFFIXES = (".png", ".jpg", ".jpeg")
 DEPTH_SUFFIXES = (".png", ".pgm")
+MILLIMETRES = 1000.0  # units a metre
 DEEPEST = 2  # levels of folders below the data's own in which clips lie
 
 
@@ -53,7 +55,7 @@ def files_by_stem(folder: Path, kind: str, suffixes: Sequence[str]) -> dict[str,
     return found
 
 
-def files_of(stems: Sequence[str], found: Mapping[str, Path], usual: Callable[[str], Path]) -> list[Path]:
+def chosen_files(stems: Sequence[str], found: Mapping[str, Path], usual: Callable[[str], Path]) -> list[Path]:
     """A file for each stem; raises ValueError, with the usual name of the file, if there is none."""
     for stem in stems:
         if stem not in found:
@@ -62,6 +64,7 @@ def files_of(stems: Sequence[str], found: Mapping[str, Path], usual: Callable[[s
 
 
 def missing(path: Path) -> ValueError:
+    """The error for a file that a frame needs."""
     return ValueError(f"{path} is missing. Each frame needs colour, depth and pose: export the clip again.")
 
 
@@ -85,7 +88,7 @@ def read_rgb(path: Path) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def read_depth(path: Path, units_per_metre: float) -> np.ndarray:
+def read_depth(path: Path, units_per_metre: float = MILLIMETRES) -> np.ndarray:
     """float32[H, W] [m] of a 16-bit image; raises ValueError if the file is missing or of another kind."""
     image = np.asarray(open_image(path))
     if image.ndim != 2 or image.dtype.kind not in "ui" or image.dtype.itemsize < 2:
@@ -94,6 +97,7 @@ def read_depth(path: Path, units_per_metre: float) -> np.ndarray:
 
 
 def open_image(path: Path) -> Image.Image:
+    """The decoded image; raises ValueError if the file is missing or no image."""
     if not path.exists():
         raise missing(path)
     try:
@@ -157,11 +161,47 @@ def same_size(frames: np.ndarray, depth: np.ndarray, source: str) -> None:
         )
 
 
-def stacked(images: Sequence[np.ndarray], paths: Sequence[Path]) -> np.ndarray:
-    """One array; raises ValueError, naming the file, if an image has another size than the first."""
+def read_stack(paths: Sequence[Path], read: Callable[[Path], np.ndarray]) -> np.ndarray:
+    """The images of several files as one array; raises ValueError, naming the file, if one has another size."""
+    images = [read(path) for path in paths]
     for image, path in zip(images, paths, strict=True):
         if image.shape != images[0].shape:
             raise ValueError(
                 f"{path} is {list(image.shape)}, but {paths[0]} is {list(images[0].shape)}. Mend the clip."
             )
     return np.stack(images)
+
+
+def read_timed_rows(path: Path, columns: int) -> tuple[np.ndarray, list[list[str]]]:
+    """Timestamps float64[n] [s], increasing, and the other columns; lines that begin with # are comments."""
+    rows = [line.split() for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+    wrong = [row for row in rows if len(row) != columns]
+    if not rows or wrong:
+        found = f"a row {' '.join(wrong[0])!r}" if wrong else "no rows"
+        raise ValueError(f"{path} has {found}, but needs rows of {columns} columns, the first a timestamp [s].")
+    try:
+        times = np.array([row[0] for row in rows], float)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. The first column is a timestamp [s].") from error
+    if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+        raise ValueError(f"{path}: timestamps must be finite and increase. Sort the rows.")
+    return times, [row[1:] for row in rows]
+
+
+def quaternion_poses(rows: Sequence[Sequence[str]], path: Path) -> np.ndarray:
+    """float64[n, 4, 4] world_from_camera of rows tx ty tz qx qy qz qw."""
+    try:
+        values = np.array(rows, float)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Rows are: timestamp tx ty tz qx qy qz qw.") from error
+    norms = np.linalg.norm(values[:, 3:], axis=1)
+    if not np.isfinite(values).all() or (np.abs(norms - 1) > 0.01).any():
+        bad = int(np.flatnonzero(~np.isfinite(values).all(axis=1) | ~(np.abs(norms - 1) <= 0.01))[0])
+        raise ValueError(
+            f"{path}: the pose {' '.join(rows[bad])!r} is not finite with a unit quaternion. Remove the row."
+        )
+    rotation = optional_module("scipy.spatial.transform").Rotation
+    poses = np.tile(np.eye(4), (len(values), 1, 1))
+    poses[:, :3, :3] = rotation.from_quat(values[:, 3:]).as_matrix()
+    poses[:, :3, 3] = values[:, :3]
+    return poses

@@ -22,7 +22,7 @@ TARGETS = {"depth": slice(0, 1), "normal": slice(1, 4)}
 class Targets(NamedTuple):
     """What a probe predicts.
 
-    Args:
+    Attributes:
         values: float[T, N, 4]: depth [m], and the unit normal in the camera's axes, towards the camera.
         valid: bool[T, N].
     """
@@ -144,8 +144,27 @@ def predict(features: torch.Tensor, weight: torch.Tensor) -> np.ndarray:
     return (features.to(weight) @ weight[:-1] + weight[-1]).cpu().numpy()
 
 
-def probe_figures(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
-    """Figures of float[M, 4] against float[M, 4].
+def valid_tokens(features: torch.Tensor, targets: Targets) -> tuple[torch.Tensor, torch.Tensor]:
+    """float[M, C] and float[M, 4]: the tokens with a target, of features float[T, rows, columns, C]."""
+    valid = torch.from_numpy(targets.valid)
+    values = torch.from_numpy(targets.values[targets.valid])
+    return features.flatten(1, 2)[valid.to(features.device)], values.to(features.device)
+
+
+def probe_metrics(features: torch.Tensor, targets: Targets, weight: torch.Tensor) -> dict[str, float]:
+    """`prediction_metrics` of a probe on the features float[T, rows, columns, C] of one test clip.
+
+    Raises:
+        ValueError: if the clip has no token with depth and normal.
+    """
+    if not np.any(targets.valid):
+        raise ValueError("A test clip has no token with depth and a normal. Check its depth, or leave it out.")
+    tokens, values = valid_tokens(features, targets)
+    return prediction_metrics(predict(tokens, weight), values.cpu().numpy())
+
+
+def prediction_metrics(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """Metrics of predicted depth and normals float[M, 4] against the true ones float[M, 4].
 
     Returns:
         `depth_rmse` [m]; `depth_abs_rel`, mean of |p - t| / t; `depth_delta1`, share with max(p / t, t / p) < 1.25

@@ -1,22 +1,22 @@
-"""Figures of all clips together with intervals over scenes, and result files."""
+"""Metrics of all clips together, with intervals over scenes: result files and the tables that are printed."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
-from vega3d.files import write_whole
+from vega3d.analysis.settings import Setting
+from vega3d.extras import optional_module
+from vega3d.files import write_json, write_whole
 from vega3d.runs import versions
-from vega3d.statistics import RESAMPLES, SHARE, Limits, mean_intervals, scenes_with
+from vega3d.statistics import FEW_SCENES, LEAST_SCENES, RESAMPLES, SHARE, Limits, mean_intervals, scene_counts
+from vega3d.tables import aligned
 
 FORMAT = "vega3d-analysis-1"
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy")
-CELL = ("family", "mode", "max_area", "timestep", "block")
 COMPARED = (
     "corrected",
     "centred_cosine",
@@ -27,46 +27,74 @@ COMPARED = (
     "normal_mean",
 )
 SHARES = ("depth_delta1", "normal_11", "normal_22", "normal_30")  # besides retrieval and PCK
-FACTS = (*CELL, "clip", "scene", "height", "width", "views", "left_out")
+COLUMNS = (*Setting._fields, "clip", "scene", "height", "width", "views", "left_out")  # of rows, besides metrics
+BEST = 5  # settings shown for each metric of a sweep
 
 
-def figures_in(rows: Sequence[Mapping]) -> list[str]:
-    """Names of the columns that are figures, in their order."""
-    return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in FACTS]
+class Metric(NamedTuple):
+    """How a metric of a sweep is shown.
+
+    Attributes:
+        title: what axes and tables call it.
+        chance: name of the metric that holds what chance reaches, if there is one.
+        lower_is_better: true of errors, false of accuracies.
+        digits: after the point, in heat maps.
+        scale: 100 for shares that are shown in percent.
+    """
+
+    title: str
+    chance: str | None = None
+    lower_is_better: bool = False
+    digits: int = 2
+    scale: float = 1.0
+
+
+METRICS = {
+    "corrected": Metric("correspondence, corrected for chance"),
+    "cosine": Metric("cosine of corresponding voxels", "chance"),
+    "centred_cosine": Metric("cosine of corresponding voxels, centred", "centred_chance"),
+    "centred_retrieval_1": Metric("retrieval at 1, centred [%]", "retrieval_1_chance", digits=1, scale=100),
+    "depth_rmse": Metric("depth probe, RMSE [m]", lower_is_better=True),
+    "normal_mean": Metric("normal probe, mean angle [deg]", lower_is_better=True, digits=1),
+}
+
+
+def metric_names(rows: Sequence[Mapping]) -> list[str]:
+    """Names of the columns that are metrics, in their order."""
+    return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COLUMNS]
 
 
 def summarise(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0) -> list[dict]:
-    """Mean over clips of each figure in each cell, with 95 % intervals over scenes.
+    """Mean over clips of each metric in each setting, with 95 % intervals over scenes.
 
     Args:
         rows: of `correspondence_rows` or `probe_rows`.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: how many times the bootstrap draws scenes.
+        seed: decides the draws.
 
     Returns:
-        For each cell its columns, `clips`, `scenes`, `figures`: `{name: {score, low, high}}`, and `figure_scenes`: how
-        many scenes have each.
+        For each setting its columns, `clips`, `scenes`, `figures`: `{metric: {score, low, high}}`, and
+        `figure_scenes`: how many scenes have each metric.
     """
-    cells: dict[tuple, list[Mapping]] = {}
+    settings: dict[Setting, list[Mapping]] = {}
     for row in rows:
-        cells.setdefault(tuple(row[name] for name in CELL), []).append(row)
+        settings.setdefault(Setting.of_row(row), []).append(row)
     summary = []
-    for cell, members in cells.items():
-        scenes, names = [row["scene"] for row in members], figures_in(members)
+    for setting, members in settings.items():
+        scenes, names = [row["scene"] for row in members], metric_names(members)
         counts = {"clips": len(members), "scenes": len(set(scenes))}
-        values, limits = table(members, names), [limits_of(name) for name in names]
-        figures = intervals(names, scenes, values, limits, resamples, seed)
-        summary.append({**dict(zip(CELL, cell, strict=True)), **counts, **figures})
+        values, limits = metric_values(members, names), [metric_limits(name) for name in names]
+        summary.append(setting._asdict() | counts | intervals(names, scenes, values, limits, resamples, seed))
     return summary
 
 
-def table(rows: Sequence[Mapping], names: Sequence[str]) -> np.ndarray:
-    """float[rows, names], NaN where a row has no such figure."""
+def metric_values(rows: Sequence[Mapping], names: Sequence[str]) -> np.ndarray:
+    """float[rows, names], NaN where a row has no such metric."""
     return np.array([[np.nan if row.get(name) is None else row[name] for name in names] for row in rows], float)
 
 
-def limits_of(name: str) -> Limits | None:
-    """Of a figure that is a share; None for one that may be anything."""
+def metric_limits(name: str) -> Limits | None:
+    """The limits of a metric that is a share; None for one that may be anything."""
     return SHARE if name in SHARES or "retrieval" in name or "pck" in name else None
 
 
@@ -78,57 +106,58 @@ def intervals(
     resamples: int,
     seed: int,
 ) -> dict[str, dict]:
-    """`figures` and `figure_scenes` of a cell."""
+    """`figures` and `figure_scenes` of a setting."""
     found = mean_intervals(scenes, values, resamples, seed, limits)
     return {
         "figures": {name: asdict(interval) for name, interval in zip(names, found, strict=True)},
-        "figure_scenes": dict(zip(names, scenes_with(scenes, values), strict=True)),
+        "figure_scenes": dict(zip(names, scene_counts(scenes, values), strict=True)),
     }
 
 
 def differences(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0) -> list[dict]:
-    """Paired differences on the same clips: each cell of the first family minus the same cell of each control.
+    """Paired differences on the same clips: each setting of the first family minus the same setting of each control.
 
     A control without blocks or noise levels is compared with every one.
 
     Returns:
-        For each pair `minus` (the control), the cell's columns, and `figures` and
-        `figure_scenes` of `COMPARED`.
+        For each pair the setting's columns, `minus` (the control), and `figures` and `figure_scenes` of `COMPARED`.
     """
-    cells: dict[tuple, dict[str, Mapping]] = {}
+    settings: dict[Setting, dict[str, Mapping]] = {}
     for row in rows:
-        cells.setdefault(tuple(row[name] for name in CELL), {})[row["clip"]] = row
+        settings.setdefault(Setting.of_row(row), {})[row["clip"]] = row
     first = rows[0]["family"]
     found = []
-    for cell, members in cells.items():
-        for other, controls in cells.items():
-            alike = all(theirs in (ours, None) for ours, theirs in zip(cell[1:], other[1:], strict=True))
-            if cell[0] != first or other[0] == first or not alike:
+    for setting, members in settings.items():
+        for other, controls in settings.items():
+            alike = all(theirs in (ours, None) for ours, theirs in zip(setting[1:], other[1:], strict=True))
+            if setting.family != first or other.family == first or not alike:
                 continue
             clips = sorted(members.keys() & controls.keys())
             names = [name for name in COMPARED if name in members[clips[0]] and name in controls[clips[0]]]
             ours, theirs = ([side[clip] for clip in clips] for side in (members, controls))
-            values = table(ours, names) - table(theirs, names)
-            no_limits = [None] * len(names)
-            figures = intervals(names, [row["scene"] for row in ours], values, no_limits, resamples, seed)
-            found.append({**dict(zip(CELL, cell, strict=True)), "minus": other[0], **figures})
+            values = metric_values(ours, names) - metric_values(theirs, names)
+            scenes = [row["scene"] for row in ours]
+            measured = intervals(names, scenes, values, [None] * len(names), resamples, seed)
+            found.append({**setting._asdict(), "minus": other.family, **measured})
     return found
 
 
-def result_of(rows: Sequence[Mapping], kind: str, facts: Mapping, resamples: int = RESAMPLES, seed: int = 0) -> dict:
+def make_result(
+    rows: Sequence[Mapping], kind: str, metadata: Mapping, resamples: int = RESAMPLES, seed: int = 0
+) -> dict:
     """The values of a result file.
 
     Args:
         rows: of all clips.
         kind: `correspondence`, `probe` or `sweep`.
-        facts: model, data, plan and command.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        metadata: model, data, plan and command.
+        resamples: how many times the bootstrap draws scenes.
+        seed: decides the draws.
     """
     return {
         "format": FORMAT,
         "kind": kind,
-        **facts,
+        **metadata,
         "versions": versions(*LIBRARIES),
         "bootstrap": {"seed": seed, "resamples": resamples},
         "cells": summarise(rows, resamples, seed),
@@ -138,17 +167,172 @@ def result_of(rows: Sequence[Mapping], kind: str, facts: Mapping, resamples: int
 
 
 def write_result(path: Path, result: Mapping) -> None:
-    """One JSON file, whole or not at all."""
-    text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(path, partial(Path.write_text, data=text, encoding="utf-8"))
+    """One JSON file, whole or not at all; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, result)
 
 
 def write_rows(path: Path, rows: Sequence[Mapping]) -> None:
-    """A parquet file with one row for each clip and cell."""
-    names = [*FACTS, *figures_in(rows)]
-    table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
-    write_whole(path, partial(pyarrow.parquet.write_table, table))
+    """A parquet file with one row for each clip and setting."""
+    pyarrow, parquet = optional_module("pyarrow"), optional_module("pyarrow.parquet")
+    table = pyarrow.table({name: [row.get(name) for row in rows] for name in [*COLUMNS, *metric_names(rows)]})
+    write_whole(path, partial(parquet.write_table, table))
 
 
 def read_rows(path: Path) -> list[dict]:
-    return pyarrow.parquet.read_table(path).to_pylist()
+    return optional_module("pyarrow.parquet").read_table(path).to_pylist()
+
+
+def shown(value: Mapping | None, digits: int = 3, scale: float = 1.0) -> str:
+    """`0.712 [0.690, 0.733]`; `-` for what has no value, and no brackets for what has no interval."""
+    if value is None or value["score"] is None:
+        return "-"
+    score, low, high = (None if value[end] is None else scale * value[end] for end in ("score", "low", "high"))
+    return f"{score:.{digits}f}" + ("" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]")
+
+
+def scenes_behind(setting: Mapping, metrics: Iterable[str]) -> str:
+    """How many scenes have these metrics, such as `12`, or `9-12` where they differ; `-` for none."""
+    counts = [setting["figure_scenes"].get(metric) for metric in metrics]
+    known = sorted({count for count in counts if count})
+    return "-".join(map(str, dict.fromkeys((known[0], known[-1])))) if known else "-"
+
+
+def setting_name(setting: Mapping, settings: Iterable[Mapping] = ()) -> str:
+    """Such as `wan, frame, block 20, step 300`, and the size [px^2] if others among `settings` have another."""
+    sizes = {other["max_area"] for other in settings}
+    return Setting.of_row(setting).name + (f", {setting['max_area']} px" if len(sizes) > 1 else "")
+
+
+def metric_table(settings: Sequence[Mapping], columns: Mapping[str, str]) -> list[str]:
+    """Lines of a table: one row a setting; `columns` maps headings to names of metrics."""
+    rows = [["features", *columns, "scenes"]]
+    for setting in settings:
+        values = [shown(setting["figures"].get(metric)) for metric in columns.values()]
+        rows.append([setting_name(setting, settings), *values, scenes_behind(setting, columns.values())])
+    return aligned(rows)
+
+
+# For each kind of result its tables by caption: the name of a metric for each heading. Then the paired differences.
+TABLES: dict[str, dict[str, dict[str, str]]] = {
+    "correspondence": {
+        "similarity of the features of one voxel in two views; chance: of different voxels of the same views": {
+            "cosine": "cosine",
+            "chance": "chance",
+            "corrected": "corrected",
+            "centred": "centred_cosine",
+            "chance (centred)": "centred_chance",
+        },
+        "the true match is the nearest neighbour, or among the five nearest, of all voxels of the other view": {
+            "retrieval@1": "retrieval_1",
+            "@5": "retrieval_5",
+            "centred @1": "centred_retrieval_1",
+            "@5 ": "centred_retrieval_5",
+        },
+        "PCK (centred features): the nearest within 0.1 of the frame's longer side, by angle between the views": {
+            "PCK": "centred_pck",
+            "0-15 deg": "centred_pck_0_15",
+            "15-30": "centred_pck_15_30",
+            "30-60": "centred_pck_30_60",
+            "60+": "centred_pck_60_180",
+        },
+    },
+    "probe": {
+        "depth": {"RMSE [m]": "depth_rmse", "abs rel": "depth_abs_rel", "delta1": "depth_delta1"},
+        "surface normals": {
+            "mean [deg]": "normal_mean",
+            "median": "normal_median",
+            "< 11.25": "normal_11",
+            "< 22.5": "normal_22",
+            "< 30": "normal_30",
+        },
+    },
+}
+DIFFERENCES = {
+    "correspondence": {
+        "corrected": "corrected",
+        "centred": "centred_cosine",
+        "centred @1": "centred_retrieval_1",
+        "PCK": "centred_pck",
+    },
+    "probe": {"RMSE [m]": "depth_rmse", "mean angle [deg]": "normal_mean"},
+}
+RANDOM_CHOICE = {"@1": "retrieval_1_chance", "@5": "retrieval_5_chance", "PCK": "pck_chance"}
+
+
+def result_table(result: Mapping) -> str:
+    """The tables of a result of `correspondence` or `probe`, and the paired differences from its controls."""
+    settings, kind = result["cells"], result["kind"]
+    lines = [head(result)]
+    for caption, columns in TABLES[kind].items():
+        lines += ["", caption, *metric_table(settings, columns)]
+    if kind == "correspondence":
+        metrics = settings[0]["figures"]
+        lines.append("a random choice: " + ", ".join(f"{k} {shown(metrics[v])}" for k, v in RANDOM_CHOICE.items()))
+    return "\n".join([*lines, *difference_lines(result, DIFFERENCES[kind]), *notes(result)])
+
+
+def sweep_table(result: Mapping, output: Path) -> str:
+    """The best settings by each metric, with the controls below them."""
+    settings = result["cells"]
+    own = result["plan"]["families"][0]
+    lines = [head(result)]
+    for name, metric in METRICS.items():
+        measured = [setting for setting in settings if setting["figures"].get(name, {}).get("score") is not None]
+        if not measured:
+            continue
+        sign = 1 if metric.lower_is_better else -1
+        ordered = sorted(measured, key=lambda setting: sign * setting["figures"][name]["score"])
+        best = [setting for setting in ordered if setting["family"] == own][:BEST]
+        others = {setting["family"]: setting for setting in reversed(ordered) if setting["family"] != own}
+        wanted = [name, *([metric.chance] if metric.chance else [])]
+        digits = 3 if metric.scale == 1 else metric.digits
+        table = [["", metric.title, *(["chance"] if metric.chance else []), "scenes"]]
+        for setting in [*best, *others.values()]:
+            values = [shown(setting["figures"].get(column), digits, metric.scale) for column in wanted]
+            table.append([setting_name(setting, settings), *values, scenes_behind(setting, [name])])
+        lines += ["", *aligned(table)]
+    lines += ["", f"the best {BEST} settings, and the best of each control; all settings and pictures are in {output}"]
+    return "\n".join([*lines, *notes(result)])
+
+
+def difference_lines(result: Mapping, columns: Mapping[str, str]) -> list[str]:
+    """A table of the paired differences from controls and baselines, if there are any."""
+    if not result["differences"]:
+        return []
+    rows = [["difference on the same clips", *columns, "scenes"]]
+    for pair in result["differences"]:
+        values = [shown(pair["figures"].get(metric)) for metric in columns.values()]
+        rows.append([f"{setting_name(pair)} - {pair['minus']}", *values, scenes_behind(pair, columns.values())])
+    return ["", *aligned(rows)]
+
+
+def head(result: Mapping) -> str:
+    """The first line of every table."""
+    first = result["cells"][0]
+    counts = f"{first['clips']} clips of {first['scenes']} scenes"
+    return f"{result['model']}: {counts}; means over clips, 95 % intervals over scenes"
+
+
+def notes(result: Mapping) -> list[str]:
+    """What a reader of the metrics has to know."""
+    left_out = {row["clip"]: row["left_out"] for row in result["clips"] if row["left_out"]}
+    lines = []
+    if left_out:
+        lines.append(
+            f"note: frames without pose or depth were left out: {sum(left_out.values())} in {len(left_out)} clips"
+        )
+    lines += scene_notes([count for setting in result["cells"] for count in setting["figure_scenes"].values()])
+    if result.get("notice"):
+        lines.append(f"note: {result['notice']}")
+    return lines
+
+
+def scene_notes(counts: Sequence[int]) -> list[str]:
+    """What is to be known of intervals that stand on so many scenes each; 0 is a metric that is not there."""
+    least = min((count for count in counts if count), default=FEW_SCENES)
+    if least < LEAST_SCENES:
+        return [f"note: one scene has no interval; give {FEW_SCENES} or more"]
+    if least < FEW_SCENES:
+        return [f"note: intervals from {least} scenes are too narrow; give {FEW_SCENES} or more"]
+    return []

@@ -1,116 +1,435 @@
-"""Correspondence over blocks, noise levels, modes and sizes: one VAE pass a clip, all blocks in one pass of a level.
+"""Correspondence and probes over settings x clips, continued from what a killed run left, and a sweep in its folder.
 
-A killed run continues from the parts that it left, one for each clip, family, mode, size and noise level.
+OUT/parts/*.json         finished parts, named by what they depend on; a killed run continues from them
+OUT/clips.parquet        a row for each clip and setting (`summary.read_rows`)
+OUT/summary.json         each setting with intervals over scenes, and how the run was made
+OUT/heatmap_*.png, curves_*.png
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+import contextlib
+import json
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from vega3d.analysis.cells import (
-    Plan,
-    Reader,
-    Reading,
-    cell_facts,
-    part_key,
-    read_part,
-    reading,
-    variant_for,
-    write_part,
-)
-from vega3d.analysis.clips import ClipSource, ReadOptions
+import torch
+import xxhash
+
+from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions
 from vega3d.analysis.correspondence import co_visible, correspondence
+from vega3d.analysis.figures import draw_sweep
 from vega3d.analysis.layouts import read_clip
+from vega3d.analysis.probes import (
+    Moments,
+    Targets,
+    fit_probe,
+    position_features,
+    probe_metrics,
+    token_targets,
+    valid_tokens,
+)
+from vega3d.analysis.settings import BASELINES, Setting, SettingGrid
+from vega3d.analysis.summary import make_result, read_rows, write_result, write_rows
+from vega3d.analysis.tokens import FittedClip, fit_clip
+from vega3d.extras import optional_module
 from vega3d.features.identity import feature_identity
+from vega3d.files import check_input, is_free, only_run, read_json, write_whole
 from vega3d.modeling.generator_vega3d import VegaGenerator
+from vega3d.processing.generator_frames_vega3d import FrameSettings
+
+FORMAT = 1  # of parts; raise it when the metrics of unchanged features change
+HELD_OUT = 5  # every fifth training scene chooses the strength of the ridge
+STORED_BYTES = 4 << 30  # of clips held between noise levels and families; what is beyond is read each time
+
+Hidden = dict[int, torch.Tensor]  # block -> float[t, rows, columns, C]
+Reader = Callable[[VegaGenerator, torch.Tensor, Sequence[int], Sequence[int]], Iterator[tuple[int, Hidden]]]
+Features = Callable[[FittedClip], Mapping[Setting, torch.Tensor]]
+logger = logging.getLogger(__name__)
 
 
-def correspondence_rows(
-    generator: VegaGenerator,
-    sources: Sequence[ClipSource],
-    plan: Plan,
-    options: ReadOptions | None = None,
-    parts: Path | None = None,
-    reader: Reader = VegaGenerator.read,
-    on_part: Callable[[int], None] | None = None,
-) -> list[dict]:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SettingGroup:
+    """Settings of one variant of the generator at one size of frames. They differ in noise level and block.
+
+    One pass of the transformer over a clip gives all blocks of a noise level.
+
+    Attributes:
+        variant: has the family and mode of the settings, and loads their last block.
+        frames: how frames are prepared, area included.
+        timesteps: noise levels asked for.
+        blocks: read at each noise level.
     """
+
+    variant: VegaGenerator
+    frames: FrameSettings
+    timesteps: tuple[int, ...]
+    blocks: tuple[int, ...]
+
+    def setting(self, timestep: int, block: int) -> Setting:
+        family = self.variant.config.family
+        return Setting(
+            family,
+            self.variant.config.clip_mode,
+            self.frames.max_area,
+            None if family in ("noise", "vae") else timestep,
+            None if family == "vae" else block,
+        )
+
+    def fit(self, clip: PosedClip) -> FittedClip:
+        return fit_clip(clip, self.frames, self.variant.config.clip_mode)
+
+    def identity(self, timestep: int) -> str:
+        """All that the features of a noise level depend on but the clip, as JSON."""
+        return feature_identity(self.variant, self.blocks, timestep)
+
+
+def setting_groups(generator: VegaGenerator, grid: SettingGrid) -> Iterator[SettingGroup]:
+    """All settings of a grid, grouped by what one pass can give; the controls are variants of the loaded generator."""
+    for family in grid.families:
+        for mode in grid.modes:
+            changes: dict = {"family": family, "clip_mode": mode, "block": max(grid.blocks), "extra_blocks": ()}
+            if family == "vae":
+                changes["noise_draws"] = 1
+            variant = generator.variant(**changes)
+            for area in grid.areas:
+                yield SettingGroup(
+                    variant=variant,
+                    frames=replace(grid.frames, max_area=area),
+                    timesteps=grid.family_timesteps(family),
+                    blocks=grid.family_blocks(family),
+                )
+
+
+class ClipStore:
+    """Clips in memory, with the targets of their tokens: each is needed for every noise level and family.
+
     Args:
-        generator: loaded from files; the controls are variants over them.
-        sources: clips.
-        plan: what is measured.
         options: how clips are read.
-        parts: folder for the parts of the run, to continue from; None keeps nothing.
-        reader: gives the features, such as `FeatureCache(...).read`.
-        on_part: called with the number of parts newly there; there are `plan.num_parts` of each clip.
+        size: the most bytes that are held.
+    """
+
+    def __init__(self, options: ReadOptions, size: int = STORED_BYTES):
+        self.options, self.left = options, size
+        self._clips: dict[ClipSource, PosedClip] = {}
+        self._targets: dict[tuple[str, int], Targets] = {}
+
+    def clip(self, source: ClipSource) -> PosedClip:
+        if source in self._clips:
+            return self._clips[source]
+        clip = read_clip(source, self.options)
+        if self._has_room(clip.frames.nbytes + clip.depth.nbytes):
+            self._clips[source] = clip
+        return clip
+
+    def targets(self, fitted: FittedClip) -> Targets:
+        key = fitted.content, len(fitted.clip)
+        if key in self._targets:
+            return self._targets[key]
+        targets = token_targets(fitted.clip, fitted.fit)
+        if self._has_room(targets.values.nbytes + targets.valid.nbytes):
+            self._targets[key] = targets
+        return targets
+
+    def _has_room(self, size: int) -> bool:
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
+@dataclass(kw_only=True)
+class Measurement:
+    """What is measured, and what it takes: the features of a generator in all settings of a grid.
+
+    Attributes:
+        generator: loaded from files; the controls are variants of it.
+        grid: all settings that are measured.
+        options: how clips are read.
+        parts: folder for the parts of the run, to continue from; None stores nothing.
+        reader: gives the features of a variant, such as `FeatureCache(...).read`.
+        on_progress: called with the number of passes over a clip that are newly done, or found done; correspondence
+            takes `grid.num_passes` of its clips, and probes of test and training clips together.
+        stored_bytes: the most bytes of clips that are held in memory.
+    """
+
+    generator: VegaGenerator
+    grid: SettingGrid
+    options: ReadOptions = field(default_factory=ReadOptions)
+    parts: Path | None = None
+    reader: Reader = VegaGenerator.read
+    on_progress: Callable[[int], None] = lambda count: None
+    stored_bytes: int = STORED_BYTES
+
+    def __post_init__(self):
+        self.store = ClipStore(self.options, self.stored_bytes)
+
+    def groups(self) -> Iterator[SettingGroup]:
+        return setting_groups(self.generator, self.grid)
+
+    def clips(self, group: SettingGroup, sources: Iterable[ClipSource]) -> Iterator[FittedClip]:
+        """The clips as the generator of these settings reads them."""
+        for source in sources:
+            yield group.fit(self.store.clip(source))
+
+
+def correspondence_rows(run: Measurement, sources: Sequence[ClipSource]) -> list[dict]:
+    """Correspondence in every setting on every clip.
 
     Returns:
-        A row for each clip and cell: `family`, `mode`, `max_area`, `timestep`, `block`, `clip`, `scene`, `height`,
-        `width`, `views`, `left_out`, and the figures of `correspondence`. None stands for NaN, and for the timestep
-        and block where a control has none.
+        A row for each clip and setting: the columns of `Setting`, `clip`, `scene`, `height`, `width`, `views`,
+        `left_out`, and the metrics of `correspondence`. None stands for NaN.
 
     Raises:
         ValueError: if a clip cannot be read, or no two of its views overlap.
     """
     rows: list[dict] = []
-    for family in plan.families:
-        for mode in plan.modes:
-            variant = variant_for(generator, plan, family, mode)
-            for source in sources:
-                clip = read_clip(source, options)
-                for area in plan.areas:
-                    given = reading(clip, variant.config, replace(plan.frames, max_area=area))
-                    for part in clip_parts(variant, given, area, plan, parts, reader):
-                        rows += part
-                        if on_part is not None:
-                            on_part(1)
+    for group in run.groups():
+        for clip in run.clips(group, sources):
+            for part in correspondence_parts(run, group, clip):
+                rows += part
+                run.on_progress(1)
     return rows
 
 
-def clip_parts(
-    variant: VegaGenerator, given: Reading, area: int, plan: Plan, parts: Path | None, reader: Reader
-) -> Iterator[list[dict]]:
-    """Rows of one clip, noise level by noise level; only what no earlier run left is computed."""
-    family = variant.config.family
-    blocks, timesteps = plan.blocks_of(family), plan.timesteps_of(family)
+def correspondence_parts(run: Measurement, group: SettingGroup, clip: FittedClip) -> Iterator[list[dict]]:
+    """Rows of one clip, noise level by noise level: one VAE pass, and only what no earlier run left is computed."""
     keys = {
         timestep: part_key(
             "correspondence",
-            given.content,
-            feature_identity(variant, blocks, timestep),
-            [area, timestep, list(given.clip.left_out)],
-            [plan.voxel, plan.seed],
+            clip.content,
+            group.identity(timestep),
+            [group.frames.max_area, timestep, list(clip.clip.left_out)],
+            [run.grid.voxel, run.grid.seed],
         )
-        for timestep in timesteps
+        for timestep in group.timesteps
     }
-    found = {timestep: read_part(parts, key) for timestep, key in keys.items()}
-    missing = [timestep for timestep, rows in found.items() if rows is None]
+    stored = {timestep: read_part(run.parts, key) for timestep, key in keys.items()}
+    missing = [timestep for timestep, rows in stored.items() if rows is None]
     if missing:
-        seen = co_visible(given.clip, given.fit, plan.voxel, plan.seed)
-        computed = reader(variant, given.frames, blocks, missing)
-    for timestep, known in found.items():
-        if known is not None:
-            yield known
-            continue
-        _, hidden = next(computed)
-        rows = [
-            {
-                **cell_facts(variant, area, timestep, block),
-                **clip_facts(given),
-                **correspondence(features.to(variant.device), seen),
-            }
-            for block, features in hidden.items()
-        ]
-        yield write_part(parts, keys[timestep], rows)
+        seen = co_visible(clip.clip, clip.fit, run.grid.voxel, run.grid.seed)
+        computed = run.reader(group.variant, clip.frames, group.blocks, missing)
+    for timestep, rows in stored.items():
+        if rows is None:
+            _, hidden = next(computed)
+            rows = [
+                {
+                    **group.setting(timestep, block)._asdict(),
+                    **clip_columns(clip),
+                    **correspondence(features.to(group.variant.device), seen),
+                }
+                for block, features in hidden.items()
+            ]
+            rows = write_part(run.parts, keys[timestep], rows)
+        yield rows
 
 
-def clip_facts(given: Reading) -> dict:
+def clip_columns(clip: FittedClip) -> dict:
     """The columns that say which clip a row is about."""
     return {
-        "clip": given.clip.name,
-        "scene": given.clip.scene,
-        "height": given.fit.height,
-        "width": given.fit.width,
-        "views": len(given.clip),
-        "left_out": len(given.clip.left_out),
+        "clip": clip.clip.name,
+        "scene": clip.clip.scene,
+        "height": clip.fit.height,
+        "width": clip.fit.width,
+        "views": len(clip.clip),
+        "left_out": len(clip.clip.left_out),
     }
+
+
+def probe_rows(run: Measurement, train: Sequence[ClipSource], test: Sequence[ClipSource]) -> list[dict]:
+    """Linear probes in every setting, trained on some clips and tested on others; voxel and seed count for nothing.
+
+    Returns:
+        A row for each test clip and setting, like those of `correspondence_rows`, with `probe_metrics` and the chosen
+        strengths; and rows of the families `mean` and `position`, which see no features.
+
+    Raises:
+        ValueError: if a scene is in both, there are fewer than two training scenes, or a clip cannot be read.
+    """
+    check_scenes(train, test)
+    rows: list[dict] = []
+    for group in run.groups():
+        clips = [] if run.parts is None else [clip.content for clip in run.clips(group, (*train, *test))]
+        for timestep in group.timesteps:
+            place = [group.frames.max_area, timestep]
+            key = part_key("probe", clips, len(train), group.identity(timestep), place) if run.parts else ""
+            part = read_part(run.parts, key)
+            if part is None:
+                features = hidden_states(run, group, timestep)
+                part = write_part(run.parts, key, tested_probes(run, group, features, train, test, run.on_progress))
+            else:
+                run.on_progress(len(train) + len(test))
+            rows += part
+        if group.variant.config.family == run.grid.families[0]:
+            baselines = partial(baseline_features, group.setting(0, 0))
+            rows += write_part(None, "", tested_probes(run, group, baselines, train, test))
+    return rows
+
+
+def hidden_states(run: Measurement, group: SettingGroup, timestep: int) -> Features:
+    """Gives the features of a clip in all settings of a noise level."""
+
+    def features(clip: FittedClip) -> dict[Setting, torch.Tensor]:
+        _, hidden = next(iter(run.reader(group.variant, clip.frames, group.blocks, [timestep])))
+        return {group.setting(timestep, block): states.to(group.variant.device) for block, states in hidden.items()}
+
+    return features
+
+
+def baseline_features(setting: Setting, clip: FittedClip) -> dict[Setting, torch.Tensor]:
+    """float[T, rows, columns, C] without the picture: a constant, from which the mean is learnt, and the place."""
+    rows, columns = clip.fit.grid
+    position = position_features(clip.fit).reshape(1, rows, columns, -1).expand(len(clip.clip), -1, -1, -1)
+    constant = torch.zeros(*position.shape[:3], 1, dtype=position.dtype)
+    return {
+        setting._replace(family=name, timestep=None, block=None): features
+        for name, features in zip(BASELINES, (constant, position), strict=True)
+    }
+
+
+def tested_probes(
+    run: Measurement,
+    group: SettingGroup,
+    features: Features,
+    train: Sequence[ClipSource],
+    test: Sequence[ClipSource],
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> list[dict]:
+    """A probe of each setting that `features` gives, trained, and its row for each test clip."""
+    held_out = held_out_scenes(train)
+    moments: dict[tuple[Setting, bool], Moments] = {}
+    for clip in run.clips(group, train):
+        targets = run.store.targets(clip)
+        for setting, states in features(clip).items():
+            place = setting, clip.clip.scene in held_out
+            known = moments.setdefault(place, Moments(states.shape[-1], states.device))
+            known.add(*valid_tokens(states, targets))
+        on_progress(1)
+    probes = {setting: fit_probe(moments[setting, False], moments[setting, True]) for setting, _ in moments}
+    rows = []
+    for clip in run.clips(group, test):
+        targets = run.store.targets(clip)
+        for setting, states in features(clip).items():
+            weight, strengths = probes[setting]
+            metrics = probe_metrics(states, targets, weight)
+            chosen = {f"{name}_strength": strength for name, strength in strengths.items()}
+            rows.append({**setting._asdict(), **clip_columns(clip), **metrics, **chosen})
+        on_progress(1)
+    return rows
+
+
+def check_scenes(train: Sequence[ClipSource], test: Sequence[ClipSource]) -> None:
+    """Raises ValueError unless there are two training scenes at least, and none of them is tested on."""
+    training = {source.scene for source in train}
+    shared = sorted(training & {source.scene for source in test})
+    if shared:
+        raise ValueError(
+            f"{len(shared)} scenes are both trained and tested on, the first is {shared[0]}. Separate them."
+        )
+    if len(training) < 2 or not test:
+        raise ValueError(
+            f"Got {len(training)} training scenes and {len(test)} test clips, but a probe needs 2 scenes (one chooses "
+            "the strength of the ridge) and 1 clip. Give more."
+        )
+
+
+def held_out_scenes(train: Sequence[ClipSource]) -> set[str]:
+    """The training scenes that choose the strength of the ridge: every fifth one, in alphabetical order."""
+    return set(sorted({source.scene for source in train})[::HELD_OUT])
+
+
+def part_key(*values: object) -> str:
+    """Name of the part that these decide, as JSON."""
+    return xxhash.xxh3_128_hexdigest(json.dumps([FORMAT, *values]).encode())
+
+
+def read_part(folder: Path | None, key: str) -> list[dict] | None:
+    """Rows of a part that an earlier run measured, or None if it is not there."""
+    path = None if folder is None else folder / f"{key}.json"
+    if path is None or not path.is_file():
+        return None
+    with contextlib.suppress(ValueError):
+        part = read_json(path)
+        rows = part.get("rows")
+        if part.get("key") == key and isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
+            return rows
+    logger.warning("%s is damaged; it is measured again.", path)
+    return None
+
+
+def write_part(folder: Path | None, key: str, rows: list[dict]) -> list[dict]:
+    """The rows as JSON gives them back, so that a continued run has the same; NaN becomes None."""
+    cleaned = [{name: none_for_nan(value) for name, value in row.items()} for row in rows]
+    text = json.dumps({"key": key, "rows": cleaned}, allow_nan=False)
+    if folder is not None:
+        write_whole(folder / f"{key}.json", partial(Path.write_text, data=text, encoding="utf-8"))
+    return json.loads(text)["rows"]
+
+
+def none_for_nan(value: object) -> object:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def run_sweep(
+    run: Measurement, test: Sequence[ClipSource], train: Sequence[ClipSource], output: Path, metadata: Mapping
+) -> dict:
+    """Measures, and writes table, summary and pictures.
+
+    Args:
+        run: what is measured; its parts go into the output.
+        test: the clips that are measured.
+        train: clips of other scenes, to train probes on; none leaves probes out.
+        output: folder; new, or of an earlier sweep, whose parts are used where they are of the same.
+        metadata: for the summary: model, data, command.
+
+    Returns:
+        The values of `summary.json`, and `clips`, the rows.
+
+    Raises:
+        ValueError: if the folder holds something else, another run writes it, or a clip cannot be used.
+    """
+    check_free(output)
+    if train:
+        check_scenes(train, test)
+    run = replace(run, parts=output / "parts")
+    (output / "parts").mkdir(parents=True, exist_ok=True)
+    with only_run(output):
+        rows = correspondence_rows(run, test)
+        if train:
+            rows = joined(rows, probe_rows(run, train, test))
+        result = make_result(rows, "sweep", metadata, seed=run.grid.seed)
+        write_rows(output / "clips.parquet", rows)
+        write_result(output / "summary.json", {name: value for name, value in result.items() if name != "clips"})
+        draw_sweep(output, result["cells"])
+    return result
+
+
+def sweep_rows(folder: Path) -> list[dict]:
+    """A row for each clip and setting of a sweep; raises ValueError if the folder holds none that is finished."""
+    path = folder / "clips.parquet"
+    if not path.is_file():
+        raise ValueError(f"{path} is not there. Give the folder of a finished sweep.")
+    pyarrow = optional_module("pyarrow")
+    try:
+        return read_rows(check_input(path))
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read: {error}. Run the sweep again.") from error
+
+
+def check_free(output: Path) -> None:
+    """Raises ValueError unless the folder is free, or of a sweep."""
+    if (output / "parts").is_dir():
+        return
+    if not is_free(output):
+        raise ValueError(f"{output} is not empty and holds no sweep. Choose another folder.")
+
+
+def joined(rows: Sequence[dict], more: Sequence[dict]) -> list[dict]:
+    """One row for each clip and setting, with the metrics of both."""
+    merged: dict[tuple, dict] = {}
+    for row in (*rows, *more):
+        place = Setting.of_row(row), row["clip"]
+        merged[place] = {**merged.get(place, {}), **row}
+    return list(merged.values())

@@ -1,11 +1,14 @@
-"""Where the generator's tokens lie: which pixels one covers, and the point of the scene that it shows."""
+"""Clips as a generator sees them: which pixels a token covers, and the point of the scene that it shows."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import xxhash
 
 from vega3d.analysis.clips import PosedClip, in_frame
+from vega3d.modeling.alignment_vega3d import TEMPORAL_STRIDE
 from vega3d.processing.generator_frames_vega3d import (
     FrameSettings,
     center_crop_frames,
@@ -14,17 +17,16 @@ from vega3d.processing.generator_frames_vega3d import (
 )
 
 LEAST_DEPTH = 0.1  # share of a token's depth pixels that must not be holes
-TEMPORAL_STRIDE = 4  # frames of a latent of the causal VAE, after the first
 
 
 class FrameFit(NamedTuple):
     """How frames become the generator's: scaled, then cut. Generator pixel = frame pixel * scale - offset.
 
-    Args:
+    Attributes:
         height, width: of the generator's frames [px].
         scale: float[2], along x and y.
         offset: float[2], what is cut off at the left and at the top [px of the generator].
-        cell: edge of a token [px of the generator].
+        patch_size: edge of a token [px of the generator].
         is_crop: whether only the centre of the frames is seen.
     """
 
@@ -32,13 +34,13 @@ class FrameFit(NamedTuple):
     width: int
     scale: np.ndarray
     offset: np.ndarray
-    cell: int
+    patch_size: int
     is_crop: bool
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of tokens."""
-        return self.height // self.cell, self.width // self.cell
+        return self.height // self.patch_size, self.width // self.patch_size
 
 
 def frame_fit(height: int, width: int, settings: FrameSettings) -> FrameFit:
@@ -54,6 +56,39 @@ def frame_fit(height: int, width: int, settings: FrameSettings) -> FrameFit:
     return FrameFit(rows, columns, scale, np.zeros(2), settings.patch_size, False)
 
 
+class FittedClip(NamedTuple):
+    """A clip as a generator reads it.
+
+    Attributes:
+        clip: the views that its features stand for.
+        fit: from the clip's frames to the generator's.
+        frames: uint8[T, 3, height, width], all of them.
+        content: hash of the frames and their geometry.
+    """
+
+    clip: PosedClip
+    fit: FrameFit
+    frames: torch.Tensor
+    content: str
+
+
+def fit_clip(clip: PosedClip, settings: FrameSettings, clip_mode: str) -> FittedClip:
+    """The clip as a generator of this `clip_mode` reads it."""
+    fit = frame_fit(clip.frames.shape[1], clip.frames.shape[2], settings)
+    views = read_views(len(clip), clip_mode)
+    seen = clip if len(views) == len(clip) else select_views(clip, views)
+    frames = generator_frames(clip.frames, fit)
+    return FittedClip(seen, fit, frames, content_hash(clip, frames))
+
+
+def content_hash(clip: PosedClip, frames: torch.Tensor) -> str:
+    """Names the clip in the keys of parts, so that it must not change between versions."""
+    digest = xxhash.xxh3_128(f"{clip.name} {clip.scene} {tuple(frames.shape)} {clip.depth.shape}".encode())
+    for array in (frames.numpy(), clip.depth, clip.intrinsics, clip.depth_intrinsics, clip.world_from_camera):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 def generator_frames(frames: np.ndarray, fit: FrameFit) -> torch.Tensor:
     """uint8[T, H, W, 3] -> uint8[T, 3, height, width], as the processor fits them."""
     channels_first = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
@@ -67,7 +102,7 @@ def token_of_pixels(clip: PosedClip, fit: FrameFit) -> np.ndarray:
     height, width = clip.depth.shape[1:]
     rows, columns = np.mgrid[:height, :width]
     pixels = np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5
-    places = np.floor((in_frame(clip, pixels) * fit.scale - fit.offset) / fit.cell).astype(int)
+    places = np.floor((in_frame(clip, pixels) * fit.scale - fit.offset) / fit.patch_size).astype(int)
     inside = ((places >= 0) & (places < fit.grid[::-1])).all(axis=1)
     return np.where(inside, places[:, 1] * fit.grid[1] + places[:, 0], -1)
 
@@ -75,7 +110,7 @@ def token_of_pixels(clip: PosedClip, fit: FrameFit) -> np.ndarray:
 def token_centres(fit: FrameFit) -> np.ndarray:
     """float[rows * columns, 2]: centre of each token in the frames [px]."""
     rows, columns = np.mgrid[: fit.grid[0], : fit.grid[1]]
-    centres = (np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5) * fit.cell
+    centres = (np.stack([columns, rows], axis=-1).reshape(-1, 2) + 0.5) * fit.patch_size
     return (centres + fit.offset) / fit.scale
 
 
@@ -85,7 +120,7 @@ def token_means(values: np.ndarray, valid: np.ndarray, token: np.ndarray, count:
     Args:
         values: float[T, P, K], of the depth pixels.
         valid: bool[T, P], which of them count.
-        token: int[P], token of each pixel, -1 for none.
+        token: int[P], which token each pixel is in, -1 for none.
         count: N, tokens of a view.
 
     Returns:
@@ -143,13 +178,9 @@ def read_views(num_frames: int, clip_mode: str) -> np.ndarray:
 
 def select_views(clip: PosedClip, views: np.ndarray) -> PosedClip:
     """The clip with only these views."""
-    return PosedClip(
-        clip.name,
-        clip.scene,
-        clip.frames[views],
-        clip.depth[views],
-        clip.intrinsics,
-        clip.depth_intrinsics,
-        clip.world_from_camera[views],
-        clip.left_out,
+    return replace(
+        clip,
+        frames=clip.frames[views],
+        depth=clip.depth[views],
+        world_from_camera=clip.world_from_camera[views],
     )

@@ -1,9 +1,10 @@
 """What can be evaluated: a fused model, and the same model blind. `baselines` has those without a model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
-from vega3d.evaluation.vsibench import GENERATION, QuestionRecord
+from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
 from vega3d.features.cache import FeatureCache
 from vega3d.inference.answer import RawAnswer
 from vega3d.inference.session import Session
@@ -24,7 +25,7 @@ class Answerer(Protocol):
 
     settings: dict
 
-    def answer(self, records: Sequence[QuestionRecord]) -> list[RawAnswer]:
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
         """For each question of a batch the raw text, and the probability of each letter for a choice, or None.
 
         An answer must not depend on other questions, their order or the size of the batch.
@@ -77,7 +78,7 @@ class ModelAnswerer:
             "notice": model.config.notice,
         }
 
-    def answer(self, records: Sequence[QuestionRecord]) -> list[RawAnswer]:
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
         """Answers of one batch, as `Answerer.answer`.
 
         Raises:
@@ -85,11 +86,11 @@ class ModelAnswerer:
         """
         return self.session.answer_batch([self.question(record) for record in records], MAX_NEW_TOKENS)
 
-    def question(self, record: QuestionRecord) -> SpatialQuestion:
+    def question(self, record: AnnotatedQuestion) -> SpatialQuestion:
         """A question as it is put to the model; raises ValueError if its video is missing."""
         if record.visual is None:
             raise ValueError(f"Question {record.id} has no video {record.dataset}/{record.scene}.mp4. Leave it out.")
-        return worded_question(record, record.visual)
+        return record
 
 
 class BlindAnswerer(ModelAnswerer):
@@ -97,18 +98,5 @@ class BlindAnswerer(ModelAnswerer):
 
     kind = "blind"
 
-    def question(self, record: QuestionRecord) -> SpatialQuestion:
-        return worded_question(record, None)
-
-
-def worded_question(record: QuestionRecord, visual: object) -> SpatialQuestion:
-    """A benchmark's question in the benchmark's own words."""
-    return SpatialQuestion(
-        visual,
-        record.question,
-        record.options,
-        frame=record.frame,
-        marks=record.marks,
-        wording=record.prompt,
-        name=record.id,
-    )
+    def question(self, record: AnnotatedQuestion) -> SpatialQuestion:
+        return replace(record, visual=None)

@@ -6,25 +6,24 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from vega3d.evaluation.metrics import average, is_choice, score_parsed, to_number
-from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.inference.answer import RawAnswer
 
 
 class ChanceAnswerer:
     """A letter by chance; equal likelihoods, whose score is exactly the level of chance; no answer to a number.
 
-    Args:
-        seed: the letter is a function of the seed and the question.
+    The letter is a function of the seed and the question.
     """
 
     def __init__(self, seed: int = 0):
         self.settings = {"name": "chance", "kind": "chance", "seed": seed}
         self.seed = seed
 
-    def answer(self, records: Sequence[QuestionRecord]) -> list[RawAnswer]:
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
         return [self.answer_one(record) for record in records]
 
-    def answer_one(self, record: QuestionRecord) -> RawAnswer:
+    def answer_one(self, record: AnnotatedQuestion) -> RawAnswer:
         if not record.options:
             return "", None
         letter = random.Random(f"{self.seed}:{record.dataset}:{record.scene}:{record.id}").choice(record.letters)
@@ -44,12 +43,12 @@ class MostFrequentAnswerer:
         ValueError: if there are none.
     """
 
-    def __init__(self, train: Sequence[QuestionRecord]):
+    def __init__(self, train: Sequence[AnnotatedQuestion]):
         if not train:
             raise ValueError("The most frequent answer is counted on training questions, but got none.")
         counts: dict[str, Counter] = {}
         for record in train:
-            counts.setdefault(record.question_type, Counter())[record.ground_truth] += 1
+            counts.setdefault(record.question_type, Counter())[record.answer] += 1
         self.answers = {name: most_frequent(counter) for name, counter in counts.items()}
         self.scenes = {(record.dataset, record.scene) for record in train}
         self.settings = {
@@ -59,14 +58,15 @@ class MostFrequentAnswerer:
             "train": len(train),
         }
 
-    def answer(self, records: Sequence[QuestionRecord]) -> list[RawAnswer]:
-        """
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
+        """As `Answerer.answer`.
+
         Raises:
             ValueError: if a question is on a training scene, or of a type that the training table lacks.
         """
         return [self.answer_one(record) for record in records]
 
-    def answer_one(self, record: QuestionRecord) -> RawAnswer:
+    def answer_one(self, record: AnnotatedQuestion) -> RawAnswer:
         if (record.dataset, record.scene) in self.scenes:
             raise ValueError(
                 f"Question {record.id} is on {record.dataset}/{record.scene}, which the most frequent answers were "
@@ -94,19 +94,19 @@ def constant_scores(questions: Iterable[Mapping]) -> dict[str, float]:
     of chance.
 
     Args:
-        questions: of a result file.
+        questions: those of a result file, with `question_type`, `options` and `ground_truth`.
     """
     by_type: dict[str, list[Mapping]] = {}
     for question in questions:
         by_type.setdefault(question["question_type"], []).append(question)
-    scores = [(name, score) for name, rows in by_type.items() for score in scores_of_a_constant(name, rows)]
+    scores = [(name, score) for name, rows in by_type.items() for score in best_constant_scores(name, rows)]
     averages = average(scores)
     named = {**averages.types, **averages.categories, "macro": averages.macro}
     return {name: value for name, value in named.items() if value is not None}
 
 
-def scores_of_a_constant(question_type: str, questions: Sequence[Mapping]) -> list[float]:
-    """Of each question, for the constant that is best in the mean."""
+def best_constant_scores(question_type: str, questions: Sequence[Mapping]) -> list[float]:
+    """The score of each question of a type, for the constant answer that is best in the mean."""
     if is_choice(question_type):
         return [1 / len(question["options"]) for question in questions]
     truths = [question["ground_truth"] for question in questions]

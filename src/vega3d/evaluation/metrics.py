@@ -4,12 +4,11 @@ The formulas are those of VSI-Bench's task in lmms-eval (`tasks/vsibench/utils.p
 code uses; the conformance tests compare with numbers recorded from it.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-
-from vega3d.evaluation.number_words import first_number
 
 CHOICE_TYPES = (
     "object_rel_direction_easy",
@@ -38,6 +37,20 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
 # score 0.8 and not the official 0.9.
 MRA_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.8999999999999999, 0.95)
 
+NUMBERS_TO_NINETEEN = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+NUMBER_WORDS = {
+    **{word: float(value) for value, word in enumerate(NUMBERS_TO_NINETEEN.split())},
+    **{word: 10.0 * value for value, word in enumerate(TENS.split(), start=2)},
+    "hundred": 100.0,
+    "thousand": 1000.0,
+}
+DIGITS = re.compile(r"-?\d+(?:\.\d+)?")
+WORD = re.compile(r"[a-z]+")
+
 
 def is_choice(question_type: str) -> bool:
     """Whether a question of this type has options.
@@ -62,9 +75,50 @@ def parse_official(text: str, question_type: str) -> str:
 def parse_lmms_eval(text: str, question_type: str) -> str:
     """As lmms-eval 0.7.3: the first number anywhere, in digits or words, or nothing; a choice as `parse_official`.
 
-    "About 25cm" is 25, and "Three chairs" is 3; see `number_words.first_number`.
+    "About 25cm" is 25, and "Three chairs" is 3; see `first_number`.
     """
     return parse_official(text, question_type) if is_choice(question_type) else first_number(text)
+
+
+def first_number(text: str) -> str:
+    """The first number of a text as lmms-eval 0.7.3 finds it, in digits or English words, or nothing.
+
+    Digits may have a minus and a point, and no exponent, plus or leading point: "1e3" is 1, ".5" is 5, "20-30" is 20,
+    "3,000" is 3. Number words run on until another word, over "and" and over digits: "twenty-one" is 21, and "five 6
+    seven" is 12.
+    """
+    text = text.strip().lower()
+    digits = DIGITS.search(text)
+    start, values = leading_words(text)
+    if digits and (start is None or digits.start() < start):
+        return digits.group()
+    return "" if start is None else repr(number_of_words(values)).removesuffix(".0")
+
+
+def leading_words(text: str) -> tuple[int | None, list[float]]:
+    """Place and values of the first run of number words in a text in lower case."""
+    start, values = None, []
+    for found in WORD.finditer(text):
+        value = NUMBER_WORDS.get(found.group())
+        if value is not None:
+            start = found.start() if start is None else start
+            values.append(value)
+        elif start is not None and found.group() != "and":
+            break
+    return start, values
+
+
+def number_of_words(values: list[float]) -> float:
+    """[3, 100, 20, 1] is 321: what stands before a thousand is added to the whole; floats, which cannot overflow."""
+    whole = part = 0.0
+    for value in values:
+        if value == NUMBER_WORDS["thousand"]:
+            whole, part = whole + max(part, 1.0) * value, 0.0
+        elif value == NUMBER_WORDS["hundred"]:
+            part = max(part, 1.0) * value
+        else:
+            part += value
+    return whole + part
 
 
 PARSERS: dict[str, Callable[[str, str], str]] = {"official": parse_official, "lmms_eval": parse_lmms_eval}
@@ -124,7 +178,8 @@ def metric_name(question_type: str) -> str:
 
 @dataclass(frozen=True)
 class Averages:
-    """
+    """Mean scores as VSI-Bench reports them.
+
     Attributes:
         types: mean score of each question type that has questions.
         categories: score of each of the eight categories, None where a type of it has no question.

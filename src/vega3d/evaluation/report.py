@@ -4,30 +4,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vega3d.evaluation.bootstrap import (
-    Difference,
-    compare,
-    rows_of,
-    scene_intervals,
-    scene_of,
-    scenes_of_result,
-)
 from vega3d.evaluation.metrics import CATEGORIES, average
-from vega3d.evaluation.result_files import SCORINGS, check_no_copies, read_result
+from vega3d.evaluation.result_files import SCORINGS, check_no_copies, read_result, scene_name, scored_rows
+from vega3d.evaluation.scores import compare, scene_intervals, scenes_of_result
 from vega3d.files import check_input
-from vega3d.statistics import FEW_SCENES, LEAST_SCENES, RESAMPLES
+from vega3d.statistics import FEW_SCENES, LEAST_SCENES, RESAMPLES, Difference
 from vega3d.tables import aligned
 
 COMPARISON_FORMAT = "vega3d-comparison-1"
 
 
 def summarise(questions: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0) -> dict:
-    """Figures of each kind of scoring, in [0, 1], with 95 % bootstrap intervals over scenes.
+    """Scores of each kind of scoring, in [0, 1], with 95 % bootstrap intervals over scenes.
 
     Args:
         questions: of a result, with `dataset`, `scene`, `question_type` and `scores`.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: how many times the bootstrap draws scenes.
+        seed: decides the draws.
 
     Returns:
         For each scoring that all questions have: `figures`, `{name: {score, low, high}}` of each category and extra
@@ -39,7 +32,7 @@ def summarise(questions: Sequence[Mapping], resamples: int = RESAMPLES, seed: in
     for scoring in SCORINGS:
         if any(question["scores"][scoring] is None for question in questions):
             continue
-        rows = rows_of({"questions": questions}, scoring)
+        rows = scored_rows({"questions": questions}, scoring)
         averages = average((question_type, score) for _, question_type, score in rows)
         intervals = scene_intervals(rows, resamples, seed)
         summary[scoring] = {
@@ -59,7 +52,7 @@ def compare_files(
     seed: int = 0,
     paired_seeds: bool = False,
 ) -> dict[str, Difference]:
-    """`bootstrap.compare` of result files; several files a side are several training seeds of one model.
+    """`scores.compare` of result files; several files a side are several training seeds of one model.
 
     Raises:
         ValueError: if a file is no result file, one or a copy of it is given twice on one side, or they are on other
@@ -75,10 +68,12 @@ def compare_files(
 
 
 def percent(value: float | None) -> str:
+    """Such as `61.5`; `-` if there is no value."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def span(low: float | None, high: float | None) -> str:
+    """Such as `[58.0, 64.9]`; `-` if there is no interval."""
     return "-" if low is None or high is None else f"[{percent(low)}, {percent(high)}]"
 
 
@@ -97,7 +92,7 @@ def format_table(result: Mapping) -> str:
         scores = [percent(figure["score"]) for figure in figures]
         shown = str(count) if name not in ("macro", "micro") else ""
         rows.append([name, shown, str(scenes.get(name, "-")), scores[0], interval, *scores[1:]])
-    all_scenes = len({scene_of(question) for question in questions})
+    all_scenes = len({scene_name(question) for question in questions})
     head = f"{result['settings']['name']} on {result['benchmark']}: {len(questions)} questions, {all_scenes} scenes"
     return "\n".join([head, *aligned(rows), *notes(result)])
 
@@ -112,9 +107,9 @@ def notes(result: Mapping) -> list[str]:
     if result["missing_videos"]:
         lines.append(f"note: missing videos, their questions left out: {len(result['missing_videos'])}")
     if result["debiased"]:
-        kept, figures = result["debiased"]["questions"], result["debiased"]["summary"]["official"]["figures"]
+        left, figures = result["debiased"]["questions"], result["debiased"]["summary"]["official"]["figures"]
         macro = f"macro {percent(figures['macro']['score'])}" if "macro" in figures else "no macro"
-        lines.append(f"note: without the questions that the table marks as pruned, {kept} are left: {macro}")
+        lines.append(f"note: without the questions that the table marks as pruned, {left} are left: {macro}")
     if result["settings"].get("notice"):
         lines.append(f"note: {result['settings']['notice']}")
     return lines
@@ -195,5 +190,5 @@ def comparison_values(
 def overview(result: Mapping) -> dict:
     """A result without its questions, for a short JSON output."""
     questions = result["questions"]
-    counts = {"num_questions": len(questions), "num_scenes": len({scene_of(question) for question in questions})}
+    counts = {"num_questions": len(questions), "num_scenes": len({scene_name(question) for question in questions})}
     return {**{name: value for name, value in result.items() if name != "questions"}, **counts}

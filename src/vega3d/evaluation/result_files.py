@@ -1,17 +1,101 @@
-"""Result files of `run.evaluate`: read and checked, for what is scored from them must be what was answered."""
+"""Result files of `run.evaluate`: the journal of a run that is not finished, and finished results, read and checked.
 
-from collections.abc import Mapping
+What is scored from a file must be what was answered. The journal holds the answers while a run goes on, so that a
+killed run continues.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from vega3d.evaluation.bootstrap import check_score, questions_by_id
 from vega3d.evaluation.metrics import QUESTION_TYPES
-from vega3d.files import read_json
+from vega3d.files import check_output, read_json
+from vega3d.runs import check_same_run
 
 FORMAT = "vega3d-evaluation-1"
 SCORINGS = ("official", "lmms_eval", "likelihood")
-REMEDY = "Make it anew with `vega3d evaluate --output`."
 TEXTS = ("id", "dataset", "scene", "question_type")  # of each question
+SAME_HEADERS = ("benchmark", "questions_sha256")  # of results that may be compared
+SAME_FIELDS = ("dataset", "scene", "question_type", "question", "options", "ground_truth", "frame", "marks")
+RESULT_REMEDY = "Make it anew with `vega3d evaluate --output`."
+JOURNAL_REMEDY = "Delete the file to start anew."
+
+
+def check_same_header(found: Mapping, header: Mapping, path: Path) -> None:
+    """Raises ValueError, naming the differences, unless a file is of the run that `header` describes."""
+    check_same_run(found, header, f"{path} is of another run", "Delete it, or write to another file.")
+
+
+class Journal:
+    """The answers of a run on disk, one line a batch; without a file it forgets them."""
+
+    def __init__(self, file: IO[bytes] | None = None):
+        self.file = file
+
+    def append(self, values: Mapping) -> None:
+        """One line, handed to the disk at once, so that no end of this process or machine loses an answered batch.
+
+        One line for a whole batch: a batch is stored or asked again, so a run that was killed asks in the same batches
+        as one that was not.
+        """
+        if self.file is not None:
+            self.file.write(json.dumps(values, allow_nan=False).encode() + b"\n")
+            self.file.flush()
+            os.fsync(self.file.fileno())
+
+
+@contextmanager
+def open_journal(path: Path | None, header: Mapping) -> Iterator[tuple[dict[str, Any], Journal]]:
+    """The answers of an earlier run by id, unchecked, and the journal to append to; what a kill cut off is cut away.
+
+    Args:
+        path: where the journal is or will be; None stores nothing.
+        header: what the answers depend on.
+
+    Raises:
+        ValueError: if the file is of another run, or damaged otherwise than at its end.
+    """
+    if path is None:
+        yield {}, Journal()
+        return
+    check_output(path)
+    path.touch()
+    with path.open("r+b") as file:
+        whole = file.read()
+        whole = whole[: whole.rfind(b"\n") + 1]
+        lines = [read_line(line, f"{path}, line {number},") for number, line in enumerate(whole.splitlines(), start=1)]
+        if lines:
+            check_same_header(lines[0], header, path)
+        answers: dict[str, Any] = {}
+        for number, line in enumerate(lines[1:], start=2):
+            given = line.get("answers")
+            if not isinstance(given, dict) or given.keys() & answers.keys():
+                what = "answers a question again" if isinstance(given, dict) else "holds no answers"
+                raise ValueError(f"{path}, line {number}, {what}. {JOURNAL_REMEDY}")
+            answers |= given
+        file.truncate(len(whole))
+        file.seek(len(whole))
+        journal = Journal(file)
+        if not lines:
+            journal.append(header)
+        yield answers, journal
+
+
+def read_line(line: bytes, place: str) -> dict[str, Any]:
+    """The values of a line; raises ValueError if it holds none."""
+    try:
+        values = json.loads(line)
+    except RecursionError as error:
+        raise ValueError(f"{place} is damaged: it is nested too deeply. {JOURNAL_REMEDY}") from error
+    except ValueError as error:
+        raise ValueError(f"{place} is damaged: {error}. {JOURNAL_REMEDY}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{place} is damaged: it holds {type(values).__name__}. {JOURNAL_REMEDY}")
+    return values
 
 
 def read_result(path: str | Path) -> dict:
@@ -22,18 +106,22 @@ def read_result(path: str | Path) -> dict:
     """
     if not Path(path).exists() and not Path(path).is_symlink():
         raise ValueError(f"There is no result file {path}. Make it with `vega3d evaluate --output`.")
-    result = read_json(path, REMEDY)
+    result = read_json(path, RESULT_REMEDY)
     if result.get("format") != FORMAT:
         raise ValueError(f"{path} has the format {result.get('format')!r:.80}, but must be a result file, {FORMAT!r}.")
     for name, kind in (("benchmark", str), ("questions_sha256", str), ("settings", dict), ("summary", dict)):
         if not isinstance(result.get(name), kind):
-            raise ValueError(f"{path} has the {name} {result.get(name)!r:.80}, which is no {kind.__name__}. {REMEDY}")
+            raise ValueError(
+                f"{path} has the {name} {result.get(name)!r:.80}, which is no {kind.__name__}. {RESULT_REMEDY}"
+            )
     official = result["summary"].get("official")
     if not isinstance(official, dict) or not isinstance(official.get("figures"), dict):
-        raise ValueError(f"{path} has the summary {result['summary']!r:.80}, without official figures. {REMEDY}")
+        raise ValueError(
+            f"{path} has the summary {result['summary']!r:.80}, without official figures. {RESULT_REMEDY}"
+        )
     questions = result.get("questions")
     if not isinstance(questions, list):
-        raise ValueError(f"{path} has the questions {questions!r:.80}, which are no list. {REMEDY}")
+        raise ValueError(f"{path} has the questions {questions!r:.80}, which are no list. {RESULT_REMEDY}")
     for number, question in enumerate(questions, start=1):
         check_question(question, f"{path}, question {number},")
     questions_by_id(str(path), result)
@@ -43,14 +131,16 @@ def read_result(path: str | Path) -> dict:
 def check_question(question: Any, place: str) -> None:
     """Raises ValueError unless it names a scene and a type, and its scores are numbers in [0, 1], or None."""
     if not isinstance(question, dict):
-        raise ValueError(f"{place} is {question!r:.80}, but must hold names with values. {REMEDY}")
+        raise ValueError(f"{place} is {question!r:.80}, but must hold names with values. {RESULT_REMEDY}")
     bad = [name for name in TEXTS if not isinstance(question.get(name), str)]
     if bad or question["question_type"] not in QUESTION_TYPES:
         name = bad[0] if bad else "question_type"
-        raise ValueError(f"{place} has the {name} {question.get(name)!r:.80}, which no question has. {REMEDY}")
+        raise ValueError(f"{place} has the {name} {question.get(name)!r:.80}, which no question has. {RESULT_REMEDY}")
     scores = question.get("scores")
     if not isinstance(scores, dict) or not set(SCORINGS) <= scores.keys():
-        raise ValueError(f"{place} has the scores {scores!r:.80}, but must have {', '.join(SCORINGS)}. {REMEDY}")
+        raise ValueError(
+            f"{place} has the scores {scores!r:.80}, but must have {', '.join(SCORINGS)}. {RESULT_REMEDY}"
+        )
     for name in SCORINGS:
         if scores[name] is not None:
             check_score(scores[name], f"{name!r} score of {place.rstrip(',')}")
@@ -73,12 +163,83 @@ def check_no_copies(results: Mapping[str, Mapping]) -> None:
 
 
 def is_copy(first: Mapping, second: Mapping) -> bool:
-    ours, theirs = (answers_of(result) for result in (first, second))
+    ours, theirs = (answers(result) for result in (first, second))
     likelihoods = [list(values.values()) for _, values in ours.values() if isinstance(values, dict)]
     is_drawn = any(len(set(values)) > 1 for values in likelihoods)  # equal ones are those of chance
     return ours == theirs and (is_drawn or first["settings"] == second["settings"])
 
 
-def answers_of(result: Mapping) -> dict[str, tuple]:
+def answers(result: Mapping) -> dict[str, tuple]:
     """Text and probabilities by question."""
     return {item["id"]: (item.get("answer"), item.get("option_probabilities")) for item in result["questions"]}
+
+
+def scene_name(question: Mapping) -> str:
+    return f"{question['dataset']}/{question['scene']}"
+
+
+def scored_rows(result: Mapping, scoring: str) -> list[tuple[str, str, float]]:
+    """Scene, type and score of each question of a result.
+
+    Raises:
+        ValueError: if it lacks scores of this kind, or one is no number in [0, 1].
+    """
+    unscored = [question["id"] for question in result["questions"] if question["scores"].get(scoring) is None]
+    if unscored:
+        raise ValueError(
+            f"The result has no {scoring!r} score for {len(unscored)} of {len(result['questions'])} questions, the "
+            f"first is {unscored[0]}. Choose another scoring, such as 'official'."
+        )
+    for item in result["questions"]:
+        check_score(item["scores"][scoring], f"{scoring!r} score of question {item['id']}")
+    return [(scene_name(item), item["question_type"], item["scores"][scoring]) for item in result["questions"]]
+
+
+def check_score(score: Any, name: str) -> None:
+    """Raises ValueError unless it is a number in [0, 1]."""
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
+        raise ValueError(
+            f"The {name} is {score!r:.80}, but a score is a number from 0 to 1. Evaluate the model again."
+        )
+
+
+def questions_by_id(name: str, result: Mapping) -> dict[str, Mapping]:
+    """Raises ValueError if there is no question, or one is there twice."""
+    questions = {question["id"]: question for question in result["questions"]}
+    if not questions or len(questions) < len(result["questions"]):
+        counts = Counter(question["id"] for question in result["questions"])
+        [(first, count)] = counts.most_common(1) or [(None, 0)]
+        what = f"question {first} {count} times" if questions else "no questions"
+        raise ValueError(f"{name} has {what}, but a result has each question once. Evaluate the model again.")
+    return questions
+
+
+def check_same_questions(results: Iterable[tuple[str, Mapping]]) -> None:
+    """Raises ValueError, naming the difference, unless all results (with their names) are on the same questions."""
+    (first_name, first_result), *others = results
+    first = questions_by_id(first_name, first_result)
+    for name, result in others:
+        other = questions_by_id(name, result)
+        differences = [
+            f"{len(ids)} only in {where}, the first is {min(ids)}"
+            for where, ids in ((first_name, first.keys() - other.keys()), (name, other.keys() - first.keys()))
+            if ids
+        ]
+        changed = [
+            f"question {key} differs in {field}: {first[key][field]!r} and {other[key][field]!r}"
+            for key in first
+            if key in other
+            for field in SAME_FIELDS
+            if first[key].get(field) != other[key].get(field)
+        ]
+        differences += [f"{len(changed)} fields differ, the first: {changed[0]}"] if changed else []
+        differences += [
+            f"their {header} differ: {first_result.get(header)!r} and {result.get(header)!r}"
+            for header in SAME_HEADERS
+            if not differences and first_result.get(header) != result.get(header)
+        ]
+        if differences:
+            raise ValueError(
+                f"{first_name} and {name} are results of other questions: {'; '.join(differences)}. Evaluate both "
+                "models on the same table, videos and limit."
+            )

@@ -13,11 +13,10 @@ from typing import Any
 
 from vega3d.configs import check_count
 from vega3d.evaluation.answerers import Answerer
-from vega3d.evaluation.journal import REMEDY, check_same_header, open_journal
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
 from vega3d.evaluation.report import summarise
-from vega3d.evaluation.result_files import FORMAT, read_result
-from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.evaluation.result_files import FORMAT, JOURNAL_REMEDY, check_same_header, open_journal, read_result
+from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.files import check_output, only_run, write_json
 from vega3d.inference.answer import RawAnswer
 from vega3d.runs import versions
@@ -29,29 +28,29 @@ BATCH_SIZE = 8
 
 def evaluate(
     answerer: Answerer,
-    records: Sequence[QuestionRecord],
+    records: Sequence[AnnotatedQuestion],
     output: str | Path | None = None,
     benchmark: str = "vsibench",
     missing_videos: Sequence[str] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
     batch_size: int = BATCH_SIZE,
-    on_question: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> dict:
-    """Answers, scores and writes; what an earlier run answered is not asked again.
+    """The result of a benchmark: asked, scored and written; what an earlier run answered is not asked again.
 
     Args:
-        answerer: model or baseline.
+        answerer: a model or a baseline.
         records: questions, with their videos where the answerer needs them.
         output: JSON file of the result. If it is there already, and of the same run, it is returned as it is. None
-            keeps nothing, so that a killed run starts anew.
-        benchmark: name for the result file.
+            stores nothing, so that a killed run starts anew.
+        benchmark: its name in the result file.
         missing_videos: videos whose questions were left out, for the result file.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        seed: decides the draws of the bootstrap.
+        resamples: how many times the bootstrap draws scenes.
         batch_size: questions answered at a time. The answers do not depend on it but for rounding, so a run may be
             continued with another one.
-        on_question: called with the number of questions that are newly done, at first with those of an earlier run.
+        on_progress: called with the number of questions that are newly done, at first with those of an earlier run.
 
     Returns:
         The values of the file: `format`, `benchmark`, `settings`, `versions`, `questions_sha256`, `missing_videos`,
@@ -65,12 +64,12 @@ def evaluate(
     """
     output = None if output is None else Path(output)
     check_request(output, batch_size)
-    header = describe_run(answerer, records, benchmark, missing_videos)
+    header = run_header(answerer, records, benchmark, missing_videos)
     with contextlib.nullcontext() if output is None else only_run(output):
         if output is not None and output.exists():
             return finished_result(output, header)
-        journal = None if output is None else journal_of(output)
-        answers = ask_all(answerer, records, batch_size, journal, header, on_question)
+        journal = None if output is None else journal_path(output)
+        answers = ask(answerer, records, batch_size, journal, header, on_progress)
         questions = [scored(record, answers[record.id]) for record in records]
         result = {
             **header,
@@ -86,7 +85,7 @@ def evaluate(
         return result
 
 
-def journal_of(output: Path) -> Path:
+def journal_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.partial.jsonl")
 
 
@@ -97,19 +96,19 @@ def finished_result(output: Path, header: dict) -> dict:
     return result
 
 
-def ask_all(
+def ask(
     answerer: Answerer,
-    records: Sequence[QuestionRecord],
+    records: Sequence[AnnotatedQuestion],
     batch_size: int,
-    journal_path: Path | None,
+    journal_file: Path | None,
     header: dict,
-    on_question: Callable[[int], None] | None,
+    on_progress: Callable[[int], None] | None,
 ) -> dict[str, RawAnswer]:
     """Answers by id; each batch is in the journal before the next one is asked."""
-    with open_journal(journal_path, header) as (kept, journal):
-        answers = answers_kept(kept, records, journal_path)
-        if on_question is not None:
-            on_question(len(answers))
+    with open_journal(journal_file, header) as (stored, journal):
+        answers = stored_answers(stored, records, journal_file)
+        if on_progress is not None:
+            on_progress(len(answers))
         for batch in batches(records, batch_size):
             open_questions = [record for record in batch if record.id not in answers]
             if not open_questions:
@@ -119,41 +118,41 @@ def ask_all(
             new = {record.id: checked(record, answer) for record, answer in pairs}
             journal.append({"answers": new})
             answers.update(new)
-            if on_question is not None:
-                on_question(len(new))
+            if on_progress is not None:
+                on_progress(len(new))
     return answers
 
 
-def answers_kept(
-    kept: Mapping[str, Any], records: Sequence[QuestionRecord], path: Path | None
+def stored_answers(
+    stored: Mapping[str, Any], records: Sequence[AnnotatedQuestion], path: Path | None
 ) -> dict[str, RawAnswer]:
     """The answers of a journal; raises ValueError if one is to another question, or cannot be scored."""
     asked = {record.id: record for record in records}
     answers = {}
-    for key, answer in kept.items():
+    for key, answer in stored.items():
         if key not in asked:
-            raise ValueError(f"{path} answers question {key}, which is not asked. {REMEDY}")
+            raise ValueError(f"{path} answers question {key}, which is not asked. {JOURNAL_REMEDY}")
         if not isinstance(answer, list) or len(answer) != 2:
             raise ValueError(
-                f"{path} has the answer {answer!r:.80} to question {key}, but must have two values. {REMEDY}"
+                f"{path} has the answer {answer!r:.80} to question {key}, but must have two values. {JOURNAL_REMEDY}"
             )
         try:
             answers[key] = checked(asked[key], (answer[0], answer[1]))
         except ValueError as error:
-            raise ValueError(f"{path} holds what is no answer: {error} {REMEDY}") from error
+            raise ValueError(f"{path} holds what is no answer: {error} {JOURNAL_REMEDY}") from error
     return answers
 
 
-def batches(records: Sequence[QuestionRecord], size: int) -> list[list[QuestionRecord]]:
+def batches(records: Sequence[AnnotatedQuestion], size: int) -> list[list[AnnotatedQuestion]]:
     """Questions on one scene after another, those with marks after the others, cut into batches.
 
-    Answerers keep what they know of the videos of the last batch, so each video is in batches that follow each other.
+    Answerers remember the videos of the last batch, so each video is in batches that follow each other.
     """
     scenes: dict[tuple[str, str], int] = {}
     for record in records:
         scenes.setdefault((record.dataset, record.scene), len(scenes))
 
-    def place(record: QuestionRecord) -> tuple:
+    def place(record: AnnotatedQuestion) -> tuple:
         return scenes[record.dataset, record.scene], record.frame is not None, record.frame or 0, record.marks
 
     ordered = sorted(records, key=place)
@@ -162,21 +161,19 @@ def batches(records: Sequence[QuestionRecord], size: int) -> list[list[QuestionR
 
 def summarise_debiased(questions: Sequence[dict], resamples: int, seed: int) -> dict | None:
     """The summary of the questions that the table keeps in VSI-Bench-Debiased; None if it names none as pruned."""
-    kept = [question for question in questions if question["pruned"] is False]
-    if not kept or len(kept) == len(questions):
+    left = [question for question in questions if question["pruned"] is False]
+    if not left or len(left) == len(questions):
         return None
-    return {"questions": len(kept), "summary": summarise(kept, resamples, seed)}
+    return {"questions": len(left), "summary": summarise(left, resamples, seed)}
 
 
-def describe_run(
-    answerer: Answerer, records: Sequence[QuestionRecord], benchmark: str, missing_videos: Sequence[str]
+def run_header(
+    answerer: Answerer, records: Sequence[AnnotatedQuestion], benchmark: str, missing_videos: Sequence[str]
 ) -> dict:
     """All that the answers depend on, as JSON gives it back; raises ValueError for no questions or equal ids."""
     if not records or len({record.id for record in records}) < len(records):
         raise ValueError(f"Got {len(records)} questions; give at least one, each with an id of its own.")
-    asked = [
-        [item.id, item.dataset, item.scene, item.prompt, item.ground_truth, item.frame, item.marks] for item in records
-    ]
+    asked = [[item.id, item.dataset, item.scene, item.prompt, item.answer, item.frame, item.marks] for item in records]
     header = {
         "format": FORMAT,
         "benchmark": benchmark,
@@ -203,14 +200,14 @@ def check_request(output: Path | None, batch_size: int, *inputs: str | Path | No
     check_count("batch_size", batch_size)
     if output is None:
         return
-    for path in (output, journal_of(output)):
+    for path in (output, journal_path(output)):
         check_output(path, *inputs)
     with only_run(output):
         if output.exists():
             read_result(output)
 
 
-def checked(record: QuestionRecord, answer: RawAnswer) -> RawAnswer:
+def checked(record: AnnotatedQuestion, answer: RawAnswer) -> RawAnswer:
     """The answer; raises ValueError if it cannot be scored: bad probabilities, or of other letters, or no text."""
     text, probabilities = answer
     if not isinstance(text, str):
@@ -233,24 +230,24 @@ def is_probability(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1
 
 
-def scored(record: QuestionRecord, answer: RawAnswer) -> dict:
+def scored(record: AnnotatedQuestion, answer: RawAnswer) -> dict:
     """A question of the result file. The likelihood score of a numeric question is its official score."""
     text, probabilities = answer
     parsed = {name: parse(text, record.question_type) for name, parse in PARSERS.items()}
     scores: dict[str, float | None] = {
-        name: score_parsed(value, record.question_type, record.ground_truth) for name, value in parsed.items()
+        name: score_parsed(value, record.question_type, record.answer) for name, value in parsed.items()
     }
     scores["likelihood"] = scores["official"]
     if record.options:
-        scores["likelihood"] = None if probabilities is None else score_likelihood(probabilities, record.ground_truth)
+        scores["likelihood"] = None if probabilities is None else score_likelihood(probabilities, record.answer)
     return {
         "id": record.id,
         "dataset": record.dataset,
         "scene": record.scene,
         "question_type": record.question_type,
         "question": record.question,
-        "options": list(record.options),
-        "ground_truth": record.ground_truth,
+        "options": record.lettered,
+        "ground_truth": record.answer,
         "prompt": record.prompt,
         "frame": record.frame,
         "marks": [list(mark) for mark in record.marks],

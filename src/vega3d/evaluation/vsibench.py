@@ -1,86 +1,64 @@
-"""VSI-Bench: its questions from a local download, and its prompts.
+"""VSI-Bench: its questions and prompts, from a local download or any table of the same columns.
 
 Published layout: `{dataset}/{scene_name}.mp4` beside a table of questions, `test.jsonl` or parquet, with the columns
 id, dataset, scene_name, question_type, question, ground_truth, options (lettered: "A. left"). Two more columns are
 optional: `pruned` of VSI-Bench's newer tables, and `frame` and `marks` of questions about boxes drawn into the video.
 """
 
+import json
 import math
 import random
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from vega3d.configs import check_count
 from vega3d.evaluation.metrics import EXTRA_CHOICE_TYPES, QUESTION_TYPES, is_choice, to_number
-from vega3d.evaluation.tables import read_questions
+from vega3d.extras import optional_module
 from vega3d.files import inside
-from vega3d.questions import CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT, PRE_PROMPT, Mark
+from vega3d.questions import SpatialQuestion
 
 GENERATION = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False}
+DEFAULT_TABLES = ("test.jsonl", "test.parquet")
+TABLE_SUFFIXES = (".jsonl", ".parquet")
 COLUMNS = ("id", "dataset", "scene_name", "question_type", "question", "ground_truth")
 
 
-def build_prompt(
-    question_type: str,
-    question: str,
-    options: Sequence[str] | None = None,
-    pre_prompt: str = PRE_PROMPT,
-    choice_post_prompt: str = CHOICE_POST_PROMPT,
-    numeric_post_prompt: str = NUMERIC_POST_PROMPT,
-) -> str:
-    """VSI-Bench's prompt; an empty pre- or post-prompt stands for the default, as in the official code.
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedQuestion(SpatialQuestion):
+    """A question of a benchmark: what is asked, its right answer and type, and where it comes from.
 
-    Raises:
-        ValueError: if there is no such type, or a choice has no options.
-    """
-    pre = pre_prompt or PRE_PROMPT
-    if not is_choice(question_type):
-        return "\n".join([pre, question, numeric_post_prompt or NUMERIC_POST_PROMPT])
-    if not options:
-        raise ValueError(f"A question of type {question_type!r} has options, but got {options!r}: {question!r}.")
-    return "\n".join([pre, question, "Options:", *options, choice_post_prompt or CHOICE_POST_PROMPT])
-
-
-@dataclass(frozen=True)
-class QuestionRecord:
-    """One row of a benchmark.
+    `visual` is None if the video is not there. `name` and `is_numeric` follow from `id` and `question_type`.
 
     Attributes:
         id: unique in its table.
         dataset: name of the source, such as `scannet`.
         scene: name of the scene in its source.
-        question_type: one of `metrics.QUESTION_TYPES`.
-        question: text.
-        ground_truth: a letter, or a number as text.
-        options: lettered choices ("A. left"); empty for a numeric question.
-        visual: the video, a path or a `VideoClip`; None if it is not there.
-        frame: index of the frame of the video that shows the marks.
-        marks: boxes A, B, ... drawn on that frame: left, top, right, bottom [px] at the video's own size.
         pruned: whether VSI-Bench-Debiased leaves the question out; None if the table does not say.
+
+    Raises:
+        ValueError: if there is no such `question_type`, or a choice has no options; or as `SpatialQuestion` does.
     """
 
     id: str
     dataset: str
     scene: str
-    question_type: str
-    question: str
-    ground_truth: str
-    options: tuple[str, ...] = ()
-    visual: Any = None
-    frame: int | None = None
-    marks: tuple[Mark, ...] = ()
     pruned: bool | None = None
+    name: str = field(init=False)
+    is_numeric: bool = field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "name", self.id)
+        object.__setattr__(self, "is_numeric", not is_choice(self.question_type))
+        super().__post_init__()
+        if not self.is_numeric and not self.options:
+            raise ValueError(f"A question of type {self.question_type!r} has options, but {self.id} has none.")
 
     @property
-    def letters(self) -> str:
-        return string.ascii_uppercase[: len(self.options)]
-
-    @property
-    def prompt(self) -> str:
-        return build_prompt(self.question_type, self.question, self.options)
+    def lettered(self) -> list[str]:
+        """The options as tables and result files hold them: "A. left"."""
+        return [f"{letter}. {option}" for letter, option in zip(self.letters, self.options, strict=True)]
 
 
 def check_row(row: Mapping, place: str) -> None:
@@ -106,7 +84,7 @@ def check_row(row: Mapping, place: str) -> None:
             raise ValueError(f"{place} has the answer {truth!r}, but a {row['question_type']} is a number from 0 up.")
         return
     letters = string.ascii_uppercase[: len(options)]
-    lettered = all(str(text).startswith(f"{letter}.") for letter, text in zip(letters, options, strict=False))
+    lettered = all(str(text).startswith(f"{letter}. ") for letter, text in zip(letters, options, strict=False))
     if not 2 <= len(options) <= len(string.ascii_uppercase) or not lettered:
         raise ValueError(f"{place} has the options {options}, but needs two or more, written 'A. ...', 'B. ...'.")
     if len(truth) != 1 or truth not in letters:
@@ -126,18 +104,19 @@ def check_marks(row: Mapping, count: int, place: str) -> None:
         )
 
 
-def record_from_row(row: Mapping, video: Path | None) -> QuestionRecord:
+def annotated_question(row: Mapping, video: Path | None) -> AnnotatedQuestion:
     """The question of a row that `check_row` passed; options and marks of types that have none are ignored."""
     is_marked = row["question_type"] in EXTRA_CHOICE_TYPES
     marks = row["marks"] if is_marked else ()
-    return QuestionRecord(
+    options = row["options"] if is_choice(row["question_type"]) else ()
+    return AnnotatedQuestion(
         id=str(row["id"]),
         dataset=str(row["dataset"]),
         scene=str(row["scene_name"]),
         question_type=row["question_type"],
         question=row["question"],
-        ground_truth=str(row["ground_truth"]),
-        options=tuple(row["options"]) if is_choice(row["question_type"]) else (),
+        answer=str(row["ground_truth"]),
+        options=tuple(str(text)[len("A. ") :] for text in options),
         visual=video,
         frame=int(row["frame"]) if is_marked else None,
         marks=tuple((int(left), int(top), int(right), int(bottom)) for left, top, right, bottom in marks),
@@ -145,7 +124,7 @@ def record_from_row(row: Mapping, video: Path | None) -> QuestionRecord:
     )
 
 
-def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = "row") -> list[QuestionRecord]:
+def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = "row") -> list[AnnotatedQuestion]:
     """Checked questions; `rows` may be a `datasets.Dataset`.
 
     Args:
@@ -156,23 +135,23 @@ def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = 
     Raises:
         ValueError: if a row is no question, names a video outside the folder, two have one id, or there is none.
     """
-    records: dict[str, QuestionRecord] = {}
+    records: dict[str, AnnotatedQuestion] = {}
     found: dict[Path, bool] = {}
     for number, row in enumerate(rows, start=1):
         place = f"{table}, row {number},"
         check_row(row, place)
         if str(row["id"]) in records:
             raise ValueError(f"{place} has the id {row['id']}, which an earlier row has too. Ids must be unique.")
-        video = video_of(row, folder, place)
+        video = video_path(row, folder, place)
         if video not in found:
             found[video] = video.is_file()
-        records[str(row["id"])] = record_from_row(row, video if found[video] else None)
+        records[str(row["id"])] = annotated_question(row, video if found[video] else None)
     if not records:
         raise ValueError(f"{table} holds no question. Download it again.")
     return list(records.values())
 
 
-def video_of(row: Mapping, folder: str | Path, place: str) -> Path:
+def video_path(row: Mapping, folder: str | Path, place: str) -> Path:
     """Where the video of a row lies; raises ValueError for names that lead out of the folder."""
     try:
         return inside(inside(folder, str(row["dataset"])), f"{row['scene_name']}.mp4")
@@ -182,12 +161,12 @@ def video_of(row: Mapping, folder: str | Path, place: str) -> Path:
 
 def load_vsibench(
     folder: str | Path, table: str | Path | None = None, allow_missing: bool = False
-) -> tuple[list[QuestionRecord], list[str]]:
+) -> tuple[list[AnnotatedQuestion], list[str]]:
     """Questions of a local download.
 
     Args:
         folder: with the videos in the published layout, or a `.parquet` or `.jsonl` file in it.
-        table: file of a variant (debiased, pruned), or a split, as `tables.read_questions` finds it.
+        table: file of a variant (debiased, pruned), or a split, as `read_questions` finds it.
         allow_missing: leave out the questions whose video is not there.
 
     Returns:
@@ -217,7 +196,82 @@ def load_vsibench(
     return present, missing
 
 
-def take_balanced(records: Sequence[QuestionRecord], limit: int, seed: int = 0) -> list[QuestionRecord]:
+def read_questions(folder: Path, table: str | Path | None) -> tuple[list[dict], str]:
+    """Rows of the table that is meant, and its name for messages.
+
+    Args:
+        folder: where the benchmark was downloaded to.
+        table: a file, as a path or a name in `folder`, or a split where `folder` has no table of its own but is one
+            that `datasets.load_dataset` reads (such as `data/test-00000-of-00001.parquet`). By default `test.jsonl`,
+            `test.parquet`, the only table, or the split `test` or the only split.
+
+    Raises:
+        ValueError: if there is no table, or several may be meant, or it is broken.
+    """
+    candidates = [Path(table), folder / table] if table is not None else [folder / name for name in DEFAULT_TABLES]
+    own = sorted(path for path in folder.iterdir() if path.suffix in TABLE_SUFFIXES)
+    if table is None and not any(path.is_file() for path in candidates):
+        if len(own) > 1:
+            names = ", ".join(path.name for path in own)
+            raise ValueError(f"{folder} has several tables of questions: {names}. Say which one with --table.")
+        candidates += own
+    for path in candidates:
+        if path.is_file():
+            return read_table(path), str(path)
+    if not own and any(folder.rglob("*.parquet")):
+        return read_dataset(folder, None if table is None else str(table))
+    looked = ", ".join(str(path) for path in candidates)
+    raise ValueError(f"There is no table of questions; looked for {looked}. Give the file of the variant you mean.")
+
+
+def read_table(path: Path) -> list[dict]:
+    """Rows of a `.jsonl` or `.parquet` file; raises ValueError if it is neither or broken."""
+    if path.suffix not in TABLE_SUFFIXES or not path.is_file():
+        raise ValueError(f"{path} is no table of questions. Give a .jsonl or a .parquet file.")
+    return read_parquet(path) if path.suffix == ".parquet" else read_jsonl(path)
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """A row for each line that is not empty; raises ValueError, naming the line, if one is no JSON object."""
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{path}, line {number}, is no JSON: {error}. Download it again.") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}, is a {type(row).__name__}, but must be a JSON object.")
+            rows.append(row)
+    return rows
+
+
+def read_parquet(path: Path) -> list[dict]:
+    parquet, pyarrow = optional_module("pyarrow.parquet"), optional_module("pyarrow")
+    try:
+        return parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} cannot be read as parquet: {error}. Download it again.") from error
+
+
+def read_dataset(folder: Path, split: str | None) -> tuple[list[dict], str]:
+    """Rows and name of a split of a folder in a layout of `datasets`; streamed, so that no copy fills its cache."""
+    datasets = optional_module("datasets")
+    try:
+        splits = datasets.load_dataset(str(folder), streaming=True)
+        if split is None and len(splits) > 1 and "test" not in splits:
+            raise ValueError(f"it has several splits, {', '.join(splits)}; say which one with --table")
+        chosen = split or ("test" if "test" in splits else next(iter(splits)))
+        if chosen not in splits:
+            raise ValueError(f"it has no split {chosen!r}, only {', '.join(splits)}")
+        return list(splits[chosen]), f"{folder}, split {chosen}"
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        raise ValueError(f"{folder} cannot be read as a data set: {error}. Give the file of a table.") from error
+
+
+def take_balanced(records: Sequence[AnnotatedQuestion], limit: int, seed: int = 0) -> list[AnnotatedQuestion]:
     """At most `limit` questions, of each type as many as can be, drawn by `seed` and in their first order.
 
     Raises:

@@ -10,13 +10,14 @@ from research.tiny.study.option_head import OptionHead, option_ends
 from research.tiny.study.packs import IGNORED
 from research.tiny.study.stages import PackMaker
 from research.tiny.study.vlm import build_tokenizer
-from vega3d.evaluation.vsibench import build_prompt
+from vega3d.questions import SpatialQuestion
 
 
 def test_options_end_at_their_last_token():
     tokenizer = build_tokenizer(1024)
     lettered = ["A. dining table", "B. table", "C. front-left", "D. 2.5"]
-    prompt = f"{build_prompt('route_planning', 'Which is it?', lettered)}<|im_end|>\n"
+    asked = SpatialQuestion(None, "Which is it?", [option.partition(". ")[2] for option in lettered])
+    prompt = f"{asked.prompt}<|im_end|>\n"
     ids, (newline,) = np.array(tokenizer.encode(prompt)), tokenizer.encode("\n")
     ends = option_ends(ids, newline, len(lettered))
     assert [tokenizer.decode(ids[: end + 1]).split("\n")[-1] for end in ends] == lettered

@@ -17,7 +17,7 @@ from research.tiny.study.stages import Streams, even_gate, fused_rows, match_sca
 from research.tiny.study.tokens import generator_states, make_stream, semantic_tokens
 from tiny_models import randomise
 from vega3d.evaluation.answerers import ModelAnswerer
-from vega3d.evaluation.vsibench import QuestionRecord
+from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.hub.assemble import make_processor
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.questions import SpatialQuestion
@@ -184,11 +184,19 @@ def test_answers_are_those_of_the_model(parts, monkeypatch):
         (
             "object_rel_direction_easy",
             "If I am standing by the bed and facing the sofa, is the tv to the left or the right of the sofa?",
-            ("A. left", "B. right"),
+            ("left", "right"),
         ),
     )
     records = [
-        QuestionRecord(f"{number}-{kind}", "rooms", f"scene{number}", kind, text, "A", options, number)
+        AnnotatedQuestion(
+            number,
+            text,
+            options,
+            id=f"{number}-{kind}",
+            dataset="rooms",
+            scene=f"scene{number}",
+            question_type=kind,
+        )
         for number in range(2)
         for kind, text, options in texts
     ]

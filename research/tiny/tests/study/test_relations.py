@@ -11,7 +11,8 @@ from research.tiny.study.packs import IGNORED, pack
 from research.tiny.study.relation_head import BEARINGS, FARTHEST, RelationHead, anchors_of, relation_targets, way
 from research.tiny.study.stages import PackMaker
 from research.tiny.study.vlm import build_tokenizer
-from vega3d.evaluation.vsibench import build_prompt
+from vega3d.evaluation.metrics import is_choice
+from vega3d.questions import SpatialQuestion
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,8 @@ from vega3d.evaluation.vsibench import build_prompt
 )
 def test_names_are_told_their_way_from_where_the_question_starts(kind, question, options, wanted):
     tokenizer = build_tokenizer(1024)
-    lettered = [f"{letter}. {text}" for letter, text in zip("ABCD", options, strict=False)]
-    prompt = np.array(tokenizer.encode(build_prompt(kind, question, lettered)))
+    asked = SpatialQuestion(None, question, options, is_numeric=not is_choice(kind))
+    prompt = np.array(tokenizer.encode(asked.prompt))
     names = [name for _, name in Names(tokenizer).ends(prompt)]
     assert [anchor or "-" for anchor in anchors_of(kind, names, len(options))] == wanted.split()
 
