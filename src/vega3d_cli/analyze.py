@@ -25,6 +25,7 @@ from vega3d_cli.common import (
     command,
     load_generator,
     loading,
+    needs,
     numbers,
     progress,
     quieten,
@@ -164,6 +165,7 @@ def correspondence(
     with held_output(output):
         quieten(as_json)
         options = measured.read_options()
+        needs("scipy", "pyarrow")
         loaded = load_generator(model, device)
         plan = measured.plan(loaded, voxel)
         sources = measured.sources()
@@ -202,6 +204,7 @@ def probe(
     with held_output(output):
         quieten(as_json)
         options = measured.read_options()
+        needs("scipy", "pyarrow")
         loaded = load_generator(model, device)
         plan = measured.plan(loaded)
         sources, training = measured.sources(), measured.train_sources(train_data, train_clips)
@@ -242,6 +245,7 @@ def sweep(
     quieten(as_json)
     measured.block = measured.block or "all"
     options = measured.read_options()
+    needs("scipy", "pyarrow", "matplotlib")
     with loading(model):
         from vega3d.analysis.sweep_files import check_free, run_sweep, sweep_table
 
