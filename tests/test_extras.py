@@ -33,6 +33,9 @@ NEEDS = {  # package: a command that needs it
     "matplotlib": [*ASK, "--save-gates", "gates.png"],
     "bitsandbytes": [*ASK, "--4bit"],
     "gradio": ["demo", "--port", "7999"],
+    "embreex": ["synthesize", "x", "--scenes", "1"],
+    "scipy": ["analyze", "correspondence"],
+    "pyarrow": ["analyze", "sweep", "--output", "x"],
 }
 
 
@@ -73,6 +76,7 @@ def test_a_command_without_its_package_ends_with_the_line_of_the_extra(package, 
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert line.endswith(f"Run: pip install 'vega3d[{EXTRAS[package]}]'")
     assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ask_needs_no_extra(tmp_path):

@@ -25,6 +25,7 @@ from vega3d_cli.common import (
     command,
     load_generator,
     loading,
+    needs,
     numbers,
     progress,
     quieten,
@@ -176,6 +177,7 @@ def correspondence(
     with held_output(output):
         quieten(as_json)
         options = measured.read_options()
+        needs("scipy", "pyarrow")
         loaded = load_generator(model, device)
         plan = measured.plan(loaded, voxel)
         sources = measured.sources()
@@ -211,6 +213,7 @@ def probe(
     with held_output(output):
         quieten(as_json)
         options = measured.read_options()
+        needs("scipy", "pyarrow")
         loaded = load_generator(model, device)
         plan = measured.plan(loaded)
         sources, training = measured.sources(), measured.train_sources(train_data, train_clips)
@@ -248,6 +251,7 @@ def sweep(
     quieten(as_json)
     measured.block = measured.block or "all"
     options = measured.read_options()
+    needs("scipy", "pyarrow", "matplotlib")
     with loading(model):
         from vega3d.analysis.summary import sweep_table
         from vega3d.analysis.sweep import check_free, run_sweep

@@ -21,6 +21,7 @@ from vega3d_cli.common import (
     NumFrames,
     command,
     loading,
+    needs,
     open_cache,
     progress,
     quieten,
@@ -81,11 +82,10 @@ def ask(
 
     SpatialQuestion(media, question, options or (), is_numeric=number)  # refuses what cannot be asked
     if save_gates is not None:
-        from vega3d.extras import optional_module
         from vega3d.files import check_output
         from vega3d.inference.gate_figure import SOFTWARE
 
-        optional_module("matplotlib")
+        needs("matplotlib")
         save_gates = check_output(save_gates, *media_files(media), mark=SOFTWARE.encode())
     folder = model_folder(model)
     with loading(model):

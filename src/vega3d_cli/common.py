@@ -209,6 +209,14 @@ def check_device(device: str | None) -> None:
         )
 
 
+def needs(*packages: str) -> None:
+    """Raises MissingExtraError, before anything is loaded or written, if one of these packages is not installed."""
+    from vega3d.extras import optional_module
+
+    for package in packages:
+        optional_module(package)
+
+
 def open_cache(folder: Path | None):
     """The feature cache in a folder, if one was asked for."""
     if folder is None:

@@ -14,6 +14,7 @@ from vega3d_cli.common import (
     ModelOption,
     command,
     loading,
+    needs,
     open_cache,
     quieten,
 )
@@ -52,9 +53,7 @@ def demo(
     check_port(host, port)
     allowed = allow_host or []
     quieten(True)
-    from vega3d.extras import optional_module
-
-    optional_module("gradio")
+    needs("gradio", "matplotlib")
     with loading(model):
         from vega3d.demo.app import build, launch
         from vega3d.demo.compare import Comparer

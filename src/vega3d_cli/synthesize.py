@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vega3d_cli.common import COUNT, command, progress
+from vega3d_cli.common import COUNT, command, needs, progress
 
 
 @command(
@@ -43,6 +43,7 @@ def synthesize(
 
     settings = DatasetSettings(split, size, num_frames, trajectories, questions_per_type, videos)
 
+    needs("embreex", "scipy", "pyarrow", *(["matplotlib"] if preview else []))
     from vega3d.rooms.dataset.dataset import synthesize as make_dataset  # heavy, so after the checks
 
     with progress("rooms", "room", scenes) as advance:
