@@ -18,7 +18,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from tiny_models import seeded
 from vega3d import VegaForSpatialReasoning
-from vega3d.hub.load import ASSETS
+from vega3d.shipped import ASSETS
 
 EMBEDDED = ASSETS / "vega3d-tiny"
 FOLDER = Path(__file__).parent / "fixtures" / "checkpoint"

@@ -10,10 +10,16 @@ from PIL import Image
 from processing.builders import build_processor
 from processing.video_files import write_video
 from vega3d.processing.media_vega3d import flatten_videos, load_clips
+from vega3d.processing.media_vega3d import read_visual as read_paths
 from vega3d.processing.video_vega3d import read_images
-from vega3d_cli.ask import read_visual
+from vega3d_cli.ask import media_paths
 
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+
+
+def read_visual(media, num_frames, fps, usual):
+    """As `vega3d ask` reads what it is given."""
+    return read_paths(media_paths(media), num_frames, fps, usual)
 
 
 def picture(path, value: int = 200, size=(64, 48), **options):

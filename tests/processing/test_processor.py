@@ -13,7 +13,6 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from processing.builders import build_processor
 from processing.video_files import numbered_frame, write_video
-from vega3d.hub.load import ASSETS
 from vega3d.processing.generator_frames_vega3d import (
     FrameSettings,
     generator_frame_size,
@@ -22,6 +21,7 @@ from vega3d.processing.generator_frames_vega3d import (
 )
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.video_vega3d import clip_from_frames, read_images, read_video
+from vega3d.shipped import ASSETS
 
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
