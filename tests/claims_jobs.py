@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tiny_checkpoints import FROZEN
+
 
 def digest_of(*values: bytes | str | torch.Tensor) -> str:
     digest = hashlib.sha256()
@@ -184,7 +186,7 @@ def embedded():
     from vega3d.hub.load import load_vega
 
     if not _EMBEDDED:
-        _EMBEDDED.append(load_vega("vega3d-tiny", device="cpu", dtype="float32"))
+        _EMBEDDED.append(load_vega(FROZEN, device="cpu", dtype="float32"))
     return _EMBEDDED[0]
 
 

@@ -36,10 +36,11 @@ from bad_values import (
 )
 from evaluation.evaluation_data import question_records
 from research.tiny.simulator import __main__ as simulator
+from tiny_checkpoints import FROZEN
 from vega3d.evaluation.baselines import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 from vega3d.features.cache import FeatureCache
-from vega3d.shipped import ASSETS, example_clip
+from vega3d.shipped import example_clip
 
 SECONDS = 10  # that a refusal may take
 HANGS = 60  # [s] after which the whole run is ended with a traceback: a read of a pipe cannot be interrupted
@@ -344,7 +345,7 @@ def world(tmp_path_factory) -> Path:
     """A folder with a good file of each kind that a command reads, and one path of each special kind."""
     folder = tmp_path_factory.mktemp("world")
     special_files(folder)
-    shutil.copytree(ASSETS / "vega3d-tiny", folder / "model")
+    shutil.copytree(FROZEN, folder / "model")
     shutil.copyfile(example_clip("room"), folder / "clip.mp4")
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "view.png")
     (folder / "scans").mkdir()

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from bad_values import INPUTS, NEW_FOLDERS, special_files
 from evaluation.evaluation_data import question_records
 from research.tiny.simulator import open_generator, read_generator_config
+from tiny_checkpoints import FROZEN
 from vega3d import VegaConfig, VegaGeneratorConfig, VegaProcessor
 from vega3d.analysis.clips import evenly
 from vega3d.analysis.layouts import find_clips
@@ -104,7 +105,7 @@ NUMBERS: dict[str, tuple[Callable[[Any], object], tuple]] = {
     "SpatialQuestion options": (lambda value: SpatialQuestion("clip", "Where?", options=value), (["a"], ["a"] * 27)),
     "SpatialQuestion question": (lambda value: SpatialQuestion("clip", value), ("", " \n", None, 1, [], b"x")),
 }
-TRAINING = {"model": "vega3d-tiny", "data": "rows.jsonl", "output": "out"}
+TRAINING = {"model": str(FROZEN), "data": "rows.jsonl", "output": "out"}
 WRONG = (*NOT_NUMBERS[:-1], *NOT_FINITE, -(10**400), 10**400, "zzz", "\ud800", None, {"a": 1})
 
 

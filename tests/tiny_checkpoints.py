@@ -8,10 +8,9 @@ from typing import Any
 from processing.builders import build_processor
 from tiny_models import BLOCK, save_generator, save_vlm
 from vega3d.hub.assemble import assemble
-from vega3d.shipped import ASSETS
 
 FROZEN = Path(__file__).parent / "fixtures" / "checkpoint"  # random weights, by make_frozen_checkpoint.py
-EMBEDDED: dict[str, Any] = json.loads((ASSETS / "vega3d-tiny" / "config.json").read_text())
+FROZEN_CONFIG: dict[str, Any] = json.loads((FROZEN / "config.json").read_text())
 
 VLM_PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
 
@@ -33,8 +32,8 @@ def save_checkpoint(folder: Path, vlm_type: str, **options) -> Path:
     return assemble(vlm, generator, folder / "model", **options)
 
 
-def copy_embedded(folder: Path, **values) -> Path:
+def copy_frozen(folder: Path, **values) -> Path:
     """The embedded checkpoint with other values in its config.json, such as a `notice`."""
-    shutil.copytree(ASSETS / "vega3d-tiny", folder)
-    (folder / "config.json").write_text(json.dumps({**EMBEDDED, **values}))
+    shutil.copytree(FROZEN, folder)
+    (folder / "config.json").write_text(json.dumps({**FROZEN_CONFIG, **values}))
     return folder

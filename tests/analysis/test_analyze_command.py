@@ -9,7 +9,7 @@ import pytest
 from posed_clips import room_clip, write_scannet
 from typer.testing import CliRunner
 
-from tiny_checkpoints import EMBEDDED, copy_embedded
+from tiny_checkpoints import FROZEN_CONFIG, copy_frozen
 from vega3d.analysis.sweep import read_part, write_part
 from vega3d.files import only_run
 from vega3d_cli.common import app
@@ -32,12 +32,12 @@ def run(*arguments, code: int = 0) -> str:
 
 
 def test_correspondence_prints_chance_and_controls(scans, tmp_path):
-    model = copy_embedded(tmp_path / "model", notice="Its answers mean nothing.")
+    model = copy_frozen(tmp_path / "model", notice="Its answers mean nothing.")
     arguments = ("--data", scans, "--clips", 2, "--controls", "random,noise,vae")
     output = tmp_path / "x.json"
     table = run("correspondence", model, *arguments, "--output", output)
     assert f"{model}: 2 clips of 2 scenes" in table
-    values = EMBEDDED["generator_config"]
+    values = FROZEN_CONFIG["generator_config"]
     mode = values["clip_mode"]
     for words in (
         "chance",

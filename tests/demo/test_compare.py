@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny_checkpoints import save_checkpoint
+from tiny_checkpoints import FROZEN, save_checkpoint
 from vega3d.demo.compare import Comparer
 from vega3d.features.cache import FeatureCache
 from vega3d.hub.load import load_vega
@@ -23,7 +23,7 @@ CHOICE = SpatialQuestion(example_clip("room"), "Which is nearest?", ["the bed", 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load_vega("vega3d-tiny", device="cpu")
+    return load_vega(FROZEN, device="cpu")
 
 
 def last(comparer: Comparer, question: SpatialQuestion, **options):
@@ -144,7 +144,7 @@ def test_a_model_without_a_world_simulator_is_refused(tmp_path):
 @pytest.mark.parametrize("question", [OPEN, CHOICE], ids=["open", "choice"])
 @pytest.mark.parametrize("place", ["gate", "words"])
 def test_a_model_that_is_broken_gives_an_error_and_no_answer(question, place):
-    model, processor = load_vega("vega3d-tiny", device="cpu")
+    model, processor = load_vega(FROZEN, device="cpu")
     with torch.no_grad():
         part = model.model.fusion if place == "gate" else model.get_input_embeddings()
         for weight in part.parameters():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from evaluation_data import BARE_OPTIONS, question_records
 
-from tiny_checkpoints import EMBEDDED, save_checkpoint
+from tiny_checkpoints import FROZEN, FROZEN_CONFIG, save_checkpoint
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
 from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer, constant_scores
 from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
@@ -20,7 +20,7 @@ from vega3d.shipped import example_clip
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load_vega("vega3d-tiny", device="cpu")
+    return load_vega(FROZEN, device="cpu")
 
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
@@ -46,7 +46,7 @@ def record(clip: str = "room", choice: bool = True, number: int = 0) -> Annotate
 
 def test_likelihood_and_text_are_those_of_a_single_question(either):
     """The two ways of answering, done apart without anything kept, agree bit for bit."""
-    answerer = ModelAnswerer(*either, "vega3d-tiny", num_frames=6)
+    answerer = ModelAnswerer(*either, "frozen", num_frames=6)
     text, probabilities = answerer.answer([record()])[0]
     asked = record()
     session = Session(*either, num_frames=6)
@@ -68,7 +68,7 @@ def test_answers_do_not_depend_on_order(either):
 
 
 def test_a_fusion_that_reads_the_question_keeps_nothing_of_the_last_one():
-    model, processor = load_vega("vega3d-tiny", device="cpu", dtype="float32")
+    model, processor = load_vega(FROZEN, device="cpu", dtype="float32")
     torch.manual_seed(0)
     model.config.fusion = "instruction_gated"
     model.model.fusion = FUSIONS["instruction_gated"](model.config).eval()
@@ -104,15 +104,15 @@ def test_clips_in_memory_are_sampled_like_files(tiny):
 
 
 def test_the_result_says_what_answered(tiny):
-    settings = ModelAnswerer(*tiny, "vega3d-tiny").settings
+    settings = ModelAnswerer(*tiny, "frozen").settings
     assert settings["num_frames"] == tiny[1].num_frames and settings["generation"] == GENERATION
-    assert settings["notice"] == EMBEDDED["notice"]
+    assert settings["notice"] == FROZEN_CONFIG["notice"]
     assert settings["seed"] == tiny[0].config.generator_config.noise_seed
-    assert ModelAnswerer(*tiny, "vega3d-tiny", fps=2).settings["num_frames"] is None
+    assert ModelAnswerer(*tiny, "frozen", fps=2).settings["num_frames"] is None
 
 
 def test_the_blind_model_sees_no_video(tiny):
-    blind = BlindAnswerer(*tiny, "vega3d-tiny")
+    blind = BlindAnswerer(*tiny, "frozen")
     first = blind.answer([record()])[0]
     assert first == blind.answer([replace(record(), visual=None)])[0]
     assert first == blind.answer([replace(record("study"), scene="other")])[0]

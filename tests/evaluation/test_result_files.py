@@ -10,7 +10,7 @@ from evaluation_data import download, question_records, question_rows
 from typer.testing import CliRunner
 
 import vega3d_cli
-from tiny_checkpoints import copy_embedded
+from tiny_checkpoints import copy_frozen
 from vega3d.evaluation.baselines import ChanceAnswerer
 from vega3d.evaluation.report import compare_files, read_result
 from vega3d.evaluation.run import check_request, evaluate
@@ -245,7 +245,7 @@ def test_an_input_of_an_evaluation_is_no_output(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_file_of_the_model_is_no_output(tmp_path, name):
-    file = copy_embedded(tmp_path / "model") / name
+    file = copy_frozen(tmp_path / "model") / name
     content = file.read_bytes()
 
     done = run("evaluate", tmp_path / "model", "--limit", 11, "--output", file)

@@ -12,6 +12,7 @@ import pytest
 from evaluation_data import download, question_records, question_rows
 from scipy.stats import binomtest
 
+from tiny_checkpoints import FROZEN
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
 from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
 from vega3d.evaluation.metrics import CATEGORIES
@@ -460,15 +461,15 @@ def test_a_model_over_a_download(tmp_path):
         (folder / f"{scene}.mp4").write_bytes(example_clip(clip).read_bytes())
     records, missing = load_vsibench(folder, allow_missing=True)
     records = take_balanced(records, 10)
-    tiny = load_vega("vega3d-tiny", device="cpu")
+    tiny = load_vega(FROZEN, device="cpu")
     tiny[0].config.notice = "Its answers mean nothing."
     result = evaluate(
-        ModelAnswerer(*tiny, "vega3d-tiny", num_frames=4), records, tmp_path / "tiny.json", missing_videos=missing
+        ModelAnswerer(*tiny, "frozen", num_frames=4), records, tmp_path / "tiny.json", missing_videos=missing
     )
     assert len({question["question_type"] for question in result["questions"]}) == 10
     assert all(question["option_probabilities"] for question in result["questions"] if question["options"])
     table = format_table(result)
     assert "note: Its answers mean nothing." in table.splitlines()
     assert "missing videos, their questions left out: 1" in table
-    evaluate(BlindAnswerer(*tiny, "vega3d-tiny blind"), records, tmp_path / "blind.json", missing_videos=missing)
+    evaluate(BlindAnswerer(*tiny, "frozen blind"), records, tmp_path / "blind.json", missing_videos=missing)
     assert "macro" in format_comparison(compare_files([tmp_path / "blind.json"], [tmp_path / "tiny.json"]))

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 import vega3d_cli
+from tiny_checkpoints import FROZEN
 from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.vsibench import load_vsibench
 from vega3d.features.cache import FeatureCache
@@ -46,7 +47,7 @@ def rooms(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load_vega("vega3d-tiny")
+    return load_vega(FROZEN)
 
 
 @pytest.fixture

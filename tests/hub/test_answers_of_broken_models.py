@@ -7,11 +7,11 @@ import torch
 from typer.testing import CliRunner
 
 import vega3d_cli
-from tiny_checkpoints import copy_embedded
+from tiny_checkpoints import FROZEN, copy_frozen
 from vega3d.demo.compare import Comparer
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
 from vega3d.evaluation.vsibench import AnnotatedQuestion
-from vega3d.hub.load import load_processor, load_vega, model_folder
+from vega3d.hub.load import load_processor, load_vega
 from vega3d.inference.answer import check_logits, letter_probabilities
 from vega3d.inference.session import Session
 from vega3d.questions import SpatialQuestion
@@ -28,7 +28,7 @@ QUESTIONS = {
 @pytest.fixture(scope="module", params=["nan", "inf"])
 def broken(request):
     """The embedded model with such a value in its fusion, which every visual token passes."""
-    model, processor = load_vega("vega3d-tiny", device="cpu")
+    model, processor = load_vega(FROZEN, device="cpu")
     with torch.no_grad():
         model.model.fusion.residual_scale.fill_(float(request.param))
     return model, processor
@@ -61,7 +61,7 @@ def test_the_evaluator_has_none_either(broken, question_type):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", ["a letter", "another token", "all"])
 def test_probabilities_are_numbers_or_refused(value, place):
-    tokenizer = load_processor(model_folder("vega3d-tiny")).tokenizer
+    tokenizer = load_processor(FROZEN).tokenizer
     [token] = tokenizer.encode("A", add_special_tokens=False)
     logits = torch.arange(float(len(tokenizer))) / 100
     logits[{"a letter": token, "another token": token - 1, "all": slice(None)}[place]] = value
@@ -84,7 +84,7 @@ def test_one_row_of_a_batch_is_enough():
 
 @pytest.mark.parametrize("options", [["--options", "a", "b"], ["--number"], []])
 def test_the_command_tells_it_in_one_line(tmp_path, options):
-    folder = copy_embedded(tmp_path / "model")
+    folder = copy_frozen(tmp_path / "model")
     model, _ = load_vega(folder, device="cpu")
     with torch.no_grad():
         model.model.vlm.model.language_model.norm.weight.fill_(float("nan"))

@@ -15,20 +15,19 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import vega3d_cli
-from tiny_checkpoints import EMBEDDED, save_vlm_with_processor
+from tiny_checkpoints import FROZEN, FROZEN_CONFIG, save_vlm_with_processor
 from tiny_models import BLOCK
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaProcessor
 from vega3d.hub.assemble import assemble, describe
 from vega3d.hub.load import load_vega
 from vega3d.modeling.generator_wan_vega3d import bars_on_terminals_only
-from vega3d.shipped import ASSETS
 
 DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000
 
 
 @pytest.fixture
 def model_folder(tmp_path) -> Path:
-    return Path(shutil.copytree(ASSETS / "vega3d-tiny", tmp_path / "model"))
+    return Path(shutil.copytree(FROZEN, tmp_path / "model"))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +172,7 @@ def test_a_chat_template_that_fails_is_refused_on_loading(model_folder, name):
 
 
 def test_a_chat_template_that_is_given_and_fails_is_refused():
-    processor = VegaProcessor.from_pretrained(ASSETS / "vega3d-tiny")
+    processor = VegaProcessor.from_pretrained(FROZEN)
 
     with pytest.raises(ValueError, match="chat template cannot be used: TemplateError: not so"):
         processor.apply_chat_template(
@@ -263,13 +262,13 @@ def test_weights_that_cannot_be_used_are_refused(model_folder, change_weights, m
 @pytest.mark.parametrize("device", ["meta", "hpu", "privateuseone", "mps", "xla", "cuda:99", "", "vulkan", "cpu:x"])
 def test_a_device_that_cannot_compute_is_refused(device):
     with pytest.raises(ValueError, match=f"'{device}' cannot be used"):
-        load_vega("vega3d-tiny", device=device)
+        load_vega(FROZEN, device=device)
 
 
 @pytest.mark.parametrize("dtype", ["zzz", "int8", torch.int8, None, [], 5])
 def test_a_dtype_that_weights_cannot_have_is_refused(dtype):
     with pytest.raises(ValueError, match=r"dtype is .* must be auto, float32, bfloat16 or float16"):
-        load_vega("vega3d-tiny", device="cpu", dtype=dtype)
+        load_vega(FROZEN, device="cpu", dtype=dtype)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "1", True])
@@ -334,7 +333,7 @@ def test_code_in_a_folder_is_never_run_nor_asked_about(vlm, backbones, tmp_path)
     """In one process, with `y` on its standard input."""
     mark, jobs = tmp_path / "ran", []
     for make in (with_own_tokenizer, with_own_image_processor, with_own_generate, with_own_model):
-        folder = Path(shutil.copytree(ASSETS / "vega3d-tiny", tmp_path / make.__name__))
+        folder = Path(shutil.copytree(FROZEN, tmp_path / make.__name__))
         make(folder, mark)
         jobs.append(["ask", "room", "Where?", "--options", "a", "b", "--device", "cpu", "--model", folder])
     for make in (with_own_tokenizer, with_own_model):
@@ -414,4 +413,4 @@ def test_no_bars_where_no_terminal_is(capfd):
 
 
 def test_the_embedded_config_is_within_all_limits():
-    assert VegaConfig(**EMBEDDED).notice == EMBEDDED["notice"]
+    assert VegaConfig(**FROZEN_CONFIG).notice == FROZEN_CONFIG["notice"]

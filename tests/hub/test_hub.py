@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from hub.hub_process import run, serving
-from tiny_checkpoints import EMBEDDED
+from tiny_checkpoints import FROZEN, FROZEN_CONFIG
 from tiny_models import save_generator, save_vlm
-from vega3d.shipped import ASSETS, example_clip
+from vega3d.shipped import example_clip
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def hub(tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
     save_vlm(root / "org" / "vlm")
     save_generator(root / "org" / "wan")
-    shutil.copytree(ASSETS / "vega3d-tiny", root / "org" / "vega3d-tiny")
+    shutil.copytree(FROZEN, root / "org" / "vega3d-tiny")
     with serving(root) as address:
         yield address, root
 
@@ -83,7 +83,7 @@ model = AutoModel.from_pretrained("org/vega3d-tiny")
 processor = AutoProcessor.from_pretrained("org/vega3d-tiny")
 print(type(processor).__name__, model.model.generator.files.name, len(model.model.generator.tower.transformer.blocks))
 """
-    blocks = EMBEDDED["generator_config"]["block"] + 1  # that are loaded
+    blocks = FROZEN_CONFIG["generator_config"]["block"] + 1  # that are loaded
     assert run(hub, code, tmp_path).strip() == f"VegaProcessor generator {blocks}"
 
 
@@ -100,12 +100,12 @@ import os
 from vega3d import VegaForSpatialReasoning
 from vega3d.shipped import ASSETS
 os.chdir({str(tmp_path)!r})
-model = VegaForSpatialReasoning.from_pretrained(ASSETS / "vega3d-tiny")
+model = VegaForSpatialReasoning.from_pretrained(FROZEN)
 {UPLOADS[name]}
 """
     run(hub, code, tmp_path)
     uploaded = hub[1] / "org" / name
-    source = ASSETS / "vega3d-tiny" / "generator"
+    source = FROZEN / "generator"
     for file in source.rglob("*.*"):
         assert (uploaded / "generator" / file.relative_to(source)).read_bytes() == file.read_bytes()
     assert (uploaded / "model.safetensors").is_file()

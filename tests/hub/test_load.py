@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tiny_checkpoints import EMBEDDED, copy_embedded
+from tiny_checkpoints import FROZEN, FROZEN_CONFIG, copy_frozen
 from vega3d import VegaForSpatialReasoning, VegaProcessor
 from vega3d.hub.load import load_vega, model_folder
 from vega3d.inference.session import Session
@@ -23,7 +23,7 @@ def messages(video, question: str = QUESTION) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load_vega("vega3d-tiny", device="cpu")
+    return load_vega(FROZEN, device="cpu")
 
 
 def ask(model, processor, video, **options) -> torch.Tensor:
@@ -51,21 +51,21 @@ def test_the_embedded_model_by_its_name(tiny):
     assert isinstance(model, VegaForSpatialReasoning)
     assert isinstance(processor, VegaProcessor)
     assert not model.training
-    assert str(model.dtype) == f"torch.{EMBEDDED['dtype']}"
+    assert str(model.dtype) == f"torch.{FROZEN_CONFIG['dtype']}"
 
 
 @pytest.mark.parametrize("notice", [None, "Its answers mean nothing."])
 def test_a_model_tells_the_notice_of_its_config(tiny, tmp_path, notice):
     asked = SpatialQuestion(example_clip("room"), "How many window(s) are in this room?", is_numeric=True)
-    assert Session(*tiny, num_frames=2).answer(asked, max_new_tokens=1).notice == EMBEDDED["notice"]
-    copied = load_vega(copy_embedded(tmp_path / "model", notice=notice), device="cpu")
+    assert Session(*tiny, num_frames=2).answer(asked, max_new_tokens=1).notice == FROZEN_CONFIG["notice"]
+    copied = load_vega(copy_frozen(tmp_path / "model", notice=notice), device="cpu")
     assert Session(*copied, num_frames=2).answer(asked, max_new_tokens=1).notice == notice
 
 
 @pytest.mark.parametrize("clip", ["room", "study"])
 def test_the_same_answer_every_time(tiny, clip):
     first = ask(*tiny, example_clip(clip))
-    assert torch.equal(ask(*load_vega("vega3d-tiny", device="cpu"), example_clip(clip)), first)
+    assert torch.equal(ask(*load_vega(FROZEN, device="cpu"), example_clip(clip)), first)
 
 
 def test_both_streams_matter(tiny):
@@ -84,7 +84,7 @@ def test_both_streams_matter(tiny):
 
 
 def test_four_bit_on_the_cpu(tmp_path):
-    model, processor = load_vega("vega3d-tiny", four_bit=True, device="cpu")
+    model, processor = load_vega(FROZEN, four_bit=True, device="cpu")
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     quantised = {name for name, kind in kinds.items() if kind == "Linear4bit"}
     assert quantised
@@ -110,17 +110,17 @@ def test_unknown_names_are_refused(tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that must not be there")
 def test_a_device_that_is_not_there():
     with pytest.raises(ValueError, match="'cuda' cannot be used"):
-        load_vega("vega3d-tiny", device="cuda")
+        load_vega(FROZEN, device="cuda")
 
 
 def test_no_such_device():
     with pytest.raises(ValueError, match="'gpu' cannot be used"):
-        load_vega("vega3d-tiny", device="gpu")
+        load_vega(FROZEN, device="gpu")
 
 
 def changed_processor(folder: Path, **values) -> Path:
     """The embedded checkpoint with other values in its processor_config.json."""
-    shutil.copytree(ASSETS / "vega3d-tiny", folder)
+    shutil.copytree(FROZEN, folder)
     file = folder / "processor_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
     return folder
@@ -128,7 +128,7 @@ def changed_processor(folder: Path, **values) -> Path:
 
 def test_the_processor_alone_says_how_frames_are_prepared(tmp_path):
     """The embedded config.json is of a version that saved the frame settings too: what it says has no effect."""
-    assert EMBEDDED["generator_config"]["max_area"] != 96 * 96
+    assert FROZEN_CONFIG["generator_config"]["max_area"] != 96 * 96
     model, processor = load_vega(changed_processor(tmp_path / "old", generator_max_area=96 * 96), device="cpu")
     model.save_pretrained(tmp_path / "new")
     processor.save_pretrained(tmp_path / "new")

@@ -8,6 +8,7 @@ from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.utils import Modality
 
 from remote_process import run_without_package
+from tiny_checkpoints import FROZEN
 from vega3d import VegaForSpatialReasoning, VegaProcessor
 from vega3d.hub.load import load_vega
 from vega3d.shipped import example_clip
@@ -16,7 +17,7 @@ from vega3d.shipped import example_clip
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    model, processor = load_vega("vega3d-tiny", device="cpu")
+    model, processor = load_vega(FROZEN, device="cpu")
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -30,7 +31,7 @@ def test_auto_classes_answer_about_an_mp4(saved):
     inputs = processor.apply_chat_template(messages(example_clip("room")), num_frames=6, **options)
     assert inputs["generator_video_grid_thw"][0, 0] == 6
     answer = model.generate(**inputs, max_new_tokens=5, do_sample=False)
-    tiny, tiny_processor = load_vega("vega3d-tiny", device="cpu")
+    tiny, tiny_processor = load_vega(FROZEN, device="cpu")
     expected = tiny_processor.apply_chat_template(messages(example_clip("room")), num_frames=6, **options)
     assert torch.equal(answer, tiny.generate(**expected, max_new_tokens=5, do_sample=False))
 
@@ -83,7 +84,7 @@ inputs = processor.apply_chat_template(
 )
 print("answer", model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, -5:].tolist())
 """
-    model, processor = load_vega("vega3d-tiny", device="cpu")
+    model, processor = load_vega(FROZEN, device="cpu")
     conversation = messages(example_clip("room"), "Where is the bed?")
     inputs = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=True, return_dict=True)
     expected = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, -5:].tolist()

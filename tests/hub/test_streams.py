@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tiny_checkpoints import FROZEN
 from vega3d.hub.load import load_vega
 from vega3d.processing.video_vega3d import clip_from_frames
 
@@ -14,7 +15,7 @@ TOKEN = 16  # px
 @pytest.fixture(scope="module")
 def tiny():
     """Frame by frame, so that no frame can tell the others of its mark."""
-    model, processor = load_vega("vega3d-tiny", device="cpu", dtype="float32")
+    model, processor = load_vega(FROZEN, device="cpu", dtype="float32")
     model.config.generator_config.clip_mode = "frame"
     return model, processor
 

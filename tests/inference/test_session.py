@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import vega3d
-from tiny_checkpoints import VLM_PROCESSORS, save_checkpoint
+from tiny_checkpoints import FROZEN, VLM_PROCESSORS, save_checkpoint
 from vega3d.features.cache import FeatureCache
 from vega3d.hub.load import load_vega
 from vega3d.inference.answer import letter_probabilities
@@ -36,7 +36,7 @@ MARKS = ((10, 12, 50, 40), (60, 20, 90, 45))
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load_vega("vega3d-tiny", device="cpu")
+    return load_vega(FROZEN, device="cpu")
 
 
 @pytest.fixture(scope="module", params=VLM_PROCESSORS)
@@ -83,7 +83,7 @@ def check_same(answer, expected) -> None:
 
 
 def test_three_lines_give_the_right_answer():
-    session = vega3d.load("vega3d-tiny", device="cpu")
+    session = vega3d.load(FROZEN, device="cpu")
     answer = session.ask("room", CLOSEST, options=OBJECTS)
 
     assert answer.text == "C. nightstand"

@@ -8,12 +8,12 @@ from accelerate import cpu_offload
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import BitsAndBytesConfig
 
-from tiny_checkpoints import EMBEDDED
+from tiny_checkpoints import FROZEN, FROZEN_CONFIG
 from vega3d import VegaForSpatialReasoning
 from vega3d.features.identity import feature_identity
 from vega3d.hub.load import load_vega
 from vega3d.modeling.frozen_vega3d import check_finite
-from vega3d.shipped import ASSETS, example_clip
+from vega3d.shipped import example_clip
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -52,7 +52,7 @@ SURROUNDINGS = {
 
 @pytest.fixture(scope="module")
 def inputs():
-    _, processor = load_vega("vega3d-tiny", device="cpu")
+    _, processor = load_vega(FROZEN, device="cpu")
     content = [{"type": "video", "video": str(example_clip("room"))}, {"type": "text", "text": "How many chairs?"}]
     return processor.apply_chat_template(
         [{"role": "user", "content": content}],
@@ -70,7 +70,7 @@ def plain(inputs):
 
 
 def fresh(dtype: str) -> VegaForSpatialReasoning:
-    return load_vega("vega3d-tiny", dtype=dtype, device="cpu")[0]
+    return load_vega(FROZEN, dtype=dtype, device="cpu")[0]
 
 
 @pytest.fixture(scope="module", params=DTYPES)
@@ -134,9 +134,7 @@ def four_bit(**options) -> VegaForSpatialReasoning:
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16, **options
     )
-    return VegaForSpatialReasoning.from_pretrained(
-        ASSETS / "vega3d-tiny", dtype="bfloat16", quantization_config=config
-    )
+    return VegaForSpatialReasoning.from_pretrained(FROZEN, dtype="bfloat16", quantization_config=config)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -247,7 +245,7 @@ def test_modules_left_alone_by_default_are_so_for_a_dict_that_says_none(as_dict)
     options = {"load_in_4bit": True, "llm_int8_skip_modules": None}
     config = options if as_dict else BitsAndBytesConfig(**options)
 
-    model = VegaForSpatialReasoning.from_pretrained(ASSETS / "vega3d-tiny", quantization_config=config)
+    model = VegaForSpatialReasoning.from_pretrained(FROZEN, quantization_config=config)
 
     quantised = {name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"}
     assert quantised and all(".language_model." in name for name in quantised)
@@ -255,7 +253,7 @@ def test_modules_left_alone_by_default_are_so_for_a_dict_that_says_none(as_dict)
 
 @pytest.mark.parametrize("skipped", [[], ["fusion"], ["model.generator", "model.vlm.model.visual"]], ids=str)
 def test_a_head_tied_to_the_embedding_stays_as_it_is(inputs, skipped):
-    assert EMBEDDED["vlm_config"]["tie_word_embeddings"]
+    assert FROZEN_CONFIG["vlm_config"]["tie_word_embeddings"]
     model = four_bit(llm_int8_skip_modules=skipped)
 
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight

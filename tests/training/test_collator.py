@@ -4,6 +4,7 @@ import pytest
 import torch
 from training_data import write_clip
 
+from tiny_checkpoints import FROZEN
 from vega3d.hub.load import load_vega
 from vega3d.processing.video_vega3d import read_video
 from vega3d.questions import SpatialQuestion
@@ -13,7 +14,7 @@ from vega3d.training.collator import answer_tokens
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load_vega("vega3d-tiny", device="cpu", dtype="float32")
+    return load_vega(FROZEN, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_labels_equal_those_of_the_templates_own_marks(tiny, collator, clips):
 
 
 def test_labels_under_a_published_template(clips):
-    processor = load_vega("vega3d-tiny", device="cpu")[1]
+    processor = load_vega(FROZEN, device="cpu")[1]
     processor.chat_template = PUBLISHED_TEMPLATE
     batch = VegaCollator(processor, num_frames=2)([conversation(clips), conversation(clips) | {"messages": TALK}])
     assert labelled(processor, batch["labels"][0]) == "a bed<|im_end|>a shelf, and a lamp<|im_end|>"
@@ -186,7 +187,7 @@ def test_an_answer_whose_first_token_is_not_its_own_is_refused(span):
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tiny, clips):
-    processor = load_vega("vega3d-tiny", device="cpu")[1]
+    processor = load_vega(FROZEN, device="cpu")[1]
     processor.chat_template = processor.chat_template.replace(
         "{{ message['role'] }}", "{{ message['role'] if loop.last else 'earlier ' + message['role'] }}"
     )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from training_data import RATES, TUNES, losses_of, trainer_for
 
+from tiny_checkpoints import FROZEN
 from vega3d.extras import MissingExtraError
 from vega3d.training import choose_parts
 from vega3d.training.parts import LEARNING_RATES, learning_rates, parameter_part
@@ -56,7 +57,7 @@ def test_rates_of_the_parts_and_of_the_residual_scale(talk, tmp_path):
 def test_residual_scale_is_float32_and_moves_in_bfloat16(talk, tmp_path):
     from vega3d.hub.load import load_vega
 
-    model, _ = load_vega("vega3d-tiny", device="cpu", dtype="bfloat16")
+    model, _ = load_vega(FROZEN, device="cpu", dtype="bfloat16")
     assert choose_parts(model, ["gate"]).model.fusion.residual_scale.dtype == torch.float32
 
 

@@ -7,11 +7,12 @@ from training_data import RATES, embedded_parameters
 from typer.testing import CliRunner
 
 import vega3d_cli
+from tiny_checkpoints import FROZEN
 from vega3d.training import DataSource, TrainingConfig, make_config, read_config
 
-BASE = {"model": "vega3d-tiny", "data": "rooms", "output": "out"}
+BASE = {"model": str(FROZEN), "data": "rooms", "output": "out"}
 CONFIG = """
-model: vega3d-tiny
+model: {FROZEN}
 data: {{path: {data}}}
 eval_data: [{data}]
 output: {output}
@@ -33,7 +34,7 @@ def run(*arguments):
 @pytest.fixture
 def config(talk, tmp_path):
     path = tmp_path / "config.yaml"
-    path.write_text(CONFIG.format(data=talk, output=tmp_path / "out"))
+    path.write_text(CONFIG.format(FROZEN=FROZEN, data=talk, output=tmp_path / "out"))
     return path
 
 
@@ -76,9 +77,7 @@ def test_four_bits_are_merged_into_the_whole_weights(config, tmp_path):
     assert result.exit_code == 0, result.stderr
     from safetensors.torch import load_file
 
-    from vega3d.hub.load import model_folder
-
-    before = load_file(model_folder("vega3d-tiny") / "model.safetensors")
+    before = load_file(FROZEN / "model.safetensors")
     after = load_file(tmp_path / "out" / "model.safetensors")
     assert {name: tensor.dtype for name, tensor in before.items()} == {n: t.dtype for n, t in after.items()}
     moved = {name for name, tensor in before.items() if not tensor.equal(after[name])}

@@ -7,6 +7,7 @@ import torch
 from training_data import embedded_parameters, losses_of, run_config, run_training, trainer_for, write_jsonl
 from transformers import TrainingArguments
 
+from tiny_checkpoints import FROZEN
 from vega3d import VegaForSpatialReasoning
 from vega3d.files import write_json
 from vega3d.training import DataSource, VegaTrainer, stream_examples
@@ -221,7 +222,7 @@ def test_the_model_of_a_run_loads_with_the_adapters_merged(whole_run, talk):
     model, processor = AutoModel.from_pretrained(output), AutoProcessor.from_pretrained(output)
     assert type(model) is VegaForSpatialReasoning
     assert not any("lora" in name for name, _ in model.named_parameters())
-    base, base_processor = load_vega("vega3d-tiny", device="cpu", dtype="float32")
+    base, base_processor = load_vega(FROZEN, device="cpu", dtype="float32")
     rows = load_examples([DataSource(str(talk))]).examples[:2]
     batch = VegaCollator(processor, num_frames=2)(rows)
     assert torch.equal(batch["labels"], VegaCollator(base_processor, num_frames=2)(rows)["labels"])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import TrainingArguments
 
-from tiny_checkpoints import EMBEDDED
+from tiny_checkpoints import FROZEN, FROZEN_CONFIG
 from vega3d.hub.load import load_vega
 from vega3d.rooms.dataset.files import write_video
 from vega3d.training import DataSource, VegaCollator, VegaTrainer, choose_parts, load_examples, make_config, train
@@ -43,7 +43,7 @@ def trainer_for(
     """With `eval_dataset` it also evaluates on the rows that it trains on."""
     dataset = load_examples([DataSource(str(data))]) if train_dataset is None else train_dataset
     parts = tune.split(",")
-    model, processor = load_vega("vega3d-tiny", device="cpu", dtype="float32")
+    model, processor = load_vega(FROZEN, device="cpu", dtype="float32")
     options: dict[str, Any] = {
         "max_steps": steps,
         "per_device_train_batch_size": 2,
@@ -67,9 +67,9 @@ def trainer_for(
 
 def embedded_parameters() -> dict[str, int]:
     """How many parameters gate and projector of the embedded model have, by its config."""
-    vlm, transformer = EMBEDDED["vlm_config"], EMBEDDED["generator_config"]["transformer"]
-    assert (EMBEDDED["fusion"], EMBEDDED["projector"]) == ("token_gated_residual", "merger_mlp")
-    width, hidden = vlm["text_config"]["hidden_size"], EMBEDDED["projector_hidden_size"]
+    vlm, transformer = FROZEN_CONFIG["vlm_config"], FROZEN_CONFIG["generator_config"]["transformer"]
+    assert (FROZEN_CONFIG["fusion"], FROZEN_CONFIG["projector"]) == ("token_gated_residual", "merger_mlp")
+    width, hidden = vlm["text_config"]["hidden_size"], FROZEN_CONFIG["projector_hidden_size"]
     channels = transformer["num_attention_heads"] * transformer["attention_head_dim"]
     merged = vlm["vision_config"]["spatial_merge_size"] ** 2 * channels
     norms, gate, residual_scale = 2 * 2 * width, 2 * width + 1, 1
@@ -86,7 +86,7 @@ def losses_of(log: list[dict]) -> list[float]:
 def run_config(data: Path, output: Path, **values) -> TrainingConfig:
     """A run that would differ after a careless resume: dropout, accumulation, several epochs, a schedule."""
     settings = {
-        "model": "vega3d-tiny",
+        "model": str(FROZEN),
         "data": str(data),
         "output": str(output),
         "dtype": "float32",
