@@ -225,7 +225,7 @@ def test_a_model_is_asked_about_as_many_frames_as_its_processor_says(tmp_path, f
     file = model / "processor_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "num_frames": 3}))
     assert len(answer("room", QUESTION, model=model)["frame_seconds"]) == 3
-    assert len(answer("room", QUESTION, model=model, "--num-frames", "5")["frame_seconds"]) == 5
+    assert len(answer("room", QUESTION, "--num-frames", "5", model=model)["frame_seconds"]) == 5
     assert len(answer(frames, QUESTION, model=model)["frame_seconds"]) == 4  # images are all taken
 
 
@@ -308,7 +308,7 @@ def test_a_qwen3_vl_is_assembled_described_and_asked(tmp_path, frames):
     assert values["parameters"]["vlm"] == AutoModelForImageTextToText.from_pretrained(vlm).num_parameters()
     picture = tmp_path / "gates.png"
     for number, options in ((5, []), (1, ["--options", "the table", "the wardrobe"])):
-        asked = answer("room", QUESTION, model=out, "--num-frames", number, "--save-gates", picture, *options)
+        asked = answer("room", QUESTION, "--num-frames", number, "--save-gates", picture, *options, model=out)
         assert len(asked["frame_seconds"]) == number and picture.exists()
     assert len(answer(frames, QUESTION, model=out)["frame_seconds"]) == 4
     assert answer(frames / "frame0.png", QUESTION, model=out)["frame_seconds"] is None
@@ -564,8 +564,8 @@ def test_a_failed_assembly_leaves_nothing_behind(backbones_with_processor, tmp_p
 
 def test_the_installed_command_runs_as_a_process():
     command = Path(sys.executable).with_name("vega3d")
-    arguments = ["ask", ROOM, QUESTION, "--options", "the table", "the wardrobe", "--4bit", "--device", "cpu", "--model", FROZEN]
-    result = subprocess.run([command, *arguments], capture_output=True, text=True, timeout=300)
+    arguments = ["ask", ROOM, QUESTION, "--options", "the table", "the wardrobe", "--4bit", "--device", "cpu"]
+    result = subprocess.run([command, *arguments, "--model", FROZEN], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() in ("A. the table", "B. the wardrobe")
     assert torch.cuda.is_available() or "Traceback" not in result.stderr
