@@ -128,7 +128,7 @@ def test_cached_inputs_give_the_online_answer(cache, model, visual):
     inputs = batch([5, visual, 7, 8])
     online = model(**inputs).logits
     identity = feature_identity(model.model.generator)
-    cell = model.config.generator_config.cell
+    cell = model.config.generator_config.patch_size
     assert "generator_hidden_states" not in cache.attach(inputs, identity, cell)
     filled = cache.fill(model, inputs)
     assert not any(name.startswith("generator_pixel") for name in filled)

@@ -171,7 +171,7 @@ def test_constants_follow_the_dtype(build):
 
 def test_progress_counts_frames(build):
     counts = []
-    build(chunk_frames=2).encode([clip(5), clip(1)], on_chunk=counts.append)
+    build(chunk_frames=2).encode([clip(5), clip(1)], on_progress=counts.append)
     assert counts == [2, 2, 1, 1]
 
 

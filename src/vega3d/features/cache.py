@@ -24,7 +24,7 @@ from vega3d.features.entries import (
 from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_identity, place_identities
 from vega3d.files import read_json, write_json
 from vega3d.modeling.generator_vega3d import VegaGenerator
-from vega3d.modeling.inputs_vega3d import unpack_cells
+from vega3d.modeling.inputs_vega3d import unpack_patches
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
 MARKER = "vega3d_features.json"
@@ -85,7 +85,7 @@ class FeatureCache:
         self,
         generator: VegaGenerator,
         clips: Sequence[torch.Tensor],
-        on_chunk: Callable[[int], None] | None = None,
+        on_progress: Callable[[int], None] | None = None,
     ) -> list[torch.Tensor]:
         """As `VegaGenerator.encode`; computes and stores what is missing.
 
@@ -98,10 +98,10 @@ class FeatureCache:
             content = clip_hash(clip)
             hidden = self._get(content, identity)
             if hidden is None:
-                hidden = generator.encode([clip], on_chunk=on_chunk)[0].bfloat16()
+                hidden = generator.encode([clip], on_progress=on_progress)[0].bfloat16()
                 self._put(content, identity, as_stored(hidden))
-            elif on_chunk is not None:
-                on_chunk(len(clip))
+            elif on_progress is not None:
+                on_progress(len(clip))
             found.append(hidden)
         return found
 
@@ -140,7 +140,7 @@ class FeatureCache:
         Args:
             inputs: of the processor.
             identity: `feature_identity` of the generator.
-            cell: edge of a cell [px], `generator_config.cell`.
+            cell: edge of a cell [px], `generator_config.patch_size`.
 
         Returns:
             The inputs with `generator_hidden_states`, images first, without generator pixels; if a clip is missing,
@@ -152,13 +152,13 @@ class FeatureCache:
         return without_pixels(inputs, found)
 
     def fill(
-        self, model: VegaForSpatialReasoning, inputs: Mapping, on_chunk: Callable[[int], None] | None = None
+        self, model: VegaForSpatialReasoning, inputs: Mapping, on_progress: Callable[[int], None] | None = None
     ) -> dict:
         """As `attach`, but computes and stores what is missing; inputs without generator pixels stay as they are."""
-        clips = clips_of(inputs, model.config.generator_config.cell)
+        clips = clips_of(inputs, model.config.generator_config.patch_size)
         if not clips:
             return dict(inputs)
-        return without_pixels(inputs, self.features(model.generator_module, clips, on_chunk))
+        return without_pixels(inputs, self.features(model.generator_module, clips, on_progress))
 
     def stats(self) -> dict:
         """Number and size [bytes] of the entries, and the limit."""
@@ -251,8 +251,8 @@ def as_stored(hidden: torch.Tensor) -> torch.Tensor:
 
 def clips_of(inputs: Mapping, cell: int) -> list[torch.Tensor]:
     """Frames [T, 3, H, W] of each image, then each video, in the generator's packed pixels."""
-    clips = unpack_cells(inputs.get("generator_pixel_values"), inputs.get("generator_image_grid_thw"), cell)
-    clips += unpack_cells(inputs.get("generator_pixel_values_videos"), inputs.get("generator_video_grid_thw"), cell)
+    clips = unpack_patches(inputs.get("generator_pixel_values"), inputs.get("generator_image_grid_thw"), cell)
+    clips += unpack_patches(inputs.get("generator_pixel_values_videos"), inputs.get("generator_video_grid_thw"), cell)
     return clips
 
 

@@ -88,7 +88,7 @@ def extract(
     for item in clips:
         clip = sampled_clip(item.video, frames, fps, item.marked_frame, item.marks)
         inputs = processor.generator_inputs(videos=[clip], num_frames=len(clip))
-        [pixels] = clips_of(inputs, generator.config.cell)
+        [pixels] = clips_of(inputs, generator.config.patch_size)
         if blocks is None:
             cache.features(generator, [pixels])
         else:

@@ -104,7 +104,7 @@ def answer_question(
     inputs = dict(inputs.to(model.device))
     if cache is not None and model.config.fusion != "none":
         inputs = cache.fill(model, inputs, on_frames)
-    encoded = model.encode(**inputs, output_gates=output_gates, on_chunk=on_frames)
+    encoded = model.encode(**inputs, output_gates=output_gates, on_progress=on_frames)
     inputs = {name: value for name, value in inputs.items() if name not in VISUAL_INPUTS}
     inputs["mm_encoder_outputs"] = encoded.mm_encoder_outputs
     options = None

@@ -39,7 +39,7 @@ def make_processor(vlm: str | Path, config: VegaGeneratorConfig, **settings) -> 
     """The VLM's processor with the generative stream of this generator beside its own."""
     return VegaProcessor.from_vlm_processor(
         load_vlm_processor(vlm),
-        generator_cell=config.cell,
+        generator_cell=config.patch_size,
         generator_max_area=config.max_area,
         generator_frame_fit=config.frame_fit,
         generator_frame_size=config.frame_size,

@@ -150,7 +150,7 @@ def check_frames(processor: VegaProcessor, config: VegaGeneratorConfig) -> None:
     """Raises ValueError if the processor prepares other frames than the generator's config describes."""
     size = None if config.frame_size is None else list(config.frame_size)
     for name, ours, theirs in (
-        ("cell", processor.generator_cell, config.cell),
+        ("cell", processor.generator_cell, config.patch_size),
         ("max_area", processor.generator_max_area, config.max_area),
         ("frame_fit", processor.generator_frame_fit, config.frame_fit),
         ("frame_size", processor.generator_frame_size, size),

@@ -167,7 +167,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
         return width * len(self.block_indices)
 
     @property
-    def cell(self) -> int:
+    def patch_size(self) -> int:
         """Edge of the square of pixels that one token covers [px]: VAE stride times patch."""
         return latent_edge(self.vae) * self.patch
 
@@ -206,10 +206,10 @@ class VegaGeneratorConfig(PreTrainedConfig):
         require_size("chunk_frames", self.chunk_frames, "Use 16 if in doubt.")
         require_size("prompt_length", self.prompt_length, "Wan pads to 512.", MOST_PROMPT_ROWS)
         require(
-            self.cell**2 <= self.max_area <= MOST_AREA,
+            self.patch_size**2 <= self.max_area <= MOST_AREA,
             "max_area",
             self.max_area,
-            f"at least one token of {self.cell} x {self.cell} px, and at most {MOST_AREA}",
+            f"at least one token of {self.patch_size} x {self.patch_size} px, and at most {MOST_AREA}",
             f"Use {832 * 480} (832x480) if in doubt.",
         )
         require(
@@ -263,11 +263,11 @@ class VegaGeneratorConfig(PreTrainedConfig):
         size = self.frame_size or ()
         require(
             len(size) == 2
-            and all(side > 0 and side % self.cell == 0 for side in size)
+            and all(side > 0 and side % self.patch_size == 0 for side in size)
             and math.prod(size) <= MOST_AREA,
             "frame_size",
             self.frame_size,
-            f"(height, width) in multiples of {self.cell} px with frame_fit='center_crop'",
+            f"(height, width) in multiples of {self.patch_size} px with frame_fit='center_crop'",
             "The official release uses (480, 832).",
         )
 

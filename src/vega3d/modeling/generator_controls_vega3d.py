@@ -8,6 +8,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from torch import nn
 
 from .configuration_vega3d import VegaGeneratorConfig
+from .generator_layout_vega3d import LATENT_EDGE, TEMPORAL_STRIDE
 from .generator_wan_vega3d import EarlyExitWanTransformer, LatentTower, WanTower, load_part
 from .linears_vega3d import lower_linears
 
@@ -35,16 +36,11 @@ def load_random_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dt
 class NoiseTower(WanTower):
     """The trained transformer at sigma 1: it sees noise and no image."""
 
-    def __init__(self, transformer: WanTransformer3DModel, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
-        super().__init__(transformer, vae, config)
-        self.is_causal = config.clip_mode == "clip"
-        self.stride = config.cell // config.patch
-
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """Zeros in the shape of the latents, float32[t, Z, h, w]; at sigma 1 they count for nothing."""
-        count, _, height, width = frames.shape
-        t = 1 + (count - 1) // 4 if self.is_causal else count
-        size = (t, len(self.latents_mean), height // self.stride, width // self.stride)
+        """Zeros in the shape of the latents, float32[B, t, Z, h, w]; at sigma 1 they count for nothing."""
+        batch, count, _, height, width = frames.shape
+        t = 1 + (count - 1) // TEMPORAL_STRIDE if self.is_causal else count
+        size = (batch, t, len(self.latents_mean), height // LATENT_EDGE, width // LATENT_EDGE)
         return torch.zeros(size, device=frames.device, dtype=torch.float32)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 CLASSES = {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan"}
 REMEDY = "Give a text-to-video generator of Wan2.1, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers."
 LATENT_EDGE = 8  # [px]
+TEMPORAL_STRIDE = 4  # frames that a latent of the causal VAE stands for, after the first
 MOST_LAYERS = 1000
 WIDEST = 1 << 20
 QK_NORM = "rms_norm_across_heads"

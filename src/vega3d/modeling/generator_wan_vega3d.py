@@ -23,7 +23,7 @@ from .configuration_vega3d import VegaGeneratorConfig
 from .errors_vega3d import value_errors
 from .generator_layout_vega3d import check_part_class
 from .linears_vega3d import EightBitLinear, lower_linears
-from .vae_wan_vega3d import FoldedWanEncoder
+from .vae_wan_vega3d import FoldedWanEncoder, normalise_latents
 from .weight_files_vega3d import check_indices, read_json, weight_names
 
 
@@ -61,13 +61,9 @@ class CausalWanEncoder(nn.Module):
         vae.post_quant_conv = None
         self.vae = vae
 
-    def parts(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (frames,)  # later frames need the earlier ones
-
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """float[T, 3, H, W] with T = 1 + 4k -> float[1 + k, Z, H / 8, W / 8]"""
-        clip = frames.transpose(0, 1).unsqueeze(0)  # float[1, 3, T, H, W]
-        return self.vae.encode(clip).latent_dist.mean[0].transpose(0, 1)
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """float[B, T, 3, H, W] with T = 1 + 4k -> float[B, 1 + k, Z, H / 8, W / 8]"""
+        return self.vae.encode(clips.transpose(1, 2)).latent_dist.mean.transpose(1, 2)
 
 
 class LatentTower(nn.Module):
@@ -80,27 +76,30 @@ class LatentTower(nn.Module):
 
     def __init__(self, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
         super().__init__()
-        is_causal = config.clip_mode == "clip"
-        self.encoder: Any = CausalWanEncoder(vae) if is_causal else FoldedWanEncoder(vae)
+        self.is_causal = config.clip_mode == "clip"
+        self.encoder: Any = CausalWanEncoder(vae) if self.is_causal else FoldedWanEncoder(vae)
         self.latents_mean = vae.config.latents_mean
         self.latents_std = vae.config.latents_std
-        if config.compile and not is_causal:  # the causal encoder keeps frames between calls, which compiles badly
+        if (
+            config.compile and not self.is_causal
+        ):  # the causal encoder keeps frames between calls, which compiles badly
             self.encoder.compile()
 
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            frames: float[N, 3, H, W] in [-1, 1].
+            frames: float[B, T, 3, H, W] in [-1, 1], consecutive ones of B clips.
 
         Returns:
-            float32[n, Z, h, w], mean of the posterior, normalised per channel.
+            float32[B, t, Z, h, w], mean of the posterior, normalised per channel; t = 1 + (T - 1) / 4 for the causal
+            encoder, else T.
         """
         frames = frames.to(next(self.encoder.parameters()).dtype)
-        mean = torch.cat([self.encoder(part) for part in self.encoder.parts(frames)]).float()
-        center, spread = (
-            mean.new_tensor(statistic).view(-1, 1, 1) for statistic in (self.latents_mean, self.latents_std)
-        )
-        return (mean - center) / spread
+        if self.is_causal:
+            return normalise_latents(self.encoder(frames), self.latents_mean, self.latents_std)
+        parts = self.encoder.parts(frames.flatten(0, 1))
+        latents = torch.cat([self.encoder(part) for part in parts]).unflatten(0, frames.shape[:2])
+        return normalise_latents(latents, self.latents_mean, self.latents_std)
 
 
 class WanTower(LatentTower):

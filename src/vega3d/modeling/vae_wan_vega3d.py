@@ -4,6 +4,8 @@ At T = 1 a causal 3D convolution sees only zeros before the frame, so its last t
 the temporal down-sampling does nothing. The folded encoder has a third of the weights and runs in channels_last.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
@@ -20,6 +22,13 @@ from torch import nn
 from .generator_layout_vega3d import LATENT_EDGE, latent_edge
 
 PIXELS_AT_A_TIME = 4 * 1280 * 720
+
+
+def normalise_latents(latents: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """`(latents - mean) / std` by channel, float[..., Z, h, w] -> float32[..., Z, h, w]: what the transformer sees."""
+    latents = latents.float()
+    center, spread = (latents.new_tensor(statistic).view(-1, 1, 1) for statistic in (mean, std))
+    return (latents - center) / spread
 
 
 def fold_conv(conv: WanCausalConv3d) -> nn.Conv2d:

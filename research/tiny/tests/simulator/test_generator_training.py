@@ -106,7 +106,7 @@ def test_the_noise_is_that_which_is_read(simulator):
     transformer.blocks[-1].register_forward_hook(lambda block, inputs, output: seen.update(hidden=output))
     trainer = DiTTrainer(transformer, toy_config(simulator[0]).dit)
     clip = frames_of(5)
-    latents = generator._latents(clip).transpose(0, 1)[None]
+    latents = generator._latents(clip[None]).transpose(1, 2)
     sigma = generator.level.sigma
     epsilon = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
