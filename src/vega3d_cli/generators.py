@@ -13,13 +13,15 @@ class LoadedGenerator(NamedTuple):
 
 def load_generator(model: str, device: str | None) -> LoadedGenerator:
     """The generator of a model, or one alone, without a VLM."""
-    from vega3d.hub.generators import is_generator, open_generator
+    from vega3d.modeling.generator_files_vega3d import is_generator
 
     if is_generator(Path(model)):
         import torch
 
+        from vega3d import VegaGenerator
+
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return LoadedGenerator(None, open_generator(Path(model)).to(chosen))
+        return LoadedGenerator(None, VegaGenerator.from_folder(model, device=chosen))
     from vega3d.hub.load import load_vega
 
     checkpoint, _ = load_vega(model, device=device)
@@ -28,9 +30,9 @@ def load_generator(model: str, device: str | None) -> LoadedGenerator:
 
 def trained_clips(generator) -> dict[str, int]:
     """Frames and their size [px] that a generator was trained on, where its folder says so."""
-    from vega3d.hub.generators import is_generator, read_facts
+    from vega3d.modeling.generator_files_vega3d import is_generator, read_generator_info
 
     if is_generator(generator.files):
-        told = read_facts(generator.files)
-        return {"num_frames": told["num_frames"], "size": told["size"]}
+        info = read_generator_info(generator.files)
+        return {"num_frames": info["num_frames"], "size": info["size"]}
     return {"num_frames": 17, "size": 192}

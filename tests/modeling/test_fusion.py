@@ -95,8 +95,7 @@ def test_tokens_are_fused_alone_or_within_their_frame(name):
 def test_the_question_moves_the_gate():
     semantic, generative = streams()
     module = build("instruction_gated")
-    gates = [
-        module(semantic, generative, GRID, question)[1] for question in (None, torch.randn(1, SIZE), torch.randn(1, SIZE))
-    ]
+    questions = (None, torch.randn(1, SIZE), torch.randn(1, SIZE))
+    gates = [module(semantic, generative, GRID, question)[1] for question in questions]
     assert not torch.equal(gates[0], gates[1])
     assert not torch.equal(gates[1], gates[2])

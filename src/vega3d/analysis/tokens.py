@@ -57,8 +57,9 @@ def frame_fit(height: int, width: int, config: VegaGeneratorConfig, max_area: in
         offset = (scaled - (columns, rows)) // 2
         return FrameFit(rows, columns, scaled / (width, height), offset.astype(float), config.patch_size, True)
     area = config.max_area if max_area is None else max_area
-    if area < config.patch_size**2:
-        raise ValueError(f"A size of {area} px is below one token of {config.patch_size} x {config.patch_size} px. Raise it.")
+    edge = config.patch_size
+    if area < edge**2:
+        raise ValueError(f"A size of {area} px is below one token of {edge} x {edge} px. Raise it.")
     rows, columns = generator_frame_size(height, width, config.patch_size, area)
     return FrameFit(rows, columns, np.array([columns / width, rows / height]), np.zeros(2), config.patch_size, False)
 

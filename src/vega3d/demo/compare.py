@@ -170,7 +170,8 @@ class Comparer:
             encoder = self.cache.fill(self.model, encoder, on_frames)
         else:
             generator = {name: encoder[name] for name in ("generator_pixel_values_videos", "generator_video_grid_thw")}
-            encoder["generator_hidden_states"] = self.model.model.generator_features(**generator, on_progress=on_frames)
+            features = self.model.model.generator_features(**generator, on_progress=on_frames)
+            encoder["generator_hidden_states"] = features
             del encoder["generator_pixel_values_videos"]
         grid = inputs["video_grid_thw"]
         semantic = self.model.model.vlm.get_video_features(inputs["pixel_values_videos"], grid, return_dict=True)

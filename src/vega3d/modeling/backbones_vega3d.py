@@ -17,7 +17,7 @@ from transformers import (
 
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 from .errors_vega3d import value_errors
-from .generator_files_vega3d import PARTS
+from .generator_files_vega3d import PARTS, read_part_config
 from .generator_layout_vega3d import REMEDY, check_part_class, require
 from .repository_vega3d import Repository, open_repository
 from .vlm_layout_vega3d import check_own_code, check_vlm, check_vlm_file, official_words
@@ -219,12 +219,6 @@ def read_generator(generator: Repository, with_text_encoder: bool) -> tuple[dict
         files = weight_files(generator.folder / part, STEMS[part], generator.names_in(part), place)
         weights[part] = [f"{part}/{file}" for file in files]
     return {part: read_part_config(generator.folder, part) for part in PARTS}, weights
-
-
-def read_part_config(folder: Path, part: str) -> dict:
-    """The config of a part of a generator, without the facts about its file."""
-    config = read_json(folder / part / "config.json")
-    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 def words_for_missing(generator: Repository, missing: list[str], parts: list[str]) -> str:

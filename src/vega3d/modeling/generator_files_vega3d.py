@@ -1,15 +1,71 @@
-"""The generator's own files: where they are, copies of them, their hash."""
+"""The generator's own files: where they are, what a generator alone says of itself, copies, their hash.
+
+A folder of a generator alone holds `transformer/` and `vae/` as diffusers loads them. One that was trained here also
+has `prompt.safetensors`, prompt_embeds float[P, text_dim], which takes the place of an empty prompt, and
+`generator.json`: frames and size [px] of the clips that it was trained on, and the prompt's length.
+"""
 
 import hashlib
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from .repository_vega3d import download
+from .weight_files_vega3d import read_json
 
 PARTIAL_COPY = ".copying-"
 PARTS = ("transformer", "vae")
 BLOCK_BYTES = 1 << 24
+PROMPT_FILE, INFO_FILE = "prompt.safetensors", "generator.json"
+EXPORT_AGAIN = "Export the generator again."
+
+
+def is_generator(folder: Path) -> bool:
+    """Whether a folder holds a generator that was trained here, with its prompt."""
+    return (folder / INFO_FILE).is_file() and (folder / PROMPT_FILE).is_file()
+
+
+def read_prompt(folder: Path) -> torch.Tensor:
+    """float[P, text_dim]: the `prompt_embeds` of a generator alone; raises ValueError if they cannot be read."""
+    path = folder / PROMPT_FILE
+    if not path.is_file():
+        raise ValueError(f"{path} is missing, or no regular file. {EXPORT_AGAIN}")
+    try:
+        return load_file(path)["prompt_embeds"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read: {error}. {EXPORT_AGAIN}") from error
+
+
+def read_generator_info(folder: Path) -> dict[str, Any]:
+    """What `generator.json` says; raises ValueError unless frames, size and prompt length are numbers from 1 up."""
+    info = read_json(folder / INFO_FILE)
+    for name in ("num_frames", "size", "prompt_length"):
+        if type(info.get(name)) is not int or info[name] < 1:
+            raise ValueError(
+                f"{folder / INFO_FILE}: {name} is {info.get(name)!r:.80}, not a number from 1. {EXPORT_AGAIN}"
+            )
+    return info
+
+
+def generator_options(folder: Path) -> dict[str, Any]:
+    """Options of `from_backbones` that fit a generator trained here: its prompt, and the frames that it knows."""
+    info = read_generator_info(folder)
+    return {
+        "prompt_embeds": read_prompt(folder),
+        "prompt_length": info["prompt_length"],
+        "max_area": info["size"] ** 2,
+    }
+
+
+def read_part_config(folder: Path, part: str) -> dict[str, Any]:
+    """The config of a part of a generator, without the facts about its file."""
+    config = read_json(folder / part / "config.json")
+    return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
 def resolve_files(source: str, checkpoint: str | Path | None, subfolder: str = "", **hub) -> Path:

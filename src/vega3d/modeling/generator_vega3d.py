@@ -10,7 +10,15 @@ from transformers import PreTrainedModel
 
 from .configuration_vega3d import VegaGeneratorConfig
 from .frozen_vega3d import check_finite, dtypes_of, restore_dtypes, state_of, undisturbed
-from .generator_files_vega3d import hash_files
+from .generator_files_vega3d import (
+    EXPORT_AGAIN,
+    INFO_FILE,
+    PARTS,
+    generator_options,
+    hash_files,
+    is_generator,
+    read_part_config,
+)
 from .generator_layout_vega3d import TEMPORAL_STRIDE
 from .noise_vega3d import NoiseLevel, SeededNoise, add_noise, noise_level
 
@@ -92,6 +100,51 @@ class VegaGenerator(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: the generator's weights come from its files."""
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype = torch.float32,
+        prompt_embeds: torch.Tensor | None = None,
+        device: torch.device | str = "cpu",
+        **options,
+    ) -> "VegaGenerator":
+        """A generator alone, without a VLM.
+
+        Args:
+            folder: with `transformer/` and `vae/` in diffusers' layout. Of a generator trained here (one with
+                `prompt.safetensors` and `generator.json`) the prompt and the size of its frames are taken, and the
+                block in its middle.
+            dtype: of the weights.
+            prompt_embeds: float[P, text_dim], in place of the stored prompt; needed where none is stored.
+            device: where the weights go.
+            options: fields of `VegaGeneratorConfig`, such as `block` or `clip_mode`.
+
+        Raises:
+            ValueError: if files are missing or do not fit, or for a bad option.
+        """
+        folder = Path(folder)
+        usual: dict[str, Any] = {}
+        if is_generator(folder):
+            usual = generator_options(folder)
+            stored = usual.pop("prompt_embeds")
+            prompt_embeds = stored if prompt_embeds is None else prompt_embeds
+        elif prompt_embeds is None:
+            raise ValueError(
+                f"{folder} holds no generator with its own prompt: {INFO_FILE} is not there. Give prompt_embeds."
+            )
+        configs = {part: read_part_config(folder, part) for part in PARTS}
+        if usual:
+            layers = configs["transformer"].get("num_layers")
+            if type(layers) is not int:
+                raise ValueError(f"{folder / 'transformer' / 'config.json'} does not say num_layers. {EXPORT_AGAIN}")
+            usual["block"] = layers // 2
+        with torch.device("meta"):
+            generator = cls(cls.config_class(**configs, **{**usual, "prompt_tokens": len(prompt_embeds), **options}))
+        generator.prompt_embeds = prompt_embeds.to(device, dtype)
+        generator.load_files(folder)
+        return generator
 
     def load_files(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Takes the weights from `folder` (`transformer/`, `vae/`), onto the device where the generator is.
@@ -286,7 +339,7 @@ class VegaGenerator(PreTrainedModel):
         timestep: int,
         noise: torch.Tensor | None = None,
     ) -> Hidden:
-        """Hidden states of float[B, t, Z, h, w], averaged over the draws of the noise: float[B, t, h, w, C] a block."""
+        """float[B, t, h, w, C] a block for float[B, t, Z, h, w], averaged over the draws of the noise."""
         level = noise_level(self.config.family, timestep, self.config.shift)
         if level.step not in self._constants:
             self._constants[level.step] = self.tower.constants(

@@ -80,9 +80,7 @@ class LatentTower(nn.Module):
         self.encoder: Any = CausalWanEncoder(vae) if self.is_causal else FoldedWanEncoder(vae)
         self.latents_mean = vae.config.latents_mean
         self.latents_std = vae.config.latents_std
-        if (
-            config.compile and not self.is_causal
-        ):  # the causal encoder keeps frames between calls, which compiles badly
+        if config.compile and not self.is_causal:  # the causal one keeps frames between calls, which compiles badly
             self.encoder.compile()
 
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,7 @@ from .inputs_vega3d import (
     unpack_patches,
     visual_rows,
 )
-from .outputs_vega3d import Gates, VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput
+from .outputs_vega3d import VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput
 from .pretrained_vega3d import VegaPreTrainedModel
 from .turns_vega3d import NewTokens, Prompt
 
@@ -128,10 +128,9 @@ class VegaModel(VegaPreTrainedModel):
             fused.update(zip(numbers, mixed, strict=True))
             if gate is not None and output_gates:
                 gates.update(zip(numbers, gate.unflatten(1, token_grid).squeeze(-1), strict=True))
-        outputs = replaced_tokens(semantic, [fused[n] for n in sorted(fused)])
-        return VegaEncoderOutput(
-            FusedVisuals(outputs, **visual), by_modality(streams, [gates[n] for n in sorted(gates)]) or None
-        )
+        outputs = replaced_tokens(semantic, [fused[number] for number in sorted(fused)])
+        on_grids = by_modality(streams, [gates[number] for number in sorted(gates)])
+        return VegaEncoderOutput(FusedVisuals(outputs, **visual), on_grids or None)
 
     def generator_features(
         self,
