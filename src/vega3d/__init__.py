@@ -11,7 +11,7 @@ from transformers import (
 from vega3d.modeling.configuration_vega3d import VegaConfig, VegaGeneratorConfig
 from vega3d.modeling.generator_vega3d import VegaGenerator
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning, VegaModel
-from vega3d.modeling.outputs_vega3d import VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput
+from vega3d.modeling.pretrained_vega3d import VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput
 from vega3d.processing.processing_vega3d import VegaProcessor
 
 AutoConfig.register(VegaConfig.model_type, VegaConfig)

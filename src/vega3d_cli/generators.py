@@ -13,7 +13,7 @@ class LoadedGenerator(NamedTuple):
 
 def load_generator(model: str, device: str | None) -> LoadedGenerator:
     """The generator of a model, or one alone, without a VLM."""
-    from vega3d.modeling.generator_files_vega3d import is_generator
+    from vega3d.modeling.files_vega3d import is_generator
 
     if is_generator(Path(model)):
         import torch
@@ -30,7 +30,7 @@ def load_generator(model: str, device: str | None) -> LoadedGenerator:
 
 def trained_clips(generator) -> dict[str, int]:
     """Frames and their size [px] that a generator was trained on, where its folder says so."""
-    from vega3d.modeling.generator_files_vega3d import is_generator, read_generator_info
+    from vega3d.modeling.files_vega3d import is_generator, read_generator_info
 
     if is_generator(generator.files):
         info = read_generator_info(generator.files)

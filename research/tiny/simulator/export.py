@@ -26,7 +26,7 @@ from vega3d.files import (
     write_json,
     write_whole,
 )
-from vega3d.modeling.generator_files_vega3d import INFO_FILE, PROMPT_FILE
+from vega3d.modeling.files_vega3d import INFO_FILE, PROMPT_FILE
 
 
 def export_part(model: torch.nn.Module, folder: Path, part: str, dtype: torch.dtype = torch.bfloat16) -> None:

@@ -11,9 +11,9 @@ from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position
 from research.tiny.study.data import Words
 from research.tiny.study.packs import Prefix
 from vega3d.modeling.alignment_vega3d import align_time
-from vega3d.modeling.generator_layout_vega3d import TEMPORAL_STRIDE
 from vega3d.modeling.generator_vega3d import VegaGenerator, unit_pixels
 from vega3d.modeling.inputs_vega3d import token_type_ids
+from vega3d.modeling.layouts_vega3d import TEMPORAL_STRIDE
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.modeling.noise_vega3d import add_noise
 from vega3d.processing.processing_vega3d import VegaProcessor

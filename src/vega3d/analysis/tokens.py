@@ -7,10 +7,10 @@ import torch
 
 from vega3d.analysis.clips import PosedClip, in_frame
 from vega3d.modeling.configuration_vega3d import VegaGeneratorConfig
+from vega3d.modeling.layouts_vega3d import TEMPORAL_STRIDE
 from vega3d.processing.generator_frames_vega3d import center_crop_frames, generator_frame_size, resize_frames
 
 LEAST_DEPTH = 0.1  # share of a token's depth pixels that must not be holes
-TEMPORAL_STRIDE = 4  # frames of a latent of the causal VAE, after the first
 
 
 class FrameFit(NamedTuple):

@@ -11,7 +11,7 @@ from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, Veg
 from vega3d.files import check_new_folder, whole_folder
 from vega3d.hub.load import check_dtype_name, check_processor
 from vega3d.modeling.backbones_vega3d import Backbones, check_seed, find_backbones
-from vega3d.modeling.errors_vega3d import value_errors
+from vega3d.modeling.files_vega3d import value_errors
 from vega3d.modeling.noise_vega3d import noise_level
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
 from vega3d.processing.processor_files_vega3d import check_vlm_parts

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .configuration_vega3d import VegaConfig
-from .generator_layout_vega3d import TEMPORAL_STRIDE
+from .layouts_vega3d import TEMPORAL_STRIDE
 
 
 def by_clip(operation: Callable[..., torch.Tensor], *streams: torch.Tensor) -> torch.Tensor:

@@ -16,12 +16,26 @@ from transformers import (
 )
 
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
-from .errors_vega3d import value_errors
-from .generator_files_vega3d import PARTS, read_part_config
-from .generator_layout_vega3d import REMEDY, check_part_class, require
-from .repository_vega3d import Repository, open_repository
-from .vlm_layout_vega3d import check_own_code, check_vlm, check_vlm_file, official_words
-from .weight_files_vega3d import INDEX, read_index, read_json, weight_files
+from .files_vega3d import (
+    INDEX,
+    PARTS,
+    Repository,
+    open_repository,
+    read_index,
+    read_json,
+    read_part_config,
+    value_errors,
+    weight_files,
+)
+from .layouts_vega3d import (
+    GIVE_WAN,
+    check_own_code,
+    check_part_class,
+    check_vlm,
+    check_vlm_file,
+    official_words,
+    require,
+)
 
 PROCESSOR_FILES = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 VLM_FILES = ("config.json", "adapter_config.json", f"model{INDEX}", *PROCESSOR_FILES)
@@ -128,7 +142,7 @@ def check_prompt(prompt_embeds: torch.Tensor, text_dim: int) -> None:
         raise ValueError("prompt_embeds holds NaN or infinity. Embed the prompt again, in float32 or bfloat16.")
 
 
-# --- The vision-language model -----------------------------------------------------------------------------------
+# --- The vision-language model ---------------------------------------------------------------------------------------
 
 
 def read_vlm(vlm: Repository) -> tuple[PreTrainedConfig, list[str]]:
@@ -198,7 +212,7 @@ def load_vlm(vlm: str | Path, dtype: torch.dtype | str) -> PreTrainedModel:
     return model
 
 
-# --- The generator -----------------------------------------------------------------------------------------------
+# --- The generator ---------------------------------------------------------------------------------------------------
 
 
 def read_generator(generator: Repository, with_text_encoder: bool) -> tuple[dict[str, dict], dict[str, list[str]]]:
@@ -235,7 +249,7 @@ def words_for_missing(generator: Repository, missing: list[str], parts: list[str
         return f"{words} It is in the layout of the original code: use the repository whose name ends in -Diffusers."
     if any(name.endswith(".gguf") for name in names):
         words += " GGUF files are not read."
-    return f"{words} {REMEDY} Its name ends in -Diffusers."
+    return f"{words} {GIVE_WAN} Its name ends in -Diffusers."
 
 
 def check_experts(generator: Repository) -> None:
@@ -248,7 +262,7 @@ def check_experts(generator: Repository) -> None:
     raise ValueError(
         f"{generator.name} has two experts: transformer for steps of noise from {boundary(index)} on, transformer_2 "
         "below (the paper's step is 300). Only a generator with one transformer for all steps is supported: features "
-        f"of the wrong expert would mean nothing. {REMEDY}"
+        f"of the wrong expert would mean nothing. {GIVE_WAN}"
     )
 
 
@@ -261,14 +275,16 @@ def check_text_encoder(config: dict, transformer: dict, place: str) -> None:
     """Raises ValueError unless it is Wan's own, as wide as the transformer's prompt."""
     if config.get("model_type") != "umt5":
         raise ValueError(
-            f"The text_encoder in {place} is of model_type {config.get('model_type')!r}, but must be 'umt5'. {REMEDY}"
+            f"The text_encoder in {place} is of model_type {config.get('model_type')!r}, but must be 'umt5'. "
+            f"{GIVE_WAN}"
         )
     if config.get("quantization_config") is not None:
         raise ValueError(f"The text_encoder in {place} is quantised. Give the one that is not, or prompt_embeds.")
     width, wanted = config.get("d_model"), transformer.get("text_dim", 4096)
     if width != wanted:
         raise ValueError(
-            f"The text_encoder in {place} has d_model={width!r}, but the transformer has text_dim={wanted!r}. {REMEDY}"
+            f"The text_encoder in {place} has d_model={width!r}, but the transformer has text_dim={wanted!r}. "
+            f"{GIVE_WAN}"
         )
 
 

@@ -13,9 +13,19 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
-from .errors_vega3d import COPY_AGAIN, value_errors
-from .generator_layout_vega3d import MOST_LAYERS, WIDEST, check_generator, latent_edge, require, require_size
-from .vlm_layout_vega3d import check_vlm, check_vlm_sizes, is_official, official_words
+from .files_vega3d import COPY_AGAIN, value_errors
+from .layouts_vega3d import (
+    MOST_LAYERS,
+    WIDEST,
+    check_generator,
+    check_vlm,
+    check_vlm_sizes,
+    is_official,
+    latent_edge,
+    official_words,
+    require,
+    require_size,
+)
 
 Fusion = Literal[
     "token_gated_residual",

@@ -3,6 +3,8 @@
 All modules share one interface, on clips of one grid: `fusion(semantic, generative, grid, question) -> (fused, gate)`.
 """
 
+import functools
+
 import torch
 from torch import nn
 
@@ -210,7 +212,7 @@ class CrossAttentionFusion(Fusion):
         t, h, w = grid
         position = sincos_2d(h, w, semantic.shape[-1], semantic.device).to(semantic.dtype)
         frames = [stream.unflatten(1, (t, h * w)) for stream in (semantic, generative)]
-        return by_clip(lambda *clip: self.attend(*clip, position), *frames).flatten(1, 2), None
+        return by_clip(functools.partial(self.attend, position=position), *frames).flatten(1, 2), None
 
     def attend(self, semantic: torch.Tensor, generative: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
         """All blocks on float[..., t, h * w, D], every frame for itself."""

@@ -9,8 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .configuration_vega3d import VegaGeneratorConfig
-from .frozen_vega3d import check_finite, dtypes_of, restore_dtypes, state_of, undisturbed
-from .generator_files_vega3d import (
+from .files_vega3d import (
     EXPORT_AGAIN,
     INFO_FILE,
     PARTS,
@@ -19,46 +18,10 @@ from .generator_files_vega3d import (
     is_generator,
     read_part_config,
 )
-from .generator_layout_vega3d import TEMPORAL_STRIDE
+from .frozen_vega3d import check_finite, dtypes_of, restore_dtypes, state_of, undisturbed
+from .layouts_vega3d import TEMPORAL_STRIDE
 from .noise_vega3d import NoiseLevel, SeededNoise, add_noise, noise_level
 
-
-def load_wan(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
-    from .generator_wan_vega3d import load_wan_tower
-
-    return load_wan_tower(config, folder, dtype)
-
-
-def load_random(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
-    from .generator_controls_vega3d import load_random_tower
-
-    return load_random_tower(config, folder, dtype)
-
-
-def load_noise(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
-    from .generator_controls_vega3d import load_noise_tower
-
-    return load_noise_tower(config, folder, dtype)
-
-
-def load_vae(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
-    from .generator_controls_vega3d import load_vae_tower
-
-    return load_vae_tower(config, folder, dtype)
-
-
-def build_wan(config: VegaGeneratorConfig) -> nn.Module:
-    from .generator_wan_vega3d import build_wan_tower
-
-    return build_wan_tower(config)
-
-
-LOADERS: dict[str, Callable[[VegaGeneratorConfig, Path, torch.dtype], nn.Module]] = {
-    "wan": load_wan,
-    "random": load_random,
-    "noise": load_noise,
-    "vae": load_vae,
-}
 Hidden = dict[int, torch.Tensor]  # block -> float[..., t, h, w, C]
 NOT_FINITE = (
     "The generator's features",
@@ -96,7 +59,9 @@ class VegaGenerator(PreTrainedModel):
         self._state: tuple = ()
         self.post_init()
         if self.prompt_embeds.device.type != "meta":
-            self._set_tower(build_wan(config))
+            from .generator_wan_vega3d import build_wan_tower
+
+            self._set_tower(build_wan_tower(config))
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: the generator's weights come from its files."""
@@ -152,6 +117,8 @@ class VegaGenerator(PreTrainedModel):
         Raises:
             ValueError: if files are missing, truncated or do not fit the config.
         """
+        from .generator_wan_vega3d import LOADERS  # and diffusers, which takes seconds, only where it is needed
+
         folder = Path(folder)
         tower = LOADERS[self.config.family](self.config, folder, dtype or self.prompt_embeds.dtype)
         self._set_tower(tower.to(self.prompt_embeds.device))

@@ -40,6 +40,7 @@ class VisualInputs(TypedDict, total=False):
 PATCH_GRIDS = ("image_grid_thw", "video_grid_thw")
 VISUAL_INPUTS = tuple(name for name in VisualInputs.__annotations__ if name not in PATCH_GRIDS)
 GENERATOR_INPUTS = tuple(name for name in VISUAL_INPUTS if name.startswith("generator_") and "states" not in name)
+IGNORED = -100  # label of a token without a loss
 LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts")
 
 
@@ -400,7 +401,7 @@ def instruction_embeddings(
     if attention_mask is not None:
         is_text &= attention_mask[:, -input_ids.shape[1] :].bool()
     if labels is not None:
-        is_text &= labels == -100
+        is_text &= labels == IGNORED
     if not is_text.any(-1).all():
         raise ValueError("fusion='instruction_gated' needs a question, but a prompt of the batch has no text tokens.")
     embedded = embeddings(input_ids)

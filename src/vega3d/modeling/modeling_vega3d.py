@@ -37,8 +37,7 @@ from .inputs_vega3d import (
     unpack_patches,
     visual_rows,
 )
-from .outputs_vega3d import VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput
-from .pretrained_vega3d import VegaPreTrainedModel
+from .pretrained_vega3d import VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput, VegaPreTrainedModel
 from .turns_vega3d import NewTokens, Prompt
 
 Features = Callable[[], list[torch.Tensor]]  # float[t, h, w, C] a clip
@@ -114,7 +113,7 @@ class VegaModel(VegaPreTrainedModel):
 
         fused: dict[int, torch.Tensor] = {}
         gates: dict[int, torch.Tensor] = {}
-        sizes = [(states.shape, *size) for states, *size in zip(hidden, num_frames, grids, strict=True)]
+        sizes = list(zip([states.shape for states in hidden], num_frames, grids, strict=True))
         for numbers in equal_items(sizes):  # visuals of one grid together: B of them
             _, count, grid = sizes[numbers[0]]
             own = torch.stack([tokens[number] for number in numbers])

@@ -19,7 +19,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import nn
 
-from .generator_layout_vega3d import LATENT_EDGE, latent_edge
+from .layouts_vega3d import LATENT_EDGE, latent_edge
 
 PIXELS_AT_A_TIME = 4 * 1280 * 720
 

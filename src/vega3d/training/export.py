@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import Trainer
 
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -45,13 +44,5 @@ def plain_model(wrapped: Any, output: Path, unquantised: Path | None) -> VegaFor
         base = VegaForSpatialReasoning.from_pretrained(unquantised, dtype="auto")
         return PeftModel.from_pretrained(base, output / ADAPTER).merge_and_unload()
     model = wrapped if isinstance(wrapped, VegaForSpatialReasoning) else wrapped.merge_and_unload()
-    cast_back(model)
+    model.cast_weights(model.config.dtype)  # trained weights are float32 during the run
     return model
-
-
-@torch.no_grad()
-def cast_back(model: VegaForSpatialReasoning) -> None:
-    """Trained weights are float32 during the run; the model keeps one dtype, and r float32."""
-    for name, parameter in model.named_parameters():
-        if not name.startswith("model.generator.") and not name.endswith(".residual_scale"):
-            parameter.data = parameter.data.to(model.config.dtype)

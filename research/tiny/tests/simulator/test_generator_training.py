@@ -28,7 +28,7 @@ from research.tiny.simulator.vae import (
 )
 from research.tiny.simulator.whole_clip import WholeClips
 from vega3d import VegaForSpatialReasoning, VegaGenerator
-from vega3d.modeling.generator_files_vega3d import generator_options, read_prompt
+from vega3d.modeling.files_vega3d import generator_options, read_prompt
 from vega3d.modeling.noise_vega3d import flow_matching_step
 from vega3d.run_files import hash_folder
 
