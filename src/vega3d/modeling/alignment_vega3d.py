@@ -41,7 +41,7 @@ def align_time(hidden: torch.Tensor, num_frames: int, num_patches: int, clip_mod
     Args:
         hidden: float[B, t, h, w, C], one entry a frame, or in `clip` mode one a latent: frame f is in latent
             ceil(f / 4).
-        num_frames: frames of the clip.
+        num_frames: T, of which `hidden` has one entry each, or one a latent.
         num_patches: temporal patches of the VLM; patch i covers frames 2i and 2i + 1, and an odd clip repeats its last
             frame, as Qwen-VL does. An image has one frame and one patch.
         clip_mode: `frame`, `views` or `clip`.
@@ -99,14 +99,15 @@ class Projector(nn.Module):
         self.clip_mode = config.generator_config.clip_mode
 
     def forward(self, hidden: torch.Tensor, num_frames: int, patch_grid: tuple[int, int, int]) -> torch.Tensor:
-        """
+        """Generative tokens of the clips, one for each token of the VLM.
+
         Args:
             hidden: float[B, t, h, w, C], clips of one size and length on the generator's grid.
             num_frames: frames of each clip.
             patch_grid: (t, h, w) of the VLM's patches of each clip, before its spatial merge.
 
         Returns:
-            float[B, N, D], one token for each of the VLM's, in (t, h, w) order.
+            float[B, N, D], in (t, h, w) order.
         """
         t, h, w = patch_grid
         if not self.on_patch_grid:

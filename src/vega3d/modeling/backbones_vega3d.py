@@ -48,21 +48,13 @@ DOWNLOAD_AGAIN = "Copy or download it again."
 
 @dataclass(frozen=True)
 class Backbones:
-    """A VLM and a generator that fit each other; of those on the Hub nothing large is here yet.
-
-    Args:
-        vlm: where the VLM is.
-        generator: where the generator is.
-        config: of the fused model.
-        vlm_weights: files of weights of the VLM.
-        generator_weights: files of weights of each part of the generator, the text encoder with them if it is needed.
-    """
+    """A VLM and a generator that fit each other; of those on the Hub nothing large is here yet."""
 
     vlm: Repository
     generator: Repository
-    config: VegaConfig
-    vlm_weights: list[str]
-    generator_weights: dict[str, list[str]]
+    config: VegaConfig  # of the fused model
+    vlm_weights: list[str]  # files of weights
+    generator_weights: dict[str, list[str]]  # of each part, the text encoder with them if it is needed
 
     def download_bytes(self) -> int:
         """What is still to be downloaded."""

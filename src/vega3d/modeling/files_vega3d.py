@@ -31,11 +31,7 @@ LONGEST_JSON = 1 << 28  # bytes
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The names and values of a JSON file.
-
-    Raises:
-        ValueError: if it is not there or no regular file, is no JSON, or holds something else.
-    """
+    """The names and values of a JSON file; raises ValueError if it is no regular file, or holds something else."""
     remedy = "Copy it again."
     if not file.is_file():
         raise ValueError(f"{file} is missing, or no regular file. {remedy}")
@@ -53,11 +49,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_index(file: Path) -> dict[str, str]:
-    """Which file holds which weight, from the index of a sharded checkpoint.
-
-    Raises:
-        ValueError: if it is no index, or names a file outside its own folder.
-    """
+    """Which file holds which weight; raises ValueError for no index, or one that names files outside its folder."""
     index = read_json(file)
     shards = index.get("weight_map")
     if not isinstance(shards, dict) or not shards or not isinstance(index.get("metadata", {}), dict):
@@ -75,13 +67,9 @@ def weight_files(folder: Path, stem: str, names: Collection[str], place: Any) ->
     """The safetensors files that hold the weights of a model, as transformers and diffusers look for them.
 
     Args:
-        folder: with the index, if there is one.
         stem: `model` or `diffusion_pytorch_model`.
         names: of the regular files that are there, or that can be had.
-        place: folder or Hub id, for the error.
-
-    Raises:
-        ValueError: if there are none, some of them are missing, or the index names files outside its folder.
+        place: folder or Hub id, for the ValueError if there are none, or some of them are missing.
     """
     single = f"{stem}.safetensors"
     if single in names:
@@ -126,19 +114,12 @@ def weight_names(folder: Path, stem: str) -> set[str]:
 
 @dataclass(frozen=True)
 class Repository:
-    """What can be had of a model, before anything large is downloaded.
+    """What can be had of a model, before anything large is downloaded."""
 
-    Args:
-        name: folder or Hub id, as it was given.
-        folder: a local one; of a Hub repository it holds the small files, and later the large ones too.
-        sizes: bytes of each file that can be had, by its path in the folder.
-        is_local: whether the folder is the model itself.
-    """
-
-    name: str
-    folder: Path
-    sizes: dict[str, int]
-    is_local: bool
+    name: str  # folder or Hub id, as it was given
+    folder: Path  # a local one; of a Hub repository it holds the small files, and later the large ones too
+    sizes: dict[str, int]  # bytes of each file that can be had, by its path in the folder
+    is_local: bool  # the folder is the model itself
 
     def names_in(self, part: str) -> list[str]:
         """Names of the files of a subfolder, or of the folder itself (`""`)."""
@@ -156,15 +137,11 @@ class Repository:
 
 
 def open_repository(name: str | Path, kind: str, small: Sequence[str]) -> Repository:
-    """Finds a model and fetches its small files alone.
+    """Finds a model, by folder or Hub id, and fetches its small files alone, which say what it is.
 
     Args:
-        name: folder or Hub id.
-        kind: what it should be, for the error.
-        small: patterns of the files of some kB that say what it is.
-
-    Raises:
-        ValueError: if there is none.
+        kind: what it should be, for the ValueError if there is none.
+        small: patterns of these files.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -206,7 +183,6 @@ def local_sizes(folder: Path) -> dict[str, int]:
 
 PARTIAL_COPY = ".copying-"
 PARTS = ("transformer", "vae")
-BLOCK_BYTES = 1 << 24
 PROMPT_FILE, INFO_FILE = "prompt.safetensors", "generator.json"
 EXPORT_AGAIN = "Export the generator again."
 
@@ -259,10 +235,8 @@ def resolve_files(source: str, checkpoint: str | Path | None, subfolder: str = "
 
     Args:
         source: `generator_config.source`.
-        checkpoint: folder or Hub id of the model whose config names the source.
-        subfolder: of the checkpoint, that the model lies in.
-        hub: `revision`, `cache_dir`, `token`, `local_files_only`, `force_download`; passed on if the checkpoint is on
-            the Hub.
+        checkpoint: folder or Hub id of the model whose config names the source; it lies in `subfolder` there.
+        hub: `revision`, `cache_dir`, `token` and so on, passed on if the checkpoint is on the Hub.
 
     Raises:
         ValueError: if nothing is found there.
@@ -317,15 +291,9 @@ def hash_files(folder: Path) -> str:
             if file.suffix not in (".json", ".safetensors") or not file.is_file():
                 continue
             digest.update(f"{part}/{file.name}:{file.stat().st_size}:".encode())
-            add_content(digest, file)
+            with file.open("rb") as stream:
+                hashlib.file_digest(stream, lambda: digest)  # type: ignore[arg-type]  # goes on with this one
     return digest.hexdigest()
-
-
-def add_content(digest, file: Path) -> None:
-    """Adds what a file holds to a digest of hashlib, a piece at a time."""
-    with file.open("rb") as stream:
-        while block := stream.read(BLOCK_BYTES):
-            digest.update(block)
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
@@ -338,11 +306,7 @@ COPY_AGAIN = "Copy the checkpoint again, or assemble it anew."
 def value_errors(what: str, remedy: str = COPY_AGAIN) -> Iterator[None]:
     """Whatever a library raises about files of the wrong kind is a ValueError that names them.
 
-    OSError stays, as transformers documents it; so does what tells of the machine and not of the files.
-
-    Args:
-        what: is loaded in the block.
-        remedy: ends the error.
+    OSError stays, as transformers documents it; so does what is wrong with the machine and not with the files.
     """
     try:
         yield

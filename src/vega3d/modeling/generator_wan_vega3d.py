@@ -69,12 +69,7 @@ class CausalWanEncoder(nn.Module):
 
 
 class LatentTower(nn.Module):
-    """The VAE's encoder, with the normalisation of its latents.
-
-    Args:
-        vae: with its encoder; its decoder is not kept.
-        config: of the generator; its `clip_mode` and `compile` are read.
-    """
+    """The VAE's encoder, with the normalisation of its latents; the decoder is dropped."""
 
     def __init__(self, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
         super().__init__()
@@ -86,13 +81,9 @@ class LatentTower(nn.Module):
             self.encoder.compile()
 
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            frames: float[B, T, 3, H, W] in [-1, 1], consecutive ones of B clips.
+        """Mean of the posterior, normalised per channel: float[B, T, 3, H, W] in [-1, 1] -> float32[B, t, Z, h, w].
 
-        Returns:
-            float32[B, t, Z, h, w], mean of the posterior, normalised per channel; t = 1 + (T - 1) / 4 for the causal
-            encoder, else T.
+        t is 1 + (T - 1) / 4 for the causal encoder, else T.
         """
         frames = frames.to(next(self.encoder.parameters()).dtype)
         if self.is_causal:
@@ -186,12 +177,7 @@ def split_heads(hidden: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 
 def block_constants(block: WanTransformerBlock, modulation: torch.Tensor, prompt: torch.Tensor) -> BlockConstants:
-    """
-    Args:
-        block: of the transformer.
-        modulation: float32[1, 6, C], projection of the time embedding.
-        prompt: float[1, P + 1, C], distinct rows of the projected prompt.
-    """
+    """What a block needs for the noise level of float32[1, 6, C], and for the projected prompt float[1, P + 1, C]."""
     shift, scale, gate, ff_shift, ff_scale, ff_gate = (block.scale_shift_table.float() + modulation)[0].to(
         prompt.dtype
     )
@@ -274,13 +260,7 @@ def build_wan_tower(config: VegaGeneratorConfig) -> WanTower:
 def load_wan_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> WanTower:
     """Loads the blocks that are read and the VAE by diffusers' own loader, with its own float32 exceptions.
 
-    Args:
-        config: of the generator; its `transformer` and `vae` must describe the files.
-        folder: with `transformer/` and `vae/`.
-        dtype: of the weights.
-
-    Raises:
-        ValueError: if a file is missing, truncated, or of other shapes than the config says.
+    Raises ValueError if a file is missing, truncated, or of other shapes than the config says.
     """
     transformer = load_part(
         EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, num_layers=config.num_blocks_read

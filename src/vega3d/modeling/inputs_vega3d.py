@@ -314,10 +314,9 @@ def tensors(value: torch.Tensor | Sequence[torch.Tensor] | None) -> list[torch.T
 
 
 def tokens_of_outputs(outputs: Mapping[str, ModelOutput | None], visual: Mapping[str, object]) -> dict[str, int]:
-    """Visual tokens of each modality in given `mm_encoder_outputs`.
+    """Visual tokens of each modality in given `mm_encoder_outputs`, of `encode` or of the VLM's encoders.
 
     Args:
-        outputs: of `encode`, or of the VLM's encoders.
         visual: pixels and hidden states given beside them.
 
     Raises:
@@ -388,11 +387,9 @@ def instruction_embeddings(
     """float[B, D]: mean embedding of each prompt's text tokens, without visuals, padding and the answer.
 
     Args:
-        input_ids: int[B, L].
+        input_ids: int[B, L]; so are `labels`.
         attention_mask: int[B, L], or int[B, P + L] with that of P tokens in a cache.
-        labels: int[B, L].
-        config: of the model.
-        embeddings: of the ids, float[B, L, D].
+        embeddings: int[B, L] -> float[B, L, D].
 
     Raises:
         ValueError: if a prompt has no text.

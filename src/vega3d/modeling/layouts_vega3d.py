@@ -69,13 +69,7 @@ def latent_edge(vae: Mapping[str, Any]) -> int:
 
 
 def check_part_class(part: str, config: Mapping[str, Any], place: Any) -> None:
-    """Raises ValueError unless the config of a part names the class that reads it, with unquantised weights.
-
-    Args:
-        part: "transformer" or "vae".
-        config: as stored, with diffusers' own names.
-        place: folder or Hub id, for the error.
-    """
+    """Raises ValueError unless the config of `transformer` or `vae` names the class that reads it, unquantised."""
     found = config.get("_class_name")
     if found != CLASSES[part]:
         raise ValueError(
@@ -221,12 +215,7 @@ def is_official(config: Mapping[str, Any]) -> bool:
 
 
 def check_vlm_file(config: Mapping[str, Any], vlm: Any) -> None:
-    """Raises ValueError for a config.json that tells of more than a plain, unquantised model of transformers' own.
-
-    Args:
-        config: as stored.
-        vlm: folder or Hub id, for the error.
-    """
+    """Raises ValueError for the config.json of more than a plain, unquantised model of transformers' own."""
     if is_official(config):
         raise ValueError(official_words(vlm))
     quantised = config.get("quantization_config") or config.get("compression_config")

@@ -142,7 +142,7 @@ class VegaModel(VegaPreTrainedModel):
         """Hidden states to store and to give back later as `generator_hidden_states`.
 
         Args:
-            generator_pixel_values: and the rest as in `VisualInputs`.
+            generator_pixel_values: as in `VisualInputs`, like the other three.
             generator_kwargs: `noise`, `on_progress` of `VegaGenerator.encode`.
 
         Returns:
@@ -288,10 +288,10 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> VegaCausalLMOutput:
-        """
+        """Logits of the answer, and the loss if there are labels.
+
         Args:
-            input_ids: int[B, L].
-            attention_mask: int[B, L].
+            input_ids: int[B, L]; so is `attention_mask`.
             labels: int[B, L], -100 where no loss is wanted.
             logits_to_keep: number of last positions, or their indices, for which logits are computed; 0 = all.
             kwargs: as in `VegaModel.forward`.

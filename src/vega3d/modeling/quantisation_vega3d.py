@@ -78,14 +78,9 @@ CONSTANT_LINEARS = ("attn2.to_k", "attn2.to_v")  # of the constant prompt: compu
 
 
 class EightBitLinear(nn.Module):
-    """A linear with weights scaled by row and activations scaled by token, both rounded to 8 bits.
+    """A linear with weights scaled by row and activations scaled by token, both rounded to `fp8` (e4m3) or `int8`.
 
-    Args:
-        linear: whose weights are rounded.
-        precision: `fp8` (float8 e4m3) or `int8`.
-
-    Raises:
-        ValueError: if a side is no multiple of 16.
+    Raises ValueError if a side is no multiple of 16.
     """
 
     weight_bits: torch.Tensor
@@ -106,14 +101,7 @@ class EightBitLinear(nn.Module):
         self.bias = linear.bias
 
     def forward(self, hidden: torch.Tensor, peak: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        Args:
-            hidden: float[..., in].
-            peak: float[..., 1], a bound on the absolute values of each token, where one is known already.
-
-        Returns:
-            float[..., out].
-        """
+        """float[..., in] -> float[..., out]; `peak` float[..., 1] is a known bound on each token."""
         tokens = hidden.flatten(0, -2)
         rounded, scale = round_rows(tokens, self.precision, None if peak is None else peak.reshape(-1, 1))
         weight = self.weight_bits.view(STORED[self.precision]).t()
@@ -144,11 +132,7 @@ def round_rows(
 
 
 def lower_linears(transformer: Any, precision: str) -> Any:
-    """Replaces the linears of all `blocks` of a transformer, in place; `native` leaves it as it is.
-
-    Raises:
-        ValueError: if a linear has a side that is no multiple of 16.
-    """
+    """Replaces the linears of all `blocks` of a transformer, in place; `native` leaves it as it is."""
     if precision == "native":
         return transformer
     for block in transformer.blocks:

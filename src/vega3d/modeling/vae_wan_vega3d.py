@@ -142,9 +142,7 @@ def fold_block(block: nn.Module) -> nn.Module:
 
 
 class FoldedWanEncoder(nn.Module):
-    """`AutoencoderKLWan.encode(...).latent_dist.mean` of single frames, normalised per channel.
-
-    Derived from a loaded VAE and never stored.
+    """`AutoencoderKLWan.encode(...).latent_dist.mean` of single frames; made of a loaded VAE and never stored.
 
     Raises:
         ValueError: for a VAE with residual shortcuts, or latents of 16 px (Wan2.2).
@@ -178,13 +176,7 @@ class FoldedWanEncoder(nn.Module):
         return frames.split(max(1, PIXELS_AT_A_TIME // (frames.shape[2] * frames.shape[3])))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            frames: float[N, 3, H, W] in [-1, 1].
-
-        Returns:
-            float[N, Z, H / 8, W / 8], mean of the posterior, not yet normalised.
-        """
+        """Mean of the posterior, not yet normalised: float[N, 3, H, W] in [-1, 1] -> float[N, Z, H / 8, W / 8]."""
         patches = patchify(frames.unsqueeze(2), self.patch_size).squeeze(2)
         x = self.conv_in(patches.contiguous(memory_format=torch.channels_last))
         for block in self.down_blocks:
