@@ -17,11 +17,11 @@ from vega3d.modeling.inputs_vega3d import unpack_patches
 
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 PATCH = {"qwen2_5_vl": 14, "qwen3_vl": 16}  # [px]
-ROWS, COLUMNS = 4, 8  # tokens; 16 px cells and tokens of both sizes fill such frames without a rest
+ROWS, COLUMNS = 4, 8  # tokens; 16 px patches and tokens of both sizes fill such frames without a rest
 
 
 class Brightness(Projector):
-    """The alignment of every projector without its weights: the mean over the cells of a token."""
+    """The alignment of every projector without its weights: the mean over the positions of a token."""
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
         return merge_windows(hidden, self.merge).mean(-2)
