@@ -274,7 +274,7 @@ class VegaGenerator(PreTrainedModel):
         """Numbers of the clips that are computed together: of one size, and no more frames than a chunk has.
 
         On a CPU each clip is alone: convolutions and matrix products round differently with the number of clips there
-        (by up to 2e-5 in features of the tests' models), and features must not depend on what is asked for beside them.
+        (by up to 2e-5 in features of the tests' models), and features must not depend on what is beside them.
         """
         groups: dict[Any, list[int]] = {}
         for number, clip in enumerate(clips):
