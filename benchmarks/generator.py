@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 import vega3d
 from vega3d import VegaGenerator, VegaGeneratorConfig
+from vega3d.modeling.generator_vega3d import unit_pixels
 from vega3d.modeling.noise_vega3d import add_noise
 
 WAN_1_3B = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
@@ -79,7 +80,7 @@ class Straightforward:
         step = torch.tensor([self.generator.level.step], device=clip.device)
         frames = []
         for index, frame in enumerate(clip):
-            pixels = (frame.float() / 127.5 - 1).to(self.dtype)[None, :, None]
+            pixels = unit_pixels(frame).to(self.dtype)[None, :, None]
             latent = (self.vae.encode(pixels).latent_dist.mean.float() - mean) / std
             noise = self.generator.noise(index, latent[:, :, 0].shape, latent.device)[:, :, None]
             self.transformer(add_noise(latent, noise, self.generator.level.sigma).to(self.dtype), step, self.prompt)
@@ -151,10 +152,7 @@ def first_features(generator: VegaGenerator, clip: torch.Tensor) -> torch.Tensor
 def load(
     folder: Path, config: VegaGeneratorConfig, prompt: torch.Tensor, dtype: torch.dtype, device: str, changes: dict
 ) -> VegaGenerator:
-    generator = VegaGenerator(VegaGeneratorConfig(**{**config.to_dict(), **changes}))
-    generator.prompt_embeds = prompt
-    generator.to(device).load_files(folder, dtype)
-    return generator
+    return VegaGenerator.from_folder(folder, dtype, prompt, device, block=config.block, **changes)
 
 
 def print_table(size: str, rows: dict, frames: int) -> None:

@@ -79,20 +79,20 @@ def question(model, options) -> dict[str, torch.Tensor]:
     """Random pixels of 32 frames, packed as the processor does: 448x336 for the VLM, 832x480 for the generator."""
     random = torch.Generator().manual_seed(0)
     rows, columns = (24, 32) if options.full else (4, 6)
-    cell_rows, cell_columns = (30, 52) if options.full else (3, 4)
+    token_rows, token_columns = (30, 52) if options.full else (3, 4)
     grid = (FRAMES // 2, rows, columns)
     config = model.config
     visual = [config.vlm_config.vision_start_token_id, *[config.video_token_id] * (FRAMES // 2 * rows * columns // 4)]
     text = torch.randint(5, 200, (QUESTION_TOKENS,), generator=random).tolist()
     ids = torch.tensor([[*visual, config.vlm_config.vision_end_token_id, *text]])
-    cells = FRAMES * cell_rows * cell_columns
+    patches = FRAMES * token_rows * token_columns
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "pixel_values_videos": torch.randn(torch.Size(grid).numel(), 3 * 2 * 14 * 14, generator=random),
         "video_grid_thw": torch.tensor([grid]),
-        "generator_pixel_values_videos": torch.randint(0, 256, (cells, 768), dtype=torch.uint8, generator=random),
-        "generator_video_grid_thw": torch.tensor([(FRAMES, cell_rows, cell_columns)]),
+        "generator_pixel_values_videos": torch.randint(0, 256, (patches, 768), dtype=torch.uint8, generator=random),
+        "generator_video_grid_thw": torch.tensor([(FRAMES, token_rows, token_columns)]),
     }
     return {name: value.to(model.device) for name, value in inputs.items()}
 

@@ -27,7 +27,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from tqdm import tqdm
 
 import vega3d
-from vega3d import VegaGenerator, VegaGeneratorConfig
+from vega3d import VegaGenerator
 from vega3d.analysis.clips import PosedClip
 from vega3d.analysis.correspondence import CoVisible, co_visible, correspondence
 from vega3d.analysis.settings import make_grid
@@ -48,17 +48,13 @@ def make_generator(folder: Path, full: bool, device: str) -> VegaGenerator:
         vae = AutoencoderKLWan() if full else AutoencoderKLWan(base_dim=4, num_res_blocks=1)
     for name, part in (("transformer", transformer), ("vae", vae)):
         part.to(torch.bfloat16).save_pretrained(folder / name)
-    configs = {
-        name: {key: value for key, value in part.config.items() if not key.startswith("_")}
-        for name, part in (("transformer", transformer), ("vae", vae))
-    }
-    del transformer, vae
-    config = VegaGeneratorConfig(**configs, block=-1)
-    with torch.device("meta"):
-        generator = VegaGenerator(config)
-    generator.prompt_embeds = torch.zeros(config.prompt_tokens, config.transformer["text_dim"], device=device)
-    generator.load_files(folder, torch.bfloat16 if device == "cuda" else torch.float32)
-    return generator
+    return VegaGenerator.from_folder(
+        folder,
+        torch.bfloat16 if device == "cuda" else torch.float32,
+        torch.zeros(1, transformer.config.text_dim),
+        device,
+        block=-1,
+    )
 
 
 def room_clip(number: int, frames: int, width: int, height: int) -> PosedClip:
@@ -156,7 +152,7 @@ def main() -> None:
     clips = options.clips or (4 if options.full else 100)
     with tempfile.TemporaryDirectory() as folder:
         generator = make_generator(Path(folder), options.full, options.device)
-        settings = FrameSettings(generator.config.cell, max_area=1280 * 720 if options.full else 192 * 192)
+        settings = FrameSettings(generator.config.patch_size, max_area=1280 * 720 if options.full else 192 * 192)
         given = fit_clip(room_clip(0, frames, width, height), settings, generator.config.clip_mode)
         one_clip = compare(generator, given, options.repeats)
         many = sweep_clips(generator, settings, clips, frames, (width, height))

@@ -71,10 +71,7 @@ def load_generator(folder: Path, transformer, vae, prompt: torch.Tensor, **confi
     if not folder.exists():
         transformer.save_pretrained(folder / "transformer")
         vae.save_pretrained(folder / "vae")
-    generator = VegaGenerator(generator_config(transformer, vae, prompt_tokens=len(prompt), **config))
-    generator.prompt_embeds = prompt
-    generator.load_files(folder)
-    return generator
+    return VegaGenerator.from_folder(folder, prompt_embeds=prompt, **config)
 
 
 def encoder_parts(config: dict, transformer_state: dict, vae_state: dict) -> tuple:

@@ -12,9 +12,9 @@ from transformers import PreTrainedConfig
 
 from bad_values import INPUTS, NEW_FOLDERS, special_files
 from evaluation.evaluation_data import question_records
-from research.tiny.simulator import open_generator, read_generator_config
+from research.tiny.simulator import read_generator_config
 from tiny_checkpoints import FROZEN
-from vega3d import VegaConfig, VegaGeneratorConfig, VegaProcessor
+from vega3d import VegaConfig, VegaGenerator, VegaGeneratorConfig, VegaProcessor
 from vega3d.analysis.clips import evenly
 from vega3d.analysis.layouts import find_clips
 from vega3d.evaluation.baselines import ChanceAnswerer
@@ -48,7 +48,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "read_config": read_config,
     "read_generator_config": read_generator_config,
     "load_examples": lambda path: load_examples([DataSource(str(path))]),
-    "open_generator": open_generator,
+    "VegaGenerator.from_folder": VegaGenerator.from_folder,
     "describe": describe,
     "VegaConfig.from_pretrained": VegaConfig.from_pretrained,
     "VegaProcessor.from_pretrained": VegaProcessor.from_pretrained,

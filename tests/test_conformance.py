@@ -125,12 +125,12 @@ def test_single_frames_through_the_folded_vae(vae_fixture):
     fixture, in_mode = vae_fixture
     tower = in_mode("frame").tower
     close(tower.encoder(fixture["input.frames"]), fixture["expected.frames_mu_raw"][:, :, 0], 1e-5)
-    close(tower.encode_frames(fixture["input.frames"]), fixture["expected.frames_latents"][:, :, 0], 1e-5)
+    close(tower.encode_frames(fixture["input.frames"][None])[0], fixture["expected.frames_latents"][:, :, 0], 1e-5)
 
 
 def test_a_video_through_the_causal_vae(vae_fixture):
     fixture, in_mode = vae_fixture
-    latents = in_mode("clip").tower.encode_frames(fixture["input.video"].transpose(0, 1))
+    latents = in_mode("clip").tower.encode_frames(fixture["input.video"].transpose(0, 1)[None])[0]
     close(latents.transpose(0, 1), fixture["expected.video_latents"], 1e-5)
 
 
@@ -174,7 +174,7 @@ def test_the_whole_tower(name, tmp_path):
             chunk_frames=2,
         )
         assert generator.level.step == options["tau"]
-        close(generator.tower.encode_frames(frames), fixture["expected.latents"][:, :, 0], 1e-5)
+        close(generator.tower.encode_frames(frames[None])[0], fixture["expected.latents"][:, :, 0], 1e-5)
         noise = fixture["input.noise"][:, :, 0]
         features = generator.encode([frames], noise=[noise])[0].permute(0, 3, 1, 2)
         expected = fixture[f"expected.{case}.features"]
@@ -197,7 +197,7 @@ def test_alignment_in_space():
     fixture = Fixture("align")
     features = fixture["input.align.features"].permute(0, 2, 3, 1)  # float[N, h, w, C]
     for index, (height, width) in enumerate(fixture.config["align_targets_hw"]):
-        close(align_space(features, height, width).flatten(1, 2), fixture[f"expected.align.{index}"], 1e-5)
+        close(align_space(features[None], height, width)[0].flatten(1, 2), fixture[f"expected.align.{index}"], 1e-5)
 
 
 def projector(name: str, fixture: Fixture, state: dict):
@@ -255,7 +255,7 @@ def test_fusion(branch, method):
         for item in range(len(semantic)):
             side = round(semantic.shape[1] ** 0.5)
             grid = (1, *semantic.shape[1:3]) if branch == "sr" else (1, side, side)
-            streams = (stream[item].reshape(-1, stream.shape[-1]) for stream in (semantic, generative))
+            streams = (stream[item].reshape(1, -1, stream.shape[-1]) for stream in (semantic, generative))
             fused, _ = module(*streams, grid, instruction_of(fixture, output, item))
             close(fused.reshape(values[item].shape), values[item], 1e-5)
 
@@ -266,8 +266,8 @@ def instruction_of(fixture: Fixture, output: str, item: int) -> torch.Tensor | N
         return None
     context = fixture[f"input.main.instruction_{output.removeprefix('out_')}"]
     if output == "out_ctx_1d":
-        return context
-    return context[item] if output == "out_ctx_2d" else context[0]
+        return context[None]
+    return context[item, None] if output == "out_ctx_2d" else context[:1]
 
 
 # --- The fused model, whole --------------------------------------------------------------------------------------
@@ -370,10 +370,10 @@ def test_fused_embeddings_and_logits(fused_model, case):
     towers = [expected[f"tower_features.{k}"] for k in fixture.names(f"input.{case}.noise.")]
     close(torch.cat(hidden).permute(0, 3, 1, 2), torch.cat(towers), 5e-5)
     grids = [tuple(grid) for grid in inputs["image_grid_thw"].tolist()]
-    merged = [model.model.projector(state, 1, grid) for state, grid in zip(hidden, grids, strict=True)]
+    merged = [model.model.projector(state[None], 1, grid)[0] for state, grid in zip(hidden, grids, strict=True)]
     close(torch.cat(merged), expected["generative_merged"], 5e-5)
 
-    packed = pack(clips, model.config.generator_config.cell)
+    packed = pack(clips, model.config.generator_config.patch_size)
     encoded = model.encode(**inputs, **packed, noise=noise).mm_encoder_outputs
     close(torch.cat(encoded["image"].pooler_output), expected["image_embeds_fused"], 5e-5)
     grid_inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "image_grid_thw")}
@@ -415,7 +415,7 @@ def test_greedy_answer(fused_model, case):
     fixture, model = fused_model
     inputs, clips, noise = case_inputs(fixture, model, case)
     expected = fixture.under(f"expected.{case}.")
-    encoded = model.encode(**inputs, **pack(clips, model.config.generator_config.cell), noise=noise)
+    encoded = model.encode(**inputs, **pack(clips, model.config.generator_config.patch_size), noise=noise)
     del inputs["pixel_values"]
     answer = model.generate(
         **inputs,

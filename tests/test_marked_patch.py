@@ -12,19 +12,19 @@ from processing.builders import build_processor
 from tiny_checkpoints import VLM_PROCESSORS, save_checkpoint
 from vega3d import VegaConfig
 from vega3d.hub.load import load_vega
-from vega3d.modeling.alignment_vega3d import Projector, merge_cells
-from vega3d.modeling.inputs_vega3d import unpack_cells
+from vega3d.modeling.alignment_vega3d import Projector, merge_windows
+from vega3d.modeling.inputs_vega3d import unpack_patches
 
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 PATCH = {"qwen2_5_vl": 14, "qwen3_vl": 16}  # [px]
-ROWS, COLUMNS = 4, 8  # tokens; 16 px cells and tokens of both sizes fill such frames without a rest
+ROWS, COLUMNS = 4, 8  # tokens; 16 px patches and tokens of both sizes fill such frames without a rest
 
 
 class Brightness(Projector):
-    """The alignment of every projector without its weights: the mean over the cells of a token."""
+    """The alignment of every projector without its weights: the mean over the positions of a token."""
 
     def project(self, hidden: torch.Tensor) -> torch.Tensor:
-        return merge_cells(hidden, self.merge).mean(3)
+        return merge_windows(hidden, self.merge).mean(-2)
 
 
 def tokens_of_both_streams(vlm_type: str, frames: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,10 +33,10 @@ def tokens_of_both_streams(vlm_type: str, frames: np.ndarray) -> tuple[torch.Ten
     batch = processor(text=VIDEO, videos=frames)
     t, h, w = patch_grid = batch["video_grid_thw"][0].tolist()
     semantic = batch["pixel_values_videos"].mean(-1).reshape(t, h // 2, w // 2, 4).mean(-1)
-    clip = unpack_cells(batch["generator_pixel_values_videos"], batch["generator_video_grid_thw"], 16)[0]
+    clip = unpack_patches(batch["generator_pixel_values_videos"], batch["generator_video_grid_thw"], 16)[0]
     hidden = clip.float().mean(1).unflatten(1, (-1, 16)).unflatten(3, (-1, 16)).mean((2, 4))  # float[T, h, w]
     brightness = Brightness(VegaConfig(vlm_config={"model_type": vlm_type}))
-    generative = brightness(hidden[..., None], len(frames), patch_grid)
+    generative = brightness(hidden[None, ..., None], len(frames), patch_grid)
     return semantic, generative.reshape(semantic.shape)
 
 

@@ -326,12 +326,13 @@ class LoadedGenerator(NamedTuple):
 def load_generator(model: str, device: str | None) -> LoadedGenerator:
     """The generator of a model, or one alone, without a VLM."""
     with loading(model):
-        from vega3d.hub.generators import frame_settings, is_generator, open_generator
-        from vega3d.hub.load import load_vega, usable_device
+        from vega3d import VegaGenerator
+        from vega3d.hub.load import generator_frames, load_vega, usable_device
+        from vega3d.modeling.files_vega3d import is_generator
 
         if is_generator(Path(model)):
-            generator = open_generator(Path(model)).to(usable_device(device))
-            return LoadedGenerator(None, generator, frame_settings(Path(model), generator.config))
+            generator = VegaGenerator.from_folder(model, device=usable_device(device))
+            return LoadedGenerator(None, generator, generator_frames(Path(model), generator.config))
         checkpoint, processor = load_vega(model, device=device)
         return LoadedGenerator(checkpoint.config.notice, checkpoint.generator_module, processor.frame_settings)
 

@@ -140,7 +140,7 @@ def test_cached_inputs_give_the_online_answer(cache, model, visual):
     inputs = batch([5, visual, 7, 8])
     online = model(**inputs).logits
     identity = feature_identity(model.model.generator)
-    patch_size = model.config.generator_config.cell
+    patch_size = model.config.generator_config.patch_size
     assert "generator_hidden_states" not in cache.attach(inputs, identity, patch_size)
     filled = cache.fill(model, inputs)
     assert not any(name.startswith("generator_pixel") for name in filled)

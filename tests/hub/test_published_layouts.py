@@ -19,7 +19,7 @@ from tiny_models import save_vlm as save_tiny_vlm
 from vega3d import VegaForSpatialReasoning, VegaGeneratorConfig
 from vega3d.hub.assemble import describe, make_processor, size_text
 from vega3d.modeling.backbones_vega3d import read_generator
-from vega3d.modeling.repository_vega3d import Repository
+from vega3d.modeling.files_vega3d import Repository
 from vega3d.processing.processor_checks_vega3d import check_vlm_parts
 
 VLMS = [

@@ -32,7 +32,7 @@ def tokens_of_both_streams(model, processor, frames: np.ndarray) -> dict[str, to
     core, grid = model.model, inputs["video_grid_thw"][0].tolist()
     features = core.vlm.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True)
     hidden = model.generator_features(**inputs)[0]
-    generative = core.projector(hidden, len(frames), tuple(grid))
+    generative = core.projector(hidden[None], len(frames), tuple(grid))[0]
     streams = {"semantic": features.pooler_output[0], "generative": generative}
     return {name: tokens.unflatten(0, (grid[0], grid[1] // 2, grid[2] // 2)) for name, tokens in streams.items()}
 

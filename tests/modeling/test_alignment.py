@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from golden_models import fusion_config
-from vega3d.modeling.alignment_vega3d import PROJECTORS, align_space, align_time, merge_cells
+from vega3d.modeling.alignment_vega3d import PROJECTORS, align_space, align_time, merge_windows
 
 
 def numbered(frames: int) -> torch.Tensor:
-    return torch.arange(frames, dtype=torch.float).view(-1, 1, 1, 1)
+    return torch.arange(frames, dtype=torch.float).view(1, -1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -33,15 +33,15 @@ def test_streams_of_other_lengths_are_refused():
 
 
 def test_space_keeps_dtype_and_identity():
-    hidden = torch.randn(2, 3, 5, 4, dtype=torch.bfloat16)
+    hidden = torch.randn(1, 2, 3, 5, 4, dtype=torch.bfloat16)
     assert align_space(hidden, 3, 5) is hidden
     assert align_space(hidden, 6, 4).dtype == torch.bfloat16
-    assert align_space(hidden, 6, 4).shape == (2, 6, 4, 4)
+    assert align_space(hidden, 6, 4).shape == (1, 2, 6, 4, 4)
 
 
-def test_cells_merge_in_row_order():
+def test_windows_merge_in_row_order():
     hidden = torch.arange(2 * 4).view(1, 2, 4, 1)
-    assert merge_cells(hidden, 2).flatten(3).tolist() == [[[[0, 1, 4, 5], [2, 3, 6, 7]]]]
+    assert merge_windows(hidden, 2).flatten(-2).tolist() == [[[[0, 1, 4, 5], [2, 3, 6, 7]]]]
 
 
 @pytest.mark.parametrize("name", PROJECTORS)
@@ -49,12 +49,12 @@ def test_one_token_for_each_of_the_vlm(name):
     config = fusion_config(16, "add", projector=name, projector_hidden_size=8)
     config.generator_config.transformer = {"num_attention_heads": 1, "attention_head_dim": 6}
     projector = PROJECTORS[name](config)
-    tokens = projector(torch.randn(5, 3, 4, 6), 5, (3, 8, 6))
-    assert tokens.shape == (3 * 4 * 3, 16)
+    tokens = projector(torch.randn(2, 5, 3, 4, 6), 5, (3, 8, 6))
+    assert tokens.shape == (2, 3 * 4 * 3, 16)
     # Another frame moves only the tokens of its own temporal patch.
-    changed = torch.randn(5, 3, 4, 6, generator=torch.Generator().manual_seed(1))
+    changed = torch.randn(1, 5, 3, 4, 6, generator=torch.Generator().manual_seed(1))
     other = changed.clone()
-    other[3] += 1
+    other[0, 3] += 1
     moved = (projector(changed, 5, (3, 8, 6)) != projector(other, 5, (3, 8, 6))).any(-1).view(3, 12)
     assert moved.all(-1).tolist() == [False, True, False]
     assert moved.any(-1).tolist() == [False, True, False]

@@ -531,3 +531,14 @@ def test_an_encoder_of_patches_is_folded_too():
         expected = vae.encode(frames.unsqueeze(2)).latent_dist.mean.squeeze(2)
     assert alone.shape == (3, 4, 4, 6)
     torch.testing.assert_close(alone, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cast_weights_leaves_the_residual_scale_and_the_generator(assemble):
+    model = assemble()
+    before = {name: weight.clone() for name, weight in model.model.generator.named_parameters()}
+    model.cast_weights(torch.bfloat16)
+    own = {name: weight.dtype for name, weight in model.named_parameters() if ".generator." not in name}
+    assert own.pop("model.fusion.residual_scale") == torch.float32
+    assert set(own.values()) == {torch.bfloat16}
+    assert model.config.dtype == model.model.generator.prompt_embeds.dtype == torch.bfloat16
+    assert all(torch.equal(weight, before[name]) for name, weight in model.model.generator.named_parameters())

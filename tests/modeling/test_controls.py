@@ -87,7 +87,7 @@ def test_vae_tokens_are_latents_two_by_two(generator, clip_mode):
     control = generator.variant(family="vae", clip_mode=clip_mode)
     frames = clip(5)
     features = encode(control, frames)
-    latents = control.tower.encode_frames(frames.float() / 127.5 - 1)
+    latents = control.tower.encode_frames((frames.float() / 127.5 - 1)[None])[0]
     assert features.shape == (2 if clip_mode == "clip" else 5, 2, 3, control.config.hidden_size)
     expected = latents[
         1, :, 2:4, 4:6
@@ -194,7 +194,7 @@ def test_fused_models_save_and_load_with_them(assemble, tmp_path, options):
     frames = clip(3)
     expected, features = (encode(m.model.generator, frames) for m in (model, loaded))
     assert torch.equal(features, expected)
-    projected = loaded.model.projector(features, 3, (2, 4, 6))
+    projected = loaded.model.projector(features[None], 3, (2, 4, 6))[0]
     assert projected.shape == (12, 32)
 
 

@@ -19,17 +19,17 @@ def build(name: str, **config):
 
 def streams():
     torch.manual_seed(1)
-    return torch.randn(12, SIZE), torch.randn(12, SIZE)
+    return torch.randn(1, 12, SIZE), torch.randn(1, 12, SIZE)
 
 
 @pytest.mark.parametrize("name", FUSIONS)
 def test_interface(name):
     semantic, generative = streams()
-    fused, gate = build(name)(semantic, generative, GRID, torch.randn(SIZE))
+    fused, gate = build(name)(semantic, generative, GRID, torch.randn(1, SIZE))
     assert fused.shape == semantic.shape
     assert (gate is not None) == (name in GATED)
     if gate is not None:
-        assert gate.shape == (12, SIZE if name == "channel_gated" else 1)
+        assert gate.shape == (1, 12, SIZE if name == "channel_gated" else 1)
         assert ((gate > 0) & (gate < 1)).all()
 
 
@@ -37,7 +37,7 @@ def test_interface(name):
 def test_every_parameter_takes_part(name):
     semantic, generative = streams()
     module = build(name)
-    fused, _ = module(semantic, generative, GRID, torch.randn(SIZE))
+    fused, _ = module(semantic, generative, GRID, torch.randn(1, SIZE))
     fused.square().sum().backward()
     still = {key for key, parameter in module.named_parameters() if parameter.grad is None or not parameter.grad.any()}
     assert still == set()
@@ -45,8 +45,8 @@ def test_every_parameter_takes_part(name):
 
 @pytest.mark.parametrize("name", FUSIONS)
 def test_misaligned_tokens_are_refused(name):
-    with pytest.raises(ValueError, match=r"semantic \(12, 16\) and generative \(9, 16\)"):
-        build(name)(torch.randn(12, SIZE), torch.randn(9, SIZE), GRID, None)
+    with pytest.raises(ValueError, match=r"semantic \(1, 12, 16\) and generative \(1, 9, 16\)"):
+        build(name)(torch.randn(1, 12, SIZE), torch.randn(1, 9, SIZE), GRID, None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -83,9 +83,9 @@ def test_tokens_are_fused_alone_or_within_their_frame(name):
     semantic, generative = streams()
     module = build(name)
     changed = generative.clone()
-    changed[8] += 1.0  # frame 1, cell 2
+    changed[0, 8] += 1.0  # frame 1, token 2
     fused, other = module(semantic, generative, GRID)[0], module(semantic, changed, GRID)[0]
-    moved = (fused != other).any(-1)
+    moved = (fused != other).any(-1)[0]
     assert moved[8]
     assert not moved[:6].any()
     if name != "cross_attention":
@@ -95,8 +95,7 @@ def test_tokens_are_fused_alone_or_within_their_frame(name):
 def test_the_question_moves_the_gate():
     semantic, generative = streams()
     module = build("instruction_gated")
-    gates = [
-        module(semantic, generative, GRID, question)[1] for question in (None, torch.randn(SIZE), torch.randn(SIZE))
-    ]
+    questions = (None, torch.randn(1, SIZE), torch.randn(1, SIZE))
+    gates = [module(semantic, generative, GRID, question)[1] for question in questions]
     assert not torch.equal(gates[0], gates[1])
     assert not torch.equal(gates[1], gates[2])

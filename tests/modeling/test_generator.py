@@ -171,7 +171,7 @@ def test_constants_follow_the_dtype(build):
 
 def test_progress_counts_frames(build):
     counts = []
-    build(chunk_frames=2).encode([clip(5), clip(1)], on_chunk=counts.append)
+    build(chunk_frames=2).encode([clip(5), clip(1)], on_progress=counts.append)
     assert counts == [2, 2, 1, 1]
 
 
@@ -206,3 +206,19 @@ def test_a_wan22_vae_is_refused(parts, tmp_path):
     vae = AutoencoderKLWan(**{**WAN_VAE, "patch_size": 2, "in_channels": 12, "out_channels": 12})
     with pytest.raises(ValueError, match=r"of 16 px \(patch_size 2, 4 levels\).*use a Wan2\.1 VAE"):
         load_generator(tmp_path / "files", parts[0], vae, torch.zeros(1, 16), block=BLOCK)
+
+
+def test_a_folder_without_a_prompt_needs_one(parts, tmp_path):
+    for name, part in zip(("transformer", "vae"), parts, strict=True):
+        part.save_pretrained(tmp_path / name)
+    with pytest.raises(ValueError, match=r"generator\.json is not there\. Give prompt_embeds"):
+        VegaGenerator.from_folder(tmp_path)
+    prompt = torch.zeros(1, WAN_TRANSFORMER["text_dim"])
+    generator = VegaGenerator.from_folder(tmp_path, torch.bfloat16, prompt, block=BLOCK, prompt_length=PROMPT_LENGTH)
+    assert generator.encode([clip(1)])[0].dtype == torch.bfloat16
+    assert generator.files == tmp_path
+
+
+def test_noise_is_given_for_each_clip(build):
+    with pytest.raises(ValueError, match="noise for 1 clips, but there are 2"):
+        build().encode([clip(1), clip(1)], noise=[torch.zeros(1, 4, 4, 6)])

@@ -12,7 +12,7 @@ from golden_models import load_generator
 from tiny_models import WAN_TRANSFORMER, WAN_VAE, seeded
 from vega3d import VegaGenerator, VegaGeneratorConfig
 from vega3d.modeling.generator_wan_vega3d import WanTower, feed_forward, rotate
-from vega3d.modeling.linears_vega3d import EightBitLinear, lower_linears, round_rows
+from vega3d.modeling.quantisation_vega3d import EightBitLinear, lower_linears, round_rows
 
 TRANSFORMER = {**WAN_TRANSFORMER, "attention_head_dim": 16}  # linears in multiples of 16
 

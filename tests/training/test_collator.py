@@ -209,7 +209,7 @@ def test_cached_features_take_the_place_of_pixels(tiny, clips, tmp_path):
     for ours, theirs in zip(cached["generator_hidden_states"], filled["generator_hidden_states"], strict=True):
         assert torch.equal(ours, theirs.cpu())
     with torch.no_grad():
-        exact = model.model.generator.encode(generator_clips(online, model.config.generator_config.cell))
+        exact = model.model.generator.encode(generator_clips(online, model.config.generator_config.patch_size))
         wanted = pytest.approx(model(**online).loss.item(), abs=1e-4)
         assert model(**{**cached, "generator_hidden_states": exact}).loss.item() == wanted
         assert model(**{**cached, "generator_hidden_states": [-hidden for hidden in exact]}).loss.item() != wanted

@@ -16,7 +16,7 @@ from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 
 from vega3d.files import whole_files, write_json, write_whole
-from vega3d.hub.generators import FACTS_FILE, PROMPT_FILE
+from vega3d.modeling.files_vega3d import INFO_FILE, PROMPT_FILE
 
 
 def export_part(model: torch.nn.Module, folder: Path, part: str, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -59,10 +59,10 @@ def export_generator(
         vae: folder of its files, which are copied byte for byte.
         folder: is made.
         prompt: float[P, text_dim].
-        facts: of `generator.json`; `num_frames`, `size` and `prompt_length` are read by `open_generator`.
+        facts: of `generator.json`; `num_frames`, `size` and `prompt_length` are read by `VegaGenerator.from_folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     copy_part(vae, folder / "vae")
     export_part(transformer, folder, "transformer")
     write_whole(folder / PROMPT_FILE, partial(save_file, {"prompt_embeds": prompt.detach().cpu().contiguous()}))
-    write_json(folder / FACTS_FILE, facts)
+    write_json(folder / INFO_FILE, facts)

@@ -74,9 +74,9 @@ def sample(
 
 def trained_clips(generator) -> dict[str, int]:
     """Frames and their size [px] that a generator was trained on, where its folder says so."""
-    from vega3d.hub.generators import is_generator, read_facts
+    from vega3d.modeling.files_vega3d import is_generator, read_generator_info
 
     if is_generator(generator.files):
-        info = read_facts(generator.files)
+        info = read_generator_info(generator.files)
         return {"num_frames": info["num_frames"], "size": info["size"]}
     return {"num_frames": 17, "size": 192}

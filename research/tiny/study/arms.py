@@ -13,7 +13,7 @@ from research.tiny.simulator.muon import OTHERS_RATE
 from research.tiny.study.attention import use_packed_attention
 from research.tiny.study.recipe import ArmRecipe, Recipe, StageRecipe
 from vega3d.modeling.backbones_vega3d import read_part_config
-from vega3d.modeling.generator_files_vega3d import hash_files
+from vega3d.modeling.files_vega3d import hash_files
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.training.parts import choose_parts, parameter_groups
 

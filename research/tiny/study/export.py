@@ -73,11 +73,7 @@ def export(
 
 
 def save_model(model: VegaForSpatialReasoning, experiment: Experiment, folder: Path, dtype: torch.dtype) -> None:
-    for key, value in model.named_parameters():
-        if not key.endswith(".residual_scale") and ".generator." not in key:
-            value.data = value.data.to(dtype)
-    model.model.generator.prompt_embeds = model.model.generator.prompt_embeds.to(dtype)
-    model.config.dtype = dtype
+    model.cast_weights(dtype)
     model.save_pretrained(folder)
     rooms = experiment.recipe.rooms
     processor = make_processor(

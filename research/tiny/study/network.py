@@ -36,10 +36,7 @@ def fused_tokens(
         raise ValueError(
             f"fusion={model.config.fusion!r} reads the question; tokens of a clip are shared by many here."
         )
-    t, rows, columns = prefix.grid
-    generative = projected_tokens(model, hidden.to(semantic.dtype), prefix).flatten(0, 1)
-    tokens, gate = core.fusion(semantic.flatten(0, 1), generative, (len(semantic) * t, rows, columns))
-    return tokens.view_as(semantic), None if gate is None else gate.unflatten(0, semantic.shape[:2])
+    return core.fusion(semantic, projected_tokens(model, hidden.to(semantic.dtype), prefix), prefix.grid)
 
 
 def projected_tokens(model: VegaForSpatialReasoning, hidden: torch.Tensor, prefix: Prefix) -> torch.Tensor:
@@ -47,8 +44,7 @@ def projected_tokens(model: VegaForSpatialReasoning, hidden: torch.Tensor, prefi
     projector = model.model.projector
     _, rows, columns = prefix.grid
     scale = projector.merge if projector.on_patch_grid else 1
-    aligned = align_space(hidden.flatten(0, 1), rows * scale, columns * scale)
-    return projector.project(aligned).unflatten(0, (len(hidden), -1)).flatten(1, 3)
+    return projector.project(align_space(hidden, rows * scale, columns * scale)).flatten(1, 3)
 
 
 def packed_states(model: VegaForSpatialReasoning, tokens: torch.Tensor, pack: Pack, prefix: Prefix) -> torch.Tensor:

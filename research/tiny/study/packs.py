@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-IGNORED = -100
+from vega3d.modeling.inputs_vega3d import IGNORED
+
 MULTIPLE = 32  # lengths are rounded up to it
 PADDING = -1
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position_ids, get_vision_window_index
 
 from research.tiny.study.data import Words
 from research.tiny.study.packs import Prefix
 from vega3d.modeling.alignment_vega3d import align_time
-from vega3d.modeling.generator_vega3d import VegaGenerator
+from vega3d.modeling.generator_vega3d import VegaGenerator, unit_pixels
 from vega3d.modeling.inputs_vega3d import token_type_ids
+from vega3d.modeling.layouts_vega3d import TEMPORAL_STRIDE
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.modeling.noise_vega3d import add_noise
 from vega3d.processing.processing_vega3d import VegaProcessor
@@ -171,8 +171,7 @@ def generator_states(generator: VegaGenerator, frames: torch.Tensor, stream: Str
         hidden = batched_states(generator, clips)
     else:
         hidden = torch.stack(generator.encode(list(clips)))
-    aligned = align_time(hidden.transpose(0, 1), clips.shape[1], stream.grid[0], mode)  # float[t, B, h, w, C]
-    return aligned.transpose(0, 1)
+    return align_time(hidden, clips.shape[1], stream.grid[0], mode)
 
 
 def batched_states(generator: VegaGenerator, clips: torch.Tensor) -> torch.Tensor:
@@ -181,7 +180,7 @@ def batched_states(generator: VegaGenerator, clips: torch.Tensor) -> torch.Tenso
     The same but for rounding: a clip's noise depends on its frames' numbers alone, and no clip sees another.
     """
     config, tower, level = generator.config, generator.tower, generator.level
-    pixels = clips.float() / 127.5 - 1
+    pixels = unit_pixels(clips)
     with torch.autocast(clips.device.type, enabled=False):
         latents = batched_latents(tower, pixels, config.clip_mode == "clip")  # float32[B, t, Z, h, w]
         noise = generator.noise(0, latents.shape[1:], latents.device, 0)
@@ -199,11 +198,5 @@ def batched_states(generator: VegaGenerator, clips: torch.Tensor) -> torch.Tenso
 
 def batched_latents(tower, pixels: torch.Tensor, is_causal: bool) -> torch.Tensor:
     """float[B, T, 3, H, W] in [-1, 1] -> float32[B, t, Z, h, w]"""
-    if not is_causal:
-        return tower.encode_frames(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
-    padding = -(pixels.shape[1] - 1) % 4
-    pixels = F.pad(pixels.transpose(1, 2), (0, 0, 0, 0, 0, padding), mode="replicate")  # float[B, 3, T', H, W]
-    vae = tower.encoder.vae
-    mean = vae.encode(pixels.to(vae.dtype)).latent_dist.mean.float().transpose(1, 2)
-    center, spread = (mean.new_tensor(values).view(-1, 1, 1) for values in (tower.latents_mean, tower.latents_std))
-    return (mean - center) / spread
+    padding = -(pixels.shape[1] - 1) % TEMPORAL_STRIDE if is_causal else 0
+    return tower.encode_frames(torch.cat([pixels, pixels[:, -1:].expand(-1, padding, -1, -1, -1)], dim=1))

@@ -8,7 +8,7 @@ import torch
 import xxhash
 
 from vega3d.analysis.clips import PosedClip, in_frame
-from vega3d.modeling.alignment_vega3d import TEMPORAL_STRIDE
+from vega3d.modeling.layouts_vega3d import TEMPORAL_STRIDE
 from vega3d.processing.generator_frames_vega3d import (
     FrameSettings,
     center_crop_frames,

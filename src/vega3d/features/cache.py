@@ -28,7 +28,7 @@ from safetensors.torch import save
 from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_identity, setting_identities
 from vega3d.files import read_json, sync, write_json
 from vega3d.modeling.generator_vega3d import VegaGenerator
-from vega3d.modeling.inputs_vega3d import unpack_cells
+from vega3d.modeling.inputs_vega3d import unpack_patches
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
 MARKER = "vega3d_features.json"
@@ -117,7 +117,7 @@ class FeatureCache:
             content = clip_hash(clip)
             hidden = self._get(content, identity)
             if hidden is None:
-                hidden = generator.encode([clip], on_chunk=on_progress)[0].bfloat16()
+                hidden = generator.encode([clip], on_progress=on_progress)[0].bfloat16()
                 self._put(content, identity, as_stored(hidden))
             elif on_progress is not None:
                 on_progress(len(clip))
@@ -179,7 +179,7 @@ class FeatureCache:
 
         Inputs without generator pixels stay as they are. `on_progress` is called with the number of frames newly done.
         """
-        clips = generator_clips(inputs, model.config.generator_config.cell)
+        clips = generator_clips(inputs, model.config.generator_config.patch_size)
         if not clips:
             return dict(inputs)
         return without_pixels(inputs, self.features(model.generator_module, clips, on_progress))
@@ -280,7 +280,7 @@ def generator_clips(inputs: Mapping, patch_size: int) -> list[torch.Tensor]:
     """The generator's packed pixels as clips [T, 3, H, W]: each image, then each video."""
     images = inputs.get("generator_pixel_values"), inputs.get("generator_image_grid_thw")
     videos = inputs.get("generator_pixel_values_videos"), inputs.get("generator_video_grid_thw")
-    return [*unpack_cells(*images, patch_size), *unpack_cells(*videos, patch_size)]
+    return [*unpack_patches(*images, patch_size), *unpack_patches(*videos, patch_size)]
 
 
 def without_pixels(inputs: Mapping, hidden: Sequence[torch.Tensor | None]) -> dict:

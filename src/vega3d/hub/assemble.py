@@ -12,7 +12,7 @@ from vega3d.files import check_new_folder, whole_folder
 from vega3d.hub.load import check_dtype_name, check_vlm_processor
 from vega3d.modeling.backbones_vega3d import Backbones, check_seed, find_backbones, split_config
 from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
-from vega3d.modeling.errors_vega3d import value_errors
+from vega3d.modeling.files_vega3d import value_errors
 from vega3d.modeling.noise_vega3d import noise_level
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
 from vega3d.processing.processor_checks_vega3d import check_vlm_parts
@@ -44,7 +44,9 @@ def make_processor(vlm: str | Path, config: VegaGeneratorConfig, **settings) -> 
         config: of the generator, for its patch size.
         settings: other arguments of `VegaProcessor`, such as `num_frames` and `generator_max_area`.
     """
-    return VegaProcessor.from_vlm_processor(load_vlm_processor(vlm), generator_patch_size=config.cell, **settings)
+    return VegaProcessor.from_vlm_processor(
+        load_vlm_processor(vlm), generator_patch_size=config.patch_size, **settings
+    )
 
 
 def split_settings(options: dict) -> tuple[dict, dict]:

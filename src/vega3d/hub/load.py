@@ -5,11 +5,13 @@ from pathlib import Path
 import torch
 from transformers import BitsAndBytesConfig
 
-from vega3d import VegaConfig, VegaForSpatialReasoning, VegaProcessor
+from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
 from vega3d.extras import optional_module
 from vega3d.features.cache import FeatureCache
 from vega3d.inference.session import Session
 from vega3d.inference.vision_attention import pack_vision_attention
+from vega3d.modeling.files_vega3d import read_generator_info
+from vega3d.processing.generator_frames_vega3d import FrameSettings
 from vega3d.shipped import EMBEDDED, model_folder
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -141,3 +143,8 @@ def check_tokens(processor: VegaProcessor, config: VegaConfig) -> None:
                 f"The tokenizer has {name}={ours!r}, but the VLM's config says {theirs!r}. "
                 "Copy the tokenizer's files of this VLM again."
             )
+
+
+def generator_frames(folder: Path, config: VegaGeneratorConfig) -> FrameSettings:
+    """How frames are prepared for a generator alone in a folder: as large as those that it was trained on."""
+    return FrameSettings(config.patch_size, max_area=read_generator_info(folder)["size"] ** 2)

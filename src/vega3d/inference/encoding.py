@@ -134,7 +134,7 @@ def with_features(
     if cache is not None:
         return cache.fill(model, encoder, on_progress)
     generator = {name: value for name, value in encoder.items() if name.startswith("generator_")}
-    features = model.model.generator_features(**generator, on_chunk=on_progress)
+    features = model.model.generator_features(**generator, on_progress=on_progress)
     return without_pixels(encoder, features)
 
 

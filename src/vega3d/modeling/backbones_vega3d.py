@@ -16,12 +16,26 @@ from transformers import (
 )
 
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig, refuse_frame_settings
-from .errors_vega3d import value_errors
-from .generator_files_vega3d import PARTS
-from .generator_layout_vega3d import REMEDY, check_part_class, require
-from .repository_vega3d import Repository, open_repository
-from .vlm_layout_vega3d import check_own_code, check_vlm, check_vlm_file, official_words
-from .weight_files_vega3d import INDEX, read_index, read_json, weight_files
+from .files_vega3d import (
+    INDEX,
+    PARTS,
+    Repository,
+    open_repository,
+    read_index,
+    read_json,
+    read_part_config,
+    value_errors,
+    weight_files,
+)
+from .layouts_vega3d import (
+    GIVE_WAN,
+    check_own_code,
+    check_part_class,
+    check_vlm,
+    check_vlm_file,
+    official_words,
+    require,
+)
 
 PROCESSOR_FILES = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 VLM_FILES = ("config.json", "adapter_config.json", f"model{INDEX}", *PROCESSOR_FILES)
@@ -34,21 +48,13 @@ DOWNLOAD_AGAIN = "Copy or download it again."
 
 @dataclass(frozen=True)
 class Backbones:
-    """A VLM and a generator that fit each other; of those on the Hub nothing large is here yet.
-
-    Args:
-        vlm: where the VLM is.
-        generator: where the generator is.
-        config: of the fused model.
-        vlm_weights: files of weights of the VLM.
-        generator_weights: files of weights of each part of the generator, the text encoder with them if it is needed.
-    """
+    """A VLM and a generator that fit each other; of those on the Hub nothing large is here yet."""
 
     vlm: Repository
     generator: Repository
-    config: VegaConfig
-    vlm_weights: list[str]
-    generator_weights: dict[str, list[str]]
+    config: VegaConfig  # of the fused model
+    vlm_weights: list[str]  # files of weights
+    generator_weights: dict[str, list[str]]  # of each part, the text encoder with them if it is needed
 
     def download_bytes(self) -> int:
         """What is still to be downloaded."""
@@ -129,7 +135,7 @@ def check_prompt(prompt_embeds: torch.Tensor, text_dim: int) -> None:
         raise ValueError("prompt_embeds holds NaN or infinity. Embed the prompt again, in float32 or bfloat16.")
 
 
-# --- The vision-language model -----------------------------------------------------------------------------------
+# --- The vision-language model ---------------------------------------------------------------------------------------
 
 
 def read_vlm(vlm: Repository) -> tuple[PreTrainedConfig, list[str]]:
@@ -199,7 +205,7 @@ def load_vlm(vlm: str | Path, dtype: torch.dtype | str) -> PreTrainedModel:
     return model
 
 
-# --- The generator -----------------------------------------------------------------------------------------------
+# --- The generator ---------------------------------------------------------------------------------------------------
 
 
 def read_generator(generator: Repository, with_text_encoder: bool) -> tuple[dict[str, dict], dict[str, list[str]]]:
@@ -222,12 +228,6 @@ def read_generator(generator: Repository, with_text_encoder: bool) -> tuple[dict
     return {part: read_part_config(generator.folder, part) for part in PARTS}, weights
 
 
-def read_part_config(folder: Path, part: str) -> dict:
-    """The config of a part of a generator, without the facts about its file."""
-    config = read_json(folder / part / "config.json")
-    return {name: value for name, value in config.items() if not name.startswith("_")}
-
-
 def words_for_missing(generator: Repository, missing: list[str], parts: list[str]) -> str:
     """What to do about a generator without some of its parts."""
     words = f"{generator.name} has no {', '.join(missing)}: it must hold {', '.join(parts)}."
@@ -242,7 +242,7 @@ def words_for_missing(generator: Repository, missing: list[str], parts: list[str
         return f"{words} It is in the layout of the original code: use the repository whose name ends in -Diffusers."
     if any(name.endswith(".gguf") for name in names):
         words += " GGUF files are not read."
-    return f"{words} {REMEDY} Its name ends in -Diffusers."
+    return f"{words} {GIVE_WAN} Its name ends in -Diffusers."
 
 
 def check_experts(generator: Repository) -> None:
@@ -255,7 +255,7 @@ def check_experts(generator: Repository) -> None:
     raise ValueError(
         f"{generator.name} has two experts: transformer for steps of noise from {boundary(index)} on, transformer_2 "
         "below (the paper's step is 300). Only a generator with one transformer for all steps is supported: features "
-        f"of the wrong expert would mean nothing. {REMEDY}"
+        f"of the wrong expert would mean nothing. {GIVE_WAN}"
     )
 
 
@@ -268,14 +268,16 @@ def check_text_encoder(config: dict, transformer: dict, place: str) -> None:
     """Raises ValueError unless it is Wan's own, as wide as the transformer's prompt."""
     if config.get("model_type") != "umt5":
         raise ValueError(
-            f"The text_encoder in {place} is of model_type {config.get('model_type')!r}, but must be 'umt5'. {REMEDY}"
+            f"The text_encoder in {place} is of model_type {config.get('model_type')!r}, but must be 'umt5'. "
+            f"{GIVE_WAN}"
         )
     if config.get("quantization_config") is not None:
         raise ValueError(f"The text_encoder in {place} is quantised. Give the one that is not, or prompt_embeds.")
     width, wanted = config.get("d_model"), transformer.get("text_dim", 4096)
     if width != wanted:
         raise ValueError(
-            f"The text_encoder in {place} has d_model={width!r}, but the transformer has text_dim={wanted!r}. {REMEDY}"
+            f"The text_encoder in {place} has d_model={width!r}, but the transformer has text_dim={wanted!r}. "
+            f"{GIVE_WAN}"
         )
 
 

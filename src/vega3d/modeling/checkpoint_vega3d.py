@@ -9,22 +9,20 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from .backbones_vega3d import check_seed, embed_empty_prompt, find_backbones, load_vlm, split_config
 from .configuration_vega3d import VegaConfig
-from .errors_vega3d import value_errors
-from .four_bit_vega3d import avoid_packed_kernel, keep_unquantised
-from .generator_files_vega3d import copy_files, hash_files, resolve_files
-from .loading_options_vega3d import check_loading_options, loading
-from .weight_files_vega3d import check_indices, read_json
+from .files_vega3d import check_indices, copy_files, hash_files, read_json, resolve_files, value_errors
+from .quantisation_vega3d import avoid_packed_kernel, keep_unquantised
 
 PARTIAL_SAVE = ".saving-"
 UPLOAD_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message", "commit_description", "create_pr")
@@ -50,7 +48,7 @@ class CheckpointedModel(PreTrainedModel):
         `VegaConfig` among the keywords replace those of the checkpoint.
 
         Raises:
-            ValueError: for an option that cannot be followed (`loading_options_vega3d.py`); if the folder holds
+            ValueError: for an option that cannot be followed (`check_loading_options`); if the folder holds
                 another kind of model, if weights are missing or of other shapes, or if the generator's files are
                 missing, truncated or of other shapes.
         """
@@ -76,7 +74,7 @@ class CheckpointedModel(PreTrainedModel):
                 f"{pretrained_model_name_or_path} lacks {len(info['missing_keys'])} weights, the first is "
                 f"{min(info['missing_keys'])}. Copy the checkpoint again, or assemble it anew."
             )
-        check_finite(model.base_model, pretrained_model_name_or_path)
+        check_weights_are_finite(model.base_model, pretrained_model_name_or_path)
         avoid_packed_kernel(model)
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         source = model.config.generator_config.source
@@ -94,6 +92,15 @@ class CheckpointedModel(PreTrainedModel):
         weights = dict(self.named_parameters(remove_duplicate=False))
         tied = {key for key, other in self.all_tied_weights_keys.items() if weights.get(key) is weights.get(other)}
         self._keys_to_ignore_on_save = generator | tied
+
+    def cast_weights(self, dtype: torch.dtype) -> None:
+        """Casts all that `model.safetensors` holds to one dtype, but for the residual scale, which stays float32.
+
+        Training computes in float32; a checkpoint has one dtype.
+        """
+        cast(self, dtype)
+        self.generator_module.prompt_embeds = self.generator_module.prompt_embeds.to(dtype)
+        self.config.dtype = dtype
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
         """As in transformers, with the generator's files copied beside the weights unless `source` is a Hub id.
@@ -202,7 +209,7 @@ class CheckpointedModel(PreTrainedModel):
         return model.eval()
 
 
-def check_finite(core: Any, name: Any) -> None:
+def check_weights_are_finite(core: Any, name: Any) -> None:
     """Raises ValueError if projector, fusion or prompt hold NaN or infinity, which every answer would be made of."""
     weights = {"generator.prompt_embeds": core.generator.prompt_embeds}
     for part in ("projector", "fusion"):
@@ -226,7 +233,7 @@ def saving_into(folder: Path, variant: str | None = None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder, prefix=PARTIAL_SAVE) as partial:
         yield Path(partial)
         saved = sorted(Path(partial).iterdir())
-        superseded = weight_files(folder, variant) if weight_files(Path(partial), variant) else set()
+        superseded = saved_weight_files(folder, variant) if saved_weight_files(Path(partial), variant) else set()
         for file in saved:
             if file.is_dir() and (folder / file.name).is_dir():
                 shutil.rmtree(folder / file.name)
@@ -235,7 +242,7 @@ def saving_into(folder: Path, variant: str | None = None) -> Iterator[Path]:
         (folder / name).unlink()
 
 
-def weight_files(folder: Path, variant: str | None) -> set[str]:
+def saved_weight_files(folder: Path, variant: str | None) -> set[str]:
     """Names of the weight files that a save of a variant wrote: one, or an index with the shards that it names."""
     stem, index = ("model", "model.safetensors.index")
     if variant is not None:
@@ -262,8 +269,111 @@ def initialise(core: PreTrainedModel, part: torch.nn.Module, vlm: PreTrainedMode
     """Gives a part built under the meta device its first weights."""
     part.to_empty(device=vlm.device)
     part.apply(core._init_weights)
-    kept = [name for name, _ in part.named_parameters() if name == "residual_scale"]
-    values = {name: part.get_parameter(name).data.clone() for name in kept}
-    part.to(vlm.dtype)
-    for name, value in values.items():
-        part.get_parameter(name).data = value
+    cast(part, vlm.dtype)
+
+
+def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Casts all weights but the residual scale, which would never move in bfloat16, and those of the generator."""
+    for name, parameter in module.named_parameters():
+        if not name.endswith("residual_scale") and ".generator." not in f".{name}":
+            parameter.data = parameter.data.to(dtype)
+
+
+# --- Options of `from_pretrained` that a fused model cannot follow: each is refused with the reason and what to do ---
+
+SUB_MODELS: dict[str, Any] = {
+    "": None,
+    "vlm_config": {"": None, "text_config": None, "vision_config": None},
+    "generator_config": None,
+}
+NEEDS_DEVICE_MAP = ("max_memory", "offload_folder", "offload_buffers")
+DISTRIBUTED = "The model is loaded whole on each process. Leave it out; device_map spreads layers over devices."
+NO_PICKLES = "Weights are read from safetensors alone, nothing is unpickled. Leave it out, and convert other files."
+OLD = "transformers does not read it any more. Leave it out."
+REFUSED: dict[str, str] = {  # if they are given, and are neither None nor False
+    "tp_plan": DISTRIBUTED,
+    "tp_size": DISTRIBUTED,
+    "device_mesh": DISTRIBUTED,
+    "distributed_config": DISTRIBUTED,
+    "gguf_file": NO_PICKLES,
+    "from_tf": NO_PICKLES,
+    "from_flax": NO_PICKLES,
+    "mirror": OLD,
+    "proxies": "transformers does not read it any more. Set HTTPS_PROXY in the environment.",
+    "offload_state_dict": OLD,
+    "load_in_4bit": "Give quantization_config=BitsAndBytesConfig(load_in_4bit=True).",
+    "load_in_8bit": "Give quantization_config=BitsAndBytesConfig(load_in_8bit=True).",
+}
+ONLY_TRUE = {  # what is done anyway
+    "use_safetensors": NO_PICKLES,
+    "weights_only": NO_PICKLES,
+    "low_cpu_mem_usage": "Weights are always put in place one by one. Leave it out.",
+}
+
+
+def check_loading_options(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option of `from_pretrained` that would be passed over."""
+    for name, remedy in REFUSED.items():
+        if options.get(name) is not None and options[name] is not False:
+            raise ValueError(f"from_pretrained has {name}={shown(options[name])}. {remedy}")
+    for name, remedy in ONLY_TRUE.items():
+        if options.get(name) is False:
+            raise ValueError(f"from_pretrained has {name}=False. {remedy}")
+    if options.get("state_dict") is not None:
+        raise ValueError(
+            "from_pretrained has a state_dict, but the generator's weights come from files. Load the checkpoint, then "
+            "call load_state_dict."
+        )
+    for name in ("dtype", "torch_dtype"):
+        if isinstance(options.get(name), Mapping):
+            raise ValueError(
+                f"from_pretrained has {name}={shown(options[name])}, but its parts have one dtype (those of the "
+                "generator that need it stay float32). Give one."
+            )
+    for name in NEEDS_DEVICE_MAP:
+        if options.get(name) and options.get("device_map") is None:
+            raise ValueError(f"from_pretrained has {name}={shown(options[name])}, but only device_map reads it.")
+    if isinstance(options.get("attn_implementation"), Mapping):
+        check_sub_models(options["attn_implementation"], SUB_MODELS)
+
+
+def check_sub_models(given: Mapping, known: Mapping, place: str = "") -> None:
+    """Raises ValueError for the name of a sub-model that is none, which transformers would pass over."""
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(
+                f"attn_implementation{place} names {name!r}, which is no sub-model. It may name {list(known)}."
+            )
+        if isinstance(value, Mapping):
+            check_sub_models(value, known[name] or {}, f"{place}[{name!r}]")
+
+
+@contextlib.contextmanager
+def loading(checkpoint: Any, options: Mapping[str, Any]) -> Iterator[None]:
+    """Turns what transformers raises for bad files and bad options into a ValueError that says what to do."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise ValueError(f"The weights in {checkpoint} cannot be read: {error}. Copy the checkpoint again.") from error
+    except StrictDataclassError as error:
+        raise ValueError(f"{checkpoint} has no such config: {' '.join(str(error).split())}") from error
+    except TypeError as error:
+        named = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if named is None or named[1] not in options:
+            raise
+        raise ValueError(
+            f"from_pretrained has {named[1]}={shown(options[named[1]])}, which is neither an option of transformers "
+            "nor a field of VegaConfig. Leave it out."
+        ) from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"Weights in {checkpoint} have other shapes than the config asks for. Leave out fields that change them, "
+            "or give ignore_mismatched_sizes=True to begin those weights anew."
+        ) from error
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -13,9 +13,19 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
-from .errors_vega3d import COPY_AGAIN, value_errors
-from .generator_layout_vega3d import MOST_LAYERS, WIDEST, check_generator, latent_edge, require, require_size
-from .vlm_layout_vega3d import check_vlm, check_vlm_sizes, is_official, official_words
+from .files_vega3d import COPY_AGAIN, value_errors
+from .layouts_vega3d import (
+    MOST_LAYERS,
+    WIDEST,
+    check_generator,
+    check_vlm,
+    check_vlm_sizes,
+    is_official,
+    latent_edge,
+    official_words,
+    require,
+    require_size,
+)
 
 Fusion = Literal[
     "token_gated_residual",
@@ -54,6 +64,12 @@ def with_value_errors(config_class: type) -> type:
 
     config_class.__init__ = init  # type: ignore[misc]
     return config_class
+
+
+def check_fields(config: Any, *limits: tuple[str, bool, str, str]) -> None:
+    """Raises ValueError for the first field that is out of range; each limit is (name, fits, range, remedy)."""
+    for name, fits, allowed, remedy in limits:
+        require(fits, name, getattr(config, name), allowed, remedy)
 
 
 def check_dtype(dtype: torch.dtype | None) -> None:
@@ -103,7 +119,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
         noise_shared: one noise map for all frames; it leaks a position code into the features and is for study only.
         clip_mode: `frame` = each frame alone (the published way); `views` = frames through the VAE one by one, then
             jointly through the transformer; `clip` = consecutive frames through the causal VAE.
-        chunk_frames: frames computed at a time; a chunk never spans two clips.
+        chunk_frames: frames computed at a time, of one clip, or on a GPU of several short clips of one size.
         prompt_tokens: rows of the stored prompt embedding (1 for the empty prompt).
         prompt_length: rows after zero padding, before the text projection; padded rows take part in attention.
         compile: compile the VAE's encoder and the blocks with `torch.compile`.
@@ -172,7 +188,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
         return width * len(self.block_indices)
 
     @property
-    def cell(self) -> int:
+    def patch_size(self) -> int:
         """Edge of the square of pixels that one token covers [px]: VAE stride times patch."""
         return latent_edge(self.vae) * self.patch
 
@@ -194,31 +210,31 @@ class VegaGeneratorConfig(PreTrainedConfig):
             f"without block {self.block} and without repetitions",
             "Name each block once.",
         )
-        require(
-            self.family != "vae" or not (self.extra_blocks or self.noise_draws > 1),
-            "family",
-            self.family,
-            "another with extra_blocks or noise_draws",
-            "The VAE has no blocks and sees no noise: leave them out.",
+        has_more = bool(self.extra_blocks) or self.noise_draws > 1
+        alone = "another with extra_blocks or noise_draws"
+        check_fields(
+            self,
+            (
+                "family",
+                self.family != "vae" or not has_more,
+                alone,
+                "The VAE has no blocks and sees no noise: leave them out.",
+            ),
+            ("shift", 0 < self.shift <= MOST_SHIFT, f"positive, at most {MOST_SHIFT}", "Wan2.1 uses 5.0."),
+            ("noise_seed", 0 <= self.noise_seed < 2**31, "in [0, 2**31)", "Use 0 if in doubt."),
+            ("random_seed", 0 <= self.random_seed < 2**31, "in [0, 2**31)", "Use 0 if in doubt."),
+            ("noise_draws", 1 <= self.noise_draws <= 64, "in [1, 64]", "Use 1 if in doubt."),
         )
         self.check_timestep(self.timestep)
-        require(
-            0 < self.shift <= MOST_SHIFT, "shift", self.shift, f"positive, at most {MOST_SHIFT}", "Wan2.1 uses 5.0."
-        )
-        require(0 <= self.noise_seed < 2**31, "noise_seed", self.noise_seed, "in [0, 2**31)", "Use 0 if in doubt.")
-        require(0 <= self.random_seed < 2**31, "random_seed", self.random_seed, "in [0, 2**31)", "Use 0 if in doubt.")
-        require(1 <= self.noise_draws <= 64, "noise_draws", self.noise_draws, "in [1, 64]", "Use 1 if in doubt.")
         require_size("chunk_frames", self.chunk_frames, "Use 16 if in doubt.")
         require_size("prompt_length", self.prompt_length, "Wan pads to 512.", MOST_PROMPT_ROWS)
-        require(
-            1 <= self.prompt_tokens <= self.prompt_length,
-            "prompt_tokens",
-            self.prompt_tokens,
-            f"in [1, prompt_length={self.prompt_length}]",
-            "The empty prompt has 1 token.",
-        )
+        fits, rows = 1 <= self.prompt_tokens <= self.prompt_length, f"in [1, prompt_length={self.prompt_length}]"
         named = self.source not in ("", ".", "..") and "\0" not in self.source
-        require(named, "source", self.source, "the name of a folder or a Hub id", "The default is 'generator'.")
+        check_fields(
+            self,
+            ("prompt_tokens", fits, rows, "The empty prompt has 1 token."),
+            ("source", named, "the name of a folder or a Hub id", "The default is 'generator'."),
+        )
 
     def _check_block(self, name: str, block: int) -> None:
         require(
@@ -351,30 +367,26 @@ class VegaConfig(PreTrainedConfig):
             ("projector_hidden_size", self.projector_hidden_size, WIDEST),
         ):
             require_size(name, value, "Leave it out for the default.", most)
-        require(
-            abs(self.fusion_gate_bias) <= MOST_GATE_BIAS,
-            "fusion_gate_bias",
-            self.fusion_gate_bias,
-            f"in [-{MOST_GATE_BIAS}, {MOST_GATE_BIAS}]",
-            "The official value is -0.5.",
+        bias, spread, scale, size = MOST_GATE_BIAS, self.initializer_range, self.fusion_residual_init, self.hidden_size
+        divides = self.fusion != "cross_attention" or (size % self.fusion_num_heads == 0 and size % 4 == 0)
+        divisor = f"a divisor of the hidden size {size}, itself a multiple of 4"
+        check_fields(
+            self,
+            (
+                "fusion_gate_bias",
+                abs(self.fusion_gate_bias) <= bias,
+                f"in [-{bias}, {bias}]",
+                "The official value is -0.5.",
+            ),
+            ("initializer_range", 0 < spread <= 1, "in (0, 1]", "Leave it out for the default, 0.02."),
+            (
+                "fusion_residual_init",
+                -1 <= scale <= 1,
+                "in [-1, 1]",
+                "0.0 starts as the plain VLM, 0.2 is the official value.",
+            ),
+            ("fusion_num_heads", divides, divisor, "Choose another number of heads."),
         )
-        spread = self.initializer_range
-        require(0 < spread <= 1, "initializer_range", spread, "in (0, 1]", "Leave it out for the default, 0.02.")
-        require(
-            -1.0 <= self.fusion_residual_init <= 1.0,
-            "fusion_residual_init",
-            self.fusion_residual_init,
-            "in [-1, 1]",
-            "0.0 starts as the plain VLM, 0.2 is the official value.",
-        )
-        if self.fusion == "cross_attention":
-            require(
-                self.hidden_size % self.fusion_num_heads == 0 and self.hidden_size % 4 == 0,
-                "fusion_num_heads",
-                self.fusion_num_heads,
-                f"a divisor of the hidden size {self.hidden_size}, itself a multiple of 4",
-                "Choose another number of heads.",
-            )
 
 
 # `transformers serve` finds a model's kind by this name alone; importing the package or its code on the Hub sets it.

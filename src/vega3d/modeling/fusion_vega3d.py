@@ -1,11 +1,14 @@
 """Fusion of the semantic stream (tokens of the VLM) with the generative stream (tokens of the generator).
 
-All modules share one interface: `fusion(semantic, generative, grid, instruction) -> (fused, gate)` on one clip.
+All modules share one interface, on clips of one grid: `fusion(semantic, generative, grid, question) -> (fused, gate)`.
 """
+
+import functools
 
 import torch
 from torch import nn
 
+from .alignment_vega3d import by_clip
 from .configuration_vega3d import VegaConfig
 
 Grid = tuple[int, int, int]
@@ -16,14 +19,14 @@ class Fusion(nn.Module):
     """Base of all fusions.
 
     Args of `forward`:
-        semantic: float[N, D], visual tokens of the VLM, in (t, h, w) order.
-        generative: float[N, D], generative tokens aligned one to one with `semantic`.
-        grid: (t, h, w) with t * h * w = N.
-        instruction: float[D], mean embedding of the question's text tokens, or None; read by `instruction_gated` only.
+        semantic: float[B, N, D], visual tokens of the VLM, in (t, h, w) order.
+        generative: float[B, N, D], generative tokens aligned one to one with `semantic`.
+        grid: (t, h, w) of each clip, with t * h * w = N.
+        question: float[B, D], mean embedding of the question's text tokens, or None; read by `instruction_gated` only.
 
     Returns:
-        fused: float[N, D]; and gate: float[N, 1] (float[N, D] for `channel_gated`) in (0, 1), where 1 keeps only the
-        semantic token, or None for a fusion without a gate.
+        fused: float[B, N, D]; and gate: float[B, N, 1] (float[B, N, D] for `channel_gated`) in (0, 1), where 1 keeps
+        only the semantic token, or None for a fusion without a gate.
 
     Raises:
         ValueError: if the two streams differ in shape.
@@ -65,9 +68,13 @@ class TokenGatedNormFusion(_NormedStreams):
     def channels(self, config: VegaConfig) -> int:
         return 1
 
-    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, instruction=None) -> Fused:
+    def gates(self, semantic: torch.Tensor, generative: torch.Tensor) -> torch.Tensor:
+        """`sigmoid(W [s; v] + b)` of normed streams, float[B, N, D] each."""
+        return by_clip(lambda streams: self.gate(streams).sigmoid(), torch.cat([semantic, generative], dim=-1))
+
+    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, question=None) -> Fused:
         semantic, generative = self.normed(semantic, generative)
-        gate = self.gate(torch.cat([semantic, generative], dim=-1)).sigmoid()  # float[N, 1]
+        gate = self.gates(semantic, generative)  # float[B, N, 1]
         return gate * semantic + (1 - gate) * generative, gate
 
 
@@ -81,9 +88,8 @@ class ChannelGatedFusion(TokenGatedNormFusion):
 class TokenGatedFusion(TokenGatedNormFusion):
     """`g s + (1 - g) v`: the paper's equation. The gate sees both streams normalised; the mix uses them raw."""
 
-    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, instruction=None) -> Fused:
-        streams = torch.cat(self.normed(semantic, generative), dim=-1)  # float[N, 2 * D]
-        gate = self.gate(streams).sigmoid()  # float[N, 1]
+    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, question=None) -> Fused:
+        gate = self.gates(*self.normed(semantic, generative))  # float[B, N, 1]
         return gate * semantic + (1 - gate) * generative, gate
 
 
@@ -98,9 +104,8 @@ class TokenGatedResidualFusion(TokenGatedNormFusion):
         super().__init__(config)
         self.residual_scale = nn.Parameter(torch.tensor(config.fusion_residual_init, dtype=torch.float32))
 
-    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, instruction=None) -> Fused:
-        streams = torch.cat(self.normed(semantic, generative), dim=-1)  # float[N, 2 * D]
-        gate = self.gate(streams).sigmoid()  # float[N, 1]
+    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, question=None) -> Fused:
+        gate = self.gates(*self.normed(semantic, generative))  # float[B, N, 1]
         mix = (1 - gate) * (generative - semantic)
         return semantic + (self.residual_scale * mix).to(semantic.dtype), gate
 
@@ -119,19 +124,20 @@ class InstructionGatedFusion(_NormedStreams):
         self.instruction_gate = nn.Sequential(nn.Linear(size, size // 2), nn.SiLU(), nn.Linear(size // 2, 1))
         self.instruction_scale = nn.Parameter(torch.tensor(1.0))
 
-    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, instruction=None) -> Fused:
+    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, question=None) -> Fused:
         semantic, generative = self.normed(semantic, generative)
-        logit = self.gate(torch.cat([semantic, generative], dim=-1)) + self.gate_bias  # float[N, 1]
-        if instruction is not None:
-            logit = logit + self.instruction_scale * self.instruction_gate(self.instruction_norm(instruction))
-        gate = logit.sigmoid()
+        logit = by_clip(self.gate, torch.cat([semantic, generative], dim=-1)) + self.gate_bias  # float[B, N, 1]
+        if question is not None:
+            asked = by_clip(self.instruction_gate, self.instruction_norm(question))  # float[B, 1]
+            logit = logit + self.instruction_scale * asked[:, None]
+        gate = by_clip(torch.sigmoid, logit)
         return gate * semantic + (1 - gate) * generative, gate
 
 
 class AddFusion(Fusion):
     """`s + v`."""
 
-    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, instruction=None) -> Fused:
+    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, question=None) -> Fused:
         self.check(semantic, generative)
         return semantic + generative, None
 
@@ -144,7 +150,7 @@ class WeightedFusion(Fusion):
         self.semantic_weight = nn.Parameter(torch.tensor(0.5))
         self.generative_weight = nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, instruction=None) -> Fused:
+    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, question=None) -> Fused:
         self.check(semantic, generative)
         total = self.semantic_weight + self.generative_weight
         return self.semantic_weight / total * semantic + self.generative_weight / total * generative, None
@@ -157,8 +163,8 @@ class ConcatFusion(_NormedStreams):
         super().__init__(config)
         self.projection = nn.Linear(2 * config.hidden_size, config.hidden_size)
 
-    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, instruction=None) -> Fused:
-        return self.projection(torch.cat(self.normed(semantic, generative), dim=-1)), None
+    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, question=None) -> Fused:
+        return by_clip(self.projection, torch.cat(self.normed(semantic, generative), dim=-1)), None
 
 
 def sincos_2d(height: int, width: int, size: int, device: torch.device) -> torch.Tensor:
@@ -201,20 +207,25 @@ class CrossAttentionFusion(Fusion):
             CrossAttentionBlock(config.hidden_size, config.fusion_num_heads) for _ in range(config.fusion_num_layers)
         )
 
-    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, instruction=None) -> Fused:
+    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, question=None) -> Fused:
         self.check(semantic, generative)
         t, h, w = grid
         position = sincos_2d(h, w, semantic.shape[-1], semantic.device).to(semantic.dtype)
-        fused, generative = (stream.unflatten(0, (t, h * w)) for stream in (semantic, generative))
+        frames = [stream.unflatten(1, (t, h * w)) for stream in (semantic, generative)]
+        return by_clip(functools.partial(self.attend, position=position), *frames).flatten(1, 2), None
+
+    def attend(self, semantic: torch.Tensor, generative: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """All blocks on float[..., t, h * w, D], every frame for itself."""
+        fused, generative = semantic.flatten(0, -3), generative.flatten(0, -3)  # float[frames, h * w, D]
         for block in self.blocks:
-            fused = block(fused, generative, position)  # float[t, h * w, D]
-        return fused.flatten(0, 1), None
+            fused = block(fused, generative, position)
+        return fused.view_as(semantic)
 
 
 class GenerativeOnlyFusion(Fusion):
     """`v`: the semantic tokens are replaced."""
 
-    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, instruction=None) -> Fused:
+    def forward(self, semantic: torch.Tensor, generative: torch.Tensor, grid: Grid, question=None) -> Fused:
         self.check(semantic, generative)
         return generative.to(semantic.dtype), None
 

@@ -9,48 +9,20 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .configuration_vega3d import VegaGeneratorConfig
+from .files_vega3d import (
+    EXPORT_AGAIN,
+    INFO_FILE,
+    PARTS,
+    generator_options,
+    hash_files,
+    is_generator,
+    read_part_config,
+)
 from .frozen_vega3d import check_finite, dtypes_of, restore_dtypes, state_of, undisturbed
-from .generator_files_vega3d import hash_files
+from .layouts_vega3d import TEMPORAL_STRIDE
 from .noise_vega3d import NoiseLevel, SeededNoise, add_noise, noise_level
 
-
-def load_wan(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
-    from .generator_wan_vega3d import load_wan_tower
-
-    return load_wan_tower(config, folder, dtype)
-
-
-def load_random(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
-    from .generator_controls_vega3d import load_random_tower
-
-    return load_random_tower(config, folder, dtype)
-
-
-def load_noise(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
-    from .generator_controls_vega3d import load_noise_tower
-
-    return load_noise_tower(config, folder, dtype)
-
-
-def load_vae(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
-    from .generator_controls_vega3d import load_vae_tower
-
-    return load_vae_tower(config, folder, dtype)
-
-
-def build_wan(config: VegaGeneratorConfig) -> nn.Module:
-    from .generator_wan_vega3d import build_wan_tower
-
-    return build_wan_tower(config)
-
-
-LOADERS: dict[str, Callable[[VegaGeneratorConfig, Path, torch.dtype], nn.Module]] = {
-    "wan": load_wan,
-    "random": load_random,
-    "noise": load_noise,
-    "vae": load_vae,
-}
-Hidden = dict[int, torch.Tensor]  # block -> float[t, h, w, C]
+Hidden = dict[int, torch.Tensor]  # block -> float[..., t, h, w, C]
 NOT_FINITE = (
     "The generator's features",
     "Its weights may hold NaN (copy the checkpoint again), or float16 is too narrow for it (use bfloat16 or float32).",
@@ -87,10 +59,57 @@ class VegaGenerator(PreTrainedModel):
         self._state: tuple = ()
         self.post_init()
         if self.prompt_embeds.device.type != "meta":
-            self._set_tower(build_wan(config))
+            from .generator_wan_vega3d import build_wan_tower
+
+            self._set_tower(build_wan_tower(config))
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing: the generator's weights come from its files."""
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: str | Path,
+        dtype: torch.dtype = torch.float32,
+        prompt_embeds: torch.Tensor | None = None,
+        device: torch.device | str = "cpu",
+        **options,
+    ) -> "VegaGenerator":
+        """A generator alone, without a VLM.
+
+        Args:
+            folder: with `transformer/` and `vae/` in diffusers' layout. Of a generator trained here (one with
+                `prompt.safetensors` and `generator.json`) the prompt and the size of its frames are taken, and the
+                block in its middle.
+            dtype: of the weights.
+            prompt_embeds: float[P, text_dim], in place of the stored prompt; needed where none is stored.
+            device: where the weights go.
+            options: fields of `VegaGeneratorConfig`, such as `block` or `clip_mode`.
+
+        Raises:
+            ValueError: if files are missing or do not fit, or for a bad option.
+        """
+        folder = Path(folder)
+        usual: dict[str, Any] = {}
+        if is_generator(folder):
+            usual = generator_options(folder)
+            stored = usual.pop("prompt_embeds")
+            prompt_embeds = stored if prompt_embeds is None else prompt_embeds
+        elif prompt_embeds is None:
+            raise ValueError(
+                f"{folder} holds no generator with its own prompt: {INFO_FILE} is not there. Give prompt_embeds."
+            )
+        configs = {part: read_part_config(folder, part) for part in PARTS}
+        if usual:
+            layers = configs["transformer"].get("num_layers")
+            if type(layers) is not int:
+                raise ValueError(f"{folder / 'transformer' / 'config.json'} does not say num_layers. {EXPORT_AGAIN}")
+            usual["block"] = layers // 2
+        with torch.device("meta"):
+            generator = cls(cls.config_class(**configs, **{**usual, "prompt_tokens": len(prompt_embeds), **options}))
+        generator.prompt_embeds = prompt_embeds.to(device, dtype)
+        generator.load_files(folder)
+        return generator
 
     def load_files(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Takes the weights from `folder` (`transformer/`, `vae/`), onto the device where the generator is.
@@ -98,6 +117,8 @@ class VegaGenerator(PreTrainedModel):
         Raises:
             ValueError: if files are missing, truncated or do not fit the config.
         """
+        from .generator_wan_vega3d import LOADERS  # and diffusers, which takes seconds, only where it is needed
+
         folder = Path(folder)
         tower = LOADERS[self.config.family](self.config, folder, dtype or self.prompt_embeds.dtype)
         self._set_tower(tower.to(self.prompt_embeds.device))
@@ -169,15 +190,15 @@ class VegaGenerator(PreTrainedModel):
         self,
         clips: Sequence[torch.Tensor],
         noise: Sequence[torch.Tensor] | None = None,
-        on_chunk: Callable[[int], None] | None = None,
+        on_progress: Callable[[int], None] | None = None,
     ) -> list[torch.Tensor]:
-        """Hidden states of block l, one clip after the other; a clip's features depend on nothing but itself.
+        """Hidden states of block l; a clip's features depend on nothing but itself, whatever is computed with it.
 
         Args:
-            clips: uint8[T, 3, H, W] or float[T, 3, H, W] in [-1, 1], H and W multiples of the cell (16 px); sizes and
+            clips: uint8[T, 3, H, W] or float[T, 3, H, W] in [-1, 1], H and W multiples of a patch (16 px); sizes and
                 lengths may differ.
             noise: float[t, Z, h, w] for each clip, in place of the seeded noise.
-            on_chunk: called with the number of frames after each chunk, for progress.
+            on_progress: called after each chunk with its number of frames.
 
         Returns:
             float[t, h, w, C] for each clip; t = T, or 1 + ceil((T - 1) / 4) in `clip` mode. With `extra_blocks` their
@@ -190,19 +211,25 @@ class VegaGenerator(PreTrainedModel):
         self._check(clips)
         if noise is not None and self.config.noise_draws > 1:
             raise ValueError(f"noise is one draw, but noise_draws is {self.config.noise_draws}. Leave out one.")
+        if noise is not None and len(noise) != len(clips):
+            raise ValueError(f"There is noise for {len(noise)} clips, but there are {len(clips)}. Give one for each.")
         blocks = self.config.block_indices
-        features = []
+        features: dict[int, torch.Tensor] = {}
         with undisturbed(self):
-            for clip, given in zip(clips, noise if noise is not None else [None] * len(clips), strict=True):
-                parts = []
-                for start, frames in self._pieces(clip):
+            for numbers in self._groups(clips):
+                together = torch.stack([clips[number].to(self.device) for number in numbers])
+                given = None if noise is None else torch.stack([noise[number].to(self.device) for number in numbers])
+                chunks = []  # float[B, t, h, w, C] each
+                for start, frames in self._chunks(together):
                     hidden = self._hidden(self._latents(frames), start, blocks, self.config.timestep, given)
-                    parts.append(torch.cat([hidden[block] for block in blocks], dim=-1))
-                    if on_chunk is not None:
-                        on_chunk(len(frames))
-                features.append(torch.cat(parts))
-            check_finite(features, *NOT_FINITE)
-        return features
+                    chunks.append(torch.cat([hidden[block] for block in blocks], dim=-1))
+                    if on_progress is not None:
+                        on_progress(frames.shape[0] * frames.shape[1])
+                for row, number in enumerate(numbers):
+                    features[number] = torch.cat([chunk[row] for chunk in chunks])
+            in_order = [features[number] for number in range(len(clips))]
+            check_finite(in_order, *NOT_FINITE)
+        return in_order
 
     def read(
         self, clip: torch.Tensor, blocks: Sequence[int], timesteps: Sequence[int]
@@ -225,11 +252,11 @@ class VegaGenerator(PreTrainedModel):
         for timestep in timesteps:
             self.config.check_timestep(timestep)
         with undisturbed(self):
-            latents = [(start, self._latents(frames)) for start, frames in self._pieces(clip)]
+            latents = [(start, self._latents(frames)) for start, frames in self._chunks(clip[None])]
         for timestep in timesteps:
             with undisturbed(self):
-                parts = [self._hidden(piece, start, list(indices.values()), timestep) for start, piece in latents]
-                hidden = {block: torch.cat([part[index] for part in parts]) for block, index in indices.items()}
+                chunks = [self._hidden(chunk, start, list(indices.values()), timestep) for start, chunk in latents]
+                hidden = {block: torch.cat([chunk[index][0] for chunk in chunks]) for block, index in indices.items()}
                 for block, states in hidden.items():
                     check_finite([states], f"The hidden states of block {block}", NOT_FINITE[1])
             yield timestep, hidden
@@ -240,24 +267,36 @@ class VegaGenerator(PreTrainedModel):
                 "The generator has no weights: load the model with `from_pretrained` or `from_backbones`."
             )
         for clip in clips:
-            check_clip(clip, self.config.cell)
+            check_clip(clip, self.config.patch_size)
         self.settle()
 
-    def _pieces(self, clip: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-        """What goes through the transformer together, with the number of its first frame."""
-        size = self.config.chunk_frames if self.config.clip_mode == "frame" else len(clip)
-        for start in range(0, len(clip), size):
-            yield start, clip[start : start + size]
+    def _groups(self, clips: Sequence[torch.Tensor]) -> Iterator[list[int]]:
+        """Numbers of the clips that are computed together: of one size, and no more frames than a chunk has.
+
+        On a CPU each clip is alone: convolutions and matrix products round differently with the number of clips there
+        (by up to 2e-5 in features of the tests' models), and features must not depend on what is beside them.
+        """
+        groups: dict[Any, list[int]] = {}
+        for number, clip in enumerate(clips):
+            groups.setdefault((clip.shape, clip.dtype), []).append(number)
+        for (shape, _), numbers in groups.items():
+            count = 1 if self.device.type == "cpu" else max(1, self.config.chunk_frames // shape[0])
+            yield from (numbers[start : start + count] for start in range(0, len(numbers), count))
+
+    def _chunks(self, clips: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """Frames of [B, T, 3, H, W] that go through the transformer together, with the number of the first."""
+        size = self.config.chunk_frames if self.config.clip_mode == "frame" else clips.shape[1]
+        for start in range(0, clips.shape[1], size):
+            yield start, clips[:, start : start + size]
 
     def _latents(self, frames: torch.Tensor) -> torch.Tensor:
-        """float32[t, Z, h, w], without noise."""
-        frames = frames.to(self.device)
-        if frames.dtype == torch.uint8:
-            frames = frames.float() / 127.5 - 1
+        """[B, T, 3, H, W] -> float32[B, t, Z, h, w], without noise."""
+        frames = unit_pixels(frames.to(self.device))
         if self.config.clip_mode == "clip":
-            padding = -(len(frames) - 1) % 4
-            return self.tower.encode_frames(torch.cat([frames, frames[-1:].expand(padding, -1, -1, -1)]))
-        return torch.cat([self.tower.encode_frames(part) for part in frames.split(self.config.chunk_frames)])
+            padding = -(frames.shape[1] - 1) % TEMPORAL_STRIDE
+            return self.tower.encode_frames(torch.cat([frames, frames[:, -1:].expand(-1, padding, -1, -1, -1)], dim=1))
+        chunks = frames.split(self.config.chunk_frames, dim=1)
+        return torch.cat([self.tower.encode_frames(chunk) for chunk in chunks], dim=1)
 
     def _hidden(
         self,
@@ -267,7 +306,7 @@ class VegaGenerator(PreTrainedModel):
         timestep: int,
         noise: torch.Tensor | None = None,
     ) -> Hidden:
-        """Hidden states of one piece, float[t, h, w, C] for each block, averaged over the draws of the noise."""
+        """float[B, t, h, w, C] a block for float[B, t, Z, h, w], averaged over the draws of the noise."""
         level = noise_level(self.config.family, timestep, self.config.shift)
         if level.step not in self._constants:
             self._constants[level.step] = self.tower.constants(
@@ -277,33 +316,37 @@ class VegaGenerator(PreTrainedModel):
         if level.sigma == 0:
             return self._run(latents, constants, blocks)
         if noise is not None:
-            given = noise[start : start + len(latents)].to(latents)
+            given = noise[:, start : start + latents.shape[1]].to(latents)
             return self._run(add_noise(latents, given, level.sigma), constants, blocks)
         draws = []
         for draw in range(self.config.noise_draws):
-            given = self.noise(start, latents.shape, latents.device, draw)
+            given = self.noise(start, latents.shape[1:], latents.device, draw)
             draws.append(self._run(add_noise(latents, given, level.sigma), constants, blocks))
         return draws[0] if len(draws) == 1 else {block: mean([draw[block] for draw in draws]) for block in blocks}
 
     def _run(self, noisy: torch.Tensor, constants: Any, blocks: Sequence[int]) -> Hidden:
-        """Frames are a batch in `frame` mode, and otherwise the time of one clip."""
-        if self.config.clip_mode == "frame":
-            hidden = self.tower(noisy.unsqueeze(2), constants, blocks)  # float[t, 1, h, w, C] each
-            return {block: states[:, 0] for block, states in hidden.items()}
-        hidden = self.tower(noisy.transpose(0, 1)[None], constants, blocks)  # float[1, t, h, w, C] each
-        return {block: states[0] for block, states in hidden.items()}
+        """Frames are a batch in `frame` mode, and otherwise the time of their clip."""
+        if self.config.clip_mode != "frame":
+            return self.tower(noisy.transpose(1, 2), constants, blocks)
+        hidden = self.tower(noisy.flatten(0, 1).unsqueeze(2), constants, blocks)  # float[B * t, 1, h, w, C] each
+        return {block: states[:, 0].unflatten(0, noisy.shape[:2]) for block, states in hidden.items()}
+
+
+def unit_pixels(frames: torch.Tensor) -> torch.Tensor:
+    """uint8 -> float32 in [-1, 1]; floats pass, as they lie there already."""
+    return frames.float() / 127.5 - 1 if frames.dtype == torch.uint8 else frames
 
 
 def mean(draws: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack([draw.float() for draw in draws]).mean(0).to(draws[0].dtype)
 
 
-def check_clip(clip: torch.Tensor, cell: int) -> None:
+def check_clip(clip: torch.Tensor, size: int) -> None:
     if clip.ndim != 4 or clip.shape[1] != 3 or clip.shape[0] == 0:
         raise ValueError(f"A clip must be [T, 3, H, W] with at least one frame, but got {tuple(clip.shape)}.")
-    if clip.shape[2] % cell or clip.shape[3] % cell or clip.shape[2] == 0 or clip.shape[3] == 0:
+    if clip.shape[2] % size or clip.shape[3] % size or clip.shape[2] == 0 or clip.shape[3] == 0:
         raise ValueError(
-            f"Frames must be multiples of {cell} px, but got {clip.shape[2]} x {clip.shape[3]}. Resize them first."
+            f"Frames must be multiples of {size} px, but got {clip.shape[2]} x {clip.shape[3]}. Resize them first."
         )
     if clip.dtype == torch.uint8:
         return

@@ -1,13 +1,14 @@
 """Wan2.1 text-to-video as a latent world simulator: VAE, blocks 0..l of the transformer, and nothing after them.
 
 Everything that does not depend on the frames is computed once: modulations of the single noise level, keys and values
-of the constant prompt, rotary tables.
+of the constant prompt, rotary tables. Three controls have the same interface: what does not come of the training, of
+the image, of the transformer.
 """
 
 import contextlib
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,12 @@ from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
 from .configuration_vega3d import VegaGeneratorConfig
-from .errors_vega3d import value_errors
-from .generator_layout_vega3d import check_part_class
-from .linears_vega3d import EightBitLinear, lower_linears
-from .vae_wan_vega3d import FoldedWanEncoder
-from .weight_files_vega3d import check_indices, read_json, weight_names
+from .files_vega3d import check_indices, read_json, value_errors, weight_names
+from .layouts_vega3d import LATENT_EDGE, TEMPORAL_STRIDE, check_part_class
+from .quantisation_vega3d import EightBitLinear, lower_linears
+from .vae_wan_vega3d import FoldedWanEncoder, normalise_latents
+
+# --- The generator ---------------------------------------------------------------------------------------------------
 
 
 class BlockConstants(NamedTuple):
@@ -61,46 +63,34 @@ class CausalWanEncoder(nn.Module):
         vae.post_quant_conv = None
         self.vae = vae
 
-    def parts(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return (frames,)  # later frames need the earlier ones
-
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """float[T, 3, H, W] with T = 1 + 4k -> float[1 + k, Z, H / 8, W / 8]"""
-        clip = frames.transpose(0, 1).unsqueeze(0)  # float[1, 3, T, H, W]
-        return self.vae.encode(clip).latent_dist.mean[0].transpose(0, 1)
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        """float[B, T, 3, H, W] with T = 1 + 4k -> float[B, 1 + k, Z, H / 8, W / 8]"""
+        return self.vae.encode(clips.transpose(1, 2)).latent_dist.mean.transpose(1, 2)
 
 
 class LatentTower(nn.Module):
-    """The VAE's encoder, with the normalisation of its latents.
-
-    Args:
-        vae: with its encoder; its decoder is not kept.
-        config: of the generator; its `clip_mode` and `compile` are read.
-    """
+    """The VAE's encoder, with the normalisation of its latents; the decoder is dropped."""
 
     def __init__(self, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
         super().__init__()
-        is_causal = config.clip_mode == "clip"
-        self.encoder: Any = CausalWanEncoder(vae) if is_causal else FoldedWanEncoder(vae)
+        self.is_causal = config.clip_mode == "clip"
+        self.encoder: Any = CausalWanEncoder(vae) if self.is_causal else FoldedWanEncoder(vae)
         self.latents_mean = vae.config.latents_mean
         self.latents_std = vae.config.latents_std
-        if config.compile and not is_causal:  # the causal encoder keeps frames between calls, which compiles badly
+        if config.compile and not self.is_causal:  # the causal one keeps frames between calls, which compiles badly
             self.encoder.compile()
 
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            frames: float[N, 3, H, W] in [-1, 1].
+        """Mean of the posterior, normalised per channel: float[B, T, 3, H, W] in [-1, 1] -> float32[B, t, Z, h, w].
 
-        Returns:
-            float32[n, Z, h, w], mean of the posterior, normalised per channel.
+        t is 1 + (T - 1) / 4 for the causal encoder, else T.
         """
         frames = frames.to(next(self.encoder.parameters()).dtype)
-        mean = torch.cat([self.encoder(part) for part in self.encoder.parts(frames)]).float()
-        center, spread = (
-            mean.new_tensor(statistic).view(-1, 1, 1) for statistic in (self.latents_mean, self.latents_std)
-        )
-        return (mean - center) / spread
+        if self.is_causal:
+            return normalise_latents(self.encoder(frames), self.latents_mean, self.latents_std)
+        parts = self.encoder.parts(frames.flatten(0, 1))
+        latents = torch.cat([self.encoder(part) for part in parts]).unflatten(0, frames.shape[:2])
+        return normalise_latents(latents, self.latents_mean, self.latents_std)
 
 
 class WanTower(LatentTower):
@@ -187,12 +177,7 @@ def split_heads(hidden: torch.Tensor, num_heads: int) -> torch.Tensor:
 
 
 def block_constants(block: WanTransformerBlock, modulation: torch.Tensor, prompt: torch.Tensor) -> BlockConstants:
-    """
-    Args:
-        block: of the transformer.
-        modulation: float32[1, 6, C], projection of the time embedding.
-        prompt: float[1, P + 1, C], distinct rows of the projected prompt.
-    """
+    """What a block needs for the noise level of float32[1, 6, C], and for the projected prompt float[1, P + 1, C]."""
     shift, scale, gate, ff_shift, ff_scale, ff_gate = (block.scale_shift_table.float() + modulation)[0].to(
         prompt.dtype
     )
@@ -275,13 +260,7 @@ def build_wan_tower(config: VegaGeneratorConfig) -> WanTower:
 def load_wan_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> WanTower:
     """Loads the blocks that are read and the VAE by diffusers' own loader, with its own float32 exceptions.
 
-    Args:
-        config: of the generator; its `transformer` and `vae` must describe the files.
-        folder: with `transformer/` and `vae/`.
-        dtype: of the weights.
-
-    Raises:
-        ValueError: if a file is missing, truncated, or of other shapes than the config says.
+    Raises ValueError if a file is missing, truncated, or of other shapes than the config says.
     """
     transformer = load_part(
         EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, num_layers=config.num_blocks_read
@@ -354,3 +333,74 @@ def bars_on_terminals_only() -> Iterator[None]:
     finally:
         if silenced:
             diffusers_logging.enable_progress_bar()
+
+
+# --- Controls --------------------------------------------------------------------------------------------------------
+
+
+def load_vae(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
+    return load_part(AutoencoderKLWan, folder, "vae", config.vae, dtype)  # type: ignore[return-value]
+
+
+def load_random_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> WanTower:
+    """The trained VAE before a transformer of the same architecture with weights from `random_seed`.
+
+    The control differs from `wan` in one thing, the training of the transformer.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(config.random_seed)
+        layers = {"num_layers": config.num_blocks_read}
+        transformer = WanTransformer3DModel.from_config({**config.transformer, **layers})
+    in_float32 = set(WanTransformer3DModel._keep_in_fp32_modules)
+    for name, parameter in transformer.named_parameters():
+        if not in_float32.intersection(name.split(".")):
+            parameter.data = parameter.data.to(dtype)
+    return WanTower(lower_linears(transformer, config.linear_precision), load_vae(config, folder, dtype), config)
+
+
+class NoiseTower(WanTower):
+    """The trained transformer at sigma 1: it sees noise and no image."""
+
+    def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """Zeros in the shape of the latents, float32[B, t, Z, h, w]; at sigma 1 they count for nothing."""
+        batch, count, _, height, width = frames.shape
+        t = 1 + (count - 1) // TEMPORAL_STRIDE if self.is_causal else count
+        size = (batch, t, len(self.latents_mean), height // LATENT_EDGE, width // LATENT_EDGE)
+        return torch.zeros(size, device=frames.device, dtype=torch.float32)
+
+
+def load_noise_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> NoiseTower:
+    layers = {"num_layers": config.num_blocks_read}
+    transformer = load_part(EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, **layers)
+    return NoiseTower(lower_linears(transformer, config.linear_precision), load_vae(config, folder, dtype), config)
+
+
+class VAETower(LatentTower):
+    """Clean latents of the VAE, 2x2 of them a token, on the grid of the transformer."""
+
+    def __init__(self, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
+        super().__init__(vae, config)
+        self.patch = config.patch
+
+    def constants(self, prompt: torch.Tensor, prompt_length: int, timestep: int) -> None:
+        """Nothing depends on the prompt or the noise level."""
+
+    def forward(self, latents: torch.Tensor, constants: None, blocks: Sequence[int]) -> dict[int, torch.Tensor]:
+        """float[B, Z, t, h, w] -> float[B, t, h / 2, w / 2, 4 Z], the same for every block."""
+        batch, channels, t, h, w = latents.shape
+        rows, columns = h // self.patch, w // self.patch
+        windows = latents.reshape(batch, channels, t, rows, self.patch, columns, self.patch)
+        tokens = windows.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)
+        return dict.fromkeys(blocks, tokens.to(next(self.encoder.parameters()).dtype))
+
+
+def load_vae_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> nn.Module:
+    return VAETower(load_vae(config, folder, dtype), config)
+
+
+LOADERS: dict[str, Callable[[VegaGeneratorConfig, Path, torch.dtype], nn.Module]] = {
+    "wan": load_wan_tower,
+    "random": load_random_tower,
+    "noise": load_noise_tower,
+    "vae": load_vae_tower,
+}

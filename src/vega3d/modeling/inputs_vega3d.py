@@ -1,7 +1,8 @@
-"""What the fused model reads off its inputs: clips from packed cells, placeholders, the question."""
+"""What the fused model reads off its inputs: clips from packed patches, placeholders, the question."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from transformers.utils import ModelOutput
@@ -10,42 +11,100 @@ from .alignment_vega3d import check_frames
 from .configuration_vega3d import VegaConfig, VegaGeneratorConfig
 
 TOKEN_TYPES = {"image": 1, "video": 2}  # the VLM's mm_token_type_ids
-GENERATOR_INPUTS = (
-    "generator_pixel_values",
-    "generator_pixel_values_videos",
-    "generator_image_grid_thw",
-    "generator_video_grid_thw",
-)
-VISUAL_INPUTS = ("pixel_values", "pixel_values_videos", "generator_hidden_states", *GENERATOR_INPUTS)
+SUFFIXES = {"image": "", "video": "_videos"}  # of the names of pixels
+Item = TypeVar("Item")
+
+
+class VisualInputs(TypedDict, total=False):
+    """Images and videos of a batch, as `VegaProcessor` gives them: the visual arguments of the model."""
+
+    # float[patches, C], semantic stream of the images, as the VLM's processor packs it; then that of the videos.
+    pixel_values: torch.Tensor | None
+    pixel_values_videos: torch.Tensor | None
+    # int[n, 3], grid (t, h, w) of the VLM's patches of each image, and of each video.
+    image_grid_thw: torch.Tensor | None
+    video_grid_thw: torch.Tensor | None
+    # uint8[P, 3 * size * size] or float in [-1, 1], generative stream of the images, in patches of size x size px;
+    # then that of the videos.
+    generator_pixel_values: torch.Tensor | None
+    generator_pixel_values_videos: torch.Tensor | None
+    # int[n, 3], grid (t, h, w) of the generator's patches of each image, and of each video; t is its number of frames.
+    generator_image_grid_thw: torch.Tensor | None
+    generator_video_grid_thw: torch.Tensor | None
+    # float[t, h, w, C] for each image, then each video, in place of the generator's pixels: features of
+    # `VegaGenerator.encode`, on its own grid. The generator's grids may be left out in the `frame` and `views` modes,
+    # where t is the number of frames.
+    generator_hidden_states: Sequence[torch.Tensor] | None
+
+
+PATCH_GRIDS = ("image_grid_thw", "video_grid_thw")
+VISUAL_INPUTS = tuple(name for name in VisualInputs.__annotations__ if name not in PATCH_GRIDS)
+GENERATOR_INPUTS = tuple(name for name in VISUAL_INPUTS if name.startswith("generator_") and "states" not in name)
+IGNORED = -100  # label of a token without a loss
 LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts")
 
 
-@dataclass(frozen=True)
-class VisualInputs:
-    """All images, or all videos, of a batch.
+def split_visuals(inputs: Mapping[str, Any]) -> tuple[VisualInputs, dict[str, Any]]:
+    """The visual arguments among some, and the others."""
+    visual: Any = {name: inputs[name] for name in VisualInputs.__annotations__ if name in inputs}
+    return visual, {name: value for name, value in inputs.items() if name not in visual}
 
-    Args:
-        pixels: float[patches, C], semantic stream as the VLM's processor packs it.
-        grid: int[n, 3], patch grid (t, h, w) of each.
-        cells: uint8[P, 3 * cell * cell] or float in [-1, 1], generative stream.
-        cell_grid: int[n, 3], cell grid (t, h, w) of each; t is the number of frames.
-    """
+
+def equal_items(items: Sequence[Hashable]) -> list[list[int]]:
+    """Numbers of equal items, group by group, in the order of their first ones."""
+    groups: dict[Hashable, list[int]] = {}
+    for number, item in enumerate(items):
+        groups.setdefault(item, []).append(number)
+    return list(groups.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualStreams:
+    """Both streams of all images, or of all videos, of a batch; shapes as in `VisualInputs`."""
 
     pixels: torch.Tensor
     grid: torch.Tensor
-    cells: torch.Tensor | None
-    cell_grid: torch.Tensor | None
+    generator_patches: torch.Tensor | None
+    generator_grid: torch.Tensor | None
+
+    @property
+    def grids(self) -> list[tuple[int, int, int]]:
+        """(t, h, w) of the VLM's patches of each visual."""
+        return [(t, h, w) for t, h, w in self.grid.tolist()]
 
 
-def given_visuals(**visuals: tuple[torch.Tensor | None, ...]) -> dict[str, VisualInputs]:
-    """Fields of `VisualInputs` of each modality; one without pixels is left out.
+def checked_streams(ids: torch.Tensor, visual: VisualInputs, config: VegaConfig) -> dict[str, VisualStreams]:
+    """The streams of `image` and `video`, where there are any, which fit the placeholders of int[B, L].
+
+    Raises:
+        TypeError: for an argument that is no visual one.
+        ValueError: if pixels, grids and placeholders do not fit each other.
+    """
+    unknown = visual.keys() - VisualInputs.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"encode() got an unexpected keyword argument {min(unknown)!r}")
+    streams = visual_streams(visual)
+    merge = config.vlm_config.vision_config.spatial_merge_size
+    tokens = {name: int((stream.grid.prod(-1) // merge**2).sum()) for name, stream in streams.items()}
+    check_placeholders(ids, config, tokens)
+    for name, suffix in SUFFIXES.items():
+        if visual.get(f"generator_pixel_values{suffix}") is not None and name not in streams:
+            raise ValueError(
+                f"generator_pixel_values{suffix} come without pixel_values{suffix}: the {name}s would be seen by the "
+                "generator only. Give both, as VegaProcessor does."
+            )
+    return streams
+
+
+def visual_streams(visual: Mapping[str, Any]) -> dict[str, VisualStreams]:
+    """The streams of each modality; one without pixels is left out.
 
     Raises:
         ValueError: if there are pixels without their grid, or of another number.
     """
-    given = {}
-    for name, (pixels, grid, cells, cell_grid) in visuals.items():
-        suffix = "" if name == "image" else "_videos"
+    streams = {}
+    for name, suffix in SUFFIXES.items():
+        pixels, grid = visual.get(f"pixel_values{suffix}"), visual.get(f"{name}_grid_thw")
         if pixels is not None and grid is None:
             raise ValueError(f"{name} pixels come without {name}_grid_thw. Use VegaProcessor.")
         if pixels is not None and grid is not None:
@@ -55,58 +114,57 @@ def given_visuals(**visuals: tuple[torch.Tensor | None, ...]) -> dict[str, Visua
                     f"pixel_values{suffix} has {len(pixels)} patches, but {name}_grid_thw {grid.tolist()} has "
                     f"{patches}. Give the pixels and the grid of the same {name}s."
                 )
-            given[name] = VisualInputs(pixels, grid, cells, cell_grid)
-    return given
-
-
-def check_streams(visuals: dict[str, VisualInputs], **cells: torch.Tensor | None) -> None:
-    """Raises ValueError if images or videos come for the generator alone, whose features have no place then."""
-    for name, given in cells.items():
-        if given is not None and name not in visuals:
-            suffix = "" if name == "image" else "_videos"
-            raise ValueError(
-                f"generator_pixel_values{suffix} come without pixel_values{suffix}: the {name}s would be seen by the "
-                "generator only. Give both, as VegaProcessor does."
+            streams[name] = VisualStreams(
+                pixels=pixels,
+                grid=grid,
+                generator_patches=visual.get(f"generator_pixel_values{suffix}"),
+                generator_grid=visual.get(f"generator_{name}_grid_thw"),
             )
+    return streams
 
 
-def check_lengths(visuals: dict[str, VisualInputs], num_frames: Sequence[int]) -> None:
-    patches = [int(t) for visual in visuals.values() for t in visual.grid[:, 0]]
+def by_modality(streams: Mapping[str, VisualStreams], items: Sequence[Item]) -> dict[str, tuple[Item, ...]]:
+    """What there is of each image, then each video, under `image` and `video`; nothing, if there is nothing."""
+    rest, parts = list(items), {}
+    for name, stream in streams.items() if items else ():
+        parts[name], rest = tuple(rest[: len(stream.grid)]), rest[len(stream.grid) :]
+    return parts
+
+
+def check_lengths(streams: dict[str, VisualStreams], num_frames: Sequence[int]) -> None:
+    """Raises ValueError unless the clips have the frames of the VLM's temporal patches."""
+    patches = [grid[0] for stream in streams.values() for grid in stream.grids]
     for count, num_patches in zip(num_frames, patches, strict=True):
         check_frames(count, num_patches)
 
 
-def generator_clips(
-    visuals: dict[str, VisualInputs], config: VegaGeneratorConfig
-) -> tuple[list[torch.Tensor], list[int]]:
-    """Frames [t, 3, H, W] of each image, then each video, and their numbers.
+def generator_clips(streams: dict[str, VisualStreams], config: VegaGeneratorConfig) -> list[torch.Tensor]:
+    """Frames [t, 3, H, W] of each image, then each video.
 
     Raises:
         ValueError: if clips are missing, or of other numbers or lengths than the VLM's.
     """
     clips: list[torch.Tensor] = []
-    for name, visual in visuals.items():
-        count = len(visual.grid)
-        if visual.cells is None or visual.cell_grid is None:
-            suffix = "" if name == "image" else "_videos"
+    for name, stream in streams.items():
+        count, suffix = len(stream.grid), SUFFIXES[name]
+        if stream.generator_patches is None or stream.generator_grid is None:
             raise ValueError(
                 f"There are {count} {name}s, but no generator_pixel_values{suffix} with their "
                 f"generator_{name}_grid_thw. Use VegaProcessor, give generator_hidden_states, or set fusion='none'. "
                 "TRL's GRPOTrainer hands on a fixed list of inputs, which these are not on: it takes text only."
             )
-        if len(visual.cell_grid) != count:
+        if len(stream.generator_grid) != count:
             raise ValueError(
-                f"There are {count} {name}s for the VLM, but {len(visual.cell_grid)} for the generator. "
+                f"There are {count} {name}s for the VLM, but {len(stream.generator_grid)} for the generator. "
                 "Give both streams the same frames."
             )
-        clips += unpack_cells(visual.cells, visual.cell_grid, config.cell)
-    num_frames = [len(clip) for clip in clips]
-    check_lengths(visuals, num_frames)
-    return clips, num_frames
+        clips += unpack_patches(stream.generator_patches, stream.generator_grid, config.patch_size)
+    check_lengths(streams, [len(clip) for clip in clips])
+    return clips
 
 
 def cached_frames(
-    visuals: dict[str, VisualInputs], hidden_states: Sequence[torch.Tensor], config: VegaGeneratorConfig
+    streams: dict[str, VisualStreams], hidden_states: Sequence[torch.Tensor], config: VegaGeneratorConfig
 ) -> list[int]:
     """Number of frames of each clip whose hidden states are given.
 
@@ -114,7 +172,7 @@ def cached_frames(
         ValueError: if clips are missing, of other lengths than the VLM's, or of other channels than the generator's,
             or if the generator's pixels are given, too.
     """
-    wanted = sum(len(visual.grid) for visual in visuals.values())
+    wanted = sum(len(stream.grid) for stream in streams.values())
     if len(hidden_states) != wanted:
         raise ValueError(
             f"There are {wanted} images and videos, but generator_hidden_states of {len(hidden_states)} clips. "
@@ -126,47 +184,47 @@ def cached_frames(
                 f"generator_hidden_states must be float[t, h, w, {config.hidden_size}], but one is "
                 f"{tuple(state.shape)}. They are the output of this generator's `encode`."
             )
-    if any(visual.cells is not None for visual in visuals.values()):
+    if any(stream.generator_patches is not None for stream in streams.values()):
         raise ValueError(
             "Both generator_hidden_states and the generator's pixels are given, and one could be of other clips. "
             "Leave out one of them."
         )
-    grids = [visual.cell_grid for visual in visuals.values() if visual.cell_grid is not None]
-    if len(grids) == len(visuals):
+    grids = [stream.generator_grid for stream in streams.values() if stream.generator_grid is not None]
+    if len(grids) == len(streams):
         num_frames = [int(t) for grid in grids for t in grid[:, 0]]
     elif config.clip_mode == "clip":
         raise ValueError("clip_mode='clip' needs the generator's grids: their t is the number of frames.")
     else:
         num_frames = [len(state) for state in hidden_states]
-    check_lengths(visuals, num_frames)
+    check_lengths(streams, num_frames)
     return num_frames
 
 
-def unpack_cells(cells: torch.Tensor | None, grid: torch.Tensor | None, cell: int) -> list[torch.Tensor]:
-    """Packed cells -> one [t, 3, h * cell, w * cell] a clip; none if there are none.
+def unpack_patches(patches: torch.Tensor | None, grid: torch.Tensor | None, size: int) -> list[torch.Tensor]:
+    """Packed patches -> one [t, 3, h * size, w * size] a clip; none if there are none.
 
     Args:
-        cells: [P, 3 * cell * cell], rows in (t, h, w) order, clip after clip.
-        grid: int[n, 3], (t, h, w) of each clip in cells.
-        cell: edge of a cell [px].
+        patches: [P, 3 * size * size], rows in (t, h, w) order, clip after clip.
+        grid: int[n, 3], (t, h, w) of each clip in patches.
+        size: edge of a patch [px].
 
     Raises:
-        ValueError: if the cells do not fill the grid, or have none.
+        ValueError: if the patches do not fill the grid, or have none.
     """
-    if cells is None:
+    if patches is None:
         return []
     if grid is None:
-        raise ValueError("The generator's pixels come without their grid (t, h, w in cells). Use VegaProcessor.")
-    sizes = grid.prod(-1).tolist()
-    if cells.ndim != 2 or cells.shape != (sum(sizes), 3 * cell * cell):
+        raise ValueError("The generator's pixels come without their grid (t, h, w in patches). Use VegaProcessor.")
+    counts = grid.prod(-1).tolist()
+    if patches.ndim != 2 or patches.shape != (sum(counts), 3 * size * size):
         raise ValueError(
-            f"The generator's pixels must be [{sum(sizes)}, {3 * cell * cell}] for the grid {grid.tolist()}, "
-            f"but are {list(cells.shape)}."
+            f"The generator's pixels must be [{sum(counts)}, {3 * size * size}] for the grid {grid.tolist()}, "
+            f"but are {list(patches.shape)}."
         )
     clips = []
-    for packed, (t, h, w) in zip(cells.split(sizes), grid.tolist(), strict=True):
-        windows = packed.reshape(t, h, w, 3, cell, cell)
-        clips.append(windows.permute(0, 3, 1, 4, 2, 5).reshape(t, 3, h * cell, w * cell))
+    for packed, (t, h, w) in zip(patches.split(counts), grid.tolist(), strict=True):
+        windows = packed.reshape(t, h, w, 3, size, size)
+        clips.append(windows.permute(0, 3, 1, 4, 2, 5).reshape(t, 3, h * size, w * size))
     return clips
 
 
@@ -226,15 +284,10 @@ def check_placeholders(ids: torch.Tensor, config: VegaConfig, features: Mapping[
             )
 
 
-def tokens_of_pixels(visuals: Mapping[str, VisualInputs], config: VegaConfig) -> dict[str, int]:
-    merge = config.vlm_config.vision_config.spatial_merge_size
-    return {name: int((visual.grid.prod(-1) // merge**2).sum()) for name, visual in visuals.items()}
-
-
 class FusedVisuals(dict[str, ModelOutput]):
     """`mm_encoder_outputs`: the VLM's encoder output of each modality, with fused tokens.
 
-    It keeps the pixels that it was made of, so that those of another clip beside it are noticed; copies do not.
+    It remembers the pixels that it was made of, so that those of another clip beside it are noticed; copies do not.
     """
 
     sources: Mapping[str, list[torch.Tensor]]
@@ -261,10 +314,9 @@ def tensors(value: torch.Tensor | Sequence[torch.Tensor] | None) -> list[torch.T
 
 
 def tokens_of_outputs(outputs: Mapping[str, ModelOutput | None], visual: Mapping[str, object]) -> dict[str, int]:
-    """Visual tokens of each modality in given `mm_encoder_outputs`.
+    """Visual tokens of each modality in given `mm_encoder_outputs`, of `encode` or of the VLM's encoders.
 
     Args:
-        outputs: of `encode`, or of the VLM's encoders.
         visual: pixels and hidden states given beside them.
 
     Raises:
@@ -289,6 +341,15 @@ def tokens_of_outputs(outputs: Mapping[str, ModelOutput | None], visual: Mapping
 def copied_outputs(outputs: Mapping[str, ModelOutput | None]) -> dict[str, ModelOutput]:
     """Outputs whose fields can be set, as generation with beams does, without changing the caller's."""
     return {name: type(output)(**output) for name, output in outputs.items() if output is not None}
+
+
+def replaced_tokens(outputs: Mapping[str, ModelOutput], tokens: Sequence[torch.Tensor]) -> dict[str, ModelOutput]:
+    """Copies of encoder outputs with other tokens: float[N, D] for each image, then each video."""
+    copies, rest = copied_outputs(outputs), list(tokens)
+    for output in copies.values():
+        count = len(output.pooler_output)
+        output.pooler_output, rest = tuple(rest[:count]), rest[count:]
+    return copies
 
 
 def visual_rows(input_ids: torch.Tensor, modality: str, grid: torch.Tensor, config: VegaConfig) -> list[int]:
@@ -326,11 +387,9 @@ def instruction_embeddings(
     """float[B, D]: mean embedding of each prompt's text tokens, without visuals, padding and the answer.
 
     Args:
-        input_ids: int[B, L].
+        input_ids: int[B, L]; so are `labels`.
         attention_mask: int[B, L], or int[B, P + L] with that of P tokens in a cache.
-        labels: int[B, L].
-        config: of the model.
-        embeddings: of the ids, float[B, L, D].
+        embeddings: int[B, L] -> float[B, L, D].
 
     Raises:
         ValueError: if a prompt has no text.
@@ -339,7 +398,7 @@ def instruction_embeddings(
     if attention_mask is not None:
         is_text &= attention_mask[:, -input_ids.shape[1] :].bool()
     if labels is not None:
-        is_text &= labels == -100
+        is_text &= labels == IGNORED
     if not is_text.any(-1).all():
         raise ValueError("fusion='instruction_gated' needs a question, but a prompt of the batch has no text tokens.")
     embedded = embeddings(input_ids)

@@ -1,7 +1,7 @@
 """The fused model: a vision-language model whose visual tokens are fused with those of a frozen video generator."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Unpack
 
 import torch
 from torch import nn
@@ -16,26 +16,31 @@ from .generator_vega3d import NOT_FINITE, VegaGenerator
 from .inputs_vega3d import (
     GENERATOR_INPUTS,
     LANGUAGE_INPUTS,
+    PATCH_GRIDS,
     VISUAL_INPUTS,
     FusedVisuals,
     VisualInputs,
+    VisualStreams,
+    by_modality,
     cached_frames,
     check_placeholders,
-    check_streams,
+    checked_streams,
     copied_outputs,
+    equal_items,
     generator_clips,
-    given_visuals,
     instruction_embeddings,
+    replaced_tokens,
+    split_visuals,
     text_ids,
     token_type_ids,
     tokens_of_outputs,
-    tokens_of_pixels,
-    unpack_cells,
+    unpack_patches,
     visual_rows,
 )
-from .outputs_vega3d import Gates, VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput
-from .pretrained_vega3d import VegaPreTrainedModel
+from .pretrained_vega3d import VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput, VegaPreTrainedModel
 from .turns_vega3d import NewTokens, Prompt
+
+Features = Callable[[], list[torch.Tensor]]  # float[t, h, w, C] a clip
 
 
 class VegaModel(VegaPreTrainedModel):
@@ -65,18 +70,11 @@ class VegaModel(VegaPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        image_grid_thw: torch.Tensor | None = None,
-        video_grid_thw: torch.Tensor | None = None,
-        generator_pixel_values: torch.Tensor | None = None,
-        generator_pixel_values_videos: torch.Tensor | None = None,
-        generator_image_grid_thw: torch.Tensor | None = None,
-        generator_video_grid_thw: torch.Tensor | None = None,
-        generator_hidden_states: Sequence[torch.Tensor] | None = None,
         inputs_embeds: torch.Tensor | None = None,
         output_gates: bool = False,
-        **generator_kwargs,
+        noise: Sequence[torch.Tensor] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+        **visual: Unpack[VisualInputs],
     ) -> VegaEncoderOutput:
         """Both streams of all images and videos of a batch, aligned and fused.
 
@@ -85,61 +83,53 @@ class VegaModel(VegaPreTrainedModel):
                 tokens that are not in it.
             attention_mask: int[B, L], or that of the cache and these tokens.
             labels: int[B, L]; tokens with a label are the answer, and no part of the instruction.
-            pixel_values: float[patches, C], semantic stream of the images, as the VLM's processor packs it.
-            pixel_values_videos: the same for the videos.
-            image_grid_thw: int[n, 3], patch grid of each image.
-            video_grid_thw: int[n, 3], patch grid of each video.
-            generator_pixel_values: uint8[P, 3 * cell * cell] or float in [-1, 1], generative stream of the images.
-            generator_pixel_values_videos: the same for the videos.
-            generator_image_grid_thw: int[n, 3], cell grid of each image.
-            generator_video_grid_thw: int[n, 3], cell grid of each video; t is its number of frames.
-            generator_hidden_states: float[t, h, w, C] for each image, then each video, in place of generator pixels
-                (features of `VegaGenerator.encode`, on its native grid). The generator grids may be left out in the
-                `frame` and `views` modes, where t is the number of frames.
             inputs_embeds: float[B, L, D] in place of `input_ids`; placeholders are the rows equal to their embedding.
             output_gates: also return the gates.
-            generator_kwargs: `noise`, `on_chunk` of `VegaGenerator.encode`.
+            noise: as in `VegaGenerator.encode`; so is `on_progress`.
+            visual: the images and videos.
 
         Raises:
             ValueError: if the counts of placeholders, visuals and generator clips do not match, or for hidden states
                 that are not finite.
         """
+        # 1. Check: whatever can be refused is refused before the heavy work
         ids = text_ids(input_ids, inputs_embeds, self.get_input_embeddings(), self.config)
-        visuals = given_visuals(
-            image=(pixel_values, image_grid_thw, generator_pixel_values, generator_image_grid_thw),
-            video=(
-                pixel_values_videos,
-                video_grid_thw,
-                generator_pixel_values_videos,
-                generator_video_grid_thw,
-            ),
-        )
-        check_placeholders(ids, self.config, tokens_of_pixels(visuals, self.config))
-        check_streams(visuals, image=generator_pixel_values, video=generator_pixel_values_videos)
-        sources: dict[str, Any] = {
-            "pixel_values": pixel_values,
-            "pixel_values_videos": pixel_values_videos,
-            "generator_pixel_values": generator_pixel_values,
-            "generator_pixel_values_videos": generator_pixel_values_videos,
-            "generator_hidden_states": generator_hidden_states,
-        }
+        streams = checked_streams(ids, visual, self.config)
         if self.config.fusion == "none":
-            return VegaEncoderOutput(FusedVisuals(self._semantic(visuals), **sources))
-        if generator_hidden_states is None:
-            clips, num_frames = generator_clips(visuals, self.config.generator_config)
+            return VegaEncoderOutput(FusedVisuals(self._semantic(streams), **visual))
+        given = visual.get("generator_hidden_states")
+        if given is None:
+            num_frames, features = self._computed_features(streams, noise, on_progress)
         else:
-            num_frames = cached_frames(visuals, generator_hidden_states, self.config.generator_config)
-        questions = self._questions(ids, inputs_embeds, attention_mask, labels, visuals)
+            num_frames, features = self._cached_features(streams, given, ids.device)
+        questions = self._questions(ids, inputs_embeds, attention_mask, labels, streams)
+        grids = [grid for stream in streams.values() for grid in stream.grids]
 
-        if generator_hidden_states is not None:  # from pinned memory they are copied while the vision tower runs
-            hidden = [states.to(ids.device, non_blocking=True) for states in generator_hidden_states]
-        semantic = self._semantic(visuals)
-        if generator_hidden_states is None:
-            hidden = self.generator.encode(clips, **generator_kwargs)  # float[t, h, w, C] a clip
-        else:
-            check_finite(hidden, "generator_hidden_states", NOT_FINITE[1])
-        gates = self._fuse(semantic, visuals, hidden, num_frames, questions)
-        return VegaEncoderOutput(FusedVisuals(semantic, **sources), gates if output_gates and gates else None)
+        # 2. Semantic stream: float[N, D] a visual
+        semantic = self._semantic(streams)
+        tokens = [item for output in semantic.values() for item in output.pooler_output]
+        # 3. Generative stream: float[t, h, w, C] a visual
+        hidden = features()
+
+        fused: dict[int, torch.Tensor] = {}
+        gates: dict[int, torch.Tensor] = {}
+        sizes = list(zip([states.shape for states in hidden], num_frames, grids, strict=True))
+        for numbers in equal_items(sizes):  # visuals of one grid together: B of them
+            _, count, grid = sizes[numbers[0]]
+            own = torch.stack([tokens[number] for number in numbers])
+            states = torch.stack([hidden[number].to(own.device, own.dtype) for number in numbers])
+            question = torch.stack([questions[number] for number in numbers]) if questions else None
+            # 4. Align: float[B, N, D]
+            generative = self.projector(states, count, grid)
+            # 5. Fuse: float[B, N, D], and the gate float[B, N, 1]
+            token_grid = (grid[0], grid[1] // self.projector.merge, grid[2] // self.projector.merge)
+            mixed, gate = self.fusion(own, generative, token_grid, question)
+            fused.update(zip(numbers, mixed, strict=True))
+            if gate is not None and output_gates:
+                gates.update(zip(numbers, gate.unflatten(1, token_grid).squeeze(-1), strict=True))
+        outputs = replaced_tokens(semantic, [fused[number] for number in sorted(fused)])
+        on_grids = by_modality(streams, [gates[number] for number in sorted(gates)])
+        return VegaEncoderOutput(FusedVisuals(outputs, **visual), on_grids or None)
 
     def generator_features(
         self,
@@ -149,54 +139,52 @@ class VegaModel(VegaPreTrainedModel):
         generator_video_grid_thw: torch.Tensor | None = None,
         **generator_kwargs,
     ) -> list[torch.Tensor]:
-        """Hidden states to keep and to give back later as `generator_hidden_states`.
+        """Hidden states to store and to give back later as `generator_hidden_states`.
 
         Args:
-            generator_pixel_values: and the rest as in `encode`.
+            generator_pixel_values: as in `VisualInputs`, like the other three.
+            generator_kwargs: `noise`, `on_progress` of `VegaGenerator.encode`.
 
         Returns:
             float[t, h, w, C] for each image, then each video.
         """
-        cell = self.config.generator_config.cell
-        clips = unpack_cells(generator_pixel_values, generator_image_grid_thw, cell)
-        clips += unpack_cells(generator_pixel_values_videos, generator_video_grid_thw, cell)
+        size = self.config.generator_config.patch_size
+        clips = unpack_patches(generator_pixel_values, generator_image_grid_thw, size)
+        clips += unpack_patches(generator_pixel_values_videos, generator_video_grid_thw, size)
         return self.generator.encode(clips, **generator_kwargs)
 
-    def _semantic(self, visuals: dict[str, VisualInputs]) -> dict[str, ModelOutput]:
+    def _semantic(self, streams: dict[str, VisualStreams]) -> dict[str, ModelOutput]:
         """The VLM's own encoder outputs; their `pooler_output` is a tuple of float[N, D].
 
         Qwen3-VL's `deepstack_features` lie beside it and stay as they are: they are not fused.
         """
         encoders = {"image": self.vlm.get_image_features, "video": self.vlm.get_video_features}
-        return {name: encoders[name](visual.pixels, visual.grid, return_dict=True) for name, visual in visuals.items()}
+        return {name: encoders[name](stream.pixels, stream.grid, return_dict=True) for name, stream in streams.items()}
 
-    def _questions(self, ids, embeds, attention_mask, labels, visuals) -> dict[str, list[torch.Tensor | None]]:
-        """float[D] for each visual, the mean embedding of its prompt's text, if the fusion reads it."""
-        if not (self.fusion.needs_instruction and visuals):
-            return {name: [None] * len(visual.grid) for name, visual in visuals.items()}
+    def _computed_features(self, streams: dict[str, VisualStreams], noise, on_progress) -> tuple[list[int], Features]:
+        """Frames of each clip, and its features, which are computed when they are called for."""
+        clips = generator_clips(streams, self.config.generator_config)
+        return [len(clip) for clip in clips], lambda: self.generator.encode(clips, noise, on_progress)
+
+    def _cached_features(self, streams: dict[str, VisualStreams], given, device) -> tuple[list[int], Features]:
+        """The same of stored features; those in pinned memory are copied while the vision tower runs."""
+        num_frames = cached_frames(streams, given, self.config.generator_config)
+        hidden = [states.to(device, non_blocking=True) for states in given]
+
+        def features() -> list[torch.Tensor]:
+            check_finite(hidden, "generator_hidden_states", NOT_FINITE[1])
+            return hidden
+
+        return num_frames, features
+
+    def _questions(self, ids, embeds, attention_mask, labels, streams: dict[str, VisualStreams]) -> list[torch.Tensor]:
+        """float[D] for each visual, the mean embedding of its prompt's text; empty if the fusion does not read it."""
+        if not (self.fusion.needs_instruction and streams):
+            return []
         embeddings = self.get_input_embeddings() if embeds is None else lambda ids: embeds
         text = instruction_embeddings(ids, attention_mask, labels, self.config, embeddings)
-        rows = {name: visual_rows(ids, name, visual.grid, self.config) for name, visual in visuals.items()}
-        return {name: [text[row] for row in rows[name]] for name in visuals}
-
-    def _fuse(self, semantic, visuals, hidden, num_frames, questions) -> Gates:
-        """Replaces the semantic tokens by the fused ones, item by item; returns the gates on their token grids."""
-        gates: Gates = {}
-        clips = zip(hidden, num_frames, strict=True)
-        merge = self.projector.merge
-        for name, visual in visuals.items():
-            fused = []
-            items = zip(semantic[name].pooler_output, visual.grid.tolist(), questions[name], strict=True)
-            for tokens, (t, h, w), question in items:
-                clip, count = next(clips)
-                generative = self.projector(clip.to(tokens.device, tokens.dtype), count, (t, h, w))  # float[N, D]
-                grid = (t, h // merge, w // merge)
-                tokens, gate = self.fusion(tokens, generative, grid, question)
-                fused.append(tokens)
-                if gate is not None:
-                    gates[name] = (*gates.get(name, ()), gate.unflatten(0, grid).squeeze(-1))
-            semantic[name].pooler_output = tuple(fused)
-        return gates
+        rows = (row for name, stream in streams.items() for row in visual_rows(ids, name, stream.grid, self.config))
+        return [text[row] for row in rows]
 
     def forward(
         self,
@@ -206,17 +194,7 @@ class VegaModel(VegaPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        pixel_values: torch.Tensor | None = None,
-        pixel_values_videos: torch.Tensor | None = None,
-        image_grid_thw: torch.Tensor | None = None,
-        video_grid_thw: torch.Tensor | None = None,
         mm_token_type_ids: torch.Tensor | None = None,
-        generator_pixel_values: torch.Tensor | None = None,
-        generator_pixel_values_videos: torch.Tensor | None = None,
-        generator_image_grid_thw: torch.Tensor | None = None,
-        generator_video_grid_thw: torch.Tensor | None = None,
-        generator_hidden_states: Sequence[torch.Tensor] | None = None,
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
         output_gates: bool = False,
         **kwargs,
@@ -224,36 +202,20 @@ class VegaModel(VegaPreTrainedModel):
         """Arguments as in `encode`, or its `mm_encoder_outputs`; `labels` only mark the answer.
 
         With a cache that is not empty, the text is that of the new tokens, and so are the visuals. `kwargs` are the
-        VLM's own, such as `second_per_grid_ts` of Qwen2.5-VL.
+        `VisualInputs`, and the VLM's own, such as `second_per_grid_ts` of Qwen2.5-VL.
 
         Raises:
             ValueError: if the visuals given do not match the placeholders of the text, so that some would go unseen.
         """
-        visual: dict[str, Any] = {
-            "pixel_values": pixel_values,
-            "pixel_values_videos": pixel_values_videos,
-            "generator_pixel_values": generator_pixel_values,
-            "generator_pixel_values_videos": generator_pixel_values_videos,
-            "generator_image_grid_thw": generator_image_grid_thw,
-            "generator_video_grid_thw": generator_video_grid_thw,
-            "generator_hidden_states": generator_hidden_states,
-        }
-        grids: dict[str, Any] = {"image_grid_thw": image_grid_thw, "video_grid_thw": video_grid_thw}
+        visual, vlm_kwargs = split_visuals(kwargs)
+        grids = {name: visual.get(name) for name in PATCH_GRIDS}  # read by the VLM, too
         ids = text_ids(input_ids, inputs_embeds, self.get_input_embeddings(), self.config)
         turn = NewTokens(self.vlm.base_model, past_key_values, ids.shape, attention_mask, ids.device)
         gates = None
         if mm_encoder_outputs is not None:
             check_placeholders(ids, self.config, tokens_of_outputs(mm_encoder_outputs, visual))
-        elif not turn.is_step or any(value is not None for value in visual.values()):
-            encoded = self.encode(
-                input_ids,
-                attention_mask,
-                labels,
-                inputs_embeds=inputs_embeds,
-                output_gates=output_gates,
-                **grids,
-                **visual,
-            )
+        elif not turn.is_step or any(visual.get(name) is not None for name in VISUAL_INPUTS):
+            encoded = self.encode(input_ids, attention_mask, labels, inputs_embeds, output_gates, **visual)
             mm_encoder_outputs, gates = encoded.mm_encoder_outputs, encoded.gates
         if mm_token_type_ids is None and input_ids is not None:
             mm_token_type_ids = token_type_ids(input_ids, self.config)
@@ -266,12 +228,10 @@ class VegaModel(VegaPreTrainedModel):
             position_ids=position_ids,
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            image_grid_thw=image_grid_thw,
-            video_grid_thw=video_grid_thw,
             mm_token_type_ids=mm_token_type_ids,
             mm_encoder_outputs=mm_encoder_outputs,
-            **kwargs,
+            **grids,
+            **vlm_kwargs,
         )
         turn.remember(outputs.past_key_values, position_ids)
         return VegaModelOutput(
@@ -330,10 +290,10 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs,
     ) -> VegaCausalLMOutput:
-        """
+        """Logits of the answer, and the loss if there are labels.
+
         Args:
-            input_ids: int[B, L].
-            attention_mask: int[B, L].
+            input_ids: int[B, L]; so is `attention_mask`.
             labels: int[B, L], -100 where no loss is wanted.
             logits_to_keep: number of last positions, or their indices, for which logits are computed; 0 = all.
             kwargs: as in `VegaModel.forward`.

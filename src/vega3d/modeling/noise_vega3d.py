@@ -9,7 +9,7 @@ from .configuration_vega3d import NUM_TRAIN_TIMESTEPS
 
 NOISE_STRIDE = 1_000_003  # prime: seeds of (noise_seed, frame) meet only for clips of over a million frames
 DRAW_STRIDE = 2_654_435_761  # 2**32 / golden ratio: torch keeps 32 bits of a seed; there the draws must lie far apart
-KEPT_FRAMES = 64
+STORED_FRAMES = 64
 
 
 class NoiseLevel(NamedTuple):
@@ -58,19 +58,16 @@ def add_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: float | torch.T
 class SeededNoise:
     """Noise of frames, drawn on the CPU, so that it is the same on every device.
 
-    The first frames of the last size are kept on the device; drawing takes as long as the model on a GPU.
-
-    Args:
-        seed: of all frames and draws.
-        shared: one map for all frames of a draw.
+    The first frames of the last size are stored on the device; drawing takes as long as the model on a GPU. With
+    `shared` there is one map for all frames of a draw.
     """
 
     def __init__(self, seed: int, shared: bool):
         self.seed, self.shared = seed, shared
-        self._kept: dict[int, torch.Tensor] = {}
+        self._stored: dict[int, torch.Tensor] = {}  # float32[n, Z, h, w] of the first n frames of a draw
 
     def forget(self) -> None:
-        self._kept = {}
+        self._stored = {}
 
     def __call__(
         self, start: int, shape: Sequence[int], device: torch.device | str = "cpu", draw: int = 0
@@ -79,18 +76,18 @@ class SeededNoise:
         count, size = shape[0], tuple(shape[1:])
         if self.shared:
             return self._draw(0, 1, size, draw).to(device).expand(count, *size)
-        if start + count > KEPT_FRAMES:
+        if start + count > STORED_FRAMES:
             return self._draw(start, count, size, draw).to(device)
-        kept = self._kept.get(draw)
-        if kept is not None and (kept.shape[1:] != size or kept.device != torch.device(device)):
+        stored = self._stored.get(draw)
+        if stored is not None and (stored.shape[1:] != size or stored.device != torch.device(device)):
             self.forget()
-            kept = None
-        if kept is None or len(kept) < start + count:
-            known = 0 if kept is None else len(kept)
+            stored = None
+        if stored is None or len(stored) < start + count:
+            known = 0 if stored is None else len(stored)
             drawn = self._draw(known, start + count - known, size, draw).to(device)
-            kept = drawn if kept is None else torch.cat([kept, drawn])
-            self._kept[draw] = kept
-        return kept[start : start + count]
+            stored = drawn if stored is None else torch.cat([stored, drawn])
+            self._stored[draw] = stored
+        return stored[start : start + count]
 
     def _draw(self, start: int, count: int, size: tuple[int, ...], draw: int) -> torch.Tensor:
         frames = []

@@ -1,12 +1,47 @@
-"""What the models of this package share: what they support, and how new weights begin."""
+"""What the models of this package share: what they return, what they support, and how new weights begin."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import ModelOutput
 
 from .checkpoint_vega3d import CheckpointedModel
 from .configuration_vega3d import VegaConfig
 from .fusion_vega3d import InstructionGatedFusion, TokenGatedResidualFusion, WeightedFusion
+
+Gates = dict[str, tuple[torch.Tensor, ...]]
+
+
+@dataclass
+class VegaEncoderOutput:
+    """Fused visual tokens, computed once a prompt. A `ModelOutput` would unpack the dict of its first field.
+
+    Args:
+        mm_encoder_outputs: for each of `image` and `video` given, the VLM's encoder output with the fused tokens,
+            float[N, D] an item, as its `pooler_output`.
+        gates: for each modality, float[t, h, w] an item on its token grid ([t, h, w, D] for `channel_gated`), where 1
+            keeps only the semantic token; None unless asked for, or for a fusion without a gate.
+    """
+
+    mm_encoder_outputs: dict[str, ModelOutput]
+    gates: Gates | None = None
+
+
+@dataclass
+class VegaModelOutput(BaseModelOutputWithPast):
+    """`last_hidden_state` float[B, L, D], cache, and `gates` as in `VegaEncoderOutput`."""
+
+    gates: Gates | None = None
+
+
+@dataclass
+class VegaCausalLMOutput(CausalLMOutputWithPast):
+    """`loss`, `logits` float[B, L, V], cache, and `gates` as in `VegaEncoderOutput`."""
+
+    gates: Gates | None = None
 
 
 class VegaPreTrainedModel(CheckpointedModel):

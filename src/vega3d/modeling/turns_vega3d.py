@@ -1,4 +1,4 @@
-"""Conversations on a kept cache: which tokens are new, and where they stand.
+"""Conversations on a stored cache: which tokens are new, and where they stand.
 
 Qwen-VL counts positions in three dimensions, so that the position of a token is not the number of tokens before it.
 The VLM keeps their difference for the last prompt that it has seen, which another conversation overwrites, and counts
@@ -20,11 +20,7 @@ OFFSETS = "vega3d_offsets"  # attribute of a cache, int[B, P]: next position - n
 
 
 def cached_length(cache: Cache | None) -> int:
-    """Number of tokens in a cache.
-
-    Raises:
-        ValueError: if it is of another type.
-    """
+    """Number of tokens in a cache; raises ValueError if it is no `Cache`."""
     if cache is not None and not isinstance(cache, Cache):
         raise ValueError(
             f"past_key_values must be a Cache of transformers, such as DynamicCache(), not {type(cache)}."
@@ -33,11 +29,7 @@ def cached_length(cache: Cache | None) -> int:
 
 
 def new_length(input_length: int, mask: torch.Tensor | None, cached: int) -> int:
-    """How many tokens of a prompt for `generate` are not in the cache.
-
-    Raises:
-        ValueError: if none is.
-    """
+    """How many tokens of a prompt for `generate` are not in the cache; raises ValueError if none is."""
     if cached == 0 or (mask is not None and mask.shape[1] == cached + input_length):
         return input_length
     if input_length <= cached:
@@ -58,11 +50,7 @@ def check_mask(mask: torch.Tensor | None, cached: int, length: int) -> None:
 
 
 def offsets_after(cache: Cache | None, batch_size: int) -> torch.Tensor | None:
-    """int[B]: next position less the number of tokens; None for a cache that was not filled by this model.
-
-    Raises:
-        ValueError: if the cache is of another number of rows.
-    """
+    """int[B]: next position less the number of tokens; None for a cache that was not filled by this model."""
     cached = cached_length(cache)
     if cache is None or cached == 0:
         return torch.zeros(batch_size, dtype=torch.long)
@@ -217,9 +205,7 @@ class Prompt:
 
     Args:
         core: the VLM without its head.
-        embeddings: of its tokens.
-        config: of the model.
-        generation_config: of the model.
+        embeddings: int[B, L] -> float[B, L, D], the VLM's own.
         inputs: of `generate`: `input_ids` or `inputs_embeds`, `attention_mask`, `past_key_values`, and so on.
 
     Raises:

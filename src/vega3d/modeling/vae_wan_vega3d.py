@@ -4,6 +4,8 @@ At T = 1 a causal 3D convolution sees only zeros before the frame, so its last t
 the temporal down-sampling does nothing. The folded encoder has a third of the weights and runs in channels_last.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
@@ -17,9 +19,16 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import nn
 
-from .generator_layout_vega3d import LATENT_EDGE, latent_edge
+from .layouts_vega3d import LATENT_EDGE, latent_edge
 
 PIXELS_AT_A_TIME = 4 * 1280 * 720
+
+
+def normalise_latents(latents: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """`(latents - mean) / std` by channel, float[..., Z, h, w] -> float32[..., Z, h, w]: what the transformer sees."""
+    latents = latents.float()
+    center, spread = (latents.new_tensor(statistic).view(-1, 1, 1) for statistic in (mean, std))
+    return (latents - center) / spread
 
 
 def fold_conv(conv: WanCausalConv3d) -> nn.Conv2d:
@@ -133,9 +142,7 @@ def fold_block(block: nn.Module) -> nn.Module:
 
 
 class FoldedWanEncoder(nn.Module):
-    """`AutoencoderKLWan.encode(...).latent_dist.mean` of single frames, normalised per channel.
-
-    Derived from a loaded VAE and never stored.
+    """`AutoencoderKLWan.encode(...).latent_dist.mean` of single frames; made of a loaded VAE and never stored.
 
     Raises:
         ValueError: for a VAE with residual shortcuts, or latents of 16 px (Wan2.2).
@@ -169,13 +176,7 @@ class FoldedWanEncoder(nn.Module):
         return frames.split(max(1, PIXELS_AT_A_TIME // (frames.shape[2] * frames.shape[3])))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """
-        Args:
-            frames: float[N, 3, H, W] in [-1, 1].
-
-        Returns:
-            float[N, Z, H / 8, W / 8], mean of the posterior, not yet normalised.
-        """
+        """Mean of the posterior, not yet normalised: float[N, 3, H, W] in [-1, 1] -> float[N, Z, H / 8, W / 8]."""
         patches = patchify(frames.unsqueeze(2), self.patch_size).squeeze(2)
         x = self.conv_in(patches.contiguous(memory_format=torch.channels_last))
         for block in self.down_blocks:

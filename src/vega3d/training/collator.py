@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from vega3d.features.clips import sampled_clip
+from vega3d.modeling.inputs_vega3d import IGNORED
 from vega3d.processing.media_vega3d import load_clips, load_image_array
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.sampling_vega3d import check_sampling
@@ -15,7 +16,6 @@ from vega3d.processing.video_vega3d import VideoClip
 from vega3d.questions import SpatialQuestion
 from vega3d.training.data import MarkedVideo, TrainingExample, check_media, training_example
 
-IGNORED = -100
 Row = TrainingExample | SpatialQuestion | Mapping
 
 

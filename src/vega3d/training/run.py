@@ -260,16 +260,8 @@ def plain_model(wrapped: Any, output: Path, unquantised: Path | None) -> VegaFor
         base = VegaForSpatialReasoning.from_pretrained(unquantised, dtype="auto")
         return optional_module("peft").PeftModel.from_pretrained(base, output / ADAPTER).merge_and_unload()
     model = wrapped if isinstance(wrapped, VegaForSpatialReasoning) else wrapped.merge_and_unload()
-    cast_back(model)
+    model.cast_weights(model.config.dtype)  # they are float32 while they are trained
     return model
-
-
-@torch.no_grad()
-def cast_back(model: VegaForSpatialReasoning) -> None:
-    """Casts the weights, float32 while they are trained, to the dtype of the model; r stays float32."""
-    for name, parameter in model.named_parameters():
-        if not name.startswith("model.generator.") and not name.endswith(".residual_scale"):
-            parameter.data = parameter.data.to(model.config.dtype)
 
 
 def save_curves(path: Path, log: Sequence[dict]) -> None:

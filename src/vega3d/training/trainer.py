@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.modeling.outputs_vega3d import Gates
+from vega3d.modeling.pretrained_vega3d import Gates
 from vega3d.training.checkpoints import (
     OPTIMIZER_FILES,
     TRAINED_FILE,

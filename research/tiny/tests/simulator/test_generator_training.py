@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import WanResidualBlock
 from PIL import Image
 from toy_generators import DIT, VAE, figures_of, files_of, toy_config, train
 
-from research.tiny.simulator import Watch, generator_options, open_generator, read_prompt, sample_videos
+from research.tiny.simulator import Watch, sample_videos
 from research.tiny.simulator.dit import DiTTrainer, build_dit, draw_sigmas, empty_prompt
 from research.tiny.simulator.frames import is_whole_array
 from research.tiny.simulator.latents import LatentEncoder, as_batch
@@ -28,7 +28,8 @@ from research.tiny.simulator.vae import (
     single_frames,
 )
 from research.tiny.simulator.whole_clip import WholeClips
-from vega3d import VegaForSpatialReasoning
+from vega3d import VegaForSpatialReasoning, VegaGenerator
+from vega3d.modeling.files_vega3d import generator_options, read_prompt
 from vega3d.modeling.noise_vega3d import flow_matching_step
 from vega3d.runs import hash_folder
 
@@ -75,7 +76,7 @@ def test_the_trained_vae_is_what_was_measured(simulator):
 @pytest.mark.parametrize("name", ["generator", "image-twin"])
 @pytest.mark.parametrize(("mode", "t"), [("frame", 5), ("views", 5), ("clip", 2)])
 def test_the_generator_is_read(simulator, name, mode, t):
-    generator = open_generator(simulator[0] / name, block=1, clip_mode=mode)
+    generator = VegaGenerator.from_folder(simulator[0] / name, block=1, clip_mode=mode)
     (hidden,) = generator.encode([frames_of(5)])
     assert hidden.shape == (t, 2, 2, DIT["num_attention_heads"] * DIT["attention_head_dim"])
     assert hidden.isfinite().all()
@@ -88,7 +89,7 @@ def test_a_model_is_assembled_over_it(simulator, backbones):
     folder = simulator[0] / "generator"
     options = generator_options(folder)
     model = VegaForSpatialReasoning.from_backbones(backbones[0], folder, block=1, **options)
-    alone = open_generator(folder, block=1)
+    alone = VegaGenerator.from_folder(folder, block=1)
     assert torch.equal(model.generator_module.prompt_embeds, read_prompt(folder))
     assert model.generator_module.config.prompt_length == DIT["prompt_tokens"]
     clip = frames_of(3)
@@ -100,14 +101,14 @@ def test_the_noise_is_that_which_is_read(simulator):
     # Training takes 1000 sigma for the time, reading the integer below it: where they meet, the passes are the same.
     levels = (flow_matching_step(timestep, 5.0) for timestep in range(200, 800))
     level = min(levels, key=lambda level: abs(1000 * level.sigma - level.step))
-    generator = open_generator(simulator[0] / "generator", block=-1, clip_mode="clip", timestep=level.step)
+    generator = VegaGenerator.from_folder(simulator[0] / "generator", block=-1, clip_mode="clip", timestep=level.step)
     assert generator.level == level
     transformer = WanTransformer3DModel.from_pretrained(simulator[0] / "generator" / "transformer")
     seen = {}
     transformer.blocks[-1].register_forward_hook(lambda block, inputs, output: seen.update(hidden=output))
     trainer = DiTTrainer(transformer, toy_config(simulator[0]).dit)
     clip = frames_of(5)
-    latents = generator._latents(clip).transpose(0, 1)[None]
+    latents = generator._latents(clip[None]).transpose(1, 2)
     sigma = generator.level.sigma
     epsilon = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
