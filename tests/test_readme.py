@@ -1,4 +1,4 @@
-"""Each snippet of the README runs as it stands, in the order in which it is read."""
+"""Each snippet of the README, and then of docs/asking.md, runs as it stands, in the order in which it is read."""
 
 import json
 import re
@@ -19,11 +19,12 @@ ADVERTISED = [
     "README.md", "Makefile", "docs/*.md", "examples/*.py", "src/vega3d/demo/*.py", "src/vega3d_cli/*.py",
     "src/vega3d/hub/*.py",
 ]  # fmt: skip
-README = (Path(__file__).parents[1] / "README.md").read_text()
+PAGES = ("README.md", "docs/asking.md")
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    text = "\n".join((PROJECT / page).read_text() for page in PAGES)
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,19 @@ def workplace(tmp_path_factory):
 
 def test_python(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
-    first, *snippets = blocks("python")
+    asked, through_transformers, *snippets = blocks("python")
     assert len(snippets) >= 5
     names: dict = {}
-    exec(compile(first, "README.md", "exec"), names)
+
+    exec(compile(asked, "README.md", "exec"), names)
+    right = {row["question"]: row["answer"] for row in ROWS}[names["question"]]
+    assert capsys.readouterr().out == "C. nightstand\n"
+    assert right == "C"
+
+    exec(compile(through_transformers, "README.md", "exec"), names)
     assert capsys.readouterr().out == "2\n"
     assert names["question"].question in {row["question"] for row in ROWS if row["answer"] == "2"}
+
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), names)
     assert len(names["answer"][0]) > names["inputs"]["input_ids"].shape[1]
