@@ -318,7 +318,7 @@ def test_a_qwen3_vl_is_assembled_described_and_asked(tmp_path, frames):
 def small_rooms(tmp_path_factory) -> Path:
     """A data set of one room, where the benchmark `rooms` looks for its own if its home is the folder's."""
     from vega3d.evaluation.benchmarks import RoomsBenchmark
-    from vega3d.rooms.dataset.settings import DatasetSettings
+    from vega3d.rooms.dataset import DatasetSettings
 
     home = tmp_path_factory.mktemp("home")
     settings = DatasetSettings("test", size=128, num_frames=4)
@@ -367,7 +367,7 @@ def test_rooms_without_a_folder_come_from_the_cache(small_rooms, tmp_path, monke
 
     from vega3d.evaluation import benchmarks
     from vega3d.evaluation.benchmarks import RoomsBenchmark
-    from vega3d.rooms.dataset.settings import DatasetSettings
+    from vega3d.rooms.dataset import DatasetSettings
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HOME", str(small_rooms.parents[2]))

@@ -39,7 +39,7 @@ def synthesize(
     preview: Annotated[bool, typer.Option("--preview", help="Draw a contact sheet, OUT/preview.png.")] = False,
 ) -> None:
     """Make a data set of rooms: walkthroughs, their geometry, and questions in VSI-Bench's form."""
-    from vega3d.rooms.dataset.settings import DatasetSettings
+    from vega3d.rooms.dataset import DatasetSettings
 
     settings = DatasetSettings(split, size, num_frames, trajectories, questions_per_type, videos)
 

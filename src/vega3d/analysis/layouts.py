@@ -46,8 +46,8 @@ from vega3d.analysis.layout_files import (
 from vega3d.files import inside
 from vega3d.processing.video_vega3d import read_video
 from vega3d.rooms.archives import LARGEST, read_archive
-from vega3d.rooms.dataset.settings import DatasetSettings
-from vega3d.rooms.dataset.store import stored_rooms
+from vega3d.rooms.dataset import DatasetSettings
+from vega3d.rooms.dataset.dataset import stored_rooms
 
 SEVEN_SCENES_CALIBRATION = "camera-intrinsics.txt"
 SEVEN_SCENES_INTRINSICS = (585.0, 585.0, 320.0, 240.0)

@@ -179,8 +179,5 @@ def read_views(num_frames: int, clip_mode: str) -> np.ndarray:
 def select_views(clip: PosedClip, views: np.ndarray) -> PosedClip:
     """The clip with only these views."""
     return replace(
-        clip,
-        frames=clip.frames[views],
-        depth=clip.depth[views],
-        world_from_camera=clip.world_from_camera[views],
+        clip, frames=clip.frames[views], depth=clip.depth[views], world_from_camera=clip.world_from_camera[views]
     )

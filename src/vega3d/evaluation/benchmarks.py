@@ -13,8 +13,8 @@ from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.vsibench import AnnotatedQuestion, load_vsibench, read_table, records_from_rows, take_balanced
-from vega3d.rooms.dataset.settings import DatasetSettings
-from vega3d.rooms.dataset.store import default_cache, folder_name, stored_rooms
+from vega3d.rooms.dataset import DatasetSettings
+from vega3d.rooms.dataset.dataset import default_cache, folder_name, stored_rooms
 
 BENCHMARKS = ("rooms", "vsibench")
 PLAIN_BASELINES = ("chance", "most-frequent")  # without a model

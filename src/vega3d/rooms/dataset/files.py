@@ -23,7 +23,7 @@ from vega3d.questions import SpatialQuestion
 from vega3d.rooms.questions.annotations import attribute_questions, captions, expressions, frames_showing
 from vega3d.rooms.questions.observation import Observation, correspondences
 from vega3d.rooms.questions.questions import GeometricQuestion
-from vega3d.rooms.render.clip import Clip
+from vega3d.rooms.render import Clip
 from vega3d.rooms.scene.scene import Scene
 
 DATASET = "rooms"

@@ -16,13 +16,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from vega3d.rooms.dataset.workers import Result, run_in_order
-from vega3d.rooms.render.clip import Clip, camera
+from vega3d.rooms.render import Clip, camera
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import Caster, Quality, bake_light, check_quality
 from vega3d.rooms.render.opengl import DrawArrays, draw_arrays
+from vega3d.rooms.scene import SEEDS_PER_SPLIT, scene_seed
 from vega3d.rooms.scene.furniture import load_furniture
 from vega3d.rooms.scene.scene import sample_scene
-from vega3d.rooms.scene.splits import SEEDS_PER_SPLIT, scene_seed
 from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories
 
 

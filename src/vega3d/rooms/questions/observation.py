@@ -8,7 +8,7 @@ import numpy as np
 
 from vega3d.extras import optional_module
 from vega3d.geometry import Box, box_corners, project, unproject
-from vega3d.rooms.render.clip import Clip
+from vega3d.rooms.render import Clip
 from vega3d.rooms.scene.meshes import Textures, cross, length
 from vega3d.rooms.scene.scene import Scene
 

@@ -4,7 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
-from vega3d.rooms.render.clip import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
+from vega3d.rooms.render import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
 from vega3d.rooms.render.light import Caster, Quality, bake_light, linear
 from vega3d.rooms.scene.meshes import LEVELS, dot, length
 from vega3d.rooms.scene.scene import Scene

@@ -16,8 +16,7 @@ import numpy as np
 
 from vega3d.extras import optional_module
 from vega3d.geometry import invert_pose
-from vega3d.rooms.render import shaders
-from vega3d.rooms.render.clip import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
+from vega3d.rooms.render import EXPOSURE, GLOW, WHITE, Clip, camera, shaders, texel_density
 from vega3d.rooms.render.light import Caster, bake_light
 from vega3d.rooms.scene.meshes import LEVELS
 from vega3d.rooms.scene.scene import Scene

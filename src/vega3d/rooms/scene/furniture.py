@@ -12,9 +12,9 @@ from PIL import Image
 
 from vega3d.configs import shown
 from vega3d.rooms.archives import read_archive
+from vega3d.rooms.scene import UNSEEN_SPLIT
 from vega3d.rooms.scene.classes import CLASSES, VETTED_UNSEEN
 from vega3d.rooms.scene.meshes import Mesh, creased_mesh, join
-from vega3d.rooms.scene.splits import UNSEEN_SPLIT
 
 PACK = Path(__file__).parents[2] / "assets" / "furniture" / "furniture_cc0.npz"
 HEIGHT_STEP = 0.02  # [m], of `Furniture.height_map`

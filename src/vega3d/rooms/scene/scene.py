@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.geometry import Box, rotation_about_z
+from vega3d.rooms.scene import split_of_seed
 from vega3d.rooms.scene.furniture import Furniture
 from vega3d.rooms.scene.layout import KINDS, Layout, Placed, finishing, kinds_for, lighting, openings
 from vega3d.rooms.scene.meshes import Mesh, Textures, join, moved, pack_textures, refined
 from vega3d.rooms.scene.room import Room, sample_room, shell
-from vega3d.rooms.scene.splits import split_of_seed
 from vega3d.rooms.scene.styles import STYLES
 
 LONGEST_EDGE = 0.22  # [m], of furniture, so that shadows show on it

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vega3d.rooms.scene import builders, materials
+from vega3d.rooms.scene import SPLITS, UNSEEN_SPLIT, builders, materials
 from vega3d.rooms.scene.furniture import Model
 from vega3d.rooms.scene.materials import Colours, Material, Random
-from vega3d.rooms.scene.splits import SPLITS, UNSEEN_SPLIT
 
 SOFT = ("armchair", "sofa", "bed", "towel", "handbag", "shoes", "chair")
 HARD = ("wardrobe", "desk", "table", "nightstand", "crib", "stool", "box")
