@@ -18,29 +18,19 @@ COVERED = 0.1  # share of a frame's edge by which the field of view of the depth
 class PosedClip:
     """Views of one scene. Depth and colour share the camera's centre and axes; sizes and intrinsics may differ.
 
-    Attributes:
-        name: of the clip, unique in its data.
-        scene: what it was taken in; clips of one scene are not independent.
-        frames: uint8[T, H, W, 3].
-        depth: float32[T, h, w], along the optical axis [m]; 0 is a hole.
-        intrinsics: float[3, 3], of the frames [px].
-        depth_intrinsics: float[3, 3], of the depth [px].
-        world_from_camera: float[T, 4, 4], rigid [m].
-        left_out: frames of the source that could not be used, for the result file.
-
     Raises:
         ValueError: for other shapes or types, depth that is negative or not finite, poses that are not rigid, or a
             depth image that shows another field of view than the frames.
     """
 
-    name: str
-    scene: str
-    frames: np.ndarray
-    depth: np.ndarray
-    intrinsics: np.ndarray
-    depth_intrinsics: np.ndarray
-    world_from_camera: np.ndarray
-    left_out: tuple[str, ...] = ()
+    name: str  # of the clip, unique in its data
+    scene: str  # what it was taken in; clips of one scene are not independent
+    frames: np.ndarray  # uint8[T, H, W, 3]
+    depth: np.ndarray  # float32[T, h, w], along the optical axis [m]; 0 is a hole
+    intrinsics: np.ndarray  # float[3, 3], of the frames [px]
+    depth_intrinsics: np.ndarray  # float[3, 3], of the depth [px]
+    world_from_camera: np.ndarray  # float[T, 4, 4], rigid [m]
+    left_out: tuple[str, ...] = ()  # frames of the source that could not be used, for the result file
 
     def __post_init__(self):
         count = len(self.frames)
@@ -60,32 +50,20 @@ class PosedClip:
 
 
 class ClipSource(NamedTuple):
-    """A clip on disk that is not read yet.
+    """A clip on disk that is not read yet."""
 
-    Attributes:
-        layout: a name of `layouts.LAYOUTS`.
-        path: its folder, or its file of arrays.
-        name: unique among the clips of its data.
-        scene: see `PosedClip`.
-    """
-
-    layout: str
-    path: Path
-    name: str
-    scene: str
+    layout: str  # a name of `layouts.LAYOUTS`
+    path: Path  # its folder, or its file of arrays
+    name: str  # unique among the clips of its data
+    scene: str  # see `PosedClip`
 
 
 class ReadOptions(NamedTuple):
-    """How clips are read.
+    """How clips are read."""
 
-    Attributes:
-        views: frames taken evenly from a clip; a shorter clip gives all.
-        skip_lost: whether frames whose pose was lost are left out (and reported), or are an error.
-        intrinsics: fx, fy, cx, cy [px] instead of the layout's, where the layout stores none.
-    """
-
-    views: int = DEFAULT_VIEWS
-    skip_lost: bool = False
+    views: int = DEFAULT_VIEWS  # frames taken evenly from a clip; a shorter clip gives all
+    skip_lost: bool = False  # whether frames whose pose was lost are left out (and reported), or are an error
+    # fx, fy, cx, cy [px] instead of the layout's, where the layout stores none
     intrinsics: tuple[float, ...] | None = None
 
 

@@ -25,35 +25,23 @@ BLOCK = 2**24  # similarities held at a time
 
 
 class CoVisible(NamedTuple):
-    """What a clip's geometry says about its features on one grid; the same for every block and noise level.
+    """What a clip's geometry says about its features on one grid; the same for every block and noise level."""
 
-    Attributes:
-        token: int[M], valid tokens, counted through all views.
-        entry: int[M], entry that each of them is part of.
-        view: int[E], in ascending order.
-        place: float[E, 2], mean centre of the entry's tokens [px of the frames].
-        query, target: int[2 P], entries of the same voxel in two views, every pair in both directions; the views of
-            the targets ascend.
-        other: int[2 P], an entry of the target's view with another voxel, drawn at random; -1 if there is none.
-        truth: float[2 P, 2], where the query's point projects in the target's view [px of the frames].
-        angle: float[2 P], between the optical axes of the two views [deg].
-        threshold: of PCK [px of the frames].
-        shape: (T, rows, columns) of the features.
-        chance: metrics of a random choice.
-    """
-
-    token: np.ndarray
-    entry: np.ndarray
-    view: np.ndarray
-    place: np.ndarray
+    token: np.ndarray  # int[M], valid tokens, counted through all views
+    entry: np.ndarray  # int[M], entry that each of them is part of
+    view: np.ndarray  # int[E], in ascending order
+    place: np.ndarray  # float[E, 2], mean centre of the entry's tokens [px of the frames]
+    # query, target: int[2 P], entries of the same voxel in two views, every pair in both directions; the views of the
+    # targets ascend
     query: np.ndarray
     target: np.ndarray
+    # int[2 P], an entry of the target's view with another voxel, drawn at random; -1 if there is none
     other: np.ndarray
-    truth: np.ndarray
-    angle: np.ndarray
-    threshold: float
-    shape: tuple[int, int, int]
-    chance: dict[str, float]
+    truth: np.ndarray  # float[2 P, 2], where the query's point projects in the target's view [px of the frames]
+    angle: np.ndarray  # float[2 P], between the optical axes of the two views [deg]
+    threshold: float  # of PCK [px of the frames]
+    shape: tuple[int, int, int]  # (T, rows, columns) of the features
+    chance: dict[str, float]  # metrics of a random choice
 
 
 def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int = 0) -> CoVisible:

@@ -20,15 +20,10 @@ TARGETS = {"depth": slice(0, 1), "normal": slice(1, 4)}
 
 
 class Targets(NamedTuple):
-    """What a probe predicts.
+    """What a probe predicts."""
 
-    Attributes:
-        values: float[T, N, 4]: depth [m], and the unit normal in the camera's axes, towards the camera.
-        valid: bool[T, N].
-    """
-
-    values: np.ndarray
-    valid: np.ndarray
+    values: np.ndarray  # float[T, N, 4]: depth [m], and the unit normal in the camera's axes, towards the camera
+    valid: np.ndarray  # bool[T, N]
 
 
 def token_targets(clip: PosedClip, fit: FrameFit) -> Targets:

@@ -32,21 +32,13 @@ BEST = 5  # settings shown for each metric of a sweep
 
 
 class Metric(NamedTuple):
-    """How a metric of a sweep is shown.
+    """How a metric of a sweep is shown."""
 
-    Attributes:
-        title: what axes and tables call it.
-        chance: name of the metric that holds what chance reaches, if there is one.
-        lower_is_better: true of errors, false of accuracies.
-        digits: after the point, in heat maps.
-        scale: 100 for shares that are shown in percent.
-    """
-
-    title: str
-    chance: str | None = None
-    lower_is_better: bool = False
-    digits: int = 2
-    scale: float = 1.0
+    title: str  # what axes and tables call it
+    chance: str | None = None  # name of the metric that holds what chance reaches, if there is one
+    lower_is_better: bool = False  # true of errors, false of accuracies
+    digits: int = 2  # after the point, in heat maps
+    scale: float = 1.0  # 100 for shares that are shown in percent
 
 
 METRICS = {

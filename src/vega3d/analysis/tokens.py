@@ -20,22 +20,15 @@ LEAST_DEPTH = 0.1  # share of a token's depth pixels that must not be holes
 
 
 class FrameFit(NamedTuple):
-    """How frames become the generator's: scaled, then cut. Generator pixel = frame pixel * scale - offset.
+    """How frames become the generator's: scaled, then cut. Generator pixel = frame pixel * scale - offset."""
 
-    Attributes:
-        height, width: of the generator's frames [px].
-        scale: float[2], along x and y.
-        offset: float[2], what is cut off at the left and at the top [px of the generator].
-        patch_size: edge of a token [px of the generator].
-        is_crop: whether only the centre of the frames is seen.
-    """
-
+    # height, width: of the generator's frames [px]
     height: int
     width: int
-    scale: np.ndarray
-    offset: np.ndarray
-    patch_size: int
-    is_crop: bool
+    scale: np.ndarray  # float[2], along x and y
+    offset: np.ndarray  # float[2], what is cut off at the left and at the top [px of the generator]
+    patch_size: int  # edge of a token [px of the generator]
+    is_crop: bool  # whether only the centre of the frames is seen
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -57,19 +50,12 @@ def frame_fit(height: int, width: int, settings: FrameSettings) -> FrameFit:
 
 
 class FittedClip(NamedTuple):
-    """A clip as a generator reads it.
+    """A clip as a generator reads it."""
 
-    Attributes:
-        clip: the views that its features stand for.
-        fit: from the clip's frames to the generator's.
-        frames: uint8[T, 3, height, width], all of them.
-        content: hash of the frames and their geometry.
-    """
-
-    clip: PosedClip
-    fit: FrameFit
-    frames: torch.Tensor
-    content: str
+    clip: PosedClip  # the views that its features stand for
+    fit: FrameFit  # from the clip's frames to the generator's
+    frames: torch.Tensor  # uint8[T, 3, height, width], all of them
+    content: str  # hash of the frames and their geometry
 
 
 def fit_clip(clip: PosedClip, settings: FrameSettings, clip_mode: str) -> FittedClip:

@@ -27,17 +27,11 @@ from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories
 
 
 class StreamedClip(NamedTuple):
-    """A clip, and which one of which room it is.
+    """A clip, and which one of which room it is."""
 
-    Attributes:
-        seed: the seed of the room (`scene_seed`).
-        trajectory: number of the camera's trajectory in the room.
-        clip: what the camera sees. Its images are views of larger blocks of memory: copy what is kept alone.
-    """
-
-    seed: int
-    trajectory: int
-    clip: Clip
+    seed: int  # the seed of the room (`scene_seed`)
+    trajectory: int  # number of the camera's trajectory in the room
+    clip: Clip  # what the camera sees. Its images are views of larger blocks of memory: copy what is kept alone.
 
 
 @dataclass(frozen=True)

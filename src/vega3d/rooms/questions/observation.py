@@ -26,23 +26,14 @@ SAME = 0.02  # [m] between a point and what the other frame sees in its place
 
 @dataclass(frozen=True)
 class ObservedObject:
-    """An object of a room as questions need it.
+    """An object of a room as questions need it."""
 
-    Attributes:
-        id: instance id in the masks, 1 or more; 0 is everything that is not an object.
-        name: class in the singular.
-        box: upright box around it, world [m].
-        triangles: float[F, 3, 3], its surface, world [m].
-        on: id of the object that it stands on, or 0.
-        colour: uint8[3], mean sRGB colour of its largest part, or None if no colour is its own.
-    """
-
-    id: int
-    name: str
-    box: Box
-    triangles: np.ndarray
-    on: int = 0
-    colour: np.ndarray | None = None
+    id: int  # instance id in the masks, 1 or more; 0 is everything that is not an object
+    name: str  # class in the singular
+    box: Box  # upright box around it, world [m]
+    triangles: np.ndarray  # float[F, 3, 3], its surface, world [m]
+    on: int = 0  # id of the object that it stands on, or 0
+    colour: np.ndarray | None = None  # uint8[3], mean sRGB colour of its largest part, or None if no colour is its own
 
     @cached_property
     def place(self) -> np.ndarray:
@@ -98,22 +89,16 @@ def surface_distance(first: ObservedObject, second: ObservedObject) -> float:
 
 @dataclass(frozen=True)
 class Observation:
-    """The objects of a room, and in which pixels of a walkthrough they are seen.
+    """The objects of a room, and in which pixels of a walkthrough they are seen."""
 
-    Attributes:
-        objects: all objects of the scene, seen or not.
-        ids: uint16[T, H, W], instance id of each pixel.
-        floor_area: area of the floor [m^2].
-        directions: stored by `object_rel_direction`; like distances, they hold for all walkthroughs of a room.
-    """
-
-    objects: tuple[ObservedObject, ...]
-    ids: np.ndarray
-    floor_area: float
+    objects: tuple[ObservedObject, ...]  # all objects of the scene, seen or not
+    ids: np.ndarray  # uint16[T, H, W], instance id of each pixel
+    floor_area: float  # area of the floor [m^2]
     _distances: dict[tuple[int, int], float] = field(default_factory=dict, repr=False, compare=False)
     _pixel_boxes: dict[tuple[int, int], tuple[int, int, int, int]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    # stored by `object_rel_direction`; like distances, they hold for all walkthroughs of a room
     directions: dict[tuple[int, int, int], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def distance(self, first: ObservedObject, second: ObservedObject) -> float:

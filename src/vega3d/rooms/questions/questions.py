@@ -29,24 +29,15 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class GeometricQuestion:
-    """A question whose answer was computed from the geometry of a room.
+    """A question whose answer was computed from the geometry of a room."""
 
-    Attributes:
-        question_type: one of VSI-Bench's ten, or `localisation_by_choice`.
-        question: what is asked, without the options.
-        answer: a letter, or a number as text.
-        options: texts of the choices, without letters; empty for a numeric question.
-        object_ids: instances that the answer was computed from.
-        frame: for `localisation_by_choice`, the frame with the marked boxes.
-        marks: (left, top, right, bottom) [px] of the marked boxes A, B, C, D in that frame.
-    """
-
-    question_type: str
-    question: str
-    answer: str
-    options: tuple[str, ...] = ()
-    object_ids: tuple[int, ...] = ()
-    frame: int | None = None
+    question_type: str  # one of VSI-Bench's ten, or `localisation_by_choice`
+    question: str  # what is asked, without the options
+    answer: str  # a letter, or a number as text
+    options: tuple[str, ...] = ()  # texts of the choices, without letters; empty for a numeric question
+    object_ids: tuple[int, ...] = ()  # instances that the answer was computed from
+    frame: int | None = None  # for `localisation_by_choice`, the frame with the marked boxes
+    # (left, top, right, bottom) [px] of the marked boxes A, B, C, D in that frame
     marks: tuple[tuple[int, int, int, int], ...] = ()
 
     @property

@@ -19,21 +19,13 @@ GLOW = 1.6
 
 
 class Clip(NamedTuple):
-    """The frames that a camera sees on its trajectory, with their exact geometry.
+    """The frames that a camera sees on its trajectory, with their exact geometry."""
 
-    Attributes:
-        rgb: uint8[T, H, W, 3].
-        depth: float32[T, H, W], along the optical axis, of the pixel's centre [m].
-        instance: int32[T, H, W], of the pixel's centre; 0 for floor, walls and ceiling.
-        world_from_camera: float[T, 4, 4].
-        intrinsics: float[3, 3] [px].
-    """
-
-    rgb: np.ndarray
-    depth: np.ndarray
-    instance: np.ndarray
-    world_from_camera: np.ndarray
-    intrinsics: np.ndarray
+    rgb: np.ndarray  # uint8[T, H, W, 3]
+    depth: np.ndarray  # float32[T, H, W], along the optical axis, of the pixel's centre [m]
+    instance: np.ndarray  # int32[T, H, W], of the pixel's centre; 0 for floor, walls and ceiling
+    world_from_camera: np.ndarray  # float[T, 4, 4]
+    intrinsics: np.ndarray  # float[3, 3] [px]
 
 
 def camera(trajectory: Trajectory, width: int, height: int) -> np.ndarray:

@@ -37,25 +37,16 @@ GROUP = 64  # invocations, of shaders.PACK
 
 
 class DrawArrays(NamedTuple):
-    """A room as the flat arrays that a graphics card draws: nothing in them points to Python objects.
+    """A room as the flat arrays that a graphics card draws: nothing in them points to Python objects."""
 
-    Attributes:
-        vertices: VERTEX[V]: place [m], texture coordinates, light on the front and the back.
-        faces: int32[F, 3], sorted by instance.
-        surfaces: FACE[F]: number of the texture, and texels a metre.
-        levels: LEVEL[K, LEVELS]: place and size of each level of a texture's pyramid, and the texture's glow.
-        texels: uint8[N, 3], of `Textures`.
-        chunks: int32[C, 3]: first face, number of faces and instance of runs of faces that are culled together.
-        spheres: float32[C, 4]: centre and radius around each run [m].
-    """
-
-    vertices: np.ndarray
-    faces: np.ndarray
-    surfaces: np.ndarray
-    levels: np.ndarray
-    texels: np.ndarray
+    vertices: np.ndarray  # VERTEX[V]: place [m], texture coordinates, light on the front and the back
+    faces: np.ndarray  # int32[F, 3], sorted by instance
+    surfaces: np.ndarray  # FACE[F]: number of the texture, and texels a metre
+    levels: np.ndarray  # LEVEL[K, LEVELS]: place and size of each level of a texture's pyramid, and the texture's glow
+    texels: np.ndarray  # uint8[N, 3], of `Textures`
+    # int32[C, 3]: first face, number of faces and instance of runs of faces that are culled together
     chunks: np.ndarray
-    spheres: np.ndarray
+    spheres: np.ndarray  # float32[C, 4]: centre and radius around each run [m]
 
 
 def draw_arrays(scene: Scene, light: np.ndarray) -> DrawArrays:
@@ -104,22 +95,15 @@ def _spheres(scene: Scene, starts: np.ndarray) -> np.ndarray:
 
 
 class Target(NamedTuple):
-    """Images for `frames` frames of `width` x `height` pixels, one under the other, and the words they are packed in.
-
-    Attributes:
-        surface: framebuffer of depths and instances.
-        colour: framebuffer of several samples a pixel.
-        resolved: framebuffer of their means.
-        packed: buffers that are written in turns, so that one can be read while the next is drawn.
-    """
+    """Images for `frames` frames of `width` x `height` pixels, one below the other, and words to pack them in."""
 
     width: int
     height: int
     frames: int
-    surface: Any
-    colour: Any
-    resolved: Any
-    packed: list
+    surface: Any  # framebuffer of depths and instances
+    colour: Any  # framebuffer of several samples a pixel
+    resolved: Any  # framebuffer of their means
+    packed: list  # buffers that are written in turns, so that one can be read while the next is drawn
 
 
 class OpenGLContext:
@@ -372,21 +356,13 @@ class OpenGLRenderer:
 
 
 class _Part(NamedTuple):
-    """Frames of a trajectory that were drawn together.
+    """Frames of a trajectory that were drawn together."""
 
-    Attributes:
-        trajectory: the one that they belong to.
-        intrinsics: float[3, 3] [px].
-        shape: number, height and width of the frames.
-        last: whether no more frames of the trajectory follow.
-        packed: buffer that they are in.
-    """
-
-    trajectory: Trajectory
-    intrinsics: np.ndarray
-    shape: tuple[int, int, int]
-    last: bool
-    packed: Any
+    trajectory: Trajectory  # the one that they belong to
+    intrinsics: np.ndarray  # float[3, 3] [px]
+    shape: tuple[int, int, int]  # number, height and width of the frames
+    last: bool  # whether no more frames of the trajectory follow
+    packed: Any  # buffer that they are in
 
 
 def _pipelined(parts: Iterator[_Part]) -> Iterator[_Part]:

@@ -28,15 +28,10 @@ UNSEEN_REMEDY = (
 
 
 class Model(NamedTuple):
-    """What is drawn of a piece of furniture.
+    """What is drawn of a piece of furniture."""
 
-    Attributes:
-        mesh: z up, front towards -y, origin at the centre of the footprint on the floor [m].
-        images: uint8[h, w, 3] each, sRGB; `mesh.texture` numbers them.
-    """
-
-    mesh: Mesh
-    images: list[np.ndarray]
+    mesh: Mesh  # z up, front towards -y, origin at the centre of the footprint on the floor [m]
+    images: list[np.ndarray]  # uint8[h, w, 3] each, sRGB; `mesh.texture` numbers them
 
 
 class Furniture:

@@ -37,23 +37,14 @@ DOOR_ZONE = 0.95  # [m], kept free in front of a door
 
 
 class Piece(NamedTuple):
-    """A thing to place.
+    """A thing to place."""
 
-    Attributes:
-        name: its class, one of `CLASSES`.
-        source: where its model comes from in the pack, or "built".
-        model: as in the pack, before it is stretched.
-        scale: float[3], factors along its axes.
-        size: float[3], after stretching [m].
-        top: what has the height map on which things stand, or None if nothing stands on it.
-    """
-
-    name: str
-    source: str
-    model: Model
-    scale: np.ndarray
-    size: np.ndarray
-    top: Furniture | None
+    name: str  # its class, one of `CLASSES`
+    source: str  # where its model comes from in the pack, or "built"
+    model: Model  # as in the pack, before it is stretched
+    scale: np.ndarray  # float[3], factors along its axes
+    size: np.ndarray  # float[3], after stretching [m]
+    top: Furniture | None  # what has the height map on which things stand, or None if nothing stands on it
 
 
 class Placed(NamedTuple):
@@ -465,17 +456,11 @@ Step = Callable[[Layout], None]
 
 
 class RoomKind(NamedTuple):
-    """What a room is for.
+    """What a room is for."""
 
-    Attributes:
-        area: least and greatest area of the floor [m^2].
-        main_thing: the class without which a room is not of this kind; a pack that lacks it furnishes no such room.
-        steps: groups of furniture in the order they are placed.
-    """
-
-    area: tuple[float, float]
-    main_thing: str
-    steps: tuple[Step, ...]
+    area: tuple[float, float]  # least and greatest area of the floor [m^2]
+    main_thing: str  # the class without which a room is not of this kind; a pack that lacks it furnishes no such room
+    steps: tuple[Step, ...]  # groups of furniture in the order they are placed
 
 
 KINDS = {

@@ -15,15 +15,10 @@ Colours = tuple[tuple[int, int, int], ...]  # sRGB
 
 
 class Material(NamedTuple):
-    """A square tile, which repeats in both directions.
+    """A square tile, which repeats in both directions."""
 
-    Args:
-        image: uint8[SIZE, SIZE, 3], sRGB.
-        edge: length of its sides in a room [m].
-    """
-
-    image: np.ndarray
-    edge: float
+    image: np.ndarray  # uint8[SIZE, SIZE, 3], sRGB
+    edge: float  # length of its sides in a room [m]
 
 
 def colours(codes: str) -> Colours:

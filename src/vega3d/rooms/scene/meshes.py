@@ -25,21 +25,13 @@ def cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 class Mesh(NamedTuple):
-    """Triangles that share neither normals nor texture coordinates across a sharp edge.
+    """Triangles that share neither normals nor texture coordinates across a sharp edge."""
 
-    Attributes:
-        vertices: float32[V, 3] [m].
-        normals: float32[V, 3], unit.
-        uv: float32[V, 2], repeating, v upwards.
-        faces: int32[F, 3].
-        texture: int32[F], number of the face's texture.
-    """
-
-    vertices: np.ndarray
-    normals: np.ndarray
-    uv: np.ndarray
-    faces: np.ndarray
-    texture: np.ndarray
+    vertices: np.ndarray  # float32[V, 3] [m]
+    normals: np.ndarray  # float32[V, 3], unit
+    uv: np.ndarray  # float32[V, 2], repeating, v upwards
+    faces: np.ndarray  # int32[F, 3]
+    texture: np.ndarray  # int32[F], number of the face's texture
 
     @classmethod
     def uniform(
@@ -158,16 +150,12 @@ def _oriented(mesh: Mesh) -> Mesh:
 
 
 class Textures(NamedTuple):
-    """All textures and their pyramids in one table.
+    """All textures and their pyramids in one table."""
 
-    Attributes:
-        texels: uint8[N, 3], sRGB, row by row.
-        levels: int32[K, LEVELS, 3]: offset into `texels`, height and width of each level; the last one repeats.
-        glow: float32[K]: light that a texture sends out, as a factor of its colour; 0 for all but lamps and sky.
-    """
-
-    texels: np.ndarray
+    texels: np.ndarray  # uint8[N, 3], sRGB, row by row
+    # int32[K, LEVELS, 3]: offset into `texels`, height and width of each level; the last one repeats
     levels: np.ndarray
+    # float32[K]: light that a texture sends out, as a factor of its colour; 0 for all but lamps and sky
     glow: np.ndarray
 
 

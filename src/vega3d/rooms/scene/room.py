@@ -15,16 +15,12 @@ GRID_STEP = 0.1  # [m], of the map of walkable floor
 
 
 class Wall(NamedTuple):
-    """An upright wall over a side of the floor.
+    """An upright wall over a side of the floor."""
 
-    Attributes:
-        start, end: float[2] [m]; the room is on the left of start to end.
-        inward: float[2], unit.
-    """
-
+    # start, end: float[2] [m]; the room is on the left of start to end
     start: np.ndarray
     end: np.ndarray
-    inward: np.ndarray
+    inward: np.ndarray  # float[2], unit
 
     @property
     def length(self) -> float:
@@ -41,14 +37,10 @@ class Wall(NamedTuple):
 
 
 class Room(NamedTuple):
-    """The shell of a room, which stands in [0, width] x [0, depth] x [0, height].
+    """The shell of a room, which stands in [0, width] x [0, depth] x [0, height]."""
 
-    Attributes:
-        size: float[3], width, depth, height [m].
-        notch: float[2, 2], lower and upper corner of the rectangle that an L-shaped room lacks [m], or None.
-    """
-
-    size: np.ndarray
+    size: np.ndarray  # float[3], width, depth, height [m]
+    # float[2, 2], lower and upper corner of the rectangle that an L-shaped room lacks [m], or None
     notch: np.ndarray | None
 
     @property

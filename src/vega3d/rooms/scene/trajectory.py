@@ -19,31 +19,19 @@ CANDIDATES = 10  # trajectories drawn, of which the one that sees most is taken
 
 
 class Trajectory(NamedTuple):
-    """The path of a camera through a room, a pose a frame.
+    """The path of a camera through a room, a pose a frame."""
 
-    Attributes:
-        kind: "pan", "orbit" or "walk".
-        world_from_camera: float[T, 4, 4].
-        field_of_view: along the width [deg].
-    """
-
-    kind: str
-    world_from_camera: np.ndarray
-    field_of_view: float
+    kind: str  # "pan", "orbit" or "walk"
+    world_from_camera: np.ndarray  # float[T, 4, 4]
+    field_of_view: float  # along the width [deg]
 
 
 class _Ground(NamedTuple):
-    """Where the camera of a room may be.
+    """Where the camera of a room may be."""
 
-    Attributes:
-        centres: float[n, m, 2], the middle of each square of the floor's grid [m].
-        free: bool[n, m].
-        obstacles: float[B, 6]: centre, cosine and sine of the yaw, and half the sides of what hinders [m].
-    """
-
-    centres: np.ndarray
-    free: np.ndarray
-    obstacles: np.ndarray
+    centres: np.ndarray  # float[n, m, 2], the middle of each square of the floor's grid [m]
+    free: np.ndarray  # bool[n, m]
+    obstacles: np.ndarray  # float[B, 6]: centre, cosine and sine of the yaw, and half the sides of what hinders [m]
     scene: Scene
 
     def clear(self, points: np.ndarray) -> np.ndarray:
