@@ -14,11 +14,7 @@ ON_DISK = {"trajectories": "walks"}  # settings that have another name in the fi
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """What the walkthroughs of a data set show, and what is written of them.
-
-    Raises:
-        ValueError: for a value out of range.
-    """
+    """What the walkthroughs of a data set show, and what is written of them; ValueError for a value out of range."""
 
     split: str = "train"  # `train`, `validation`, `test` or `test_unseen`; their seeds are disjoint
     size: int = 192  # edge of the square frames [px], an even number from 128 to 640

@@ -57,11 +57,7 @@ logger = logging.getLogger(__name__)
 
 
 def make_room(number: int, output: Path, settings: DatasetSettings, pack: Path | None = None) -> None:
-    """Makes the walkthroughs of one room that are not there yet.
-
-    Raises:
-        ValueError: if a record that is there is damaged; else that would be found when all rooms have been made.
-    """
+    """Makes the walkthroughs of one room that are not there yet; a damaged record is an error here, not at the end."""
     names = settings.walkthrough_names(number)
     missing = [trajectory for trajectory, name in enumerate(names) if not is_made(output, name, settings)]
     if missing:
@@ -102,9 +98,8 @@ def read_record(output: Path, name: str) -> dict:
         record = read_json(path)
         check_record(record, name)
     except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}). Delete it, and run the same command to make it anew."
-        ) from error
+        remedy = "Delete it, and run the same command to make it anew."
+        raise ValueError(f"{path} is damaged ({error}). {remedy}") from error
     return record
 
 
@@ -164,11 +159,7 @@ def write_whole_set(output: Path, settings: DatasetSettings, num_scenes: int, pr
 
 @contextmanager
 def claimed(output: Path, settings: DatasetSettings, pack: Path | None) -> Iterator[None]:
-    """Holds the folder of a data set while it is written; makes it if it is not there.
-
-    Raises:
-        ValueError: if another run holds it, it is not free, or it was made with other settings or furniture.
-    """
+    """Holds the folder of a data set while it is written; makes it if it is not there."""
     digest = sha256(PACK if pack is None else pack)
     wanted = {"format": FORMAT, **settings.as_json(), "furniture_sha256": digest}
     check_free(output, wanted)
@@ -194,7 +185,6 @@ def check_free(output: Path, wanted: dict) -> None:
 
 
 def default_cache() -> Path:
-    """`vega3d/rooms` in the Hub's own cache."""
     return Path(constants.HF_HOME) / "vega3d" / "rooms"
 
 

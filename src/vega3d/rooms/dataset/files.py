@@ -30,16 +30,8 @@ DATASET = "rooms"
 FPS = 4
 PIXELS = "yuv420p"
 X86 = ("x86_64", "amd64")  # names that systems have for it
-ARRAYS = (
-    "depth_mm",
-    "instance",
-    "world_from_camera",
-    "intrinsics",
-    "boxes",
-    "names",
-    "correspondences",
-    "seed",
-)  # of a walkthrough
+# Of a walkthrough.
+ARRAYS = ("depth_mm", "instance", "world_from_camera", "intrinsics", "boxes", "names", "correspondences", "seed")
 HEADER, LONG_HEADER = 8, 16  # bytes of a box of MP4; the second with a size of 64 bits
 LONG = 1  # in place of a size
 # Columns of each table and their types, those of Parquet or lists of them.

@@ -139,11 +139,7 @@ class Observation:
         return int(frames[0]) if len(frames) else None
 
     def pixel_box(self, item: ObservedObject, frame: int) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) [px] of the object's pixels in a frame, right and bottom exclusive.
-
-        Raises:
-            ValueError: if the object has no pixel there.
-        """
+        """(left, top, right, bottom) [px] of the object's pixels in a frame, right and bottom exclusive."""
         key = item.id, frame
         if key not in self._pixel_boxes:
             mask = self.ids[frame] == item.id
@@ -157,12 +153,9 @@ class Observation:
 
 
 def observe(scene: Scene, instance: np.ndarray, before: Observation | None = None) -> Observation:
-    """What a walkthrough shows of a room.
+    """What a walkthrough with the ids int[T, H, W] shows of a room.
 
-    Args:
-        scene: the room that the walkthrough is through.
-        instance: int[T, H, W], instance ids of its pixels.
-        before: what another walkthrough of the same room shows, whose distances are used again.
+    The distances of `before`, which another walkthrough of the same room shows, are used again.
     """
     ids = instance.astype(np.uint16)
     if before is not None:

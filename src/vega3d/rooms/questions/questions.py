@@ -207,10 +207,7 @@ def marked(observation, frame, ranked, extra, anchor, random) -> GeometricQuesti
 def bearing(observer: np.ndarray, facing: np.ndarray, target: np.ndarray) -> np.ndarray:
     """float[...]: angle [deg] in (-180, 180] by which an observer who faces `facing` turns left to face `target`.
 
-    Args:
-        observer: float[2] on the floor plan [m].
-        facing: float[2].
-        target: float[..., 2].
+    The observer's place is float[2] on the floor plan [m], as `facing` is; the target float[..., 2].
     """
     ahead, there = facing - observer, target - observer
     cross = ahead[0] * there[..., 1] - ahead[1] * there[..., 0]

@@ -29,11 +29,7 @@ class Clip(NamedTuple):
 
 
 def camera(trajectory: Trajectory, width: int, height: int) -> np.ndarray:
-    """float[3, 3]: the intrinsics of a trajectory's frames [px].
-
-    Raises:
-        ValueError: if the frames are smaller or larger than 16 to 4096 px.
-    """
+    """float[3, 3]: the intrinsics of a trajectory's frames [px]; raises ValueError unless they fit in `SIZES`."""
     if not (SIZES[0] <= width <= SIZES[1] and SIZES[0] <= height <= SIZES[1]):
         raise ValueError(f"Frames have {SIZES[0]} to {SIZES[1]} pixels a side, but got {width} x {height}.")
     return intrinsics_from_field_of_view(width, height, trajectory.field_of_view)

@@ -50,14 +50,7 @@ def use_one_thread() -> None:
 
 
 class Caster:
-    """A mesh that rays can be cast at.
-
-    Args:
-        mesh: the triangles that rays hit [m].
-
-    Raises:
-        MissingExtraError: if embreex is not installed.
-    """
+    """A mesh that rays can be cast at, by embreex."""
 
     def __init__(self, mesh: Mesh):
         self.face_normals = face_normals(mesh)
@@ -65,14 +58,10 @@ class Caster:
         optional_module("embreex.mesh_construction").TriangleMesh(self._scene, mesh.vertices, mesh.faces)
 
     def hits(self, origins: np.ndarray, directions: np.ndarray) -> dict[str, np.ndarray]:
-        """Where rays first hit the mesh.
+        """Where rays float[n, 3] from origins float[n, 3] [m] first hit the mesh.
 
-        Args:
-            origins, directions: float[n, 3], world [m]; directions of any length.
-
-        Returns:
-            `primID` int[n], the face or -1; `tfar` float[n], the distance in lengths of the direction; `u`, `v`
-            float[n], weights of the second and third corner.
+        `primID` int[n]: the face or -1; `tfar` float[n]: the distance in lengths of the direction; `u`, `v` float[n]:
+        weights of the second and third corner.
         """
         return self._scene.run(np.float32(origins), np.float32(directions), output=1)
 
@@ -99,9 +88,8 @@ class Lamp(NamedTuple):
 class LightPoints(NamedTuple):
     """The points of a room at which light is computed."""
 
-    # places, normals: float32[P, 3], world [m]
-    places: np.ndarray
-    normals: np.ndarray
+    places: np.ndarray  # float32[P, 3], world [m]
+    normals: np.ndarray  # float32[P, 3], unit
     vertex_points: np.ndarray  # int[V], the point of each vertex
     links: np.ndarray  # int[2, L], points that share an edge of a triangle, once in each direction
 

@@ -50,14 +50,10 @@ class DrawArrays(NamedTuple):
 
 
 def draw_arrays(scene: Scene, light: np.ndarray) -> DrawArrays:
-    """The arrays of a room, for `OpenGLRenderer`.
-
-    Args:
-        scene: the room; its faces are in the order of their instances.
-        light: float32[V, 2, 3], what `bake_light` gives for it.
+    """The arrays of a room, for `OpenGLRenderer`; `light` float32[V, 2, 3] is what `bake_light` gives for it.
 
     Raises:
-        ValueError: if there is not one light a vertex, or the faces are in another order.
+        ValueError: if there is not one light a vertex, or the faces are not in the order of their instances.
     """
     mesh = scene.mesh
     if light.shape != (len(mesh.vertices), 2, 3):
@@ -107,10 +103,7 @@ class Target(NamedTuple):
 
 
 class OpenGLContext:
-    """A context without a window, by EGL. It belongs to the thread that made it.
-
-    Args:
-        device: number of the graphics card among those that EGL lists.
+    """A context without a window on one of the graphics cards that EGL lists. It belongs to the thread that made it.
 
     Raises:
         ValueError: if EGL or a driver of OpenGL 4.3 is missing.
@@ -120,20 +113,9 @@ class OpenGLContext:
     def __init__(self, device: int = 0):
         self.gl = _standalone(device)
         self.gl.gc_mode = "auto"
-        constants = {"LEVELS": LEVELS, "EXPOSURE": EXPOSURE, "WHITE": WHITE, "GLOW": GLOW, "SAMPLES": SAMPLES}
-        sources = [
-            _defined(source, constants)
-            for source in (
-                shaders.SURFACE_VERTEX,
-                shaders.SURFACE_FRAGMENT,
-                shaders.COLOUR_VERTEX,
-                shaders.COLOUR_FRAGMENT,
-                shaders.PACK,
-            )
-        ]
-        self.surface = self.gl.program(vertex_shader=sources[0], fragment_shader=sources[1])
-        self.colour = self.gl.program(vertex_shader=sources[2], fragment_shader=sources[3])
-        self.pack = self.gl.compute_shader(sources[4])
+        self.surface = self._program(shaders.SURFACE_VERTEX, shaders.SURFACE_FRAGMENT)
+        self.colour = self._program(shaders.COLOUR_VERTEX, shaders.COLOUR_FRAGMENT)
+        self.pack = self.gl.compute_shader(_defined(shaders.PACK))
         self.commands = self.gl.buffer(reserve=MOST_RUNS * 20, dynamic=True)
         self.runs = self.gl.buffer(reserve=MOST_RUNS * 12, dynamic=True)
         self.cameras = self.gl.buffer(reserve=64, dynamic=True)
@@ -141,6 +123,9 @@ class OpenGLContext:
         self.gl.enable_only(self.gl.DEPTH_TEST)
         for distance in CLIP_DISTANCES:
             self.gl.enable_direct(distance)
+
+    def _program(self, vertex: str, fragment: str) -> Any:
+        return self.gl.program(vertex_shader=_defined(vertex), fragment_shader=_defined(fragment))
 
     @property
     def device(self) -> str:
@@ -195,7 +180,9 @@ def packed_words(pixels: int) -> int:
     return (pixels + 3) // 4 * 11
 
 
-def _defined(source: str, constants: dict[str, float]) -> str:
+def _defined(source: str) -> str:
+    """A shader that knows the constants of this module."""
+    constants = {"LEVELS": LEVELS, "EXPOSURE": EXPOSURE, "WHITE": WHITE, "GLOW": GLOW, "SAMPLES": SAMPLES}
     version, _, body = source.partition("\n")
     return "\n".join([version, *[f"#define {name} {value}" for name, value in constants.items()], body])
 
@@ -214,11 +201,9 @@ def _standalone(device: int) -> Any:
 
 
 class OpenGLRenderer:
-    """Renders any number of trajectories through a room that is on the graphics card until `release`.
+    """Renders any number of trajectories through a room (`draw_arrays`) that is on the graphics card until `release`.
 
-    Args:
-        arrays: the room, as `draw_arrays` gives it.
-        context: what to draw with; the context that this thread shares if None.
+    It draws with the context that this thread shares if none is given.
 
     Raises:
         ValueError: if EGL or a driver is missing.
@@ -259,16 +244,9 @@ class OpenGLRenderer:
             part.release()
 
     def render(self, trajectory: Trajectory, width: int, height: int) -> Clip:
-        """The frames of a trajectory, with depth, ids and poses.
+        """The frames of a trajectory, with depth, ids and poses; raises ValueError unless 16 to 4096 px a side.
 
         Its images share one block of memory: copy what is kept alone.
-
-        Args:
-            trajectory: where the camera is in each frame.
-            width, height: size of the frames [px].
-
-        Raises:
-            ValueError: if the frames are smaller or larger than 16 to 4096 px.
         """
         return next(self.render_all([trajectory], width, height))
 
@@ -276,9 +254,6 @@ class OpenGLRenderer:
         """The clips of `render`, faster: one is read while the next is drawn.
 
         The context can draw nothing else until the iterator has ended or is closed.
-
-        Raises:
-            ValueError: as `render` does.
         """
         images = []
         for part in _pipelined(self._parts(trajectories, width, height)):
@@ -379,10 +354,8 @@ def _pipelined(parts: Iterator[_Part]) -> Iterator[_Part]:
 def visible(spheres: np.ndarray, cameras: np.ndarray, lens: tuple) -> tuple[np.ndarray, np.ndarray]:
     """Frames and spheres that may be seen in them: int[n] each, frame by frame, nearest first, which hides most early.
 
-    Args:
-        spheres: float32[C, 4], centres and radii [m].
-        cameras: float[T, 4, 4], camera_from_world.
-        lens: twice the focal length over width and over height, near and far [m].
+    Spheres are float32[C, 4] (`DrawArrays`), cameras float[T, 4, 4] camera_from_world; the lens is twice the focal
+    length over width and over height, near and far [m].
     """
     centres = spheres[:, :3] @ cameras[:, :3, :3].transpose(0, 2, 1) + cameras[:, None, :3, 3]  # float[T, C, 3]
     radius = spheres[:, 3]

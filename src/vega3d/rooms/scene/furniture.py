@@ -35,10 +35,9 @@ class Model(NamedTuple):
 
 
 class Furniture:
-    """One object of a pack; its mesh is decoded when it is first asked for.
+    """One object of a pack, of a class `name`; its mesh is decoded when it is first asked for.
 
     Args:
-        name: its class, one of `CLASSES`.
         source: where the pack's maker took it from; unique in a pack.
         arrays: the archive's arrays of this object's parts, by their names without the object's number.
         parts: colour and whether it is textured, of each part.
@@ -93,10 +92,7 @@ class Furniture:
         splits = 2 ** np.ceil(np.log2(np.maximum(longest / HEIGHT_STEP * 2, 1))).astype(int)
         for split in np.unique(splits):
             points = (_lattice(int(split)) @ corners[splits == split]).reshape(-1, 3)
-            x, y = (
-                (points[:, axis] / HEIGHT_STEP).astype(int).clip(0, count - 1)
-                for axis, count in enumerate(heights.shape)
-            )
+            x, y = (points[:, :2] / HEIGHT_STEP).astype(int).clip(0, np.array(heights.shape) - 1).T
             np.maximum.at(heights.reshape(-1), x * heights.shape[1] + y, points[:, 2])  # fast for one axis alone
         return heights
 

@@ -19,19 +19,7 @@ BODY = 0.22  # [m], half the width of a person
 LEVEL = 0.02  # [m]: a surface that varies less carries things
 CLEAR = 0.01  # [m]: boxes that are farther apart need no exact test
 SCALES = (0.94, 1.06)  # each piece is stretched along each axis by a factor of this range
-SMALL = (
-    "cup",
-    "bottle",
-    "book",
-    "book",
-    "headphones",
-    "plant",
-    "handbag",
-    "bread",
-    "milk carton",
-    "fan",
-    "teddy bear",
-)
+SMALL = ("cup", "bottle", *["book"] * 2, "headphones", "plant", "handbag", "bread", "milk carton", "fan", "teddy bear")
 FLOOR_THINGS = ("ball", "shoes", "box", "trash can", "briefcase", "guitar", "barrel", "teddy bear", "handbag")
 DOOR_ZONE = 0.95  # [m], kept free in front of a door
 
@@ -59,13 +47,7 @@ class Layout:
     """The things in a room, placed one by one.
 
     A thing that the style and the pack lack is None, and placing None does nothing. What places a thing returns its
-    number in `placed`, or None where there is no space.
-
-    Args:
-        room: the shell that things are placed in.
-        furniture: objects of a pack.
-        random: generator; each choice draws from it.
-        style: what things are built and coloured by.
+    number in `placed`, or None where there is no space. Each choice draws from `random`.
     """
 
     def __init__(self, room: Room, furniture: list[Furniture], random: np.random.Generator, style: Style):
@@ -477,11 +459,7 @@ KINDS = {
 
 
 def kinds_for(furniture: list[Furniture]) -> list[str]:
-    """The kinds of rooms whose main thing is among the furniture, in the order of `KINDS`.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """The kinds of rooms whose main thing is among the furniture, in the order of `KINDS`; ValueError if none is."""
     names = {item.name for item in furniture}
     kinds = [name for name, kind in KINDS.items() if kind.main_thing in names]
     if not kinds:

@@ -49,13 +49,9 @@ def face_normals(mesh: Mesh) -> np.ndarray:
 
 
 def creased_mesh(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray | None = None, texture: int = 0) -> Mesh:
-    """A mesh whose normals are smooth where faces meet below the crease angle; faces of no area are left out.
+    """A mesh of float[V, 3] [m], int[F, 3] and float[V, 2], whose faces all have the texture of a number.
 
-    Args:
-        vertices: float[V, 3] [m].
-        faces: int[F, 3].
-        uv: float[V, 2], or None.
-        texture: number of the texture of all faces.
+    Its normals are smooth where faces meet below the crease angle; faces of no area are left out.
     """
     corners = vertices[faces]
     areas = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -90,15 +86,9 @@ def _corner_normals(vertices: np.ndarray, faces: np.ndarray, areas: np.ndarray, 
 
 def join(meshes: list[Mesh]) -> Mesh:
     """One mesh of all; their texture numbers stay as they are."""
-    offsets = np.cumsum([0, *[len(mesh.vertices) for mesh in meshes[:-1]]])
-    faces = [mesh.faces + offset for mesh, offset in zip(meshes, offsets, strict=True)]
-    return Mesh(
-        np.concatenate([mesh.vertices for mesh in meshes]),
-        np.concatenate([mesh.normals for mesh in meshes]),
-        np.concatenate([mesh.uv for mesh in meshes]),
-        np.concatenate(faces).astype(np.int32),
-        np.concatenate([mesh.texture for mesh in meshes]),
-    )
+    offsets = np.cumsum([0, *[len(mesh.vertices) for mesh in meshes[:-1]]], dtype=np.int32)
+    numbered = [mesh._replace(faces=mesh.faces + offset) for mesh, offset in zip(meshes, offsets, strict=True)]
+    return Mesh(*map(np.concatenate, zip(*numbered, strict=True)))
 
 
 def moved(mesh: Mesh, rotation: np.ndarray, translation: np.ndarray) -> Mesh:

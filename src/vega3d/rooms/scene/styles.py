@@ -7,7 +7,7 @@ import numpy as np
 
 from vega3d.rooms.scene import SPLITS, UNSEEN_SPLIT, builders, materials
 from vega3d.rooms.scene.furniture import Model
-from vega3d.rooms.scene.materials import Colours, Material, Random
+from vega3d.rooms.scene.materials import Colours, Random, Tiler
 
 SOFT = ("armchair", "sofa", "bed", "towel", "handbag", "shoes", "chair")
 HARD = ("wardrobe", "desk", "table", "nightstand", "crib", "stool", "box")
@@ -18,10 +18,9 @@ CUPS = ("cup", "bottle")
 class Style(NamedTuple):
     """What the rooms of a split are made of."""
 
-    # floors, wallpapers: one of each is drawn for a room
-    floors: tuple[Callable[[Random], Material], ...]
-    wallpapers: tuple[Callable[[Random], Material], ...]
-    ceiling: Callable[[Random], Material]  # the same for every room
+    floors: tuple[Tiler, ...]  # one of them is drawn for a room
+    wallpapers: tuple[Tiler, ...]  # likewise
+    ceiling: Tiler  # the same for every room
     skirting: np.ndarray  # uint8[1, 1, 3], colour of the skirting boards
     builders: dict[str, Callable[[Random], Model]]  # what makes the things that are built from boxes, by class
     palettes: dict[str, Colours]  # colours that a thing from the pack may take instead of its own, by class
