@@ -122,21 +122,13 @@ def in_frame(clip: PosedClip, pixels: np.ndarray) -> np.ndarray:
 
 
 def evenly(length: int, count: int) -> np.ndarray:
-    """int[n]: `count` of `length` frames, evenly, the first and the last among them; all if there are no more.
-
-    Raises:
-        ValueError: if fewer than 2 views are wanted.
-    """
+    """int[n]: `count` (2 or more) of `length` frames, evenly, the first and the last among them; all if no more."""
     check_count("The number of views (they are compared in pairs)", count, 2)
     return np.arange(length) if count >= length else np.linspace(0, length - 1, count).round().astype(int)
 
 
 def checked_intrinsics(values: Sequence[float]) -> np.ndarray:
-    """float[3, 3] of fx, fy, cx, cy [px], with the first pixel's centre at (0.5, 0.5).
-
-    Raises:
-        ValueError: unless there are four finite numbers with focal lengths above 0.
-    """
+    """float[3, 3] of fx, fy, cx, cy [px], with the first pixel's centre at (0.5, 0.5)."""
     if len(values) != 4 or not np.isfinite(values).all() or min(values[:2]) <= 0:
         raise ValueError(f"Intrinsics are fx,fy,cx,cy [px] with fx and fy above 0, but got {list(values)}.")
     fx, fy, cx, cy = values

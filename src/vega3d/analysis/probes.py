@@ -40,10 +40,8 @@ def token_targets(clip: PosedClip, fit: FrameFit) -> Targets:
 
 
 def pixel_normals(clip: PosedClip) -> tuple[np.ndarray, np.ndarray]:
-    """Normals by central differences of the points of neighbouring pixels, in the camera's axes, towards the camera.
-
-    Returns:
-        float[T, h * w, 3] of unit length; and bool[T, h * w], False at the border, in holes and across edges of depth.
+    """float[T, h * w, 3]: unit normals, by central differences of the points of neighbouring pixels; in the camera's
+    axes, towards the camera. And bool[T, h * w], False at the border, in holes and across edges of depth.
     """
     count, height, width = clip.depth.shape
     points = camera_points(clip).reshape(count, height, width, 3)
@@ -118,14 +116,9 @@ class Ridge:
 
 
 def fit_probe(fitted: Moments, held_out: Moments) -> tuple[torch.Tensor, dict[str, float]]:
-    """Weights on all training tokens, of the strengths with the least squared error on the part held out.
+    """float64[C + 1, 4]: weights on all training tokens; and the strength of the ridge for each kind of target.
 
-    Args:
-        fitted: of the training clips that the strengths are tried on.
-        held_out: of the other training clips, of other scenes.
-
-    Returns:
-        float64[C + 1, 4]; and the strength of each kind of target.
+    The strengths are those with the least squared error on the training scenes held out.
     """
     tried, final = Ridge(fitted), Ridge(fitted.plus(held_out))
     errors = torch.stack([held_out.squared_error(tried.weight(strength)) for strength in STRENGTHS])
@@ -147,11 +140,7 @@ def valid_tokens(features: torch.Tensor, targets: Targets) -> tuple[torch.Tensor
 
 
 def probe_metrics(features: torch.Tensor, targets: Targets, weight: torch.Tensor) -> dict[str, float]:
-    """`prediction_metrics` of a probe on the features float[T, rows, columns, C] of one test clip.
-
-    Raises:
-        ValueError: if the clip has no token with depth and normal.
-    """
+    """`prediction_metrics` of a probe on the features float[T, rows, columns, C] of one test clip."""
     if not np.any(targets.valid):
         raise ValueError("A test clip has no token with depth and a normal. Check its depth, or leave it out.")
     tokens, values = valid_tokens(features, targets)

@@ -57,12 +57,7 @@ def metric_names(rows: Sequence[Mapping]) -> list[str]:
 
 
 def summarise(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0) -> list[dict]:
-    """Mean over clips of each metric in each setting, with 95 % intervals over scenes.
-
-    Args:
-        rows: of `correspondence_rows` or `probe_rows`.
-        resamples: how many times the bootstrap draws scenes.
-        seed: decides the draws.
+    """Mean over clips of each metric in each setting, with 95 % intervals over scenes (bootstrap).
 
     Returns:
         For each setting its columns, `clips`, `scenes`, `figures`: `{metric: {score, low, high}}`, and
@@ -137,14 +132,9 @@ def differences(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int =
 def make_result(
     rows: Sequence[Mapping], kind: str, metadata: Mapping, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict:
-    """The values of a result file.
+    """The values of a result file of a kind (`correspondence`, `probe`, `sweep`), from the rows of all clips.
 
-    Args:
-        rows: of all clips.
-        kind: `correspondence`, `probe` or `sweep`.
-        metadata: model, data, plan and command.
-        resamples: how many times the bootstrap draws scenes.
-        seed: decides the draws.
+    `metadata` has model, data, plan and command.
     """
     return {
         "format": FORMAT,
@@ -309,11 +299,8 @@ def head(result: Mapping) -> str:
 def notes(result: Mapping) -> list[str]:
     """What a reader of the metrics has to know."""
     left_out = {row["clip"]: row["left_out"] for row in result["clips"] if row["left_out"]}
-    lines = []
-    if left_out:
-        lines.append(
-            f"note: frames without pose or depth were left out: {sum(left_out.values())} in {len(left_out)} clips"
-        )
+    count, clips = sum(left_out.values()), len(left_out)
+    lines = [f"note: frames without pose or depth were left out: {count} in {clips} clips"] if left_out else []
     lines += scene_notes([count for setting in result["cells"] for count in setting["figure_scenes"].values()])
     if result.get("notice"):
         lines.append(f"note: {result['notice']}")

@@ -98,12 +98,7 @@ def setting_groups(generator: VegaGenerator, grid: SettingGrid) -> Iterator[Sett
 
 
 class ClipStore:
-    """Clips in memory, with the targets of their tokens: each is needed for every noise level and family.
-
-    Args:
-        options: how clips are read.
-        size: the most bytes that are held.
-    """
+    """Clips in memory, at most `size` bytes, with their tokens' targets: needed for every noise level and family."""
 
     def __init__(self, options: ReadOptions, size: int = STORED_BYTES):
         self.options, self.left = options, size

@@ -22,9 +22,8 @@ LEAST_DEPTH = 0.1  # share of a token's depth pixels that must not be holes
 class FrameFit(NamedTuple):
     """How frames become the generator's: scaled, then cut. Generator pixel = frame pixel * scale - offset."""
 
-    # height, width: of the generator's frames [px]
-    height: int
-    width: int
+    height: int  # of the generator's frames [px]
+    width: int  # likewise
     scale: np.ndarray  # float[2], along x and y
     offset: np.ndarray  # float[2], what is cut off at the left and at the top [px of the generator]
     patch_size: int  # edge of a token [px of the generator]
@@ -78,9 +77,7 @@ def content_hash(clip: PosedClip, frames: torch.Tensor) -> str:
 def generator_frames(frames: np.ndarray, fit: FrameFit) -> torch.Tensor:
     """uint8[T, H, W, 3] -> uint8[T, 3, height, width], as the processor fits them."""
     channels_first = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    if fit.is_crop:
-        return center_crop_frames(channels_first, fit.height, fit.width)
-    return resize_frames(channels_first, fit.height, fit.width)
+    return (center_crop_frames if fit.is_crop else resize_frames)(channels_first, fit.height, fit.width)
 
 
 def token_of_pixels(clip: PosedClip, fit: FrameFit) -> np.ndarray:
@@ -101,16 +98,10 @@ def token_centres(fit: FrameFit) -> np.ndarray:
 
 
 def token_means(values: np.ndarray, valid: np.ndarray, token: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means over the valid pixels of each token.
+    """float[T, N, K]: means over the valid pixels of each token, 0 if none is; and float[T, N], share that is valid.
 
-    Args:
-        values: float[T, P, K], of the depth pixels.
-        valid: bool[T, P], which of them count.
-        token: int[P], which token each pixel is in, -1 for none.
-        count: N, tokens of a view.
-
-    Returns:
-        float[T, N, K], 0 where no pixel is valid; and float[T, N], share of the token's pixels that is valid.
+    `values` float[T, P, K] and `valid` bool[T, P] are of the depth pixels, `token` int[P] is the one that each is in,
+    -1 for none, and `count` is N, tokens of a view.
     """
     views = len(values)
     seen = token >= 0
@@ -135,10 +126,9 @@ def camera_points(clip: PosedClip) -> np.ndarray:
 
 
 def token_points(clip: PosedClip, fit: FrameFit) -> tuple[np.ndarray, np.ndarray]:
-    """The point of each token: the mean of the points of its depth pixels.
+    """float[T, N, 3]: the point of each token, the mean of the points of its depth pixels, world [m].
 
-    Returns:
-        float[T, N, 3] world [m]; and bool[T, N], whether at least `LEAST_DEPTH` of the token's pixels have depth.
+    And bool[T, N], whether at least `LEAST_DEPTH` of the token's pixels have depth.
     """
     rows, columns = fit.grid
     points, valid = camera_points(clip), clip.depth.reshape(len(clip), -1) > 0
