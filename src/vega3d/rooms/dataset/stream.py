@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from vega3d.configs import check_count
 from vega3d.rooms.dataset.workers import Result, run_in_order
 from vega3d.rooms.render import Clip, camera
 from vega3d.rooms.render.embree import EmbreeRenderer
@@ -101,16 +102,9 @@ def stream_clips(
     if sys.platform != "linux":
         raise ValueError(f"Streams hand over memory as Linux does, but this is {sys.platform}. Render in one process.")
     prefetch = workers if prefetch is None else prefetch
-    lowest = {
-        "trajectories": (trajectories, 1),
-        "num_frames": (num_frames, 1),
-        "workers": (workers, 1),
-        "prefetch": (prefetch, 0),
-    }
-    lowest["rooms"] = (1 if rooms is None else rooms, 1)
-    for name, (value, least) in lowest.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}, but must be at least {least}.")
+    counts = {"trajectories": trajectories, "num_frames": num_frames, "workers": workers, "prefetch": prefetch}
+    for name, value in (counts if rooms is None else {**counts, "rooms": rooms}).items():
+        check_count(name, value, 0 if name == "prefetch" else 1)
     check_quality(quality)
     if renderer not in RENDERERS:
         raise ValueError(f"There is no renderer {renderer!r}. Choose one of {list(RENDERERS)}.")
