@@ -84,9 +84,8 @@ def check_poses(poses: np.ndarray, count: int, name: str) -> None:
         )
     rotation = poses[:, :3, :3]
     deviation = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
-    bad = np.flatnonzero(
-        (deviation > RIGID) | (np.linalg.det(rotation) < 0) | (poses[:, 3] != (0, 0, 0, 1)).any(axis=1)
-    )
+    mirrored, last_row = np.linalg.det(rotation) < 0, (poses[:, 3] != (0, 0, 0, 1)).any(axis=1)
+    bad = np.flatnonzero((deviation > RIGID) | mirrored | last_row)
     if len(bad):
         raise ValueError(
             f"{name}: the pose of view {bad[0]} is not rigid (R^T R differs from the identity by "

@@ -99,9 +99,8 @@ def object_expressions(item: ObservedObject, observation: Observation) -> Iterat
         yield f"the {item.name} on the {carrier.name}"
     for anchor in observation.unique:
         reach = observation.distance(item, anchor)
-        if anchor.id != item.on and all(
-            observation.distance(other, anchor) > DISTANCE_MARGIN * max(reach, 0.05) for other in same
-        ):
+        clear = DISTANCE_MARGIN * max(reach, 0.05)
+        if anchor.id != item.on and all(observation.distance(other, anchor) > clear for other in same):
             yield f"the {item.name} closest to the {anchor.name}"
 
 

@@ -145,9 +145,7 @@ class Observation:
             mask = self.ids[frame] == item.id
             rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
             if not rows:
-                raise ValueError(
-                    f"Object {item.id} ({item.name}) is not in frame {frame}: choose a frame that shows it."
-                )
+                raise ValueError(f"Object {item.id} ({item.name}) is not in frame {frame}: choose one that shows it.")
             self._pixel_boxes[key] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
         return self._pixel_boxes[key]
 
@@ -213,15 +211,12 @@ def correspondences(clip: Clip, random: np.random.Generator, count: int = 64) ->
             depth = clip.depth[here, row[chosen], column[chosen]]
             points = unproject(pixels[chosen], depth, clip.intrinsics, clip.world_from_camera[here])
             place, reach = project(points, clip.intrinsics, clip.world_from_camera[there])
-            inside = (
-                (reach > 0) & (np.nan_to_num(place, nan=-1.0) >= 0).all(axis=1) & (place < (width, height)).all(axis=1)
-            )
+            inside = ((np.nan_to_num(place, nan=-1.0) >= 0) & (place < (width, height))).all(axis=1) & (reach > 0)
             chosen, place, reach = chosen[inside], place[inside], reach[inside]
             x, y = np.floor(place).astype(int).T
             instance = clip.instance[here, row[chosen], column[chosen]]
             seen = np.abs(clip.depth[there, y, x] - reach) < SAME
             keep[chosen] = seen & (clip.instance[there, y, x] == instance)
-            ends = np.full(len(chosen), there)
-            starts = np.full(len(chosen), here)
+            starts, ends = np.full(len(chosen), here), np.full(len(chosen), there)
             found[chosen] = np.column_stack([starts, pixels[chosen], ends, place, instance])
     return found[keep][:count]

@@ -170,9 +170,8 @@ def obj_appearance_order(observation: Observation, random: np.random.Generator) 
 def localisation_by_choice(observation: Observation, random: np.random.Generator) -> Candidates:
     """Which of four marked boxes in a frame is, of the objects of a class, the one closest to another object."""
     for frame in range(len(observation.ids)):
-        shown = [
-            item for item in observation.visible if observation.mask_fractions[item.id][frame] >= VISIBLE_FRACTION
-        ]
+        shares = observation.mask_fractions
+        shown = [item for item in observation.visible if shares[item.id][frame] >= VISIBLE_FRACTION]
         for name in sorted({item.name for item in shown}):
             items = [item for item in shown if item.name == name]
             if len(items) != len(observation.named(name)) or not 2 <= len(items) <= MAX_OPTIONS:

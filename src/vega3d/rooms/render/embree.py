@@ -72,10 +72,8 @@ class EmbreeRenderer:
         """bool[H, W]: pixels beside another object, another texture, or a step of depth."""
         kind = self.scene.instance[face] * 4096 + self.scene.mesh.texture[face]
         edge = np.zeros(face.shape, bool)
-        for here, there in (
-            ((slice(1, None),), (slice(-1),)),
-            ((slice(None), slice(1, None)), (slice(None), slice(-1))),
-        ):
+        for axis in (0, 1):
+            here, there = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(-1)))
             step = np.abs(depth[here] - depth[there]) > DEPTH_EDGE * np.minimum(depth[here], depth[there])
             differs = (kind[here] != kind[there]) | step
             edge[here] |= differs

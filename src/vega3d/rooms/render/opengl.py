@@ -202,9 +202,8 @@ def draw_arrays(scene: Scene, light: np.ndarray) -> DrawArrays:
         levels[name] = scene.textures.levels[..., column]
     levels["glow"] = scene.textures.glow[:, None]
     chunks = _chunks(scene.instance)
-    return DrawArrays(
-        vertices, mesh.faces, surfaces, levels, scene.textures.texels, chunks, _spheres(scene, chunks[:, 0])
-    )
+    spheres = _spheres(scene, chunks[:, 0])
+    return DrawArrays(vertices, mesh.faces, surfaces, levels, scene.textures.texels, chunks, spheres)
 
 
 def _chunks(instance: np.ndarray) -> np.ndarray:

@@ -71,11 +71,8 @@ class Layout:
             return None
         item = stock[self.random.integers(len(stock))]
         scale = self.random.uniform(*SCALES, 3)
-        model = (
-            self._recoloured(item.model, self.style.palettes[name])
-            if name in self.style.palettes and self.random.random() < 0.6
-            else item.model
-        )
+        recoloured = name in self.style.palettes and self.random.random() < 0.6
+        model = self._recoloured(item.model, self.style.palettes[name]) if recoloured else item.model
         return Piece(name, item.source, model, scale, item.size * scale, item)
 
     def _recoloured(self, model: Model, colours: tuple) -> Model:
@@ -199,10 +196,8 @@ class Layout:
             low = np.floor((place - reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_STEP).astype(int).clip(0)
             high = np.ceil((place + reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_STEP).astype(int)
             patch = heights[low[0] : high[0], low[1] : high[1]] * under.scale[2]
-            if (
-                patch.max() - patch.min() < LEVEL * (4 if piece.name in ("pillow", "teddy bear") else 1)
-                and patch.max() > 0.2
-            ):
+            slack = LEVEL * (4 if piece.name in ("pillow", "teddy bear") else 1)
+            if patch.max() - patch.min() < slack and patch.max() > 0.2:
                 top = box.center[2] - box.size[2] / 2 + patch.max() + 1e-3
                 shift = rotation_about_z(box.yaw) @ (*place, 0.0)
                 center = np.array([*(box.center + shift)[:2], top + piece.size[2] / 2])
@@ -210,6 +205,12 @@ class Layout:
                 if number is not None:
                     return number
         return None
+
+    def some_on_top(self, support: int, names: Sequence[str]) -> None:
+        """Places about half of the things on the support."""
+        for name in names:
+            if self.chance(0.5):
+                self.on_top(support, self.piece(name))
 
     def add(self, piece: Piece, box: Box, on: int = -1) -> int | None:
         """Places a thing if it is inside, hits nothing, keeps openings free, and leaves the floor walkable."""
@@ -280,9 +281,7 @@ def sleeping(layout: Layout) -> None:
         stand = layout.beside(bed, layout.piece("nightstand"))
         if stand is not None:
             layout.on_top(stand, layout.piece(layout.choice(["lamp", "book", "cup", "plant"])))
-    for name in ("pillow", "teddy bear", "pillow", "book", "handbag"):
-        if layout.chance(0.5):
-            layout.on_top(bed, layout.piece(name))
+    layout.some_on_top(bed, ("pillow", "teddy bear", "pillow", "book", "handbag"))
     if layout.chance(0.85):
         layout.against_wall(layout.piece("wardrobe"))
 
@@ -356,9 +355,7 @@ def working(layout: Layout) -> None:
         return
     chair = layout.piece("chair")
     layout.in_front(desk, chair, float(layout.random.uniform(0.02, 0.12)), np.pi + layout.random.normal(0, 0.15))
-    for name in ("lamp", "book", "headphones", "cup", "book", "plant", "fan"):
-        if layout.chance(0.5):
-            layout.on_top(desk, layout.piece(name))
+    layout.some_on_top(desk, ("lamp", "book", "headphones", "cup", "book", "plant", "fan"))
     if layout.chance(0.7):
         layout.standing(layout.piece("trash can"))
 
@@ -464,8 +461,6 @@ def kinds_for(furniture: list[Furniture]) -> list[str]:
     kinds = [name for name, kind in KINDS.items() if kind.main_thing in names]
     if not kinds:
         wanted = " or ".join(sorted({kind.main_thing for kind in KINDS.values()}))
-        raise ValueError(
-            f"The furniture has no {wanted}, but only {sorted(names)}, which "
-            "furnish no room. Pack more of the vetted objects with recipes/pack_furniture.py."
-        )
+        found = f"The furniture has no {wanted}, but only {sorted(names)}, which furnish no room."
+        raise ValueError(f"{found} Pack more of the vetted objects with recipes/pack_furniture.py.")
     return kinds

@@ -189,9 +189,8 @@ def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> n
     longest = random.uniform(*LENGTHS)
     most = int(longest * 1.2 / GRID_STEP) + 2  # as far as a way back from an end looks
     steps = _steps_from(ground.free, origin, most)
-    ends = np.argwhere(
-        (steps >= 0) & (steps * GRID_STEP <= longest * 1.2) & (steps * GRID_STEP > max(LENGTHS[0], longest * 0.6))
-    )
+    away = steps * GRID_STEP
+    ends = np.argwhere((steps >= 0) & (away <= longest * 1.2) & (away > max(LENGTHS[0], longest * 0.6)))
     if not len(ends):
         return None
     square, squares = tuple(ends[random.integers(len(ends))]), []
