@@ -127,7 +127,7 @@ def evenly(length: int, count: int) -> np.ndarray:
 
 
 def checked_intrinsics(values: Sequence[float]) -> np.ndarray:
-    """float[3, 3] of fx, fy, cx, cy [px], with the first pixel's centre at (0.5, 0.5)."""
+    """float[3, 3] of finite fx, fy, cx, cy [px], fx and fy above 0; the first pixel's centre is at (0.5, 0.5)."""
     if len(values) != 4 or not np.isfinite(values).all() or min(values[:2]) <= 0:
         raise ValueError(f"Intrinsics are fx,fy,cx,cy [px] with fx and fy above 0, but got {list(values)}.")
     fx, fy, cx, cy = values

@@ -85,7 +85,7 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
 
 
 def token_entries(view: np.ndarray, points: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """int[E] view, ascending, int[E] voxel, and int[M] entry of each token; from views int[M], points float[M, 3]."""
+    """int[E] view, ascending, int[E] voxel, and int[M] entry of each token, whose views and points are given."""
     _, voxels = np.unique(np.floor(points / voxel).astype(np.int64), axis=0, return_inverse=True)
     entries, entry = np.unique(np.stack([view, voxels.ravel()]), axis=1, return_inverse=True)
     return entries[0], entries[1], entry.ravel()
@@ -188,8 +188,9 @@ def compare(entries: torch.Tensor, seen: CoVisible) -> dict[str, float]:
 
 
 def matches(entries: torch.Tensor, seen: CoVisible) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each query float[2 P] cosine with the target, float[2 P] cosine with `other`, int[2 P] rank of the target
-    among the entries of its view (0 is nearest; ties count against it), and int[2 P] nearest entry.
+    """float[2 P] cosine of query and target, float[2 P] of query and `other`, int[2 P] rank, int[2 P] nearest entry.
+
+    The rank is that of the target among all entries of its view: 0 is nearest; ties count against it.
     """
     query, target, other = (torch.from_numpy(ids).to(entries.device) for ids in (seen.query, seen.target, seen.other))
     results = []

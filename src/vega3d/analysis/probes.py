@@ -40,8 +40,9 @@ def token_targets(clip: PosedClip, fit: FrameFit) -> Targets:
 
 
 def pixel_normals(clip: PosedClip) -> tuple[np.ndarray, np.ndarray]:
-    """float[T, h * w, 3]: unit normals, by central differences of the points of neighbouring pixels; in the camera's
-    axes, towards the camera. And bool[T, h * w], False at the border, in holes and across edges of depth.
+    """float[T, h * w, 3]: unit normals in the camera's axes, towards the camera; and bool[T, h * w], which are known.
+
+    By central differences of the points of neighbouring pixels: not at the border, in holes and across edges of depth.
     """
     count, height, width = clip.depth.shape
     points = camera_points(clip).reshape(count, height, width, 3)

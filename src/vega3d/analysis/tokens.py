@@ -60,8 +60,10 @@ class FittedClip(NamedTuple):
 def fit_clip(clip: PosedClip, settings: FrameSettings, clip_mode: str) -> FittedClip:
     """The clip as a generator of this `clip_mode` reads it."""
     fit = frame_fit(clip.frames.shape[1], clip.frames.shape[2], settings)
-    views = read_views(len(clip), clip_mode)
-    seen = clip if len(views) == len(clip) else select_views(clip, views)
+    views, seen = read_views(len(clip), clip_mode), clip
+    if len(views) < len(clip):
+        poses = clip.world_from_camera[views]
+        seen = replace(clip, frames=clip.frames[views], depth=clip.depth[views], world_from_camera=poses)
     frames = generator_frames(clip.frames, fit)
     return FittedClip(seen, fit, frames, content_hash(clip, frames))
 
@@ -150,10 +152,3 @@ def read_views(num_frames: int, clip_mode: str) -> np.ndarray:
     first = np.maximum(TEMPORAL_STRIDE * (latents - 1) + 1, 0)
     last = np.minimum(TEMPORAL_STRIDE * latents, num_frames - 1)
     return np.where(latents == 0, 0, (first + last + 1) // 2)
-
-
-def select_views(clip: PosedClip, views: np.ndarray) -> PosedClip:
-    """The clip with only these views."""
-    return replace(
-        clip, frames=clip.frames[views], depth=clip.depth[views], world_from_camera=clip.world_from_camera[views]
-    )
