@@ -11,6 +11,7 @@ import numpy as np
 from vega3d.geometry import Box, box_corners, penetration, rotation_about_z
 from vega3d.rooms.scene.furniture import HEIGHT_STEP, Furniture, Model
 from vega3d.rooms.scene.materials import pick
+from vega3d.rooms.scene.meshes import face_normals, length
 from vega3d.rooms.scene.room import GRID_STEP, Room, Wall, floor_grid, largest_region, standing_room
 from vega3d.rooms.scene.styles import Style
 
@@ -77,9 +78,7 @@ class Layout:
 
     def _recoloured(self, model: Model, colours: tuple) -> Model:
         """The model with its largest plain or textured part in another colour of the same light and shade."""
-        corners = model.mesh.vertices[model.mesh.faces]
-        areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-        largest = int(np.bincount(model.mesh.texture, areas).argmax())
+        largest = int(np.bincount(model.mesh.texture, length(face_normals(model.mesh))).argmax())
         image = model.images[largest].astype(float)
         shade = image.mean(axis=-1, keepdims=True)
         colour = pick(self.random, colours)
