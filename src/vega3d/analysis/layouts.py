@@ -485,7 +485,7 @@ def make_rooms(
 
     The arguments are those of `stored_rooms`.
     """
-    settings = DatasetSettings(split=split)
+    settings = DatasetSettings(split=split)  # type: ignore[arg-type]  # it refuses what is no split
     with stored_rooms(settings, count, workers, cache, on_progress) as table:
         folder = table.parent
     names = [name for room in range(count) for name in settings.walkthrough_names(room)]

@@ -7,21 +7,33 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vega3d.configs import check_count
-from vega3d.rooms.scene import scene_seed
+from vega3d.rooms.scene import Split, scene_seed
 
 ON_DISK = {"trajectories": "walks"}  # settings that have another name in the files of data sets
 
 
 @dataclass(frozen=True)
 class DatasetSettings:
-    """What the walkthroughs of a data set show, and what is written of them; ValueError for a value out of range."""
+    """What the walkthroughs of a data set show, and what is written of them; `vega3d synthesize` has these options.
 
-    split: str = "train"  # `train`, `validation`, `test` or `test_unseen`; their seeds are disjoint
-    size: int = 192  # edge of the square frames [px], an even number from 128 to 640
-    num_frames: int = 17  # frames of each walkthrough, 2 to 512
-    trajectories: int = 1  # walkthroughs of a room, which share its light, 1 to 64
-    questions_per_type: int = 2  # most questions of one type about a walkthrough, 1 to 100
-    videos: bool = True  # whether videos and arrays are written; without, only tables, in a tenth of the time
+    Attributes:
+        split: its rooms are in no other split.
+        size: edge of the square frames [px], an even number from 128 to 640.
+        num_frames: frames of each walkthrough, 2 to 512.
+        trajectories: walkthroughs of a room, which share its light, 1 to 64.
+        questions_per_type: most questions of one type about a walkthrough, 1 to 100.
+        videos: whether videos and arrays are written; without, only tables, in a tenth of the time.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    split: Split = "train"
+    size: int = 192
+    num_frames: int = 17
+    trajectories: int = 1
+    questions_per_type: int = 2
+    videos: bool = True
 
     def __post_init__(self):
         scene_seed(self.split, 0)

@@ -68,4 +68,4 @@ UNSEEN = Style(
     lights=2,
 )
 
-STYLES = {split: UNSEEN if split == UNSEEN_SPLIT else FAMILIAR for split in SPLITS}
+STYLES: dict[str, Style] = {split: UNSEEN if split == UNSEEN_SPLIT else FAMILIAR for split in SPLITS}
