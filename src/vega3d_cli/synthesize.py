@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from vega3d_cli.common import COUNT, command, needs, progress
+from vega3d_cli import common
 
 
-@command(
+@common.command(
     "Data",
     """    vega3d synthesize rooms-test --split test --scenes 20 --workers 2 --preview
 
@@ -21,16 +21,20 @@ def synthesize(
     split: Annotated[
         Literal["train", "validation", "test", "test_unseen"], typer.Option(help="Splits share no room.")
     ] = "train",
-    scenes: Annotated[int, typer.Option(**COUNT, help="Rooms.")] = 10,
-    workers: Annotated[int, typer.Option(**COUNT, help="Processes; the result does not depend on their number.")] = 1,
+    scenes: Annotated[int, typer.Option(**common.COUNT, help="Rooms.")] = 10,
+    workers: Annotated[
+        int, typer.Option(**common.COUNT, help="Processes; the result does not depend on their number.")
+    ] = 1,
     trajectories: Annotated[
         int,
-        typer.Option("--trajectories", "--walks", **COUNT, help="Walkthroughs of a room, which share its light."),
+        typer.Option(
+            "--trajectories", "--walks", **common.COUNT, help="Walkthroughs of a room, which share its light."
+        ),
     ] = 1,
-    size: Annotated[int, typer.Option(**COUNT, help="Edge of the frames [px].")] = 192,
-    num_frames: Annotated[int, typer.Option(**COUNT, help="Frames of a walkthrough.")] = 17,
+    size: Annotated[int, typer.Option(**common.COUNT, help="Edge of the frames [px].")] = 192,
+    num_frames: Annotated[int, typer.Option(**common.COUNT, help="Frames of a walkthrough.")] = 17,
     questions_per_type: Annotated[
-        int, typer.Option(**COUNT, help="Most questions of one type about a walkthrough.")
+        int, typer.Option(**common.COUNT, help="Most questions of one type about a walkthrough.")
     ] = 2,
     furniture: Annotated[
         Path | None, typer.Option(help="Pack of furniture, for test_unseen.  [default: the CC0 pack]")
@@ -43,10 +47,10 @@ def synthesize(
 
     settings = DatasetSettings(split, size, num_frames, trajectories, questions_per_type, videos)
 
-    needs("embreex", "scipy", "pyarrow", *(["matplotlib"] if preview else []))
+    common.needs("embreex", "scipy", "pyarrow", *(["matplotlib"] if preview else []))
     from vega3d.rooms.dataset.dataset import synthesize as make_dataset  # heavy, so after the checks
 
-    with progress("rooms", "room", scenes) as advance:
+    with common.progress("rooms", "room", scenes) as advance:
         table = make_dataset(
             output,
             settings,
