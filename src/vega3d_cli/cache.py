@@ -69,15 +69,15 @@ def cache(
             f"--max-gib is {max_gib}, but must be positive (a byte at least) and at most {MOST_GIB}. Leave it out "
             "for no limit."
         )
+    from vega3d.features.clips import corpus_clips
     from vega3d.processing.sampling_vega3d import check_sampling
 
     check_sampling(num_frames, fps)
     common.quieten(as_json)
+    clips = [] if data is None else corpus_clips(data, split)
     with common.loading(model if data is not None else "the cache"):
         from vega3d.features.cache import FeatureCache, default_folder
-        from vega3d.features.clips import corpus_clips
 
-    clips = [] if data is None else corpus_clips(data, split)
     features = FeatureCache(folder or default_folder(), None if max_gib is None else int(max_gib * GIB))
     if data is not None:
         fill(features, clips, model, num_frames, fps, blocks, timesteps, device)

@@ -54,31 +54,33 @@ def evaluate(
     A model is to be named, unless the baseline is chance or most-frequent.
     """
     named = model or None
-    if baseline in ("chance", "most-frequent"):
-        of_model = {"--num-frames": num_frames, "--4bit": four_bit or None, "--cache": cache, "--device": device}
-        unused = [name for name, value in of_model.items() if value is not None]
-        if unused:
-            raise ValueError(f"--baseline {baseline} asks no model, so {', '.join(unused)} would have no effect.")
-    elif named is None:
-        raise ValueError("Give a model, such as vega3d-tiny, or --baseline chance or most-frequent.")
+    of_model = {"--num-frames": num_frames, "--4bit": four_bit or None, "--cache": cache, "--device": device}
+    unused = [name for name, value in of_model.items() if value is not None]
+    if baseline in ("chance", "most-frequent") and unused:
+        raise ValueError(f"--baseline {baseline} asks no model, so {', '.join(unused)} would have no effect.")
     common.quieten(as_json)
-    with common.loading(named or "the benchmark"):
-        from vega3d.evaluation.benchmarks import PLAIN_BASELINES, check_baseline, load_benchmark, plain_baseline
-        from vega3d.evaluation.report import format_table, overview
-        from vega3d.evaluation.run import check_request
-        from vega3d.evaluation.run import evaluate as run_benchmark
+    from vega3d.evaluation.benchmarks import PLAIN_BASELINES, check_baseline, load_benchmark, plain_baseline
+    from vega3d.evaluation.report import format_table, overview
+    from vega3d.evaluation.run import check_request
+    from vega3d.evaluation.run import evaluate as run_benchmark
 
-    check_request(output, batch_size, *files_read(named, data, train_table))
     check_baseline(baseline, named, train_table)
+    check_request(output, batch_size, *files_read(named, data, train_table))
+
+    def questions() -> tuple[list, list[str]]:
+        with common.progress("rooms", "room") as advance:
+            return load_benchmark(benchmark, data, table, limit, allow_missing, seed, workers, on_progress=advance)
+
+    makes_rooms = benchmark == "rooms" and data is None and table is None and not allow_missing
+    if makes_rooms:
+        common.needs("embreex", "scipy", "pyarrow")
+    given = None if makes_rooms else questions()  # before the model; rooms take minutes, and are made after it
     if baseline in PLAIN_BASELINES:
         with common.progress("rooms of split train", "room") as advance:
             answerer = plain_baseline(baseline, seed, data, train_table, workers, on_progress=advance)
     else:
         answerer = model_answerer(str(named), baseline == "blind", num_frames, four_bit, device, cache)
-    with common.progress("rooms", "room") as advance:
-        records, missing = load_benchmark(
-            benchmark, data, table, limit, allow_missing, seed, workers, on_progress=advance
-        )
+    records, missing = given or questions()
     with common.progress(benchmark, "question", len(records)) as advance:
         result = run_benchmark(
             answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_progress=advance
