@@ -1,6 +1,7 @@
 """The command: answers, JSON, pictures, one-line errors."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import shlex
@@ -109,6 +110,18 @@ def test_help_groups_the_commands_with_whole_descriptions():
     assert panels == ["Ask:", "Data:", "Train:", "Measure:", "Share:"]
     assert not [line for line in lines[1:] if line.endswith("...")]
     assert {line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS} == {*COMMANDS}
+
+
+def test_each_field_of_the_settings_of_rooms_is_an_option_with_its_words_and_default():
+    from vega3d.rooms.dataset.settings import DatasetSettings
+
+    words = " ".join(run("synthesize", "--help").stdout.split())
+
+    for field in dataclasses.fields(DatasetSettings):
+        assert f"--{field.name.replace('_', '-')}" in words
+        assert f"[default: {'videos' if field.name == 'videos' else field.default}" in words
+    assert "Edge of the square frames [px], an even number from 128 to 640. [default: 192]" in words
+    assert "--trajectories, --walks" in words and "<train|validation|test|test_unseen>" in words
 
 
 def test_version_and_environment():

@@ -331,7 +331,7 @@ def make_rooms(
         cache: where the rooms are stored; by default below `HF_HOME`.
         on_progress: called with 1 for each room that is there.
     """
-    settings = DatasetSettings(split=split)
+    settings = DatasetSettings(split=split)  # type: ignore[arg-type]  # it refuses what is no split
     advance = None if on_progress is None else lambda _: on_progress(1)
     with stored_rooms(settings, count, workers, cache, advance) as table:
         folder = table.parent

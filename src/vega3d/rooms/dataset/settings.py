@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vega3d.configs import check_count
-from vega3d.rooms.scene.splits import scene_seed
+from vega3d.rooms.scene.splits import Split, scene_seed
 
 ON_DISK = {"trajectories": "walks"}  # settings that have another name in the files of data sets
 
@@ -14,7 +14,7 @@ class DatasetSettings:
     """What the walkthroughs of a data set show, and what is written of them.
 
     Attributes:
-        split: `train`, `validation`, `test` or `test_unseen`; their seeds are disjoint.
+        split: its rooms are in no other split.
         size: edge of the square frames [px], an even number from 128 to 640.
         num_frames: frames of each walkthrough, 2 to 512.
         trajectories: walkthroughs of a room, which share its light, 1 to 64.
@@ -25,7 +25,7 @@ class DatasetSettings:
         ValueError: for a value out of range.
     """
 
-    split: str = "train"
+    split: Split = "train"
     size: int = 192
     num_frames: int = 17
     trajectories: int = 1

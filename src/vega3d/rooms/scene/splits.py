@@ -1,7 +1,10 @@
 """The splits of rooms and the seeds of each."""
 
-UNSEEN_SPLIT = "test_unseen"  # the split whose furniture and style no other split has
-SPLITS = ("train", "validation", "test", UNSEEN_SPLIT)  # in the order of their seeds
+from typing import Literal, get_args
+
+Split = Literal["train", "validation", "test", "test_unseen"]
+SPLITS: tuple[Split, ...] = get_args(Split)  # in the order of their seeds
+UNSEEN_SPLIT = SPLITS[-1]  # the split whose furniture and style no other split has
 SEEDS_PER_SPLIT = 1 << 30
 
 

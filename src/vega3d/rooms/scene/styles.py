@@ -79,4 +79,4 @@ UNSEEN = Style(
     lights=2,
 )
 
-STYLES = {split: UNSEEN if split == UNSEEN_SPLIT else FAMILIAR for split in SPLITS}
+STYLES: dict[str, Style] = {split: UNSEEN if split == UNSEEN_SPLIT else FAMILIAR for split in SPLITS}
