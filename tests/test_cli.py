@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -195,6 +196,16 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys)
         "clips: 3 of 3 clips",
     ]
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(("after", "lines"), [(0.01, ["loading vega3d-tiny ..."]), (60, [])])
+def test_loading_without_a_terminal_says_so_once_it_takes_long(after, lines, monkeypatch, capsys):
+    monkeypatch.setattr(common, "LOADING_AFTER", after)
+
+    with common.loading("vega3d-tiny"):
+        time.sleep(0.5)
+
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_json():

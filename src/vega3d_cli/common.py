@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import typer.core
 
 LONGEST_MESSAGE = 2000  # characters
 LINE_EVERY = 10  # [s] between lines of progress where there is no terminal
+LOADING_AFTER = 2  # [s] of loading, after which a line says so where there is no terminal
 MODEL = "vega3d-tiny"  # the default of every command
 PANELS = ("Ask", "Data", "Train", "Measure", "Share")  # of the help, in this order
 OPTION_NAMES = {"trajectories": ("--trajectories", "--walks")}  # of fields that had another name
@@ -296,19 +298,27 @@ def progress(name: str, unit: str, total: int | None = None, quiet: bool = False
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Says in a terminal, at once, what is being loaded: imports alone take seconds. Clears the line afterwards."""
-    shown = sys.stderr.isatty()
-    if shown:
-        typer.echo(f"loading {name} ...", err=True, nl=False)
-    else:
+    """Says what is being loaded, for imports alone take seconds: in a terminal at once, and the line is cleared.
+
+    Elsewhere it says so after 2 s: what is refused sooner is refused in one line.
+    """
+    text = f"loading {name} ..."
+    if sys.stderr.isatty():
+        typer.echo(text, err=True, nl=False)
+        try:
+            yield
+        finally:
+            typer.echo("\r\x1b[K", err=True, nl=False)
+        return
+    timer = threading.Timer(LOADING_AFTER, typer.echo, [text], {"err": True})
+    timer.start()
+    try:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-    try:
         yield
     finally:
-        if shown:
-            typer.echo("\r\x1b[K", err=True, nl=False)
+        timer.cancel()
 
 
 def quieten(quiet: bool) -> None:
