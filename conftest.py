@@ -12,6 +12,9 @@ import pytest
 import tiny_inputs
 from tiny_models import BLOCK, save_generator, save_vlm
 from vega3d import VegaForSpatialReasoning
+from vega3d_cli import common
+
+common.LOADING_AFTER = 60  # [s]; a busy machine loads slowly, and tests of refusals count lines
 
 
 @pytest.fixture(scope="session", params=["qwen2_5_vl"])

@@ -29,9 +29,9 @@ from vega3d.rooms.dataset.stream import stream_clips
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import Quality
 from vega3d.rooms.render.opengl import draw_arrays
+from vega3d.rooms.scene import scene_seed
 from vega3d.rooms.scene.furniture import load_furniture
 from vega3d.rooms.scene.scene import sample_scene
-from vega3d.rooms.scene.splits import scene_seed
 from vega3d.rooms.scene.trajectory import sample_trajectories
 
 STAGES = ("scene", "bake", "walk", "render")

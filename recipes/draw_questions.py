@@ -21,7 +21,7 @@ from vega3d.rooms.dataset.card import depth_colours, instance_colours
 from vega3d.rooms.questions.marks import draw_marks
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import QUESTION_MAKERS, GeometricQuestion, make_questions
-from vega3d.rooms.render.clip import Clip
+from vega3d.rooms.render import Clip
 from vega3d.rooms.render.embree import EmbreeRenderer
 
 ROOM, KIND, TRAJECTORY = 4, "bedroom", 1  # the example clip `room`

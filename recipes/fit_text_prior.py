@@ -27,9 +27,9 @@ from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import names_in, shuffled_candidates
 from vega3d.rooms.questions.text_prior import CLUES, WEIGHTS
 from vega3d.rooms.render.embree import EmbreeRenderer
+from vega3d.rooms.scene import scene_seed
 from vega3d.rooms.scene.furniture import load_furniture
 from vega3d.rooms.scene.scene import sample_scene
-from vega3d.rooms.scene.splits import scene_seed
 from vega3d.rooms.scene.trajectory import sample_trajectory
 
 SIZE, NUM_FRAMES = 128, 17

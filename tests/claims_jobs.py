@@ -42,8 +42,8 @@ def small_clip(seed: int = 0) -> torch.Tensor:
 
 
 def data_set(folder: Path, workers: int = 1) -> str:
+    from vega3d.rooms.dataset import DatasetSettings
     from vega3d.rooms.dataset.dataset import synthesize
-    from vega3d.rooms.dataset.settings import DatasetSettings
 
     settings = DatasetSettings(split="validation", size=128, num_frames=5, trajectories=1, questions_per_type=1)
     synthesize(folder / "rooms", settings, num_scenes=2, workers=workers, preview=True)
@@ -171,8 +171,8 @@ def trained_model(folder: Path) -> str:
 
 
 def questions(folder: Path) -> str:
+    from vega3d.rooms.dataset import DatasetSettings
     from vega3d.rooms.dataset.dataset import synthesize
-    from vega3d.rooms.dataset.settings import DatasetSettings
 
     settings = DatasetSettings(split="test", size=128, num_frames=5, videos=False)
     return digest_of(synthesize(folder / "rooms", settings, num_scenes=1).read_bytes())

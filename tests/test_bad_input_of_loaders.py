@@ -26,8 +26,8 @@ from vega3d.hub.assemble import assemble, describe
 from vega3d.hub.load import load_vega
 from vega3d.processing.video_vega3d import clip_from_frames, read_images, read_video
 from vega3d.questions import SpatialQuestion
+from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import synthesize
-from vega3d.rooms.dataset.settings import DatasetSettings
 from vega3d.rooms.scene.furniture import load_furniture
 from vega3d.shipped import example_clip
 from vega3d.training import DataSource, VegaCollator, load_examples, make_config, read_config

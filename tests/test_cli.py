@@ -1,12 +1,14 @@
 """The command: answers, JSON, pictures, one-line errors."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +113,18 @@ def test_help_groups_the_commands_with_whole_descriptions():
     assert {line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS} == {*COMMANDS}
 
 
+def test_each_field_of_the_settings_of_rooms_is_an_option_with_its_words_and_default():
+    from vega3d.rooms.dataset import DatasetSettings
+
+    words = " ".join(run("synthesize", "--help").stdout.split())
+
+    for field in dataclasses.fields(DatasetSettings):
+        assert f"--{field.name.replace('_', '-')}" in words
+        assert f"[default: {'videos' if field.name == 'videos' else field.default}" in words
+    assert "Edge of the square frames [px], an even number from 128 to 640. [default: 192]" in words
+    assert "--trajectories, --walks" in words and "<train|validation|test|test_unseen>" in words
+
+
 def test_version_and_environment():
     assert run("--version").stdout == "vega3d 0.1.0\n"
     values = json.loads(run("env", "--json").stdout)
@@ -137,6 +151,14 @@ LIGHT = {  # errors that need no torch: of paths, options, a YAML, questions
     "no result": ["compare", "--first", "a.json", "--second", "b.json"],
     "no model to evaluate": ["evaluate"],
     "a baseline": ["evaluate", "--baseline", "luck"],
+    "no questions": ["evaluate", "vega3d-tiny", "--data", "none"],
+    "no questions for a baseline": ["evaluate", "--baseline", "chance", "--data", "none"],
+    "no download": ["evaluate", "vega3d-tiny", "--benchmark", "vsibench"],
+    "a table without a folder": ["evaluate", "vega3d-tiny", "--table", "test"],
+    "no place for a result": ["evaluate", "vega3d-tiny", "--output", "none/x.json"],
+    "nothing to store": ["cache", "none"],
+    "no videos": ["cache", "."],
+    "a corpus without tables": ["cache", ".", "--split", "test"],
     "intrinsics": ["analyze", "sweep", "--output", "x", "--intrinsics", "1"],
     "blocks": ["cache", "x", "--block", "1,,2"],
     "actions": ["cache", "--stats", "--clear"],
@@ -174,6 +196,16 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys)
         "clips: 3 of 3 clips",
     ]
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(("after", "lines"), [(0.01, ["loading vega3d-tiny ..."]), (60, [])])
+def test_loading_without_a_terminal_says_so_once_it_takes_long(after, lines, monkeypatch, capsys):
+    monkeypatch.setattr(common, "LOADING_AFTER", after)
+
+    with common.loading("vega3d-tiny"):
+        time.sleep(0.5)
+
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_json():
@@ -318,7 +350,7 @@ def test_a_qwen3_vl_is_assembled_described_and_asked(tmp_path, frames):
 def small_rooms(tmp_path_factory) -> Path:
     """A data set of one room, where the benchmark `rooms` looks for its own if its home is the folder's."""
     from vega3d.evaluation.benchmarks import RoomsBenchmark
-    from vega3d.rooms.dataset.settings import DatasetSettings
+    from vega3d.rooms.dataset import DatasetSettings
 
     home = tmp_path_factory.mktemp("home")
     settings = DatasetSettings("test", size=128, num_frames=4)
@@ -367,7 +399,7 @@ def test_rooms_without_a_folder_come_from_the_cache(small_rooms, tmp_path, monke
 
     from vega3d.evaluation import benchmarks
     from vega3d.evaluation.benchmarks import RoomsBenchmark
-    from vega3d.rooms.dataset.settings import DatasetSettings
+    from vega3d.rooms.dataset import DatasetSettings
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HOME", str(small_rooms.parents[2]))

@@ -1,5 +1,6 @@
 """The base install answers; what it leaves out is named by the extra that installs it."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import vega3d
 from vega3d.extras import EXTRAS
 
 HIDE = """
@@ -39,6 +41,10 @@ NEEDS = {  # package: a command that needs it
 }
 
 
+ROOMS = ["embreex", "scipy", "pyarrow"]
+DEMO = Path(vega3d.__file__).parent / "demo"  # nothing imports it but `vega3d demo`, which asks for gradio first
+
+
 def run_without(packages: list[str], arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", COMMAND, ",".join(packages), *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
@@ -66,6 +72,27 @@ def test_each_missing_package_names_its_extra(tmp_path):
     assert said.keys() == EXTRAS.keys()
     for name, extra in EXTRAS.items():
         assert name in said[name] and f"pip install 'vega3d[{extra}]'" in said[name]
+
+
+def test_no_module_imports_a_package_of_an_extra_at_its_top():
+    found = []
+    for file in sorted(DEMO.parents[1].rglob("*.py")):
+        nodes = ast.parse(file.read_text(encoding="utf-8")).body
+        modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
+        packages = {module.partition(".")[0] for module in modules} & EXTRAS.keys()
+        found += [f"{file.name}: {package}" for package in packages if (package, file.parent) != ("gradio", DEMO)]
+
+    assert found == []
+
+
+@pytest.mark.parametrize("packages", [ROOMS, ROOMS[1:]])
+def test_a_benchmark_of_rooms_names_the_extra_that_makes_them(packages, tmp_path):
+    done = run_without(packages, ["evaluate", "--baseline", "chance", "--limit", "1"], tmp_path)
+
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("Run: pip install 'vega3d[rooms]'")
 
 
 @pytest.mark.parametrize("package", NEEDS)

@@ -40,6 +40,16 @@ def test_auto_classes_know_the_model_whichever_is_imported_first(name, first):
     assert run_python(code, FOLDER) == CLASSES.get(name, "VegaForSpatialReasoning")
 
 
+@pytest.mark.parametrize("first", ["vega3d", "transformers"])
+def test_auto_classes_know_the_model_though_only_its_config_is_imported(first):
+    imports = ["from vega3d.modeling.configuration_vega3d import VegaConfig", "from transformers import AutoModel"]
+    lines = imports if first == "vega3d" else imports[::-1]
+    made = "AutoModel.from_config(VegaConfig.from_pretrained(folder))"
+    code = "\n".join([*lines, "import sys", "folder = sys.argv[1]", f"print(type({made}).__name__)"])
+
+    assert run_python(code, FOLDER) == "VegaForSpatialReasoning"
+
+
 def test_every_public_name_is_there_and_another_is_refused():
     for name in vega3d.__all__:
         assert getattr(vega3d, name).__name__ == name

@@ -1,13 +1,14 @@
 """VEGA-3D for the Hugging Face stack: a frozen video diffusion model fused with a vision-language model.
 
-`import vega3d` imports neither torch nor transformers. A public class is imported when it is first asked for, and
-transformers' Auto classes know the model by name (`_announce`), so that `AutoModel.from_pretrained` works after it.
+`import vega3d` imports neither torch nor transformers. A public class is imported when it is first asked for.
+transformers' Auto classes know the model's classes by name (`_announce`), and import them from here when needed.
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -44,14 +45,20 @@ HOMES = {  # public name: the module that defines it
     "VegaProcessor": "vega3d.processing.processing_vega3d",
     "load": "vega3d.hub.load",
 }
-AUTO_CONFIGS = "transformers.models.auto.configuration_auto"
+AUTO_TABLES = {  # module of transformers: its tables that name a class for each kind of model, and which is ours
+    "transformers.models.auto.configuration_auto": {"CONFIG_MAPPING": "VegaConfig"},
+    "transformers.models.auto.processing_auto": {"PROCESSOR_MAPPING": "VegaProcessor"},
+    "transformers.models.auto.modeling_auto": dict.fromkeys(
+        ("MODEL_MAPPING", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", "MODEL_FOR_MULTIMODAL_LM_MAPPING"),
+        "VegaForSpatialReasoning",
+    ),
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(HOMES[name]), name)
-    _register()
     return value
 
 
@@ -59,51 +66,34 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _register() -> None:
-    """Registers the classes with transformers' Auto classes, once the first of them is imported."""
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        AutoModelForImageTextToText,
-        AutoModelForMultimodalLM,
-        AutoProcessor,
-    )
-
-    from vega3d.modeling.configuration_vega3d import VegaConfig
-    from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-    from vega3d.processing.processing_vega3d import VegaProcessor
-
-    AutoConfig.register(VegaConfig.model_type, VegaConfig, exist_ok=True)
-    for auto_class in (AutoModel, AutoModelForImageTextToText, AutoModelForMultimodalLM):
-        auto_class.register(VegaConfig, VegaForSpatialReasoning, exist_ok=True)
-    AutoProcessor.register(VegaConfig, VegaProcessor, exist_ok=True)
+def _announce(module: ModuleType) -> None:
+    """Enters the names of the model's classes in the tables of one of transformers' Auto modules."""
+    for table, name in AUTO_TABLES[module.__name__].items():
+        vars(module)[f"{table}_NAMES"]["vega3d"] = name
+        if table != "CONFIG_MAPPING":  # the others look a model up by the name of its config's class
+            vars(module)[table]._reverse_config_mapping["VegaConfig"] = "vega3d"
 
 
-def _announce(config_names: dict[str, str]) -> None:
-    """Adds the names of the config and the processor to transformers' own tables, which import a class when needed.
+class _Announcer(MetaPathFinder):
+    """Announces the model as soon as one of transformers' Auto modules is loaded; others find the module."""
 
-    Every Auto class reads a checkpoint's config or processor first, so these two entries suffice: they lead to this
-    package, whose `__getattr__` registers the rest.
-    """
-    from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name not in AUTO_TABLES:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
 
-    config_names["vega3d"] = "VegaConfig"
-    PROCESSOR_MAPPING_NAMES["vega3d"] = "VegaProcessor"
-    sys.modules["transformers.models.vega3d"] = sys.modules[__name__]  # where the tables look for a model's classes
+            def execute_and_announce(module: ModuleType) -> None:
+                execute(module)
+                _announce(module)
 
-
-class _BeforeAutoConfigs(MetaPathFinder):
-    """Announces the model just before transformers reads its tables; it finds no module itself."""
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        if name == AUTO_CONFIGS:
-            sys.meta_path.remove(self)
-            from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
-
-            _announce(CONFIG_MAPPING_NAMES)
+            spec.loader.exec_module = execute_and_announce  # type: ignore[method-assign]
+        return spec
 
 
-if AUTO_CONFIGS in sys.modules:
-    _announce(sys.modules[AUTO_CONFIGS].CONFIG_MAPPING_NAMES)
-else:
-    sys.meta_path.insert(0, _BeforeAutoConfigs())
+sys.modules["transformers.models.vega3d"] = sys.modules[__name__]  # where the tables look for a model's classes
+sys.meta_path.insert(0, _Announcer())
+for _name in AUTO_TABLES.keys() & sys.modules.keys():
+    _announce(sys.modules[_name])

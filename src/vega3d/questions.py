@@ -18,6 +18,7 @@ NUMBER, CHOICE, TEXT = ANSWERS = ("number", "choice", "text")
 SLOT = re.compile(r"\{[a-z]\}")
 REMEDY = "List `names`, and `forms` with `text`, `answer` and `options`; or leave `questions` out."
 Mark = tuple[int, int, int, int]
+RawAnswer = tuple[str, dict[str, float] | None]  # text as the model wrote it, and the probability of each letter
 
 
 @dataclass(frozen=True)

@@ -11,34 +11,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vega3d_cli.common import (
-    COUNT,
-    MODEL,
-    SEED,
-    AsJson,
-    Device,
-    Group,
-    LoadedGenerator,
-    ModelArgument,
-    Workers,
-    app,
-    command,
-    load_generator,
-    loading,
-    needs,
-    numbers,
-    progress,
-    quieten,
-)
+from vega3d_cli import common
 
 analyze = typer.Typer(
-    cls=Group,
+    cls=common.Group,
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     help="Measure what the generator's features know of the scene.",
 )
-app.add_typer(analyze, name="analyze", rich_help_panel="Measure")
+common.app.add_typer(analyze, name="analyze", rich_help_panel="Measure")
 
 Output = Annotated[Path | None, typer.Option(help="JSON file with every clip's results.")]
 Voxel = Annotated[float, typer.Option(help="Edge of a voxel [m].")]
@@ -46,7 +28,9 @@ TrainData = Annotated[
     Path | None,
     typer.Option(help="Clips of other scenes to train the probes on.  [default: rooms of split train]"),
 ]
-TrainClips = Annotated[int | None, typer.Option(**COUNT, help="Most clips to train on.  [default: 20 rooms; or all]")]
+TrainClips = Annotated[
+    int | None, typer.Option(**common.COUNT, help="Most clips to train on.  [default: 20 rooms; or all]")
+]
 
 
 @dataclass
@@ -64,10 +48,12 @@ class Reading:
     layout: Annotated[
         Literal["rooms", "scannet", "7scenes", "tum"] | None, typer.Option(help="[default: by the files]")
     ] = None
-    views: Annotated[int, typer.Option(**COUNT, help="Frames taken evenly from each clip; short clips give all.")] = 32
-    clips: Annotated[int | None, typer.Option(**COUNT, help="Most clips.  [default: 10 rooms; with --data, all]")] = (
-        None
-    )
+    views: Annotated[
+        int, typer.Option(**common.COUNT, help="Frames taken evenly from each clip; short clips give all.")
+    ] = 32
+    clips: Annotated[
+        int | None, typer.Option(**common.COUNT, help="Most clips.  [default: 10 rooms; with --data, all]")
+    ] = None
     controls: Annotated[str, typer.Option(help="Of random, noise, vae; with commas.")] = ""
     block: Annotated[
         str | None, typer.Option(help="Blocks with commas, or all.  [default: the model's; of a sweep, all]")
@@ -80,8 +66,8 @@ class Reading:
     skip_lost: Annotated[bool, typer.Option("--skip-lost", help="Leave out frames whose pose was lost.")] = False
     intrinsics: Annotated[str | None, typer.Option(help="fx,fy,cx,cy [px], where the layout stores none.")] = None
     cache: Annotated[Path | None, typer.Option(help="Folder of a feature cache (bf16) to read and fill.")] = None
-    seed: Annotated[int, typer.Option(**SEED, help="Of chance and of the bootstrap.")] = 0
-    workers: Workers = 1
+    seed: Annotated[int, typer.Option(**common.SEED, help="Of chance and of the bootstrap.")] = 0
+    workers: common.Workers = 1
 
     def read_options(self) -> Any:
         """How clips are read; raises ValueError, before anything is loaded, for what is out of range."""
@@ -90,7 +76,7 @@ class Reading:
         evenly(2, self.views)
         areas(self.size)
         for name, text in (("--block", None if self.block == "all" else self.block), ("--timestep", self.timestep)):
-            numbers(name, text)
+            common.numbers(name, text)
         if self.intrinsics is None:
             return ReadOptions(self.views, self.skip_lost)
         try:
@@ -100,15 +86,15 @@ class Reading:
         checked_intrinsics(values)
         return ReadOptions(self.views, self.skip_lost, values)
 
-    def plan(self, loaded: LoadedGenerator, voxel: float = 0.1) -> Any:
+    def plan(self, loaded: common.LoadedGenerator, voxel: float = 0.1) -> Any:
         from vega3d.analysis.settings import make_grid
 
         config = loaded.generator.config
         return make_grid(
             config,
             loaded.frames,
-            blocks=list(range(config.num_layers)) if self.block == "all" else numbers("--block", self.block),
-            timesteps=numbers("--timestep", self.timestep),
+            blocks=list(range(config.num_layers)) if self.block == "all" else common.numbers("--block", self.block),
+            timesteps=common.numbers("--timestep", self.timestep),
             modes=words(self.mode) or None,
             areas=areas(self.size),
             controls=words(self.controls),
@@ -133,10 +119,12 @@ class Reading:
                 f"--layout {self.layout} needs --data (and, for probes, --train-data): only rooms are made."
             )
         count = rooms if clips is None else clips
-        with progress(f"rooms of split {split or usual}", "room", count) as advance:
+        with common.progress(f"rooms of split {split or usual}", "room", count) as advance:
             return make_rooms(count, split or usual, self.workers, on_progress=lambda number: advance(number))
 
-    def measurement(self, loaded: LoadedGenerator, grid: Any, options: Any, on_progress: Callable[[int], None]) -> Any:
+    def measurement(
+        self, loaded: common.LoadedGenerator, grid: Any, options: Any, on_progress: Callable[[int], None]
+    ) -> Any:
         """What `correspondence_rows`, `probe_rows` and `run_sweep` take."""
         from vega3d.analysis.sweep import Measurement
 
@@ -158,7 +146,7 @@ class Reading:
         return FeatureCache(self.cache).read
 
 
-@command(
+@common.command(
     None,
     """    vega3d analyze correspondence vega3d-tiny --clips 10 --controls random,noise,vae
 
@@ -167,24 +155,24 @@ class Reading:
 )
 def correspondence(
     measured: Reading,
-    model: ModelArgument = MODEL,
+    model: common.ModelArgument = common.MODEL,
     voxel: Voxel = 0.1,
-    device: Device = None,
+    device: common.Device = None,
     output: Output = None,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Do the features of one point agree between views, and only there? With chance and controls."""
     with held_output(output):
-        quieten(as_json)
+        common.quieten(as_json)
         options = measured.read_options()
-        needs("scipy", "pyarrow")
-        loaded = load_generator(model, device)
+        common.needs("scipy", "pyarrow")
+        loaded = common.load_generator(model, device)
         plan = measured.plan(loaded, voxel)
         sources = measured.sources()
         from vega3d.analysis.summary import make_result, result_table, write_result
         from vega3d.analysis.sweep import correspondence_rows
 
-        with progress("clips", "pass", plan.num_passes(len(sources))) as advance:
+        with common.progress("clips", "pass", plan.num_passes(len(sources))) as advance:
             rows = correspondence_rows(measured.measurement(loaded, plan, options, advance), sources)
         info = metadata(model, loaded, plan, options, sources)
         result = make_result(rows, "correspondence", info, seed=measured.seed)
@@ -193,7 +181,7 @@ def correspondence(
     typer.echo(json.dumps(result, indent=2) if as_json else result_table(result))
 
 
-@command(
+@common.command(
     None,
     """    vega3d analyze probe vega3d-tiny --clips 10 --train-clips 20 --controls random
 
@@ -202,25 +190,25 @@ def correspondence(
 )
 def probe(
     measured: Reading,
-    model: ModelArgument = MODEL,
+    model: common.ModelArgument = common.MODEL,
     train_data: TrainData = None,
     train_clips: TrainClips = None,
-    device: Device = None,
+    device: common.Device = None,
     output: Output = None,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """How well depth and surface normals can be read off the features by linear maps."""
     with held_output(output):
-        quieten(as_json)
+        common.quieten(as_json)
         options = measured.read_options()
-        needs("scipy", "pyarrow")
-        loaded = load_generator(model, device)
+        common.needs("scipy", "pyarrow")
+        loaded = common.load_generator(model, device)
         plan = measured.plan(loaded)
         sources, training = measured.sources(), measured.train_sources(train_data, train_clips)
         from vega3d.analysis.summary import make_result, result_table, write_result
         from vega3d.analysis.sweep import probe_rows
 
-        with progress("clips", "pass", plan.num_passes(len(sources) + len(training))) as advance:
+        with common.progress("clips", "pass", plan.num_passes(len(sources) + len(training))) as advance:
             rows = probe_rows(measured.measurement(loaded, plan, options, advance), training, sources)
         info = metadata(model, loaded, plan, options, sources, training)
         result = make_result(rows, "probe", info, seed=measured.seed)
@@ -229,7 +217,7 @@ def probe(
     typer.echo(json.dumps(result, indent=2) if as_json else result_table(result))
 
 
-@command(
+@common.command(
     None,
     """    vega3d analyze sweep vega3d-tiny --output sweep --clips 4 --timestep 100,300,700 --controls random,noise,vae
 
@@ -239,36 +227,36 @@ def probe(
 def sweep(
     output: Annotated[Path, typer.Option(help="Folder for the results; a killed run continues there.")],
     measured: Reading,
-    model: ModelArgument = MODEL,
+    model: common.ModelArgument = common.MODEL,
     train_data: TrainData = None,
     train_clips: TrainClips = None,
     probes: Annotated[bool, typer.Option("--probes", help="Depth and normal probes of each setting too.")] = False,
     voxel: Voxel = 0.1,
-    device: Device = None,
-    as_json: AsJson = False,
+    device: common.Device = None,
+    as_json: common.AsJson = False,
 ) -> None:
     """Correspondence (and probes) over blocks, noise levels, modes and sizes: tables, heat maps, curves."""
-    quieten(as_json)
+    common.quieten(as_json)
     measured.block = measured.block or "all"
     options = measured.read_options()
-    needs("scipy", "pyarrow", "matplotlib")
-    with loading(model):
+    common.needs("scipy", "pyarrow", "matplotlib")
+    with common.loading(model):
         from vega3d.analysis.summary import sweep_table
         from vega3d.analysis.sweep import check_free, run_sweep
 
     check_free(output)
-    loaded = load_generator(model, device)
+    loaded = common.load_generator(model, device)
     plan = measured.plan(loaded, voxel)
     sources = measured.sources()
     training = measured.train_sources(train_data, train_clips) if probes else []
     info = metadata(model, loaded, plan, options, sources, training)
     total = plan.num_passes(len(sources)) + (plan.num_passes(len(sources) + len(training)) if probes else 0)
-    with progress("sweep", "pass", total) as advance:
+    with common.progress("sweep", "pass", total) as advance:
         result = run_sweep(measured.measurement(loaded, plan, options, advance), sources, training, output, info)
     typer.echo(json.dumps(result, indent=2) if as_json else sweep_table(result, output))
 
 
-@command(
+@common.command(
     None,
     """    vega3d analyze choose sweep
 
@@ -282,13 +270,13 @@ def choose(
         list[str] | None, typer.Option(metavar="NAME=SWEEP", help="Sweep of another generator over the same clips.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """The block and noise level to read: best at depth and at finding places again; is it better than the controls?"""
     named = [item.partition("=") for item in against or []]
     folders = [sweep, *(Path(folder) for _, _, folder in named)]
     with held_output(output, *(folder / "clips.parquet" for folder in folders)):
-        with loading("the sweeps"):
+        with common.loading("the sweeps"):
             from vega3d.analysis.choice import choice_table
             from vega3d.analysis.choice import choose as choose_setting
             from vega3d.analysis.summary import write_result
@@ -323,7 +311,7 @@ def areas(text: str | None) -> list[int] | None:
 
 
 def metadata(
-    model: str, loaded: LoadedGenerator, plan: Any, options: Any, sources: list, training: list | None = None
+    model: str, loaded: common.LoadedGenerator, plan: Any, options: Any, sources: list, training: list | None = None
 ) -> dict:
     """What a result says of its making; `training` where probes are trained."""
     values = {

@@ -8,27 +8,10 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import (
-    COUNT,
-    MODEL,
-    SEVERAL,
-    AsJson,
-    CacheOption,
-    Device,
-    FourBit,
-    Fps,
-    ModelOption,
-    NumFrames,
-    command,
-    loading,
-    needs,
-    open_cache,
-    progress,
-    quieten,
-)
+from vega3d_cli import common
 
 
-@command(
+@common.command(
     "Ask",
     """    vega3d ask study "How many desk(s) are in this room?" --number
 
@@ -52,19 +35,20 @@ def ask(
             "shipped clip (room, study); then the question.",
         ),
     ],
-    model: ModelOption = MODEL,
-    num_frames: NumFrames = None,
-    fps: Fps = None,
+    model: common.ModelOption = common.MODEL,
+    num_frames: common.NumFrames = None,
+    fps: common.Fps = None,
     options: Annotated[
-        list[str] | None, typer.Option(metavar=SEVERAL, help="Two choices or more; the likeliest is the answer.")
+        list[str] | None,
+        typer.Option(metavar=common.SEVERAL, help="Two choices or more; the likeliest is the answer."),
     ] = None,
     number: Annotated[bool, typer.Option("--number", help="Ask for a number, in VSI-Bench's words.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(**COUNT, help="Length of an open answer.")] = 64,
-    as_json: AsJson = False,
+    max_new_tokens: Annotated[int, typer.Option(**common.COUNT, help="Length of an open answer.")] = 64,
+    as_json: common.AsJson = False,
     save_gates: Annotated[Path | None, typer.Option(help="PNG file for the gate maps over the frames.")] = None,
-    four_bit: FourBit = False,
-    cache: CacheOption = None,
-    device: Device = None,
+    four_bit: common.FourBit = False,
+    cache: common.CacheOption = None,
+    device: common.Device = None,
 ) -> None:
     """Answer a question about a video or images."""
     *media, question = arguments
@@ -75,7 +59,7 @@ def ask(
         )
     if number and options:
         raise ValueError("--number and --options exclude each other. Give one of them.")
-    quieten(as_json)
+    common.quieten(as_json)
     check_media(media, num_frames, fps)
     from vega3d.questions import SpatialQuestion
     from vega3d.shipped import model_folder
@@ -85,16 +69,16 @@ def ask(
         from vega3d.files import check_output
         from vega3d.inference.gate_figure import SOFTWARE
 
-        needs("matplotlib")
+        common.needs("matplotlib")
         save_gates = check_output(save_gates, *media_files(media), mark=SOFTWARE.encode())
     folder = model_folder(model)
-    with loading(model):
+    with common.loading(model):
         from vega3d.hub.load import load_processor, load_vega
         from vega3d.inference.answer import notices
         from vega3d.inference.session import Session
         from vega3d.processing.media_vega3d import read_visual
 
-        features = open_cache(cache)
+        features = common.open_cache(cache)
         usual = load_processor(folder).num_frames
         clip, is_image = read_visual(media_paths(media), num_frames, fps, usual)  # once, for gate maps too
         asked = SpatialQuestion(clip.frames[0] if is_image else clip, question, options or (), is_image, number)
@@ -106,7 +90,7 @@ def ask(
     for notice in () if as_json else notices(loaded.config, asked):
         typer.echo(f"note: {notice}", err=True)
     session = Session(loaded, processor, cache=features, num_frames=len(clip.frames))
-    with progress("world simulator", "frame", len(clip.frames), quiet=as_json) as on_progress:
+    with common.progress("world simulator", "frame", len(clip.frames), quiet=as_json) as on_progress:
         answer = session.answer(
             asked,
             max_new_tokens=max_new_tokens,

@@ -6,26 +6,14 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import (
-    MODEL,
-    AsJson,
-    Device,
-    Fps,
-    ModelOption,
-    NumFrames,
-    command,
-    loading,
-    numbers,
-    progress,
-    quieten,
-)
+from vega3d_cli import common
 
 MIB = 2**20
 GIB = 2**30
 MOST_GIB = 2**33
 
 
-@command(
+@common.command(
     "Data",
     """    vega3d cache rooms-train --model vega3d-tiny --cache features
 
@@ -37,13 +25,13 @@ MOST_GIB = 2**33
 )
 def cache(
     data: Annotated[Path | None, typer.Argument(help="A data set of rooms, a folder of videos, or one video.")] = None,
-    model: ModelOption = MODEL,
+    model: common.ModelOption = common.MODEL,
     folder: Annotated[
         Path | None, typer.Option("--cache", help="Folder of the cache.  [default: beside the Hub's own cache]")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Table of a data set of rooms.  [default: all]")] = None,
-    num_frames: NumFrames = None,
-    fps: Fps = None,
+    num_frames: common.NumFrames = None,
+    fps: common.Fps = None,
     block: Annotated[
         str | None, typer.Option(help="Blocks with commas, each stored alone.  [default: the model's]")
     ] = None,
@@ -54,8 +42,8 @@ def cache(
     stats: Annotated[bool, typer.Option("--stats", help="Show number and size of the entries, and stop.")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read all entries, remove bad ones, and stop.")] = False,
     clear: Annotated[bool, typer.Option("--clear", help="Remove all entries, and stop.")] = False,
-    as_json: AsJson = False,
-    device: Device = None,
+    as_json: common.AsJson = False,
+    device: common.Device = None,
 ) -> None:
     """Compute the generator's features of a corpus beforehand, or look after those that are stored."""
     actions = [name for name, given in (("--stats", stats), ("--verify", verify), ("--clear", clear)) if given]
@@ -73,7 +61,7 @@ def cache(
     unused = [name for name, value in of_data.items() if value is not None]
     if actions and unused:
         raise ValueError(f"{actions[0]} reads no clips, so {', '.join(unused)} would have no effect. Leave it out.")
-    blocks, timesteps = numbers("--block", block), numbers("--timestep", timestep)
+    blocks, timesteps = common.numbers("--block", block), common.numbers("--timestep", timestep)
     if timesteps and not blocks:
         raise ValueError("--timestep goes with --block: name the blocks that are read at these noise levels.")
     if max_gib is not None and not 1 / GIB <= max_gib <= MOST_GIB:  # not so for NaN
@@ -81,21 +69,21 @@ def cache(
             f"--max-gib is {max_gib}, but must be positive (a byte at least) and at most {MOST_GIB}. Leave it out "
             "for no limit."
         )
+    from vega3d.features.clips import corpus_clips
     from vega3d.processing.sampling_vega3d import check_sampling
 
     check_sampling(num_frames, fps)
-    quieten(as_json)
-    with loading(model if data is not None else "the cache"):
-        from vega3d.features.cache import FeatureCache, default_folder
-        from vega3d.features.clips import corpus_clips
-
+    common.quieten(as_json)
     clips = [] if data is None else corpus_clips(data, split)
+    with common.loading(model if data is not None else "the cache"):
+        from vega3d.features.cache import FeatureCache, default_folder
+
     features = FeatureCache(folder or default_folder(), None if max_gib is None else int(max_gib * GIB))
     if data is not None:
         fill(features, clips, model, num_frames, fps, blocks, timesteps, device)
     result = features.stats()
     if verify:
-        with progress("entries", "entry", result["entries"]) as advance:
+        with common.progress("entries", "entry", result["entries"]) as advance:
             result |= features.verify(on_progress=advance)
     if clear:
         result |= {"removed": features.clear()}
@@ -111,7 +99,7 @@ def cache(
 
 
 def fill(features, clips: list, model: str, num_frames, fps, blocks, timesteps, device) -> None:
-    with loading(model):
+    with common.loading(model):
         from vega3d.features.clips import extract
         from vega3d.hub.load import load_vega
 
@@ -119,5 +107,5 @@ def fill(features, clips: list, model: str, num_frames, fps, blocks, timesteps, 
     generator = loaded.generator_module
     if blocks:
         generator = generator.variant(block=-1, extra_blocks=())
-    with progress("clips", "clip", len(clips)) as advance:
+    with common.progress("clips", "clip", len(clips)) as advance:
         extract(features, generator, processor, clips, num_frames, fps, blocks, timesteps, on_progress=advance)

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vega3d_cli.common import MODEL, SEED, AsJson, ModelArgument, command, loading, parse_settings, quieten
+from vega3d_cli import common
 
 PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "numpy", "av")  # whose versions a report needs
 
 
-@command(
+@common.command(
     "Train",
     """    vega3d assemble --vlm Qwen/Qwen2.5-VL-7B-Instruct --generator Wan-AI/Wan2.1-T2V-1.3B-Diffusers vega3d-7b
 
@@ -42,14 +42,14 @@ def assemble(
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto is the VLM's.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(**SEED, help="Seed of the new weights of projector and fusion.")] = 0,
+    seed: Annotated[int, typer.Option(**common.SEED, help="Seed of the new weights of projector and fusion.")] = 0,
 ) -> None:
     """Make a checkpoint from a pretrained VLM and a pretrained generator."""
-    given = parse_settings(settings or [])
+    given = common.parse_settings(settings or [])
     for name in given.keys() & {"block", "timestep", "fusion", "dtype", "seed", "vlm", "generator"}:
         raise ValueError(f"{name} has an option of its own: give --{name} in place of --set {name}=...")
-    quieten(False)
-    with loading("the two models"):
+    common.quieten(False)
+    with common.loading("the two models"):
         from vega3d.hub.assemble import assemble as write_checkpoint
         from vega3d.hub.assemble import split_settings
 
@@ -61,14 +61,14 @@ def assemble(
     typer.echo(f"{folder}")
 
 
-@command("Share", "    vega3d info vega3d-tiny --json")
-def info(model: ModelArgument = MODEL, as_json: AsJson = False) -> None:
+@common.command("Share", "    vega3d info vega3d-tiny --json")
+def info(model: common.ModelArgument = common.MODEL, as_json: common.AsJson = False) -> None:
     """Show the parts of a checkpoint: parameters, memory, block, step, fusion."""
-    quieten(as_json)
+    common.quieten(as_json)
     from vega3d.shipped import model_folder
 
     folder = model_folder(model)
-    with loading(model):
+    with common.loading(model):
         from vega3d.hub.assemble import describe
 
         values = describe(folder)
@@ -84,8 +84,8 @@ def info(model: ModelArgument = MODEL, as_json: AsJson = False) -> None:
     typer.echo("\n".join([*two_columns(parts), *two_columns(values)]))
 
 
-@command("Share", "    vega3d env --json")
-def env(as_json: AsJson = False) -> None:
+@common.command("Share", "    vega3d env --json")
+def env(as_json: common.AsJson = False) -> None:
     """Show what a report of a fault needs: versions, the GPU, and the extras that are installed."""
     values = environment()
     if as_json:
@@ -103,7 +103,7 @@ def environment() -> dict[str, Any]:
     from vega3d import __version__
     from vega3d.extras import EXTRAS
 
-    with loading("torch"):
+    with common.loading("torch"):
         import torch
 
     values: dict[str, Any] = {"vega3d": __version__, "python": platform.python_version()}

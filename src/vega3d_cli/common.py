@@ -8,20 +8,23 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
 
 import typer
 import typer.core
 
 LONGEST_MESSAGE = 2000  # characters
 LINE_EVERY = 10  # [s] between lines of progress where there is no terminal
+LOADING_AFTER = 2  # [s] of loading, after which a line says so where there is no terminal
 MODEL = "vega3d-tiny"  # the default of every command
 PANELS = ("Ask", "Data", "Train", "Measure", "Share")  # of the help, in this order
+OPTION_NAMES = {"trajectories": ("--trajectories", "--walks")}  # of fields that had another name
 SEVERAL = "A B ..."  # metavar of options that take several values after their name
 DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu")
 DEBUG: set[str] = set()  # `--debug`, once it is given
@@ -145,7 +148,8 @@ def command(panel: str | None, examples: str, application: typer.Typer = app, **
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        parameters, groups = [], {}
+        parameters: list[inspect.Parameter] = []
+        groups = {}
         hints = get_type_hints(function, include_extras=True)
         for name, parameter in inspect.signature(function).parameters.items():
             if dataclasses.is_dataclass(hints[name]):
@@ -177,14 +181,18 @@ def command(panel: str | None, examples: str, application: typer.Typer = app, **
     return register
 
 
-def field_parameters(kind: type) -> list[inspect.Parameter]:
-    """A parameter for each field of a dataclass, with the field's type, `typer.Option` and default."""
-    hints = get_type_hints(kind, include_extras=True)
-    missing = dataclasses.MISSING
-    return [
-        keyword(field.name, hints[field.name], inspect.Parameter.empty if field.default is missing else field.default)
-        for field in dataclasses.fields(kind)
-    ]
+def field_parameters(kind: type) -> Iterator[inspect.Parameter]:
+    """A parameter for each field of a dataclass, with the field's type, default, and `typer.Option`.
+
+    A field that is annotated with no option gets one whose help is the field's line of the docstring's `Attributes`.
+    """
+    _, _, attributes = (inspect.getdoc(kind) or "").partition("\nAttributes:\n")
+    documented = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", attributes, re.MULTILINE))
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if get_origin(hint) is not Annotated:
+            help = " ".join(documented.get(name, "").split())
+            hint = Annotated[hint, typer.Option(*OPTION_NAMES.get(name, ()), help=help[:1].upper() + help[1:])]
+        yield keyword(name, hint, getattr(kind, name, inspect.Parameter.empty))
 
 
 def keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -290,19 +298,27 @@ def progress(name: str, unit: str, total: int | None = None, quiet: bool = False
 
 @contextmanager
 def loading(name: str) -> Iterator[None]:
-    """Says in a terminal, at once, what is being loaded: imports alone take seconds. Clears the line afterwards."""
-    shown = sys.stderr.isatty()
-    if shown:
-        typer.echo(f"loading {name} ...", err=True, nl=False)
-    else:
+    """Says what is being loaded, for imports alone take seconds: in a terminal at once, and the line is cleared.
+
+    Elsewhere it says so after 2 s: what is refused sooner is refused in one line.
+    """
+    text = f"loading {name} ..."
+    if sys.stderr.isatty():
+        typer.echo(text, err=True, nl=False)
+        try:
+            yield
+        finally:
+            typer.echo("\r\x1b[K", err=True, nl=False)
+        return
+    timer = threading.Timer(LOADING_AFTER, typer.echo, [text], {"err": True})
+    timer.start()
+    try:
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
-    try:
         yield
     finally:
-        if shown:
-            typer.echo("\r\x1b[K", err=True, nl=False)
+        timer.cancel()
 
 
 def quieten(quiet: bool) -> None:

@@ -6,21 +6,10 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import (
-    MODEL,
-    CacheOption,
-    Device,
-    FourBit,
-    ModelOption,
-    command,
-    loading,
-    needs,
-    open_cache,
-    quieten,
-)
+from vega3d_cli import common
 
 
-@command(
+@common.command(
     "Share",
     """    vega3d demo
 
@@ -31,7 +20,7 @@ from vega3d_cli.common import (
     vega3d demo --allow-host demo.example.org    # behind a proxy that serves it under this name""",
 )
 def demo(
-    model: ModelOption = MODEL,
+    model: common.ModelOption = common.MODEL,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines too.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     allow_host: Annotated[
@@ -42,9 +31,9 @@ def demo(
         ),
     ] = None,
     share: Annotated[bool, typer.Option("--share", help="Also make a public address, by Gradio's service.")] = False,
-    cache: CacheOption = None,
-    device: Device = None,
-    four_bit: FourBit = False,
+    cache: common.CacheOption = None,
+    device: common.Device = None,
+    four_bit: common.FourBit = False,
 ) -> None:
     """Serve a page that answers questions about a video, with the world simulator and without.
 
@@ -52,16 +41,16 @@ def demo(
     """
     check_port(host, port)
     allowed = allow_host or []
-    quieten(True)
-    needs("gradio", "matplotlib")
-    with loading(model):
+    common.quieten(True)
+    common.needs("gradio", "matplotlib")
+    with common.loading(model):
         from vega3d.demo.app import build, launch
         from vega3d.demo.compare import Comparer
         from vega3d.demo.guard import served_hosts
         from vega3d.hub.load import load
 
         served_hosts(host, allowed)  # refuses what is no name before the model is loaded
-        session = load(model, four_bit=four_bit, device=device, cache=open_cache(cache))
+        session = load(model, four_bit=four_bit, device=device, cache=common.open_cache(cache))
     launch(build(Comparer(session)), host, port, share, allow_hosts=allowed)
 
 

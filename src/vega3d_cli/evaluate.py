@@ -6,27 +6,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from vega3d_cli.common import (
-    COUNT,
-    SEED,
-    SEVERAL,
-    CacheOption,
-    Device,
-    FourBit,
-    ModelArgument,
-    NumFrames,
-    Workers,
-    command,
-    loading,
-    open_cache,
-    progress,
-    quieten,
-)
+from vega3d_cli import common
 
 READ_SUFFIXES = (".safetensors", ".jinja", ".txt", ".jsonl", ".parquet", ".mp4")
 
 
-@command(
+@common.command(
     "Measure",
     """    vega3d evaluate vega3d-tiny --limit 22
 
@@ -35,7 +20,7 @@ READ_SUFFIXES = (".safetensors", ".jinja", ".txt", ".jsonl", ".parquet", ".mp4")
     vega3d evaluate org/vega3d --benchmark vsibench --data VSI-Bench --num-frames 32 --4bit --output vsi.json""",
 )
 def evaluate(
-    model: ModelArgument = "",
+    model: common.ModelArgument = "",
     benchmark: Annotated[Literal["rooms", "vsibench"], typer.Option(help="Whose questions are asked.")] = "rooms",
     data: Annotated[
         Path | None,
@@ -52,49 +37,51 @@ def evaluate(
     train_table: Annotated[
         Path | None, typer.Option(help="Questions that most-frequent counts on.  [default: 40 rooms of split train]")
     ] = None,
-    limit: Annotated[int | None, typer.Option(**COUNT, help="Questions, balanced over the types.")] = None,
-    num_frames: NumFrames = None,
-    batch_size: Annotated[int, typer.Option(**COUNT, help="Questions answered at a time.")] = 8,
+    limit: Annotated[int | None, typer.Option(**common.COUNT, help="Questions, balanced over the types.")] = None,
+    num_frames: common.NumFrames = None,
+    batch_size: Annotated[int, typer.Option(**common.COUNT, help="Questions answered at a time.")] = 8,
     output: Annotated[Path | None, typer.Option(help="JSON file with every answer; a killed run continues.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, not as a table.")] = False,
     allow_missing: Annotated[bool, typer.Option(help="Leave out questions whose video is missing.")] = False,
-    seed: Annotated[int, typer.Option(**SEED, help="Of the limit, the bootstrap and chance.")] = 0,
-    workers: Workers = 1,
-    four_bit: FourBit = False,
-    cache: CacheOption = None,
-    device: Device = None,
+    seed: Annotated[int, typer.Option(**common.SEED, help="Of the limit, the bootstrap and chance.")] = 0,
+    workers: common.Workers = 1,
+    four_bit: common.FourBit = False,
+    cache: common.CacheOption = None,
+    device: common.Device = None,
 ) -> None:
     """Answer a benchmark: score by type, macro and micro average, 95 % intervals over scenes.
 
     A model is to be named, unless the baseline is chance or most-frequent.
     """
     named = model or None
-    if baseline in ("chance", "most-frequent"):
-        of_model = {"--num-frames": num_frames, "--4bit": four_bit or None, "--cache": cache, "--device": device}
-        unused = [name for name, value in of_model.items() if value is not None]
-        if unused:
-            raise ValueError(f"--baseline {baseline} asks no model, so {', '.join(unused)} would have no effect.")
-    elif named is None:
-        raise ValueError("Give a model, such as vega3d-tiny, or --baseline chance or most-frequent.")
-    quieten(as_json)
-    with loading(named or "the benchmark"):
-        from vega3d.evaluation.benchmarks import PLAIN_BASELINES, check_baseline, load_benchmark, plain_baseline
-        from vega3d.evaluation.report import format_table, overview
-        from vega3d.evaluation.run import check_request
-        from vega3d.evaluation.run import evaluate as run_benchmark
+    of_model = {"--num-frames": num_frames, "--4bit": four_bit or None, "--cache": cache, "--device": device}
+    unused = [name for name, value in of_model.items() if value is not None]
+    if baseline in ("chance", "most-frequent") and unused:
+        raise ValueError(f"--baseline {baseline} asks no model, so {', '.join(unused)} would have no effect.")
+    common.quieten(as_json)
+    from vega3d.evaluation.benchmarks import PLAIN_BASELINES, check_baseline, load_benchmark, plain_baseline
+    from vega3d.evaluation.report import format_table, overview
+    from vega3d.evaluation.run import check_request
+    from vega3d.evaluation.run import evaluate as run_benchmark
 
-    check_request(output, batch_size, *files_read(named, data, train_table))
     check_baseline(baseline, named, train_table)
+    check_request(output, batch_size, *files_read(named, data, train_table))
+
+    def questions() -> tuple[list, list[str]]:
+        with common.progress("rooms", "room") as advance:
+            return load_benchmark(benchmark, data, table, limit, allow_missing, seed, workers, on_progress=advance)
+
+    makes_rooms = benchmark == "rooms" and data is None and table is None and not allow_missing
+    if makes_rooms:
+        common.needs("embreex", "scipy", "pyarrow")
+    given = None if makes_rooms else questions()  # before the model; rooms take minutes, and are made after it
     if baseline in PLAIN_BASELINES:
-        with progress("rooms of split train", "room") as advance:
+        with common.progress("rooms of split train", "room") as advance:
             answerer = plain_baseline(baseline, seed, data, train_table, workers, on_progress=advance)
     else:
         answerer = model_answerer(str(named), baseline == "blind", num_frames, four_bit, device, cache)
-    with progress("rooms", "room") as advance:
-        records, missing = load_benchmark(
-            benchmark, data, table, limit, allow_missing, seed, workers, on_progress=advance
-        )
-    with progress(benchmark, "question", len(records)) as advance:
+    records, missing = given or questions()
+    with common.progress(benchmark, "question", len(records)) as advance:
         result = run_benchmark(
             answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_progress=advance
         )
@@ -111,25 +98,25 @@ def files_read(model: str | None, data: Path | None, train_table: Path | None) -
 def model_answerer(
     model: str, blind: bool, num_frames: int | None, four_bit: bool, device: str | None, cache: Path | None
 ):
-    with loading(model):
+    with common.loading(model):
         from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
         from vega3d.hub.load import load_vega
 
         answerer = BlindAnswerer if blind else ModelAnswerer
-        features = open_cache(cache)
+        features = common.open_cache(cache)
         return answerer(*load_vega(model, four_bit, device), model, num_frames, cache=features)
 
 
-@command(
+@common.command(
     "Measure",
     "    vega3d compare --first fused-seed0.json fused-seed1.json --second plain-seed0.json plain-seed1.json",
 )
 def compare(
     first: Annotated[
-        list[Path], typer.Option(metavar=SEVERAL, help="Result files of one model, one for each training seed.")
+        list[Path], typer.Option(metavar=common.SEVERAL, help="Result files of one model, one for each training seed.")
     ],
     second: Annotated[
-        list[Path], typer.Option(metavar=SEVERAL, help="Result files of the other, on the same questions.")
+        list[Path], typer.Option(metavar=common.SEVERAL, help="Result files of the other, on the same questions.")
     ],
     scoring: Annotated[
         Literal["official", "lmms_eval", "likelihood"], typer.Option(help="How answers are scored.")
@@ -140,7 +127,7 @@ def compare(
     output: Annotated[Path | None, typer.Option(help="JSON file of the comparison.")] = None,
 ) -> None:
     """Compare two models on the same questions: differences with 95 % intervals over seeds and scenes."""
-    quieten(False)
+    common.quieten(False)
     from vega3d.evaluation.report import COMPARISON_FORMAT, compare_files, comparison_values, format_comparison
     from vega3d.files import check_output, write_json
 

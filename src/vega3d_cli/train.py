@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from vega3d_cli.common import AsJson, Settings, command, loading, parse_settings, progress, quieten
+from vega3d_cli import common
 
 
-@command(
+@common.command(
     "Train",
     """    vega3d train gate.yaml
 
@@ -28,12 +28,12 @@ A run that was killed continues when the same command is given again.""",
 )
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file.")],
-    settings: Settings = None,
-    as_json: AsJson = False,
+    settings: common.Settings = None,
+    as_json: common.AsJson = False,
 ) -> None:
     """Fine-tune a model: the gate, the projector, the language model (whole or by LoRA), the vision tower."""
-    given = parse_settings(settings or [])
-    quieten(as_json)
+    given = common.parse_settings(settings or [])
+    common.quieten(as_json)
     from vega3d.training.config import read_config
 
     read = read_config(config, given)
@@ -42,10 +42,10 @@ def train(
     from vega3d.shipped import model_folder
 
     folder = model_folder(read.model)
-    with loading(read.model):
+    with common.loading(read.model):
         from vega3d.hub.load import load_vega
         from vega3d.training.run import train as run
-    with progress("training", "step") as advance:
+    with common.progress("training", "step") as advance:
         result = run(
             read,
             lambda device: load_vega(folder, read.four_bit, device, read.dtype),

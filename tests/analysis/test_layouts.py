@@ -12,8 +12,8 @@ from posed_clips import fit_of, room_clip, write_scannet, write_seven_scenes, wr
 from vega3d.analysis.clips import PosedClip, ReadOptions, evenly
 from vega3d.analysis.layouts import find_clips, read_clip
 from vega3d.analysis.tokens import token_points
+from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import synthesize
-from vega3d.rooms.dataset.settings import DatasetSettings
 
 CLIP = room_clip()
 INTRINSICS = tuple(CLIP.intrinsics[[0, 1, 0, 1], [0, 1, 2, 2]])

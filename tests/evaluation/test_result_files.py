@@ -20,7 +20,7 @@ DEEP = 100_000 * "[" + 100_000 * "]"
 
 
 def run(*arguments):
-    words = vega3d_cli.spread_lists([str(argument) for argument in arguments])
+    words = [str(argument) for argument in arguments]
     return CliRunner().invoke(vega3d_cli.app, words)
 
 

@@ -21,8 +21,8 @@ from vega3d.evaluation.benchmarks import (
 )
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.vsibench import AnnotatedQuestion, take_balanced
+from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import FORMAT
-from vega3d.rooms.dataset.settings import DatasetSettings
 
 SMALL = RoomsBenchmark(DatasetSettings("test", size=128, num_frames=2, questions_per_type=1), num_rooms=2)
 LOAD = """

@@ -61,7 +61,7 @@ def unused_generator(tiny, monkeypatch):
 
 
 def run(*arguments):
-    return CliRunner().invoke(vega3d_cli.app, vega3d_cli.spread_lists([str(argument) for argument in arguments]))
+    return CliRunner().invoke(vega3d_cli.app, [str(argument) for argument in arguments])
 
 
 def test_clips_of_a_corpus(rooms, tmp_path):

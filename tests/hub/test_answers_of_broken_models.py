@@ -91,14 +91,14 @@ def test_the_command_tells_it_in_one_line(tmp_path, options):
     model.save_pretrained(folder)
 
     words = ["ask", "room", "Which?", *options, "--json", "--model", str(folder), "--num-frames", "2"]
-    done = CliRunner().invoke(vega3d_cli.app, vega3d_cli.spread_lists(words))
+    done = CliRunner().invoke(vega3d_cli.app, words)
 
     assert done.exit_code == 2 and MESSAGE in done.output and len(done.output.strip().splitlines()) == 1
 
 
 def test_json_tells_the_time_of_loading_by_itself():
     words = ["ask", "room", "Which is larger?", "--options", "bed", "shelf", "--json", "--num-frames", "2"]
-    done = CliRunner().invoke(vega3d_cli.app, vega3d_cli.spread_lists(words))
+    done = CliRunner().invoke(vega3d_cli.app, words)
 
     values = json.loads(done.stdout)
     assert values["loading_seconds"] > 0 and values["seconds"] > 0

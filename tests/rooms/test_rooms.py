@@ -22,9 +22,9 @@ from vega3d.rooms import (
     scene_seed,
 )
 from vega3d.rooms.render.embree import EmbreeRenderer
+from vega3d.rooms.scene import split_of_seed
 from vega3d.rooms.scene.furniture import PACK
 from vega3d.rooms.scene.room import largest_region, sample_room, shell, standing_room
-from vega3d.rooms.scene.splits import split_of_seed
 from vega3d.rooms.scene.trajectory import BODY, LENGTHS
 
 SEEDS = range(9)
@@ -248,12 +248,12 @@ def test_bad_input_is_refused(scenes, renderer, call, message):
 
 WITHOUT_EXTRAS = """
 import sys
-import vega3d.rooms.dataset.settings
+import vega3d.rooms.dataset
 assert "vega3d.rooms.scene.scene" not in sys.modules, "settings are light"
 for name in ("embreex", "matplotlib", "moderngl", "pyarrow", "scipy"):
     sys.modules[name] = None
 from vega3d.rooms import *
-import vega3d.rooms.dataset.dataset, vega3d.rooms.dataset.store, vega3d.rooms.dataset.stream
+import vega3d.rooms.dataset.dataset, vega3d.rooms.dataset.dataset, vega3d.rooms.dataset.stream
 from vega3d.rooms.render.light import Caster
 from vega3d.rooms.scene.builders import block
 try:

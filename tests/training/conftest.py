@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from training_data import write_clip, write_jsonl
 
+from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import synthesize
-from vega3d.rooms.dataset.settings import DatasetSettings
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ from research.tiny.study.data import Words
 from research.tiny.study.network import packed_states
 from research.tiny.study.packs import Prefix, ends_of, pack
 from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
-from vega3d.inference.answer import RawAnswer, letter_probabilities
+from vega3d.inference.answer import letter_probabilities
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.questions import RawAnswer
 
 NEW_TOKENS = int(GENERATION["max_new_tokens"])  # type: ignore[call-overload]
 VISUALS_AT_A_TIME = 32

@@ -14,7 +14,7 @@ from torch import nn
 from research.tiny.study.cells import CELL
 from research.tiny.study.map_rows import REACH, STEP, floor_axes
 from vega3d.geometry import unproject
-from vega3d.rooms.render.clip import Clip
+from vega3d.rooms.render import Clip
 
 TURNS = 24  # of 15 degrees
 SIZES = (REACH + 1, TURNS, 2 * REACH + 1, 2 * REACH + 1)  # depth, turn, ahead, right

@@ -25,13 +25,13 @@ from vega3d.files import read_json, write_array, write_whole
 from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import Observation, observe
 from vega3d.rooms.questions.questions import make_questions
-from vega3d.rooms.render.clip import Clip
+from vega3d.rooms.render import Clip
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import Caster, Quality, bake_light, use_one_thread
 from vega3d.rooms.render.opengl import draw_arrays
+from vega3d.rooms.scene import scene_seed
 from vega3d.rooms.scene.furniture import furniture_for
 from vega3d.rooms.scene.scene import Scene, sample_scene
-from vega3d.rooms.scene.splits import scene_seed
 from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories
 from vega3d.runs import check_same_run
 

@@ -17,14 +17,8 @@ CHOICE_COLUMNS = {"depth RMSE [m]": "depth_rmse", "retrieval@1, centred": "centr
 def best_setting(rows: Sequence[Mapping], family: str, mode: str | None = None, sweep: str = "The sweep") -> Setting:
     """The setting with the smallest sum of its ranks in both measures; of equals the one with the better depth.
 
-    Args:
-        rows: of a sweep with probes, a row for each clip and setting.
-        family: settings of other families are left out.
-        mode: likewise; None for any.
-        sweep: what an error calls it.
-
-    Raises:
-        ValueError: if the sweep has no such setting with both measures.
+    Settings of one family count, and of one mode if it is given. Raises ValueError, naming the `sweep`, if none has
+    both measures.
     """
     clips: dict[Setting, list[list[float]]] = {}
     for row in rows:
@@ -34,8 +28,7 @@ def best_setting(rows: Sequence[Mapping], family: str, mode: str | None = None, 
         wanted = family if mode is None else f"{family}, mode {mode}"
         raise ValueError(f"{sweep} has no setting of {wanted} with {' and '.join(MEASURES)}. Sweep with --probes.")
     settings = list(clips)
-    signs = np.array(list(MEASURES.values()))
-    means = signs * np.array([np.mean(clips[setting], axis=0) for setting in settings])
+    means = np.array(list(MEASURES.values())) * np.array([np.mean(clips[setting], axis=0) for setting in settings])
     ranks = (means[:, None] < means[None]).sum(axis=1).sum(axis=1)  # settings that are better, over both measures
     return settings[min(range(len(settings)), key=lambda place: (ranks[place], -means[place, 0]))]
 
@@ -113,17 +106,11 @@ def compare_settings(
 ) -> dict[str, dict]:
     """For each measure both settings' means and the difference on the same clips, with 95 % intervals over scenes.
 
-    Args:
-        first, second: rows of sweeps over the same clips.
-        setting, other: the one of `first` and the one of `second`.
-        resamples: how many times the bootstrap draws scenes.
+    `setting` is one of the rows `first`, `other` one of `second`; raises ValueError if they are not of the same clips.
 
     Returns:
         For each measure `first`, `second` and `difference` (`score`, `low`, `high`), `scenes`, how many there are, and
         `is_better`: the difference is in favour of the first, and its interval leaves out 0.
-
-    Raises:
-        ValueError: if the sweeps are not of the same clips.
     """
     ours, theirs = clip_rows(first, setting), clip_rows(second, other)
     if ours.keys() != theirs.keys():

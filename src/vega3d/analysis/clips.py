@@ -18,29 +18,19 @@ COVERED = 0.1  # share of a frame's edge by which the field of view of the depth
 class PosedClip:
     """Views of one scene. Depth and colour share the camera's centre and axes; sizes and intrinsics may differ.
 
-    Attributes:
-        name: of the clip, unique in its data.
-        scene: what it was taken in; clips of one scene are not independent.
-        frames: uint8[T, H, W, 3].
-        depth: float32[T, h, w], along the optical axis [m]; 0 is a hole.
-        intrinsics: float[3, 3], of the frames [px].
-        depth_intrinsics: float[3, 3], of the depth [px].
-        world_from_camera: float[T, 4, 4], rigid [m].
-        left_out: frames of the source that could not be used, for the result file.
-
     Raises:
         ValueError: for other shapes or types, depth that is negative or not finite, poses that are not rigid, or a
             depth image that shows another field of view than the frames.
     """
 
-    name: str
-    scene: str
-    frames: np.ndarray
-    depth: np.ndarray
-    intrinsics: np.ndarray
-    depth_intrinsics: np.ndarray
-    world_from_camera: np.ndarray
-    left_out: tuple[str, ...] = ()
+    name: str  # of the clip, unique in its data
+    scene: str  # what it was taken in; clips of one scene are not independent
+    frames: np.ndarray  # uint8[T, H, W, 3]
+    depth: np.ndarray  # float32[T, h, w], along the optical axis [m]; 0 is a hole
+    intrinsics: np.ndarray  # float[3, 3], of the frames [px]
+    depth_intrinsics: np.ndarray  # float[3, 3], of the depth [px]
+    world_from_camera: np.ndarray  # float[T, 4, 4], rigid [m]
+    left_out: tuple[str, ...] = ()  # frames of the source that could not be used, for the result file
 
     def __post_init__(self):
         count = len(self.frames)
@@ -60,32 +50,20 @@ class PosedClip:
 
 
 class ClipSource(NamedTuple):
-    """A clip on disk that is not read yet.
+    """A clip on disk that is not read yet."""
 
-    Attributes:
-        layout: a name of `layouts.LAYOUTS`.
-        path: its folder, or its file of arrays.
-        name: unique among the clips of its data.
-        scene: see `PosedClip`.
-    """
-
-    layout: str
-    path: Path
-    name: str
-    scene: str
+    layout: str  # a name of `layouts.LAYOUTS`
+    path: Path  # its folder, or its file of arrays
+    name: str  # unique among the clips of its data
+    scene: str  # see `PosedClip`
 
 
 class ReadOptions(NamedTuple):
-    """How clips are read.
+    """How clips are read."""
 
-    Attributes:
-        views: frames taken evenly from a clip; a shorter clip gives all.
-        skip_lost: whether frames whose pose was lost are left out (and reported), or are an error.
-        intrinsics: fx, fy, cx, cy [px] instead of the layout's, where the layout stores none.
-    """
-
-    views: int = DEFAULT_VIEWS
-    skip_lost: bool = False
+    views: int = DEFAULT_VIEWS  # frames taken evenly from a clip; a shorter clip gives all
+    skip_lost: bool = False  # whether frames whose pose was lost are left out (and reported), or are an error
+    # fx, fy, cx, cy [px] instead of the layout's, where the layout stores none
     intrinsics: tuple[float, ...] | None = None
 
 
@@ -106,9 +84,8 @@ def check_poses(poses: np.ndarray, count: int, name: str) -> None:
         )
     rotation = poses[:, :3, :3]
     deviation = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
-    bad = np.flatnonzero(
-        (deviation > RIGID) | (np.linalg.det(rotation) < 0) | (poses[:, 3] != (0, 0, 0, 1)).any(axis=1)
-    )
+    mirrored, last_row = np.linalg.det(rotation) < 0, (poses[:, 3] != (0, 0, 0, 1)).any(axis=1)
+    bad = np.flatnonzero((deviation > RIGID) | mirrored | last_row)
     if len(bad):
         raise ValueError(
             f"{name}: the pose of view {bad[0]} is not rigid (R^T R differs from the identity by "
@@ -144,21 +121,13 @@ def in_frame(clip: PosedClip, pixels: np.ndarray) -> np.ndarray:
 
 
 def evenly(length: int, count: int) -> np.ndarray:
-    """int[n]: `count` of `length` frames, evenly, the first and the last among them; all if there are no more.
-
-    Raises:
-        ValueError: if fewer than 2 views are wanted.
-    """
+    """int[n]: `count` (2 or more) of `length` frames, evenly, the first and the last among them; all if no more."""
     check_count("The number of views (they are compared in pairs)", count, 2)
     return np.arange(length) if count >= length else np.linspace(0, length - 1, count).round().astype(int)
 
 
 def checked_intrinsics(values: Sequence[float]) -> np.ndarray:
-    """float[3, 3] of fx, fy, cx, cy [px], with the first pixel's centre at (0.5, 0.5).
-
-    Raises:
-        ValueError: unless there are four finite numbers with focal lengths above 0.
-    """
+    """float[3, 3] of finite fx, fy, cx, cy [px], fx and fy above 0; the first pixel's centre is at (0.5, 0.5)."""
     if len(values) != 4 or not np.isfinite(values).all() or min(values[:2]) <= 0:
         raise ValueError(f"Intrinsics are fx,fy,cx,cy [px] with fx and fy above 0, but got {list(values)}.")
     fx, fy, cx, cy = values

@@ -25,45 +25,27 @@ BLOCK = 2**24  # similarities held at a time
 
 
 class CoVisible(NamedTuple):
-    """What a clip's geometry says about its features on one grid; the same for every block and noise level.
+    """What a clip's geometry says about its features on one grid; the same for every block and noise level."""
 
-    Attributes:
-        token: int[M], valid tokens, counted through all views.
-        entry: int[M], entry that each of them is part of.
-        view: int[E], in ascending order.
-        place: float[E, 2], mean centre of the entry's tokens [px of the frames].
-        query, target: int[2 P], entries of the same voxel in two views, every pair in both directions; the views of
-            the targets ascend.
-        other: int[2 P], an entry of the target's view with another voxel, drawn at random; -1 if there is none.
-        truth: float[2 P, 2], where the query's point projects in the target's view [px of the frames].
-        angle: float[2 P], between the optical axes of the two views [deg].
-        threshold: of PCK [px of the frames].
-        shape: (T, rows, columns) of the features.
-        chance: metrics of a random choice.
-    """
-
-    token: np.ndarray
-    entry: np.ndarray
-    view: np.ndarray
-    place: np.ndarray
-    query: np.ndarray
-    target: np.ndarray
+    token: np.ndarray  # int[M], valid tokens, counted through all views
+    entry: np.ndarray  # int[M], entry that each of them is part of
+    view: np.ndarray  # int[E], in ascending order
+    place: np.ndarray  # float[E, 2], mean centre of the entry's tokens [px of the frames]
+    query: np.ndarray  # int[2 P], entry of a voxel in one view, every pair in both directions
+    target: np.ndarray  # int[2 P], entry of the same voxel in another view; the views of the targets ascend
+    # int[2 P], an entry of the target's view with another voxel, drawn at random; -1 if there is none
     other: np.ndarray
-    truth: np.ndarray
-    angle: np.ndarray
-    threshold: float
-    shape: tuple[int, int, int]
-    chance: dict[str, float]
+    truth: np.ndarray  # float[2 P, 2], where the query's point projects in the target's view [px of the frames]
+    angle: np.ndarray  # float[2 P], between the optical axes of the two views [deg]
+    threshold: float  # of PCK [px of the frames]
+    shape: tuple[int, int, int]  # (T, rows, columns) of the features
+    chance: dict[str, float]  # metrics of a random choice
 
 
 def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int = 0) -> CoVisible:
-    """Which tokens of a clip see a common voxel of the world, and which do not.
+    """Which tokens of a clip see a common voxel of the world, of edge `voxel` [m], and which do not.
 
-    Args:
-        clip: views with depth and poses.
-        fit: how the clip's frames become the generator's.
-        voxel: edge of a voxel of the world grid [m].
-        seed: draws the entries that do not correspond.
+    The seed draws the entries that do not correspond.
 
     Raises:
         ValueError: if no two views see a common voxel, or `voxel` is not above 0.
@@ -103,11 +85,7 @@ def co_visible(clip: PosedClip, fit: FrameFit, voxel: float = VOXEL, seed: int =
 
 
 def token_entries(view: np.ndarray, points: np.ndarray, voxel: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Entries of tokens with views int[M] and points float[M, 3].
-
-    Returns:
-        int[E] view, ascending; int[E] number of the voxel; int[M] the entry of each token.
-    """
+    """int[E] view, ascending, int[E] voxel, and int[M] entry of each token, whose views and points are given."""
     _, voxels = np.unique(np.floor(points / voxel).astype(np.int64), axis=0, return_inverse=True)
     entries, entry = np.unique(np.stack([view, voxels.ravel()]), axis=1, return_inverse=True)
     return entries[0], entries[1], entry.ravel()
@@ -210,11 +188,9 @@ def compare(entries: torch.Tensor, seen: CoVisible) -> dict[str, float]:
 
 
 def matches(entries: torch.Tensor, seen: CoVisible) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Similarities of each query with all entries of its target's view.
+    """float[2 P] cosine of query and target, float[2 P] of query and `other`, int[2 P] rank, int[2 P] nearest entry.
 
-    Returns:
-        float[2 P] cosine with the target, float[2 P] cosine with `other`, int[2 P] rank of the target (0 is nearest;
-        ties count against it), int[2 P] nearest entry.
+    The rank is that of the target among all entries of its view: 0 is nearest; ties count against it.
     """
     query, target, other = (torch.from_numpy(ids).to(entries.device) for ids in (seen.query, seen.target, seen.other))
     results = []

@@ -114,12 +114,10 @@ def curves(settings: Sequence[Mapping], name: str, metric: Metric) -> "Figure":
     for axis, panel in zip(axes, panels, strict=True):
         members = [setting for setting in settings if (setting["mode"], setting["max_area"]) == panel]
         blocks = sorted({setting["block"] for setting in members if setting["block"] is not None})
-        families = {
-            family: [setting for setting in members if setting["family"] == family] for family in (own, *STYLES)
-        }
-        draw_own(axis, families[own], name, metric)
+        draw_own(axis, [setting for setting in members if setting["family"] == own], name, metric)
         for family, style in STYLES.items():
-            draw_control(axis, families[family], name, metric.scale, style)
+            control = [setting for setting in members if setting["family"] == family]
+            draw_control(axis, control, name, metric.scale, style)
         axis.set_title(panel_title(panel, panels), fontsize=9)
         axis.set_xlabel("block")
         axis.set_xticks(blocks if len(blocks) <= 16 else blocks[::2])

@@ -19,36 +19,26 @@ the name of the folder; lens distortion (freiburg1 and 2) is not undone.
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions, checked_intrinsics, evenly
-from vega3d.analysis.layout_files import (
-    COLOUR_SUFFIXES,
-    DEPTH_SUFFIXES,
-    chosen_files,
-    clip_folders,
-    files_by_stem,
-    pixel_centres_at_half,
-    quaternion_poses,
-    read_depth,
-    read_matrix,
-    read_rgb,
-    read_stack,
-    read_timed_rows,
-    same_size,
-    sources,
-    usable_poses,
-)
-from vega3d.files import inside
+from vega3d.extras import optional_module
+from vega3d.files import check_input, inside
 from vega3d.processing.video_vega3d import read_video
 from vega3d.rooms.archives import LARGEST, read_archive
-from vega3d.rooms.dataset.settings import DatasetSettings
-from vega3d.rooms.dataset.store import stored_rooms
+from vega3d.rooms.dataset import DatasetSettings
+from vega3d.rooms.dataset.dataset import stored_rooms
 
+COLOUR_SUFFIXES = (".png", ".jpg", ".jpeg")
+DEPTH_SUFFIXES = (".png", ".pgm")
+MILLIMETRES = 1000.0  # units a metre
+DEEPEST = 2  # levels of folders below the data's own in which clips lie
 SEVEN_SCENES_CALIBRATION = "camera-intrinsics.txt"
 SEVEN_SCENES_INTRINSICS = (585.0, 585.0, 320.0, 240.0)
 SEVEN_SCENES_SIZE = (480, 640)  # of the images that the calibration is for
@@ -66,12 +56,192 @@ TUM_CAMERAS = {
 class Layout(NamedTuple):
     """A layout of posed RGB-D clips on disk."""
 
-    # what a message says of its files
-    files: str
+    files: str  # what a message says of its files
     # the clips of a folder, in alphabetical order; none if the folder is of another layout
     find: Callable[[Path], list[ClipSource]]
-    # the views of a clip; raises ValueError as `read_clip` does
-    read: Callable[[ClipSource, ReadOptions], PosedClip]
+    read: Callable[[ClipSource, ReadOptions], PosedClip]  # the views of a clip; raises ValueError as `read_clip` does
+
+
+def find_folders(
+    folder: Path, layout: str, is_clip: Callable[[Path], bool], scene: Callable[[Path], str]
+) -> list[ClipSource]:
+    """The folder itself if it is a clip, else the clips up to two levels below it, named by their place below it."""
+    level, paths = [folder], [folder] if is_clip(folder) else []
+    for _ in range(0 if paths else DEEPEST):
+        level = sorted(path for parent in level if not is_clip(parent) for path in parent.iterdir() if path.is_dir())
+        paths += [path for path in level if is_clip(path)]
+    names = ["_".join(path.relative_to(folder).parts) or path.resolve().name for path in paths]
+    return [ClipSource(layout, path, name, scene(path)) for path, name in zip(paths, names, strict=True)]
+
+
+def files_by_stem(folder: Path, kind: str, suffixes: Sequence[str]) -> dict[str, Path]:
+    """Files of a folder by what their names have before a kind such as `.color` and a suffix, in any case."""
+    found: dict[str, Path] = {}
+    endings = [f"{kind}{suffix}" for suffix in suffixes]
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in endings if path.name.lower().endswith(ending)), None)
+        if ending is None:
+            continue
+        stem = path.name[: -len(ending)]
+        if stem in found:
+            raise ValueError(f"{found[stem]} and {path} are of one frame. Leave one of them out.")
+        found[stem] = path
+    return found
+
+
+def chosen_files(stems: Sequence[str], found: Mapping[str, Path], usual: Callable[[str], Path]) -> list[Path]:
+    """A file for each stem; raises ValueError, with the usual name of the file, if there is none."""
+    for stem in stems:
+        if stem not in found:
+            raise missing(usual(stem))
+    return [found[stem] for stem in stems]
+
+
+def missing(path: Path) -> ValueError:
+    """The error for a file that a frame needs."""
+    return ValueError(f"{path} is missing. Each frame needs colour, depth and pose: export the clip again.")
+
+
+def read_text(path: Path) -> str:
+    """Raises ValueError, naming the file, if it is missing, no regular file, or no text."""
+    if not path.exists():
+        raise missing(path)
+    try:
+        return check_input(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}. Export it again.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}. Export it again.") from error
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """uint8[H, W, 3]; raises ValueError if the file is missing or no image."""
+    image = open_image(path)
+    if image.mode.startswith(("I", "F")):  # of more than 8 bits, which would be cut off, not scaled
+        raise ValueError(f"{path} has pixels of the kind {image.mode}, but colour has 8 bits. Export it again.")
+    return np.asarray(image.convert("RGB"))
+
+
+def read_depth(path: Path, units_per_metre: float = MILLIMETRES) -> np.ndarray:
+    """float32[H, W] [m] of a 16-bit image; raises ValueError if the file is missing or of another kind."""
+    image = np.asarray(open_image(path))
+    if image.ndim != 2 or image.dtype.kind not in "ui" or image.dtype.itemsize < 2:
+        raise ValueError(f"{path} is {image.dtype}{list(image.shape)}, but depth is one channel of 16 bits.")
+    return (image / units_per_metre).astype(np.float32)
+
+
+def open_image(path: Path) -> Image.Image:
+    """The decoded image; raises ValueError if the file is missing or no image."""
+    if not path.exists():
+        raise missing(path)
+    try:
+        image = Image.open(check_input(path))
+        image.load()
+        return image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}. Export it again.") from error
+
+
+def read_matrix(path: Path) -> np.ndarray:
+    """float64[4, 4], whatever its numbers; raises ValueError if the file is missing or holds something else."""
+    words = read_text(path).split()
+    try:
+        values = np.array(words, float)
+    except ValueError as error:
+        raise ValueError(f"{path} is no table of numbers: {error}. Export it again.") from error
+    if values.size not in (9, 16):
+        raise ValueError(f"{path} has {values.size} numbers, but a matrix of 4 x 4 has 16.")
+    side = 3 if values.size == 9 else 4
+    matrix = np.eye(4)
+    matrix[:side, :side] = values.reshape(side, side)
+    return matrix
+
+
+def pixel_centres_at_half(matrix: np.ndarray) -> np.ndarray:
+    """float64[3, 3], from intrinsics that put the first pixel's centre at (0, 0), as OpenCV's calibration does."""
+    intrinsics = matrix[:3, :3].copy()
+    intrinsics[:2, 2] += 0.5
+    return intrinsics
+
+
+def chosen_views(
+    names: Sequence[str], pose_files: Sequence[Path], options: ReadOptions, source: Path
+) -> tuple[list[str], np.ndarray, tuple[str, ...]]:
+    """Frames with a pose, taken evenly, their poses float64[n, 4, 4], and the names of frames without.
+
+    Raises:
+        ValueError: if poses are lost and `options` does not say to leave such frames out, or fewer than two are left.
+    """
+    poses = np.stack([read_matrix(path) for path in pose_files])
+    known = np.isfinite(poses).all(axis=(1, 2))
+    lost = tuple(name for name, usable in zip(names, known, strict=True) if not usable)
+    if lost and not options.skip_lost:
+        raise ValueError(
+            f"{source}: the poses of {len(lost)} of {len(names)} frames are NaN or infinite (tracking was lost), the "
+            f"first is {lost[0]}. Leave these frames out with --skip-lost."
+        )
+    if known.sum() < 2:
+        raise ValueError(
+            f"{source} has {known.sum()} frames with a pose, but at least 2 are needed. Give another clip."
+        )
+    usable = np.flatnonzero(known)
+    chosen = usable[evenly(len(usable), options.views)]
+    return [names[frame] for frame in chosen], poses[chosen], lost
+
+
+def same_size(frames: np.ndarray, depth: np.ndarray, source: str) -> None:
+    """Raises ValueError unless depth has the frames' size, in layouts that have one set of intrinsics for both."""
+    if frames.shape[1:3] != depth.shape[1:3]:
+        raise ValueError(
+            f"{source}: frames have {frames.shape[2]} x {frames.shape[1]} px and depth {depth.shape[2]} x "
+            f"{depth.shape[1]}, and this layout does not say how they map. Register depth to colour first."
+        )
+
+
+def read_stack(paths: Sequence[Path], read: Callable[[Path], np.ndarray]) -> np.ndarray:
+    """The images of several files as one array; raises ValueError, naming the file, if one has another size."""
+    images = [read(path) for path in paths]
+    for image, path in zip(images, paths, strict=True):
+        if image.shape != images[0].shape:
+            raise ValueError(
+                f"{path} is {list(image.shape)}, but {paths[0]} is {list(images[0].shape)}. Mend the clip."
+            )
+    return np.stack(images)
+
+
+def read_timed_rows(path: Path, columns: int) -> tuple[np.ndarray, list[list[str]]]:
+    """Timestamps float64[n] [s], increasing, and the other columns; lines that begin with # are comments."""
+    rows = [line.split() for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+    wrong = [row for row in rows if len(row) != columns]
+    if not rows or wrong:
+        found = f"a row {' '.join(wrong[0])!r}" if wrong else "no rows"
+        raise ValueError(f"{path} has {found}, but needs rows of {columns} columns, the first a timestamp [s].")
+    try:
+        times = np.array([row[0] for row in rows], float)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. The first column is a timestamp [s].") from error
+    if not np.isfinite(times).all() or (np.diff(times) <= 0).any():
+        raise ValueError(f"{path}: timestamps must be finite and increase. Sort the rows.")
+    return times, [row[1:] for row in rows]
+
+
+def quaternion_poses(rows: Sequence[Sequence[str]], path: Path) -> np.ndarray:
+    """float64[n, 4, 4] world_from_camera of rows tx ty tz qx qy qz qw."""
+    try:
+        values = np.array(rows, float)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Rows are: timestamp tx ty tz qx qy qz qw.") from error
+    norms = np.linalg.norm(values[:, 3:], axis=1)
+    if not np.isfinite(values).all() or (np.abs(norms - 1) > 0.01).any():
+        bad = int(np.flatnonzero(~np.isfinite(values).all(axis=1) | ~(np.abs(norms - 1) <= 0.01))[0])
+        raise ValueError(
+            f"{path}: the pose {' '.join(rows[bad])!r} is not finite with a unit quaternion. Remove the row."
+        )
+    rotation = optional_module("scipy.spatial.transform").Rotation
+    poses = np.tile(np.eye(4), (len(values), 1, 1))
+    poses[:, :3, :3] = rotation.from_quat(values[:, 3:]).as_matrix()
+    poses[:, :3, 3] = values[:, :3]
+    return poses
 
 
 def find_rooms(folder: Path) -> list[ClipSource]:
@@ -110,9 +280,9 @@ def is_scan(folder: Path) -> bool:
     return all((folder / part).is_dir() for part in ("color", "depth", "pose"))
 
 
-def find_scans(folder: Path) -> list[ClipSource]:
+def scan_scene(folder: Path) -> str:
     """Scans of one place are one scene: `scene0012_01` is of `scene0012`."""
-    return sources("scannet", folder, clip_folders(folder, is_scan), lambda path: path.resolve().name.split("_")[0])
+    return folder.resolve().name.split("_")[0]
 
 
 def read_scan(source: ClipSource, options: ReadOptions) -> PosedClip:
@@ -126,10 +296,8 @@ def read_scan(source: ClipSource, options: ReadOptions) -> PosedClip:
     if strange:
         raise ValueError(f"{strange[0]} is not named by the number of its frame, such as 12.jpg.")
     stems = sorted(colours, key=int)
-    poses = np.stack([read_matrix(folder / "pose" / f"{stem}.txt") for stem in stems])
-    usable, lost = usable_poses(stems, poses, options, str(folder / "pose"))
-    chosen = usable[evenly(len(usable), options.views)]
-    seen = [stems[frame] for frame in chosen]
+    pose_files = [folder / "pose" / f"{stem}.txt" for stem in stems]
+    seen, poses, lost = chosen_views(stems, pose_files, options, folder / "pose")
     depths = files_by_stem(folder / "depth", "", DEPTH_SUFFIXES)
     depth_paths = chosen_files(seen, depths, lambda stem: folder / "depth" / f"{stem}.png")
     return PosedClip(
@@ -139,22 +307,19 @@ def read_scan(source: ClipSource, options: ReadOptions) -> PosedClip:
         read_stack(depth_paths, read_depth),
         pixel_centres_at_half(read_matrix(folder / "intrinsic" / "intrinsic_color.txt")),
         pixel_centres_at_half(read_matrix(folder / "intrinsic" / "intrinsic_depth.txt")),
-        poses[chosen],
+        poses,
         lost,
     )
 
 
 def is_sequence(folder: Path) -> bool:
-    return any(is_colour(path.name.lower()) for path in folder.glob("frame-*"))
+    endings = tuple(f".color{suffix}" for suffix in COLOUR_SUFFIXES)
+    return any(path.name.lower().endswith(endings) for path in folder.glob("frame-*"))
 
 
-def is_colour(name: str) -> bool:
-    return any(name.endswith(f".color{suffix}") for suffix in COLOUR_SUFFIXES)
-
-
-def find_sequences(folder: Path) -> list[ClipSource]:
+def sequence_scene(folder: Path) -> str:
     """Sequences `chess/seq-01`, `chess/seq-02` are of one scene."""
-    return sources("7scenes", folder, clip_folders(folder, is_sequence), lambda path: path.resolve().parent.name)
+    return folder.resolve().parent.name
 
 
 def read_sequence(source: ClipSource, options: ReadOptions) -> PosedClip:
@@ -162,17 +327,15 @@ def read_sequence(source: ClipSource, options: ReadOptions) -> PosedClip:
     colours = files_by_stem(folder, ".color", COLOUR_SUFFIXES)
     depths = files_by_stem(folder, ".depth", DEPTH_SUFFIXES)
     stems = sorted(stem for stem in colours if stem.startswith("frame-"))
-    poses = np.stack([read_matrix(folder / f"{stem}.pose.txt") for stem in stems])
-    usable, lost = usable_poses(stems, poses, options, str(folder))
-    chosen = usable[evenly(len(usable), options.views)]
-    seen = [stems[frame] for frame in chosen]
+    pose_files = [folder / f"{stem}.pose.txt" for stem in stems]
+    seen, poses, lost = chosen_views(stems, pose_files, options, folder)
     depth_paths = chosen_files(seen, depths, lambda stem: folder / f"{stem}.depth.png")
     frames = read_stack([colours[stem] for stem in seen], read_rgb)
     depth = read_stack(depth_paths, read_depth)
     same_size(frames, depth, str(folder))
     intrinsics = sequence_intrinsics(folder, frames, options)
     depth[depth >= np.float32(SEVEN_SCENES_NO_DEPTH)] = 0
-    return PosedClip(source.name, source.scene, frames, depth, intrinsics, intrinsics, poses[chosen], lost)
+    return PosedClip(source.name, source.scene, frames, depth, intrinsics, intrinsics, poses, lost)
 
 
 def sequence_intrinsics(folder: Path, frames: np.ndarray, options: ReadOptions) -> np.ndarray:
@@ -192,10 +355,6 @@ def sequence_intrinsics(folder: Path, frames: np.ndarray, options: ReadOptions) 
 
 def is_recording(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("rgb.txt", "depth.txt", "groundtruth.txt"))
-
-
-def find_recordings(folder: Path) -> list[ClipSource]:
-    return sources("tum", folder, clip_folders(folder, is_recording), lambda path: path.resolve().name)
 
 
 def read_recording(source: ClipSource, options: ReadOptions) -> PosedClip:
@@ -248,15 +407,19 @@ LAYOUTS = {
     "rooms": Layout("rooms/*.mp4 and arrays/*.npz", find_rooms, read_room),
     "scannet": Layout(
         "color/*.jpg (or .jpeg, .png), depth/*.png (or .pgm), pose/*.txt and intrinsic/intrinsic_{color,depth}.txt",
-        find_scans,
+        partial(find_folders, layout="scannet", is_clip=is_scan, scene=scan_scene),
         read_scan,
     ),
     "7scenes": Layout(
         "frame-*.color.png (or .jpg, .jpeg), frame-*.depth.png (or .pgm) and frame-*.pose.txt",
-        find_sequences,
+        partial(find_folders, layout="7scenes", is_clip=is_sequence, scene=sequence_scene),
         read_sequence,
     ),
-    "tum": Layout("rgb.txt, depth.txt and groundtruth.txt", find_recordings, read_recording),
+    "tum": Layout(
+        "rgb.txt, depth.txt and groundtruth.txt",
+        partial(find_folders, layout="tum", is_clip=is_recording, scene=lambda folder: folder.resolve().name),
+        read_recording,
+    ),
 }
 
 
@@ -305,11 +468,7 @@ def split_clips(clips: Sequence[ClipSource], layout: str, split: str, folder: Pa
 
 
 def read_clip(source: ClipSource, options: ReadOptions | None = None) -> PosedClip:
-    """Reads the views of a clip.
-
-    Raises:
-        ValueError: naming the file, if one is missing or damaged, a pose was lost, or depth and colour do not fit.
-    """
+    """The views of a clip; ValueError, naming the file, if one is missing or damaged, or a pose was lost."""
     options = options or ReadOptions()
     evenly(2, options.views)
     return LAYOUTS[source.layout].read(source, options)
@@ -324,16 +483,10 @@ def make_rooms(
 ) -> list[ClipSource]:
     """Clips of the first rooms of a split, made if need be and stored in the cache that `vega3d evaluate` uses too.
 
-    Args:
-        count: how many rooms.
-        split: `train`, `validation` or `test`.
-        workers: processes that make rooms.
-        cache: where the rooms are stored; by default below `HF_HOME`.
-        on_progress: called with 1 for each room that is there.
+    The arguments are those of `stored_rooms`.
     """
-    settings = DatasetSettings(split=split)
-    advance = None if on_progress is None else lambda _: on_progress(1)
-    with stored_rooms(settings, count, workers, cache, advance) as table:
+    settings = DatasetSettings(split=split)  # type: ignore[arg-type]  # it refuses what is no split
+    with stored_rooms(settings, count, workers, cache, on_progress) as table:
         folder = table.parent
     names = [name for room in range(count) for name in settings.walkthrough_names(room)]
     return [room_source(folder, name) for name in names]

@@ -20,15 +20,10 @@ TARGETS = {"depth": slice(0, 1), "normal": slice(1, 4)}
 
 
 class Targets(NamedTuple):
-    """What a probe predicts.
+    """What a probe predicts."""
 
-    Attributes:
-        values: float[T, N, 4]: depth [m], and the unit normal in the camera's axes, towards the camera.
-        valid: bool[T, N].
-    """
-
-    values: np.ndarray
-    valid: np.ndarray
+    values: np.ndarray  # float[T, N, 4]: depth [m], and the unit normal in the camera's axes, towards the camera
+    valid: np.ndarray  # bool[T, N]
 
 
 def token_targets(clip: PosedClip, fit: FrameFit) -> Targets:
@@ -45,10 +40,9 @@ def token_targets(clip: PosedClip, fit: FrameFit) -> Targets:
 
 
 def pixel_normals(clip: PosedClip) -> tuple[np.ndarray, np.ndarray]:
-    """Normals by central differences of the points of neighbouring pixels, in the camera's axes, towards the camera.
+    """float[T, h * w, 3]: unit normals in the camera's axes, towards the camera; and bool[T, h * w], which are known.
 
-    Returns:
-        float[T, h * w, 3] of unit length; and bool[T, h * w], False at the border, in holes and across edges of depth.
+    By central differences of the points of neighbouring pixels: not at the border, in holes and across edges of depth.
     """
     count, height, width = clip.depth.shape
     points = camera_points(clip).reshape(count, height, width, 3)
@@ -123,14 +117,9 @@ class Ridge:
 
 
 def fit_probe(fitted: Moments, held_out: Moments) -> tuple[torch.Tensor, dict[str, float]]:
-    """Weights on all training tokens, of the strengths with the least squared error on the part held out.
+    """float64[C + 1, 4]: weights on all training tokens; and the strength of the ridge for each kind of target.
 
-    Args:
-        fitted: of the training clips that the strengths are tried on.
-        held_out: of the other training clips, of other scenes.
-
-    Returns:
-        float64[C + 1, 4]; and the strength of each kind of target.
+    The strengths are those with the least squared error on the training scenes held out.
     """
     tried, final = Ridge(fitted), Ridge(fitted.plus(held_out))
     errors = torch.stack([held_out.squared_error(tried.weight(strength)) for strength in STRENGTHS])
@@ -152,11 +141,7 @@ def valid_tokens(features: torch.Tensor, targets: Targets) -> tuple[torch.Tensor
 
 
 def probe_metrics(features: torch.Tensor, targets: Targets, weight: torch.Tensor) -> dict[str, float]:
-    """`prediction_metrics` of a probe on the features float[T, rows, columns, C] of one test clip.
-
-    Raises:
-        ValueError: if the clip has no token with depth and normal.
-    """
+    """`prediction_metrics` of a probe on the features float[T, rows, columns, C] of one test clip."""
     if not np.any(targets.valid):
         raise ValueError("A test clip has no token with depth and a normal. Check its depth, or leave it out.")
     tokens, values = valid_tokens(features, targets)

@@ -15,21 +15,13 @@ MODES = ("frame", "views", "clip")
 
 
 class Setting(NamedTuple):
-    """Which features a row of a result is about. The fields are columns of the rows, in this order.
+    """Which features a row of a result is about. The fields are columns of the rows, in this order."""
 
-    Attributes:
-        family: of the generator; or a control or a baseline.
-        mode: see `clip_mode` of `VegaGeneratorConfig`.
-        max_area: the most pixels of a frame [px^2].
-        timestep: noise level asked for, in [0, 1000); None where it does not matter to the family.
-        block: 0-based; None where the family has none.
-    """
-
-    family: str
-    mode: str
-    max_area: int
-    timestep: int | None
-    block: int | None
+    family: str  # of the generator; or a control or a baseline
+    mode: str  # see `clip_mode` of `VegaGeneratorConfig`
+    max_area: int  # the most pixels of a frame [px^2]
+    timestep: int | None  # noise level asked for, in [0, 1000); None where it does not matter to the family
+    block: int | None  # 0-based; None where the family has none
 
     @classmethod
     def of_row(cls, row: Mapping) -> "Setting":
@@ -46,27 +38,16 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SettingGrid:
-    """The settings to measure: every combination of blocks, timesteps, modes, areas and families.
+    """The settings to measure: every combination of blocks, timesteps, modes, areas and families."""
 
-    Attributes:
-        blocks: 0-based numbers of transformer blocks.
-        timesteps: noise levels asked for, in [0, 1000).
-        modes: see `clip_mode` of `VegaGeneratorConfig`.
-        areas: the most pixels of the generator's frames [px^2].
-        families: the model's own, then the controls.
-        voxel: edge of the voxels in which views correspond [m].
-        seed: draws the voxels that do not correspond.
-        frames: how the processor prepares frames, but for their area.
-    """
-
-    blocks: tuple[int, ...]
-    timesteps: tuple[int, ...]
-    modes: tuple[str, ...]
-    areas: tuple[int, ...]
-    families: tuple[str, ...]
-    voxel: float = VOXEL
-    seed: int = 0
-    frames: "FrameSettings"
+    blocks: tuple[int, ...]  # 0-based numbers of transformer blocks
+    timesteps: tuple[int, ...]  # noise levels asked for, in [0, 1000)
+    modes: tuple[str, ...]  # see `clip_mode` of `VegaGeneratorConfig`
+    areas: tuple[int, ...]  # the most pixels of the generator's frames [px^2]
+    families: tuple[str, ...]  # the model's own, then the controls
+    voxel: float = VOXEL  # edge of the voxels in which views correspond [m]
+    seed: int = 0  # draws the voxels that do not correspond
+    frames: "FrameSettings"  # how the processor prepares frames, but for their area
 
     def family_blocks(self, family: str) -> tuple[int, ...]:
         """The VAE has no blocks: it is read once."""

@@ -32,21 +32,13 @@ BEST = 5  # settings shown for each metric of a sweep
 
 
 class Metric(NamedTuple):
-    """How a metric of a sweep is shown.
+    """How a metric of a sweep is shown."""
 
-    Attributes:
-        title: what axes and tables call it.
-        chance: name of the metric that holds what chance reaches, if there is one.
-        lower_is_better: true of errors, false of accuracies.
-        digits: after the point, in heat maps.
-        scale: 100 for shares that are shown in percent.
-    """
-
-    title: str
-    chance: str | None = None
-    lower_is_better: bool = False
-    digits: int = 2
-    scale: float = 1.0
+    title: str  # what axes and tables call it
+    chance: str | None = None  # name of the metric that holds what chance reaches, if there is one
+    lower_is_better: bool = False  # true of errors, false of accuracies
+    digits: int = 2  # after the point, in heat maps
+    scale: float = 1.0  # 100 for shares that are shown in percent
 
 
 METRICS = {
@@ -65,12 +57,7 @@ def metric_names(rows: Sequence[Mapping]) -> list[str]:
 
 
 def summarise(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int = 0) -> list[dict]:
-    """Mean over clips of each metric in each setting, with 95 % intervals over scenes.
-
-    Args:
-        rows: of `correspondence_rows` or `probe_rows`.
-        resamples: how many times the bootstrap draws scenes.
-        seed: decides the draws.
+    """Mean over clips of each metric in each setting, with 95 % intervals over scenes (bootstrap).
 
     Returns:
         For each setting its columns, `clips`, `scenes`, `figures`: `{metric: {score, low, high}}`, and
@@ -145,14 +132,9 @@ def differences(rows: Sequence[Mapping], resamples: int = RESAMPLES, seed: int =
 def make_result(
     rows: Sequence[Mapping], kind: str, metadata: Mapping, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict:
-    """The values of a result file.
+    """The values of a result file of a kind (`correspondence`, `probe`, `sweep`), from the rows of all clips.
 
-    Args:
-        rows: of all clips.
-        kind: `correspondence`, `probe` or `sweep`.
-        metadata: model, data, plan and command.
-        resamples: how many times the bootstrap draws scenes.
-        seed: decides the draws.
+    `metadata` has model, data, plan and command.
     """
     return {
         "format": FORMAT,
@@ -317,11 +299,8 @@ def head(result: Mapping) -> str:
 def notes(result: Mapping) -> list[str]:
     """What a reader of the metrics has to know."""
     left_out = {row["clip"]: row["left_out"] for row in result["clips"] if row["left_out"]}
-    lines = []
-    if left_out:
-        lines.append(
-            f"note: frames without pose or depth were left out: {sum(left_out.values())} in {len(left_out)} clips"
-        )
+    count, clips = sum(left_out.values()), len(left_out)
+    lines = [f"note: frames without pose or depth were left out: {count} in {clips} clips"] if left_out else []
     lines += scene_notes([count for setting in result["cells"] for count in setting["figure_scenes"].values()])
     if result.get("notice"):
         lines.append(f"note: {result['notice']}")

@@ -55,18 +55,12 @@ class SettingGroup:
     """Settings of one variant of the generator at one size of frames. They differ in noise level and block.
 
     One pass of the transformer over a clip gives all blocks of a noise level.
-
-    Attributes:
-        variant: has the family and mode of the settings, and loads their last block.
-        frames: how frames are prepared, area included.
-        timesteps: noise levels asked for.
-        blocks: read at each noise level.
     """
 
-    variant: VegaGenerator
-    frames: FrameSettings
-    timesteps: tuple[int, ...]
-    blocks: tuple[int, ...]
+    variant: VegaGenerator  # has the family and mode of the settings, and loads their last block
+    frames: FrameSettings  # how frames are prepared, area included
+    timesteps: tuple[int, ...]  # noise levels asked for
+    blocks: tuple[int, ...]  # read at each noise level
 
     def setting(self, timestep: int, block: int) -> Setting:
         family = self.variant.config.family
@@ -104,12 +98,7 @@ def setting_groups(generator: VegaGenerator, grid: SettingGrid) -> Iterator[Sett
 
 
 class ClipStore:
-    """Clips in memory, with the targets of their tokens: each is needed for every noise level and family.
-
-    Args:
-        options: how clips are read.
-        size: the most bytes that are held.
-    """
+    """Clips in memory, at most `size` bytes, with their tokens' targets: needed for every noise level and family."""
 
     def __init__(self, options: ReadOptions, size: int = STORED_BYTES):
         self.options, self.left = options, size
@@ -142,26 +131,17 @@ class ClipStore:
 
 @dataclass(kw_only=True)
 class Measurement:
-    """What is measured, and what it takes: the features of a generator in all settings of a grid.
+    """What is measured, and what it takes: the features of a generator in all settings of a grid."""
 
-    Attributes:
-        generator: loaded from files; the controls are variants of it.
-        grid: all settings that are measured.
-        options: how clips are read.
-        parts: folder for the parts of the run, to continue from; None stores nothing.
-        reader: gives the features of a variant, such as `FeatureCache(...).read`.
-        on_progress: called with the number of passes over a clip that are newly done, or found done; correspondence
-            takes `grid.num_passes` of its clips, and probes of test and training clips together.
-        stored_bytes: the most bytes of clips that are held in memory.
-    """
-
-    generator: VegaGenerator
-    grid: SettingGrid
-    options: ReadOptions = field(default_factory=ReadOptions)
-    parts: Path | None = None
-    reader: Reader = VegaGenerator.read
+    generator: VegaGenerator  # loaded from files; the controls are variants of it
+    grid: SettingGrid  # all settings that are measured
+    options: ReadOptions = field(default_factory=ReadOptions)  # how clips are read
+    parts: Path | None = None  # folder for the parts of the run, to continue from; None stores nothing
+    reader: Reader = VegaGenerator.read  # gives the features of a variant, such as `FeatureCache(...).read`
+    # called with the number of passes over a clip that are newly done, or found done; correspondence takes
+    # `grid.num_passes` of its clips, and probes of test and training clips together
     on_progress: Callable[[int], None] = lambda count: None
-    stored_bytes: int = STORED_BYTES
+    stored_bytes: int = STORED_BYTES  # the most bytes of clips that are held in memory
 
     def __post_init__(self):
         self.store = ClipStore(self.options, self.stored_bytes)

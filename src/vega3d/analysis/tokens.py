@@ -20,22 +20,14 @@ LEAST_DEPTH = 0.1  # share of a token's depth pixels that must not be holes
 
 
 class FrameFit(NamedTuple):
-    """How frames become the generator's: scaled, then cut. Generator pixel = frame pixel * scale - offset.
+    """How frames become the generator's: scaled, then cut. Generator pixel = frame pixel * scale - offset."""
 
-    Attributes:
-        height, width: of the generator's frames [px].
-        scale: float[2], along x and y.
-        offset: float[2], what is cut off at the left and at the top [px of the generator].
-        patch_size: edge of a token [px of the generator].
-        is_crop: whether only the centre of the frames is seen.
-    """
-
-    height: int
-    width: int
-    scale: np.ndarray
-    offset: np.ndarray
-    patch_size: int
-    is_crop: bool
+    height: int  # of the generator's frames [px]
+    width: int  # likewise
+    scale: np.ndarray  # float[2], along x and y
+    offset: np.ndarray  # float[2], what is cut off at the left and at the top [px of the generator]
+    patch_size: int  # edge of a token [px of the generator]
+    is_crop: bool  # whether only the centre of the frames is seen
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -57,26 +49,21 @@ def frame_fit(height: int, width: int, settings: FrameSettings) -> FrameFit:
 
 
 class FittedClip(NamedTuple):
-    """A clip as a generator reads it.
+    """A clip as a generator reads it."""
 
-    Attributes:
-        clip: the views that its features stand for.
-        fit: from the clip's frames to the generator's.
-        frames: uint8[T, 3, height, width], all of them.
-        content: hash of the frames and their geometry.
-    """
-
-    clip: PosedClip
-    fit: FrameFit
-    frames: torch.Tensor
-    content: str
+    clip: PosedClip  # the views that its features stand for
+    fit: FrameFit  # from the clip's frames to the generator's
+    frames: torch.Tensor  # uint8[T, 3, height, width], all of them
+    content: str  # hash of the frames and their geometry
 
 
 def fit_clip(clip: PosedClip, settings: FrameSettings, clip_mode: str) -> FittedClip:
     """The clip as a generator of this `clip_mode` reads it."""
     fit = frame_fit(clip.frames.shape[1], clip.frames.shape[2], settings)
-    views = read_views(len(clip), clip_mode)
-    seen = clip if len(views) == len(clip) else select_views(clip, views)
+    views, seen = read_views(len(clip), clip_mode), clip
+    if len(views) < len(clip):
+        poses = clip.world_from_camera[views]
+        seen = replace(clip, frames=clip.frames[views], depth=clip.depth[views], world_from_camera=poses)
     frames = generator_frames(clip.frames, fit)
     return FittedClip(seen, fit, frames, content_hash(clip, frames))
 
@@ -92,9 +79,7 @@ def content_hash(clip: PosedClip, frames: torch.Tensor) -> str:
 def generator_frames(frames: np.ndarray, fit: FrameFit) -> torch.Tensor:
     """uint8[T, H, W, 3] -> uint8[T, 3, height, width], as the processor fits them."""
     channels_first = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    if fit.is_crop:
-        return center_crop_frames(channels_first, fit.height, fit.width)
-    return resize_frames(channels_first, fit.height, fit.width)
+    return (center_crop_frames if fit.is_crop else resize_frames)(channels_first, fit.height, fit.width)
 
 
 def token_of_pixels(clip: PosedClip, fit: FrameFit) -> np.ndarray:
@@ -115,16 +100,10 @@ def token_centres(fit: FrameFit) -> np.ndarray:
 
 
 def token_means(values: np.ndarray, valid: np.ndarray, token: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means over the valid pixels of each token.
+    """float[T, N, K]: means over the valid pixels of each token, 0 if none is; and float[T, N], share that is valid.
 
-    Args:
-        values: float[T, P, K], of the depth pixels.
-        valid: bool[T, P], which of them count.
-        token: int[P], which token each pixel is in, -1 for none.
-        count: N, tokens of a view.
-
-    Returns:
-        float[T, N, K], 0 where no pixel is valid; and float[T, N], share of the token's pixels that is valid.
+    `values` float[T, P, K] and `valid` bool[T, P] are of the depth pixels, `token` int[P] is the one that each is in,
+    -1 for none, and `count` is N, tokens of a view.
     """
     views = len(values)
     seen = token >= 0
@@ -149,10 +128,9 @@ def camera_points(clip: PosedClip) -> np.ndarray:
 
 
 def token_points(clip: PosedClip, fit: FrameFit) -> tuple[np.ndarray, np.ndarray]:
-    """The point of each token: the mean of the points of its depth pixels.
+    """float[T, N, 3]: the point of each token, the mean of the points of its depth pixels, world [m].
 
-    Returns:
-        float[T, N, 3] world [m]; and bool[T, N], whether at least `LEAST_DEPTH` of the token's pixels have depth.
+    And bool[T, N], whether at least `LEAST_DEPTH` of the token's pixels have depth.
     """
     rows, columns = fit.grid
     points, valid = camera_points(clip), clip.depth.reshape(len(clip), -1) > 0
@@ -174,13 +152,3 @@ def read_views(num_frames: int, clip_mode: str) -> np.ndarray:
     first = np.maximum(TEMPORAL_STRIDE * (latents - 1) + 1, 0)
     last = np.minimum(TEMPORAL_STRIDE * latents, num_frames - 1)
     return np.where(latents == 0, 0, (first + last + 1) // 2)
-
-
-def select_views(clip: PosedClip, views: np.ndarray) -> PosedClip:
-    """The clip with only these views."""
-    return replace(
-        clip,
-        frames=clip.frames[views],
-        depth=clip.depth[views],
-        world_from_camera=clip.world_from_camera[views],
-    )

@@ -6,11 +6,10 @@ from typing import Protocol
 
 from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
 from vega3d.features.cache import FeatureCache
-from vega3d.inference.answer import RawAnswer
 from vega3d.inference.session import Session
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.questions import SpatialQuestion
+from vega3d.questions import RawAnswer, SpatialQuestion
 
 MAX_NEW_TOKENS = int(GENERATION["max_new_tokens"])  # type: ignore[call-overload]
 

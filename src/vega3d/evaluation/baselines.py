@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from vega3d.evaluation.metrics import average, is_choice, score_parsed, to_number
 from vega3d.evaluation.vsibench import AnnotatedQuestion
-from vega3d.inference.answer import RawAnswer
+from vega3d.questions import RawAnswer
 
 
 class ChanceAnswerer:

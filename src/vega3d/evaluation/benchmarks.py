@@ -8,13 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.vsibench import AnnotatedQuestion, load_vsibench, read_table, records_from_rows, take_balanced
-from vega3d.rooms.dataset.settings import DatasetSettings
-from vega3d.rooms.dataset.store import default_cache, folder_name, stored_rooms
+from vega3d.rooms.dataset import DatasetSettings
+from vega3d.rooms.dataset.dataset import default_cache, folder_name, stored_rooms
+
+if TYPE_CHECKING:
+    from vega3d.evaluation.answerers import Answerer  # imports torch
 
 BENCHMARKS = ("rooms", "vsibench")
 PLAIN_BASELINES = ("chance", "most-frequent")  # without a model
@@ -94,7 +97,7 @@ def plain_baseline(
     train_table: Path | None = None,
     workers: int = 1,
     on_progress: OnProgress | None = None,
-) -> Answerer:
+) -> "Answerer":
     """A baseline without a model. `most-frequent` counts on `training_questions`, to which the other arguments go."""
     if name == "chance":
         return ChanceAnswerer(seed)

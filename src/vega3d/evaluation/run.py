@@ -9,25 +9,27 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vega3d.configs import check_count
-from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
 from vega3d.evaluation.report import summarise
 from vega3d.evaluation.result_files import FORMAT, JOURNAL_REMEDY, check_same_header, open_journal, read_result
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.files import check_output, only_run, write_json
-from vega3d.inference.answer import RawAnswer
+from vega3d.questions import RawAnswer
 from vega3d.runs import versions
 from vega3d.statistics import RESAMPLES
+
+if TYPE_CHECKING:
+    from vega3d.evaluation.answerers import Answerer  # imports torch
 
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "av")
 BATCH_SIZE = 8
 
 
 def evaluate(
-    answerer: Answerer,
+    answerer: "Answerer",
     records: Sequence[AnnotatedQuestion],
     output: str | Path | None = None,
     benchmark: str = "vsibench",
@@ -97,7 +99,7 @@ def finished_result(output: Path, header: dict) -> dict:
 
 
 def ask(
-    answerer: Answerer,
+    answerer: "Answerer",
     records: Sequence[AnnotatedQuestion],
     batch_size: int,
     journal_file: Path | None,
@@ -168,7 +170,7 @@ def summarise_debiased(questions: Sequence[dict], resamples: int, seed: int) -> 
 
 
 def run_header(
-    answerer: Answerer, records: Sequence[AnnotatedQuestion], benchmark: str, missing_videos: Sequence[str]
+    answerer: "Answerer", records: Sequence[AnnotatedQuestion], benchmark: str, missing_videos: Sequence[str]
 ) -> dict:
     """All that the answers depend on, as JSON gives it back; raises ValueError for no questions or equal ids."""
     if not records or len({record.id for record in records}) < len(records):

@@ -4,27 +4,30 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vega3d.features.cache import FeatureCache, generator_clips
-from vega3d.modeling.generator_vega3d import VegaGenerator
-from vega3d.processing.processing_vega3d import VegaProcessor
-from vega3d.processing.video_vega3d import VideoClip, choose_frames, read_video
+from vega3d.processing.sampling_vega3d import choose_frames
 from vega3d.questions import Mark
 from vega3d.rooms.questions.marks import draw_marks
+
+if TYPE_CHECKING:  # they import torch, which a refusal of `corpus_clips` does not wait for
+    from vega3d.features.cache import FeatureCache
+    from vega3d.modeling.generator_vega3d import VegaGenerator
+    from vega3d.processing.processing_vega3d import VegaProcessor
+    from vega3d.processing.video_vega3d import VideoClip
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 
 
 def sampled_clip(
-    visual: str | Path | VideoClip,
+    visual: "str | Path | VideoClip",
     num_frames: int | None,
     fps: float | None = None,
     marked_frame: int | None = None,
     marks: Sequence[Mark] = (),
-) -> VideoClip:
+) -> "VideoClip":
     """Samples a video evenly, or at `fps` frames a second, and draws in the boxes that a question marks.
 
     The frame with the boxes is always among the sampled ones. Where sampling leaves it out, it takes the place of the
@@ -40,6 +43,8 @@ def sampled_clip(
     Raises:
         ValueError: if the video cannot be read, or lacks the frame or a marked place; if boxes have no frame.
     """
+    from vega3d.processing.video_vega3d import VideoClip, read_video
+
     if marks and (not isinstance(marked_frame, Integral) or marked_frame < 0):
         raise ValueError(
             f"{len(marks)} boxes are marked on frame {marked_frame!r}, but that must be a whole number from 0. Give "
@@ -105,9 +110,9 @@ def question_clips(folder: Path, split: str | None) -> Iterator[CorpusClip]:
 
 
 def extract(
-    cache: FeatureCache,
-    generator: VegaGenerator,
-    processor: VegaProcessor,
+    cache: "FeatureCache",
+    generator: "VegaGenerator",
+    processor: "VegaProcessor",
     clips: Iterable[CorpusClip],
     num_frames: int | None = None,
     fps: float | None = None,
@@ -132,6 +137,8 @@ def extract(
     Returns:
         How many clips there were.
     """
+    from vega3d.features.cache import generator_clips
+
     count = 0
     frames = processor.num_frames if num_frames is None and fps is None else num_frames
     for item in clips:

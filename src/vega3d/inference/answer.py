@@ -9,7 +9,6 @@ from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.questions import KnownQuestions, SpatialQuestion
 
 NARROW = 1024  # channels; the smallest Qwen-VL has 2048
-RawAnswer = tuple[str, dict[str, float] | None]  # text as the model wrote it, and the probability of each letter
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from vega3d.configs import check_count
 from vega3d.features.cache import FeatureCache
-from vega3d.inference.answer import Answer, RawAnswer, checked_logits, letter_probabilities, notices
+from vega3d.inference.answer import Answer, checked_logits, letter_probabilities, notices
 from vega3d.inference.encoding import (
     LANGUAGE_INPUTS,
     EncodedClip,
@@ -33,7 +33,7 @@ from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.sampling_vega3d import check_sampling
 from vega3d.processing.video_vega3d import VideoClip
-from vega3d.questions import Mark, SpatialQuestion
+from vega3d.questions import Mark, RawAnswer, SpatialQuestion
 
 MAX_NEW_TOKENS = 64  # of an open answer
 Progress = Callable[[int], None] | None

@@ -12,20 +12,20 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
-    "CLASSES": "classes",
-    "KINDS": "layout",
-    "SPLITS": "splits",
-    "TRAJECTORY_KINDS": "trajectory",
-    "Furniture": "furniture",
-    "Scene": "scene",
-    "SceneObject": "scene",
-    "Trajectory": "trajectory",
-    "furniture_for": "furniture",
-    "load_furniture": "furniture",
-    "sample_scene": "scene",
-    "sample_trajectory": "trajectory",
-    "scene_seed": "splits",
-    "split_of_seed": "splits",
+    "CLASSES": "scene.classes",
+    "KINDS": "scene.layout",
+    "SPLITS": "scene",
+    "TRAJECTORY_KINDS": "scene.trajectory",
+    "Furniture": "scene.furniture",
+    "Scene": "scene.scene",
+    "SceneObject": "scene.scene",
+    "Trajectory": "scene.trajectory",
+    "furniture_for": "scene.furniture",
+    "load_furniture": "scene.furniture",
+    "sample_scene": "scene.scene",
+    "sample_trajectory": "scene.trajectory",
+    "scene_seed": "scene",
+    "split_of_seed": "scene",
 }
 __all__ = list(_MODULES)
 
@@ -33,7 +33,7 @@ __all__ = list(_MODULES)
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"vega3d.rooms.scene.{_MODULES[name]}"), name)
+    return getattr(import_module(f"vega3d.rooms.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

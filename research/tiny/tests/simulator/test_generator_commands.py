@@ -10,8 +10,8 @@ from toy_generators import DIT, ROOMS, VAE
 from typer.testing import CliRunner
 
 from research.tiny.simulator.__main__ import app
+from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import synthesize
-from vega3d.rooms.dataset.settings import DatasetSettings
 from vega3d_cli import app as vega3d
 
 

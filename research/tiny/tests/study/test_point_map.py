@@ -12,7 +12,7 @@ from research.tiny.study.map_rows import REACH, STEP
 from research.tiny.study.point_map import SIZES, TURNS, PointHead, cell_points
 from research.tiny.study.runner import Experiment
 from vega3d.geometry import intrinsics_from_field_of_view, look_at
-from vega3d.rooms.render.clip import Clip
+from vega3d.rooms.render import Clip
 from vega3d.rooms.scene.classes import CLASSES
 
 EYE = (1.0, 2.0, 1.5)

@@ -75,13 +75,9 @@ FURNITURE = {
 
 
 def dataset_card(settings: dict, statistics: dict, seeds: Sequence[int], license_name: str) -> str:
-    """The text of a data set's README.md.
+    """The text of a data set's README.md, from its `settings.json`, the `statistics` of `write_tables`, and its seeds.
 
-    Args:
-        settings: as in the folder's `settings.json`.
-        statistics: what `files.write_tables` gives.
-        seeds: the seed of each room, ascending.
-        license_name: the licence of the furniture's pack, a key of `FURNITURE`.
+    The seeds ascend; the licence is the one of the furniture's pack, a key of `FURNITURE`.
     """
     split = settings["split"]
     configs = []
@@ -175,13 +171,7 @@ def preview_row(video: Path, arrays: Path, caption: str) -> Image.Image:
 
 
 def draw_preview(folder: Path, records: dict[str, dict], path: Path) -> None:
-    """Writes a contact sheet: a row for each walkthrough, with one of its questions.
-
-    Args:
-        folder: a data set with videos.
-        records: the walkthroughs to show, by name.
-        path: PNG file to write.
-    """
+    """Writes a contact sheet as PNG: a row for each record by name of a data set with videos, with one question."""
     rows = []
     for number, (name, record) in enumerate(records.items()):
         caption = f"{name}: {record['kind']}"

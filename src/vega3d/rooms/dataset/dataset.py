@@ -10,15 +10,22 @@
     OUT/preview.png                      a contact sheet, if one was asked for
 
 No times, hosts or worker counts: two runs on one machine give the same bytes.
+
+Rooms made when they are asked for (`stored_rooms`) lie below the Hub's own cache, in a folder for each setting.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+from huggingface_hub import constants
+
 from vega3d.configs import check_count
 from vega3d.files import check_folder, is_free, only_run, read_json, write_whole
+from vega3d.rooms.dataset import ON_DISK, DatasetSettings
 from vega3d.rooms.dataset.card import dataset_card, draw_preview
 from vega3d.rooms.dataset.files import (
     ARRAYS,
@@ -32,29 +39,25 @@ from vega3d.rooms.dataset.files import (
     write_tables,
     write_video,
 )
-from vega3d.rooms.dataset.settings import ON_DISK, DatasetSettings
 from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import make_questions
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import use_one_thread
+from vega3d.rooms.scene import UNSEEN_SPLIT, scene_seed
 from vega3d.rooms.scene.furniture import PACK, furniture_for
 from vega3d.rooms.scene.scene import sample_scene
-from vega3d.rooms.scene.splits import UNSEEN_SPLIT, scene_seed
 from vega3d.rooms.scene.trajectory import sample_trajectory
 from vega3d.runs import check_same_run, sha256
 
 FORMAT = 2
 SETTINGS = "settings.json"
 PREVIEWED = 8  # walkthroughs on the contact sheet
+logger = logging.getLogger(__name__)
 
 
 def make_room(number: int, output: Path, settings: DatasetSettings, pack: Path | None = None) -> None:
-    """Makes the walkthroughs of one room that are not there yet.
-
-    Raises:
-        ValueError: if a record that is there is damaged; else that would be found when all rooms have been made.
-    """
+    """Makes the walkthroughs of one room that are not there yet; a damaged record is an error here, not at the end."""
     names = settings.walkthrough_names(number)
     missing = [trajectory for trajectory, name in enumerate(names) if not is_made(output, name, settings)]
     if missing:
@@ -95,9 +98,8 @@ def read_record(output: Path, name: str) -> dict:
         record = read_json(path)
         check_record(record, name)
     except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}). Delete it, and run the same command to make it anew."
-        ) from error
+        remedy = "Delete it, and run the same command to make it anew."
+        raise ValueError(f"{path} is damaged ({error}). {remedy}") from error
     return record
 
 
@@ -157,11 +159,7 @@ def write_whole_set(output: Path, settings: DatasetSettings, num_scenes: int, pr
 
 @contextmanager
 def claimed(output: Path, settings: DatasetSettings, pack: Path | None) -> Iterator[None]:
-    """Holds the folder of a data set while it is written; makes it if it is not there.
-
-    Raises:
-        ValueError: if another run holds it, it is not free, or it was made with other settings or furniture.
-    """
+    """Holds the folder of a data set while it is written; makes it if it is not there."""
     digest = sha256(PACK if pack is None else pack)
     wanted = {"format": FORMAT, **settings.as_json(), "furniture_sha256": digest}
     check_free(output, wanted)
@@ -184,3 +182,51 @@ def check_free(output: Path, wanted: dict) -> None:
         return
     if not is_free(output):
         raise ValueError(f"{output} is not empty and holds no data set of ours. Choose another folder.")
+
+
+def default_cache() -> Path:
+    return Path(constants.HF_HOME) / "vega3d" / "rooms"
+
+
+def folder_name(settings: DatasetSettings) -> str:
+    """The name of a data set's folder in the store: its format and settings."""
+    values = "-".join(f"{name}={value}" for name, value in settings.as_json().items())
+    return f"format={FORMAT}-{values}"
+
+
+@contextmanager
+def stored_rooms(
+    settings: DatasetSettings,
+    count: int,
+    workers: int = 1,
+    cache: Path | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[Path]:
+    """The table of the first `count` rooms; those that are not in the store are made.
+
+    The table is written anew for each number of rooms: it stays as it is until the context ends.
+
+    Args:
+        settings: which rooms; each setting has a folder of its own.
+        count: how many rooms the table covers, from the first one on.
+        workers: processes that make rooms.
+        cache: folder of the store; by default below `HF_HOME`.
+        on_progress: called with 1 for each room that is there.
+
+    Raises:
+        ValueError: if `count` is below 1, or the store holds something else.
+    """
+    cache = default_cache() if cache is None else cache
+    cache.mkdir(parents=True, exist_ok=True)
+    name = folder_name(settings)
+    with waited_for(FileLock(cache / f"{name}.lock")):
+        yield synthesize(cache / name, settings, count, workers, on_progress)
+
+
+def waited_for(lock: FileLock):
+    """The lock, once it is free; says so if it is not at once."""
+    try:
+        return lock.acquire(timeout=1)
+    except Timeout:
+        logger.warning("Another process is making rooms in %s; waiting for it.", Path(lock.lock_file).parent)
+        return lock.acquire()

@@ -23,23 +23,15 @@ from vega3d.questions import SpatialQuestion
 from vega3d.rooms.questions.annotations import attribute_questions, captions, expressions, frames_showing
 from vega3d.rooms.questions.observation import Observation, correspondences
 from vega3d.rooms.questions.questions import GeometricQuestion
-from vega3d.rooms.render.clip import Clip
+from vega3d.rooms.render import Clip
 from vega3d.rooms.scene.scene import Scene
 
 DATASET = "rooms"
 FPS = 4
 PIXELS = "yuv420p"
 X86 = ("x86_64", "amd64")  # names that systems have for it
-ARRAYS = (
-    "depth_mm",
-    "instance",
-    "world_from_camera",
-    "intrinsics",
-    "boxes",
-    "names",
-    "correspondences",
-    "seed",
-)  # of a walkthrough
+# Of a walkthrough.
+ARRAYS = ("depth_mm", "instance", "world_from_camera", "intrinsics", "boxes", "names", "correspondences", "seed")
 HEADER, LONG_HEADER = 8, 16  # bytes of a box of MP4; the second with a size of 64 bits
 LONG = 1  # in place of a size
 # Columns of each table and their types, those of Parquet or lists of them.
@@ -207,7 +199,7 @@ def write_tables(output: Path, split: str, records: Iterable[dict]) -> dict:
     return {
         "rooms": len(kinds),
         "walkthroughs": walkthroughs,
-        "kinds": dict(sorted(Counter(kinds.values()).items())),
+        "kinds": sorted_counts(kinds.values()),
         "objects": dict(objects.most_common()),
         "rows": {name: len(found) for name, found in rows.items()},
         "question_types": answer_statistics(rows["questions"]),
@@ -217,19 +209,18 @@ def write_tables(output: Path, split: str, records: Iterable[dict]) -> dict:
 def answer_statistics(rows: Sequence[dict]) -> dict:
     """Number of questions of each type, and how often each answer is right: the letter and the text of choices."""
     statistics: dict[str, dict] = {}
-    for row in rows:
-        entry = statistics.setdefault(row["question_type"], {"questions": 0, "ground_truth": Counter()})
-        entry["questions"] += 1
-        entry["ground_truth"][row["ground_truth"]] += 1
-        if row["question_type"].startswith("object_rel_direction"):
-            right = row["options"][string.ascii_uppercase.index(row["ground_truth"])]
-            entry.setdefault("answers", Counter())[right.partition(". ")[2]] += 1
-    return {
-        name: {
-            key: dict(sorted(value.items())) if isinstance(value, Counter) else value for key, value in entry.items()
-        }
-        for name, entry in sorted(statistics.items())
-    }
+    for name in sorted({row["question_type"] for row in rows}):
+        asked = [row for row in rows if row["question_type"] == name]
+        entry = {"questions": len(asked), "ground_truth": sorted_counts(row["ground_truth"] for row in asked)}
+        if name.startswith("object_rel_direction"):
+            right = (row["options"][string.ascii_uppercase.index(row["ground_truth"])] for row in asked)
+            entry["answers"] = sorted_counts(option.partition(". ")[2] for option in right)
+        statistics[name] = entry
+    return statistics
+
+
+def sorted_counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))
 
 
 def write_json(path: Path, values: dict) -> None:

@@ -15,29 +15,24 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from vega3d.configs import check_count
 from vega3d.rooms.dataset.workers import Result, run_in_order
-from vega3d.rooms.render.clip import Clip, camera
+from vega3d.rooms.render import Clip, camera
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import Caster, Quality, bake_light, check_quality
 from vega3d.rooms.render.opengl import DrawArrays, draw_arrays
+from vega3d.rooms.scene import SEEDS_PER_SPLIT, scene_seed
 from vega3d.rooms.scene.furniture import load_furniture
 from vega3d.rooms.scene.scene import sample_scene
-from vega3d.rooms.scene.splits import SEEDS_PER_SPLIT, scene_seed
 from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories
 
 
 class StreamedClip(NamedTuple):
-    """A clip, and which one of which room it is.
+    """A clip, and which one of which room it is."""
 
-    Attributes:
-        seed: the seed of the room (`scene_seed`).
-        trajectory: number of the camera's trajectory in the room.
-        clip: what the camera sees. Its images are views of larger blocks of memory: copy what is kept alone.
-    """
-
-    seed: int
-    trajectory: int
-    clip: Clip
+    seed: int  # the seed of the room (`scene_seed`)
+    trajectory: int  # number of the camera's trajectory in the room
+    clip: Clip  # what the camera sees. Its images are views of larger blocks of memory: copy what is kept alone.
 
 
 @dataclass(frozen=True)
@@ -107,16 +102,9 @@ def stream_clips(
     if sys.platform != "linux":
         raise ValueError(f"Streams hand over memory as Linux does, but this is {sys.platform}. Render in one process.")
     prefetch = workers if prefetch is None else prefetch
-    lowest = {
-        "trajectories": (trajectories, 1),
-        "num_frames": (num_frames, 1),
-        "workers": (workers, 1),
-        "prefetch": (prefetch, 0),
-    }
-    lowest["rooms"] = (1 if rooms is None else rooms, 1)
-    for name, (value, least) in lowest.items():
-        if value < least:
-            raise ValueError(f"{name} is {value}, but must be at least {least}.")
+    counts = {"trajectories": trajectories, "num_frames": num_frames, "workers": workers, "prefetch": prefetch}
+    for name, value in (counts if rooms is None else {**counts, "rooms": rooms}).items():
+        check_count(name, value, 0 if name == "prefetch" else 1)
     check_quality(quality)
     if renderer not in RENDERERS:
         raise ValueError(f"There is no renderer {renderer!r}. Choose one of {list(RENDERERS)}.")

@@ -33,17 +33,11 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Result(NamedTuple):
-    """What a worker made of one number.
+    """What a worker made of one number."""
 
-    Attributes:
-        number: the one that the job was called with.
-        info: what the job gives beside arrays: small things, which are pickled.
-        arrays: views of one block of shared memory, which lives as long as any of them.
-    """
-
-    number: int
-    info: Any
-    arrays: list[np.ndarray]
+    number: int  # the one that the job was called with
+    info: Any  # what the job gives beside arrays: small things, which are pickled
+    arrays: list[np.ndarray]  # views of one block of shared memory, which lives as long as any of them
 
 
 Made = TypeVar("Made")

@@ -34,31 +34,20 @@ HUES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, flo
 
 @dataclass(frozen=True)
 class Expression:
-    """Words that mean one object of the room, such as "the chair closest to the window".
-
-    Attributes:
-        object_id: instance id of the object.
-    """
+    """Words that mean one object of the room, such as "the chair closest to the window"."""
 
     text: str
-    object_id: int
+    object_id: int  # instance id of the object
 
 
 @dataclass(frozen=True)
 class AttributeQuestion:
-    """A question about one object with a short answer in words.
+    """A question about one object with a short answer in words."""
 
-    Attributes:
-        kind: "colour" or "contents".
-        question: what is asked, as it is shown.
-        answer: several things stand in alphabetical order.
-        object_ids: the object asked about, and those of the answer.
-    """
-
-    kind: str
-    question: str
-    answer: str
-    object_ids: tuple[int, ...]
+    kind: str  # "colour" or "contents"
+    question: str  # what is asked, as it is shown
+    answer: str  # several things stand in alphabetical order
+    object_ids: tuple[int, ...]  # the object asked about, and those of the answer
 
 
 def with_article(words: str) -> str:
@@ -110,9 +99,8 @@ def object_expressions(item: ObservedObject, observation: Observation) -> Iterat
         yield f"the {item.name} on the {carrier.name}"
     for anchor in observation.unique:
         reach = observation.distance(item, anchor)
-        if anchor.id != item.on and all(
-            observation.distance(other, anchor) > DISTANCE_MARGIN * max(reach, 0.05) for other in same
-        ):
+        clear = DISTANCE_MARGIN * max(reach, 0.05)
+        if anchor.id != item.on and all(observation.distance(other, anchor) > clear for other in same):
             yield f"the {item.name} closest to the {anchor.name}"
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from vega3d.extras import optional_module
 from vega3d.geometry import Box, box_corners, project, unproject
-from vega3d.rooms.render.clip import Clip
+from vega3d.rooms.render import Clip
 from vega3d.rooms.scene.meshes import Textures, cross, length
 from vega3d.rooms.scene.scene import Scene
 
@@ -26,23 +26,14 @@ SAME = 0.02  # [m] between a point and what the other frame sees in its place
 
 @dataclass(frozen=True)
 class ObservedObject:
-    """An object of a room as questions need it.
+    """An object of a room as questions need it."""
 
-    Attributes:
-        id: instance id in the masks, 1 or more; 0 is everything that is not an object.
-        name: class in the singular.
-        box: upright box around it, world [m].
-        triangles: float[F, 3, 3], its surface, world [m].
-        on: id of the object that it stands on, or 0.
-        colour: uint8[3], mean sRGB colour of its largest part, or None if no colour is its own.
-    """
-
-    id: int
-    name: str
-    box: Box
-    triangles: np.ndarray
-    on: int = 0
-    colour: np.ndarray | None = None
+    id: int  # instance id in the masks, 1 or more; 0 is everything that is not an object
+    name: str  # class in the singular
+    box: Box  # upright box around it, world [m]
+    triangles: np.ndarray  # float[F, 3, 3], its surface, world [m]
+    on: int = 0  # id of the object that it stands on, or 0
+    colour: np.ndarray | None = None  # uint8[3], mean sRGB colour of its largest part, or None if no colour is its own
 
     @cached_property
     def place(self) -> np.ndarray:
@@ -98,22 +89,16 @@ def surface_distance(first: ObservedObject, second: ObservedObject) -> float:
 
 @dataclass(frozen=True)
 class Observation:
-    """The objects of a room, and in which pixels of a walkthrough they are seen.
+    """The objects of a room, and in which pixels of a walkthrough they are seen."""
 
-    Attributes:
-        objects: all objects of the scene, seen or not.
-        ids: uint16[T, H, W], instance id of each pixel.
-        floor_area: area of the floor [m^2].
-        directions: stored by `object_rel_direction`; like distances, they hold for all walkthroughs of a room.
-    """
-
-    objects: tuple[ObservedObject, ...]
-    ids: np.ndarray
-    floor_area: float
+    objects: tuple[ObservedObject, ...]  # all objects of the scene, seen or not
+    ids: np.ndarray  # uint16[T, H, W], instance id of each pixel
+    floor_area: float  # area of the floor [m^2]
     _distances: dict[tuple[int, int], float] = field(default_factory=dict, repr=False, compare=False)
     _pixel_boxes: dict[tuple[int, int], tuple[int, int, int, int]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    # stored by `object_rel_direction`; like distances, they hold for all walkthroughs of a room
     directions: dict[tuple[int, int, int], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def distance(self, first: ObservedObject, second: ObservedObject) -> float:
@@ -154,30 +139,21 @@ class Observation:
         return int(frames[0]) if len(frames) else None
 
     def pixel_box(self, item: ObservedObject, frame: int) -> tuple[int, int, int, int]:
-        """(left, top, right, bottom) [px] of the object's pixels in a frame, right and bottom exclusive.
-
-        Raises:
-            ValueError: if the object has no pixel there.
-        """
+        """(left, top, right, bottom) [px] of the object's pixels in a frame, right and bottom exclusive."""
         key = item.id, frame
         if key not in self._pixel_boxes:
             mask = self.ids[frame] == item.id
             rows, columns = (np.flatnonzero(mask.any(axis=axis)).tolist() for axis in (1, 0))
             if not rows:
-                raise ValueError(
-                    f"Object {item.id} ({item.name}) is not in frame {frame}: choose a frame that shows it."
-                )
+                raise ValueError(f"Object {item.id} ({item.name}) is not in frame {frame}: choose one that shows it.")
             self._pixel_boxes[key] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
         return self._pixel_boxes[key]
 
 
 def observe(scene: Scene, instance: np.ndarray, before: Observation | None = None) -> Observation:
-    """What a walkthrough shows of a room.
+    """What a walkthrough with the ids int[T, H, W] shows of a room.
 
-    Args:
-        scene: the room that the walkthrough is through.
-        instance: int[T, H, W], instance ids of its pixels.
-        before: what another walkthrough of the same room shows, whose distances are used again.
+    The distances of `before`, which another walkthrough of the same room shows, are used again.
     """
     ids = instance.astype(np.uint16)
     if before is not None:
@@ -235,15 +211,12 @@ def correspondences(clip: Clip, random: np.random.Generator, count: int = 64) ->
             depth = clip.depth[here, row[chosen], column[chosen]]
             points = unproject(pixels[chosen], depth, clip.intrinsics, clip.world_from_camera[here])
             place, reach = project(points, clip.intrinsics, clip.world_from_camera[there])
-            inside = (
-                (reach > 0) & (np.nan_to_num(place, nan=-1.0) >= 0).all(axis=1) & (place < (width, height)).all(axis=1)
-            )
+            inside = ((np.nan_to_num(place, nan=-1.0) >= 0) & (place < (width, height))).all(axis=1) & (reach > 0)
             chosen, place, reach = chosen[inside], place[inside], reach[inside]
             x, y = np.floor(place).astype(int).T
             instance = clip.instance[here, row[chosen], column[chosen]]
             seen = np.abs(clip.depth[there, y, x] - reach) < SAME
             keep[chosen] = seen & (clip.instance[there, y, x] == instance)
-            ends = np.full(len(chosen), there)
-            starts = np.full(len(chosen), here)
+            starts, ends = np.full(len(chosen), here), np.full(len(chosen), there)
             found[chosen] = np.column_stack([starts, pixels[chosen], ends, place, instance])
     return found[keep][:count]

@@ -29,24 +29,15 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class GeometricQuestion:
-    """A question whose answer was computed from the geometry of a room.
+    """A question whose answer was computed from the geometry of a room."""
 
-    Attributes:
-        question_type: one of VSI-Bench's ten, or `localisation_by_choice`.
-        question: what is asked, without the options.
-        answer: a letter, or a number as text.
-        options: texts of the choices, without letters; empty for a numeric question.
-        object_ids: instances that the answer was computed from.
-        frame: for `localisation_by_choice`, the frame with the marked boxes.
-        marks: (left, top, right, bottom) [px] of the marked boxes A, B, C, D in that frame.
-    """
-
-    question_type: str
-    question: str
-    answer: str
-    options: tuple[str, ...] = ()
-    object_ids: tuple[int, ...] = ()
-    frame: int | None = None
+    question_type: str  # one of VSI-Bench's ten, or `localisation_by_choice`
+    question: str  # what is asked, without the options
+    answer: str  # a letter, or a number as text
+    options: tuple[str, ...] = ()  # texts of the choices, without letters; empty for a numeric question
+    object_ids: tuple[int, ...] = ()  # instances that the answer was computed from
+    frame: int | None = None  # for `localisation_by_choice`, the frame with the marked boxes
+    # (left, top, right, bottom) [px] of the marked boxes A, B, C, D in that frame
     marks: tuple[tuple[int, int, int, int], ...] = ()
 
     @property
@@ -179,9 +170,8 @@ def obj_appearance_order(observation: Observation, random: np.random.Generator) 
 def localisation_by_choice(observation: Observation, random: np.random.Generator) -> Candidates:
     """Which of four marked boxes in a frame is, of the objects of a class, the one closest to another object."""
     for frame in range(len(observation.ids)):
-        shown = [
-            item for item in observation.visible if observation.mask_fractions[item.id][frame] >= VISIBLE_FRACTION
-        ]
+        shares = observation.mask_fractions
+        shown = [item for item in observation.visible if shares[item.id][frame] >= VISIBLE_FRACTION]
         for name in sorted({item.name for item in shown}):
             items = [item for item in shown if item.name == name]
             if len(items) != len(observation.named(name)) or not 2 <= len(items) <= MAX_OPTIONS:
@@ -216,10 +206,7 @@ def marked(observation, frame, ranked, extra, anchor, random) -> GeometricQuesti
 def bearing(observer: np.ndarray, facing: np.ndarray, target: np.ndarray) -> np.ndarray:
     """float[...]: angle [deg] in (-180, 180] by which an observer who faces `facing` turns left to face `target`.
 
-    Args:
-        observer: float[2] on the floor plan [m].
-        facing: float[2].
-        target: float[..., 2].
+    The observer's place is float[2] on the floor plan [m], as `facing` is; the target float[..., 2].
     """
     ahead, there = facing - observer, target - observer
     cross = ahead[0] * there[..., 1] - ahead[1] * there[..., 0]

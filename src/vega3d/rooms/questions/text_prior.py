@@ -58,11 +58,7 @@ CLUES = {
 
 @cache
 def load_weights(path: Path = WEIGHTS) -> dict[str, dict[str, float]]:
-    """Weight of each clue, by question type.
-
-    Raises:
-        ValueError: if the file is damaged.
-    """
+    """Weight of each clue, by question type; raises ValueError if the file is damaged."""
     try:
         weights = json.loads(path.read_text(encoding="utf-8"))["weights"]
         return {name: dict(weights[name]) for name in CLUES}
@@ -71,12 +67,9 @@ def load_weights(path: Path = WEIGHTS) -> dict[str, dict[str, float]]:
 
 
 def option_probabilities(question_type: str, names: Sequence[str], options: Sequence[str]) -> np.ndarray:
-    """float[n]: how likely each option is, by the words alone.
+    """float[n]: how likely each option, without its letter, is by the words alone.
 
-    Args:
-        question_type: a key of `CLUES`.
-        names: classes of the objects that the question is about, in the order of its type.
-        options: texts of the choices, without letters.
+    `names` are the classes of the objects that the question is about, in the order of its type.
     """
     weights = load_weights()[question_type]
     scores = [sum(weights.get(clue, 0.0) for clue in CLUES[question_type](names, option)) for option in options]
@@ -85,12 +78,9 @@ def option_probabilities(question_type: str, names: Sequence[str], options: Sequ
 
 
 def unrevealing(candidates: Sequence, names: Iterable[Sequence[str]], random: np.random.Generator) -> Iterator:
-    """Of questions of one type, those that are kept so that their words give nothing away.
+    """Of `GeometricQuestion`s of one type, those that are kept so that their words give nothing away.
 
-    Args:
-        candidates: `GeometricQuestion`s of one type.
-        names: for each candidate the classes of its objects.
-        random: generator, which draws once for each question.
+    `names` are the classes of the objects of each; `random` draws once for each.
     """
     for question, classes in zip(candidates, names, strict=True):
         probabilities = option_probabilities(question.question_type, classes, question.options)

@@ -4,7 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
-from vega3d.rooms.render.clip import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
+from vega3d.rooms.render import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
 from vega3d.rooms.render.light import Caster, Quality, bake_light, linear
 from vega3d.rooms.scene.meshes import LEVELS, dot, length
 from vega3d.rooms.scene.scene import Scene
@@ -17,11 +17,7 @@ DEPTH_EDGE = 0.04  # relative step of depth between neighbours that is antialias
 class EmbreeRenderer:
     """Renders any number of trajectories through a room on the CPU.
 
-    The light of the room is baked once, when colours are first asked for.
-
-    Args:
-        scene: the room to render.
-        quality: how finely light is baked, see `bake_light`.
+    The light of the room is baked once, as finely as `quality` says (`bake_light`), when colours are first asked for.
 
     Raises:
         MissingExtraError: if embreex is not installed.
@@ -42,11 +38,7 @@ class EmbreeRenderer:
         return texel_density(self.scene)
 
     def geometry(self, trajectory: Trajectory, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-        """Depth float32[T, H, W] [m] and instance ids int32[T, H, W] as in `render`, without light and colours.
-
-        Raises:
-            ValueError: as `render` does.
-        """
+        """Depth float32[T, H, W] [m] and instance ids int32[T, H, W] as in `render`, without light and colours."""
         intrinsics = camera(trajectory, width, height)
         corners = _pixel_corners(width, height)
         hits = [self._cast(corners + 0.5, pose, intrinsics)[1] for pose in trajectory.world_from_camera]
@@ -55,15 +47,9 @@ class EmbreeRenderer:
         return depth, instance
 
     def render(self, trajectory: Trajectory, width: int, height: int, antialias: bool = True) -> Clip:
-        """The frames of a trajectory, with depth, ids and poses.
+        """The frames of a trajectory, with depth, ids and poses; raises ValueError unless 16 to 4096 px a side.
 
-        Args:
-            trajectory: where the camera is in each frame.
-            width, height: size of the frames [px].
-            antialias: average 2 x 2 rays in the pixels at edges, which changes `rgb` only.
-
-        Raises:
-            ValueError: if the frames are smaller or larger than 16 to 4096 px.
+        With `antialias`, pixels at edges average 2 x 2 rays, which changes `rgb` only.
         """
         intrinsics = camera(trajectory, width, height)
         frames = [self._frame(pose, intrinsics, width, height, antialias) for pose in trajectory.world_from_camera]
@@ -86,10 +72,8 @@ class EmbreeRenderer:
         """bool[H, W]: pixels beside another object, another texture, or a step of depth."""
         kind = self.scene.instance[face] * 4096 + self.scene.mesh.texture[face]
         edge = np.zeros(face.shape, bool)
-        for here, there in (
-            ((slice(1, None),), (slice(-1),)),
-            ((slice(None), slice(1, None)), (slice(None), slice(-1))),
-        ):
+        for axis in (0, 1):
+            here, there = ((slice(None),) * axis + (part,) for part in (slice(1, None), slice(-1)))
             step = np.abs(depth[here] - depth[there]) > DEPTH_EDGE * np.minimum(depth[here], depth[there])
             differs = (kind[here] != kind[there]) | step
             edge[here] |= differs

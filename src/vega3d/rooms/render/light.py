@@ -50,14 +50,7 @@ def use_one_thread() -> None:
 
 
 class Caster:
-    """A mesh that rays can be cast at.
-
-    Args:
-        mesh: the triangles that rays hit [m].
-
-    Raises:
-        MissingExtraError: if embreex is not installed.
-    """
+    """A mesh that rays can be cast at, by embreex."""
 
     def __init__(self, mesh: Mesh):
         self.face_normals = face_normals(mesh)
@@ -65,14 +58,10 @@ class Caster:
         optional_module("embreex.mesh_construction").TriangleMesh(self._scene, mesh.vertices, mesh.faces)
 
     def hits(self, origins: np.ndarray, directions: np.ndarray) -> dict[str, np.ndarray]:
-        """Where rays first hit the mesh.
+        """Where rays float[n, 3] from origins float[n, 3] [m] first hit the mesh.
 
-        Args:
-            origins, directions: float[n, 3], world [m]; directions of any length.
-
-        Returns:
-            `primID` int[n], the face or -1; `tfar` float[n], the distance in lengths of the direction; `u`, `v`
-            float[n], weights of the second and third corner.
+        `primID` int[n]: the face or -1; `tfar` float[n]: the distance in lengths of the direction; `u`, `v` float[n]:
+        weights of the second and third corner.
         """
         return self._scene.run(np.float32(origins), np.float32(directions), output=1)
 
@@ -88,34 +77,21 @@ class Caster:
 
 
 class Lamp(NamedTuple):
-    """A rectangle that sends out light.
+    """A rectangle that sends out light."""
 
-    Attributes:
-        center: float[3] [m].
-        sides: float[2, 3], from the centre to the edges [m].
-        normal: float[3], unit, towards the lit side; zero for a lamp that shines everywhere.
-        power: float[3], radiance times area.
-    """
-
-    center: np.ndarray
-    sides: np.ndarray
-    normal: np.ndarray
-    power: np.ndarray
+    center: np.ndarray  # float[3] [m]
+    sides: np.ndarray  # float[2, 3], from the centre to the edges [m]
+    normal: np.ndarray  # float[3], unit, towards the lit side; zero for a lamp that shines everywhere
+    power: np.ndarray  # float[3], radiance times area
 
 
 class LightPoints(NamedTuple):
-    """The points of a room at which light is computed.
+    """The points of a room at which light is computed."""
 
-    Attributes:
-        places, normals: float32[P, 3], world [m].
-        vertex_points: int[V], the point of each vertex.
-        links: int[2, L], points that share an edge of a triangle, once in each direction.
-    """
-
-    places: np.ndarray
-    normals: np.ndarray
-    vertex_points: np.ndarray
-    links: np.ndarray
+    places: np.ndarray  # float32[P, 3], world [m]
+    normals: np.ndarray  # float32[P, 3], unit
+    vertex_points: np.ndarray  # int[V], the point of each vertex
+    links: np.ndarray  # int[2, L], points that share an edge of a triangle, once in each direction
 
 
 def linear(colours: np.ndarray) -> np.ndarray:
@@ -203,17 +179,11 @@ def direct_light(
 
 
 class Bounce(NamedTuple):
-    """Rays from one side of some points to what they hit; the same for every bounce.
+    """Rays from one side of some points to what they hit; the same for every bounce."""
 
-    Args:
-        points: int[N], where the rays start.
-        target: int32[R, N]: 2 * point + side of what a ray hits; any where it hits nothing.
-        albedo: float32[R, N, 3], of what it hits; 0 where it hits nothing.
-    """
-
-    points: np.ndarray
-    target: np.ndarray
-    albedo: np.ndarray
+    points: np.ndarray  # int[N], where the rays start
+    target: np.ndarray  # int32[R, N]: 2 * point + side of what a ray hits; any where it hits nothing
+    albedo: np.ndarray  # float32[R, N, 3], of what it hits; 0 where it hits nothing
 
     def gather(self, light: np.ndarray) -> np.ndarray:
         """float32[N, 3]: irradiance that comes back of light float32[2 P, 3] on all surfaces."""

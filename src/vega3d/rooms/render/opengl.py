@@ -16,8 +16,7 @@ import numpy as np
 
 from vega3d.extras import optional_module
 from vega3d.geometry import invert_pose
-from vega3d.rooms.render import shaders
-from vega3d.rooms.render.clip import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
+from vega3d.rooms.render import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
 from vega3d.rooms.render.light import Caster, bake_light
 from vega3d.rooms.scene.meshes import LEVELS
 from vega3d.rooms.scene.scene import Scene
@@ -34,40 +33,158 @@ PENDING = 2  # clips that are drawn before the first of them is read
 MOST_RUNS = 1 << 16  # of faces that are drawn together
 CLIP_DISTANCES = (0x3000, 0x3001)  # GL_CLIP_DISTANCE0, 1
 NEAR = 0.04  # [m]; cameras keep farther from everything
-GROUP = 64  # invocations, of shaders.PACK
+GROUP = 64  # invocations, of PACK
+
+# The frames of a clip lie one under the other in one tall image, whose rows run downwards as those of a frame do.
+HEADER = """#version 430
+layout(std430, binding = 0) readonly buffer Cameras { mat4 cameras[]; };
+uniform vec4 lens;  // 2 fx / W, 2 fy / H, near [m], far [m]
+uniform float frames;
+in vec3 position;
+in uvec3 run;  // frame, instance, first face
+
+// Camera coordinates [m] to the frame's part of the tall image; what is above or below it is clipped.
+vec4 placed(vec3 view) {
+    vec2 across = lens.xy * view.xy;
+    gl_ClipDistance[0] = view.z + across.y;
+    gl_ClipDistance[1] = view.z - across.y;
+    float depth = (view.z * (lens.w + lens.z) - 2.0 * lens.w * lens.z) / (lens.w - lens.z);
+    return vec4(across.x, (across.y + view.z * (1.0 + 2.0 * float(run.x))) / frames - view.z, depth, view.z);
+}
+"""
+
+SURFACE_VERTEX = (
+    HEADER
+    + """
+flat out float instance;
+void main() {
+    gl_Position = placed((cameras[run.x] * vec4(position, 1.0)).xyz);
+    instance = float(run.y);
+}
+"""
+)
+
+SURFACE_FRAGMENT = """#version 430
+flat in float instance;
+out vec2 surface;  // depth [m], instance
+void main() { surface = vec2(1.0 / gl_FragCoord.w, instance); }
+"""
+
+COLOUR_VERTEX = (
+    HEADER
+    + """
+in vec2 uv;
+in uvec3 light;  // six halves: front, back
+centroid out vec2 texture_place;
+centroid out vec3 front, back, view;
+flat out int first_face;
+void main() {
+    view = (cameras[run.x] * vec4(position, 1.0)).xyz;
+    gl_Position = placed(view);
+    vec2 first = unpackHalf2x16(light.x), middle = unpackHalf2x16(light.y), last = unpackHalf2x16(light.z);
+    front = vec3(first, middle.x);
+    back = vec3(middle.y, last);
+    texture_place = uv;
+    first_face = int(run.z);
+}
+"""
+)
+
+COLOUR_FRAGMENT = """#version 430
+layout(std430, binding = 1) readonly buffer Surfaces { ivec2 surfaces[]; };  // texture, bits of texels a metre
+layout(std430, binding = 2) readonly buffer Levels { ivec4 levels[]; };  // offset, height, width, bits of the glow
+layout(std430, binding = 3) readonly buffer Texels { uint bytes[]; };
+uniform float focal;  // [px]
+centroid in vec2 texture_place;
+centroid in vec3 front, back, view;
+flat in int first_face;
+out vec4 colour;
+
+vec3 texel(int number) {
+    int start = 3 * number, word = start >> 2, shift = 8 * (start & 3);
+    uint bits = bytes[word] >> shift;
+    if (shift > 8) bits |= bytes[word + 1] << (32 - shift);
+    return unpackUnorm4x8(bits).rgb;
+}
+
+void main() {
+    ivec2 surface = surfaces[first_face + gl_PrimitiveID];
+    float footprint = length(view) / focal * intBitsToFloat(surface.y);
+    int level = int(clamp(log2(max(footprint, 1e-3)) + 0.5, 0.0, LEVELS - 1.0));
+    ivec4 place = levels[surface.x * LEVELS + level];
+    int row = int(fract(1.0 - texture_place.y) * float(place.y)) % place.y;
+    int column = int(fract(texture_place.x) * float(place.z)) % place.z;
+    vec3 encoded = texel(place.x + row * place.z + column);
+    bvec3 dark = lessThanEqual(encoded, vec3(0.04045));
+    vec3 albedo = mix(pow((encoded + 0.055) / 1.055, vec3(2.4)), encoded / 12.92, dark);
+    float glow = intBitsToFloat(place.w);
+    // Rows run downwards, which turns the sense of faces round.
+    vec3 received = gl_FrontFacing ? back : front;
+    vec3 light = albedo * (glow == 0.0 ? received * EXPOSURE : vec3(GLOW * glow));
+    vec3 curve = clamp(light * (1.0 + light / (WHITE * WHITE)) / (1.0 + 0.8 * light), 0.0, 1.0);
+    vec3 bright = 1.055 * pow(curve, vec3(1.0 / 2.4)) - 0.055;
+    colour = vec4(mix(bright, 12.92 * curve, lessThanEqual(curve, vec3(0.0031308))), 1.0);
+}
+"""
+
+# Four pixels an invocation: their twelve bytes of colour are three words. Samples are averaged before, by the blit.
+PACK = """#version 430
+layout(local_size_x = 64) in;
+layout(binding = 0) uniform sampler2D surface_image;
+layout(binding = 1) uniform sampler2D colour_image;
+layout(std430, binding = 4) writeonly buffer Packed { uint words[]; };  // depths, instances, colours
+uniform int pixels, width;  // of all frames together, of one row [px]
+
+void main() {
+    int first = 4 * int(gl_GlobalInvocationID.x);
+    int count = (pixels + 3) / 4 * 4;
+    if (first >= count) return;
+    uint colours[4];
+    int row = first / width, column = first - row * width;
+    for (int i = 0; i < 4; i++) {
+        ivec2 pixel = ivec2(column, row);
+        vec2 surface = texelFetch(surface_image, pixel, 0).rg;
+        // The rounding of corners leaves gaps between triangles, which take a pixel beside them.
+        if (surface.x == 0.0) {
+            pixel.x = max(column - 1, 0);
+            surface = texelFetch(surface_image, pixel, 0).rg;
+            if (surface.x == 0.0) {
+                pixel.x = min(column + 1, width - 1);
+                surface = texelFetch(surface_image, pixel, 0).rg;
+            }
+        }
+        words[first + i] = floatBitsToUint(surface.x);
+        words[count + first + i] = uint(surface.y);
+        vec4 mean = texelFetch(colour_image, pixel, 0);
+        colours[i] = packUnorm4x8(mean / max(mean.a, 0.2)) & 0xffffffu;
+        if (++column == width) { column = 0; row++; }
+    }
+    int place = 2 * count + 3 * int(gl_GlobalInvocationID.x);
+    words[place] = colours[0] | colours[1] << 24;
+    words[place + 1] = colours[1] >> 8 | colours[2] << 16;
+    words[place + 2] = colours[2] >> 16 | colours[3] << 8;
+}
+"""
 
 
 class DrawArrays(NamedTuple):
-    """A room as the flat arrays that a graphics card draws: nothing in them points to Python objects.
+    """A room as the flat arrays that a graphics card draws: nothing in them points to Python objects."""
 
-    Attributes:
-        vertices: VERTEX[V]: place [m], texture coordinates, light on the front and the back.
-        faces: int32[F, 3], sorted by instance.
-        surfaces: FACE[F]: number of the texture, and texels a metre.
-        levels: LEVEL[K, LEVELS]: place and size of each level of a texture's pyramid, and the texture's glow.
-        texels: uint8[N, 3], of `Textures`.
-        chunks: int32[C, 3]: first face, number of faces and instance of runs of faces that are culled together.
-        spheres: float32[C, 4]: centre and radius around each run [m].
-    """
-
-    vertices: np.ndarray
-    faces: np.ndarray
-    surfaces: np.ndarray
-    levels: np.ndarray
-    texels: np.ndarray
+    vertices: np.ndarray  # VERTEX[V]: place [m], texture coordinates, light on the front and the back
+    faces: np.ndarray  # int32[F, 3], sorted by instance
+    surfaces: np.ndarray  # FACE[F]: number of the texture, and texels a metre
+    levels: np.ndarray  # LEVEL[K, LEVELS]: place and size of each level of a texture's pyramid, and the texture's glow
+    texels: np.ndarray  # uint8[N, 3], of `Textures`
+    # int32[C, 3]: first face, number of faces and instance of runs of faces that are culled together
     chunks: np.ndarray
-    spheres: np.ndarray
+    spheres: np.ndarray  # float32[C, 4]: centre and radius around each run [m]
 
 
 def draw_arrays(scene: Scene, light: np.ndarray) -> DrawArrays:
-    """The arrays of a room, for `OpenGLRenderer`.
-
-    Args:
-        scene: the room; its faces are in the order of their instances.
-        light: float32[V, 2, 3], what `bake_light` gives for it.
+    """The arrays of a room, for `OpenGLRenderer`; `light` float32[V, 2, 3] is what `bake_light` gives for it.
 
     Raises:
-        ValueError: if there is not one light a vertex, or the faces are in another order.
+        ValueError: if there is not one light a vertex, or the faces are not in the order of their instances.
     """
     mesh = scene.mesh
     if light.shape != (len(mesh.vertices), 2, 3):
@@ -85,9 +202,8 @@ def draw_arrays(scene: Scene, light: np.ndarray) -> DrawArrays:
         levels[name] = scene.textures.levels[..., column]
     levels["glow"] = scene.textures.glow[:, None]
     chunks = _chunks(scene.instance)
-    return DrawArrays(
-        vertices, mesh.faces, surfaces, levels, scene.textures.texels, chunks, _spheres(scene, chunks[:, 0])
-    )
+    spheres = _spheres(scene, chunks[:, 0])
+    return DrawArrays(vertices, mesh.faces, surfaces, levels, scene.textures.texels, chunks, spheres)
 
 
 def _chunks(instance: np.ndarray) -> np.ndarray:
@@ -105,29 +221,19 @@ def _spheres(scene: Scene, starts: np.ndarray) -> np.ndarray:
 
 
 class Target(NamedTuple):
-    """Images for `frames` frames of `width` x `height` pixels, one under the other, and the words they are packed in.
-
-    Attributes:
-        surface: framebuffer of depths and instances.
-        colour: framebuffer of several samples a pixel.
-        resolved: framebuffer of their means.
-        packed: buffers that are written in turns, so that one can be read while the next is drawn.
-    """
+    """Images for `frames` frames of `width` x `height` pixels, one below the other, and words to pack them in."""
 
     width: int
     height: int
     frames: int
-    surface: Any
-    colour: Any
-    resolved: Any
-    packed: list
+    surface: Any  # framebuffer of depths and instances
+    colour: Any  # framebuffer of several samples a pixel
+    resolved: Any  # framebuffer of their means
+    packed: list  # buffers that are written in turns, so that one can be read while the next is drawn
 
 
 class OpenGLContext:
-    """A context without a window, by EGL. It belongs to the thread that made it.
-
-    Args:
-        device: number of the graphics card among those that EGL lists.
+    """A context without a window on one of the graphics cards that EGL lists. It belongs to the thread that made it.
 
     Raises:
         ValueError: if EGL or a driver of OpenGL 4.3 is missing.
@@ -137,20 +243,9 @@ class OpenGLContext:
     def __init__(self, device: int = 0):
         self.gl = _standalone(device)
         self.gl.gc_mode = "auto"
-        constants = {"LEVELS": LEVELS, "EXPOSURE": EXPOSURE, "WHITE": WHITE, "GLOW": GLOW, "SAMPLES": SAMPLES}
-        sources = [
-            _defined(source, constants)
-            for source in (
-                shaders.SURFACE_VERTEX,
-                shaders.SURFACE_FRAGMENT,
-                shaders.COLOUR_VERTEX,
-                shaders.COLOUR_FRAGMENT,
-                shaders.PACK,
-            )
-        ]
-        self.surface = self.gl.program(vertex_shader=sources[0], fragment_shader=sources[1])
-        self.colour = self.gl.program(vertex_shader=sources[2], fragment_shader=sources[3])
-        self.pack = self.gl.compute_shader(sources[4])
+        self.surface = self._program(SURFACE_VERTEX, SURFACE_FRAGMENT)
+        self.colour = self._program(COLOUR_VERTEX, COLOUR_FRAGMENT)
+        self.pack = self.gl.compute_shader(_defined(PACK))
         self.commands = self.gl.buffer(reserve=MOST_RUNS * 20, dynamic=True)
         self.runs = self.gl.buffer(reserve=MOST_RUNS * 12, dynamic=True)
         self.cameras = self.gl.buffer(reserve=64, dynamic=True)
@@ -158,6 +253,9 @@ class OpenGLContext:
         self.gl.enable_only(self.gl.DEPTH_TEST)
         for distance in CLIP_DISTANCES:
             self.gl.enable_direct(distance)
+
+    def _program(self, vertex: str, fragment: str) -> Any:
+        return self.gl.program(vertex_shader=_defined(vertex), fragment_shader=_defined(fragment))
 
     @property
     def device(self) -> str:
@@ -212,7 +310,9 @@ def packed_words(pixels: int) -> int:
     return (pixels + 3) // 4 * 11
 
 
-def _defined(source: str, constants: dict[str, float]) -> str:
+def _defined(source: str) -> str:
+    """A shader that knows the constants of this module."""
+    constants = {"LEVELS": LEVELS, "EXPOSURE": EXPOSURE, "WHITE": WHITE, "GLOW": GLOW, "SAMPLES": SAMPLES}
     version, _, body = source.partition("\n")
     return "\n".join([version, *[f"#define {name} {value}" for name, value in constants.items()], body])
 
@@ -231,11 +331,9 @@ def _standalone(device: int) -> Any:
 
 
 class OpenGLRenderer:
-    """Renders any number of trajectories through a room that is on the graphics card until `release`.
+    """Renders any number of trajectories through a room (`draw_arrays`) that is on the graphics card until `release`.
 
-    Args:
-        arrays: the room, as `draw_arrays` gives it.
-        context: what to draw with; the context that this thread shares if None.
+    It draws with the context that this thread shares if none is given.
 
     Raises:
         ValueError: if EGL or a driver is missing.
@@ -276,16 +374,9 @@ class OpenGLRenderer:
             part.release()
 
     def render(self, trajectory: Trajectory, width: int, height: int) -> Clip:
-        """The frames of a trajectory, with depth, ids and poses.
+        """The frames of a trajectory, with depth, ids and poses; raises ValueError unless 16 to 4096 px a side.
 
         Its images share one block of memory: copy what is kept alone.
-
-        Args:
-            trajectory: where the camera is in each frame.
-            width, height: size of the frames [px].
-
-        Raises:
-            ValueError: if the frames are smaller or larger than 16 to 4096 px.
         """
         return next(self.render_all([trajectory], width, height))
 
@@ -293,9 +384,6 @@ class OpenGLRenderer:
         """The clips of `render`, faster: one is read while the next is drawn.
 
         The context can draw nothing else until the iterator has ended or is closed.
-
-        Raises:
-            ValueError: as `render` does.
         """
         images = []
         for part in _pipelined(self._parts(trajectories, width, height)):
@@ -373,21 +461,13 @@ class OpenGLRenderer:
 
 
 class _Part(NamedTuple):
-    """Frames of a trajectory that were drawn together.
+    """Frames of a trajectory that were drawn together."""
 
-    Attributes:
-        trajectory: the one that they belong to.
-        intrinsics: float[3, 3] [px].
-        shape: number, height and width of the frames.
-        last: whether no more frames of the trajectory follow.
-        packed: buffer that they are in.
-    """
-
-    trajectory: Trajectory
-    intrinsics: np.ndarray
-    shape: tuple[int, int, int]
-    last: bool
-    packed: Any
+    trajectory: Trajectory  # the one that they belong to
+    intrinsics: np.ndarray  # float[3, 3] [px]
+    shape: tuple[int, int, int]  # number, height and width of the frames
+    last: bool  # whether no more frames of the trajectory follow
+    packed: Any  # buffer that they are in
 
 
 def _pipelined(parts: Iterator[_Part]) -> Iterator[_Part]:
@@ -404,10 +484,8 @@ def _pipelined(parts: Iterator[_Part]) -> Iterator[_Part]:
 def visible(spheres: np.ndarray, cameras: np.ndarray, lens: tuple) -> tuple[np.ndarray, np.ndarray]:
     """Frames and spheres that may be seen in them: int[n] each, frame by frame, nearest first, which hides most early.
 
-    Args:
-        spheres: float32[C, 4], centres and radii [m].
-        cameras: float[T, 4, 4], camera_from_world.
-        lens: twice the focal length over width and over height, near and far [m].
+    Spheres are float32[C, 4] (`DrawArrays`), cameras float[T, 4, 4] camera_from_world; the lens is twice the focal
+    length over width and over height, near and far [m].
     """
     centres = spheres[:, :3] @ cameras[:, :3, :3].transpose(0, 2, 1) + cameras[:, None, :3, 3]  # float[T, C, 3]
     radius = spheres[:, 3]

@@ -34,10 +34,8 @@ def block(low: np.ndarray, high: np.ndarray, texture: int, tile: float | None = 
         for side in (0, 1):
             corners = np.empty((4, 3))
             corners[:, axis] = (low, high)[side][axis]
-            corners[:, u], corners[:, v] = (
-                low[u] + square[:, 0] * (high - low)[u],
-                low[v] + square[:, 1] * (high - low)[v],
-            )
+            corners[:, u] = low[u] + square[:, 0] * (high - low)[u]
+            corners[:, v] = low[v] + square[:, 1] * (high - low)[v]
             quads.append(corners)
             normals.append(np.tile(np.eye(3)[axis] * (2 * side - 1), (4, 1)))
             uvs.append(square if tile is None else square * (high - low)[[u, v]] / tile)
@@ -47,9 +45,8 @@ def block(low: np.ndarray, high: np.ndarray, texture: int, tile: float | None = 
 
 def model(parts: list[Part], images: list[np.ndarray], whole: tuple[int, ...] = ()) -> Model:
     """Blocks as a model; textures in `whole` cover each side once instead of in tiles."""
-    return Model(
-        join([block(low, high, texture, None if texture in whole else 1.0) for low, high, texture in parts]), images
-    )
+    blocks = [block(low, high, texture, None if texture in whole else 1.0) for low, high, texture in parts]
+    return Model(join(blocks), images)
 
 
 def part(low: tuple[float, ...], high: tuple[float, ...], texture: int = 0) -> Part:
@@ -184,13 +181,8 @@ def tv_stand(random: Random) -> Model:
         left = -x + 0.01 + number * 2 * (x - 0.005) / doors
         right = left + 2 * (x - 0.005) / doors - 0.015
         parts.append(part((left, -y + 0.008, 0.07), (right, -y + 0.02, height - 0.03), 1))
-        parts.append(
-            part(
-                ((left + right) / 2 - 0.06, -y, height * 0.7),
-                ((left + right) / 2 + 0.06, -y + 0.008, height * 0.7 + 0.012),
-                2,
-            )
-        )
+        middle, low = (left + right) / 2, height * 0.7
+        parts.append(part((middle - 0.06, -y, low), (middle + 0.06, -y + 0.008, low + 0.012), 2))
     wood = materials.wood(random)
     return model(parts, [wood, wood if random.random() < 0.5 else WHITE, METAL])
 
@@ -209,9 +201,8 @@ def shelf(random: Random) -> Model:
         while row < rows and place < min(end, x - board - 0.06):
             thick, high = random.uniform(0.02, 0.05), random.uniform(0.2, 0.29)
             parts += volume(place, -y + 0.02, z + board, thick, 0.2, high, int(random.integers(2, 8)), 1)[:1]
-            parts.append(
-                part((place, -y + 0.032, z + board), (place + thick, y - 0.03, z + board + high), parts[-1][2])
-            )
+            pages = (place, -y + 0.032, z + board), (place + thick, y - 0.03, z + board + high)
+            parts.append(part(*pages, parts[-1][2]))
             place += thick + 0.001
     wood = materials.wood(random) if random.random() < 0.7 else WHITE
     return model(parts, [wood, WHITE, *[plain(random) for _ in range(6)]])
@@ -388,10 +379,8 @@ def cube_shelf(random: Random) -> Model:
 def round_ceiling_light(random: Random) -> Model:
     """A ceiling light: a round shade under a ring."""
     radius, high = random.uniform(0.2, 0.36), random.uniform(0.06, 0.12)
-    ring, shade = (
-        drum((radius, radius), high - 0.025, high, 0),
-        drum((radius * 0.7, radius * 0.94), 0, high - 0.025, 1),
-    )
+    ring = drum((radius, radius), high - 0.025, high, 0)
+    shade = drum((radius * 0.7, radius * 0.94), 0, high - 0.025, 1)
     return Model(join([ring, shade]), [BRASS if random.random() < 0.5 else WHITE, LIGHT])
 
 

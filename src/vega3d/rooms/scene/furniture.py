@@ -12,9 +12,9 @@ from PIL import Image
 
 from vega3d.configs import shown
 from vega3d.rooms.archives import read_archive
+from vega3d.rooms.scene import UNSEEN_SPLIT
 from vega3d.rooms.scene.classes import CLASSES, VETTED_UNSEEN
 from vega3d.rooms.scene.meshes import Mesh, creased_mesh, join
-from vega3d.rooms.scene.splits import UNSEEN_SPLIT
 
 PACK = Path(__file__).parents[2] / "assets" / "furniture" / "furniture_cc0.npz"
 HEIGHT_STEP = 0.02  # [m], of `Furniture.height_map`
@@ -28,22 +28,16 @@ UNSEEN_REMEDY = (
 
 
 class Model(NamedTuple):
-    """What is drawn of a piece of furniture.
+    """What is drawn of a piece of furniture."""
 
-    Attributes:
-        mesh: z up, front towards -y, origin at the centre of the footprint on the floor [m].
-        images: uint8[h, w, 3] each, sRGB; `mesh.texture` numbers them.
-    """
-
-    mesh: Mesh
-    images: list[np.ndarray]
+    mesh: Mesh  # z up, front towards -y, origin at the centre of the footprint on the floor [m]
+    images: list[np.ndarray]  # uint8[h, w, 3] each, sRGB; `mesh.texture` numbers them
 
 
 class Furniture:
-    """One object of a pack; its mesh is decoded when it is first asked for.
+    """One object of a pack, of a class `name`; its mesh is decoded when it is first asked for.
 
     Args:
-        name: its class, one of `CLASSES`.
         source: where the pack's maker took it from; unique in a pack.
         arrays: the archive's arrays of this object's parts, by their names without the object's number.
         parts: colour and whether it is textured, of each part.
@@ -98,10 +92,7 @@ class Furniture:
         splits = 2 ** np.ceil(np.log2(np.maximum(longest / HEIGHT_STEP * 2, 1))).astype(int)
         for split in np.unique(splits):
             points = (_lattice(int(split)) @ corners[splits == split]).reshape(-1, 3)
-            x, y = (
-                (points[:, axis] / HEIGHT_STEP).astype(int).clip(0, count - 1)
-                for axis, count in enumerate(heights.shape)
-            )
+            x, y = (points[:, :2] / HEIGHT_STEP).astype(int).clip(0, np.array(heights.shape) - 1).T
             np.maximum.at(heights.reshape(-1), x * heights.shape[1] + y, points[:, 2])  # fast for one axis alone
         return heights
 

@@ -11,6 +11,7 @@ import numpy as np
 from vega3d.geometry import Box, box_corners, penetration, rotation_about_z
 from vega3d.rooms.scene.furniture import HEIGHT_STEP, Furniture, Model
 from vega3d.rooms.scene.materials import pick
+from vega3d.rooms.scene.meshes import face_normals, length
 from vega3d.rooms.scene.room import GRID_STEP, Room, Wall, floor_grid, largest_region, standing_room
 from vega3d.rooms.scene.styles import Style
 
@@ -19,41 +20,20 @@ BODY = 0.22  # [m], half the width of a person
 LEVEL = 0.02  # [m]: a surface that varies less carries things
 CLEAR = 0.01  # [m]: boxes that are farther apart need no exact test
 SCALES = (0.94, 1.06)  # each piece is stretched along each axis by a factor of this range
-SMALL = (
-    "cup",
-    "bottle",
-    "book",
-    "book",
-    "headphones",
-    "plant",
-    "handbag",
-    "bread",
-    "milk carton",
-    "fan",
-    "teddy bear",
-)
+SMALL = ("cup", "bottle", *["book"] * 2, "headphones", "plant", "handbag", "bread", "milk carton", "fan", "teddy bear")
 FLOOR_THINGS = ("ball", "shoes", "box", "trash can", "briefcase", "guitar", "barrel", "teddy bear", "handbag")
 DOOR_ZONE = 0.95  # [m], kept free in front of a door
 
 
 class Piece(NamedTuple):
-    """A thing to place.
+    """A thing to place."""
 
-    Attributes:
-        name: its class, one of `CLASSES`.
-        source: where its model comes from in the pack, or "built".
-        model: as in the pack, before it is stretched.
-        scale: float[3], factors along its axes.
-        size: float[3], after stretching [m].
-        top: what has the height map on which things stand, or None if nothing stands on it.
-    """
-
-    name: str
-    source: str
-    model: Model
-    scale: np.ndarray
-    size: np.ndarray
-    top: Furniture | None
+    name: str  # its class, one of `CLASSES`
+    source: str  # where its model comes from in the pack, or "built"
+    model: Model  # as in the pack, before it is stretched
+    scale: np.ndarray  # float[3], factors along its axes
+    size: np.ndarray  # float[3], after stretching [m]
+    top: Furniture | None  # what has the height map on which things stand, or None if nothing stands on it
 
 
 class Placed(NamedTuple):
@@ -68,13 +48,7 @@ class Layout:
     """The things in a room, placed one by one.
 
     A thing that the style and the pack lack is None, and placing None does nothing. What places a thing returns its
-    number in `placed`, or None where there is no space.
-
-    Args:
-        room: the shell that things are placed in.
-        furniture: objects of a pack.
-        random: generator; each choice draws from it.
-        style: what things are built and coloured by.
+    number in `placed`, or None where there is no space. Each choice draws from `random`.
     """
 
     def __init__(self, room: Room, furniture: list[Furniture], random: np.random.Generator, style: Style):
@@ -98,18 +72,13 @@ class Layout:
             return None
         item = stock[self.random.integers(len(stock))]
         scale = self.random.uniform(*SCALES, 3)
-        model = (
-            self._recoloured(item.model, self.style.palettes[name])
-            if name in self.style.palettes and self.random.random() < 0.6
-            else item.model
-        )
+        recoloured = name in self.style.palettes and self.random.random() < 0.6
+        model = self._recoloured(item.model, self.style.palettes[name]) if recoloured else item.model
         return Piece(name, item.source, model, scale, item.size * scale, item)
 
     def _recoloured(self, model: Model, colours: tuple) -> Model:
         """The model with its largest plain or textured part in another colour of the same light and shade."""
-        corners = model.mesh.vertices[model.mesh.faces]
-        areas = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-        largest = int(np.bincount(model.mesh.texture, areas).argmax())
+        largest = int(np.bincount(model.mesh.texture, length(face_normals(model.mesh))).argmax())
         image = model.images[largest].astype(float)
         shade = image.mean(axis=-1, keepdims=True)
         colour = pick(self.random, colours)
@@ -226,10 +195,8 @@ class Layout:
             low = np.floor((place - reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_STEP).astype(int).clip(0)
             high = np.ceil((place + reach / 2 + box.size[:2] / 2) / under.scale[:2] / HEIGHT_STEP).astype(int)
             patch = heights[low[0] : high[0], low[1] : high[1]] * under.scale[2]
-            if (
-                patch.max() - patch.min() < LEVEL * (4 if piece.name in ("pillow", "teddy bear") else 1)
-                and patch.max() > 0.2
-            ):
+            slack = LEVEL * (4 if piece.name in ("pillow", "teddy bear") else 1)
+            if patch.max() - patch.min() < slack and patch.max() > 0.2:
                 top = box.center[2] - box.size[2] / 2 + patch.max() + 1e-3
                 shift = rotation_about_z(box.yaw) @ (*place, 0.0)
                 center = np.array([*(box.center + shift)[:2], top + piece.size[2] / 2])
@@ -237,6 +204,12 @@ class Layout:
                 if number is not None:
                     return number
         return None
+
+    def some_on_top(self, support: int, names: Sequence[str]) -> None:
+        """Places about half of the things on the support."""
+        for name in names:
+            if self.chance(0.5):
+                self.on_top(support, self.piece(name))
 
     def add(self, piece: Piece, box: Box, on: int = -1) -> int | None:
         """Places a thing if it is inside, hits nothing, keeps openings free, and leaves the floor walkable."""
@@ -307,9 +280,7 @@ def sleeping(layout: Layout) -> None:
         stand = layout.beside(bed, layout.piece("nightstand"))
         if stand is not None:
             layout.on_top(stand, layout.piece(layout.choice(["lamp", "book", "cup", "plant"])))
-    for name in ("pillow", "teddy bear", "pillow", "book", "handbag"):
-        if layout.chance(0.5):
-            layout.on_top(bed, layout.piece(name))
+    layout.some_on_top(bed, ("pillow", "teddy bear", "pillow", "book", "handbag"))
     if layout.chance(0.85):
         layout.against_wall(layout.piece("wardrobe"))
 
@@ -383,9 +354,7 @@ def working(layout: Layout) -> None:
         return
     chair = layout.piece("chair")
     layout.in_front(desk, chair, float(layout.random.uniform(0.02, 0.12)), np.pi + layout.random.normal(0, 0.15))
-    for name in ("lamp", "book", "headphones", "cup", "book", "plant", "fan"):
-        if layout.chance(0.5):
-            layout.on_top(desk, layout.piece(name))
+    layout.some_on_top(desk, ("lamp", "book", "headphones", "cup", "book", "plant", "fan"))
     if layout.chance(0.7):
         layout.standing(layout.piece("trash can"))
 
@@ -465,17 +434,11 @@ Step = Callable[[Layout], None]
 
 
 class RoomKind(NamedTuple):
-    """What a room is for.
+    """What a room is for."""
 
-    Attributes:
-        area: least and greatest area of the floor [m^2].
-        main_thing: the class without which a room is not of this kind; a pack that lacks it furnishes no such room.
-        steps: groups of furniture in the order they are placed.
-    """
-
-    area: tuple[float, float]
-    main_thing: str
-    steps: tuple[Step, ...]
+    area: tuple[float, float]  # least and greatest area of the floor [m^2]
+    main_thing: str  # the class without which a room is not of this kind; a pack that lacks it furnishes no such room
+    steps: tuple[Step, ...]  # groups of furniture in the order they are placed
 
 
 KINDS = {
@@ -492,17 +455,11 @@ KINDS = {
 
 
 def kinds_for(furniture: list[Furniture]) -> list[str]:
-    """The kinds of rooms whose main thing is among the furniture, in the order of `KINDS`.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """The kinds of rooms whose main thing is among the furniture, in the order of `KINDS`; ValueError if none is."""
     names = {item.name for item in furniture}
     kinds = [name for name, kind in KINDS.items() if kind.main_thing in names]
     if not kinds:
         wanted = " or ".join(sorted({kind.main_thing for kind in KINDS.values()}))
-        raise ValueError(
-            f"The furniture has no {wanted}, but only {sorted(names)}, which "
-            "furnish no room. Pack more of the vetted objects with recipes/pack_furniture.py."
-        )
+        found = f"The furniture has no {wanted}, but only {sorted(names)}, which furnish no room."
+        raise ValueError(f"{found} Pack more of the vetted objects with recipes/pack_furniture.py.")
     return kinds

@@ -15,15 +15,13 @@ Colours = tuple[tuple[int, int, int], ...]  # sRGB
 
 
 class Material(NamedTuple):
-    """A square tile, which repeats in both directions.
+    """A square tile, which repeats in both directions."""
 
-    Args:
-        image: uint8[SIZE, SIZE, 3], sRGB.
-        edge: length of its sides in a room [m].
-    """
+    image: np.ndarray  # uint8[SIZE, SIZE, 3], sRGB
+    edge: float  # length of its sides in a room [m]
 
-    image: np.ndarray
-    edge: float
+
+Tiler = Callable[[Random], Material]
 
 
 def colours(codes: str) -> Colours:
@@ -138,9 +136,8 @@ def carpet(random: Random) -> Material:
 
 def concrete(random: Random) -> Material:
     """Grey and cloudy."""
-    return tile(
-        pick(random, ((150, 150, 148), (172, 168, 160))), 0.05 * noise(random, 40) + 0.02 * noise(random, 3), 3.0
-    )
+    colour = pick(random, ((150, 150, 148), (172, 168, 160)))
+    return tile(colour, 0.05 * noise(random, 40) + 0.02 * noise(random, 3), 3.0)
 
 
 def plaster(random: Random) -> Material:
@@ -153,11 +150,8 @@ def stripes(random: Random) -> Material:
     """Wallpaper with upright stripes of two near tones."""
     count = int(random.choice([4, 8, 16]))
     band = (np.arange(SIZE)[None] * count // SIZE % 2).repeat(SIZE, axis=0)
-    return tile(
-        pick(random, (*FAMILIAR.walls, *FAMILIAR.strong_walls)),
-        random.uniform(0.05, 0.16) * band + 0.01 * noise(random, 3),
-        1.2,
-    )
+    colour = pick(random, (*FAMILIAR.walls, *FAMILIAR.strong_walls))
+    return tile(colour, random.uniform(0.05, 0.16) * band + 0.01 * noise(random, 3), 1.2)
 
 
 def bricks(random: Random) -> Material:
@@ -188,8 +182,8 @@ def woven_cloth(random: Random) -> Material:
     return tile(colour * 0.8, weave, 0.8)
 
 
-FLOORS: tuple[Callable[[Random], Material], ...] = (planks, parquet, tiles, carpet, concrete)
-WALLPAPERS: tuple[Callable[[Random], Material], ...] = (plaster, plaster, plaster, stripes, bricks)
+FLOORS: tuple[Tiler, ...] = (planks, parquet, tiles, carpet, concrete)
+WALLPAPERS: tuple[Tiler, ...] = (plaster, plaster, plaster, stripes, bricks)
 
 
 def bordered_rug(random: Random) -> np.ndarray:
@@ -276,9 +270,8 @@ def terrazzo(random: Random) -> Material:
     chips = 160
     nearest, second, number = _tiled_distances(*random.random((2, chips)))
     radius = random.uniform(0.014, 0.04, chips)[number]
-    colours = np.stack([pick(random, (*STONES, *UNSEEN.strong_walls, *UNSEEN.woods)) for _ in range(4)])[
-        random.integers(4, size=chips)
-    ]
+    stones = np.stack([pick(random, (*STONES, *UNSEEN.strong_walls, *UNSEEN.woods)) for _ in range(4)])
+    colours = stones[random.integers(4, size=chips)]
     chip = (nearest < radius) & (second - nearest > 0.006)
     ground = pick(random, ((228, 224, 216), (206, 204, 202), (92, 92, 94)), 6)
     image = np.where(chip[..., None], colours[number], ground)
@@ -296,10 +289,8 @@ def marble(random: Random) -> Material:
     cloud = noise(random, 24) + 0.5 * noise(random, 7)
     veins = np.exp(-14 * np.abs(cloud)) + 0.5 * np.exp(-20 * np.abs(noise(random, 36) + 0.3 * noise(random, 6)))
     lines, columns = np.indices((SIZE, SIZE)) % (SIZE // 2)
-    colour, sign = pick(random, (*STONES, (62, 74, 70))), -0.25
-    if colour.mean() < 110:
-        sign = 0.5
-    shade = sign * veins + 0.03 * noise(random, 40)
+    colour = pick(random, (*STONES, (62, 74, 70)))
+    shade = (0.5 if colour.mean() < 110 else -0.25) * veins + 0.03 * noise(random, 40)
     return tile(colour, np.where((lines == 0) | (columns == 0), -0.3, shade), float(random.uniform(1.2, 1.8)))
 
 
@@ -364,11 +355,7 @@ def two_tone(random: Random) -> Material:
     """A strong colour up to the chest, a light one above, and a line between them."""
     height = (SIZE - 0.5 - np.arange(SIZE)[:, None]).repeat(SIZE, axis=1) / SIZE * HIGHEST
     edge = random.uniform(1.05, 1.5)
-    low, high, line = (
-        pick(random, UNSEEN.strong_walls, 5),
-        pick(random, UNSEEN.walls, 5),
-        pick(random, UNSEEN.cloths, 5),
-    )
+    low, high, line = (pick(random, colours, 5) for colours in (UNSEEN.strong_walls, UNSEEN.walls, UNSEEN.cloths))
     image = np.where((height < edge)[..., None], low, high)
     image = np.where((np.abs(height - edge) < 0.02)[..., None], line, image)
     return tile(image, 0.008 * noise(random, 30) + 0.01 * noise(random, 3), HIGHEST)
@@ -391,15 +378,8 @@ def patterned_cloth(random: Random) -> Material:
     return tile(image, 0.05 * noise(random, 1) + 0.03 * noise(random, 12), 0.8)
 
 
-UNSEEN_FLOORS: tuple[Callable[[Random], Material], ...] = (herringbone, hexagons, terrazzo, cork, marble)
-UNSEEN_WALLPAPERS: tuple[Callable[[Random], Material], ...] = (
-    polka_dots,
-    trellis,
-    stacked_tiles,
-    boards,
-    wainscot,
-    two_tone,
-)
+UNSEEN_FLOORS: tuple[Tiler, ...] = (herringbone, hexagons, terrazzo, cork, marble)
+UNSEEN_WALLPAPERS: tuple[Tiler, ...] = (polka_dots, trellis, stacked_tiles, boards, wainscot, two_tone)
 
 
 def patterned_rug(random: Random) -> np.ndarray:

@@ -25,21 +25,13 @@ def cross(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 class Mesh(NamedTuple):
-    """Triangles that share neither normals nor texture coordinates across a sharp edge.
+    """Triangles that share neither normals nor texture coordinates across a sharp edge."""
 
-    Attributes:
-        vertices: float32[V, 3] [m].
-        normals: float32[V, 3], unit.
-        uv: float32[V, 2], repeating, v upwards.
-        faces: int32[F, 3].
-        texture: int32[F], number of the face's texture.
-    """
-
-    vertices: np.ndarray
-    normals: np.ndarray
-    uv: np.ndarray
-    faces: np.ndarray
-    texture: np.ndarray
+    vertices: np.ndarray  # float32[V, 3] [m]
+    normals: np.ndarray  # float32[V, 3], unit
+    uv: np.ndarray  # float32[V, 2], repeating, v upwards
+    faces: np.ndarray  # int32[F, 3]
+    texture: np.ndarray  # int32[F], number of the face's texture
 
     @classmethod
     def uniform(
@@ -57,13 +49,9 @@ def face_normals(mesh: Mesh) -> np.ndarray:
 
 
 def creased_mesh(vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray | None = None, texture: int = 0) -> Mesh:
-    """A mesh whose normals are smooth where faces meet below the crease angle; faces of no area are left out.
+    """A mesh of float[V, 3] [m], int[F, 3] and float[V, 2], whose faces all have the texture of a number.
 
-    Args:
-        vertices: float[V, 3] [m].
-        faces: int[F, 3].
-        uv: float[V, 2], or None.
-        texture: number of the texture of all faces.
+    Its normals are smooth where faces meet below the crease angle; faces of no area are left out.
     """
     corners = vertices[faces]
     areas = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -98,15 +86,9 @@ def _corner_normals(vertices: np.ndarray, faces: np.ndarray, areas: np.ndarray, 
 
 def join(meshes: list[Mesh]) -> Mesh:
     """One mesh of all; their texture numbers stay as they are."""
-    offsets = np.cumsum([0, *[len(mesh.vertices) for mesh in meshes[:-1]]])
-    faces = [mesh.faces + offset for mesh, offset in zip(meshes, offsets, strict=True)]
-    return Mesh(
-        np.concatenate([mesh.vertices for mesh in meshes]),
-        np.concatenate([mesh.normals for mesh in meshes]),
-        np.concatenate([mesh.uv for mesh in meshes]),
-        np.concatenate(faces).astype(np.int32),
-        np.concatenate([mesh.texture for mesh in meshes]),
-    )
+    offsets = np.cumsum([0, *[len(mesh.vertices) for mesh in meshes[:-1]]], dtype=np.int32)
+    numbered = [mesh._replace(faces=mesh.faces + offset) for mesh, offset in zip(meshes, offsets, strict=True)]
+    return Mesh(*map(np.concatenate, zip(*numbered, strict=True)))
 
 
 def moved(mesh: Mesh, rotation: np.ndarray, translation: np.ndarray) -> Mesh:
@@ -158,16 +140,12 @@ def _oriented(mesh: Mesh) -> Mesh:
 
 
 class Textures(NamedTuple):
-    """All textures and their pyramids in one table.
+    """All textures and their pyramids in one table."""
 
-    Attributes:
-        texels: uint8[N, 3], sRGB, row by row.
-        levels: int32[K, LEVELS, 3]: offset into `texels`, height and width of each level; the last one repeats.
-        glow: float32[K]: light that a texture sends out, as a factor of its colour; 0 for all but lamps and sky.
-    """
-
-    texels: np.ndarray
+    texels: np.ndarray  # uint8[N, 3], sRGB, row by row
+    # int32[K, LEVELS, 3]: offset into `texels`, height and width of each level; the last one repeats
     levels: np.ndarray
+    # float32[K]: light that a texture sends out, as a factor of its colour; 0 for all but lamps and sky
     glow: np.ndarray
 
 

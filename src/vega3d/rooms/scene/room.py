@@ -15,16 +15,11 @@ GRID_STEP = 0.1  # [m], of the map of walkable floor
 
 
 class Wall(NamedTuple):
-    """An upright wall over a side of the floor.
+    """An upright wall over a side of the floor."""
 
-    Attributes:
-        start, end: float[2] [m]; the room is on the left of start to end.
-        inward: float[2], unit.
-    """
-
-    start: np.ndarray
-    end: np.ndarray
-    inward: np.ndarray
+    start: np.ndarray  # float[2] [m]
+    end: np.ndarray  # float[2] [m]; the room is on the left of start to end
+    inward: np.ndarray  # float[2], unit
 
     @property
     def length(self) -> float:
@@ -41,14 +36,10 @@ class Wall(NamedTuple):
 
 
 class Room(NamedTuple):
-    """The shell of a room, which stands in [0, width] x [0, depth] x [0, height].
+    """The shell of a room, which stands in [0, width] x [0, depth] x [0, height]."""
 
-    Attributes:
-        size: float[3], width, depth, height [m].
-        notch: float[2, 2], lower and upper corner of the rectangle that an L-shaped room lacks [m], or None.
-    """
-
-    size: np.ndarray
+    size: np.ndarray  # float[3], width, depth, height [m]
+    # float[2, 2], lower and upper corner of the rectangle that an L-shaped room lacks [m], or None
     notch: np.ndarray | None
 
     @property
@@ -117,10 +108,7 @@ def sample_room(
 ) -> Room:
     """A room of random proportions; one of four is L-shaped where it is large enough.
 
-    Args:
-        random: where its measures are drawn from.
-        area: least and greatest floor area of the enclosing rectangle [m^2].
-        ratios: least and greatest of its width divided by its depth.
+    `area` [m^2] and `ratios` (width by depth) are the least and greatest of its enclosing rectangle.
     """
     surface, ratio = random.uniform(*area), random.uniform(*ratios)
     width, depth = np.round([np.sqrt(surface * ratio), np.sqrt(surface / ratio)], 2)
@@ -139,14 +127,9 @@ def floor_grid(room: Room) -> np.ndarray:
 
 
 def standing_room(room: Room, boxes: list[Box], points: np.ndarray, radius: float, head: float = 1.9) -> np.ndarray:
-    """bool[...]: whether a body fits at float[..., 2] [m].
+    """bool[...]: whether a body of a radius and a height `head` [m] fits with its axis at points float[..., 2] [m].
 
-    Args:
-        room: the shell, whose walls keep the body off.
-        boxes: boxes of objects; those below 5 cm or above `head` do not hinder.
-        points: where the body's axis stands.
-        radius: half the width of the body [m].
-        head: its height [m].
+    Walls keep it off, and boxes do but for those below 5 cm or above its head.
     """
     free = room.contains(points, radius)
     for box in boxes:
@@ -166,12 +149,9 @@ def largest_region(free: np.ndarray) -> np.ndarray:
 
 
 def lattice(origin: np.ndarray, first: np.ndarray, second: np.ndarray, edge: float, texture: int) -> Mesh:
-    """A flat rectangle as a lattice of triangles, which carry the texture of the number `texture`.
+    """A flat rectangle as a lattice of triangles, with the texture of a number, whose tile has an edge of `edge` [m].
 
-    Args:
-        origin: float[3], a corner [m].
-        first, second: float[3], its sides; first x second points to the lit side [m].
-        edge: edge of the texture's tile [m].
+    `origin` float[3] is a corner and `first`, `second` float[3] its sides [m]; first x second points to the lit side.
     """
     lengths = np.linalg.norm([first, second], axis=1)
     columns, rows = np.maximum(np.ceil(lengths / STEP), 1).astype(int)
@@ -189,9 +169,7 @@ def lattice(origin: np.ndarray, first: np.ndarray, second: np.ndarray, edge: flo
 def shell(room: Room, edges: tuple[float, float, float]) -> list[Mesh]:
     """Floor, walls, ceiling and skirting boards; their textures are 0 floor, 1 wall, 2 ceiling, 3 skirting.
 
-    Args:
-        room: the measures of the shell.
-        edges: edges of the tiles of floor, wall and ceiling [m].
+    `edges` are those of the tiles of floor, wall and ceiling [m].
     """
     meshes, up = [], np.array([0, 0, room.size[2]])
     for low, high in room.rectangles:

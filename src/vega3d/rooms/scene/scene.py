@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.geometry import Box, rotation_about_z
+from vega3d.rooms.scene import split_of_seed
 from vega3d.rooms.scene.furniture import Furniture
 from vega3d.rooms.scene.layout import KINDS, Layout, Placed, finishing, kinds_for, lighting, openings
 from vega3d.rooms.scene.meshes import Mesh, Textures, join, moved, pack_textures, refined
 from vega3d.rooms.scene.room import Room, sample_room, shell
-from vega3d.rooms.scene.splits import split_of_seed
 from vega3d.rooms.scene.styles import STYLES
 
 LONGEST_EDGE = 0.22  # [m], of furniture, so that shadows show on it
@@ -17,43 +17,25 @@ GLOWS = {("window", 1): 1.0, ("ceiling light", 1): 1.0}  # textures that send ou
 
 
 class SceneObject(NamedTuple):
-    """A thing in a room.
+    """A thing in a room."""
 
-    Attributes:
-        name: its class, one of `CLASSES`.
-        source: where its model comes from in the pack, or "built".
-        instance: its number in `Scene.instance` and in rendered ids; counts from 1, 0 is the room itself.
-        box: the tight upright box of its mesh, turned with it [m].
-        on: instance that it stands on, or 0 for the floor, a wall or the ceiling.
-    """
-
-    name: str
-    source: str
-    instance: int
-    box: Box
-    on: int
+    name: str  # its class, one of `CLASSES`
+    source: str  # where its model comes from in the pack, or "built"
+    instance: int  # its number in `Scene.instance` and in rendered ids; counts from 1, 0 is the room itself
+    box: Box  # the tight upright box of its mesh, turned with it [m]
+    on: int  # instance that it stands on, or 0 for the floor, a wall or the ceiling
 
 
 class Scene(NamedTuple):
-    """A furnished room as one set of arrays.
+    """A furnished room as one set of arrays."""
 
-    Attributes:
-        seed: what it was sampled from; also names its split.
-        kind: what the room is for, one of `KINDS`.
-        room: size and outline of the shell.
-        mesh: all surfaces, in world coordinates [m]; `mesh.texture` numbers `textures`.
-        instance: int32[F], of each face; 0 for floor, walls and ceiling.
-        textures: those of all surfaces in one table.
-        objects: in the order of their instances.
-    """
-
-    seed: int
-    kind: str
-    room: Room
-    mesh: Mesh
-    instance: np.ndarray
-    textures: Textures
-    objects: tuple[SceneObject, ...]
+    seed: int  # what it was sampled from; also names its split
+    kind: str  # what the room is for, one of `KINDS`
+    room: Room  # size and outline of the shell
+    mesh: Mesh  # all surfaces, in world coordinates [m]; `mesh.texture` numbers `textures`
+    instance: np.ndarray  # int32[F], of each face; 0 for floor, walls and ceiling
+    textures: Textures  # those of all surfaces in one table
+    objects: tuple[SceneObject, ...]  # in the order of their instances
 
 
 def sample_scene(seed: int, furniture: list[Furniture], kind: str | None = None) -> Scene:

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vega3d.rooms.scene import builders, materials
+from vega3d.rooms.scene import SPLITS, UNSEEN_SPLIT, builders, materials
 from vega3d.rooms.scene.furniture import Model
-from vega3d.rooms.scene.materials import Colours, Material, Random
-from vega3d.rooms.scene.splits import SPLITS, UNSEEN_SPLIT
+from vega3d.rooms.scene.materials import Colours, Random, Tiler
 
 SOFT = ("armchair", "sofa", "bed", "towel", "handbag", "shoes", "chair")
 HARD = ("wardrobe", "desk", "table", "nightstand", "crib", "stool", "box")
@@ -17,26 +16,16 @@ CUPS = ("cup", "bottle")
 
 
 class Style(NamedTuple):
-    """What the rooms of a split are made of.
+    """What the rooms of a split are made of."""
 
-    Attributes:
-        floors, wallpapers: one of each is drawn for a room.
-        ceiling: the same for every room.
-        skirting: uint8[1, 1, 3], colour of the skirting boards.
-        builders: what makes the things that are built from boxes, by class.
-        palettes: colours that a thing from the pack may take instead of its own, by class.
-        ratios: least and greatest of a room's width divided by its depth.
-        lights: in a row over each rectangle of the floor.
-    """
-
-    floors: tuple[Callable[[Random], Material], ...]
-    wallpapers: tuple[Callable[[Random], Material], ...]
-    ceiling: Callable[[Random], Material]
-    skirting: np.ndarray
-    builders: dict[str, Callable[[Random], Model]]
-    palettes: dict[str, Colours]
-    ratios: tuple[float, float]
-    lights: int
+    floors: tuple[Tiler, ...]  # one of them is drawn for a room
+    wallpapers: tuple[Tiler, ...]  # likewise
+    ceiling: Tiler  # the same for every room
+    skirting: np.ndarray  # uint8[1, 1, 3], colour of the skirting boards
+    builders: dict[str, Callable[[Random], Model]]  # what makes the things that are built from boxes, by class
+    palettes: dict[str, Colours]  # colours that a thing from the pack may take instead of its own, by class
+    ratios: tuple[float, float]  # least and greatest of a room's width divided by its depth
+    lights: int  # in a row over each rectangle of the floor
 
 
 def palettes(woods: Colours, cloths: Colours, neutrals: Colours) -> dict[str, Colours]:
@@ -79,4 +68,4 @@ UNSEEN = Style(
     lights=2,
 )
 
-STYLES = {split: UNSEEN if split == UNSEEN_SPLIT else FAMILIAR for split in SPLITS}
+STYLES: dict[str, Style] = {split: UNSEEN if split == UNSEEN_SPLIT else FAMILIAR for split in SPLITS}

@@ -19,31 +19,19 @@ CANDIDATES = 10  # trajectories drawn, of which the one that sees most is taken
 
 
 class Trajectory(NamedTuple):
-    """The path of a camera through a room, a pose a frame.
+    """The path of a camera through a room, a pose a frame."""
 
-    Attributes:
-        kind: "pan", "orbit" or "walk".
-        world_from_camera: float[T, 4, 4].
-        field_of_view: along the width [deg].
-    """
-
-    kind: str
-    world_from_camera: np.ndarray
-    field_of_view: float
+    kind: str  # "pan", "orbit" or "walk"
+    world_from_camera: np.ndarray  # float[T, 4, 4]
+    field_of_view: float  # along the width [deg]
 
 
 class _Ground(NamedTuple):
-    """Where the camera of a room may be.
+    """Where the camera of a room may be."""
 
-    Attributes:
-        centres: float[n, m, 2], the middle of each square of the floor's grid [m].
-        free: bool[n, m].
-        obstacles: float[B, 6]: centre, cosine and sine of the yaw, and half the sides of what hinders [m].
-    """
-
-    centres: np.ndarray
-    free: np.ndarray
-    obstacles: np.ndarray
+    centres: np.ndarray  # float[n, m, 2], the middle of each square of the floor's grid [m]
+    free: np.ndarray  # bool[n, m]
+    obstacles: np.ndarray  # float[B, 6]: centre, cosine and sine of the yaw, and half the sides of what hinders [m]
     scene: Scene
 
     def clear(self, points: np.ndarray) -> np.ndarray:
@@ -80,11 +68,7 @@ def sample_trajectory(scene: Scene, number: int, num_frames: int = 16, kind: str
 
 
 def sample_trajectories(scene: Scene, count: int, num_frames: int = 16) -> list[Trajectory]:
-    """The first trajectories of a room, as `sample_trajectory` gives them; what they share is made once.
-
-    Raises:
-        ValueError: as `sample_trajectory` does.
-    """
+    """The first trajectories of a room, as `sample_trajectory` gives them; what they share is made once."""
     if num_frames < 1:
         raise ValueError(f"A trajectory has at least 1 frame, but got {num_frames}.")
     ground = _ground(scene)
@@ -185,9 +169,8 @@ def _walk(ground: _Ground, count: int, random: np.random.Generator) -> tuple[np.
         last = route[-1] - route[max(0, np.searchsorted(along, along[-1] - 0.6) - 1)]
         ahead = np.where(np.linalg.norm(ahead, axis=1, keepdims=True) < 0.3, last, ahead)
         headings = _smooth(np.unwrap(np.arctan2(ahead[:, 1], ahead[:, 0])), 2)
-        swing = np.radians(random.uniform(10, 50)) * np.sin(
-            np.linspace(0, random.uniform(3, 7), count) + random.uniform(0, 6)
-        )
+        reach = np.radians(random.uniform(10, 50))
+        swing = reach * np.sin(np.linspace(0, random.uniform(3, 7), count) + random.uniform(0, 6))
         path = _eyes(places, random)
         return path, _targets(path, headings + swing, np.radians(random.uniform(2, 16)))
     return _pan(ground, count, random)
@@ -204,12 +187,10 @@ def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> n
     """float[n, 2]: a smooth free path of 2 to 6 m from a free square's middle [m], or None if there is none."""
     origin = tuple(np.round((start - GRID_STEP / 2) / GRID_STEP).astype(int))
     longest = random.uniform(*LENGTHS)
-    steps = _steps_from(
-        ground.free, origin, int(longest * 1.2 / GRID_STEP) + 2
-    )  # as far as a way back from an end looks
-    ends = np.argwhere(
-        (steps >= 0) & (steps * GRID_STEP <= longest * 1.2) & (steps * GRID_STEP > max(LENGTHS[0], longest * 0.6))
-    )
+    most = int(longest * 1.2 / GRID_STEP) + 2  # as far as a way back from an end looks
+    steps = _steps_from(ground.free, origin, most)
+    away = steps * GRID_STEP
+    ends = np.argwhere((steps >= 0) & (away <= longest * 1.2) & (away > max(LENGTHS[0], longest * 0.6)))
     if not len(ends):
         return None
     square, squares = tuple(ends[random.integers(len(ends))]), []
@@ -226,11 +207,8 @@ def _route(ground: _Ground, start: np.ndarray, random: np.random.Generator) -> n
     clear = ground.clear(np.stack(smoother[1:]))
     route = smoother[SMOOTHINGS if clear.all() else int(clear.argmin())]
     length = np.linalg.norm(np.diff(route, axis=0), axis=1).sum()
-    return route if LENGTHS[0] <= length <= LENGTHS[1] and ground.clear(_halves(route)) else None
-
-
-def _halves(route: np.ndarray) -> np.ndarray:
-    return (route[1:] + route[:-1]) / 2
+    halfway = (route[1:] + route[:-1]) / 2
+    return route if LENGTHS[0] <= length <= LENGTHS[1] and ground.clear(halfway) else None
 
 
 def _steps_from(free: np.ndarray, origin: tuple, most: int) -> np.ndarray:
