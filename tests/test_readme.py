@@ -16,9 +16,14 @@ NEED_THE_HUB = ("vega3d assemble",)
 ROWS = json.loads((ASSETS / "clips" / "questions.json").read_text())
 PROJECT = Path(__file__).parents[1]
 ADVERTISED = [
-    "README.md", "Makefile", "docs/*.md", "examples/*.py", "src/vega3d/demo/*.py", "src/vega3d_cli/*.py",
+    "README.md",
+    "Makefile",
+    "docs/*.md",
+    "examples/*.py",
+    "src/vega3d/demo/*.py",
+    "src/vega3d_cli/*.py",
     "src/vega3d/hub/*.py",
-]  # fmt: skip
+]
 PAGES = ("README.md", "docs/asking.md")
 
 
