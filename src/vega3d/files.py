@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from vega3d.extras import optional_module
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -148,6 +150,36 @@ def read_json(path: str | Path, remedy: str = "Write it again, or give another f
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {type(values).__name__}, but must hold names with values. {remedy}")
     return values
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table: of a `.parquet` file, or else those of a file with one JSON object a line (`.jsonl`).
+
+    Raises:
+        ValueError: if it cannot be read; for JSON with the number of the line.
+    """
+    file = check_input(path)
+    if path.suffix == ".parquet":
+        parquet, pyarrow = optional_module("pyarrow.parquet"), optional_module("pyarrow")
+        try:
+            return parquet.read_table(file).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(f"{path} cannot be read as parquet: {error}. Write or download it again.") from error
+    rows = []
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}. Write or download it again.") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}, is no JSON: {error}. Write or download it again.") from error
+            if not isinstance(rows[-1], dict):
+                kind = type(rows[-1]).__name__
+                raise ValueError(f"{path}, line {number}, is a {kind}, which is no object with names and values.")
+    return rows
 
 
 @contextlib.contextmanager

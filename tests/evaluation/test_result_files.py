@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import vega3d_cli
 from tiny_checkpoints import copy_frozen
-from vega3d.evaluation.baselines import ChanceAnswerer
+from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.report import compare_files, read_result
 from vega3d.evaluation.run import check_request, evaluate
 from vega3d.files import only_run
@@ -20,8 +20,7 @@ DEEP = 100_000 * "[" + 100_000 * "]"
 
 
 def run(*arguments):
-    words = vega3d_cli.spread_lists([str(argument) for argument in arguments])
-    return CliRunner().invoke(vega3d_cli.app, words)
+    return CliRunner().invoke(vega3d_cli.app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from research.tiny.study.question_forms import trained_questions
 from research.tiny.study.recipe import VALIDATION, Recipe
 from research.tiny.study.runner import Experiment, load_arm
 from research.tiny.study.table import ROWS, markdown
-from vega3d.evaluation.baselines import constant_scores
+from vega3d.evaluation.answerers import constant_scores
 from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
 from vega3d.evaluation.report import percent, read_result, span
 from vega3d.files import LOCK, check_new_folder, whole_folder, write_whole

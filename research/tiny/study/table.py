@@ -12,8 +12,16 @@ from functools import partial
 from pathlib import Path
 
 from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES
-from vega3d.evaluation.report import percent, read_result, scene_notes, span, verdict
-from vega3d.evaluation.scores import compare, scenes_of_result, seed_intervals
+from vega3d.evaluation.report import (
+    compare,
+    percent,
+    read_result,
+    scene_notes,
+    scenes_of_result,
+    seed_intervals,
+    span,
+    verdict,
+)
 from vega3d.files import write_whole
 from vega3d.statistics import RESAMPLES, Difference, Interval
 

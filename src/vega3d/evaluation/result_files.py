@@ -52,9 +52,7 @@ class Journal:
 def open_journal(path: Path | None, header: Mapping) -> Iterator[tuple[dict[str, Any], Journal]]:
     """The answers of an earlier run by id, unchecked, and the journal to append to; what a kill cut off is cut away.
 
-    Args:
-        path: where the journal is or will be; None stores nothing.
-        header: what the answers depend on.
+    The `header` is what the answers depend on; without a path nothing is stored.
 
     Raises:
         ValueError: if the file is of another run, or damaged otherwise than at its end.
@@ -89,10 +87,9 @@ def read_line(line: bytes, place: str) -> dict[str, Any]:
     """The values of a line; raises ValueError if it holds none."""
     try:
         values = json.loads(line)
-    except RecursionError as error:
-        raise ValueError(f"{place} is damaged: it is nested too deeply. {JOURNAL_REMEDY}") from error
-    except ValueError as error:
-        raise ValueError(f"{place} is damaged: {error}. {JOURNAL_REMEDY}") from error
+    except (RecursionError, ValueError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{place} is damaged: {reason}. {JOURNAL_REMEDY}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{place} is damaged: it holds {type(values).__name__}. {JOURNAL_REMEDY}")
     return values
@@ -163,15 +160,13 @@ def check_no_copies(results: Mapping[str, Mapping]) -> None:
 
 
 def is_copy(first: Mapping, second: Mapping) -> bool:
-    ours, theirs = (answers(result) for result in (first, second))
+    ours, theirs = (
+        {item["id"]: (item.get("answer"), item.get("option_probabilities")) for item in result["questions"]}
+        for result in (first, second)
+    )
     likelihoods = [list(values.values()) for _, values in ours.values() if isinstance(values, dict)]
     is_drawn = any(len(set(values)) > 1 for values in likelihoods)  # equal ones are those of chance
     return ours == theirs and (is_drawn or first["settings"] == second["settings"])
-
-
-def answers(result: Mapping) -> dict[str, tuple]:
-    """Text and probabilities by question."""
-    return {item["id"]: (item.get("answer"), item.get("option_probabilities")) for item in result["questions"]}
 
 
 def scene_name(question: Mapping) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from vega3d.extras import optional_module
-from vega3d.files import check_input
+from vega3d.files import read_rows
 from vega3d.questions import Mark, SpatialQuestion
 from vega3d.training.config import FILES, DataSource
 
@@ -301,33 +301,7 @@ def source_examples(source: DataSource) -> list[TrainingExample]:
     if not path.is_file():
         rows = optional_module("datasets").load_dataset(source.path, split=source.split)
         return [training_example(row, f"{name}/{number}") for number, row in enumerate(rows)]
-    rows = json_rows(path) if path.suffix == ".jsonl" else parquet_rows(path)
-    return [training_example(row, f"{name}/{number}", path.parent) for number, row in enumerate(rows)]
-
-
-def json_rows(path: Path) -> list[dict]:
-    rows = []
-    try:
-        lines = check_input(path).read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text: {error}. Give a file of messages.") from error
-    for number, line in enumerate(lines):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise ValueError(f"Line {number + 1} of {path} is no JSON: {error}") from error
-            if not isinstance(rows[-1], dict):
-                raise ValueError(f"Line {number + 1} of {path} is no object with `messages`.")
-    return rows
-
-
-def parquet_rows(path: Path) -> list[dict]:
-    pyarrow, parquet = optional_module("pyarrow"), optional_module("pyarrow.parquet")
-    try:
-        return parquet.read_table(check_input(path)).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    return [training_example(row, f"{name}/{number}", path.parent) for number, row in enumerate(read_rows(path))]
 
 
 def stream_examples(sources: Sequence[DataSource], seed: int, shuffle_buffer: int) -> Any:
