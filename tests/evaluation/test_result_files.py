@@ -20,7 +20,8 @@ DEEP = 100_000 * "[" + 100_000 * "]"
 
 
 def run(*arguments):
-    return CliRunner().invoke(vega3d_cli.app, [str(argument) for argument in arguments])
+    words = [str(argument) for argument in arguments]
+    return CliRunner().invoke(vega3d_cli.app, words)
 
 
 @pytest.fixture(scope="module")
