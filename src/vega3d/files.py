@@ -114,11 +114,7 @@ def check_writable_parent(target: Path, shown: str | Path, new_folders: bool) ->
 
 
 def check_input(path: str | Path) -> Path:
-    """A regular file that is there, links followed: reading a named pipe or a device might never end.
-
-    Raises:
-        ValueError: if there is no such file, it is none, or it may not be read.
-    """
+    """A regular file that is there and may be read, links followed: reading a pipe or a device might never end."""
     target = resolved(path)
     mode = mode_of(target)
     if mode is None:
@@ -134,12 +130,8 @@ def check_input(path: str | Path) -> Path:
 def read_json(path: str | Path, remedy: str = "Write it again, or give another file.") -> dict[str, Any]:
     """The names and values of a JSON file.
 
-    Args:
-        path: where the file lies.
-        remedy: what to do about a file that cannot be read; it ends the error.
-
     Raises:
-        ValueError: if it cannot be read, is no JSON, or holds something else than names with values.
+        ValueError: if it cannot be read, is no JSON, or holds something else than names with values; `remedy` ends it.
     """
     try:
         values = json.loads(check_input(path).read_text(encoding="utf-8"))
@@ -184,11 +176,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary file to write into; it takes its place when the block ends, and is removed if that fails.
-
-    Raises:
-        ValueError: as `check_output`.
-    """
+    """Gives a temporary file to write into; it takes its place when the block ends, and is removed if that fails."""
     target = check_output(path)
     remove_left_over(target)
     partial = partial_path(target)
@@ -205,28 +193,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary folder to write into; it takes its place when the block ends, and is removed if that fails.
-
-    Raises:
-        ValueError: as `check_new_folder`.
-    """
+    """Gives a temporary folder to write into; it takes its place when the block ends, and is removed if that fails."""
     target = check_new_folder(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_left_over(target)
-    partial = partial_path(target)
-    partial.mkdir()
-    try:
-        with held(partial / LOCK, 0o666):
-            yield partial
-            for file in partial.rglob("*"):
-                sync(file)
-            if target.is_dir():
-                target.rmdir()
-            partial.rename(target)
-            (target / LOCK).unlink()
-        sync(target.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with partial_folder(target) as partial:
+        yield partial
+        for file in partial.rglob("*"):
+            sync(file)
+        if target.is_dir():
+            target.rmdir()
+        partial.rename(target)
+        (target / LOCK).unlink()
+    sync(target.parent)
 
 
 @contextlib.contextmanager
@@ -235,17 +213,24 @@ def whole_files(folder: Path) -> Iterator[Path]:
 
     Each file is whole or not there; of several files, a kill may leave some that are new and some that are old.
     """
-    remove_left_over(folder)
-    partial = partial_path(folder)
+    with partial_folder(folder) as partial:
+        yield partial
+        for file in sorted(partial.iterdir()):
+            if file.name != LOCK:
+                sync(file)
+                file.replace(folder / file.name)
+        sync(folder)
+
+
+@contextlib.contextmanager
+def partial_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside an output, locked, and removed at the end if it is still there."""
+    remove_left_over(target)
+    partial = partial_path(target)
     partial.mkdir()
     try:
         with held(partial / LOCK, 0o666):
             yield partial
-            for file in sorted(partial.iterdir()):
-                if file.name != LOCK:
-                    sync(file)
-                    file.replace(folder / file.name)
-            sync(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -321,11 +306,7 @@ def held(file: Path, mode: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_run(place: str | Path) -> Iterator[None]:
-    """Holds an output while a run writes it: a folder, or a file in a folder that is there.
-
-    Raises:
-        ValueError: if another run holds it.
-    """
+    """Holds an output while a run writes it, a folder or a file; raises ValueError if another run holds it."""
     target = resolved(place)
     lock = target / LOCK if target.is_dir() else target.with_name(f".{target.name}{LOCK}")
     running = FileLock(lock, timeout=0)

@@ -88,13 +88,7 @@ class Draws:
 
 @lru_cache(maxsize=4)  # many metrics are of the same scenes
 def draw(scenes: int, seeds: tuple[int, ...] = (), resamples: int = RESAMPLES, seed: int = 0) -> Draws:
-    """Draws of scenes, then of the training seeds of each side.
-
-    Args:
-        scenes: S.
-        seeds: F of each side.
-        resamples: R, how many times everything is drawn.
-        seed: decides the draws.
+    """R draws of S scenes, then of the F training seeds of each side; `seed` decides them.
 
     Raises:
         ValueError: if there is nothing to draw, or no resamples.

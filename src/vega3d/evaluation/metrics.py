@@ -53,11 +53,7 @@ WORD = re.compile(r"[a-z]+")
 
 
 def is_choice(question_type: str) -> bool:
-    """Whether a question of this type has options.
-
-    Raises:
-        ValueError: if there is no such type.
-    """
+    """Whether a question of this type has options; raises ValueError if there is no such type."""
     if question_type not in QUESTION_TYPES:
         raise ValueError(f"There is no question type {question_type!r}. The types are {', '.join(QUESTION_TYPES)}.")
     return question_type not in NUMERIC_TYPES
@@ -151,9 +147,6 @@ def score_parsed(parsed: str, question_type: str, ground_truth: str | int | floa
     """Score in [0, 1] of a parsed answer: equality of letters without case, or mean relative accuracy.
 
     What is no number scores 0, as in the official code.
-
-    Raises:
-        ValueError: if there is no such type.
     """
     if is_choice(question_type):
         return float(parsed.lower() == str(ground_truth).lower())
@@ -201,13 +194,8 @@ def average(scores: Iterable[tuple[str, float]]) -> Averages:
 
     A category without questions is left out of the macro average, as in the official code, and named in `missing`.
     Where a direction type is missing the official code stops with a KeyError; here the whole category of directions
-    then has no score, because a mean of the other types would not be comparable.
-
-    Args:
-        scores: question type and score in [0, 1] of each question.
-
-    Raises:
-        ValueError: if there is no such type.
+    then has no score, because a mean of the other types would not be comparable. `scores` are the question type and
+    score in [0, 1] of each question.
     """
     by_type: dict[str, list[float]] = {}
     for question_type, score in scores:

@@ -96,11 +96,7 @@ def read_line(line: bytes, place: str) -> dict[str, Any]:
 
 
 def read_result(path: str | Path) -> dict:
-    """A result file of `run.evaluate`.
-
-    Raises:
-        ValueError: if there is none at this path, or it holds what no evaluation gives.
-    """
+    """A result file of `run.evaluate`; raises ValueError if it is not there, or holds what no evaluation gives."""
     if not Path(path).exists() and not Path(path).is_symlink():
         raise ValueError(f"There is no result file {path}. Make it with `vega3d evaluate --output`.")
     result = read_json(path, RESULT_REMEDY)
@@ -174,11 +170,7 @@ def scene_name(question: Mapping) -> str:
 
 
 def scored_rows(result: Mapping, scoring: str) -> list[tuple[str, str, float]]:
-    """Scene, type and score of each question of a result.
-
-    Raises:
-        ValueError: if it lacks scores of this kind, or one is no number in [0, 1].
-    """
+    """Scene, type and score of each question of a result; raises ValueError unless each has one in [0, 1]."""
     unscored = [question["id"] for question in result["questions"] if question["scores"].get(scoring) is None]
     if unscored:
         raise ValueError(
