@@ -56,7 +56,7 @@ def check_output(
             folder is not there; if a file of another making is there.
     """
     target = resolved(path)
-    mode = mode_of(target)
+    mode = file_mode(target)
     if mode is not None:
         if stat.S_ISDIR(mode):
             raise ValueError(f"{path} is a folder. Give a file in it, such as {Path(path) / 'result'}.")
@@ -90,7 +90,7 @@ def resolved(path: str | Path) -> Path:
         raise ValueError(f"The path {path} cannot be followed: {error}. Give another one.") from error
 
 
-def mode_of(path: Path) -> int | None:
+def file_mode(path: Path) -> int | None:
     """The mode of what lies at a path, or None; raises ValueError if it cannot be asked for."""
     try:
         return path.stat().st_mode
@@ -102,9 +102,9 @@ def mode_of(path: Path) -> int | None:
 
 def check_writable_parent(target: Path, shown: str | Path, new_folders: bool) -> None:
     parent = target.parent
-    while new_folders and mode_of(parent) is None and parent != parent.parent:
+    while new_folders and file_mode(parent) is None and parent != parent.parent:
         parent = parent.parent
-    mode = mode_of(parent)
+    mode = file_mode(parent)
     if mode is None:
         raise ValueError(f"There is no folder {parent} to write {target.name} into. Make it first.")
     if not stat.S_ISDIR(mode):
@@ -116,7 +116,7 @@ def check_writable_parent(target: Path, shown: str | Path, new_folders: bool) ->
 def check_input(path: str | Path) -> Path:
     """A regular file that is there and may be read, links followed: reading a pipe or a device might never end."""
     target = resolved(path)
-    mode = mode_of(target)
+    mode = file_mode(target)
     if mode is None:
         raise ValueError(f"There is no file {path}.")
     if not stat.S_ISREG(mode):
@@ -180,7 +180,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     target = check_output(path)
     remove_left_over(target)
     partial = partial_path(target)
-    mode = mode_of(target)
+    mode = file_mode(target)
     try:
         with held(partial, 0o666 if mode is None else stat.S_IMODE(mode)):
             yield partial
@@ -247,7 +247,7 @@ def check_new_folder(path: str | Path) -> Path:
         ValueError: if something is there already, but for an empty folder; if it cannot be made.
     """
     target = resolved(path)
-    mode = mode_of(target)
+    mode = file_mode(target)
     if mode is not None and (not stat.S_ISDIR(mode) or any(target.iterdir())):
         raise ValueError(f"{path} is already there. Give a new folder, or empty it first.")
     check_writable_parent(target, path, new_folders=True)
@@ -261,7 +261,7 @@ def check_folder(path: str | Path) -> Path:
         ValueError: if something else is there, it may not be written, or it cannot be made.
     """
     target = resolved(path)
-    mode = mode_of(target)
+    mode = file_mode(target)
     if mode is None:
         check_writable_parent(target, path, new_folders=True)
     elif not stat.S_ISDIR(mode):

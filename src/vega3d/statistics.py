@@ -76,9 +76,9 @@ class Draws:
 
     def sums(self, values: Sequence[np.ndarray], side: int) -> np.ndarray:
         """float64[R + 1, K]: sums over scenes and means over seeds of F arrays float[S, K]."""
-        of_scenes = np.stack([self.scenes @ of_seed for of_seed in values], axis=1)  # float[R + 1, F, K]
+        sums = np.stack([self.scenes @ table for table in values], axis=1)  # float[R + 1, F, K]
         shares = self.seeds[side] / self.seeds[side].sum(-1, keepdims=True)
-        return np.einsum("rf,rfk->rk", shares, of_scenes)
+        return np.einsum("rf,rfk->rk", shares, sums)
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """float64[R + 1, K]: means over the seeds of the first side and scenes, of float[F, S, K]."""

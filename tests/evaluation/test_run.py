@@ -34,6 +34,7 @@ SLOW_RUN = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from evaluation_data import question_records
+from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 
 class Slow(ChanceAnswerer):

@@ -16,8 +16,8 @@ from vega3d.evaluation.report import (
     compare,
     percent,
     read_result,
+    result_scenes,
     scene_notes,
-    scenes_of_result,
     seed_intervals,
     span,
     verdict,
@@ -61,7 +61,7 @@ def split_values(results: Results, against: Sequence[str], scoring: str, resampl
                 found = compare(sides[control], side, scoring, resamples, paired_seeds=True)
                 differences[f"{arm} - {control}"] = found
     first = next(iter(results.values()))[0]
-    questions, behind = first["questions"], scenes_of_result(first)
+    questions, behind = first["questions"], result_scenes(first)
     return {
         "scenes": len({question["scene"] for question in questions}),
         "questions": len(questions),

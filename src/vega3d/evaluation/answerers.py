@@ -191,5 +191,5 @@ def best_constant_scores(question_type: str, questions: Sequence[Mapping]) -> li
     if is_choice(question_type):
         return [1 / len(question["options"]) for question in questions]
     truths = [question["ground_truth"] for question in questions]
-    of_each = ([score_parsed(text, question_type, truth) for truth in truths] for text in dict.fromkeys(truths))
-    return max(of_each, key=sum)
+    candidates = ([score_parsed(text, question_type, truth) for truth in truths] for text in dict.fromkeys(truths))
+    return max(candidates, key=sum)

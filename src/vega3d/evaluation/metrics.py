@@ -179,7 +179,7 @@ class Averages:
         macro: unweighted mean of the categories that have a score; None if none has.
         micro: mean over the questions of the eight categories; None if there are none.
         missing: types of the eight categories without a question; not empty means that `macro` is not comparable
-            with published figures.
+            with published scores.
     """
 
     types: dict[str, float]
@@ -207,11 +207,11 @@ def average(scores: Iterable[tuple[str, float]]) -> Averages:
         for category, names in CATEGORIES.items()
     }
     scored = [score for score in categories.values() if score is not None]
-    of_averages = [score for name, values in by_type.items() if name not in EXTRA_CHOICE_TYPES for score in values]
+    averaged = [score for name, values in by_type.items() if name not in EXTRA_CHOICE_TYPES for score in values]
     return Averages(
         types=types,
         categories=categories,
         macro=float(np.mean(scored)) if scored else None,
-        micro=float(np.mean(of_averages)) if of_averages else None,
+        micro=float(np.mean(averaged)) if averaged else None,
         missing=tuple(name for name in (*CHOICE_TYPES, *NUMERIC_TYPES) if name not in types),
     )

@@ -85,7 +85,7 @@ def type_scores(sums: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray]:
     return scores
 
 
-def scenes_of_scores(counts: np.ndarray) -> dict[str, int]:
+def scenes_by_score(counts: np.ndarray) -> dict[str, int]:
     """How many scenes each score of `type_scores` stands on: those with a question of its type.
 
     A mean of several types or categories is known no better than the one of fewest scenes. `counts` is float[S, K] of
@@ -99,10 +99,10 @@ def scenes_of_scores(counts: np.ndarray) -> dict[str, int]:
     return scenes | ({"macro": min(categories)} if categories else {}) | ({"micro": averaged} if averaged else {})
 
 
-def scenes_of_result(result: Mapping) -> dict[str, int]:
-    """`scenes_of_scores` of the questions of a result, and `ALL`, the number of its scenes."""
+def result_scenes(result: Mapping) -> dict[str, int]:
+    """`scenes_by_score` of the questions of a result, and `ALL`, the number of its scenes."""
     _, counts = scene_sums((scene_name(question), question["question_type"], 0.0) for question in result["questions"])
-    return {**scenes_of_scores(counts), ALL: len(counts)}
+    return {**scenes_by_score(counts), ALL: len(counts)}
 
 
 def scene_intervals(
@@ -111,11 +111,11 @@ def scene_intervals(
     """95 % intervals over scenes for each category and extra type that has a score, `macro` and `micro`.
 
     A resample without a question of some type counts neither for that type's category nor for `macro`. A score is of
-    the scenes that have a question of its type (`scenes_of_scores`): with fewer than two it has no interval. Rows are
+    the scenes that have a question of its type (`scenes_by_score`): with fewer than two it has no interval. Rows are
     those of `scene_sums`.
     """
     sums, counts = scene_sums(rows)
-    draws, scenes = draw(len(sums), (), resamples, seed), scenes_of_scores(counts)
+    draws, scenes = draw(len(sums), (), resamples, seed), scenes_by_score(counts)
     scores = type_scores(draws.scenes @ sums, draws.scenes @ counts)
     return {name: percentile_interval(values, scenes[name], SHARE) for name, values in scores.items()}
 
@@ -161,7 +161,7 @@ def compare(
     if not first or not second or resamples < 1:
         raise ValueError(f"Got {len(first)} and {len(second)} results and {resamples} resamples; give one at least.")
     check_same_questions([*first.items(), *second.items()])
-    scenes = scenes_of_result(next(iter(first.values())))
+    scenes = result_scenes(next(iter(first.values())))
     draws = draw(scenes[ALL], (len(first), len(second)), resamples, seed)
     ours = side_scores(first.values(), scoring, draws, 0)
     theirs = side_scores(second.values(), scoring, draws, 0 if paired_seeds else 1)
@@ -178,7 +178,7 @@ def seed_intervals(
     if not results or resamples < 1:
         raise ValueError(f"Got {len(results)} results and {resamples} resamples; give one at least.")
     check_same_questions(list(results.items()))
-    scenes = scenes_of_result(next(iter(results.values())))
+    scenes = result_scenes(next(iter(results.values())))
     scores = side_scores(results.values(), scoring, draw(scenes[ALL], (len(results),), resamples, seed), 0)
     return {name: percentile_interval(values, scenes[name], SHARE) for name, values in scores.items()}
 
@@ -193,7 +193,7 @@ def summarise(questions: Sequence[Mapping], resamples: int = RESAMPLES, seed: in
     """
     summary = {}
     result = {"questions": questions}
-    scenes = scenes_of_result(result)
+    scenes = result_scenes(result)
     for scoring in SCORINGS:
         if any(question["scores"][scoring] is None for question in questions):
             continue
@@ -246,14 +246,14 @@ def format_table(result: Mapping) -> str:
     summary, questions = result["summary"], result["questions"]
     official = summary["official"]
     scorings = [scoring for scoring in SCORINGS if scoring in summary]
-    scenes = scenes_of_result(result)
+    scenes = result_scenes(result)
     rows = [["category", "questions", "scenes", "official", "95 % interval", *scorings[1:]]]
     for name in [*CATEGORIES, *sorted(official["figures"].keys() - CATEGORIES - {"macro", "micro"}), "macro", "micro"]:
         types = CATEGORIES.get(name, (name,))
         count = sum(question["question_type"] in types for question in questions)
-        figures = [summary[scoring]["figures"].get(name, {"score": None}) for scoring in scorings]
-        interval = span(figures[0].get("low"), figures[0].get("high"))
-        scores = [percent(figure["score"]) for figure in figures]
+        found = [summary[scoring]["figures"].get(name, {"score": None}) for scoring in scorings]
+        interval = span(found[0].get("low"), found[0].get("high"))
+        scores = [percent(one["score"]) for one in found]
         shown = str(count) if name not in ("macro", "micro") else ""
         rows.append([name, shown, str(scenes.get(name, "-")), scores[0], interval, *scores[1:]])
     all_scenes = len({scene_name(question) for question in questions})
@@ -262,8 +262,8 @@ def format_table(result: Mapping) -> str:
 
 
 def notes(result: Mapping) -> list[str]:
-    """What keeps the figures of a result from being compared with published ones."""
-    behind = scenes_of_result(result)
+    """What keeps the scores of a result from being compared with published ones."""
+    behind = result_scenes(result)
     lines = scene_notes({name: behind[name] for name in result["summary"]["official"]["figures"]})
     if result["summary"]["official"]["missing"]:
         missing = ", ".join(result["summary"]["official"]["missing"])
@@ -271,8 +271,8 @@ def notes(result: Mapping) -> list[str]:
     if result["missing_videos"]:
         lines.append(f"note: missing videos, their questions left out: {len(result['missing_videos'])}")
     if result["debiased"]:
-        left, figures = result["debiased"]["questions"], result["debiased"]["summary"]["official"]["figures"]
-        macro = f"macro {percent(figures['macro']['score'])}" if "macro" in figures else "no macro"
+        left, scores = result["debiased"]["questions"], result["debiased"]["summary"]["official"]["figures"]
+        macro = f"macro {percent(scores['macro']['score'])}" if "macro" in scores else "no macro"
         lines.append(f"note: without the questions that the table marks as pruned, {left} are left: {macro}")
     if result["settings"].get("notice"):
         lines.append(f"note: {result['settings']['notice']}")
