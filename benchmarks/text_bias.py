@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 from tqdm import tqdm
 
 import vega3d
-from vega3d.evaluation.baselines import most_frequent
+from vega3d.evaluation.answerers import most_frequent
 from vega3d.evaluation.metrics import CHOICE_TYPES, EXTRA_CHOICE_TYPES, NUMERIC_TYPES, mean_relative_accuracy
 
 PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths

@@ -148,7 +148,7 @@ def closed_fusion(folder: Path) -> str:
 
 def result_file(folder: Path) -> str:
     from evaluation.evaluation_data import question_records
-    from vega3d.evaluation.baselines import ChanceAnswerer
+    from vega3d.evaluation.answerers import ChanceAnswerer
     from vega3d.evaluation.run import evaluate
 
     evaluate(ChanceAnswerer(0), question_records(4), folder / "result.json", "vsibench", resamples=50)

@@ -37,7 +37,7 @@ from bad_values import (
 from evaluation.evaluation_data import question_records
 from research.tiny.simulator import __main__ as simulator
 from tiny_checkpoints import FROZEN
-from vega3d.evaluation.baselines import ChanceAnswerer
+from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 from vega3d.features.cache import FeatureCache
 from vega3d.shipped import example_clip

@@ -17,7 +17,7 @@ from tiny_checkpoints import FROZEN
 from vega3d import VegaConfig, VegaGenerator, VegaGeneratorConfig, VegaProcessor
 from vega3d.analysis.clips import evenly
 from vega3d.analysis.layouts import find_clips
-from vega3d.evaluation.baselines import ChanceAnswerer
+from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.report import read_result
 from vega3d.evaluation.run import evaluate
 from vega3d.evaluation.vsibench import load_vsibench, take_balanced

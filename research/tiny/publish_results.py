@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vega3d.evaluation.baselines import constant_scores
+from vega3d.evaluation.answerers import constant_scores
 from vega3d.files import write_whole
 
 PATHS = ("generator", "model", "command")  # of the machine

@@ -10,7 +10,7 @@ import math
 import reprlib
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -111,8 +111,11 @@ def make_settings(kind: type[Settings], values: Mapping[str, Any], prefix: str =
     """
     hints = get_type_hints(kind)
     refuse_unknown(values, hints, prefix)
-    required = [field.name for field in fields(kind) if is_required(field)]  # type: ignore[arg-type]
-    missing = [prefix + name for name in required if values.get(name) is None]
+    missing = [
+        prefix + field.name
+        for field in fields(kind)  # type: ignore[arg-type]
+        if field.default is MISSING and field.default_factory is MISSING and values.get(field.name) is None
+    ]
     if missing:
         raise ValueError(f"The config does not say {', '.join(missing)}.")
     typed = {name: checked(prefix + name, value, hints[name]) for name, value in values.items()}
@@ -120,10 +123,6 @@ def make_settings(kind: type[Settings], values: Mapping[str, Any], prefix: str =
         return kind(**typed)
     except RangeError as error:  # a dataclass does not know within which others it lies
         raise RangeError(f"{prefix}{error}") from error
-
-
-def is_required(field: Field) -> bool:
-    return field.default is MISSING and field.default_factory is MISSING
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -148,11 +147,7 @@ def named_values(name: str, value: Any) -> Mapping[str, Any]:
 
 
 def read_mapping(path: Path, example: str) -> dict[str, Any]:
-    """The names and values of a YAML or JSON file.
-
-    Args:
-        path: where the file lies.
-        example: a line that such a file may hold; an error shows it.
+    """The names and values of a YAML or JSON file; an error shows `example`, a line that such a file may hold.
 
     Raises:
         ValueError: if the file cannot be read, gives a name twice, or holds something else than names with values.

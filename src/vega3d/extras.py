@@ -21,11 +21,7 @@ class MissingExtraError(ImportError):
 
 
 def optional_module(name: str) -> ModuleType:
-    """The module of this name, such as `embreex` or `matplotlib.figure`.
-
-    Raises:
-        MissingExtraError: if its package is not installed; the message names the extra to install.
-    """
+    """The module of this name, such as `matplotlib.figure`; raises MissingExtraError if it is not installed."""
     package = name.partition(".")[0]
     try:
         return importlib.import_module(name)

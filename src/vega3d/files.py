@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from vega3d.extras import optional_module
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -54,7 +56,7 @@ def check_output(
             folder is not there; if a file of another making is there.
     """
     target = resolved(path)
-    mode = mode_of(target)
+    mode = file_mode(target)
     if mode is not None:
         if stat.S_ISDIR(mode):
             raise ValueError(f"{path} is a folder. Give a file in it, such as {Path(path) / 'result'}.")
@@ -88,7 +90,7 @@ def resolved(path: str | Path) -> Path:
         raise ValueError(f"The path {path} cannot be followed: {error}. Give another one.") from error
 
 
-def mode_of(path: Path) -> int | None:
+def file_mode(path: Path) -> int | None:
     """The mode of what lies at a path, or None; raises ValueError if it cannot be asked for."""
     try:
         return path.stat().st_mode
@@ -100,9 +102,9 @@ def mode_of(path: Path) -> int | None:
 
 def check_writable_parent(target: Path, shown: str | Path, new_folders: bool) -> None:
     parent = target.parent
-    while new_folders and mode_of(parent) is None and parent != parent.parent:
+    while new_folders and file_mode(parent) is None and parent != parent.parent:
         parent = parent.parent
-    mode = mode_of(parent)
+    mode = file_mode(parent)
     if mode is None:
         raise ValueError(f"There is no folder {parent} to write {target.name} into. Make it first.")
     if not stat.S_ISDIR(mode):
@@ -112,13 +114,9 @@ def check_writable_parent(target: Path, shown: str | Path, new_folders: bool) ->
 
 
 def check_input(path: str | Path) -> Path:
-    """A regular file that is there, links followed: reading a named pipe or a device might never end.
-
-    Raises:
-        ValueError: if there is no such file, it is none, or it may not be read.
-    """
+    """A regular file that is there and may be read, links followed: reading a pipe or a device might never end."""
     target = resolved(path)
-    mode = mode_of(target)
+    mode = file_mode(target)
     if mode is None:
         raise ValueError(f"There is no file {path}.")
     if not stat.S_ISREG(mode):
@@ -132,12 +130,8 @@ def check_input(path: str | Path) -> Path:
 def read_json(path: str | Path, remedy: str = "Write it again, or give another file.") -> dict[str, Any]:
     """The names and values of a JSON file.
 
-    Args:
-        path: where the file lies.
-        remedy: what to do about a file that cannot be read; it ends the error.
-
     Raises:
-        ValueError: if it cannot be read, is no JSON, or holds something else than names with values.
+        ValueError: if it cannot be read, is no JSON, or holds something else than names with values; `remedy` ends it.
     """
     try:
         values = json.loads(check_input(path).read_text(encoding="utf-8"))
@@ -150,17 +144,43 @@ def read_json(path: str | Path, remedy: str = "Write it again, or give another f
     return values
 
 
-@contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary file to write into; it takes its place when the block ends, and is removed if that fails.
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table: of a `.parquet` file, or else those of a file with one JSON object a line (`.jsonl`).
 
     Raises:
-        ValueError: as `check_output`.
+        ValueError: if it cannot be read; for JSON with the number of the line.
     """
+    file = check_input(path)
+    if path.suffix == ".parquet":
+        parquet, pyarrow = optional_module("pyarrow.parquet"), optional_module("pyarrow")
+        try:
+            return parquet.read_table(file).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(f"{path} cannot be read as parquet: {error}. Write or download it again.") from error
+    rows = []
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}. Write or download it again.") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}, is no JSON: {error}. Write or download it again.") from error
+            if not isinstance(rows[-1], dict):
+                kind = type(rows[-1]).__name__
+                raise ValueError(f"{path}, line {number}, is a {kind}, which is no object with names and values.")
+    return rows
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary file to write into; it takes its place when the block ends, and is removed if that fails."""
     target = check_output(path)
     remove_left_over(target)
     partial = partial_path(target)
-    mode = mode_of(target)
+    mode = file_mode(target)
     try:
         with held(partial, 0o666 if mode is None else stat.S_IMODE(mode)):
             yield partial
@@ -173,28 +193,18 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary folder to write into; it takes its place when the block ends, and is removed if that fails.
-
-    Raises:
-        ValueError: as `check_new_folder`.
-    """
+    """Gives a temporary folder to write into; it takes its place when the block ends, and is removed if that fails."""
     target = check_new_folder(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_left_over(target)
-    partial = partial_path(target)
-    partial.mkdir()
-    try:
-        with held(partial / LOCK, 0o666):
-            yield partial
-            for file in partial.rglob("*"):
-                sync(file)
-            if target.is_dir():
-                target.rmdir()
-            partial.rename(target)
-            (target / LOCK).unlink()
-        sync(target.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with partial_folder(target) as partial:
+        yield partial
+        for file in partial.rglob("*"):
+            sync(file)
+        if target.is_dir():
+            target.rmdir()
+        partial.rename(target)
+        (target / LOCK).unlink()
+    sync(target.parent)
 
 
 @contextlib.contextmanager
@@ -203,17 +213,24 @@ def whole_files(folder: Path) -> Iterator[Path]:
 
     Each file is whole or not there; of several files, a kill may leave some that are new and some that are old.
     """
-    remove_left_over(folder)
-    partial = partial_path(folder)
+    with partial_folder(folder) as partial:
+        yield partial
+        for file in sorted(partial.iterdir()):
+            if file.name != LOCK:
+                sync(file)
+                file.replace(folder / file.name)
+        sync(folder)
+
+
+@contextlib.contextmanager
+def partial_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside an output, locked, and removed at the end if it is still there."""
+    remove_left_over(target)
+    partial = partial_path(target)
     partial.mkdir()
     try:
         with held(partial / LOCK, 0o666):
             yield partial
-            for file in sorted(partial.iterdir()):
-                if file.name != LOCK:
-                    sync(file)
-                    file.replace(folder / file.name)
-            sync(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -230,7 +247,7 @@ def check_new_folder(path: str | Path) -> Path:
         ValueError: if something is there already, but for an empty folder; if it cannot be made.
     """
     target = resolved(path)
-    mode = mode_of(target)
+    mode = file_mode(target)
     if mode is not None and (not stat.S_ISDIR(mode) or any(target.iterdir())):
         raise ValueError(f"{path} is already there. Give a new folder, or empty it first.")
     check_writable_parent(target, path, new_folders=True)
@@ -244,7 +261,7 @@ def check_folder(path: str | Path) -> Path:
         ValueError: if something else is there, it may not be written, or it cannot be made.
     """
     target = resolved(path)
-    mode = mode_of(target)
+    mode = file_mode(target)
     if mode is None:
         check_writable_parent(target, path, new_folders=True)
     elif not stat.S_ISDIR(mode):
@@ -289,11 +306,7 @@ def held(file: Path, mode: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_run(place: str | Path) -> Iterator[None]:
-    """Holds an output while a run writes it: a folder, or a file in a folder that is there.
-
-    Raises:
-        ValueError: if another run holds it.
-    """
+    """Holds an output while a run writes it, a folder or a file; raises ValueError if another run holds it."""
     target = resolved(place)
     lock = target / LOCK if target.is_dir() else target.with_name(f".{target.name}{LOCK}")
     running = FileLock(lock, timeout=0)

@@ -16,7 +16,7 @@ Array = np.ndarray
 class Box(NamedTuple):
     """An upright box; `size` is measured along its own axes before it is turned by `yaw` about its centre.
 
-    Args:
+    Attributes:
         center: float[3], world [m].
         size: float[3], width, depth, height [m].
         yaw: about world z, counter-clockwise from above [rad]; 0 is axis-aligned.
@@ -147,10 +147,5 @@ def box_contains(box: Box, points: npt.ArrayLike, margin: float = 0.0) -> Array:
 def penetration(first: Box, second: Box) -> float:
     """Least overlap of the two boxes over all separating axes [m]; negative or zero if they are disjoint or touch."""
     axes = np.concatenate([rotation_about_z(box.yaw).T[:2] for box in (first, second)] + [np.eye(3)[2:]])
-    low, high = _extents(first, axes), _extents(second, axes)
-    return float((np.minimum(low[1], high[1]) - np.maximum(low[0], high[0])).min())
-
-
-def _extents(box: Box, axes: Array) -> tuple[Array, Array]:
-    along = box_corners(box) @ axes.T
-    return along.min(axis=0), along.max(axis=0)
+    one, other = box_corners(first) @ axes.T, box_corners(second) @ axes.T  # float[8, 5], along each axis
+    return float((np.minimum(one.max(0), other.max(0)) - np.maximum(one.min(0), other.min(0))).min())

@@ -125,11 +125,7 @@ class KnownQuestions:
 
     @classmethod
     def from_config(cls, questions: Any) -> "KnownQuestions | None":
-        """Those in the field `questions` of a model's config; None if it lists none.
-
-        Raises:
-            ValueError: if the field is of another shape.
-        """
+        """Those in the field `questions` of a model's config; None if it lists none, ValueError if it is bad."""
         if questions is None:
             return None
         try:

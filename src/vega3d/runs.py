@@ -25,8 +25,7 @@ def check_same_run(
     Args:
         found: what it was made with, as read from JSON.
         wanted: the same of the run that is to continue it. A name that is not there counts as None.
-        problem: begins the error, such as `OUT holds a run with other settings`.
-        remedy: ends it.
+        problem: begins the error, such as `OUT holds a run with other settings`; `remedy` ends it.
         remedies: for names, what to do besides if they differ.
 
     Raises:
@@ -49,11 +48,7 @@ def differences(found: Mapping, wanted: Mapping, prefix: str = "") -> Iterator[t
 
 
 def check_same_settings(path: Path, settings: Mapping, remedies: Mapping[str, str] | None = None) -> None:
-    """`check_same_run` of the settings of a run and those, in a file of its folder, of the run that it continues.
-
-    Raises:
-        ValueError: if they differ, or if the file cannot be read.
-    """
+    """`check_same_run` of the settings of a run and those, in a file of its folder, of the run that it continues."""
     folder = path.parent
     try:
         before = read_json(path)

@@ -8,11 +8,7 @@ ASSETS = Path(str(files("vega3d"))) / "assets"
 
 
 def example_clip(name: str) -> Path:
-    """Path of a shipped clip, such as `room`.
-
-    Raises:
-        ValueError: if there is no clip of this name.
-    """
+    """Path of a shipped clip, such as `room`; raises ValueError if there is none of this name."""
     clips = {path.stem: path for path in sorted((ASSETS / "clips").glob("*.mp4"))}
     if name not in clips:
         raise ValueError(f"There is no example clip {name!r}. Shipped are {', '.join(clips)}.")
@@ -20,11 +16,7 @@ def example_clip(name: str) -> Path:
 
 
 def model_folder(name_or_path: str | Path) -> Path:
-    """Local folder of a checkpoint; one on the Hub is downloaded first.
-
-    Raises:
-        ValueError: if there is none of this name.
-    """
+    """Local folder of a checkpoint; one on the Hub is downloaded first. Raises ValueError if there is none."""
     name = str(name_or_path)
     if name in EMBEDDED:
         return ASSETS / name

@@ -76,9 +76,9 @@ class Draws:
 
     def sums(self, values: Sequence[np.ndarray], side: int) -> np.ndarray:
         """float64[R + 1, K]: sums over scenes and means over seeds of F arrays float[S, K]."""
-        of_scenes = np.stack([self.scenes @ of_seed for of_seed in values], axis=1)  # float[R + 1, F, K]
+        sums = np.stack([self.scenes @ table for table in values], axis=1)  # float[R + 1, F, K]
         shares = self.seeds[side] / self.seeds[side].sum(-1, keepdims=True)
-        return np.einsum("rf,rfk->rk", shares, of_scenes)
+        return np.einsum("rf,rfk->rk", shares, sums)
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """float64[R + 1, K]: means over the seeds of the first side and scenes, of float[F, S, K]."""
@@ -88,13 +88,7 @@ class Draws:
 
 @lru_cache(maxsize=4)  # many metrics are of the same scenes
 def draw(scenes: int, seeds: tuple[int, ...] = (), resamples: int = RESAMPLES, seed: int = 0) -> Draws:
-    """Draws of scenes, then of the training seeds of each side.
-
-    Args:
-        scenes: S.
-        seeds: F of each side.
-        resamples: R, how many times everything is drawn.
-        seed: decides the draws.
+    """R draws of S scenes, then of the F training seeds of each side; `seed` decides them.
 
     Raises:
         ValueError: if there is nothing to draw, or no resamples.

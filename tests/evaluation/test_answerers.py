@@ -8,8 +8,13 @@ import torch
 from evaluation_data import BARE_OPTIONS, question_records
 
 from tiny_checkpoints import FROZEN, FROZEN_CONFIG, save_checkpoint
-from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
-from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer, constant_scores
+from vega3d.evaluation.answerers import (
+    BlindAnswerer,
+    ChanceAnswerer,
+    ModelAnswerer,
+    MostFrequentAnswerer,
+    constant_scores,
+)
 from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
 from vega3d.hub.load import load_vega
 from vega3d.inference.session import Session

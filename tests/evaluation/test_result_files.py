@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import vega3d_cli
 from tiny_checkpoints import copy_frozen
-from vega3d.evaluation.baselines import ChanceAnswerer
+from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.report import compare_files, read_result
 from vega3d.evaluation.run import check_request, evaluate
 from vega3d.files import only_run

@@ -13,8 +13,7 @@ from evaluation_data import download, question_records, question_rows
 from scipy.stats import binomtest
 
 from tiny_checkpoints import FROZEN
-from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
-from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
+from vega3d.evaluation.answerers import BlindAnswerer, ChanceAnswerer, ModelAnswerer, MostFrequentAnswerer
 from vega3d.evaluation.metrics import CATEGORIES
 from vega3d.evaluation.report import (
     compare_files,
@@ -35,7 +34,7 @@ SLOW_RUN = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from evaluation_data import question_records
-from vega3d.evaluation.baselines import ChanceAnswerer
+from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 
 class Slow(ChanceAnswerer):

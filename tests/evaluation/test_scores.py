@@ -8,8 +8,7 @@ from evaluation_data import question_rows
 from scipy.stats import binomtest
 
 from vega3d.evaluation.metrics import CATEGORIES, average
-from vega3d.evaluation.report import format_comparison, verdict
-from vega3d.evaluation.scores import compare, scene_intervals, seed_intervals
+from vega3d.evaluation.report import compare, format_comparison, scene_intervals, seed_intervals, verdict
 from vega3d.statistics import Interval
 
 

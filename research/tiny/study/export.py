@@ -6,16 +6,16 @@ from pathlib import Path
 
 import torch
 
+from research.tiny.study.model_card import model_card
 from research.tiny.study.question_forms import trained_questions
 from research.tiny.study.recipe import VALIDATION, Recipe
 from research.tiny.study.runner import Experiment, load_arm
 from research.tiny.study.table import ROWS, markdown
-from vega3d.evaluation.baselines import constant_scores
+from vega3d.evaluation.answerers import constant_scores
 from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
 from vega3d.evaluation.report import percent, read_result, span
 from vega3d.files import LOCK, check_new_folder, whole_folder, write_whole
 from vega3d.hub.assemble import describe, make_processor
-from vega3d.hub.model_card import model_card
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
 LARGEST_FILE, LARGEST_FOLDER = 16_000_000, 20_000_000  # bytes

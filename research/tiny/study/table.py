@@ -12,8 +12,16 @@ from functools import partial
 from pathlib import Path
 
 from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES
-from vega3d.evaluation.report import percent, read_result, scene_notes, span, verdict
-from vega3d.evaluation.scores import compare, scenes_of_result, seed_intervals
+from vega3d.evaluation.report import (
+    compare,
+    percent,
+    read_result,
+    result_scenes,
+    scene_notes,
+    seed_intervals,
+    span,
+    verdict,
+)
 from vega3d.files import write_whole
 from vega3d.statistics import RESAMPLES, Difference, Interval
 
@@ -53,7 +61,7 @@ def split_values(results: Results, against: Sequence[str], scoring: str, resampl
                 found = compare(sides[control], side, scoring, resamples, paired_seeds=True)
                 differences[f"{arm} - {control}"] = found
     first = next(iter(results.values()))[0]
-    questions, behind = first["questions"], scenes_of_result(first)
+    questions, behind = first["questions"], result_scenes(first)
     return {
         "scenes": len({question["scene"] for question in questions}),
         "questions": len(questions),

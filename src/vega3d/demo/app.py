@@ -161,18 +161,14 @@ def launch(
     block: bool = True,
     allow_hosts: Sequence[str] = (),
 ) -> str:
-    """Serves a page, without analytics and without anything from the internet.
+    """Serves a page of `build`, without analytics and without anything from the internet; returns the local address.
 
     Args:
-        page: of `build`.
         host: address to listen on; this machine alone if None, or what the Space says.
         port: 7860 or what the Space says if None.
         share: also make a public address through Gradio's own service.
         block: return only when the server ends.
         allow_hosts: names under which it may be asked for, beside its own; any for a Space and with `share`.
-
-    Returns:
-        The local address.
 
     Raises:
         ValueError: if one of `allow_hosts` is no name.

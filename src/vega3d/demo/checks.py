@@ -50,7 +50,7 @@ def make_question(
     Args:
         video: path of the upload or of an example.
         question: as it was typed.
-        kind: the kind of answer, one of `KINDS`.
+        kind: of the answer, one of `KINDS`.
         options: texts of the choices; read only for a choice.
         example: the one that was clicked on, whose marked boxes are drawn in.
 
@@ -59,7 +59,10 @@ def make_question(
     """
     path = check_video(video)
     for text in (question, kind, *options):
-        check_text(text)
+        if not isinstance(text, str):
+            raise ValueError(f"Question, kind of answer and options must be text, but one is {type(text).__name__}.")
+        if any("\ud800" <= letter <= "\udfff" for letter in text) or "\0" in text:
+            raise ValueError("The text holds half of a character, or a null. Write it again.")
     question = question.strip()
     if not question:
         raise ValueError("The question is empty. Write one, or click on an example.")
@@ -77,14 +80,6 @@ def make_question(
         frame=marked.frame if marked else None,
         marks=marked.marks if marked else (),
     )
-
-
-def check_text(text: object) -> None:
-    """Raises ValueError unless it is text that can be written."""
-    if not isinstance(text, str):
-        raise ValueError(f"Question, kind of answer and options must be text, but one is {type(text).__name__}.")
-    if any("\ud800" <= letter <= "\udfff" for letter in text) or "\0" in text:
-        raise ValueError("The text holds half of a character, or a null. Write it again.")
 
 
 def check_options(options: Sequence[str]) -> list[str]:

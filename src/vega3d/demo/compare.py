@@ -31,14 +31,7 @@ class Comparison:
 
 
 class Comparer:
-    """Asks the same weights twice. Without the world simulator the VLM's own visual tokens go on unfused.
-
-    Args:
-        session: with a loaded model.
-
-    Raises:
-        ValueError: if the model has no world simulator.
-    """
+    """Asks the same weights twice. Without the world simulator the VLM's own visual tokens go on unfused."""
 
     def __init__(self, session: Session):
         if session.model.config.fusion == "none":
@@ -50,14 +43,7 @@ class Comparer:
     ) -> Iterator[Comparison]:
         """Yields what is there so far: first the clip, then one answer growing, then the other.
 
-        Args:
-            question: about a video.
-            max_new_tokens: the most that an open answer may have.
-            on_progress: called with a number of frames when the generator has newly done them.
-
-        Raises:
-            ValueError: if the video cannot be read, the question holds placeholders of videos, or a gate or a logit is
-                not finite.
+        Arguments and errors are those of `Session.answer`; a gate that is not finite is an error, too.
         """
         start = time.perf_counter()
         was_stored = self.session.is_encoded(question)

@@ -29,12 +29,8 @@ CATEGORIES = {
 }
 FILE = "scores.json"
 MACRO = "macro"
-COLUMNS = {  # of the file, and as they are shown
-    "model": "this model",
-    "with": "trained with",
-    "without": "trained without",
-    "constant": "constant",
-}
+# Columns of the file, and as they are shown.
+COLUMNS = {"model": "this model", "with": "trained with", "without": "trained without", "constant": "constant"}
 REMEDY = "Write it with recipes/make_scores.py, or remove it."
 
 
@@ -65,11 +61,7 @@ class Scores:
 
 
 def read_scores(folder: str | Path) -> Scores | None:
-    """Those in a checkpoint's folder, or None if it has none.
-
-    Raises:
-        ValueError: if the file is of another shape.
-    """
+    """Those in a checkpoint's folder, or None if it has none; raises ValueError if the file is of another shape."""
     file = Path(folder) / FILE
     if not file.is_file():
         return None
@@ -128,10 +120,8 @@ class Example:
 def load_examples(known: KnownQuestions | None = None, scores: Scores | None = None) -> dict[str, dict[str, Example]]:
     """The examples by clip, then by category: the first question of each type that the recipe of the clips made.
 
-    Args:
-        known: questions that the model was trained on; others are left out.
-        scores: results over many rooms; the categories in which the model leads most over a constant answer come
-            first, whatever it answers here. Without them, the order of `CATEGORIES`.
+    Questions that the model was not trained on are left out. With `scores` the categories in which the model leads
+    most over a constant answer come first, whatever it answers here; without them, the order is that of `CATEGORIES`.
     """
     order = sorted(CATEGORIES.items(), key=lambda item: -scores.lead(item[1])) if scores else CATEGORIES.items()
     rows = json.loads((CLIPS / "questions.json").read_text())
@@ -140,7 +130,10 @@ def load_examples(known: KnownQuestions | None = None, scores: Scores | None = N
     for clip in dict.fromkeys(row["clip"] for row in rows):
         for category, question_type in order:
             row = by_type.get((clip, question_type))
-            if row is not None and (known is None or is_known(known, row)):
+            if row is None:
+                continue
+            asked = SpatialQuestion(None, row["question"], row["options"], is_numeric=not row["options"])
+            if known is None or known.note(asked) is None:
                 assert is_choice(question_type) == bool(row["options"])
                 examples.setdefault(clip, {})[category] = Example(
                     clip,
@@ -152,8 +145,3 @@ def load_examples(known: KnownQuestions | None = None, scores: Scores | None = N
                     tuple(tuple(mark) for mark in row["marks"]),
                 )
     return examples
-
-
-def is_known(known: KnownQuestions, row: dict) -> bool:
-    asked = SpatialQuestion(None, row["question"], row["options"], is_numeric=not row["options"])
-    return known.note(asked) is None

@@ -90,14 +90,9 @@ def host_name(header: str) -> str | None:
 
 
 def served_hosts(host: str, allowed: Iterable[str] = ()) -> Hosts:
-    """The names of a server that listens on an address.
+    """The names of a server that listens on the name or address `host`.
 
-    Args:
-        host: the name or address that it listens on.
-        allowed: more names, of a proxy or of a name server.
-
-    Raises:
-        ValueError: if one of `allowed` is no name.
+    More are `allowed`, of a proxy or of a name server; raises ValueError if one of them is no name.
     """
     more = [check_name(name) for name in allowed]
     try:
@@ -123,12 +118,7 @@ class NoRoomError(Exception):
 
 
 class Uploads:
-    """The folder of a server's uploads.
-
-    Args:
-        parent: folder in which the server's own is made.
-        max_bytes: the most that all uploads together may take.
-    """
+    """The folder of a server's uploads, made in `parent`; together they take at most `max_bytes`."""
 
     def __init__(self, parent: Path, max_bytes: int = MAX_TOTAL_MIB * 2**20):
         remove_abandoned(parent)
@@ -165,11 +155,7 @@ class Uploads:
 
     @contextlib.contextmanager
     def room_for(self, size: int) -> Iterator[None]:
-        """Holds room for an upload [bytes] while it comes; the oldest go.
-
-        Raises:
-            NoRoomError: if those that may go are not enough.
-        """
+        """Holds room for an upload [bytes] while it comes; the oldest go, or NoRoomError is raised."""
         found = sorted((stat.st_mtime, stat.st_size, path) for path, stat in self._stats() if path not in self._spared)
         total = self._coming + sum(file_size for _, file_size, _ in found)
         latest = time.time() - YOUNG_SECONDS
@@ -215,10 +201,7 @@ def own_uploads() -> Uploads:
 class Guard:
     """Middleware that refuses a request before Gradio reads it, or lets Gradio answer.
 
-    Args:
-        app: the application behind it.
-        hosts: names under which it may be asked for; any if None.
-        uploads: the folder in which an upload needs room.
+    `hosts` are the names under which it may be asked for; any if None.
     """
 
     def __init__(self, app: ASGIApp, hosts: Hosts | None, uploads: Uploads):
@@ -289,13 +272,10 @@ def too_large(scope: Scope, headers: Headers) -> PlainTextResponse | None:
     size, is_upload = int(length), scope["path"].rstrip("/") == UPLOAD
     if size <= (MAX_MIB * 2**20 if is_upload else 0) + FORM_BYTES:
         return None
+    mib = f"{size / 2**20:.1f} MiB"
     if is_upload:
-        return text_response(
-            413, f"The upload has {size / 2**20:.1f} MiB, but at most {MAX_MIB} MiB are taken. Shorten it."
-        )
-    return text_response(
-        413, f"The request has {size / 2**20:.1f} MiB, but at most {FORM_BYTES / 2**20:.0f} MiB is taken."
-    )
+        return text_response(413, f"The upload has {mib}, but at most {MAX_MIB} MiB are taken. Shorten it.")
+    return text_response(413, f"The request has {mib}, but at most {FORM_BYTES / 2**20:.0f} MiB is taken.")
 
 
 def text_response(status: int, text: str) -> PlainTextResponse:

@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import torch
 
 from vega3d.demo import panels
@@ -49,12 +50,7 @@ def shown_errors(video: str | None) -> Iterator[None]:
 
 
 class Handlers:
-    """The functions behind the page's buttons and its endpoints for programs.
-
-    Args:
-        comparer: the model that is asked.
-        examples: those of `load_examples`, by clip and then by category.
-    """
+    """The functions behind the page's buttons and its endpoints for programs; `examples` are of `load_examples`."""
 
     def __init__(self, comparer: Comparer, examples: dict[str, dict[str, Example]]):
         self.comparer, self.examples = comparer, examples
@@ -167,9 +163,7 @@ class Handlers:
                 "with_world_simulator": plain_values(state.fused),
                 "without": plain_values(state.semantic),
                 "frame_seconds": state.clip.seconds,
-                "gates": None
-                if gates is None
-                else [[[round(g, 4) for g in row] for row in t] for t in gates.tolist()],
+                "gates": None if gates is None else np.round(gates.tolist(), 4).tolist(),
                 "notice": state.fused.notice,
             }
 

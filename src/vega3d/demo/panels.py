@@ -6,7 +6,6 @@ from html import escape
 from io import BytesIO
 
 import numpy as np
-import torch
 from PIL import Image
 
 from vega3d.demo.compare import Comparison
@@ -140,14 +139,10 @@ def reading_panel(clip: EncodedClip | None = None) -> str:
         return f'<div class="vega-faint">{READ_GATES}</div>'
     if clip.gates is None:
         return f'<div class="vega-faint">{NO_GATES}</div>'
-    return f'<div class="vega-faint">{colour_scale(clip.gates)} {READ_GATES}</div>'
-
-
-def colour_scale(gates: torch.Tensor) -> str:
-    """The colours of the maps, with the gates at their ends."""
-    low, high = gate_scale(gates.numpy())
+    low, high = gate_scale(clip.gates.numpy())
     scale = f'<span class="vega-ends">{low:.2f} <span class="vega-scale"></span> {high:.2f}</span>'
-    return f"Gates of this clip: {scale}, mean {float(gates.mean()):.2f}."
+    gates = f"Gates of this clip: {scale}, mean {float(clip.gates.mean()):.2f}."
+    return f'<div class="vega-faint">{gates} {READ_GATES}</div>'
 
 
 def gate_maps(clip: EncodedClip | None = None) -> str:

@@ -1,15 +1,23 @@
-"""What can be evaluated: a fused model, and the same model blind. `baselines` has those without a model."""
+"""What can be evaluated: a fused model, the same model blind, and baselines without a model.
 
-from collections.abc import Sequence
+Those answer by chance, or always with the most frequent answer.
+"""
+
+import math
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from vega3d.evaluation.metrics import average, is_choice, score_parsed, to_number
 from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
-from vega3d.features.cache import FeatureCache
-from vega3d.inference.session import Session
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.questions import RawAnswer, SpatialQuestion
+
+if TYPE_CHECKING:  # they import torch, which baselines and refusals do without
+    from vega3d.features.cache import FeatureCache
+    from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+    from vega3d.processing.processing_vega3d import VegaProcessor
 
 MAX_NEW_TOKENS = int(GENERATION["max_new_tokens"])  # type: ignore[call-overload]
 
@@ -39,11 +47,8 @@ class ModelAnswerer:
     another.
 
     Args:
-        model: loaded, in eval mode.
-        processor: the model's own.
         name: what the result file calls the model.
-        num_frames: frames sampled evenly; the processor's default if neither this nor `fps` is given.
-        fps: frames sampled a second instead.
+        num_frames: as in `Session`, as is `fps`.
         cache: the generator's features on disk, in which they are looked up and stored, rounded to bf16.
     """
 
@@ -51,13 +56,15 @@ class ModelAnswerer:
 
     def __init__(
         self,
-        model: VegaForSpatialReasoning,
-        processor: VegaProcessor,
+        model: "VegaForSpatialReasoning",
+        processor: "VegaProcessor",
         name: str,
         num_frames: int | None = None,
         fps: float | None = None,
-        cache: FeatureCache | None = None,
+        cache: "FeatureCache | None" = None,
     ):
+        from vega3d.inference.session import Session
+
         self.session = Session(model, processor, cache=cache, num_frames=num_frames, fps=fps)
         generator = model.config.generator_config
         self.settings = {
@@ -78,11 +85,7 @@ class ModelAnswerer:
         }
 
     def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
-        """Answers of one batch, as `Answerer.answer`.
-
-        Raises:
-            ValueError: if a video cannot be read, a letter is no token, or logits are not finite.
-        """
+        """As `Answerer.answer`; raises ValueError as `Session.answer_batch` does."""
         return self.session.answer_batch([self.question(record) for record in records], MAX_NEW_TOKENS)
 
     def question(self, record: AnnotatedQuestion) -> SpatialQuestion:
@@ -99,3 +102,96 @@ class BlindAnswerer(ModelAnswerer):
 
     def question(self, record: AnnotatedQuestion) -> SpatialQuestion:
         return replace(record, visual=None)
+
+
+class ChanceAnswerer:
+    """A letter by chance; equal likelihoods, whose score is exactly the level of chance; no answer to a number.
+
+    The letter is a function of the seed and the question.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.settings = {"name": "chance", "kind": "chance", "seed": seed}
+        self.seed = seed
+
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
+        return [self.answer_one(record) for record in records]
+
+    def answer_one(self, record: AnnotatedQuestion) -> RawAnswer:
+        if not record.options:
+            return "", None
+        letter = random.Random(f"{self.seed}:{record.dataset}:{record.scene}:{record.id}").choice(record.letters)
+        return letter, dict.fromkeys(record.letters, 1 / len(record.letters))
+
+
+class MostFrequentAnswerer:
+    """Always the most frequent right answer of the question's type, counted on a training table.
+
+    Of equally frequent ones the smallest number or the first letter. VSI-Bench's own "frequency" row counts on the
+    test questions and is therefore higher.
+
+    Args:
+        train: questions of other scenes than those to be answered, one at least.
+    """
+
+    def __init__(self, train: Sequence[AnnotatedQuestion]):
+        if not train:
+            raise ValueError("The most frequent answer is counted on training questions, but got none.")
+        counts: dict[str, Counter] = {}
+        for record in train:
+            counts.setdefault(record.question_type, Counter())[record.answer] += 1
+        self.answers = {name: most_frequent(counter) for name, counter in counts.items()}
+        self.scenes = {(record.dataset, record.scene) for record in train}
+        self.settings = {
+            "name": "most frequent",
+            "kind": "most_frequent",
+            "answers": self.answers,
+            "train": len(train),
+        }
+
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
+        """As `Answerer.answer`; raises ValueError for a training scene, or a type that the training table lacks."""
+        return [self.answer_one(record) for record in records]
+
+    def answer_one(self, record: AnnotatedQuestion) -> RawAnswer:
+        if (record.dataset, record.scene) in self.scenes:
+            raise ValueError(
+                f"Question {record.id} is on {record.dataset}/{record.scene}, which the most frequent answers were "
+                "counted on. Give a training table of other scenes."
+            )
+        if record.question_type not in self.answers:
+            raise ValueError(f"The training table has no {record.question_type}, but question {record.id} is one.")
+        return self.answers[record.question_type], None
+
+
+def most_frequent(counts: Counter[str]) -> str:
+    """The answer with the highest count; of equals the smallest number or the first letter."""
+
+    def rank(text: str) -> tuple[int, float, str]:
+        number = to_number(text)
+        return -counts[text], math.inf if number is None else number, text
+
+    return min(counts, key=rank)
+
+
+def constant_scores(questions: Iterable[Mapping]) -> dict[str, float]:
+    """What an answer that ignores picture and question scores by type, category and in the macro average, in [0, 1].
+
+    For numbers the highest score that any of the right answers reaches on these very questions; for choices the level
+    of chance. The questions are those of a result file, with `question_type`, `options` and `ground_truth`.
+    """
+    by_type: dict[str, list[Mapping]] = {}
+    for question in questions:
+        by_type.setdefault(question["question_type"], []).append(question)
+    averages = average((name, score) for name, rows in by_type.items() for score in best_constant_scores(name, rows))
+    named = {**averages.types, **averages.categories, "macro": averages.macro}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def best_constant_scores(question_type: str, questions: Sequence[Mapping]) -> list[float]:
+    """The score of each question of a type, for the constant answer that is best in the mean."""
+    if is_choice(question_type):
+        return [1 / len(question["options"]) for question in questions]
+    truths = [question["ground_truth"] for question in questions]
+    candidates = ([score_parsed(text, question_type, truth) for truth in truths] for text in dict.fromkeys(truths))
+    return max(candidates, key=sum)

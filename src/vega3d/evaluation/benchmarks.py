@@ -8,16 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vega3d.evaluation.baselines import ChanceAnswerer, MostFrequentAnswerer
+from vega3d.evaluation.answerers import Answerer, ChanceAnswerer, MostFrequentAnswerer
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.vsibench import AnnotatedQuestion, load_vsibench, read_table, records_from_rows, take_balanced
 from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import default_cache, folder_name, stored_rooms
-
-if TYPE_CHECKING:
-    from vega3d.evaluation.answerers import Answerer  # imports torch
 
 BENCHMARKS = ("rooms", "vsibench")
 PLAIN_BASELINES = ("chance", "most-frequent")  # without a model
@@ -55,14 +51,12 @@ def load_benchmark(
     """Questions with their videos, and the missing videos whose questions were left out.
 
     Args:
-        name: `rooms` or `vsibench`.
+        name: one of `BENCHMARKS`.
         data: folder or table of a data set; without one, `rooms` are made, and no more than `limit` needs.
         table: file or split of `data`, as `vsibench.read_questions` finds it.
-        limit: questions, balanced over the types; None for all.
+        limit: questions, balanced over the types and drawn by `seed`; None for all.
         allow_missing: leave out the questions whose video is not in `data`.
-        seed: decides which questions `limit` takes.
         workers: processes that make rooms.
-        on_progress: as in `load_rooms`.
 
     Raises:
         ValueError: if an argument is out of range or does not fit the others, or as `load_vsibench` does.
@@ -97,7 +91,7 @@ def plain_baseline(
     train_table: Path | None = None,
     workers: int = 1,
     on_progress: OnProgress | None = None,
-) -> "Answerer":
+) -> Answerer:
     """A baseline without a model. `most-frequent` counts on `training_questions`, to which the other arguments go."""
     if name == "chance":
         return ChanceAnswerer(seed)
@@ -107,11 +101,7 @@ def plain_baseline(
 def training_questions(
     data: Path | None, train_table: Path | None, workers: int = 1, on_progress: OnProgress | None = None
 ) -> list[AnnotatedQuestion]:
-    """What the most frequent answers are counted on: a table (no videos needed), or rooms of the split `train`.
-
-    Raises:
-        ValueError: if the questions come from a folder and there is no table to count on, or it is broken.
-    """
+    """What the most frequent answers are counted on: a table (no videos needed), or rooms of the split `train`."""
     if train_table is not None:
         if not train_table.is_file():
             raise ValueError(f"There is no training table {train_table}. Give a .jsonl or .parquet file.")
@@ -134,7 +124,6 @@ def load_rooms(
     """Questions of the first rooms of a benchmark, as many as a limit needs.
 
     Args:
-        benchmark: what rooms they are, and the most of them.
         limit: how many questions are wanted, balanced over the types; None for all. See `rooms_for_limit`.
         workers: processes that make rooms.
         cache: where the rooms are stored; by default below `HF_HOME`.
@@ -170,15 +159,8 @@ def rooms_for_limit(
 ) -> list[AnnotatedQuestion]:
     """Questions of the first 2, 4, 8 ... rooms, until each type has its share of `limit`, or of all rooms.
 
-    The number of rooms follows from `limit` alone, so the questions do not depend on what a cache holds.
-
-    Args:
-        first_rooms: gives the questions of the first n rooms.
-        num_rooms: the most rooms.
-        limit: how many questions are wanted; None for all rooms.
-
-    Raises:
-        ValueError: if `limit` is below 1.
+    The number of rooms follows from `limit` alone, so the questions do not depend on what a cache holds. `first_rooms`
+    gives the questions of the first n rooms.
     """
     if limit is None:
         return list(first_rooms(num_rooms))

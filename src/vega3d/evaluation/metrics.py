@@ -53,11 +53,7 @@ WORD = re.compile(r"[a-z]+")
 
 
 def is_choice(question_type: str) -> bool:
-    """Whether a question of this type has options.
-
-    Raises:
-        ValueError: if there is no such type.
-    """
+    """Whether a question of this type has options; raises ValueError if there is no such type."""
     if question_type not in QUESTION_TYPES:
         raise ValueError(f"There is no question type {question_type!r}. The types are {', '.join(QUESTION_TYPES)}.")
     return question_type not in NUMERIC_TYPES
@@ -151,9 +147,6 @@ def score_parsed(parsed: str, question_type: str, ground_truth: str | int | floa
     """Score in [0, 1] of a parsed answer: equality of letters without case, or mean relative accuracy.
 
     What is no number scores 0, as in the official code.
-
-    Raises:
-        ValueError: if there is no such type.
     """
     if is_choice(question_type):
         return float(parsed.lower() == str(ground_truth).lower())
@@ -186,7 +179,7 @@ class Averages:
         macro: unweighted mean of the categories that have a score; None if none has.
         micro: mean over the questions of the eight categories; None if there are none.
         missing: types of the eight categories without a question; not empty means that `macro` is not comparable
-            with published figures.
+            with published scores.
     """
 
     types: dict[str, float]
@@ -201,13 +194,8 @@ def average(scores: Iterable[tuple[str, float]]) -> Averages:
 
     A category without questions is left out of the macro average, as in the official code, and named in `missing`.
     Where a direction type is missing the official code stops with a KeyError; here the whole category of directions
-    then has no score, because a mean of the other types would not be comparable.
-
-    Args:
-        scores: question type and score in [0, 1] of each question.
-
-    Raises:
-        ValueError: if there is no such type.
+    then has no score, because a mean of the other types would not be comparable. `scores` are the question type and
+    score in [0, 1] of each question.
     """
     by_type: dict[str, list[float]] = {}
     for question_type, score in scores:
@@ -219,11 +207,11 @@ def average(scores: Iterable[tuple[str, float]]) -> Averages:
         for category, names in CATEGORIES.items()
     }
     scored = [score for score in categories.values() if score is not None]
-    of_averages = [score for name, values in by_type.items() if name not in EXTRA_CHOICE_TYPES for score in values]
+    averaged = [score for name, values in by_type.items() if name not in EXTRA_CHOICE_TYPES for score in values]
     return Averages(
         types=types,
         categories=categories,
         macro=float(np.mean(scored)) if scored else None,
-        micro=float(np.mean(of_averages)) if of_averages else None,
+        micro=float(np.mean(averaged)) if averaged else None,
         missing=tuple(name for name in (*CHOICE_TYPES, *NUMERIC_TYPES) if name not in types),
     )

@@ -52,9 +52,7 @@ class Journal:
 def open_journal(path: Path | None, header: Mapping) -> Iterator[tuple[dict[str, Any], Journal]]:
     """The answers of an earlier run by id, unchecked, and the journal to append to; what a kill cut off is cut away.
 
-    Args:
-        path: where the journal is or will be; None stores nothing.
-        header: what the answers depend on.
+    The `header` is what the answers depend on; without a path nothing is stored.
 
     Raises:
         ValueError: if the file is of another run, or damaged otherwise than at its end.
@@ -89,21 +87,16 @@ def read_line(line: bytes, place: str) -> dict[str, Any]:
     """The values of a line; raises ValueError if it holds none."""
     try:
         values = json.loads(line)
-    except RecursionError as error:
-        raise ValueError(f"{place} is damaged: it is nested too deeply. {JOURNAL_REMEDY}") from error
-    except ValueError as error:
-        raise ValueError(f"{place} is damaged: {error}. {JOURNAL_REMEDY}") from error
+    except (RecursionError, ValueError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{place} is damaged: {reason}. {JOURNAL_REMEDY}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{place} is damaged: it holds {type(values).__name__}. {JOURNAL_REMEDY}")
     return values
 
 
 def read_result(path: str | Path) -> dict:
-    """A result file of `run.evaluate`.
-
-    Raises:
-        ValueError: if there is none at this path, or it holds what no evaluation gives.
-    """
+    """A result file of `run.evaluate`; raises ValueError if it is not there, or holds what no evaluation gives."""
     if not Path(path).exists() and not Path(path).is_symlink():
         raise ValueError(f"There is no result file {path}. Make it with `vega3d evaluate --output`.")
     result = read_json(path, RESULT_REMEDY)
@@ -163,15 +156,13 @@ def check_no_copies(results: Mapping[str, Mapping]) -> None:
 
 
 def is_copy(first: Mapping, second: Mapping) -> bool:
-    ours, theirs = (answers(result) for result in (first, second))
+    ours, theirs = (
+        {item["id"]: (item.get("answer"), item.get("option_probabilities")) for item in result["questions"]}
+        for result in (first, second)
+    )
     likelihoods = [list(values.values()) for _, values in ours.values() if isinstance(values, dict)]
     is_drawn = any(len(set(values)) > 1 for values in likelihoods)  # equal ones are those of chance
     return ours == theirs and (is_drawn or first["settings"] == second["settings"])
-
-
-def answers(result: Mapping) -> dict[str, tuple]:
-    """Text and probabilities by question."""
-    return {item["id"]: (item.get("answer"), item.get("option_probabilities")) for item in result["questions"]}
 
 
 def scene_name(question: Mapping) -> str:
@@ -179,11 +170,7 @@ def scene_name(question: Mapping) -> str:
 
 
 def scored_rows(result: Mapping, scoring: str) -> list[tuple[str, str, float]]:
-    """Scene, type and score of each question of a result.
-
-    Raises:
-        ValueError: if it lacks scores of this kind, or one is no number in [0, 1].
-    """
+    """Scene, type and score of each question of a result; raises ValueError unless each has one in [0, 1]."""
     unscored = [question["id"] for question in result["questions"] if question["scores"].get(scoring) is None]
     if unscored:
         raise ValueError(

@@ -42,14 +42,12 @@ def evaluate(
     """The result of a benchmark: asked, scored and written; what an earlier run answered is not asked again.
 
     Args:
-        answerer: a model or a baseline.
         records: questions, with their videos where the answerer needs them.
         output: JSON file of the result. If it is there already, and of the same run, it is returned as it is. None
             stores nothing, so that a killed run starts anew.
         benchmark: its name in the result file.
         missing_videos: videos whose questions were left out, for the result file.
-        seed: decides the draws of the bootstrap.
-        resamples: how many times the bootstrap draws scenes.
+        seed: decides the draws of the bootstrap, of which there are `resamples`.
         batch_size: questions answered at a time. The answers do not depend on it but for rounding, so a run may be
             continued with another one.
         on_progress: called with the number of questions that are newly done, at first with those of an earlier run.
@@ -69,7 +67,9 @@ def evaluate(
     header = run_header(answerer, records, benchmark, missing_videos)
     with contextlib.nullcontext() if output is None else only_run(output):
         if output is not None and output.exists():
-            return finished_result(output, header)
+            finished = read_result(output)
+            check_same_header({name: finished.get(name) for name in header}, header, output)
+            return finished
         journal = None if output is None else journal_path(output)
         answers = ask(answerer, records, batch_size, journal, header, on_progress)
         questions = [scored(record, answers[record.id]) for record in records]
@@ -89,13 +89,6 @@ def evaluate(
 
 def journal_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.partial.jsonl")
-
-
-def finished_result(output: Path, header: dict) -> dict:
-    """The result that is there already; raises ValueError if it is of another run."""
-    result = read_result(output)
-    check_same_header({name: result.get(name) for name in header}, header, output)
-    return result
 
 
 def ask(
@@ -188,12 +181,7 @@ def run_header(
 
 
 def check_request(output: Path | None, batch_size: int, *inputs: str | Path | None) -> None:
-    """What can be known before anything is loaded.
-
-    Args:
-        output: file of the result, if one is wanted.
-        batch_size: questions at a time.
-        inputs: files that are read, and must be neither the output nor its journal.
+    """What can be known before anything is loaded. `inputs` are files that are read, none of which may be written.
 
     Raises:
         ValueError: if the batches or the place of the output cannot be, what lies there is no result, or another run
@@ -220,16 +208,15 @@ def checked(record: AnnotatedQuestion, answer: RawAnswer) -> RawAnswer:
                 f"Question {record.id} has the options {record.letters!r}, but the answer has probabilities of "
                 f"{list(probabilities) if isinstance(probabilities, dict) else probabilities!r:.80}."
             )
-        if not all(is_probability(value) for value in probabilities.values()):
+        if not all(
+            isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1
+            for value in probabilities.values()
+        ):
             raise ValueError(
                 f"The option probabilities of question {record.id} are {probabilities}. Load the model in float32 or "
                 "bfloat16, and check its weights."
             )
     return text, probabilities
-
-
-def is_probability(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and 0 <= value <= 1
 
 
 def scored(record: AnnotatedQuestion, answer: RawAnswer) -> dict:

@@ -5,7 +5,6 @@ id, dataset, scene_name, question_type, question, ground_truth, options (lettere
 optional: `pruned` of VSI-Bench's newer tables, and `frame` and `marks` of questions about boxes drawn into the video.
 """
 
-import json
 import math
 import random
 import string
@@ -16,7 +15,7 @@ from pathlib import Path
 from vega3d.configs import check_count
 from vega3d.evaluation.metrics import EXTRA_CHOICE_TYPES, QUESTION_TYPES, is_choice, to_number
 from vega3d.extras import optional_module
-from vega3d.files import inside
+from vega3d.files import inside, read_rows
 from vega3d.questions import SpatialQuestion
 
 GENERATION = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False}
@@ -62,12 +61,7 @@ class AnnotatedQuestion(SpatialQuestion):
 
 
 def check_row(row: Mapping, place: str) -> None:
-    """Raises ValueError unless a row of a table is a question with a possible answer.
-
-    Args:
-        row: values by column.
-        place: table and row, for messages.
-    """
+    """Raises ValueError unless a row is a question with a possible answer; `place` names table and row."""
     absent = [name for name in COLUMNS if row.get(name) is None]
     if absent:
         raise ValueError(f"{place} lacks {', '.join(absent)}. A question has {', '.join(COLUMNS)} and options.")
@@ -130,7 +124,7 @@ def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = 
     Args:
         rows: with the published columns; others are ignored.
         folder: with `{dataset}/{scene_name}.mp4`; questions without their video have `visual=None`.
-        table: name of the table, for messages.
+        table: what messages call the table.
 
     Raises:
         ValueError: if a row is no question, names a video outside the folder, two have one id, or there is none.
@@ -142,21 +136,16 @@ def records_from_rows(rows: Iterable[Mapping], folder: str | Path, table: str = 
         check_row(row, place)
         if str(row["id"]) in records:
             raise ValueError(f"{place} has the id {row['id']}, which an earlier row has too. Ids must be unique.")
-        video = video_path(row, folder, place)
+        try:
+            video = inside(inside(folder, str(row["dataset"])), f"{row['scene_name']}.mp4")
+        except ValueError as error:
+            raise ValueError(f"{place} has the dataset and scene_name of no video there: {error}") from error
         if video not in found:
             found[video] = video.is_file()
         records[str(row["id"])] = annotated_question(row, video if found[video] else None)
     if not records:
         raise ValueError(f"{table} holds no question. Download it again.")
     return list(records.values())
-
-
-def video_path(row: Mapping, folder: str | Path, place: str) -> Path:
-    """Where the video of a row lies; raises ValueError for names that lead out of the folder."""
-    try:
-        return inside(inside(folder, str(row["dataset"])), f"{row['scene_name']}.mp4")
-    except ValueError as error:
-        raise ValueError(f"{place} has the dataset and scene_name of no video there: {error}") from error
 
 
 def load_vsibench(
@@ -200,7 +189,6 @@ def read_questions(folder: Path, table: str | Path | None) -> tuple[list[dict], 
     """Rows of the table that is meant, and its name for messages.
 
     Args:
-        folder: where the benchmark was downloaded to.
         table: a file, as a path or a name in `folder`, or a split where `folder` has no table of its own but is one
             that `datasets.load_dataset` reads (such as `data/test-00000-of-00001.parquet`). By default `test.jsonl`,
             `test.parquet`, the only table, or the split `test` or the only split.
@@ -228,32 +216,7 @@ def read_table(path: Path) -> list[dict]:
     """Rows of a `.jsonl` or `.parquet` file; raises ValueError if it is neither or broken."""
     if path.suffix not in TABLE_SUFFIXES or not path.is_file():
         raise ValueError(f"{path} is no table of questions. Give a .jsonl or a .parquet file.")
-    return read_parquet(path) if path.suffix == ".parquet" else read_jsonl(path)
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    """A row for each line that is not empty; raises ValueError, naming the line, if one is no JSON object."""
-    rows = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{path}, line {number}, is no JSON: {error}. Download it again.") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}, is a {type(row).__name__}, but must be a JSON object.")
-            rows.append(row)
-    return rows
-
-
-def read_parquet(path: Path) -> list[dict]:
-    parquet, pyarrow = optional_module("pyarrow.parquet"), optional_module("pyarrow")
-    try:
-        return parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} cannot be read as parquet: {error}. Download it again.") from error
+    return read_rows(path)
 
 
 def read_dataset(folder: Path, split: str | None) -> tuple[list[dict], str]:
@@ -272,11 +235,7 @@ def read_dataset(folder: Path, split: str | None) -> tuple[list[dict], str]:
 
 
 def take_balanced(records: Sequence[AnnotatedQuestion], limit: int, seed: int = 0) -> list[AnnotatedQuestion]:
-    """At most `limit` questions, of each type as many as can be, drawn by `seed` and in their first order.
-
-    Raises:
-        ValueError: if `limit` is below 1.
-    """
+    """At most `limit` (from 1 up) questions, of each type as many as can be, drawn by `seed` and in their order."""
     check_count("limit", limit)
     queues = []
     for name in QUESTION_TYPES:

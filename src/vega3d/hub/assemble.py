@@ -10,7 +10,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
 from vega3d.files import check_new_folder, whole_folder
 from vega3d.hub.load import check_dtype_name, check_vlm_processor
-from vega3d.modeling.backbones_vega3d import Backbones, check_seed, find_backbones, split_config
+from vega3d.modeling.backbones_vega3d import check_seed, find_backbones, split_config
 from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
 from vega3d.modeling.files_vega3d import value_errors
 from vega3d.modeling.noise_vega3d import noise_level
@@ -39,22 +39,14 @@ def load_vlm_processor(vlm: str | Path) -> ProcessorMixin:
 def make_processor(vlm: str | Path, config: VegaGeneratorConfig, **settings) -> VegaProcessor:
     """The VLM's processor with the generative stream of this generator beside its own.
 
-    Args:
-        vlm: Hub id or folder of the vision-language model.
-        config: of the generator, for its patch size.
-        settings: other arguments of `VegaProcessor`, such as `num_frames` and `generator_max_area`.
+    `settings` are other arguments of `VegaProcessor`, such as `num_frames` and `generator_max_area`.
     """
-    return VegaProcessor.from_vlm_processor(
-        load_vlm_processor(vlm), generator_patch_size=config.patch_size, **settings
-    )
+    own = load_vlm_processor(vlm)
+    return VegaProcessor.from_vlm_processor(own, generator_patch_size=config.patch_size, **settings)
 
 
 def split_settings(options: dict) -> tuple[dict, dict]:
-    """Sorts options of `assemble` into those of the two configs, and the frame settings under the processor's names.
-
-    Raises:
-        ValueError: if an option is neither.
-    """
+    """Sorts options of `assemble` into those of the two configs, and the frame settings, as named by the processor."""
     frames = {f"generator_{name}": value for name, value in options.items() if name in FRAME_SETTINGS}
     config = {name: value for name, value in options.items() if name not in FRAME_SETTINGS}
     split_config(config)
@@ -95,7 +87,10 @@ def assemble(
     check_vlm_parts(processor)
     check_vlm_processor(processor, backbones.config)
     if report is not None:
-        report(sizes_told(backbones, output))
+        wanted = backbones.download_bytes()
+        download = f"{size_text(wanted)} to download" if wanted else "nothing to download"
+        written = size_text(backbones.output_bytes())
+        report(f"{download}; {output} will take about {written} in the VLM's own dtype")
     model = VegaForSpatialReasoning.from_backbones(vlm, generator, prompt_embeds, dtype, seed, **config)
     with whole_folder(output) as partial:
         model.save_pretrained(partial)
@@ -103,15 +98,8 @@ def assemble(
     return output
 
 
-def sizes_told(backbones: Backbones, output: Path) -> str:
-    """What is downloaded and written, in decimal units as on the Hub."""
-    wanted = backbones.download_bytes()
-    download = f"{size_text(wanted)} to download" if wanted else "nothing to download"
-    return f"{download}; {output} will take about {size_text(backbones.output_bytes())} in the VLM's own dtype"
-
-
 def size_text(count: int) -> str:
-    """`16.6 GB` for a number of bytes."""
+    """`16.6 GB` for a number of bytes, in decimal units as on the Hub."""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

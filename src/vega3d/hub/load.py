@@ -52,16 +52,13 @@ def load_vega(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "auto",
 ) -> tuple[VegaForSpatialReasoning, VegaProcessor]:
-    """The model, in eval mode on its device, and its processor.
+    """The model, in eval mode on its device, and its processor; the other arguments are those of `load`.
 
     On a GPU and in 16 bits the vision tower attends to all its windows at once (`pack_vision_attention`).
 
     Args:
-        name_or_path: `vega3d-tiny` (embedded), a folder, or a Hub id.
         four_bit: quantise the language model to 4 bits (nf4, bitsandbytes); generator, projector, fusion and vision
             tower keep their precision.
-        device: by default the GPU if there is one, else the CPU.
-        dtype: that of the weights; "auto" keeps that of the files.
 
     Raises:
         ValueError: if there is no such model or device, its files are broken, or its processor is of another model.
@@ -89,7 +86,13 @@ def load_processor(folder: Path) -> VegaProcessor:
     config = VegaConfig.from_pretrained(folder)
     processor = VegaProcessor.from_pretrained(folder)
     check_vlm_processor(processor, config)
-    check_tokens(processor, config)
+    for name in ("image_token_id", "video_token_id"):
+        ours, theirs = getattr(processor, name), getattr(config, name)
+        if ours != theirs:
+            raise ValueError(
+                f"The tokenizer has {name}={ours!r}, but the VLM's config says {theirs!r}. "
+                "Copy the tokenizer's files of this VLM again."
+            )
     return processor
 
 
@@ -116,33 +119,20 @@ def check_dtype_name(dtype: str | torch.dtype) -> None:
 def check_vlm_processor(processor: VegaProcessor, config: VegaConfig) -> None:
     """Raises ValueError if the VLM's image processors cut other patches than its config says."""
     vision = config.vlm_config.vision_config
-    parts = {"image_processor": processor.image_processor, "video_processor": processor.video_processor}
-    for name, part in parts.items():
-        settings = part.to_dict()
-        for field, theirs in (
-            ("patch_size", vision.patch_size),
-            ("merge_size", vision.spatial_merge_size),
-            ("temporal_patch_size", vision.temporal_patch_size),
-        ):
+    wanted = {
+        "patch_size": vision.patch_size,
+        "merge_size": vision.spatial_merge_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+    }
+    for name in ("image_processor", "video_processor"):
+        settings = getattr(processor, name).to_dict()
+        for field, theirs in wanted.items():
             ours = settings[field]
             if ours != theirs:
                 raise ValueError(
                     f"The {name} has {field}={ours!r}, but the VLM's vision_config says {theirs!r}. "
                     "Copy the processor's files of this VLM again."
                 )
-
-
-def check_tokens(processor: VegaProcessor, config: VegaConfig) -> None:
-    """Raises ValueError if the tokenizer writes other placeholders than the model looks for."""
-    for name, ours, theirs in (
-        ("image_token_id", processor.image_token_id, config.image_token_id),
-        ("video_token_id", processor.video_token_id, config.video_token_id),
-    ):
-        if ours != theirs:
-            raise ValueError(
-                f"The tokenizer has {name}={ours!r}, but the VLM's config says {theirs!r}. "
-                "Copy the tokenizer's files of this VLM again."
-            )
 
 
 def generator_frames(folder: Path, config: VegaGeneratorConfig) -> FrameSettings:

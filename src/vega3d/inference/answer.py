@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.questions import KnownQuestions, SpatialQuestion
@@ -40,11 +40,7 @@ class Answer:
 
 
 def notices(config: VegaConfig, question: SpatialQuestion) -> list[str]:
-    """What to say with an answer: the model's notice, and why this answer in particular may mean nothing.
-
-    Raises:
-        ValueError: if the config lists its questions in another shape.
-    """
+    """What to say with an answer: the model's notice, and why this answer in particular may mean nothing."""
     known = KnownQuestions.from_config(config.questions)
     note = None if known is None else known.note(question)
     width = config.get_text_config().hidden_size
@@ -55,15 +51,10 @@ def notices(config: VegaConfig, question: SpatialQuestion) -> list[str]:
 
 
 def letter_probabilities(logits: torch.Tensor, letters: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Probability of each option letter as the next token, among the letters.
-
-    Args:
-        logits: float[V], of the next token.
-        letters: those of the options, such as "ABC".
-        tokenizer: the model's own.
+    """Probability of each option letter, such as those of "ABC", as the next token, among the letters.
 
     Raises:
-        ValueError: if the tokenizer has no single token for a letter, or logits are not finite.
+        ValueError: if the tokenizer has no single token for a letter, or the logits, float[V], are not finite.
     """
     check_logits(logits)
     tokens = [tokenizer.encode(letter, add_special_tokens=False) for letter in letters]
@@ -95,8 +86,3 @@ class CheckedLogits(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         check_logits(scores)
         return scores
-
-
-def checked_logits() -> LogitsProcessorList:
-    """For `generate(logits_processor=...)`."""
-    return LogitsProcessorList([CheckedLogits()])

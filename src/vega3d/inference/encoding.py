@@ -62,11 +62,7 @@ def visual_kind(question: SpatialQuestion) -> str:
 
 
 def video_file(question: SpatialQuestion) -> Path | None:
-    """The file that a question is about, the name of a shipped clip included; None for frames, folders and images.
-
-    Raises:
-        ValueError: if there is no such file.
-    """
+    """The file that a question is about, the name of a shipped clip included; None for frames, folders and images."""
     if question.is_image or not isinstance(question.visual, (str, Path)):
         return None
     path = local_path(question.visual, "video")
@@ -76,11 +72,7 @@ def video_file(question: SpatialQuestion) -> Path | None:
 
 
 def read_frames(question: SpatialQuestion, num_frames: int | None, fps: float | None) -> VideoClip:
-    """The frames of a question's video that the model sees, its boxes drawn in; of an image the one frame.
-
-    Raises:
-        ValueError: if it cannot be read, is not one video, or lacks the frame or a marked place.
-    """
+    """The frames of a question's video that the model sees, its boxes drawn in; of an image the one frame."""
     if question.is_image:
         return VideoClip(load_image_array(question.visual)[None], np.zeros(1), "image", timed=False)
     file = video_file(question)

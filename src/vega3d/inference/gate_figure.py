@@ -5,7 +5,6 @@ frame under them is grey, so that each colour is the gate's and each edge the pi
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,11 +19,7 @@ LEGEND = "gate: low takes in the most from the world simulator, high keeps the V
 
 
 def gate_scale(gates: np.ndarray) -> tuple[float, float]:
-    """The gates at the ends of the colours: the lowest and the highest of the clip, `SHORTEST_SCALE` apart or more.
-
-    Raises:
-        ValueError: if a gate is not finite.
-    """
+    """The gates at the ends of the colours: the lowest and the highest of the clip, `SHORTEST_SCALE` apart or more."""
     low, high = float(np.min(gates)), float(np.max(gates))
     if not np.isfinite([low, high]).all():
         raise ValueError(
@@ -45,9 +40,6 @@ def gate_overlays(frames: np.ndarray, gates: np.ndarray) -> list[np.ndarray]:
 
     Returns:
         t pictures uint8[H, W, 3].
-
-    Raises:
-        ValueError: as `gate_scale`.
     """
     height, width = frames.shape[1:3]
     scale = optional_module("matplotlib.colors").Normalize(*gate_scale(gates))
@@ -62,17 +54,7 @@ def gate_overlays(frames: np.ndarray, gates: np.ndarray) -> list[np.ndarray]:
 
 
 def save_gate_figure(path: Path, frames: np.ndarray, gates: np.ndarray, seconds: list[float] | None) -> None:
-    """Draws each temporal patch as `gate_overlays` does, with a legend of the colours.
-
-    Args:
-        path: PNG file, which appears under its name only when it is whole.
-        frames: uint8[T, H, W, 3].
-        gates: float[t, h, w] in (0, 1), t = ceil(T / 2).
-        seconds: time of each frame [s], for the titles.
-
-    Raises:
-        ValueError: as `gate_scale`, and as `vega3d.files.check_output`.
-    """
+    """Writes a PNG of the pictures of `gate_overlays`, with a legend; `seconds` are the times of the frames [s]."""
     pictures = gate_overlays(frames, gates)
     columns = min(4, len(pictures))
     rows = -(-len(pictures) // columns)
@@ -87,12 +69,6 @@ def save_gate_figure(path: Path, frames: np.ndarray, gates: np.ndarray, seconds:
             axis.imshow(pictures[index])
             if seconds is not None:
                 axis.set_title(f"{seconds[2 * index]:.1f} s", fontsize=8)
-    add_legend(figure, axes, gates)
-    with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=110, metadata={"Software": SOFTWARE})
-
-
-def add_legend(figure: Any, axes: np.ndarray, gates: np.ndarray) -> None:
     low, high = gate_scale(gates)
     scale = optional_module("matplotlib.colors").Normalize(low, high)
     colours = optional_module("matplotlib.cm").ScalarMappable(scale, COLOURS)
@@ -100,3 +76,5 @@ def add_legend(figure: Any, axes: np.ndarray, gates: np.ndarray) -> None:
     ticks = np.linspace(low, high, 5).tolist()
     bar.set_ticks(ticks, labels=[f"{tick:.2f}" for tick in ticks])
     bar.set_label(LEGEND, fontsize=9)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=110, metadata={"Software": SOFTWARE})

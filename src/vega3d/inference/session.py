@@ -10,11 +10,17 @@ from threading import Event
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer, TextStreamer
+from transformers import (
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+    TextStreamer,
+)
 
 from vega3d.configs import check_count
 from vega3d.features.cache import FeatureCache
-from vega3d.inference.answer import Answer, checked_logits, letter_probabilities, notices
+from vega3d.inference.answer import Answer, CheckedLogits, letter_probabilities, notices
 from vega3d.inference.encoding import (
     LANGUAGE_INPUTS,
     EncodedClip,
@@ -105,8 +111,7 @@ class Session:
             question: the text; this and the next five as in `SpatialQuestion`.
             settings: those of `answer`.
 
-        Raises:
-            ValueError: as `SpatialQuestion` and `answer` do.
+        Errors are those of `SpatialQuestion` and `answer`.
         """
         asked = SpatialQuestion(
             visual, question, options, is_image=is_image, is_numeric=is_numeric, frame=frame, marks=marks
@@ -180,9 +185,6 @@ class Session:
 
         Returns:
             For each the text as the model wrote it, also for a choice, and the probability of each letter, or None.
-
-        Raises:
-            ValueError: as `answer`.
         """
         clips = [None if question.visual is None else self.encode(question) for question in questions]
         inputs, _ = self._inputs(questions, clips)
@@ -215,10 +217,7 @@ class Session:
             with_semantic: the VLM's tokens alone.
             with_frames: small frames for pictures.
             output_gates: the gates also of a fusion that reads the question, for this question.
-            on_progress: called with a number of frames when the generator has newly done them.
-
-        Raises:
-            ValueError: as `answer`.
+            on_progress: as in `answer`, as are the errors.
         """
         if not isinstance(question, SpatialQuestion):
             question = SpatialQuestion(question, "What is there?")
@@ -318,13 +317,13 @@ class Session:
         self, question: SpatialQuestion, with_generator: bool, output_gates: bool, on_progress: Progress
     ) -> tuple[dict, Answer]:
         """Inputs of the language model, and the answer before it has a text."""
-        said = notices(self.model.config, question)
+        notice = " ".join(notices(self.model.config, question))
         clip = self.encode(
             question, with_generator=with_generator, with_semantic=not with_generator, on_progress=on_progress
         )
         inputs, [gates] = self._inputs([question], [clip], with_generator)
         return inputs, Answer(
-            notice=" ".join(said) or None,
+            notice=notice or None,
             frame_seconds=None if clip.seconds is None else [round(second, 3) for second in clip.seconds],
             gates=gates if output_gates else None,
         )
@@ -339,7 +338,11 @@ class Session:
         for clip, ids, mask in zip(clips, inputs["input_ids"], inputs["attention_mask"], strict=True):
             gate = None
             if clip is not None:
-                visual, gate = self._tokens(clip, ids[mask.bool()][None], with_generator)
+                visual: Any = clip.semantic
+                if with_generator and self.model.config.fusion != "none":
+                    visual, gate = clip.fused, clip.gates
+                    if visual is None:  # they depend on the question; its prompt is int[1, L] without padding
+                        visual, gate = fused_tokens(self.model, clip.kind, clip.encoder, ids[mask.bool()][None])
                 tokens.setdefault(clip.kind, []).append(visual)
             gates.append(gate)
         for name in LANGUAGE_INPUTS:
@@ -350,20 +353,8 @@ class Session:
             inputs["mm_encoder_outputs"] = {kind: join_visuals(visuals) for kind, visuals in tokens.items()}
         return inputs, gates
 
-    def _tokens(self, clip: EncodedClip, ids: torch.Tensor, with_generator: bool):
-        """Visual tokens for one prompt int[1, L] without padding, and their gates."""
-        if not with_generator or self.model.config.fusion == "none":
-            return clip.semantic, None
-        if clip.fused is not None:
-            return clip.fused, clip.gates
-        return fused_tokens(self.model, clip.kind, clip.encoder, ids)
-
     def _rendered(self, question: SpatialQuestion) -> str:
-        """The conversation as text, with one placeholder for the visual; without a visual, of words alone.
-
-        Raises:
-            ValueError: if the question itself holds placeholders of images or videos.
-        """
+        """The conversation as text, with one placeholder for the visual; without a visual, of words alone."""
         kind = visual_kind(question)
         content = [] if question.visual is None else [{"type": kind}]
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}]
@@ -393,7 +384,8 @@ class Session:
     def _generate(self, inputs: dict, max_new_tokens: int, **options: Any):
         """Token ids int[1, L] of prompt and answer, or what else `options` ask for."""
         greedy: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": 1, "do_sample": False}
-        return self.model.generate(**inputs, **greedy, logits_processor=checked_logits(), **options)
+        checks = LogitsProcessorList([CheckedLogits()])
+        return self.model.generate(**inputs, **greedy, logits_processor=checks, **options)
 
     def _generated(self, inputs: dict, max_new_tokens: int, **options: Any) -> str:
         tokens = self._generate(inputs, max_new_tokens, **options)[0, inputs["input_ids"].shape[1] :]
@@ -434,7 +426,7 @@ class StopOnRequest(StoppingCriteria):
 
 @contextmanager
 def named_errors(question: SpatialQuestion) -> Iterator[None]:
-    """Bad input of a question that has a name is told with it."""
+    """Puts the name of a question, if it has one, before the error of its bad input."""
     try:
         yield
     except ValueError as error:

@@ -44,12 +44,10 @@ def packed_attention(
 
 
 def pack_vision_attention(model: PreTrainedModel) -> bool:
-    """Makes the vision tower of a fused model attend to all its windows at once, if it can.
+    """Makes the vision tower of a fused model attend to all its windows at once, if it can, and says whether it can.
 
-    The features change by rounding only.
-
-    Returns:
-        Whether it can: on a GPU, in float16 or bfloat16, if no other flash attention was chosen.
+    It can on a GPU, in float16 or bfloat16, if no other flash attention was chosen. The features change by rounding
+    only.
     """
     vision = model.base_model.vlm.base_model.visual
     able = vision.device.type == "cuda" and vision.dtype in (torch.float16, torch.bfloat16)

@@ -39,11 +39,9 @@ def mark_whole(folder: Path) -> None:
 
 
 def damage(folder: Path, required: Sequence[str] = ()) -> str | None:
-    """What is wrong with a checkpoint, in words; None if it is whole.
+    """What is wrong with a checkpoint, in words; None if it is whole, and has the files that are required.
 
-    Args:
-        folder: with the checkpoint's files. Its `whole.json` may be an older one, which has their lengths alone.
-        required: names of files that must be among them.
+    Its `whole.json` may be an older one, which has the lengths of the files alone.
     """
     try:
         files = read_json(folder / WHOLE_FILE)
@@ -52,11 +50,7 @@ def damage(folder: Path, required: Sequence[str] = ()) -> str | None:
     missing = [name for name in required if name not in files]
     if missing:
         return f"it has no {', '.join(missing)}"
-    for name, written in files.items():
-        wrong = file_damage(folder / name, written)
-        if wrong is not None:
-            return wrong
-    return None
+    return next(filter(None, (file_damage(folder / name, written) for name, written in files.items())), None)
 
 
 def file_damage(file: Path, written: Any) -> str | None:
@@ -118,11 +112,7 @@ def check_required(folder: Path, required: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def writing_into(folder: Path) -> Iterator[None]:
-    """Turns what torch and safetensors raise on a full disk into an OSError that names the folder.
-
-    Raises:
-        OSError: if a file cannot be written.
-    """
+    """Turns what torch and safetensors raise on a full disk into an OSError that names the folder."""
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
@@ -146,11 +136,7 @@ def save_trained(model: nn.Module, folder: Path) -> None:
 
 @torch.no_grad()
 def load_trained(model: nn.Module, folder: Path) -> None:
-    """Puts the trained weights of a checkpoint into a model of which the same parts are trained.
-
-    Raises:
-        ValueError: if the file cannot be read, or holds other weights than those trained.
-    """
+    """Puts the trained weights of a checkpoint into a model of which the same parts are trained."""
     path = folder / TRAINED_FILE
     try:
         tensors = load_file(path)
@@ -180,11 +166,7 @@ def needed_files(processes: int) -> list[str]:
 
 
 def last_checkpoint(folder: Path, processes: int) -> Path | None:
-    """The newest whole checkpoint of a run; what a killed process left half is removed.
-
-    Raises:
-        ValueError: if it is not this trainer's, or lacks a file.
-    """
+    """`last_whole_checkpoint` of this trainer."""
     return last_whole_checkpoint(folder, needed_files(processes), FILES_OF_OTHERS)
 
 
@@ -198,11 +180,7 @@ def check_checkpoint(folder: Path, processes: int) -> None:
 
 
 def read_state(folder: Path) -> TrainerState:
-    """The Trainer's own account of a run.
-
-    Raises:
-        ValueError: if its file cannot be read, or holds something else.
-    """
+    """The Trainer's own account of a run; raises ValueError if its file cannot be read, or holds something else."""
     path = folder / STATE_FILE
     remedy = f"Remove {folder} to continue from an earlier checkpoint."
     values = read_json(path, remedy)

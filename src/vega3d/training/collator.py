@@ -131,7 +131,6 @@ def answer_tokens(offsets: list, spans: list[tuple[int, int]], replaced: list[di
         offsets: (start, end) of each token in the text whose placeholders are written out; (0, 0) for padding.
         spans: (start, end) of the answers in the text before that.
         replaced: of each placeholder its `span` before and its `new_span` after.
-        id: names the row in errors.
 
     Raises:
         ValueError: if a token holds the end of the prompt and the beginning of the answer, which a model that is asked

@@ -10,20 +10,15 @@ from vega3d.configs import check_range, make_settings, read_settings, shown
 from vega3d.training.parts import LORA_TARGETS, RESIDUAL_SCALE_RATE, check_parts, compiled_targets, learning_rates
 
 FILES = {".jsonl": "json", ".parquet": "parquet"}  # of messages: the loader of `datasets` for each suffix
-WITHOUT_EFFECT = (  # on losses and weights; a run may be continued with other values
-    "output",
-    "logging_steps",
-    "save_steps",
-    "save_total_limit",
-    "report_to",
-)
+# Without effect on losses and weights; a run may be continued with other values.
+WITHOUT_EFFECT = ("output", "logging_steps", "save_steps", "save_total_limit", "report_to")
 
 
 @dataclass(frozen=True)
 class DataSource:
     """One data set: a folder of rooms, a file of messages, or an id on the Hub.
 
-    Args:
+    Attributes:
         path: a folder of rooms (`vega3d synthesize`), a `.jsonl` or `.parquet` file with a column `messages`, or the
             id of such a data set on the Hub. Paths of media are relative to the file.
         split: `train`, `validation` or `test`, as the folder of rooms or the data set of the Hub names it.
@@ -50,9 +45,8 @@ class DataSource:
                 )
         if path.is_file() and path.suffix not in FILES:
             raise ValueError(f"{path} is no file of messages: give one of {list(FILES)}.")
-        if not path.exists() and (
-            path.suffix in FILES or self.path.count("/") != 1 or self.path.startswith((".", "/"))
-        ):
+        is_local = path.suffix in FILES or self.path.count("/") != 1 or self.path.startswith((".", "/"))
+        if is_local and not path.exists():
             raise ValueError(f"There is no data {self.path}. Give a folder of rooms, a file of messages, or a Hub id.")
 
 

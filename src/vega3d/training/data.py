@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from vega3d.extras import optional_module
-from vega3d.files import check_input
+from vega3d.files import read_rows
 from vega3d.questions import Mark, SpatialQuestion
 from vega3d.training.config import FILES, DataSource
 
@@ -41,7 +41,7 @@ class MarkedVideo:
 class TrainingExample:
     """One conversation with its images and videos, checked and ready for the collator.
 
-    Args:
+    Attributes:
         id: names the row in errors.
         messages: `{"role", "content"}`; the content is a list of `{"type": "text", "text"}`, `{"type": "image"}` and
             `{"type": "video"}`. Each placeholder stands for the next of the images or videos below.
@@ -133,14 +133,11 @@ def messages_example(row: Mapping, id: str, folder: Path | None) -> TrainingExam
     for kind, left in waiting.items():
         if left:
             raise ValueError(f"it has {len(left)} {kind}(s) more than placeholders of type {kind!r}.")
-    plain = [
-        {
-            "role": message["role"],
-            "content": [{k: v for k, v in part.items() if k in ("type", "text")} for part in content],
-        }
-        for message, content in zip(messages, contents, strict=True)
-    ]
-    return TrainingExample(id, check_answers(plain), found["image"], found["video"])
+    plain = [[{k: v for k, v in part.items() if k in ("type", "text")} for part in content] for content in contents]
+    roles = [message["role"] for message in messages]
+    turns = [{"role": role, "content": content} for role, content in zip(roles, plain, strict=True)]
+    check_answers(turns)
+    return TrainingExample(id, turns, found["image"], found["video"])
 
 
 def listed_media(row: Mapping, column: str) -> list:
@@ -162,7 +159,7 @@ def content_parts(message: Any) -> list[dict]:
     content = message.get("content")
     if isinstance(content, str):
         pieces = MARKERS.split(content)  # text, kind, text, kind, ... text
-        parts = [{"type": "text", "text": p} if i % 2 == 0 else {"type": p} for i, p in enumerate(pieces)]
+        parts = [{"type": p} if i % 2 else {"type": "text", "text": p} for i, p in enumerate(pieces)]
         return [part for part in parts if part.get("text") != ""]
     if content is not None and not isinstance(content, (list, tuple)):
         raise ValueError(f"the content of a message is {named_type(content)}, but must be text or a list of parts.")
@@ -212,18 +209,14 @@ def located(medium, folder: Path | None):
     return medium
 
 
-def check_answers(messages: list[dict]) -> list[dict]:
-    answers = [message for message in messages if message["role"] == "assistant"]
+def check_answers(messages: list[dict]) -> None:
+    answers = [message["content"] for message in messages if message["role"] == "assistant"]
     if not answers:
         raise ValueError("it has no message of the assistant to learn from.")
     for answer in answers:
-        if any(part["type"] in MEDIA for part in answer["content"]) or not message_text(answer).strip():
+        has_media = any(part["type"] in MEDIA for part in answer)
+        if has_media or not "".join(part.get("text", "") for part in answer).strip():
             raise ValueError("an answer of the assistant is empty, or holds an image or video; it must be text.")
-    return messages
-
-
-def message_text(message: Mapping) -> str:
-    return "".join(part.get("text", "") for part in message["content"])
 
 
 def check_media(examples: Iterable[TrainingExample]) -> None:
@@ -261,10 +254,7 @@ class RowsByNumber:
     def __call__(self, batch: Mapping) -> dict[str, list]:
         chosen = [self.examples[number] for number in batch["number"]]
         return {
-            "id": [example.id for example in chosen],
-            "messages": [example.messages for example in chosen],
-            "images": [example.images for example in chosen],
-            "videos": [example.videos for example in chosen],
+            name: [getattr(example, name) for example in chosen] for name in ("id", "messages", "images", "videos")
         }
 
 
@@ -291,43 +281,18 @@ def load_examples(sources: Sequence[DataSource]) -> ExampleDataset:
 
 
 def source_examples(source: DataSource) -> list[TrainingExample]:
-    name = Path(source.path).name
+    path = Path(source.path)
+    rows: Iterable
     if source.is_rooms:
         from vega3d.rooms.dataset.files import load_spatial_questions
 
-        questions = load_spatial_questions(source.path, source.split)
-        return [training_example(question, f"{name}/{number}") for number, question in enumerate(questions)]
-    path = Path(source.path)
-    if not path.is_file():
+        rows = load_spatial_questions(source.path, source.split)
+    elif path.is_file():
+        rows = read_rows(path)
+    else:
         rows = optional_module("datasets").load_dataset(source.path, split=source.split)
-        return [training_example(row, f"{name}/{number}") for number, row in enumerate(rows)]
-    rows = json_rows(path) if path.suffix == ".jsonl" else parquet_rows(path)
-    return [training_example(row, f"{name}/{number}", path.parent) for number, row in enumerate(rows)]
-
-
-def json_rows(path: Path) -> list[dict]:
-    rows = []
-    try:
-        lines = check_input(path).read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text: {error}. Give a file of messages.") from error
-    for number, line in enumerate(lines):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise ValueError(f"Line {number + 1} of {path} is no JSON: {error}") from error
-            if not isinstance(rows[-1], dict):
-                raise ValueError(f"Line {number + 1} of {path} is no object with `messages`.")
-    return rows
-
-
-def parquet_rows(path: Path) -> list[dict]:
-    pyarrow, parquet = optional_module("pyarrow"), optional_module("pyarrow.parquet")
-    try:
-        return parquet.read_table(check_input(path)).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    folder = path.parent if path.is_file() else None
+    return [training_example(row, f"{path.name}/{number}", folder) for number, row in enumerate(rows)]
 
 
 def stream_examples(sources: Sequence[DataSource], seed: int, shuffle_buffer: int) -> Any:
@@ -341,13 +306,13 @@ def stream_examples(sources: Sequence[DataSource], seed: int, shuffle_buffer: in
         raise ValueError("A stream reads one file or one data set of the Hub; rooms and several of them need none.")
     (source,) = sources
     source.check()
-    path = Path(source.path)
+    path, folder = Path(source.path), None
     load = optional_module("datasets").load_dataset
     if path.is_file():
         stream = load(FILES[path.suffix], data_files=str(path), split="train", streaming=True)
+        folder = str(path.parent.resolve())
     else:
         stream = load(source.path, split=source.split, streaming=True)
-    folder = str(path.parent.resolve()) if path.is_file() else None
     stream = stream.map(StreamedRow(path.name, folder), with_indices=True)
     return stream.shuffle(seed=seed, buffer_size=shuffle_buffer) if shuffle_buffer > 1 else stream
 

@@ -90,29 +90,22 @@ def choose_parts(
     model.requires_grad_(False)
     if "llm-lora" in tune:
         check_targets(model, lora_targets)
-        whole = [prefix.removesuffix(".") for part, prefix in PREFIXES.items() if part in tune]
-        return with_adapters(
-            model,
-            seed,
+        import torch
+
+        peft = optional_module("peft")
+        adapters = peft.LoraConfig(
             r=lora_rank,
             lora_alpha=lora_alpha,
             lora_dropout=lora_dropout,
             target_modules=lora_targets,
-            modules_to_save=whole or None,
+            modules_to_save=[prefix.removesuffix(".") for part, prefix in PREFIXES.items() if part in tune] or None,
         )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return peft.get_peft_model(model, adapters)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_part(name) in tune)
     return model
-
-
-def with_adapters(model: "VegaForSpatialReasoning", seed: int, **options) -> "nn.Module":
-    """PEFT's wrapper; `options` are those of its `LoraConfig`."""
-    import torch
-
-    peft = optional_module("peft")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return peft.get_peft_model(model, peft.LoraConfig(**options))
 
 
 def compiled_targets(targets: str) -> re.Pattern[str]:
@@ -129,20 +122,15 @@ def check_targets(model: "nn.Module", targets: str) -> None:
     hit = [name for name, module in model.named_modules() if name and pattern.fullmatch(name)]
     for name in hit:
         if not f"{name}.".startswith(LANGUAGE_PREFIXES[0]):
-            owner = (
-                "the frozen generator" if name.startswith(GENERATOR_PREFIX) else "a part outside the language model"
-            )
+            is_frozen = name.startswith(GENERATOR_PREFIX)
+            owner = "the frozen generator" if is_frozen else "a part outside the language model"
             raise ValueError(f"lora_targets {targets!r} would put an adapter on {name}, which is {owner}. Narrow it.")
     if not hit:
         raise ValueError(f"lora_targets {targets!r} matches no layer; names are such as {LORA_TARGETS!r} matches.")
 
 
 def learning_rates(tune: Iterable[str], given: Mapping[str, float]) -> dict[str, float]:
-    """The rate of each part, the defaults where none is given.
-
-    Raises:
-        ValueError: for a rate of a part that is not trained, or one that is not above 0.
-    """
+    """The rate of each part, the defaults where none is given; raises ValueError for a rate that cannot be used."""
     tune = tuple(tune)
     for part, rate in given.items():
         if part not in tune:

@@ -20,12 +20,16 @@ from vega3d.training.collator import VegaCollator
 from vega3d.training.config import TrainingConfig
 from vega3d.training.data import fingerprint, load_examples, stream_examples
 from vega3d.training.parts import choose_parts
-from vega3d.training.trainer import SMALL_RESIDUAL_SCALE, VegaTrainer, small_scale_warning
+from vega3d.training.trainer import VegaTrainer, small_scale_warning
 
 SETTINGS_FILE = "training_config.json"
 RESULT_FILE = "training.json"
 CURVES_FILE = "training.png"
 CHECKPOINTS, ADAPTER = "checkpoints", "adapter"  # folders
+SAME_ARGUMENTS = (  # settings that transformers' TrainingArguments has under the same names
+    *("seed", "weight_decay", "max_grad_norm"),
+    *("logging_steps", "save_steps", "save_total_limit", "eval_steps", "report_to"),
+)
 LENGTHEN = (
     "The rates of a run are made for its length: to train longer, start from its result, with model={output} and "
     "another output."
@@ -166,28 +170,21 @@ def training_arguments(config: TrainingConfig, is_bfloat16: bool) -> TrainingArg
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation,
-        weight_decay=config.weight_decay,
         warmup_steps=config.warmup,
         lr_scheduler_type=config.schedule,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
         data_seed=config.seed,
         bf16=is_bfloat16 and config.float32_trained,
         activation_checkpointing=config.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
         dataloader_num_workers=config.workers,
-        logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
-        save_steps=config.save_steps,
-        save_total_limit=config.save_total_limit,
         eval_strategy="steps" if config.eval_data else "no",
-        eval_steps=config.eval_steps,
         prediction_loss_only=True,
-        report_to=config.report_to,
         remove_unused_columns=False,
         accelerator_config={"dispatch_batches": False},
         use_cpu=config.device == "cpu" or not torch.cuda.is_available(),
         disable_tqdm=True,
+        **{name: getattr(config, name) for name in SAME_ARGUMENTS},
     )
 
 
@@ -213,8 +210,7 @@ def summary(trainer: VegaTrainer, config: TrainingConfig) -> dict[str, Any]:
     log = trainer.state.log_history
     losses = [entry["loss"] for entry in log if "loss" in entry]
     few = max(1, min(5, len(losses) // 2))
-    scale = trainer.residual_scale()
-    small = scale is not None and abs(scale) < SMALL_RESIDUAL_SCALE
+    warning = small_scale_warning(trainer.residual_scale())
     speeds = sorted(entry["clips_per_second"] for entry in log if "clips_per_second" in entry)
     return {
         "output": str(config.output),
@@ -223,9 +219,9 @@ def summary(trainer: VegaTrainer, config: TrainingConfig) -> dict[str, Any]:
         "loss_first": sum(losses[:few]) / few,
         "loss_last": sum(losses[-few:]) / few,
         "loss_averaged_over": few,
-        "residual_scale": scale,
+        "residual_scale": trainer.residual_scale(),
         "clips_per_second": speeds[len(speeds) // 2] if speeds else None,
-        "warnings": [small_scale_warning(scale)] if small and scale is not None else [],
+        "warnings": [] if warning is None else [warning],
         "log": [entry for entry in log if "loss" in entry or "eval_loss" in entry],
     }
 
@@ -236,15 +232,8 @@ def save_result(trainer: Trainer, processor: VegaProcessor, output: Path, unquan
     `AutoModel.from_pretrained(output)` loads it. With adapters, `output/adapter` holds them (with the projector and
     the fusion, if they were trained) as PEFT loads them onto the model that the run started from.
 
-    Args:
-        trainer: after training.
-        processor: what the model is used with.
-        output: the folder that the files go to.
-        unquantised: folder of the model that the run started from, if it was trained in 4 bits: adapters are merged
-            into these weights, not into the rounded ones.
-
-    Raises:
-        OSError: if the folder cannot be written.
+    `unquantised` is the folder of the model that the run started from, if it was trained in 4 bits: adapters are
+    merged into these weights, not into the rounded ones.
     """
     wrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
     with writing_into(output):
@@ -265,12 +254,7 @@ def plain_model(wrapped: Any, output: Path, unquantised: Path | None) -> VegaFor
 
 
 def save_curves(path: Path, log: Sequence[dict]) -> None:
-    """Writes a PNG of loss (with that of the evaluation data), r, and the gate's mean and spread.
-
-    Args:
-        path: where the picture goes.
-        log: the entries of the Trainer's log, of which those without a value are left out of its curve.
-    """
+    """Writes a PNG of the Trainer's log: loss (also of the evaluation data), r, and the gate's mean and spread."""
     figure = optional_module("matplotlib.figure").Figure(figsize=(10, 3.2), layout="constrained")
     loss, scale, gate = figure.subplots(1, 3)
     for name, label in (("loss", "training"), ("eval_loss", "evaluation")):
@@ -281,11 +265,7 @@ def save_curves(path: Path, log: Sequence[dict]) -> None:
     steps = [entry["step"] for entry in points]
     low, high = ([entry["gate_mean"] + sign * entry["gate_std"] for entry in points] for sign in (-1, 1))
     gate.fill_between(steps, low, high, alpha=0.25)
-    titles = {
-        loss: "loss [nats per token]",
-        scale: "residual scale r",
-        gate: "gate, mean ± spread",
-    }
+    titles = {loss: "loss [nats per token]", scale: "residual scale r", gate: "gate, mean ± spread"}
     for axes, title in titles.items():
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("step")

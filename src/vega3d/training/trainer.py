@@ -221,9 +221,9 @@ class VegaTrainer(Trainer):
         logger.info("Trainable parameters: %s (%s)", f"{total:,}", counts)
         self._passed["since"] = time.perf_counter()
         output = super().train(resume_from_checkpoint, **kwargs)
-        scale = self.residual_scale()
-        if scale is not None and abs(scale) < SMALL_RESIDUAL_SCALE:
-            logger.warning(small_scale_warning(scale))
+        warning = small_scale_warning(self.residual_scale())
+        if warning is not None:
+            logger.warning(warning)
         return output
 
     def hyperparameter_search(self, *args, **kwargs):
@@ -289,19 +289,19 @@ class VegaTrainer(Trainer):
 
 
 def smoothed_loss(logits: torch.Tensor, labels: torch.Tensor, factor: float) -> torch.Tensor:
-    """Cross-entropy of each next token, a share of it spread evenly over all tokens.
+    """Cross-entropy of each next token, a share `factor` of it spread evenly over all tokens.
 
-    Args:
-        logits: float[B, L, V].
-        labels: int[B, L], -100 where no loss is wanted.
-        factor: the share, in [0, 1].
+    Logits are float[B, L, V]; labels int[B, L], -100 where no loss is wanted.
     """
     wanted = labels[:, 1:].flatten().to(logits.device)
     given = logits[:, :-1].float().flatten(0, 1)
     return nn.functional.cross_entropy(given, wanted, ignore_index=IGNORED, label_smoothing=factor)
 
 
-def small_scale_warning(scale: float) -> str:
+def small_scale_warning(scale: float | None) -> str | None:
+    """What to say of a residual scale that is next to 0; None of another one, or where there is none."""
+    if scale is None or abs(scale) >= SMALL_RESIDUAL_SCALE:
+        return None
     return (
         f"The residual scale ended at {scale:.4g}: the generator's features change the model by almost nothing. Train "
         "longer, or raise residual_scale_rate."

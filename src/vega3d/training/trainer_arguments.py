@@ -75,26 +75,17 @@ def check_batches(args: TrainingArguments, train_dataset, eval_dataset) -> None:
             "Set TrainingArguments(accelerator_config={'dispatch_batches': False}): accelerate would cut packed "
             "batches in the wrong places."
         )
-    column = args.length_column_name
-    if args.train_sampling_strategy in BY_LENGTH and column not in column_names(train_dataset):
-        raise ValueError(
-            f"train_sampling_strategy is {args.train_sampling_strategy!r}, but the rows have no column {column!r} "
-            "to go by. Add it to a datasets.Dataset, or use 'random' or 'sequential'."
-        )
-
-
-def column_names(dataset) -> list[str]:
-    """The columns of a `datasets.Dataset`; none of anything else."""
-    if not is_datasets_available() or not isinstance(dataset, optional_module("datasets").Dataset):
-        return []
-    return dataset.column_names
+    if args.train_sampling_strategy in BY_LENGTH:
+        is_table = is_datasets_available() and isinstance(train_dataset, optional_module("datasets").Dataset)
+        if not is_table or args.length_column_name not in train_dataset.column_names:
+            raise ValueError(
+                f"train_sampling_strategy is {args.train_sampling_strategy!r}, but the rows have no column "
+                f"{args.length_column_name!r} to go by. Add it to a datasets.Dataset, or use 'random' or 'sequential'."
+            )
 
 
 def check_optimizer(args: TrainingArguments, rates: Mapping | None, residual_rate: float, options: Mapping) -> None:
-    """Raises ValueError where rates of parts, and an optimizer or schedule that is given, exclude each other.
-
-    `options` are the keyword arguments that `VegaTrainer` hands to Trainer.
-    """
+    """Raises ValueError where rates of parts do not go with the optimizer or schedule in Trainer's `options`."""
     if args.learning_rate != DEFAULT_RATE:
         raise ValueError(
             f"TrainingArguments has learning_rate={args.learning_rate}, which no part would be trained with. Leave it "

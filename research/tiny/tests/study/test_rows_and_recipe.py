@@ -14,7 +14,7 @@ from research.tiny.study.rooms import RoomShards, make_rooms
 from research.tiny.study.runner import Experiment
 from research.tiny.study.stage0_rows import CLOSE_UPS, KINDS
 from research.tiny.study.vlm import VLMRecipe, build_tokenizer, build_vlm
-from vega3d.evaluation.scores import compare, seed_intervals
+from vega3d.evaluation.report import compare, seed_intervals
 from vega3d.rooms import furniture_for
 from vega3d.rooms.scene.classes import CLASSES
 
