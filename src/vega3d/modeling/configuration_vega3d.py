@@ -175,22 +175,22 @@ class VegaGeneratorConfig(PreTrainedConfig):
         return max(self.block_indices) + 1
 
     @property
-    def patch(self) -> int:
-        """Edge of the square of latents that one token covers."""
+    def latent_patch(self) -> int:
+        """Edge of the square that one token covers [latents]."""
         return self.transformer.get("patch_size", (1, 2, 2))[-1]
 
     @property
     def hidden_size(self) -> int:
         """Channels C of the hidden states."""
         if self.family == "vae":
-            return self.vae.get("z_dim", 16) * self.patch**2
+            return self.vae.get("z_dim", 16) * self.latent_patch**2
         width = self.transformer.get("num_attention_heads", 40) * self.transformer.get("attention_head_dim", 128)
         return width * len(self.block_indices)
 
     @property
     def patch_size(self) -> int:
-        """Edge of the square of pixels that one token covers [px]: VAE stride times patch."""
-        return latent_edge(self.vae) * self.patch
+        """Edge of the square that one token covers [px]: pixels of a latent times `latent_patch`."""
+        return latent_edge(self.vae) * self.latent_patch
 
     @property
     def is_relative(self) -> bool:

@@ -380,7 +380,7 @@ class VAETower(LatentTower):
 
     def __init__(self, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
         super().__init__(vae, config)
-        self.patch = config.patch
+        self.latent_patch = config.latent_patch
 
     def constants(self, prompt: torch.Tensor, prompt_length: int, timestep: int) -> None:
         """Nothing depends on the prompt or the noise level."""
@@ -388,8 +388,8 @@ class VAETower(LatentTower):
     def forward(self, latents: torch.Tensor, constants: None, blocks: Sequence[int]) -> dict[int, torch.Tensor]:
         """float[B, Z, t, h, w] -> float[B, t, h / 2, w / 2, 4 Z], the same for every block."""
         batch, channels, t, h, w = latents.shape
-        rows, columns = h // self.patch, w // self.patch
-        windows = latents.reshape(batch, channels, t, rows, self.patch, columns, self.patch)
+        rows, columns = h // self.latent_patch, w // self.latent_patch
+        windows = latents.reshape(batch, channels, t, rows, self.latent_patch, columns, self.latent_patch)
         tokens = windows.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)
         return dict.fromkeys(blocks, tokens.to(next(self.encoder.parameters()).dtype))
 
