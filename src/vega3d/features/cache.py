@@ -301,11 +301,11 @@ class Entry(NamedTuple):
 def write_entry(path: Path, hidden: torch.Tensor, metadata: dict[str, str]) -> int:
     """Writes bf16[t, h, w, C] with its checksum under a temporary name and renames it; returns its size [bytes].
 
-    Raises:
-        ValueError: if the values are not finite, or the folder cannot be written, or is full.
+    Raises ValueError if the values are not finite, or the folder cannot be written, or is full.
     """
     check_finite(hidden)
-    data = save({"hidden": hidden}, metadata={METADATA: with_checksum(metadata, hidden)})
+    entry = json.dumps({**metadata, "checksum": checksum(hidden)}, sort_keys=True)
+    data = save({"hidden": hidden}, metadata={METADATA: entry})
     try:
         path.parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=PARTIAL, delete=False) as file:
@@ -335,10 +335,6 @@ def check_finite(hidden: torch.Tensor) -> None:
             f"{bad} of {hidden.numel()} features are NaN or infinite, so they are not kept. Check the weights of the "
             "generator, and load it in float32 or bfloat16."
         )
-
-
-def with_checksum(metadata: dict[str, str], hidden: torch.Tensor) -> str:
-    return json.dumps({**metadata, "checksum": checksum(hidden)}, sort_keys=True)
 
 
 def read_entry(path: Path, key: str) -> torch.Tensor | None:

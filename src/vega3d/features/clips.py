@@ -74,8 +74,7 @@ class CorpusClip(NamedTuple):
 def corpus_clips(data: str | Path, split: str | None = None) -> list[CorpusClip]:
     """All different clips of a corpus: a data set of rooms (with `split` one table of it), a folder of videos, or one.
 
-    Raises:
-        ValueError: if there is none, or `split` is given without a data set of rooms.
+    Raises ValueError if there is none, or `split` is given without a data set of rooms.
     """
     path = Path(data)
     if split is not None and not (path.is_dir() and list(path.glob("*.parquet"))):

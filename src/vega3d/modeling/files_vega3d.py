@@ -39,10 +39,9 @@ def read_json(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is longer than {LONGEST_JSON} bytes. {remedy}")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError(f"{file} cannot be read: it is nested too deeply. {remedy}") from error
-    except ValueError as error:
-        raise ValueError(f"{file} cannot be read: {error}. {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{file} cannot be read: {reason}. {remedy}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds {type(values).__name__}, but must hold names with values. {remedy}")
     return values
@@ -66,10 +65,8 @@ def read_index(file: Path) -> dict[str, str]:
 def weight_files(folder: Path, stem: str, names: Collection[str], place: Any) -> list[str]:
     """The safetensors files that hold the weights of a model, as transformers and diffusers look for them.
 
-    Args:
-        stem: `model` or `diffusion_pytorch_model`.
-        names: of the regular files that are there, or that can be had.
-        place: folder or Hub id, for the ValueError if there are none, or some of them are missing.
+    `stem` is `model` or `diffusion_pytorch_model`, `names` are the regular files that can be had, and `place`
+    is for the ValueError if there are no weights, or some are missing.
     """
     single = f"{stem}.safetensors"
     if single in names:
@@ -109,6 +106,12 @@ def weight_names(folder: Path, stem: str) -> set[str]:
     return keys
 
 
+def check_complete(what: Any, missing: Collection[str], remedy: str) -> None:
+    """Raises ValueError if a loader missed weights, which it would begin anew."""
+    if missing:
+        raise ValueError(f"{what} lacks {len(missing)} weights, the first is {min(missing)}. {remedy}")
+
+
 # --- Repositories ----------------------------------------------------------------------------------------------------
 
 
@@ -137,11 +140,9 @@ class Repository:
 
 
 def open_repository(name: str | Path, kind: str, small: Sequence[str]) -> Repository:
-    """Finds a model, by folder or Hub id, and fetches its small files alone, which say what it is.
+    """Finds a model, by folder or Hub id, and fetches the files of the patterns `small` alone, which say what it is.
 
-    Args:
-        kind: what it should be, for the ValueError if there is none.
-        small: patterns of these files.
+    Raises ValueError, which names the `kind` it should be, if there is none.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -226,15 +227,10 @@ def read_part_config(folder: Path, part: str) -> dict[str, Any]:
 
 
 def resolve_files(source: str, checkpoint: str | Path | None, subfolder: str = "", **hub) -> Path:
-    """The local folder with the generator's `transformer/` and `vae/`.
+    """The local folder with the generator's `transformer/` and `vae/`, that `generator_config.source` names.
 
-    Args:
-        source: `generator_config.source`.
-        checkpoint: folder or Hub id of the model whose config names the source; it lies in `subfolder` there.
-        hub: `revision`, `cache_dir`, `token` and so on, passed on if the checkpoint is on the Hub.
-
-    Raises:
-        ValueError: if nothing is found there.
+    `checkpoint` is the folder or Hub id of the model of this config, which lies in its `subfolder`; `hub` are
+    `revision`, `cache_dir`, `token` and so on. Raises ValueError if nothing is found.
     """
     if Path(source).is_absolute():
         return Path(source)

@@ -39,10 +39,8 @@ def dtypes_of(module: nn.Module) -> dict[str, torch.dtype]:
 def restore_dtypes(module: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
     """Gives parameters back the types they had, where someone set wider ones past `Module.to`.
 
-    PEFT's `prepare_model_for_kbit_training` does: it casts all that is not quantised to float32, frozen or not.
-
-    Raises:
-        ValueError: if a parameter was set to a narrower type, which has lost digits.
+    PEFT's `prepare_model_for_kbit_training` does: it casts all that is not quantised to float32, frozen or not. Raises
+    ValueError if a parameter was set to a narrower type, which has lost digits.
     """
     for name, parameter in module.named_parameters():
         before = dtypes.get(name, parameter.dtype)  # adapters may have come, or given a parameter another name

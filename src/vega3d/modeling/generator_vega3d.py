@@ -19,6 +19,7 @@ from .files_vega3d import (
     read_part_config,
 )
 from .frozen_vega3d import check_finite, dtypes_of, restore_dtypes, state_of, undisturbed
+from .inputs_vega3d import equal_items
 from .layouts_vega3d import TEMPORAL_STRIDE
 from .noise_vega3d import NoiseLevel, SeededNoise, add_noise, noise_level
 
@@ -173,8 +174,7 @@ class VegaGenerator(PreTrainedModel):
     def settle(self) -> None:
         """Undoes casts that went past `to`, and forgets what was derived from weights that have changed since.
 
-        Raises:
-            ValueError: if a cast has lost digits.
+        Raises ValueError if a cast has lost digits.
         """
         if state_of(self) != self._state:
             restore_dtypes(self, self._dtypes)
@@ -276,11 +276,9 @@ class VegaGenerator(PreTrainedModel):
         On a CPU each clip is alone: convolutions and matrix products round differently with the number of clips there
         (by up to 2e-5 in features of the tests' models), and features must not depend on what is beside them.
         """
-        groups: dict[Any, list[int]] = {}
-        for number, clip in enumerate(clips):
-            groups.setdefault((clip.shape, clip.dtype), []).append(number)
-        for (shape, _), numbers in groups.items():
-            count = 1 if self.device.type == "cpu" else max(1, self.config.chunk_frames // shape[0])
+        for numbers in equal_items([(clip.shape, clip.dtype) for clip in clips]):
+            frames = len(clips[numbers[0]])
+            count = 1 if self.device.type == "cpu" else max(1, self.config.chunk_frames // frames)
             yield from (numbers[start : start + count] for start in range(0, len(numbers), count))
 
     def _chunks(self, clips: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
