@@ -303,7 +303,12 @@ def write_entry(path: Path, hidden: torch.Tensor, metadata: dict[str, str]) -> i
 
     Raises ValueError if the values are not finite, or the folder cannot be written, or is full.
     """
-    check_finite(hidden)
+    bad = hidden.numel() - int(hidden.isfinite().sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {hidden.numel()} features are NaN or infinite, so they are not kept. Check the weights of the "
+            "generator, and load it in float32 or bfloat16."
+        )
     entry = json.dumps({**metadata, "checksum": checksum(hidden)}, sort_keys=True)
     data = save({"hidden": hidden}, metadata={METADATA: entry})
     try:
@@ -325,16 +330,6 @@ def write_entry(path: Path, hidden: torch.Tensor, metadata: dict[str, str]) -> i
             remedy = "Choose a folder that can be written."
         raise ValueError(f"The feature cache {path.parent.parent} takes no more entries: {error}. {remedy}") from error
     return len(data)
-
-
-def check_finite(hidden: torch.Tensor) -> None:
-    """Raises ValueError for features that hold NaN or infinity, as a broken model gives them."""
-    bad = hidden.numel() - int(hidden.isfinite().sum())
-    if bad:
-        raise ValueError(
-            f"{bad} of {hidden.numel()} features are NaN or infinite, so they are not kept. Check the weights of the "
-            "generator, and load it in float32 or bfloat16."
-        )
 
 
 def read_entry(path: Path, key: str) -> torch.Tensor | None:

@@ -205,7 +205,9 @@ class CheckpointedModel(PreTrainedModel):
             torch.manual_seed(seed)
             for part in (core.projector, core.fusion):
                 if part is not None:
-                    initialise(core, part, vlm_model)
+                    part.to_empty(device=vlm_model.device)
+                    part.apply(core._init_weights)
+                    cast(part, vlm_model.dtype)
         core.generator.to_empty(device=vlm_model.device)
         core.generator.prompt_embeds = prompt_embeds.to(vlm_model.device, vlm_model.dtype)
         core.generator.load_files(folder)
@@ -268,13 +270,6 @@ def upload(folder: Path, repo_id: str, private: bool | None = None, token: str |
     repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     commit.setdefault("commit_message", "Upload model")
     return api.upload_folder(repo_id=repo_id, folder_path=folder, token=token, **commit)
-
-
-def initialise(core: PreTrainedModel, part: torch.nn.Module, vlm: PreTrainedModel) -> None:
-    """Gives a part built under the meta device its first weights."""
-    part.to_empty(device=vlm.device)
-    part.apply(core._init_weights)
-    cast(part, vlm.dtype)
 
 
 def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:

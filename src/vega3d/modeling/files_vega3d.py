@@ -149,19 +149,19 @@ def open_repository(name: str | Path, kind: str, small: Sequence[str]) -> Reposi
         return Repository(str(name), folder, local_sizes(folder), is_local=True)
     if folder.exists() or folder.is_absolute() or str(name).count("/") != 1 or str(name).startswith("."):
         raise ValueError(f"{name} is neither a folder nor a Hub id of {kind}. Give one of them.")
-    try:
-        folder = download(str(name), small)
-    except ValueError as error:
-        raise ValueError(f"{name} is neither a folder nor a Hub id of {kind}: {error}") from error
+    folder = download(str(name), small, f"{name} is neither a folder nor a Hub id of {kind}: ")
     return Repository(str(name), folder, hub_sizes(str(name), folder), is_local=False)
 
 
-def download(name: str, patterns: Sequence[str], **hub) -> Path:
-    """Local folder of a Hub repository, with the files of these patterns; raises ValueError if that fails."""
+def download(name: str, patterns: Sequence[str], failure: str = "", **hub) -> Path:
+    """Local folder of a Hub repository, with the files of these patterns.
+
+    Raises ValueError, with `failure` before the reason, if that fails.
+    """
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns), **hub))
     except Exception as error:  # of the network, too, whose errors have no common class
-        raise ValueError(str(error).strip().partition("\n")[0]) from error
+        raise ValueError(failure + str(error).strip().partition("\n")[0]) from error
 
 
 def hub_sizes(name: str, folder: Path) -> dict[str, int]:
@@ -243,19 +243,14 @@ def resolve_files(source: str, checkpoint: str | Path | None, subfolder: str = "
                 f"The generator's files are missing: {folder} has no folder {source!r}. "
                 "Copy the checkpoint whole, or assemble it again."
             )
+    failure = "The generator's files cannot be downloaded from"
     if "/" in source:
         if Path(source).is_dir():
             return Path(source)
-        return fetch(source, [f"{part}/*" for part in PARTS])
+        return download(source, [f"{part}/*" for part in PARTS], f"{failure} {source}: ")
     place = f"{subfolder}/{source}" if subfolder else source
-    return fetch(str(checkpoint), [f"{place}/{part}/*" for part in PARTS], **hub) / place
-
-
-def fetch(name: str, patterns: list[str], **hub) -> Path:
-    try:
-        return download(name, patterns, **hub)
-    except ValueError as error:
-        raise ValueError(f"The generator's files cannot be downloaded from {name}: {error}") from error
+    patterns = [f"{place}/{part}/*" for part in PARTS]
+    return download(str(checkpoint), patterns, f"{failure} {checkpoint}: ", **hub) / place
 
 
 def copy_files(files: Path, target: Path) -> None:

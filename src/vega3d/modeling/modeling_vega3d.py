@@ -1,18 +1,21 @@
 """The fused model: a vision-language model whose visual tokens are fused with those of a frozen video generator."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, Cache, GenerationMixin
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from .alignment_vega3d import PROJECTORS
+from .checkpoint_vega3d import CheckpointedModel
 from .configuration_vega3d import VegaConfig
-from .frozen_vega3d import check_finite
-from .fusion_vega3d import FUSIONS
-from .generator_vega3d import NOT_FINITE, VegaGenerator
+from .fusion_vega3d import FUSIONS, InstructionGatedFusion, TokenGatedResidualFusion, WeightedFusion
+from .generator_vega3d import NOT_FINITE, VegaGenerator, check_finite
 from .inputs_vega3d import (
     GENERATOR_INPUTS,
     LANGUAGE_INPUTS,
@@ -37,10 +40,69 @@ from .inputs_vega3d import (
     unpack_patches,
     visual_rows,
 )
-from .pretrained_vega3d import VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput, VegaPreTrainedModel
 from .turns_vega3d import NewTokens, Prompt
 
 Features = Callable[[], list[torch.Tensor]]  # float[t, h, w, C] a clip
+Gates = dict[str, tuple[torch.Tensor, ...]]
+
+
+@dataclass
+class VegaEncoderOutput:
+    """Fused visual tokens, computed once a prompt. A `ModelOutput` would unpack the dict of its first field.
+
+    Args:
+        mm_encoder_outputs: for each of `image` and `video` given, the VLM's encoder output with the fused tokens,
+            float[N, D] an item, as its `pooler_output`.
+        gates: for each modality, float[t, h, w] an item on its token grid ([t, h, w, D] for `channel_gated`), where 1
+            keeps only the semantic token; None unless asked for, or for a fusion without a gate.
+    """
+
+    mm_encoder_outputs: dict[str, ModelOutput]
+    gates: Gates | None = None
+
+
+@dataclass
+class VegaModelOutput(BaseModelOutputWithPast):
+    """`last_hidden_state` float[B, L, D], cache, and `gates` as in `VegaEncoderOutput`."""
+
+    gates: Gates | None = None
+
+
+@dataclass
+class VegaCausalLMOutput(CausalLMOutputWithPast):
+    """`loss`, `logits` float[B, L, V], cache, and `gates` as in `VegaEncoderOutput`."""
+
+    gates: Gates | None = None
+
+
+class VegaPreTrainedModel(CheckpointedModel):
+    config_class = VegaConfig
+    config: VegaConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["fusion.residual_scale"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False  # the generator and the VLM's vision tower have data-dependent sizes
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TokenGatedResidualFusion):
+            init.constant_(module.residual_scale, self.config.fusion_residual_init)
+        elif isinstance(module, WeightedFusion):
+            init.constant_(module.semantic_weight, 0.5)
+            init.constant_(module.generative_weight, 0.5)
+        elif isinstance(module, InstructionGatedFusion):
+            init.constant_(module.gate_bias, self.config.fusion_gate_bias)
+            init.constant_(module.instruction_scale, 1.0)
+        elif isinstance(module, nn.MultiheadAttention):
+            init.normal_(module.in_proj_weight, mean=0.0, std=self.config.initializer_range)
+            init.zeros_(module.in_proj_bias)
 
 
 class VegaModel(VegaPreTrainedModel):

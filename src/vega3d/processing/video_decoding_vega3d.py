@@ -140,7 +140,12 @@ def decode_frames(path: Path, timeline: Timeline, indices: np.ndarray) -> list[n
             if frame is None or frame.pts != pts or frame.is_corrupt:
                 return None
             frames.append(display_pixels(path, frame, display))
-            _check_size(path, frames[0], frames[-1], (pts - timeline.pts[0]) * timeline.time_base)
+            (h, w), (first_h, first_w) = frames[-1].shape[:2], frames[0].shape[:2]
+            if (h, w) != (first_h, first_w):
+                raise ValueError(
+                    f"{path}: the frame size changes from {first_w}x{first_h} to {w}x{h} (width x height) at "
+                    f"{(pts - timeline.pts[0]) * timeline.time_base:.3f} s. Split it there, or re-encode it."
+                )
     return frames
 
 
@@ -269,14 +274,6 @@ def _decoded(path: Path, container, stream) -> Iterator[Any]:
             f"{path}: decoding failed after {count} frames ({error.strerror}): the file is damaged or cut off. "
             "Copy or download it again, or re-encode what is left of it."
         ) from error
-
-
-def _check_size(path: Path, first: np.ndarray, frame: np.ndarray, second: float) -> None:
-    if frame.shape != first.shape:
-        raise ValueError(
-            f"{path}: the frame size changes from {first.shape[1]}x{first.shape[0]} to "
-            f"{frame.shape[1]}x{frame.shape[0]} (width x height) at {second:.3f} s. Split it there, or re-encode it."
-        )
 
 
 # --- Pixels ------------------------------------------------------------------------------------------------------
