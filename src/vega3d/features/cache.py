@@ -28,7 +28,7 @@ from safetensors.torch import save
 from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_identity, setting_identities
 from vega3d.files import read_json, sync, write_json
 from vega3d.modeling.generator_vega3d import VegaGenerator
-from vega3d.modeling.inputs_vega3d import unpack_patches
+from vega3d.modeling.inputs_vega3d import unpacked_clips
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
 MARKER = "vega3d_features.json"
@@ -167,7 +167,7 @@ class FeatureCache:
             The inputs with `generator_hidden_states`, images first, without generator pixels; if a clip is missing,
             the inputs as they are.
         """
-        found = [self.get(clip, identity) for clip in generator_clips(inputs, patch_size)]
+        found = [self.get(clip, identity) for clip in unpacked_clips(inputs, patch_size)]
         if not found or any(hidden is None for hidden in found):
             return dict(inputs)
         return without_pixels(inputs, found)
@@ -179,7 +179,7 @@ class FeatureCache:
 
         Inputs without generator pixels stay as they are. `on_progress` is called with the number of frames newly done.
         """
-        clips = generator_clips(inputs, model.config.generator_config.patch_size)
+        clips = unpacked_clips(inputs, model.config.generator_config.patch_size)
         if not clips:
             return dict(inputs)
         return without_pixels(inputs, self.features(model.generator_module, clips, on_progress))
@@ -274,13 +274,6 @@ class FeatureCache:
 
 def as_stored(hidden: torch.Tensor) -> torch.Tensor:
     return hidden.detach().to("cpu", torch.bfloat16).contiguous()
-
-
-def generator_clips(inputs: Mapping, patch_size: int) -> list[torch.Tensor]:
-    """The generator's packed pixels as clips [T, 3, H, W]: each image, then each video."""
-    images = inputs.get("generator_pixel_values"), inputs.get("generator_image_grid_thw")
-    videos = inputs.get("generator_pixel_values_videos"), inputs.get("generator_video_grid_thw")
-    return [*unpack_patches(*images, patch_size), *unpack_patches(*videos, patch_size)]
 
 
 def without_pixels(inputs: Mapping, hidden: Sequence[torch.Tensor | None]) -> dict:

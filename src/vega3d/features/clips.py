@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vega3d.features.cache import FeatureCache, generator_clips
+from vega3d.features.cache import FeatureCache
 from vega3d.modeling.generator_vega3d import VegaGenerator
+from vega3d.modeling.inputs_vega3d import unpacked_clips
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.video_vega3d import VideoClip, choose_frames, read_video
 from vega3d.questions import Mark
@@ -136,7 +137,7 @@ def extract(
     for item in clips:
         clip = sampled_clip(item.video, frames, fps, item.marked_frame, item.marks)
         inputs = processor.generator_inputs(videos=[clip], num_frames=len(clip))
-        [pixels] = generator_clips(inputs, processor.generator_patch_size)
+        [pixels] = unpacked_clips(inputs, processor.generator_patch_size)
         if blocks is None:
             cache.features(generator, [pixels])
         else:

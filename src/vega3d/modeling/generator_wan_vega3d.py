@@ -146,7 +146,8 @@ class WanTower(LatentTower):
     ) -> dict[int, torch.Tensor]:
         """Hidden states after the blocks asked for, before the output head; nothing is computed after the deepest.
 
-        Noisy latents float[B, Z, t, h, w] -> float[B, t, h / 2, w / 2, C] for each block, which count from 0.
+        Noisy latents float[B, Z, t, h, w] -> float[B, t, h / p, w / p, C] for each block, which count from 0; a token
+        covers p x p latents, `latent_patch` of the config.
         """
         rotary = self.rotary(latents)
         embedded = self.transformer.patch_embedding(latents.to(self.transformer.patch_embedding.weight.dtype))
@@ -362,7 +363,7 @@ class NoiseTower(WanTower):
 
 
 class VAETower(LatentTower):
-    """Clean latents of the VAE, 2x2 of them a token, on the grid of the transformer."""
+    """Clean latents of the VAE, on the grid of the transformer: a token is p x p of them (`latent_patch`)."""
 
     def __init__(self, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
         super().__init__(vae, config)
@@ -372,7 +373,7 @@ class VAETower(LatentTower):
         """Nothing depends on the prompt or the noise level."""
 
     def forward(self, latents: torch.Tensor, constants: None, blocks: Sequence[int]) -> dict[int, torch.Tensor]:
-        """float[B, Z, t, h, w] -> float[B, t, h / 2, w / 2, 4 Z], the same for every block."""
+        """float[B, Z, t, h, w] -> float[B, t, h / p, w / p, p * p * Z], the same for every block."""
         batch, channels, t, h, w = latents.shape
         rows, columns = h // self.latent_patch, w // self.latent_patch
         windows = latents.reshape(batch, channels, t, rows, self.latent_patch, columns, self.latent_patch)

@@ -39,7 +39,6 @@ class VisualInputs(TypedDict, total=False):
 
 PATCH_GRIDS = ("image_grid_thw", "video_grid_thw")
 VISUAL_INPUTS = tuple(name for name in VisualInputs.__annotations__ if name not in PATCH_GRIDS)
-GENERATOR_INPUTS = tuple(name for name in VISUAL_INPUTS if name.startswith("generator_") and "states" not in name)
 IGNORED = -100  # label of a token without a loss
 LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts")
 
@@ -217,6 +216,15 @@ def unpack_patches(patches: torch.Tensor | None, grid: torch.Tensor | None, size
     for packed, (t, h, w) in zip(patches.split(counts), grid.tolist(), strict=True):
         windows = packed.reshape(t, h, w, 3, size, size)
         clips.append(windows.permute(0, 3, 1, 4, 2, 5).reshape(t, 3, h * size, w * size))
+    return clips
+
+
+def unpacked_clips(inputs: Mapping[str, Any], patch_size: int) -> list[torch.Tensor]:
+    """The generator's pixels in the output of a processor as clips [t, 3, H, W]: each image, then each video."""
+    clips: list[torch.Tensor] = []
+    for name, suffix in SUFFIXES.items():
+        pixels, grid = inputs.get(f"generator_pixel_values{suffix}"), inputs.get(f"generator_{name}_grid_thw")
+        clips += unpack_patches(pixels, grid, patch_size)
     return clips
 
 

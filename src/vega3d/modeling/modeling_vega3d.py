@@ -17,7 +17,6 @@ from .configuration_vega3d import VegaConfig
 from .fusion_vega3d import FUSIONS, InstructionGatedFusion, TokenGatedResidualFusion, WeightedFusion
 from .generator_vega3d import NOT_FINITE, VegaGenerator, check_finite
 from .inputs_vega3d import (
-    GENERATOR_INPUTS,
     LANGUAGE_INPUTS,
     PATCH_GRIDS,
     VISUAL_INPUTS,
@@ -37,7 +36,7 @@ from .inputs_vega3d import (
     text_ids,
     token_type_ids,
     tokens_of_outputs,
-    unpack_patches,
+    unpacked_clips,
     visual_rows,
 )
 from .turns_vega3d import NewTokens, Prompt
@@ -195,25 +194,20 @@ class VegaModel(VegaPreTrainedModel):
 
     def generator_features(
         self,
-        generator_pixel_values: torch.Tensor | None = None,
-        generator_pixel_values_videos: torch.Tensor | None = None,
-        generator_image_grid_thw: torch.Tensor | None = None,
-        generator_video_grid_thw: torch.Tensor | None = None,
-        **generator_kwargs,
+        noise: Sequence[torch.Tensor] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+        **inputs,
     ) -> list[torch.Tensor]:
         """Hidden states to store and to give back later as `generator_hidden_states`.
 
-        Args:
-            generator_pixel_values: as in `VisualInputs`, like the other three.
-            generator_kwargs: `noise`, `on_progress` of `VegaGenerator.encode`.
+        Of the processor's output (`inputs`) the generator's pixels and grids are read, and nothing else; `noise` and
+        `on_progress` are those of `VegaGenerator.encode`.
 
         Returns:
             float[t, h, w, C] for each image, then each video.
         """
-        size = self.config.generator_config.patch_size
-        clips = unpack_patches(generator_pixel_values, generator_image_grid_thw, size)
-        clips += unpack_patches(generator_pixel_values_videos, generator_video_grid_thw, size)
-        return self.generator.encode(clips, **generator_kwargs)
+        clips = unpacked_clips(inputs, self.config.generator_config.patch_size)
+        return self.generator.encode(clips, noise, on_progress)
 
     def _semantic(self, streams: dict[str, VisualStreams]) -> dict[str, ModelOutput]:
         """The VLM's own encoder outputs; their `pooler_output` is a tuple of float[N, D].
@@ -387,8 +381,7 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
 
     def generator_features(self, **inputs) -> list[torch.Tensor]:
         """Hidden states of the generator for the processor's output, as in `VegaModel.generator_features`."""
-        kept = {name: value for name, value in inputs.items() if name in GENERATOR_INPUTS}
-        return self.model.generator_features(**kept)
+        return self.model.generator_features(**inputs)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, generation_config=None, **kwargs: Any):
