@@ -351,13 +351,13 @@ def case_inputs(fixture: Fixture, model, case: str):
     return inputs, clips, noise
 
 
-def pack(clips: list[torch.Tensor], cell: int) -> dict[str, torch.Tensor]:
-    grids = [(len(clip), clip.shape[2] // cell, clip.shape[3] // cell) for clip in clips]
-    cells = [
-        clip.reshape(t, 3, h, cell, w, cell).permute(0, 2, 4, 1, 3, 5).reshape(t * h * w, -1)
+def pack(clips: list[torch.Tensor], size: int) -> dict[str, torch.Tensor]:
+    grids = [(len(clip), clip.shape[2] // size, clip.shape[3] // size) for clip in clips]
+    patches = [
+        clip.reshape(t, 3, h, size, w, size).permute(0, 2, 4, 1, 3, 5).reshape(t * h * w, -1)
         for clip, (t, h, w) in zip(clips, grids, strict=True)
     ]
-    return {"generator_pixel_values": torch.cat(cells), "generator_image_grid_thw": torch.tensor(grids)}
+    return {"generator_pixel_values": torch.cat(patches), "generator_image_grid_thw": torch.tensor(grids)}
 
 
 @pytest.mark.parametrize("case", CASES)

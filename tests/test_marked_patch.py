@@ -1,7 +1,7 @@
 """A marked patch in frame f at some place moves the same token, at the same time, in both streams: every VLM.
 
-Pixels through the real processors at the published patch sizes (tokens of 28 and 32 px beside cells of 16 px), and a
-whole tiny model from frames to the positions of the fused tokens in the prompt.
+Pixels through the real processors at the published patch sizes (tokens of 28 and 32 px beside generator patches of
+16 px), and a whole tiny model from frames to the positions of the fused tokens in the prompt.
 """
 
 import numpy as np

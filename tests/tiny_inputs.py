@@ -7,17 +7,17 @@ import torch
 from tiny_models import IMAGE_TOKEN, VIDEO_TOKEN, VISION_END, VISION_START
 
 PATCH_VALUES = 3 * 2 * 8 * 8
-CELL_VALUES = 3 * 16 * 16
+GENERATOR_VALUES = 3 * 16 * 16
 TIME_TOKEN = 250
 
 
 @dataclass(frozen=True)
 class Visual:
-    """A video of `frames`, or an image if `frames` is 0; grids of VLM patches and of generator cells."""
+    """A video of `frames`, or an image if `frames` is 0; grids of VLM patches and of generator patches."""
 
     frames: int
     patches: tuple[int, int] = (4, 6)
-    cells: tuple[int, int] = (2, 3)
+    generator_patches: tuple[int, int] = (2, 3)
     seed: int = 0
 
     @property
@@ -29,8 +29,8 @@ class Visual:
         return ((max(self.frames, 1) + 1) // 2, *self.patches)
 
     @property
-    def cell_grid(self) -> tuple[int, int, int]:
-        return (max(self.frames, 1), *self.cells)
+    def generator_grid(self) -> tuple[int, int, int]:
+        return (max(self.frames, 1), *self.generator_patches)
 
     def tokens(self, vlm_type: str) -> list[int]:
         """As the VLM's processor writes them; Qwen3-VL has a time (here two tokens) and a run for each patch."""
@@ -46,9 +46,9 @@ class Visual:
         random = torch.Generator().manual_seed(self.seed)
         t, h, w = self.patch_grid
         patches = torch.randn(t * h * w, PATCH_VALUES, generator=random)
-        t, h, w = self.cell_grid
-        cells = torch.randint(0, 256, (t * h * w, CELL_VALUES), dtype=torch.uint8, generator=random)
-        return patches, cells
+        t, h, w = self.generator_grid
+        generator_patches = torch.randint(0, 256, (t * h * w, GENERATOR_VALUES), dtype=torch.uint8, generator=random)
+        return patches, generator_patches
 
 
 Prompt = list["int | Visual"]
@@ -69,11 +69,11 @@ def batch(*prompts: Prompt, vlm_type: str = "qwen2_5_vl") -> dict[str, torch.Ten
     for is_video, modality, suffix in ((False, "image", ""), (True, "video", "_videos")):
         chosen = [visual for visual in visuals if visual.is_video == is_video]
         if chosen:
-            patches, cells = zip(*(visual.pixels() for visual in chosen), strict=True)
+            patches, generator_patches = zip(*(visual.pixels() for visual in chosen), strict=True)
             inputs[f"pixel_values{suffix}"] = torch.cat(patches)
             inputs[f"{modality}_grid_thw"] = torch.tensor([visual.patch_grid for visual in chosen])
-            inputs[f"generator_pixel_values{suffix}"] = torch.cat(cells)
-            inputs[f"generator_{modality}_grid_thw"] = torch.tensor([visual.cell_grid for visual in chosen])
+            inputs[f"generator_pixel_values{suffix}"] = torch.cat(generator_patches)
+            inputs[f"generator_{modality}_grid_thw"] = torch.tensor([visual.generator_grid for visual in chosen])
     return inputs
 
 
@@ -86,8 +86,8 @@ def without_generator(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
 
 
 VIDEO = Visual(5, seed=1)
-SHORT_VIDEO = Visual(2, patches=(6, 4), cells=(3, 2), seed=2)
-IMAGE = Visual(0, patches=(4, 4), cells=(2, 2), seed=3)
+SHORT_VIDEO = Visual(2, patches=(6, 4), generator_patches=(3, 2), seed=2)
+IMAGE = Visual(0, patches=(4, 4), generator_patches=(2, 2), seed=3)
 CASES: dict[str, list[Prompt]] = {
     "video": [[5, 6, VIDEO, 7, 8]],
     "image": [[5, IMAGE, 7, 8]],

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from vega3d.hub.load import load
     from vega3d.modeling.configuration_vega3d import VegaConfig, VegaGeneratorConfig
     from vega3d.modeling.generator_vega3d import VegaGenerator
-    from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning, VegaModel
-    from vega3d.modeling.pretrained_vega3d import VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput
+    from vega3d.modeling.modeling_vega3d import (
+        VegaCausalLMOutput,
+        VegaEncoderOutput,
+        VegaForSpatialReasoning,
+        VegaModel,
+        VegaModelOutput,
+    )
     from vega3d.processing.processing_vega3d import VegaProcessor
 
 __version__ = "0.1.0"
@@ -34,14 +39,14 @@ __all__ = [
     "load",
 ]
 HOMES = {  # public name: the module that defines it
-    "VegaCausalLMOutput": "vega3d.modeling.pretrained_vega3d",
+    "VegaCausalLMOutput": "vega3d.modeling.modeling_vega3d",
     "VegaConfig": "vega3d.modeling.configuration_vega3d",
-    "VegaEncoderOutput": "vega3d.modeling.pretrained_vega3d",
+    "VegaEncoderOutput": "vega3d.modeling.modeling_vega3d",
     "VegaForSpatialReasoning": "vega3d.modeling.modeling_vega3d",
     "VegaGenerator": "vega3d.modeling.generator_vega3d",
     "VegaGeneratorConfig": "vega3d.modeling.configuration_vega3d",
     "VegaModel": "vega3d.modeling.modeling_vega3d",
-    "VegaModelOutput": "vega3d.modeling.pretrained_vega3d",
+    "VegaModelOutput": "vega3d.modeling.modeling_vega3d",
     "VegaProcessor": "vega3d.processing.processing_vega3d",
     "load": "vega3d.hub.load",
 }

@@ -153,9 +153,9 @@ def test_images_come_before_videos(cache, model):
     inputs = batch([5, VIDEO, IMAGE, 7], [SHORT_VIDEO, 3])
     filled = cache.fill(model, inputs)
     assert [tuple(hidden.shape[:3]) for hidden in filled["generator_hidden_states"]] == [
-        IMAGE.cell_grid,
-        VIDEO.cell_grid,
-        SHORT_VIDEO.cell_grid,
+        IMAGE.generator_grid,
+        VIDEO.generator_grid,
+        SHORT_VIDEO.generator_grid,
     ]
     torch.testing.assert_close(model(**filled).logits, model(**inputs).logits, atol=0.02, rtol=0)
 

@@ -11,19 +11,21 @@ from vega3d.modeling.fusion_vega3d import FUSIONS
 CLIPS = 8
 # Token grids and widths at which products of several clips, in one call, differ from those of one clip.
 SIZES = [((3, 1, 2), 64), ((3, 5, 1), 64), ((4, 6, 2), 48), ((2, 6, 6), 96)]
+# Frames, (h, w) of the VLM's patches, channels C; the projectors' products differ so at the last, with two threads.
+PROJECTED_SIZES = [(1, (6, 14), 24), (2, (6, 14), 24), (9, (6, 14), 24), (2, (2, 10), 256)]
 MODES = ["frame", "views", "clip"]
 
 
 def image(seed: int) -> Visual:
-    return Visual(0, patches=(4, 4), cells=(2, 2), seed=seed)
+    return Visual(0, patches=(4, 4), generator_patches=(2, 2), seed=seed)
 
 
 # Three grids of videos; of two videos the VLM's grid is the same, and the generator's is not.
 PROMPTS = [
     [image(1), Visual(5, seed=2), 5],
     [Visual(5, seed=3), 6, 7],
-    [Visual(2, patches=(6, 4), cells=(3, 2), seed=4), image(5), 8],
-    [Visual(5, cells=(3, 2), seed=6), Visual(2, patches=(6, 4), cells=(3, 2), seed=7), 9],
+    [Visual(2, patches=(6, 4), generator_patches=(3, 2), seed=4), image(5), 8],
+    [Visual(5, generator_patches=(3, 2), seed=6), Visual(2, patches=(6, 4), generator_patches=(3, 2), seed=7), 9],
     [image(8), 4],
 ]
 
@@ -64,18 +66,18 @@ def test_fused_tokens_of_many_clips_are_those_of_each(name, grid, width):
 
 @torch.no_grad()
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("frames", [1, 2, 9])
+@pytest.mark.parametrize(("frames", "size", "channels"), PROJECTED_SIZES, ids=str)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", PROJECTORS)
-def test_aligned_tokens_of_many_clips_are_those_of_each(name, mode, frames):
+def test_aligned_tokens_of_many_clips_are_those_of_each(name, mode, frames, size, channels):
     torch.manual_seed(0)
     config = fusion_config(64, "add", projector=name, projector_hidden_size=40)
-    config.generator_config.transformer = {"num_attention_heads": 1, "attention_head_dim": 24}
+    config.generator_config.transformer = {"num_attention_heads": 1, "attention_head_dim": channels}
     config.generator_config.clip_mode = mode
     projector = randomised(PROJECTORS[name](config))
     latents = 1 + (frames + 2) // 4 if mode == "clip" else frames
-    hidden = torch.randn(CLIPS, latents, 3, 5, 24)
-    patch_grid = ((frames + 1) // 2, 6, 14)
+    hidden = torch.randn(CLIPS, latents, 3, 5, channels)
+    patch_grid = ((frames + 1) // 2, *size)
 
     together = projector(hidden, frames, patch_grid)
 

@@ -12,7 +12,7 @@ from tiny_checkpoints import FROZEN, FROZEN_CONFIG
 from vega3d import VegaForSpatialReasoning
 from vega3d.features.identity import feature_identity
 from vega3d.hub.load import load_vega
-from vega3d.modeling.frozen_vega3d import check_finite
+from vega3d.modeling.generator_vega3d import check_finite
 from vega3d.shipped import example_clip
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -292,7 +292,7 @@ BAD_INPUTS = {
         lambda inputs: {**inputs, "generator_video_grid_thw": inputs["generator_video_grid_thw"][:1]},
         "2 videos for the VLM, but 1 for the generator",
     ),
-    "cells that do not fill the grid": (
+    "patches that do not fill the grid": (
         lambda inputs: {**inputs, "generator_pixel_values_videos": inputs["generator_pixel_values_videos"][1:]},
         r"must be \[42, 768\] for the grid .* but are \[41, 768\]",
     ),

@@ -196,7 +196,8 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(tiny, clips):
 
 
 def test_cached_features_take_the_place_of_pixels(tiny, clips, tmp_path):
-    from vega3d.features.cache import FeatureCache, feature_identity, generator_clips
+    from vega3d.features.cache import FeatureCache, feature_identity
+    from vega3d.modeling.inputs_vega3d import unpacked_clips
 
     model, processor = tiny
     cache, identity = FeatureCache(tmp_path), feature_identity(model.model.generator)
@@ -209,7 +210,7 @@ def test_cached_features_take_the_place_of_pixels(tiny, clips, tmp_path):
     for ours, theirs in zip(cached["generator_hidden_states"], filled["generator_hidden_states"], strict=True):
         assert torch.equal(ours, theirs.cpu())
     with torch.no_grad():
-        exact = model.model.generator.encode(generator_clips(online, model.config.generator_config.patch_size))
+        exact = model.model.generator.encode(unpacked_clips(online, model.config.generator_config.patch_size))
         wanted = pytest.approx(model(**online).loss.item(), abs=1e-4)
         assert model(**{**cached, "generator_hidden_states": exact}).loss.item() == wanted
         assert model(**{**cached, "generator_hidden_states": [-hidden for hidden in exact]}).loss.item() != wanted

@@ -28,7 +28,7 @@ from safetensors.torch import save
 from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_identity, setting_identities
 from vega3d.files import read_json, sync, write_json
 from vega3d.modeling.generator_vega3d import VegaGenerator
-from vega3d.modeling.inputs_vega3d import unpack_patches
+from vega3d.modeling.inputs_vega3d import unpacked_clips
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
 MARKER = "vega3d_features.json"
@@ -167,7 +167,7 @@ class FeatureCache:
             The inputs with `generator_hidden_states`, images first, without generator pixels; if a clip is missing,
             the inputs as they are.
         """
-        found = [self.get(clip, identity) for clip in generator_clips(inputs, patch_size)]
+        found = [self.get(clip, identity) for clip in unpacked_clips(inputs, patch_size)]
         if not found or any(hidden is None for hidden in found):
             return dict(inputs)
         return without_pixels(inputs, found)
@@ -179,7 +179,7 @@ class FeatureCache:
 
         Inputs without generator pixels stay as they are. `on_progress` is called with the number of frames newly done.
         """
-        clips = generator_clips(inputs, model.config.generator_config.patch_size)
+        clips = unpacked_clips(inputs, model.config.generator_config.patch_size)
         if not clips:
             return dict(inputs)
         return without_pixels(inputs, self.features(model.generator_module, clips, on_progress))
@@ -276,13 +276,6 @@ def as_stored(hidden: torch.Tensor) -> torch.Tensor:
     return hidden.detach().to("cpu", torch.bfloat16).contiguous()
 
 
-def generator_clips(inputs: Mapping, patch_size: int) -> list[torch.Tensor]:
-    """The generator's packed pixels as clips [T, 3, H, W]: each image, then each video."""
-    images = inputs.get("generator_pixel_values"), inputs.get("generator_image_grid_thw")
-    videos = inputs.get("generator_pixel_values_videos"), inputs.get("generator_video_grid_thw")
-    return [*unpack_patches(*images, patch_size), *unpack_patches(*videos, patch_size)]
-
-
 def without_pixels(inputs: Mapping, hidden: Sequence[torch.Tensor | None]) -> dict:
     pixels = ("generator_pixel_values", "generator_pixel_values_videos")
     others = {name: value for name, value in inputs.items() if name not in pixels}
@@ -301,11 +294,16 @@ class Entry(NamedTuple):
 def write_entry(path: Path, hidden: torch.Tensor, metadata: dict[str, str]) -> int:
     """Writes bf16[t, h, w, C] with its checksum under a temporary name and renames it; returns its size [bytes].
 
-    Raises:
-        ValueError: if the values are not finite, or the folder cannot be written, or is full.
+    Raises ValueError if the values are not finite, or the folder cannot be written, or is full.
     """
-    check_finite(hidden)
-    data = save({"hidden": hidden}, metadata={METADATA: with_checksum(metadata, hidden)})
+    bad = hidden.numel() - int(hidden.isfinite().sum())
+    if bad:
+        raise ValueError(
+            f"{bad} of {hidden.numel()} features are NaN or infinite, so they are not kept. Check the weights of the "
+            "generator, and load it in float32 or bfloat16."
+        )
+    entry = json.dumps({**metadata, "checksum": checksum(hidden)}, sort_keys=True)
+    data = save({"hidden": hidden}, metadata={METADATA: entry})
     try:
         path.parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=PARTIAL, delete=False) as file:
@@ -325,20 +323,6 @@ def write_entry(path: Path, hidden: torch.Tensor, metadata: dict[str, str]) -> i
             remedy = "Choose a folder that can be written."
         raise ValueError(f"The feature cache {path.parent.parent} takes no more entries: {error}. {remedy}") from error
     return len(data)
-
-
-def check_finite(hidden: torch.Tensor) -> None:
-    """Raises ValueError for features that hold NaN or infinity, as a broken model gives them."""
-    bad = hidden.numel() - int(hidden.isfinite().sum())
-    if bad:
-        raise ValueError(
-            f"{bad} of {hidden.numel()} features are NaN or infinite, so they are not kept. Check the weights of the "
-            "generator, and load it in float32 or bfloat16."
-        )
-
-
-def with_checksum(metadata: dict[str, str], hidden: torch.Tensor) -> str:
-    return json.dumps({**metadata, "checksum": checksum(hidden)}, sort_keys=True)
 
 
 def read_entry(path: Path, key: str) -> torch.Tensor | None:

@@ -79,8 +79,7 @@ class CorpusClip(NamedTuple):
 def corpus_clips(data: str | Path, split: str | None = None) -> list[CorpusClip]:
     """All different clips of a corpus: a data set of rooms (with `split` one table of it), a folder of videos, or one.
 
-    Raises:
-        ValueError: if there is none, or `split` is given without a data set of rooms.
+    Raises ValueError if there is none, or `split` is given without a data set of rooms.
     """
     path = Path(data)
     if split is not None and not (path.is_dir() and list(path.glob("*.parquet"))):
@@ -137,14 +136,14 @@ def extract(
     Returns:
         How many clips there were.
     """
-    from vega3d.features.cache import generator_clips
+    from vega3d.modeling.inputs_vega3d import unpacked_clips
 
     count = 0
     frames = processor.num_frames if num_frames is None and fps is None else num_frames
     for item in clips:
         clip = sampled_clip(item.video, frames, fps, item.marked_frame, item.marks)
         inputs = processor.generator_inputs(videos=[clip], num_frames=len(clip))
-        [pixels] = generator_clips(inputs, processor.generator_patch_size)
+        [pixels] = unpacked_clips(inputs, processor.generator_patch_size)
         if blocks is None:
             cache.features(generator, [pixels])
         else:

@@ -86,10 +86,8 @@ def weights_hashes(generator: VegaGenerator) -> Hashes:
     """XXH3 of the weights in memory, block by block: classes of modules, and names, types, shapes, values of tensors.
 
     The hashes are stored until the weights change, which every call checks. After a change the generator forgets what
-    it has derived from the earlier weights.
-
-    Raises:
-        ValueError: if there are no weights, or they are of a kind whose values cannot be read.
+    it has derived from the earlier weights. Raises ValueError if there are no weights, or they are of a kind whose
+    values cannot be read.
     """
     tower = generator.tower
     if tower is None:

@@ -41,16 +41,13 @@ def align_time(hidden: torch.Tensor, num_frames: int, num_patches: int, clip_mod
     Args:
         hidden: float[B, t, h, w, C], one entry a frame, or in `clip` mode one a latent: frame f is in latent
             ceil(f / 4).
-        num_frames: T, of which `hidden` has one entry each, or one a latent.
+        num_frames: of each clip, whatever t is.
         num_patches: temporal patches of the VLM; patch i covers frames 2i and 2i + 1, and an odd clip repeats its last
             frame, as Qwen-VL does. An image has one frame and one patch.
         clip_mode: `frame`, `views` or `clip`.
 
     Returns:
-        float[B, num_patches, h, w, C].
-
-    Raises:
-        ValueError: if `num_patches` does not fit `num_frames`.
+        float[B, num_patches, h, w, C]. Raises ValueError if `num_patches` does not fit `num_frames`.
     """
     check_frames(num_frames, num_patches)
     first = torch.arange(0, num_frames, 2, device=hidden.device)
@@ -77,8 +74,7 @@ def align_space(hidden: torch.Tensor, height: int, width: int) -> torch.Tensor:
 def merge_windows(hidden: torch.Tensor, merge: int) -> torch.Tensor:
     """float[..., h, w, C] -> float[..., h / merge, w / merge, merge * merge, C], positions of a window in row order.
 
-    Raises:
-        ValueError: if h or w is not a multiple of `merge`.
+    Raises ValueError if h or w is not a multiple of `merge`.
     """
     h, w = hidden.shape[-3:-1]
     if h % merge or w % merge:

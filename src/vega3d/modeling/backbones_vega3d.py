@@ -20,6 +20,7 @@ from .files_vega3d import (
     INDEX,
     PARTS,
     Repository,
+    check_complete,
     open_repository,
     read_index,
     read_json,
@@ -183,18 +184,13 @@ def check_vlm_keys(keys: Mapping[str, Any] | set[str], vlm: str) -> None:
 def load_vlm(vlm: str | Path, dtype: torch.dtype | str) -> PreTrainedModel:
     """The VLM with all its weights and no others.
 
-    Raises:
-        ValueError: if weights are missing, truncated, of other shapes, or unknown.
+    Raises ValueError if weights are missing, truncated, of other shapes, or unknown.
     """
     with value_errors(f"The VLM {vlm}", DOWNLOAD_AGAIN):
         model, info = AutoModelForImageTextToText.from_pretrained(
             vlm, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    if info["missing_keys"]:
-        raise ValueError(
-            f"The VLM {vlm} lacks {len(info['missing_keys'])} weights, the first is {min(info['missing_keys'])}. "
-            f"{DOWNLOAD_AGAIN}"
-        )
+    check_complete(f"The VLM {vlm}", info["missing_keys"], DOWNLOAD_AGAIN)
     check_vlm_keys(info["unexpected_keys"], str(vlm))
     if info["unexpected_keys"]:
         raise ValueError(
@@ -266,35 +262,28 @@ def boundary(index: dict) -> str:
 
 def check_text_encoder(config: dict, transformer: dict, place: str) -> None:
     """Raises ValueError unless it is Wan's own, as wide as the transformer's prompt."""
-    if config.get("model_type") != "umt5":
-        raise ValueError(
-            f"The text_encoder in {place} is of model_type {config.get('model_type')!r}, but must be 'umt5'. "
-            f"{GIVE_WAN}"
-        )
+    kind, width, wanted = config.get("model_type"), config.get("d_model"), transformer.get("text_dim", 4096)
+    encoder = f"The text_encoder in {place}"
+    if kind != "umt5":
+        raise ValueError(f"{encoder} is of model_type {kind!r}, but must be 'umt5'. {GIVE_WAN}")
     if config.get("quantization_config") is not None:
-        raise ValueError(f"The text_encoder in {place} is quantised. Give the one that is not, or prompt_embeds.")
-    width, wanted = config.get("d_model"), transformer.get("text_dim", 4096)
+        raise ValueError(f"{encoder} is quantised. Give the one that is not, or prompt_embeds.")
     if width != wanted:
-        raise ValueError(
-            f"The text_encoder in {place} has d_model={width!r}, but the transformer has text_dim={wanted!r}. "
-            f"{GIVE_WAN}"
-        )
+        raise ValueError(f"{encoder} has d_model={width!r}, but the transformer has text_dim={wanted!r}. {GIVE_WAN}")
 
 
 @torch.no_grad()
 def embed_empty_prompt(folder: Path) -> torch.Tensor:
     """float[1, text_dim]: the empty prompt is the end-of-sequence token alone; Wan pads with zeros after it.
 
-    Raises:
-        ValueError: if the text encoder cannot be loaded, or lacks weights.
+    Raises ValueError if the text encoder cannot be loaded, or lacks weights.
     """
     place = folder / TEXT_ENCODER
     with value_errors(f"The text encoder in {place}", DOWNLOAD_AGAIN):
         encoder, info = UMT5EncoderModel.from_pretrained(
             place, dtype="auto", use_safetensors=True, output_loading_info=True
         )
-        if info["missing_keys"]:
-            raise ValueError(f"{place} lacks the weights {min(info['missing_keys'])} and others. {DOWNLOAD_AGAIN}")
+        check_complete(f"The text encoder in {place}", info["missing_keys"], DOWNLOAD_AGAIN)
         tokens = torch.tensor([[encoder.config.eos_token_id]])
         embeds = encoder(tokens).last_hidden_state[0]
     check_prompt(embeds, encoder.config.d_model)

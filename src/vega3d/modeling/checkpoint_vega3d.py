@@ -21,7 +21,16 @@ from transformers import PreTrainedModel
 
 from .backbones_vega3d import check_seed, embed_empty_prompt, find_backbones, load_vlm, split_config
 from .configuration_vega3d import VegaConfig
-from .files_vega3d import check_indices, copy_files, hash_files, read_json, resolve_files, value_errors
+from .files_vega3d import (
+    COPY_AGAIN,
+    check_complete,
+    check_indices,
+    copy_files,
+    hash_files,
+    read_json,
+    resolve_files,
+    value_errors,
+)
 from .quantisation_vega3d import avoid_packed_kernel, keep_unquantised
 
 PARTIAL_SAVE = ".saving-"
@@ -69,11 +78,7 @@ class CheckpointedModel(PreTrainedModel):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
-        if info["missing_keys"]:
-            raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(info['missing_keys'])} weights, the first is "
-                f"{min(info['missing_keys'])}. Copy the checkpoint again, or assemble it anew."
-            )
+        check_complete(pretrained_model_name_or_path, info["missing_keys"], COPY_AGAIN)
         check_weights_are_finite(model.base_model, pretrained_model_name_or_path)
         avoid_packed_kernel(model)
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
@@ -200,7 +205,9 @@ class CheckpointedModel(PreTrainedModel):
             torch.manual_seed(seed)
             for part in (core.projector, core.fusion):
                 if part is not None:
-                    initialise(core, part, vlm_model)
+                    part.to_empty(device=vlm_model.device)
+                    part.apply(core._init_weights)
+                    cast(part, vlm_model.dtype)
         core.generator.to_empty(device=vlm_model.device)
         core.generator.prompt_embeds = prompt_embeds.to(vlm_model.device, vlm_model.dtype)
         core.generator.load_files(folder)
@@ -263,13 +270,6 @@ def upload(folder: Path, repo_id: str, private: bool | None = None, token: str |
     repo_id = api.create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
     commit.setdefault("commit_message", "Upload model")
     return api.upload_folder(repo_id=repo_id, folder_path=folder, token=token, **commit)
-
-
-def initialise(core: PreTrainedModel, part: torch.nn.Module, vlm: PreTrainedModel) -> None:
-    """Gives a part built under the meta device its first weights."""
-    part.to_empty(device=vlm.device)
-    part.apply(core._init_weights)
-    cast(part, vlm.dtype)
 
 
 def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:

@@ -175,22 +175,22 @@ class VegaGeneratorConfig(PreTrainedConfig):
         return max(self.block_indices) + 1
 
     @property
-    def patch(self) -> int:
-        """Edge of the square of latents that one token covers."""
+    def latent_patch(self) -> int:
+        """Edge of the square that one token covers [latents]."""
         return self.transformer.get("patch_size", (1, 2, 2))[-1]
 
     @property
     def hidden_size(self) -> int:
         """Channels C of the hidden states."""
         if self.family == "vae":
-            return self.vae.get("z_dim", 16) * self.patch**2
+            return self.vae.get("z_dim", 16) * self.latent_patch**2
         width = self.transformer.get("num_attention_heads", 40) * self.transformer.get("attention_head_dim", 128)
         return width * len(self.block_indices)
 
     @property
     def patch_size(self) -> int:
-        """Edge of the square of pixels that one token covers [px]: VAE stride times patch."""
-        return latent_edge(self.vae) * self.patch
+        """Edge of the square that one token covers [px]: pixels of a latent times `latent_patch`."""
+        return latent_edge(self.vae) * self.latent_patch
 
     @property
     def is_relative(self) -> bool:
@@ -203,23 +203,15 @@ class VegaGeneratorConfig(PreTrainedConfig):
         self._check_block("block", self.block)
         for block in self.extra_blocks:
             self._check_block("extra_blocks", block)
-        require(
-            len(set(self.block_indices)) == len(self.block_indices),
-            "extra_blocks",
-            list(self.extra_blocks),
-            f"without block {self.block} and without repetitions",
-            "Name each block once.",
-        )
-        has_more = bool(self.extra_blocks) or self.noise_draws > 1
+        are_distinct = len(set(self.block_indices)) == len(self.block_indices)
+        distinct = f"without block {self.block} and without repetitions"
+        is_alone = self.family != "vae" or not (self.extra_blocks or self.noise_draws > 1)
         alone = "another with extra_blocks or noise_draws"
+        no_blocks = "The VAE has no blocks and sees no noise: leave them out."
         check_fields(
             self,
-            (
-                "family",
-                self.family != "vae" or not has_more,
-                alone,
-                "The VAE has no blocks and sees no noise: leave them out.",
-            ),
+            ("extra_blocks", are_distinct, distinct, "Name each block once."),
+            ("family", is_alone, alone, no_blocks),
             ("shift", 0 < self.shift <= MOST_SHIFT, f"positive, at most {MOST_SHIFT}", "Wan2.1 uses 5.0."),
             ("noise_seed", 0 <= self.noise_seed < 2**31, "in [0, 2**31)", "Use 0 if in doubt."),
             ("random_seed", 0 <= self.random_seed < 2**31, "in [0, 2**31)", "Use 0 if in doubt."),
@@ -367,24 +359,16 @@ class VegaConfig(PreTrainedConfig):
             ("projector_hidden_size", self.projector_hidden_size, WIDEST),
         ):
             require_size(name, value, "Leave it out for the default.", most)
-        bias, spread, scale, size = MOST_GATE_BIAS, self.initializer_range, self.fusion_residual_init, self.hidden_size
+        bias, spread, size = self.fusion_gate_bias, self.initializer_range, self.hidden_size
+        biases = f"in [-{MOST_GATE_BIAS}, {MOST_GATE_BIAS}]"
+        scales = "0.0 starts as the plain VLM, 0.2 is the official value."
         divides = self.fusion != "cross_attention" or (size % self.fusion_num_heads == 0 and size % 4 == 0)
         divisor = f"a divisor of the hidden size {size}, itself a multiple of 4"
         check_fields(
             self,
-            (
-                "fusion_gate_bias",
-                abs(self.fusion_gate_bias) <= bias,
-                f"in [-{bias}, {bias}]",
-                "The official value is -0.5.",
-            ),
+            ("fusion_gate_bias", abs(bias) <= MOST_GATE_BIAS, biases, "The official value is -0.5."),
             ("initializer_range", 0 < spread <= 1, "in (0, 1]", "Leave it out for the default, 0.02."),
-            (
-                "fusion_residual_init",
-                -1 <= scale <= 1,
-                "in [-1, 1]",
-                "0.0 starts as the plain VLM, 0.2 is the official value.",
-            ),
+            ("fusion_residual_init", -1 <= self.fusion_residual_init <= 1, "in [-1, 1]", scales),
             ("fusion_num_heads", divides, divisor, "Choose another number of heads."),
         )
 

@@ -39,10 +39,9 @@ def read_json(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is longer than {LONGEST_JSON} bytes. {remedy}")
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError as error:
-        raise ValueError(f"{file} cannot be read: it is nested too deeply. {remedy}") from error
-    except ValueError as error:
-        raise ValueError(f"{file} cannot be read: {error}. {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{file} cannot be read: {reason}. {remedy}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds {type(values).__name__}, but must hold names with values. {remedy}")
     return values
@@ -66,10 +65,8 @@ def read_index(file: Path) -> dict[str, str]:
 def weight_files(folder: Path, stem: str, names: Collection[str], place: Any) -> list[str]:
     """The safetensors files that hold the weights of a model, as transformers and diffusers look for them.
 
-    Args:
-        stem: `model` or `diffusion_pytorch_model`.
-        names: of the regular files that are there, or that can be had.
-        place: folder or Hub id, for the ValueError if there are none, or some of them are missing.
+    `stem` is `model` or `diffusion_pytorch_model`, `names` are the regular files that can be had, and `place`
+    is for the ValueError if there are no weights, or some are missing.
     """
     single = f"{stem}.safetensors"
     if single in names:
@@ -109,6 +106,12 @@ def weight_names(folder: Path, stem: str) -> set[str]:
     return keys
 
 
+def check_complete(what: Any, missing: Collection[str], remedy: str) -> None:
+    """Raises ValueError if a loader missed weights, which it would begin anew."""
+    if missing:
+        raise ValueError(f"{what} lacks {len(missing)} weights, the first is {min(missing)}. {remedy}")
+
+
 # --- Repositories ----------------------------------------------------------------------------------------------------
 
 
@@ -137,30 +140,28 @@ class Repository:
 
 
 def open_repository(name: str | Path, kind: str, small: Sequence[str]) -> Repository:
-    """Finds a model, by folder or Hub id, and fetches its small files alone, which say what it is.
+    """Finds a model, by folder or Hub id, and fetches the files of the patterns `small` alone, which say what it is.
 
-    Args:
-        kind: what it should be, for the ValueError if there is none.
-        small: patterns of these files.
+    Raises ValueError, which names the `kind` it should be, if there is none.
     """
     folder = Path(name)
     if folder.is_dir():
         return Repository(str(name), folder, local_sizes(folder), is_local=True)
     if folder.exists() or folder.is_absolute() or str(name).count("/") != 1 or str(name).startswith("."):
         raise ValueError(f"{name} is neither a folder nor a Hub id of {kind}. Give one of them.")
-    try:
-        folder = download(str(name), small)
-    except ValueError as error:
-        raise ValueError(f"{name} is neither a folder nor a Hub id of {kind}: {error}") from error
+    folder = download(str(name), small, f"{name} is neither a folder nor a Hub id of {kind}: ")
     return Repository(str(name), folder, hub_sizes(str(name), folder), is_local=False)
 
 
-def download(name: str, patterns: Sequence[str], **hub) -> Path:
-    """Local folder of a Hub repository, with the files of these patterns; raises ValueError if that fails."""
+def download(name: str, patterns: Sequence[str], failure: str = "", **hub) -> Path:
+    """Local folder of a Hub repository, with the files of these patterns.
+
+    Raises ValueError, with `failure` before the reason, if that fails.
+    """
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns), **hub))
     except Exception as error:  # of the network, too, whose errors have no common class
-        raise ValueError(str(error).strip().partition("\n")[0]) from error
+        raise ValueError(failure + str(error).strip().partition("\n")[0]) from error
 
 
 def hub_sizes(name: str, folder: Path) -> dict[str, int]:
@@ -226,15 +227,10 @@ def read_part_config(folder: Path, part: str) -> dict[str, Any]:
 
 
 def resolve_files(source: str, checkpoint: str | Path | None, subfolder: str = "", **hub) -> Path:
-    """The local folder with the generator's `transformer/` and `vae/`.
+    """The local folder with the generator's `transformer/` and `vae/`, that `generator_config.source` names.
 
-    Args:
-        source: `generator_config.source`.
-        checkpoint: folder or Hub id of the model whose config names the source; it lies in `subfolder` there.
-        hub: `revision`, `cache_dir`, `token` and so on, passed on if the checkpoint is on the Hub.
-
-    Raises:
-        ValueError: if nothing is found there.
+    `checkpoint` is the folder or Hub id of the model of this config, which lies in its `subfolder`; `hub` are
+    `revision`, `cache_dir`, `token` and so on. Raises ValueError if nothing is found.
     """
     if Path(source).is_absolute():
         return Path(source)
@@ -247,19 +243,14 @@ def resolve_files(source: str, checkpoint: str | Path | None, subfolder: str = "
                 f"The generator's files are missing: {folder} has no folder {source!r}. "
                 "Copy the checkpoint whole, or assemble it again."
             )
+    failure = "The generator's files cannot be downloaded from"
     if "/" in source:
         if Path(source).is_dir():
             return Path(source)
-        return fetch(source, [f"{part}/*" for part in PARTS])
+        return download(source, [f"{part}/*" for part in PARTS], f"{failure} {source}: ")
     place = f"{subfolder}/{source}" if subfolder else source
-    return fetch(str(checkpoint), [f"{place}/{part}/*" for part in PARTS], **hub) / place
-
-
-def fetch(name: str, patterns: list[str], **hub) -> Path:
-    try:
-        return download(name, patterns, **hub)
-    except ValueError as error:
-        raise ValueError(f"The generator's files cannot be downloaded from {name}: {error}") from error
+    patterns = [f"{place}/{part}/*" for part in PARTS]
+    return download(str(checkpoint), patterns, f"{failure} {checkpoint}: ", **hub) / place
 
 
 def copy_files(files: Path, target: Path) -> None:

@@ -1,10 +1,12 @@
 """The frozen generator: clips in, hidden states of one block out, on the generator's own grid."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device, has_offloaded_params
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -18,7 +20,7 @@ from .files_vega3d import (
     is_generator,
     read_part_config,
 )
-from .frozen_vega3d import check_finite, dtypes_of, restore_dtypes, state_of, undisturbed
+from .inputs_vega3d import equal_items
 from .layouts_vega3d import TEMPORAL_STRIDE
 from .noise_vega3d import NoiseLevel, SeededNoise, add_noise, noise_level
 
@@ -173,8 +175,7 @@ class VegaGenerator(PreTrainedModel):
     def settle(self) -> None:
         """Undoes casts that went past `to`, and forgets what was derived from weights that have changed since.
 
-        Raises:
-            ValueError: if a cast has lost digits.
+        Raises ValueError if a cast has lost digits.
         """
         if state_of(self) != self._state:
             restore_dtypes(self, self._dtypes)
@@ -276,11 +277,9 @@ class VegaGenerator(PreTrainedModel):
         On a CPU each clip is alone: convolutions and matrix products round differently with the number of clips there
         (by up to 2e-5 in features of the tests' models), and features must not depend on what is beside them.
         """
-        groups: dict[Any, list[int]] = {}
-        for number, clip in enumerate(clips):
-            groups.setdefault((clip.shape, clip.dtype), []).append(number)
-        for (shape, _), numbers in groups.items():
-            count = 1 if self.device.type == "cpu" else max(1, self.config.chunk_frames // shape[0])
+        for numbers in equal_items([(clip.shape, clip.dtype) for clip in clips]):
+            frames = len(clips[numbers[0]])
+            count = 1 if self.device.type == "cpu" else max(1, self.config.chunk_frames // frames)
             yield from (numbers[start : start + count] for start in range(0, len(numbers), count))
 
     def _chunks(self, clips: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
@@ -355,3 +354,80 @@ def check_clip(clip: torch.Tensor, size: int) -> None:
     low, high = clip.min().item(), clip.max().item()
     if not (low >= -1.0 and high <= 1.0):
         raise ValueError(f"Float frames must lie in [-1, 1], but got [{low:.3g}, {high:.3g}]. Rescale them first.")
+
+
+# --- What keeps a frozen module the same whatever surrounds it: autocast, inference mode, casts, offloading ----------
+
+
+@contextlib.contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Computes as if the module were alone: without gradients, autocast and inference mode, its weights in place.
+
+    What is derived here may be kept, as it does not depend on who asked first: a training loop under autocast or an
+    evaluation in inference mode, whose tensors could not be used elsewhere. Weights that accelerate offloads are
+    loaded, all at once, for as long as this lasts.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        for part in module.modules():
+            if "_hf_hook" in part.__dict__ and has_offloaded_params(part):  # accelerate's own test takes far longer
+                stack.enter_context(align_module_device(part))
+        for device_type in {"cpu", *(tensor.device.type for tensor in tensors_of(module))}:
+            if device_type == "meta":
+                raise ValueError(
+                    f"Weights of {type(module).__name__} are on the meta device, which holds no values. Load the "
+                    "model with `from_pretrained(..., device_map=...)` rather than moving it there."
+                )
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        yield
+
+
+def dtypes_of(module: nn.Module) -> dict[str, torch.dtype]:
+    return {name: parameter.dtype for name, parameter in module.named_parameters()}
+
+
+def restore_dtypes(module: nn.Module, dtypes: dict[str, torch.dtype]) -> None:
+    """Gives parameters back the types they had, where someone set wider ones past `Module.to`.
+
+    PEFT's `prepare_model_for_kbit_training` does: it casts all that is not quantised to float32, frozen or not. Raises
+    ValueError if a parameter was set to a narrower type, which has lost digits.
+    """
+    for name, parameter in module.named_parameters():
+        before = dtypes.get(name, parameter.dtype)  # adapters may have come, or given a parameter another name
+        if parameter.dtype == before:
+            continue
+        if torch.promote_types(parameter.dtype, before) != parameter.dtype:
+            raise ValueError(
+                f"{name} of the frozen {type(module).__name__} was cast from {before} to {parameter.dtype} past `to`, "
+                "and has lost digits. Use `model.to(dtype)`, or load the model in that dtype."
+            )
+        parameter.data = parameter.data.to(before)
+
+
+def state_of(module: nn.Module) -> tuple:
+    """Changes when a parameter or buffer of a module is cast, written to or replaced; says nothing about values."""
+    return tuple(
+        (tensor.dtype, tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version)
+        for tensor in tensors_of(module)
+    )
+
+
+def tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    """Parameters and buffers of a module in one walk; it is taken at every use of a generator."""
+    return [
+        tensor
+        for part in module.modules()
+        for tensor in (*part._parameters.values(), *part._buffers.values())
+        if tensor is not None
+    ]
+
+
+def check_finite(states: Sequence[torch.Tensor], origin: str, remedy: str) -> None:
+    """Raises ValueError if one of several tensors holds NaN or infinity; reads the device once for all of them."""
+    if not states:
+        return
+    finite = torch.stack([state.isfinite().all().to(states[0].device) for state in states]).tolist()
+    if not all(finite):
+        clip = f"clip {finite.index(False)} (of {len(finite)})"
+        raise ValueError(f"{origin} of {clip} are not finite: they hold NaN or infinity. {remedy}")

@@ -6,6 +6,7 @@ the image, of the transformer.
 """
 
 import contextlib
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,8 @@ from .files_vega3d import check_indices, read_json, value_errors, weight_names
 from .layouts_vega3d import LATENT_EDGE, TEMPORAL_STRIDE, check_part_class
 from .quantisation_vega3d import EightBitLinear, lower_linears
 from .vae_wan_vega3d import FoldedWanEncoder, normalise_latents
+
+OTHER_FILES = "The files are of another generator: copy the checkpoint again, or assemble it anew."
 
 # --- The generator ---------------------------------------------------------------------------------------------------
 
@@ -105,12 +108,8 @@ class WanTower(LatentTower):
     def embed_prompt(self, prompt: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The distinct rows of the projected prompt, and the logarithm of how often each occurs.
 
-        The prompt is padded with zero rows before the text projection and attention has no mask, so the padded rows
-        take part. They are all the same row: one key, counted `length - P` times.
-
-        Args:
-            prompt: float[P, text_dim].
-            length: rows after padding.
+        The prompt float[P, text_dim] is padded to `length` rows of zeros before the text projection and attention has
+        no mask, so the padded rows take part. They are all the same row: one key, counted `length - P` times.
 
         Returns:
             float[1, P + 1, C] and float[P + 1] (P, if nothing is padded).
@@ -123,12 +122,9 @@ class WanTower(LatentTower):
         return self.transformer.condition_embedder.text_embedder(prompt)[None], count.log()
 
     def constants(self, prompt: torch.Tensor, prompt_length: int, timestep: int) -> WanConstants:
-        """Modulations, prompt keys and values for one prompt and one noise level.
+        """Modulations, prompt keys and values for one prompt float[P, text_dim], not yet padded, and one noise level.
 
-        Args:
-            prompt: float[P, text_dim], embedding of the prompt without padding.
-            prompt_length: rows after padding.
-            timestep: step of the scheduler, an integer in [0, 1000).
+        `timestep` is a step of the scheduler, an integer in [0, 1000).
         """
         embedder = self.transformer.condition_embedder
         dtype = embedder.time_proj.weight.dtype
@@ -150,13 +146,8 @@ class WanTower(LatentTower):
     ) -> dict[int, torch.Tensor]:
         """Hidden states after the blocks asked for, before the output head; nothing is computed after the deepest.
 
-        Args:
-            latents: float[B, Z, t, h, w], noisy.
-            constants: of this prompt and noise level.
-            blocks: 0-based.
-
-        Returns:
-            float[B, t, h / 2, w / 2, C] for each block.
+        Noisy latents float[B, Z, t, h, w] -> float[B, t, h / p, w / p, C] for each block, which count from 0; a token
+        covers p x p latents, `latent_patch` of the config.
         """
         rotary = self.rotary(latents)
         embedded = self.transformer.patch_embedding(latents.to(self.transformer.patch_embedding.weight.dtype))
@@ -253,20 +244,27 @@ def run_block(
 
 def build_wan_tower(config: VegaGeneratorConfig) -> WanTower:
     """A tower with random weights, for tests and benchmarks."""
-    transformer = WanTransformer3DModel.from_config({**config.transformer, "num_layers": config.num_blocks_read})
-    return WanTower(transformer, AutoencoderKLWan.from_config(config.vae), config)
+    return WanTower(build_transformer(config), AutoencoderKLWan.from_config(config.vae), config)
 
 
-def load_wan_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> WanTower:
+def build_transformer(config: VegaGeneratorConfig) -> WanTransformer3DModel:
+    return WanTransformer3DModel.from_config({**config.transformer, "num_layers": config.num_blocks_read})
+
+
+def load_wan_tower(
+    config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype, tower_class: type[WanTower] = WanTower
+) -> WanTower:
     """Loads the blocks that are read and the VAE by diffusers' own loader, with its own float32 exceptions.
 
     Raises ValueError if a file is missing, truncated, or of other shapes than the config says.
     """
-    transformer = load_part(
-        EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, num_layers=config.num_blocks_read
-    )
-    vae = load_part(AutoencoderKLWan, folder, "vae", config.vae, dtype)
-    return WanTower(lower_linears(transformer, config.linear_precision), vae, config)
+    layers = {"num_layers": config.num_blocks_read}
+    transformer = load_part(EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, **layers)
+    return tower_class(lower_linears(transformer, config.linear_precision), load_vae(config, folder, dtype), config)
+
+
+def load_vae(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
+    return load_part(AutoencoderKLWan, folder, "vae", config.vae, dtype)  # type: ignore[return-value]
 
 
 def load_part(part_class: Any, folder: Path, name: str, config: dict, dtype: torch.dtype, **changes) -> nn.Module:
@@ -291,7 +289,7 @@ def load_part(part_class: Any, folder: Path, name: str, config: dict, dtype: tor
     if unused:
         raise ValueError(
             f"The generator's {name} in {place} has {len(unused)} weights that its config does not tell of, the first "
-            f"is {unused[0]}. The files are of another generator: copy the checkpoint again, or assemble it anew."
+            f"is {unused[0]}. {OTHER_FILES}"
         )
     return model
 
@@ -317,8 +315,8 @@ def check_files(place: Path, name: str, config: dict) -> None:
         ours, theirs = (list(value) if isinstance(value, tuple) else value for value in (config[key], stored[key]))
         if ours != theirs:
             raise ValueError(
-                f"The generator's {name} in {place} has {key}={theirs!r}, but the model's config says "
-                f"{ours!r}. The files are of another generator: copy the checkpoint again, or assemble it anew."
+                f"The generator's {name} in {place} has {key}={theirs!r}, but the model's config says {ours!r}. "
+                f"{OTHER_FILES}"
             )
 
 
@@ -338,10 +336,6 @@ def bars_on_terminals_only() -> Iterator[None]:
 # --- Controls --------------------------------------------------------------------------------------------------------
 
 
-def load_vae(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
-    return load_part(AutoencoderKLWan, folder, "vae", config.vae, dtype)  # type: ignore[return-value]
-
-
 def load_random_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> WanTower:
     """The trained VAE before a transformer of the same architecture with weights from `random_seed`.
 
@@ -349,8 +343,7 @@ def load_random_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dt
     """
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(config.random_seed)
-        layers = {"num_layers": config.num_blocks_read}
-        transformer = WanTransformer3DModel.from_config({**config.transformer, **layers})
+        transformer = build_transformer(config)
     in_float32 = set(WanTransformer3DModel._keep_in_fp32_modules)
     for name, parameter in transformer.named_parameters():
         if not in_float32.intersection(name.split(".")):
@@ -369,27 +362,21 @@ class NoiseTower(WanTower):
         return torch.zeros(size, device=frames.device, dtype=torch.float32)
 
 
-def load_noise_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> NoiseTower:
-    layers = {"num_layers": config.num_blocks_read}
-    transformer = load_part(EarlyExitWanTransformer, folder, "transformer", config.transformer, dtype, **layers)
-    return NoiseTower(lower_linears(transformer, config.linear_precision), load_vae(config, folder, dtype), config)
-
-
 class VAETower(LatentTower):
-    """Clean latents of the VAE, 2x2 of them a token, on the grid of the transformer."""
+    """Clean latents of the VAE, on the grid of the transformer: a token is p x p of them (`latent_patch`)."""
 
     def __init__(self, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
         super().__init__(vae, config)
-        self.patch = config.patch
+        self.latent_patch = config.latent_patch
 
     def constants(self, prompt: torch.Tensor, prompt_length: int, timestep: int) -> None:
         """Nothing depends on the prompt or the noise level."""
 
     def forward(self, latents: torch.Tensor, constants: None, blocks: Sequence[int]) -> dict[int, torch.Tensor]:
-        """float[B, Z, t, h, w] -> float[B, t, h / 2, w / 2, 4 Z], the same for every block."""
+        """float[B, Z, t, h, w] -> float[B, t, h / p, w / p, p * p * Z], the same for every block."""
         batch, channels, t, h, w = latents.shape
-        rows, columns = h // self.patch, w // self.patch
-        windows = latents.reshape(batch, channels, t, rows, self.patch, columns, self.patch)
+        rows, columns = h // self.latent_patch, w // self.latent_patch
+        windows = latents.reshape(batch, channels, t, rows, self.latent_patch, columns, self.latent_patch)
         tokens = windows.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)
         return dict.fromkeys(blocks, tokens.to(next(self.encoder.parameters()).dtype))
 
@@ -401,6 +388,6 @@ def load_vae_tower(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype
 LOADERS: dict[str, Callable[[VegaGeneratorConfig, Path, torch.dtype], nn.Module]] = {
     "wan": load_wan_tower,
     "random": load_random_tower,
-    "noise": load_noise_tower,
+    "noise": functools.partial(load_wan_tower, tower_class=NoiseTower),
     "vae": load_vae_tower,
 }

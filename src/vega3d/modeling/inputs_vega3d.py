@@ -39,7 +39,6 @@ class VisualInputs(TypedDict, total=False):
 
 PATCH_GRIDS = ("image_grid_thw", "video_grid_thw")
 VISUAL_INPUTS = tuple(name for name in VisualInputs.__annotations__ if name not in PATCH_GRIDS)
-GENERATOR_INPUTS = tuple(name for name in VISUAL_INPUTS if name.startswith("generator_") and "states" not in name)
 IGNORED = -100  # label of a token without a loss
 LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts")
 
@@ -99,8 +98,7 @@ def checked_streams(ids: torch.Tensor, visual: VisualInputs, config: VegaConfig)
 def visual_streams(visual: Mapping[str, Any]) -> dict[str, VisualStreams]:
     """The streams of each modality; one without pixels is left out.
 
-    Raises:
-        ValueError: if there are pixels without their grid, or of another number.
+    Raises ValueError if there are pixels without their grid, or of another number.
     """
     streams = {}
     for name, suffix in SUFFIXES.items():
@@ -141,8 +139,7 @@ def check_lengths(streams: dict[str, VisualStreams], num_frames: Sequence[int]) 
 def generator_clips(streams: dict[str, VisualStreams], config: VegaGeneratorConfig) -> list[torch.Tensor]:
     """Frames [t, 3, H, W] of each image, then each video.
 
-    Raises:
-        ValueError: if clips are missing, or of other numbers or lengths than the VLM's.
+    Raises ValueError if clips are missing, or of other numbers or lengths than the VLM's.
     """
     clips: list[torch.Tensor] = []
     for name, stream in streams.items():
@@ -168,9 +165,8 @@ def cached_frames(
 ) -> list[int]:
     """Number of frames of each clip whose hidden states are given.
 
-    Raises:
-        ValueError: if clips are missing, of other lengths than the VLM's, or of other channels than the generator's,
-            or if the generator's pixels are given, too.
+    Raises ValueError if clips are missing, of other lengths than the VLM's, or of other channels than the generator's,
+    or if the generator's pixels are given, too.
     """
     wanted = sum(len(stream.grid) for stream in streams.values())
     if len(hidden_states) != wanted:
@@ -201,15 +197,10 @@ def cached_frames(
 
 
 def unpack_patches(patches: torch.Tensor | None, grid: torch.Tensor | None, size: int) -> list[torch.Tensor]:
-    """Packed patches -> one [t, 3, h * size, w * size] a clip; none if there are none.
+    """Packed patches -> one [t, 3, h * size, w * size] a clip, where `size` is the edge of a patch [px].
 
-    Args:
-        patches: [P, 3 * size * size], rows in (t, h, w) order, clip after clip.
-        grid: int[n, 3], (t, h, w) of each clip in patches.
-        size: edge of a patch [px].
-
-    Raises:
-        ValueError: if the patches do not fill the grid, or have none.
+    `patches` [P, 3 * size * size] lie in (t, h, w) order, clip after clip; `grid` int[n, 3] is (t, h, w) of each clip
+    in patches. Raises ValueError if they do not fill the grid, or have none.
     """
     if patches is None:
         return []
@@ -225,6 +216,15 @@ def unpack_patches(patches: torch.Tensor | None, grid: torch.Tensor | None, size
     for packed, (t, h, w) in zip(patches.split(counts), grid.tolist(), strict=True):
         windows = packed.reshape(t, h, w, 3, size, size)
         clips.append(windows.permute(0, 3, 1, 4, 2, 5).reshape(t, 3, h * size, w * size))
+    return clips
+
+
+def unpacked_clips(inputs: Mapping[str, Any], patch_size: int) -> list[torch.Tensor]:
+    """The generator's pixels in the output of a processor as clips [t, 3, H, W]: each image, then each video."""
+    clips: list[torch.Tensor] = []
+    for name, suffix in SUFFIXES.items():
+        pixels, grid = inputs.get(f"generator_pixel_values{suffix}"), inputs.get(f"generator_{name}_grid_thw")
+        clips += unpack_patches(pixels, grid, patch_size)
     return clips
 
 
@@ -248,10 +248,8 @@ def text_ids(
 ) -> torch.Tensor:
     """int[B, L]: the ids, or for float[B, L, D] those of placeholders and markers of visuals, and -1 elsewhere.
 
-    They are found as the VLM finds them, by comparing with the embeddings of these tokens.
-
-    Raises:
-        ValueError: if there is neither, or if the placeholders of images and videos cannot be told apart.
+    They are found as the VLM finds them, by comparing with the embeddings of these tokens. Raises ValueError if there
+    is neither, or if the placeholders of images and videos cannot be told apart.
     """
     if input_ids is not None:
         return input_ids
@@ -316,11 +314,8 @@ def tensors(value: torch.Tensor | Sequence[torch.Tensor] | None) -> list[torch.T
 def tokens_of_outputs(outputs: Mapping[str, ModelOutput | None], visual: Mapping[str, object]) -> dict[str, int]:
     """Visual tokens of each modality in given `mm_encoder_outputs`, of `encode` or of the VLM's encoders.
 
-    Args:
-        visual: pixels and hidden states given beside them.
-
-    Raises:
-        ValueError: if pixels or hidden states are given that the outputs were not made of, or an unknown modality.
+    Raises ValueError if pixels or hidden states are given beside them (`visual`) that they were not made of, or an
+    unknown modality.
     """
     unknown = outputs.keys() - TOKEN_TYPES.keys()
     if unknown:
@@ -386,13 +381,8 @@ def instruction_embeddings(
 ) -> torch.Tensor:
     """float[B, D]: mean embedding of each prompt's text tokens, without visuals, padding and the answer.
 
-    Args:
-        input_ids: int[B, L]; so are `labels`.
-        attention_mask: int[B, L], or int[B, P + L] with that of P tokens in a cache.
-        embeddings: int[B, L] -> float[B, L, D].
-
-    Raises:
-        ValueError: if a prompt has no text.
+    Ids and labels are int[B, L]; the mask is too, or int[B, P + L] with that of P tokens in a cache; `embeddings` are
+    int[B, L] -> float[B, L, D]. Raises ValueError if a prompt has no text.
     """
     is_text = ~is_visual(input_ids, config)
     if attention_mask is not None:

@@ -68,6 +68,16 @@ def latent_edge(vae: Mapping[str, Any]) -> int:
     return (vae.get("patch_size") or 1) * 2 ** (len(vae.get("dim_mult", [1, 2, 4, 4])) - 1)
 
 
+def check_latent_edge(vae: Mapping[str, Any]) -> None:
+    """Raises ValueError for a VAE whose latents are of another size, such as the 16 px of Wan2.2."""
+    edge, patch, levels = latent_edge(vae), vae.get("patch_size"), vae.get("dim_mult", [1, 2, 4, 4])
+    if edge != LATENT_EDGE:
+        raise ValueError(
+            f"A latent of the VAE is of {edge} px (patch_size {patch}, {len(levels)} levels), but must be of "
+            f"{LATENT_EDGE} px: use a Wan2.1 VAE. {GIVE_WAN}"
+        )
+
+
 def check_part_class(part: str, config: Mapping[str, Any], place: Any) -> None:
     """Raises ValueError unless the config of `transformer` or `vae` names the class that reads it, unquantised."""
     found = config.get("_class_name")
@@ -129,12 +139,7 @@ def check_vae(config: Mapping[str, Any]) -> None:
     require(patch is None or is_size(patch, 64), "vae.patch_size", patch, "None or a whole number", GIVE_WAN)
     colours, wanted = config.get("in_channels", 3), 3 * (patch or 1) ** 2
     require(colours == wanted, "vae.in_channels", colours, f"{wanted}, the colours of a patch", GIVE_WAN)
-    edge = latent_edge(config)
-    if edge != LATENT_EDGE:
-        raise ValueError(
-            f"A latent of the VAE is of {edge} px (patch_size {patch}, {len(levels)} levels), but must be of "
-            f"{LATENT_EDGE} px: use a Wan2.1 VAE. {GIVE_WAN}"
-        )
+    check_latent_edge(config)
     steps = config.get("temperal_downsample", [False, True, True])
     fits = isinstance(steps, (list, tuple)) and all(isinstance(step, bool) for step in steps)
     fits = fits and len(steps) == len(levels) - 1

@@ -1,20 +1,22 @@
 """The fused model: a vision-language model whose visual tokens are fused with those of a frozen video generator."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText, Cache, GenerationMixin
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import ModelOutput
 
 from .alignment_vega3d import PROJECTORS
+from .checkpoint_vega3d import CheckpointedModel
 from .configuration_vega3d import VegaConfig
-from .frozen_vega3d import check_finite
-from .fusion_vega3d import FUSIONS
-from .generator_vega3d import NOT_FINITE, VegaGenerator
+from .fusion_vega3d import FUSIONS, InstructionGatedFusion, TokenGatedResidualFusion, WeightedFusion
+from .generator_vega3d import NOT_FINITE, VegaGenerator, check_finite
 from .inputs_vega3d import (
-    GENERATOR_INPUTS,
     LANGUAGE_INPUTS,
     PATCH_GRIDS,
     VISUAL_INPUTS,
@@ -34,13 +36,72 @@ from .inputs_vega3d import (
     text_ids,
     token_type_ids,
     tokens_of_outputs,
-    unpack_patches,
+    unpacked_clips,
     visual_rows,
 )
-from .pretrained_vega3d import VegaCausalLMOutput, VegaEncoderOutput, VegaModelOutput, VegaPreTrainedModel
 from .turns_vega3d import NewTokens, Prompt
 
 Features = Callable[[], list[torch.Tensor]]  # float[t, h, w, C] a clip
+Gates = dict[str, tuple[torch.Tensor, ...]]
+
+
+@dataclass
+class VegaEncoderOutput:
+    """Fused visual tokens, computed once a prompt. A `ModelOutput` would unpack the dict of its first field.
+
+    Args:
+        mm_encoder_outputs: for each of `image` and `video` given, the VLM's encoder output with the fused tokens,
+            float[N, D] an item, as its `pooler_output`.
+        gates: for each modality, float[t, h, w] an item on its token grid ([t, h, w, D] for `channel_gated`), where 1
+            keeps only the semantic token; None unless asked for, or for a fusion without a gate.
+    """
+
+    mm_encoder_outputs: dict[str, ModelOutput]
+    gates: Gates | None = None
+
+
+@dataclass
+class VegaModelOutput(BaseModelOutputWithPast):
+    """`last_hidden_state` float[B, L, D], cache, and `gates` as in `VegaEncoderOutput`."""
+
+    gates: Gates | None = None
+
+
+@dataclass
+class VegaCausalLMOutput(CausalLMOutputWithPast):
+    """`loss`, `logits` float[B, L, V], cache, and `gates` as in `VegaEncoderOutput`."""
+
+    gates: Gates | None = None
+
+
+class VegaPreTrainedModel(CheckpointedModel):
+    config_class = VegaConfig
+    config: VegaConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["fusion.residual_scale"]  # noqa: RUF012
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = False  # the generator and the VLM's vision tower have data-dependent sizes
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TokenGatedResidualFusion):
+            init.constant_(module.residual_scale, self.config.fusion_residual_init)
+        elif isinstance(module, WeightedFusion):
+            init.constant_(module.semantic_weight, 0.5)
+            init.constant_(module.generative_weight, 0.5)
+        elif isinstance(module, InstructionGatedFusion):
+            init.constant_(module.gate_bias, self.config.fusion_gate_bias)
+            init.constant_(module.instruction_scale, 1.0)
+        elif isinstance(module, nn.MultiheadAttention):
+            init.normal_(module.in_proj_weight, mean=0.0, std=self.config.initializer_range)
+            init.zeros_(module.in_proj_bias)
 
 
 class VegaModel(VegaPreTrainedModel):
@@ -133,25 +194,20 @@ class VegaModel(VegaPreTrainedModel):
 
     def generator_features(
         self,
-        generator_pixel_values: torch.Tensor | None = None,
-        generator_pixel_values_videos: torch.Tensor | None = None,
-        generator_image_grid_thw: torch.Tensor | None = None,
-        generator_video_grid_thw: torch.Tensor | None = None,
-        **generator_kwargs,
+        noise: Sequence[torch.Tensor] | None = None,
+        on_progress: Callable[[int], None] | None = None,
+        **inputs,
     ) -> list[torch.Tensor]:
         """Hidden states to store and to give back later as `generator_hidden_states`.
 
-        Args:
-            generator_pixel_values: as in `VisualInputs`, like the other three.
-            generator_kwargs: `noise`, `on_progress` of `VegaGenerator.encode`.
+        Of the processor's output (`inputs`) the generator's pixels and grids are read, and nothing else; `noise` and
+        `on_progress` are those of `VegaGenerator.encode`.
 
         Returns:
             float[t, h, w, C] for each image, then each video.
         """
-        size = self.config.generator_config.patch_size
-        clips = unpack_patches(generator_pixel_values, generator_image_grid_thw, size)
-        clips += unpack_patches(generator_pixel_values_videos, generator_video_grid_thw, size)
-        return self.generator.encode(clips, **generator_kwargs)
+        clips = unpacked_clips(inputs, self.config.generator_config.patch_size)
+        return self.generator.encode(clips, noise, on_progress)
 
     def _semantic(self, streams: dict[str, VisualStreams]) -> dict[str, ModelOutput]:
         """The VLM's own encoder outputs; their `pooler_output` is a tuple of float[N, D].
@@ -325,8 +381,7 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
 
     def generator_features(self, **inputs) -> list[torch.Tensor]:
         """Hidden states of the generator for the processor's output, as in `VegaModel.generator_features`."""
-        kept = {name: value for name, value in inputs.items() if name in GENERATOR_INPUTS}
-        return self.model.generator_features(**kept)
+        return self.model.generator_features(**inputs)
 
     @torch.no_grad()
     def generate(self, inputs: torch.Tensor | None = None, generation_config=None, **kwargs: Any):

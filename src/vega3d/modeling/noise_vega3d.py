@@ -28,11 +28,7 @@ def flow_matching_step(timestep: int, shift: float) -> NoiseLevel:
 
     Sigmas of Wan's flow-matching schedule: s = 0.999 (1 - k / 1000), sigma = shift s / (1 + (shift - 1) s). Steps are
     1000 sigma cut to integers; of two steps equally near the larger is taken, and of equal steps the second one's
-    sigma, as Wan's scheduler does when it adds noise.
-
-    Args:
-        timestep: wanted level, in [0, 1000].
-        shift: shift of the schedule; 300 at shift 5 gives step 299 and sigma 0.299924.
+    sigma, as Wan's scheduler does when it adds noise. 300 at shift 5 gives step 299 and sigma 0.299924.
     """
     with torch.device("cpu"):  # `from_pretrained` builds models under the meta device, which has no values to compare
         ramp = torch.arange(NUM_TRAIN_TIMESTEPS, dtype=torch.float64) / NUM_TRAIN_TIMESTEPS

@@ -64,8 +64,7 @@ def keep_shared_weights(model: nn.Module) -> None:
             continue
         linear = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
         linear.weight, linear.bias = module.weight, module.bias
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, linear)
+        model.set_submodule(name, linear)
 
 
 # --- The generator's linears in 8 bits -------------------------------------------------------------------------------
@@ -138,6 +137,5 @@ def lower_linears(transformer: Any, precision: str) -> Any:
     for block in transformer.blocks:
         for name, module in list(block.named_modules()):
             if isinstance(module, nn.Linear) and name not in CONSTANT_LINEARS:
-                parent, _, child = name.rpartition(".")
-                setattr(block.get_submodule(parent), child, EightBitLinear(module, precision))
+                block.set_submodule(name, EightBitLinear(module, precision))
     return transformer

@@ -87,14 +87,9 @@ def offsets_of(positions: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
 
 
 class NewTokens:
-    """Where the tokens stand that are new to a cache.
+    """Where the tokens stand that are new to a cache: L in each of B rows (`shape`), after P in the cache.
 
-    Args:
-        core: the VLM without its head, which counts the positions of visuals.
-        cache: of the tokens before, or None.
-        shape: rows and new tokens, (B, L).
-        mask: int[B, P + L] of the P cached tokens and the new ones, or None.
-        device: of the new tokens.
+    `core` is the VLM without its head, which counts the positions of visuals; `mask` is int[B, P + L] or None.
     """
 
     def __init__(
@@ -178,8 +173,7 @@ class NewTokens:
 def new_grids(grids: Mapping[str, Any], outputs: Mapping[str, ModelOutput]) -> dict[str, Any]:
     """Grids of the visuals encoded; those of a whole conversation end with them.
 
-    Raises:
-        ValueError: if there are too few.
+    Raises ValueError if there are too few.
     """
     chosen = dict(grids)
     for name, output in outputs.items():
@@ -203,13 +197,9 @@ def inferred_mask(ids: torch.Tensor, config: GenerationConfig, options: Mapping[
 class Prompt:
     """A prompt for `generate`, of which an earlier turn may be in the cache.
 
-    Args:
-        core: the VLM without its head.
-        embeddings: int[B, L] -> float[B, L, D], the VLM's own.
-        inputs: of `generate`: `input_ids` or `inputs_embeds`, `attention_mask`, `past_key_values`, and so on.
-
-    Raises:
-        ValueError: if there is no text, or none that is not in the cache.
+    `core` is the VLM without its head, `embeddings` are its own, int[B, L] -> float[B, L, D], and `inputs` those of
+    `generate`: `input_ids` or `inputs_embeds`, `attention_mask`, `past_key_values`, and so on. Raises ValueError if
+    there is no text, or none that is not in the cache.
     """
 
     def __init__(

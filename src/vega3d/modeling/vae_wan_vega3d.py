@@ -4,6 +4,7 @@ At T = 1 a causal 3D convolution sees only zeros before the frame, so its last t
 the temporal down-sampling does nothing. The folded encoder has a third of the weights and runs in channels_last.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 )
 from torch import nn
 
-from .layouts_vega3d import LATENT_EDGE, latent_edge
+from .layouts_vega3d import check_latent_edge
 
 PIXELS_AT_A_TIME = 4 * 1280 * 720
 
@@ -77,16 +78,7 @@ class FoldedResidualBlock(nn.Module):
 class FoldedDownsample(nn.Module):
     def __init__(self, block: WanResample):
         super().__init__()
-        self.pad, conv = block.resample
-        self.conv = nn.Conv2d(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            stride=conv.stride,
-            device=conv.weight.device,
-            dtype=conv.weight.dtype,
-        )
-        self.conv.load_state_dict(conv.state_dict())
+        self.pad, self.conv = copy.deepcopy(block.resample)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv(self.pad(x))
@@ -144,20 +136,14 @@ def fold_block(block: nn.Module) -> nn.Module:
 class FoldedWanEncoder(nn.Module):
     """`AutoencoderKLWan.encode(...).latent_dist.mean` of single frames; made of a loaded VAE and never stored.
 
-    Raises:
-        ValueError: for a VAE with residual shortcuts, or latents of 16 px (Wan2.2).
+    Raises ValueError for a VAE with residual shortcuts, or latents of 16 px (Wan2.2).
     """
 
     def __init__(self, vae: AutoencoderKLWan):
         super().__init__()
         encoder = vae.encoder
         self.patch_size: int = vae.config.patch_size or 1
-        edge = latent_edge(vae.config)
-        if edge != LATENT_EDGE:
-            raise ValueError(
-                f"A latent of the VAE is of {edge} px (patch_size {self.patch_size}, {len(vae.config.dim_mult)} "
-                f"levels), but must be of {LATENT_EDGE} px: use a Wan2.1 VAE."
-            )
+        check_latent_edge(vae.config)
         self.z_dim = vae.config.z_dim
         self.conv_in = fold_conv(encoder.conv_in)
         self.down_blocks = nn.ModuleList(fold_block(block) for block in encoder.down_blocks)

@@ -78,10 +78,8 @@ def generator_frame_size(height: int, width: int, patch_size: int, max_area: int
     """Returns the (height, width) [px] of a frame for the generator: its own aspect ratio, in whole patches.
 
     A frame is scaled down to `max_area` [px^2] where it is larger, then rounded to the nearest multiples of
-    `patch_size` [px]. It is never scaled up, except to the next multiple.
-
-    Raises:
-        ValueError: if one side is more than `MAX_ASPECT_RATIO` times the other.
+    `patch_size` [px]. It is never scaled up, except to the next multiple. Raises ValueError if one side is more than
+    `MAX_ASPECT_RATIO` times the other.
     """
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise ValueError(
@@ -118,14 +116,8 @@ def resize_frames(frames: torch.Tensor, height: int, width: int) -> torch.Tensor
 def resize_and_center_crop(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Scales frames until they cover `height` x `width` and cuts out the centre, as the official VEGA-3D code does.
 
-    Bilinear without antialiasing, and only the centre is seen: for converted checkpoints only.
-
-    Args:
-        frames: float[N, 3, h, w] in any range.
-        height, width: of the result [px].
-
-    Returns:
-        float[N, 3, height, width].
+    float[N, 3, h, w] in any range -> float[N, 3, height, width]. Bilinear without antialiasing, and only the centre is
+    seen: for converted checkpoints only.
     """
     scale = max(height / frames.shape[-2], width / frames.shape[-1])
     size = (round(frames.shape[-2] * scale), round(frames.shape[-1] * scale))
@@ -144,11 +136,7 @@ def _to_uint8(frames: torch.Tensor) -> torch.Tensor:
 
 
 def pack_patches(frames: torch.Tensor, patch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cuts frames into square patches, one row each, in (t, h, w) order.
-
-    Args:
-        frames: uint8[T, 3, H, W] or float[T, 3, H, W].
-        patch_size: side p of a patch [px].
+    """Cuts frames [T, 3, H, W], uint8 or float, into square patches of side p [px], one row each, in (t, h, w) order.
 
     Returns:
         patches: [T * h * w, 3 * p * p] of the same dtype, each a (3, p, p) block flattened; and

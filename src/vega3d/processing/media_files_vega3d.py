@@ -66,9 +66,8 @@ class Kind(Enum):
 def check_file(source: str | Path, what: str) -> Path:
     """The path of a file on this machine, given as a path or a `file://` address.
 
-    Raises:
-        ValueError: if it is empty text, another address, no regular file, or a file of 0 bytes. The message names
-            `what` it should be, "image" or "video".
+    Raises ValueError if it is empty text, another address, no regular file, or a file of 0 bytes. The message names
+    `what` it should be, "image" or "video".
     """
     path = local_path(source, what)
     if path.is_dir():
@@ -178,10 +177,8 @@ def list_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder in natural order, in which numbers are compared by value.
 
     Hidden files, the system's own files, and files that are no media by content and by name are ignored. Films, and
-    folders with media, are named in a logged warning.
-
-    Raises:
-        ValueError: if there is no picture, or a file is named as a medium, but cannot be read as one.
+    folders with media, are named in a logged warning. Raises ValueError if there is no picture, or a file is named as
+    a medium, but cannot be read as one.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: there is no such folder of images. Check the path, or give a list of files.")
@@ -246,8 +243,7 @@ class Animation:
 def read_picture(source: str | Path) -> np.ndarray:
     """The pixels uint8[H, W, 3] of a picture: a path, an address (http, https, file), a data URL, or base64 text.
 
-    Raises:
-        ValueError: if it cannot be read, or shows more than one picture.
+    Raises ValueError if it cannot be read, or shows more than one picture.
     """
     name, data = _source(source)
     with _opened(name, data) as image:
@@ -282,8 +278,7 @@ def names_still(source: str | Path) -> bool:
 def read_animation(path: Path) -> Animation | None:
     """The times of an animated picture (GIF, PNG, WebP, AVIF), or None for a still one.
 
-    Raises:
-        ValueError: if the file is damaged, or is no picture that is read.
+    Raises ValueError if the file is damaged, or is no picture that is read.
     """
     with _opened(str(path), path) as image:
         if not _is_animated(image):
@@ -313,10 +308,8 @@ def read_pages(path: Path, pages: np.ndarray) -> list[np.ndarray]:
 def picture_pixels(image: Image.Image, name: str = "the image") -> np.ndarray:
     """The pixels uint8[H, W, 3], RGB, upright as the EXIF orientation says; transparent ones show white.
 
-    Grey of 16 bits is divided by 257. Colour profiles are not applied.
-
-    Raises:
-        ValueError: if the mode has a range that is not known, or no way to RGB.
+    Grey of 16 bits is divided by 257. Colour profiles are not applied. Raises ValueError if the mode has a range that
+    is not known, or no way to RGB.
     """
     try:
         image.load()

@@ -50,12 +50,9 @@ def flatten_videos(videos) -> list:
 
 
 def check_counts(kind: str, wanted: list[int], media) -> None:
-    """Raises a ValueError unless the images or videos (`kind`) fit the placeholders.
+    """Raises a ValueError unless the images or videos (`kind`) fit the placeholders wanted in each prompt.
 
-    Args:
-        kind: "image" or "video".
-        wanted: number of placeholders in each prompt.
-        media: the images or videos as the caller gives them. Where they are nested by prompt, each prompt is checked.
+    `media` are as the caller gives them; where they are nested by prompt, each prompt is checked.
     """
     flatten = flatten_images if kind == "image" else flatten_videos
     total = len(flatten(media))
@@ -82,8 +79,7 @@ def _count_per_prompt(media, num_prompts: int, flatten: Callable[[object], list]
 def load_image_array(image) -> np.ndarray:
     """One image (a path, an address, base64 text, a PIL image, or an array) as uint8[H, W, 3].
 
-    Raises:
-        ValueError: if it cannot be read or is an animation, or an array is not uint8 with three channels.
+    Raises ValueError if it cannot be read or is an animation, or an array is not uint8 with three channels.
     """
     if isinstance(image, (str, Path)):
         return read_picture(image)
@@ -98,7 +94,7 @@ def load_clips(
     """The videos of `flatten_videos`, read and sampled.
 
     Args:
-        videos: see `flatten_videos`.
+        videos: of `flatten_videos`.
         seconds: for each video the times [s] of its images or frames in memory, or None. The times of a single video
             need no list around them.
         video_metadata: the same as transformers' metadata, one for each video, nested by prompt or not.

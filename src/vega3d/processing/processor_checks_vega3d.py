@@ -45,11 +45,8 @@ PROBES = (
 def check_options(vlm: ProcessorMixin, options: Mapping[str, Any], has_images: bool, has_videos: bool) -> None:
     """Raises a ValueError if an option of a call is unknown, or has no effect on one of the two pixel streams.
 
-    Args:
-        vlm: the VLM's processor, which takes the options.
-        options: those that the fused processor does not take itself, by name; those of each part (`text_kwargs`,
-            `images_kwargs`, `videos_kwargs`) in a dict.
-        has_images, has_videos: what the call has.
+    `options` are those that the fused processor hands on to the VLM's, by name; those of each part (`text_kwargs`,
+    `images_kwargs`, `videos_kwargs`) in a dict.
     """
     known = {part: _known_options(vlm, part) for part in PARTS}
     flat = set().union(*known.values())
@@ -153,11 +150,11 @@ def value_errors(what: str, remedy: str = REMEDY) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def template_errors() -> Iterator[None]:
+def template_errors(kind: type[Exception] = jinja2.TemplateError) -> Iterator[None]:
     """Turns the error of a chat template that is broken, or does what its sandbox refuses, into a ValueError."""
     try:
         yield
-    except jinja2.TemplateError as error:
+    except kind as error:
         raise ValueError(
             f"The chat template cannot be used: {type(error).__name__}: {error}. {REMEDY} Or give another one."
         ) from error
@@ -170,12 +167,8 @@ def check_template(processor: Any) -> None:
     templates = processor.chat_template
     for name in templates if isinstance(templates, Mapping) else [None]:
         for conversation in PROBES:
-            try:
+            with template_errors(Exception):  # a template can do anything that an expression of Python can
                 processor.apply_chat_template(conversation, chat_template=name, add_generation_prompt=True)
-            except Exception as error:  # a template can do anything that an expression of Python can
-                raise ValueError(
-                    f"The chat template cannot be used: {type(error).__name__}: {error}. {REMEDY}"
-                ) from error
 
 
 def check_vlm_parts(processor: Any) -> None:

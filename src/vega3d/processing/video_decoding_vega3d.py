@@ -70,10 +70,8 @@ class Timeline:
 def read_timeline(path: Path) -> Timeline | None:
     """The times of the frames as the packets carry them, or None if they do not carry one distinct time each.
 
-    Nothing is decoded: an hour of video takes about a second.
-
-    Raises:
-        ValueError: if the file is no video, or holds fewer intact frames than it announces.
+    Nothing is decoded: an hour of video takes about a second. Raises ValueError if the file is no video, or holds
+    fewer intact frames than it announces.
     """
     packets, announced, time_base = _demux(path)
     if len(packets) < announced:
@@ -100,8 +98,7 @@ def read_timeline(path: Path) -> Timeline | None:
 def decode_timeline(path: Path) -> Timeline:
     """The times of the frames as the whole stream gives them when it is decoded.
 
-    Raises:
-        ValueError: if nothing can be decoded, or the frames do not carry increasing times.
+    Raises ValueError if nothing can be decoded, or the frames do not carry increasing times.
     """
     with _open_video(path) as (container, stream):
         # A recording that begins in the middle begins with frames that lack those they are made from.
@@ -120,12 +117,7 @@ def decode_timeline(path: Path) -> Timeline:
 
 
 def decode_frames(path: Path, timeline: Timeline, indices: np.ndarray) -> list[np.ndarray] | None:
-    """The chosen frames, decoded as players show them; what lies between is skipped by seeking.
-
-    Args:
-        path: the video file.
-        timeline: the times of its frames.
-        indices: int64[n], increasing rows of `timeline.pts`.
+    """The frames at `indices`, increasing int64[n], decoded as players show them; what lies between is skipped.
 
     Returns:
         n arrays uint8[H, W, 3]; or None if the decoder gives no whole frame at one of the times.
@@ -148,7 +140,12 @@ def decode_frames(path: Path, timeline: Timeline, indices: np.ndarray) -> list[n
             if frame is None or frame.pts != pts or frame.is_corrupt:
                 return None
             frames.append(display_pixels(path, frame, display))
-            _check_size(path, frames[0], frames[-1], (pts - timeline.pts[0]) * timeline.time_base)
+            (h, w), (first_h, first_w) = frames[-1].shape[:2], frames[0].shape[:2]
+            if (h, w) != (first_h, first_w):
+                raise ValueError(
+                    f"{path}: the frame size changes from {first_w}x{first_h} to {w}x{h} (width x height) at "
+                    f"{(pts - timeline.pts[0]) * timeline.time_base:.3f} s. Split it there, or re-encode it."
+                )
     return frames
 
 
@@ -279,14 +276,6 @@ def _decoded(path: Path, container, stream) -> Iterator[Any]:
         ) from error
 
 
-def _check_size(path: Path, first: np.ndarray, frame: np.ndarray, second: float) -> None:
-    if frame.shape != first.shape:
-        raise ValueError(
-            f"{path}: the frame size changes from {first.shape[1]}x{first.shape[0]} to "
-            f"{frame.shape[1]}x{frame.shape[0]} (width x height) at {second:.3f} s. Split it there, or re-encode it."
-        )
-
-
 # --- Pixels ------------------------------------------------------------------------------------------------------
 # A frame is shown cut, stretched, turned, on white and in SDR. HDR (PQ, HLG) is brought to BT.709 with 203 cd/m^2 as
 # white (BT.2408); what is brighter is white.
@@ -324,8 +313,7 @@ def read_display(path: Path, stream: Any) -> Display:
 def display_pixels(path: Path, frame: Any, display: Display) -> np.ndarray:
     """The pixels uint8[H, W, 3] of a decoded frame, as players show it.
 
-    Raises:
-        ValueError: if its transfer function, its rotation or its format cannot be shown.
+    Raises ValueError if its transfer function, its rotation or its format cannot be shown.
     """
     import av
 

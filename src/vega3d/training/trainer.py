@@ -12,8 +12,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.modeling.pretrained_vega3d import Gates
+from vega3d.modeling.modeling_vega3d import Gates, VegaForSpatialReasoning
 from vega3d.training.checkpoints import (
     OPTIMIZER_FILES,
     TRAINED_FILE,
