@@ -89,7 +89,7 @@ def noise(folder: Path) -> str:
 
 def features(folder: Path) -> str:
     """Of one clip, alone and after another one."""
-    model, _ = embedded()
+    model, _ = stored()
     generator = model.generator_module
     (alone,) = generator.encode([small_clip()])
     behind = generator.encode([small_clip(1), small_clip()])[1]
@@ -101,7 +101,7 @@ def checkpoint(folder: Path) -> str:
     """Saved, loaded and saved again."""
     from vega3d import VegaForSpatialReasoning
 
-    model, _ = embedded()
+    model, _ = stored()
     model.save_pretrained(folder / "first")
     VegaForSpatialReasoning.from_pretrained(folder / "first").save_pretrained(folder / "second")
     first, second = (digest_of_folder(folder / name) for name in ("first", "second"))
@@ -110,7 +110,7 @@ def checkpoint(folder: Path) -> str:
 
 
 def answer(folder: Path) -> str:
-    """The embedded model's, by likelihood and in free text."""
+    """The stored checkpoint's, by likelihood and in free text."""
     from vega3d.inference.session import Session
     from vega3d.processing.video_vega3d import read_video
     from vega3d.questions import SpatialQuestion
@@ -122,7 +122,7 @@ def answer(folder: Path) -> str:
         SpatialQuestion(clip, "Is there a bed in this room?", ("Yes", "No")),
         SpatialQuestion(clip, "How many chairs are in this room?", is_numeric=True),
     ):
-        answered = Session(*embedded(), num_frames=4).answer(question)
+        answered = Session(*stored(), num_frames=4).answer(question)
         told.append(json.dumps([answered.text, answered.options]))
     return digest_of(*told)
 
@@ -178,16 +178,16 @@ def questions(folder: Path) -> str:
     return digest_of(synthesize(folder / "rooms", settings, num_scenes=1).read_bytes())
 
 
-_EMBEDDED: list = []
+_STORED: list = []
 
 
-def embedded():
-    """The embedded model in float32, loaded once a process."""
+def stored():
+    """The stored checkpoint in float32, loaded once a process."""
     from vega3d.hub.load import load_vega
 
-    if not _EMBEDDED:
-        _EMBEDDED.append(load_vega(FROZEN, device="cpu", dtype="float32"))
-    return _EMBEDDED[0]
+    if not _STORED:
+        _STORED.append(load_vega(FROZEN, device="cpu", dtype="float32"))
+    return _STORED[0]
 
 
 CLAIMS: dict[str, Callable[[Path], str]] = {  # the words of the documentation -> what makes it

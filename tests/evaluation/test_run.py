@@ -452,7 +452,7 @@ def test_files_are_compared(tmp_path):
 
 
 def test_a_model_over_a_download(tmp_path):
-    """Everything with real parts: files as published, the embedded model, the blind baseline, a comparison."""
+    """Everything with real parts: files as published, a stored model, the blind baseline, a comparison."""
     folder = tmp_path / "VSI-Bench"
     folder.mkdir()
     rows = question_rows(scenes=3)

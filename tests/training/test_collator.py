@@ -79,7 +79,7 @@ def test_labels_are_the_answers_and_the_ends_of_their_turns(tiny, collator, clip
 
 
 def test_labels_equal_those_of_the_templates_own_marks(tiny, collator, clips):
-    """The embedded template has marks of generation; most published ones have none, and the collator needs none."""
+    """The stored template has marks of generation; most published ones have none, and the collator needs none."""
     row = conversation(clips)
     clip = [read_video(path, 3) for path in clips]
     messages = [

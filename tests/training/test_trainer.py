@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from training_data import embedded_parameters, losses_of, run_config, run_training, trainer_for, write_jsonl
+from training_data import losses_of, run_config, run_training, trained_parameters, trainer_for, write_jsonl
 from transformers import TrainingArguments
 
 from tiny_checkpoints import FROZEN
@@ -26,7 +26,7 @@ def test_the_log_says_what_the_gate_does(talk, tmp_path):
         assert entry["clips_per_second"] > 0 and entry["tokens_per_second"] > 0
     assert entries[-1]["residual_scale"] == trainer.vega().model.fusion.residual_scale.item()
     assert entries[0]["residual_scale"] != entries[-1]["residual_scale"]
-    assert trainer.trained == embedded_parameters()
+    assert trainer.trained == trained_parameters()
     assert [entry.get("trainable_parameters") for entry in entries] == [sum(trainer.trained.values()), None, None]
 
 
