@@ -69,15 +69,6 @@ def cache_entry(folder: Path) -> str:
     return digest_of_folder(folder / "features")
 
 
-def result_archive(folder: Path) -> str:
-    from research.tiny.study.table import archive
-
-    for name in ("b", "a"):
-        (folder / "results" / name).mkdir(parents=True)
-        (folder / "results" / name / "seed0.json").write_text(json.dumps({"name": name}))
-    return digest_of(archive(folder).read_bytes())
-
-
 def noise(folder: Path) -> str:
     """Of five frames at once, and of the last two alone."""
     from vega3d.modeling.noise_vega3d import SeededNoise
@@ -194,7 +185,6 @@ CLAIMS: dict[str, Callable[[Path], str]] = {  # the words of the documentation -
     "docs/data.md: the same frames give the same bytes": video,
     "docs/data.md: tables alone": questions,
     "docs/features.md: of two writers of one entry the last wins, with the same bytes": cache_entry,
-    "research/tiny/STUDY.md: the same results give the same archive": result_archive,
     "docs/method.md: noise is a function of seed and frame": noise,
     "docs/method.md: features depend on the clip and the config alone": features,
     "docs/method.md: a closed fusion is the plain VLM, bit for bit": closed_fusion,
