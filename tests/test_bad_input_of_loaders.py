@@ -159,6 +159,7 @@ def own_fields(config: type) -> list[str]:
 )
 def test_a_field_of_a_config_keeps_its_value_or_refuses_it(config, name):
     default = getattr(config(), name)
+
     for value in WRONG:
         try:
             made = config(**{name: value})

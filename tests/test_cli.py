@@ -143,7 +143,9 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys)
         advance(2)
     with common.progress("clips", "clip", 3, quiet=True) as advance:
         advance(1)
+
     captured = capsys.readouterr()
+
     assert [line.partition(" after")[0] for line in captured.err.splitlines()] == [
         "clips: 1 of 3 clips",
         "clips: 3 of 3 clips",
@@ -300,6 +302,7 @@ def small_rooms(tmp_path_factory) -> Path:
 
 def test_a_data_set_is_answered_and_compared(small_rooms, tmp_path):
     results = [tmp_path / "tiny.json", tmp_path / "chance.json"]
+
     for result, options in zip(results, ([FROZEN], ["--baseline", "chance"]), strict=True):
         asked = run("evaluate", "--data", small_rooms, "--limit", "6", "--output", result, *options)
         assert asked.exit_code == 0, asked.stderr
@@ -307,10 +310,13 @@ def test_a_data_set_is_answered_and_compared(small_rooms, tmp_path):
         values = json.loads(result.read_text())
         assert len(values["questions"]) == 6
         assert values["versions"]["vega3d"] == "0.1.0"
+
     compared = run("compare", "--first", results[0], "--second", results[1], "--output", tmp_path / "both.json")
     assert compared.exit_code == 0, compared.stderr
+
     differences = json.loads((tmp_path / "both.json").read_text())["differences"]
     assert "micro" in differences and "verdict" in differences["micro"]
+
     missing = run("compare", "--first", results[0], "--second", results[1], "--output", tmp_path / "none" / "x.json")
     assert missing.exit_code == 2
     assert "There is no folder" in missing.stderr

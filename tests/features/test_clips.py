@@ -94,10 +94,14 @@ def test_the_evaluator_finds_what_was_extracted(rooms, tiny, tmp_path, unused_ge
     online = ModelAnswerer(model, processor, "tiny").answer(records)
     cache = FeatureCache(tmp_path)
     counted = []
+
     extract(cache, model.model.generator, processor, corpus_clips(rooms), on_progress=counted.append)
+
     assert sum(counted) == len(corpus_clips(rooms)) == cache.stats()["entries"]
+
     unused_generator()
     cached = ModelAnswerer(model, processor, "tiny", cache=cache)
+
     assert cached.settings["cached_features"]
     for (_, ours), (_, expected) in zip(cached.answer(records), online, strict=True):
         assert ours == pytest.approx(expected, abs=0.01)

@@ -64,7 +64,9 @@ def test_both_streams_matter(tiny):
         )
         for clip in ("room", "study")
     )
+
     logits = model(**inputs).logits[0, -1]
+
     for name in ("generator_pixel_values_videos", "pixel_values_videos"):
         changed = {**inputs, name: others[name]}
         assert (model(**changed).logits[0, -1] - logits).abs().max() > 1e-4, name

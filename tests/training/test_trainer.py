@@ -20,6 +20,7 @@ def test_the_log_says_what_the_gate_does(talk, tmp_path):
     trainer = trainer_for(talk, tmp_path, "gate,projector", steps=3)
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+
     assert len(entries) == 3
     for entry in entries:
         assert 0 < entry["gate_mean"] < 1 and 0 < entry["gate_std"] < 0.5
@@ -173,7 +174,9 @@ def test_a_run_on_other_rows_or_another_model_is_not_continued(whole_run, talk, 
     finally:
         talk.write_text(rows)
     settings = json.loads((output / "training_config.json").read_text())
+
     write_json(output / "training_config.json", {**settings, "model_sha256": "other"})
+
     with pytest.raises(ValueError, match="model_sha256 was 'other'"):
         run_training(run_config(talk, output))
 
