@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import tiny_inputs
+from tiny_checkpoints import FROZEN
 from tiny_models import BLOCK, save_generator, save_vlm
-from vega3d import VegaForSpatialReasoning
+from vega3d import VegaForSpatialReasoning, VegaProcessor
+from vega3d.hub.load import load_vega
 
 
 @pytest.fixture(scope="session", params=["qwen2_5_vl"])
@@ -55,3 +57,9 @@ def checkpoint(assemble, tmp_path_factory) -> Path:
 def model(checkpoint) -> VegaForSpatialReasoning:
     """The saved model, loaded. Tests that change it load their own."""
     return VegaForSpatialReasoning.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[VegaForSpatialReasoning, VegaProcessor]:
+    """Model and processor of the stored checkpoint, on the CPU, for the tests of one module."""
+    return load_vega(FROZEN, device="cpu")

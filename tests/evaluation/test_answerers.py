@@ -18,11 +18,6 @@ from vega3d.processing.video_vega3d import read_video
 from vega3d.shipped import example_clip
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return load_vega(FROZEN, device="cpu")
-
-
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
 def either(request, tiny, tmp_path_factory):
     """Model and processor around each VLM."""

@@ -5,15 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-import vega3d_cli
-from tiny_checkpoints import FROZEN
+from command_line import run
 from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.vsibench import load_vsibench
 from vega3d.features.cache import FeatureCache
 from vega3d.features.clips import CorpusClip, corpus_clips, extract, sampled_clip
-from vega3d.hub.load import load_vega
 from vega3d.inference.session import Session
 from vega3d.processing.video_vega3d import clip_from_frames
 from vega3d.questions import SpatialQuestion
@@ -45,11 +42,6 @@ def rooms(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return load_vega(FROZEN)
-
-
 @pytest.fixture
 def unused_generator(tiny, monkeypatch):
     """Fails if the generator is asked for anything."""
@@ -58,10 +50,6 @@ def unused_generator(tiny, monkeypatch):
         raise AssertionError("the generator ran")
 
     return lambda: monkeypatch.setattr(tiny[0].model.generator.tower, "encode_frames", fail)
-
-
-def run(*arguments):
-    return CliRunner().invoke(vega3d_cli.app, vega3d_cli.spread_lists([str(argument) for argument in arguments]))
 
 
 def test_clips_of_a_corpus(rooms, tmp_path):

@@ -21,11 +21,6 @@ def messages(video, question: str = QUESTION) -> list[dict]:
     return [{"role": "user", "content": [{"type": "video", "path": str(video)}, {"type": "text", "text": question}]}]
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return load_vega(FROZEN, device="cpu")
-
-
 def ask(model, processor, video, **options) -> torch.Tensor:
     inputs = processor.apply_chat_template(
         messages(video), add_generation_prompt=True, tokenize=True, return_dict=True, **options

@@ -34,11 +34,6 @@ QUESTIONS = {"choice": CHOICE, "number": NUMBER, "text": TEXT}
 MARKS = ((10, 12, 50, 40), (60, 20, 90, 45))
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return load_vega(FROZEN, device="cpu")
-
-
 @pytest.fixture(scope="module", params=VLM_PROCESSORS)
 def either(request, tmp_path_factory):
     """Model and processor around each VLM."""

@@ -36,14 +36,17 @@ def copied(toy: Experiment, folder, **changes) -> Experiment:
 
 
 def killed_after(monkeypatch, steps: int):
-    whole = Loop._train_step
+    run = Loop.run
 
-    def train_step(self, compute, step):
-        if step == steps:
-            raise KilledError
-        whole(self, compute, step)
+    def killed_run(self, compute):
+        def compute_or_die(step):
+            if step == steps:
+                raise KilledError
+            return compute(step)
 
-    monkeypatch.setattr(Loop, "_train_step", train_step)
+        return run(self, compute_or_die)
+
+    monkeypatch.setattr(Loop, "run", killed_run)
 
 
 @pytest.mark.parametrize("stage", ["stage0", "base", "stage1"])
