@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import tiny_inputs
+from tiny_checkpoints import FROZEN
 from tiny_models import BLOCK, save_generator, save_vlm
-from vega3d import VegaForSpatialReasoning
+from vega3d import VegaForSpatialReasoning, VegaProcessor
+from vega3d.hub.load import load_vega
 from vega3d_cli import common
 
 common.LOADING_AFTER = 60  # [s]; a busy machine loads slowly, and tests of refusals count lines
@@ -58,3 +60,9 @@ def checkpoint(assemble, tmp_path_factory) -> Path:
 def model(checkpoint) -> VegaForSpatialReasoning:
     """The saved model, loaded. Tests that change it load their own."""
     return VegaForSpatialReasoning.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[VegaForSpatialReasoning, VegaProcessor]:
+    """Model and processor of the stored checkpoint, on the CPU, for the tests of one module."""
+    return load_vega(FROZEN, device="cpu")

@@ -15,6 +15,9 @@ INTEGER = (*TEXT_FOR_NUMBER, "1.5", "1e3", "9" * 400)
 COUNT = (*INTEGER, "0", "-1")
 POSITIVE = (*TEXT_FOR_NUMBER, "9" * 400, "0", "-1", "-0.0")
 NAMES = ("", "zzz", "Ünïcode", "a/b/c", "../..", "null", "[]", "x" * 5000)
+SEED = (*INTEGER, "-1")
+DEVICES = ("", "zzz", "meta", "hpu", "privateuseone", "cuda:99", "cuda:-1", "cpu:x", "mps", "Ünïcode")
+NOT_MODELS = ("", "zzz", "../..", "a/b/c", "pipe", "loop", "device", "socket", "folder", "org/none", "x" * 300)
 DEEP = 100_000  # levels of brackets
 
 

@@ -69,15 +69,6 @@ def cache_entry(folder: Path) -> str:
     return digest_of_folder(folder / "features")
 
 
-def result_archive(folder: Path) -> str:
-    from research.tiny.study.table import archive
-
-    for name in ("b", "a"):
-        (folder / "results" / name).mkdir(parents=True)
-        (folder / "results" / name / "seed0.json").write_text(json.dumps({"name": name}))
-    return digest_of(archive(folder).read_bytes())
-
-
 def noise(folder: Path) -> str:
     """Of five frames at once, and of the last two alone."""
     from vega3d.modeling.noise_vega3d import SeededNoise
@@ -89,7 +80,7 @@ def noise(folder: Path) -> str:
 
 def features(folder: Path) -> str:
     """Of one clip, alone and after another one."""
-    model, _ = embedded()
+    model, _ = stored()
     generator = model.generator_module
     (alone,) = generator.encode([small_clip()])
     behind = generator.encode([small_clip(1), small_clip()])[1]
@@ -101,7 +92,7 @@ def checkpoint(folder: Path) -> str:
     """Saved, loaded and saved again."""
     from vega3d import VegaForSpatialReasoning
 
-    model, _ = embedded()
+    model, _ = stored()
     model.save_pretrained(folder / "first")
     VegaForSpatialReasoning.from_pretrained(folder / "first").save_pretrained(folder / "second")
     first, second = (digest_of_folder(folder / name) for name in ("first", "second"))
@@ -110,7 +101,7 @@ def checkpoint(folder: Path) -> str:
 
 
 def answer(folder: Path) -> str:
-    """The embedded model's, by likelihood and in free text."""
+    """The stored checkpoint's, by likelihood and in free text."""
     from vega3d.inference.session import Session
     from vega3d.processing.video_vega3d import read_video
     from vega3d.questions import SpatialQuestion
@@ -122,7 +113,7 @@ def answer(folder: Path) -> str:
         SpatialQuestion(clip, "Is there a bed in this room?", ("Yes", "No")),
         SpatialQuestion(clip, "How many chairs are in this room?", is_numeric=True),
     ):
-        answered = Session(*embedded(), num_frames=4).answer(question)
+        answered = Session(*stored(), num_frames=4).answer(question)
         told.append(json.dumps([answered.text, answered.options]))
     return digest_of(*told)
 
@@ -178,23 +169,22 @@ def questions(folder: Path) -> str:
     return digest_of(synthesize(folder / "rooms", settings, num_scenes=1).read_bytes())
 
 
-_EMBEDDED: list = []
+_STORED: list = []
 
 
-def embedded():
-    """The embedded model in float32, loaded once a process."""
+def stored():
+    """The stored checkpoint in float32, loaded once a process."""
     from vega3d.hub.load import load_vega
 
-    if not _EMBEDDED:
-        _EMBEDDED.append(load_vega(FROZEN, device="cpu", dtype="float32"))
-    return _EMBEDDED[0]
+    if not _STORED:
+        _STORED.append(load_vega(FROZEN, device="cpu", dtype="float32"))
+    return _STORED[0]
 
 
 CLAIMS: dict[str, Callable[[Path], str]] = {  # the words of the documentation -> what makes it
     "docs/data.md: the same frames give the same bytes": video,
     "docs/data.md: tables alone": questions,
     "docs/features.md: of two writers of one entry the last wins, with the same bytes": cache_entry,
-    "research/tiny/STUDY.md: the same results give the same archive": result_archive,
     "docs/method.md: noise is a function of seed and frame": noise,
     "docs/method.md: features depend on the clip and the config alone": features,
     "docs/method.md: a closed fusion is the plain VLM, bit for bit": closed_fusion,

@@ -12,7 +12,6 @@ from transformers import PreTrainedConfig
 
 from bad_values import INPUTS, NEW_FOLDERS, special_files
 from evaluation.evaluation_data import question_records
-from research.tiny.simulator import read_generator_config
 from tiny_checkpoints import FROZEN
 from vega3d import VegaConfig, VegaGenerator, VegaGeneratorConfig, VegaProcessor
 from vega3d.analysis.clips import evenly
@@ -46,7 +45,6 @@ FILES: dict[str, Callable[[Path], object]] = {
     "find_clips": lambda path: find_clips(path, None),
     "load_furniture": load_furniture,
     "read_config": read_config,
-    "read_generator_config": read_generator_config,
     "load_examples": lambda path: load_examples([DataSource(str(path))]),
     "VegaGenerator.from_folder": VegaGenerator.from_folder,
     "describe": describe,
@@ -161,6 +159,7 @@ def own_fields(config: type) -> list[str]:
 )
 def test_a_field_of_a_config_keeps_its_value_or_refuses_it(config, name):
     default = getattr(config(), name)
+
     for value in WRONG:
         try:
             made = config(**{name: value})

@@ -1,8 +1,6 @@
 """The command: answers, JSON, pictures, one-line errors."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import shlex
 import shutil
@@ -10,46 +8,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 import typer
 from PIL import Image
 
-import vega3d_cli
+from command_line import answer, run
 from tiny_checkpoints import FROZEN, FROZEN_CONFIG, copy_frozen, save_vlm_with_processor
 from tiny_models import save_generator, save_vlm
 from vega3d.processing.video_vega3d import read_video
-from vega3d.shipped import ASSETS, example_clip
+from vega3d.shipped import example_clip
 from vega3d_cli import common
 from vega3d_cli.common import one_line_errors
 
 QUESTION = "Which is closer to the bed?"
-MAKEFILE = Path(__file__).parents[1] / "Makefile"
 NUM_FRAMES = json.loads((FROZEN / "processor_config.json").read_text())["num_frames"]
 NOTICE = "Its answers mean nothing."
-
-
-class Done(NamedTuple):
-    """How a command ended, and what it said."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
-def run(*arguments: str | Path) -> Done:
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
-        code = vega3d_cli.run([str(argument) for argument in arguments])
-    return Done(code, stdout.getvalue(), stderr.getvalue())
-
-
-def answer(*arguments: str | Path, model: str | Path = FROZEN) -> dict:
-    result = run("ask", *arguments, "--json", "--device", "cpu", "--model", model)
-    assert result.exit_code == 0, result.stderr
-    return json.loads(result.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +38,7 @@ def frames(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def noted(tmp_path_factory) -> Path:
-    """The embedded model with a notice."""
+    """The stored checkpoint with a notice of its own."""
     return copy_frozen(tmp_path_factory.mktemp("noted") / "model", notice=NOTICE)
 
 
@@ -190,7 +165,9 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys)
         advance(2)
     with common.progress("clips", "clip", 3, quiet=True) as advance:
         advance(1)
+
     captured = capsys.readouterr()
+
     assert [line.partition(" after")[0] for line in captured.err.splitlines()] == [
         "clips: 1 of 3 clips",
         "clips: 3 of 3 clips",
@@ -234,15 +211,6 @@ def test_options_are_chosen_by_likelihood():
     assert sum(values["options"].values()) == pytest.approx(1)
     best = max(values["options"], key=values["options"].get)
     assert values["text"] == f"{best}. {['the table', 'the wardrobe', 'the lamp']['ABC'.index(best)]}"
-
-
-def test_the_question_of_make_ask_is_answered_rightly():
-    examples = json.loads((ASSETS / "clips" / "questions.json").read_text())
-    example = next(row for row in examples if row["question_type"] == "object_rel_distance")
-    options = shlex.join(example["options"]).replace("'", '"')
-    assert f'ask {example["clip"]} "{example["question"]}" --options {options}\n' in MAKEFILE.read_text()
-    text = answer(example["clip"], example["question"], "--options", *example["options"], model="vega3d-tiny")["text"]
-    assert text.startswith(f"{example['answer']}. ")
 
 
 @pytest.mark.parametrize(
@@ -366,6 +334,7 @@ def small_rooms(tmp_path_factory) -> Path:
 
 def test_a_data_set_is_answered_and_compared(small_rooms, tmp_path):
     results = [tmp_path / "tiny.json", tmp_path / "chance.json"]
+
     for result, options in zip(results, ([FROZEN], ["--baseline", "chance"]), strict=True):
         asked = run("evaluate", "--data", small_rooms, "--limit", "6", "--output", result, *options)
         assert asked.exit_code == 0, asked.stderr
@@ -373,10 +342,13 @@ def test_a_data_set_is_answered_and_compared(small_rooms, tmp_path):
         values = json.loads(result.read_text())
         assert len(values["questions"]) == 6
         assert values["versions"]["vega3d"] == "0.1.0"
+
     compared = run("compare", "--first", results[0], "--second", results[1], "--output", tmp_path / "both.json")
     assert compared.exit_code == 0, compared.stderr
+
     differences = json.loads((tmp_path / "both.json").read_text())["differences"]
     assert "micro" in differences and "verdict" in differences["micro"]
+
     missing = run("compare", "--first", results[0], "--second", results[1], "--output", tmp_path / "none" / "x.json")
     assert missing.exit_code == 2
     assert "There is no folder" in missing.stderr

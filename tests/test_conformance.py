@@ -249,8 +249,11 @@ def test_fusion(branch, method):
     module.load_state_dict(rename(fixture.under(f"state.{branch}.{method}."), FUSION[ours]), strict=True)
     generative = fixture[f"input.{branch}.features_" + ("gen" if branch == "main" else "3d")]
     semantic = fixture[f"input.{branch}.features_2d"]
+
     expected = fixture.under(f"expected.{branch}.{method}.")
+
     assert expected
+
     for output, values in expected.items():
         for item in range(len(semantic)):
             side = round(semantic.shape[1] ** 0.5)
@@ -401,8 +404,11 @@ def test_plain_vlm_and_positions(fused_model, case):
         attention_mask=inputs["attention_mask"],
         mm_token_type_ids=types,
     )
+
     attended = inputs["attention_mask"].bool().expand_as(positions)
+
     assert torch.equal(positions[attended], expected["position_ids"][attended])  # padding counts nowhere
+
     # transformers 5 counts a prompt without its padding, transformers 4.50 with it; the positions above are the same.
     padding = (inputs["attention_mask"] == 0).sum(-1, keepdim=True)
     assert torch.equal(deltas - padding, expected["rope_deltas"])
@@ -417,6 +423,7 @@ def test_greedy_answer(fused_model, case):
     expected = fixture.under(f"expected.{case}.")
     encoded = model.encode(**inputs, **pack(clips, model.config.generator_config.patch_size), noise=noise)
     del inputs["pixel_values"]
+
     answer = model.generate(
         **inputs,
         mm_encoder_outputs=encoded.mm_encoder_outputs,
@@ -425,7 +432,9 @@ def test_greedy_answer(fused_model, case):
         return_dict_in_generate=True,
         output_logits=True,
     )
+
     assert torch.equal(answer.sequences[0, inputs["input_ids"].shape[1] :], expected["greedy_ids"])
+
     close(torch.cat(answer.logits), expected["greedy_logits"], 3e-4)
 
 

@@ -6,9 +6,8 @@ import sys
 import pytest
 
 import vega3d
-from vega3d.shipped import ASSETS
+from tiny_checkpoints import FROZEN
 
-FOLDER = str(ASSETS / "vega3d-tiny")
 LOADS = {
     "AutoConfig": "AutoConfig.from_pretrained(folder)",
     "AutoModel": "AutoModel.from_pretrained(folder)",
@@ -37,7 +36,7 @@ def test_auto_classes_know_the_model_whichever_is_imported_first(name, first):
     lines = imports if first == "vega3d" else imports[::-1]
     code = "\n".join([*lines, "import sys", "folder = sys.argv[1]", f"print(type({LOADS[name]}).__name__)"])
 
-    assert run_python(code, FOLDER) == CLASSES.get(name, "VegaForSpatialReasoning")
+    assert run_python(code, str(FROZEN)) == CLASSES.get(name, "VegaForSpatialReasoning")
 
 
 @pytest.mark.parametrize("first", ["vega3d", "transformers"])

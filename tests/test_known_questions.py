@@ -1,28 +1,16 @@
 """Which questions a model was trained on, and what one is told who asks another."""
 
-import json
 import re
-from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
 
-from research.tiny.study.map_rows import OnMap, map_rows
-from research.tiny.study.question_forms import FORMS, trained_questions
-from tiny_checkpoints import copy_embedded
+from tiny_checkpoints import copy_frozen
 from vega3d import VegaConfig
 from vega3d.demo.examples import load_examples
 from vega3d.inference.answer import notices
 from vega3d.questions import KnownQuestions, SpatialQuestion
-from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
-from vega3d.rooms.questions.observation import observe
-from vega3d.rooms.questions.questions import QUESTION_MAKERS, shuffled_candidates
-from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.shipped import ASSETS
 
-RECIPE = Path(__file__).parents[1] / "research" / "tiny" / "results" / "third.yaml"
-GUESSES = {*(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard")), "route_planning"}
 CLOSEST = (
     "Measuring from the closest point of each object, which of these objects (bed, door, lamp, chair) is the closest "
     "to the {}?"
@@ -47,38 +35,6 @@ def nearest(note: str) -> SpatialQuestion:
     ).groups()
     options = tuple(how.removeprefix("a choice of ").split(" / ")) if how.startswith("a choice") else ()
     return asked(text, options, how == "a number")
-
-
-def test_the_embedded_model_lists_what_its_recipe_trained_on():
-    config = json.loads((ASSETS / "vega3d-tiny" / "config.json").read_text())
-
-    expected = trained_questions(yaml.safe_load(RECIPE.read_text())["categories"], GUESSES)
-
-    assert config["questions"] == expected
-
-
-def test_every_question_of_the_rooms_has_a_form():
-    scene = sample_scene(scene_seed("validation", 4), load_furniture(), "bedroom")
-    clip = EmbreeRenderer(scene).render(sample_trajectory(scene, 1, 16), 128, 96)
-    observation = observe(scene, clip.instance)
-    known = KnownQuestions.from_config(trained_questions(list(QUESTION_MAKERS), ()))
-    assert set(FORMS) == set(QUESTION_MAKERS)
-
-    made = [
-        question
-        for name in QUESTION_MAKERS
-        for question in shuffled_candidates(name, observation, np.random.default_rng(0))[:20]
-    ]
-
-    assert {question.question_type for question in made} >= set(QUESTION_MAKERS) - {"localisation_by_choice"}
-    for question in made:
-        assert known.note(asked(question.question, question.options, not question.options)) is None, question.question
-
-
-def test_every_question_of_the_maps_has_a_form(known):
-    rows = list(map_rows({"bed": OnMap(1, 2, 3), "coffee table": OnMap(-1, -2, 4)}))
-
-    assert [known.note(asked(question)) for _, question, _ in rows] == [None] * 4
 
 
 def test_every_example_but_boxes_has_a_form(known):
@@ -163,7 +119,7 @@ def test_a_field_of_another_shape_is_refused(case):
 
 
 def test_the_field_is_saved_with_the_model(tmp_path):
-    folder = copy_embedded(tmp_path / "model", questions={"names": ["bed"], "forms": []})
+    folder = copy_frozen(tmp_path / "model", questions={"names": ["bed"], "forms": []})
 
     VegaConfig.from_pretrained(folder).save_pretrained(tmp_path / "again")
 

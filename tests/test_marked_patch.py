@@ -44,6 +44,7 @@ def tokens_of_both_streams(vlm_type: str, frames: np.ndarray) -> tuple[torch.Ten
 @pytest.mark.parametrize("vlm_type", VLM_PROCESSORS)
 def test_a_marked_patch_is_the_same_token_in_both_streams(vlm_type, count):
     side = 2 * PATCH[vlm_type]
+
     for frame, row, column in [(f, r, c) for f in range(count) for r, c in ((0, 0), (0, 7), (2, 3), (3, 0), (3, 7))]:
         frames = np.zeros((count, ROWS * side, COLUMNS * side, 3), np.uint8)
         frames[frame, row * side : (row + 1) * side, column * side : (column + 1) * side] = 255
@@ -84,7 +85,9 @@ def test_a_changed_frame_moves_the_tokens_of_its_own_patch_in_the_prompt(loaded,
     frames = random.integers(0, 256, (count, 48, 64, 3), dtype=np.uint8)
     plain = processor(text=f"Where? {VIDEO}", videos=frames)
     is_video = plain["input_ids"][0] == processor.video_token_id
+
     runs = is_video.nonzero()[:, 0].split(12)  # 3 x 4 tokens of 16 px a temporal patch
+
     for frame in range(count):
         changed = frames.copy()
         changed[frame] = random.integers(0, 256, changed[frame].shape, dtype=np.uint8)

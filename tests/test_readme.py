@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from test_cli import run
+from command_line import run
 from vega3d import VegaConfig
 from vega3d.questions import KnownQuestions, SpatialQuestion
 from vega3d.shipped import ASSETS

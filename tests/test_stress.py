@@ -36,17 +36,25 @@ def test_a_killed_save_spoils_nothing(checkpoint, tmp_path, round_number):
     """Each file is whole at any moment: a save over an existing checkpoint leaves one that loads."""
     VegaForSpatialReasoning.from_pretrained(checkpoint).save_pretrained(tmp_path / "model")
     command = [sys.executable, "-c", SAVE_FOR_EVER, str(checkpoint), str(tmp_path / "model")]
+
     saver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
     assert saver.stdout is not None
     assert saver.stdout.readline().strip() == "ready"
+
     time.sleep(random.Random(round_number).uniform(0.05, 0.6))
     saver.send_signal(signal.SIGKILL)
+
     saver.wait()
+
     for file in checkpoint.rglob("*.safetensors"):
         assert (tmp_path / "model" / file.relative_to(checkpoint)).read_bytes() == file.read_bytes()
+
     model = VegaForSpatialReasoning.from_pretrained(tmp_path / "model")
     model.save_pretrained(tmp_path / "model")
+
     left_over = [
         path for path in (tmp_path / "model").rglob("*") if path.name.startswith(".") or "partial" in path.name
     ]
+
     assert left_over == []

@@ -1,4 +1,4 @@
-"""Whole tiny checkpoints: a VLM with its processor, and with a generator; the embedded one with another config."""
+"""Whole tiny checkpoints: a VLM with its processor, and with a generator; the stored one with another config."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def save_checkpoint(folder: Path, vlm_type: str, **options) -> Path:
 
 
 def copy_frozen(folder: Path, **values) -> Path:
-    """The embedded checkpoint with other values in its config.json, such as a `notice`."""
+    """The stored checkpoint with other values in its config.json, such as a `notice`."""
     shutil.copytree(FROZEN, folder)
     (folder / "config.json").write_text(json.dumps({**FROZEN_CONFIG, **values}))
     return folder

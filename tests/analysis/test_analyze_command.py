@@ -35,10 +35,14 @@ def test_correspondence_prints_chance_and_controls(scans, tmp_path):
     model = copy_frozen(tmp_path / "model", notice="Its answers mean nothing.")
     arguments = ("--data", scans, "--clips", 2, "--controls", "random,noise,vae")
     output = tmp_path / "x.json"
+
     table = run("correspondence", model, *arguments, "--output", output)
+
     assert f"{model}: 2 clips of 2 scenes" in table
+
     values = FROZEN_CONFIG["generator_config"]
     mode = values["clip_mode"]
+
     for words in (
         "chance",
         f"wan, {mode}, block {values['block']}, step {values['timestep']}",
@@ -48,6 +52,7 @@ def test_correspondence_prints_chance_and_controls(scans, tmp_path):
         "note: Its answers mean nothing.",
     ):
         assert words in table
+
     result = json.loads(output.read_text())
     assert result["kind"] == "correspondence" and len(result["cells"]) == 4 and len(result["clips"]) == 8
     assert result["plan"]["seed"] == 0 and result["versions"]["vega3d"] and len(result["generator_files"]) > 30

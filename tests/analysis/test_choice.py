@@ -55,11 +55,14 @@ def test_differences_are_paired_and_have_a_side():
     setting = best_setting(first, "wan")
     found = compare_settings(first, setting, second, setting)
     depth = found["depth_rmse"]
+
     assert depth["difference"]["score"] == pytest.approx(-0.2) and depth["is_better"]
     assert depth["difference"]["high"] - depth["difference"]["low"] < 1e-9  # what clips share cancels
     assert found["centred_retrieval_1"]["is_better"]
+
     worse = compare_settings(second, setting, first, setting)
     assert not worse["depth_rmse"]["is_better"] and not worse["centred_retrieval_1"]["is_better"]
+
     same = compare_settings(first, setting, first, setting)
     assert not same["depth_rmse"]["is_better"]
     with pytest.raises(ValueError, match="same"):
@@ -133,10 +136,13 @@ def test_choose_prints_a_table_and_writes_json(tmp_path):
         (tmp_path / name).mkdir()
         write_rows(tmp_path / name / "clips.parquet", found)
     call = ["analyze", "choose", str(tmp_path / "sweep"), "--against", f"image-twin={tmp_path / 'twin'}"]
+
     shown = CliRunner().invoke(app, [*call, "--output", str(tmp_path / "choice.json")])
+
     assert shown.exit_code == 0, shown.output
     assert "wan, views, block 0, step 300" in shown.output and "own - image-twin" in shown.output
     assert "better than all others" in shown.output
     assert json.loads((tmp_path / "choice.json").read_text())["cells"]["image-twin"]["block"] == 2
+
     bad = CliRunner().invoke(app, ["analyze", "choose", str(tmp_path)])
     assert bad.exit_code == 2 and "clips.parquet is not there" in bad.output

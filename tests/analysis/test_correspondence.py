@@ -29,15 +29,19 @@ def test_two_views_of_a_wall_by_hand():
     clip = plane_clip()  # the second camera stands one token further to the left: its column c sees our column c - 1
     seen = co_visible(clip, fit_of(clip))
     assert len(seen.query) == 2 * 4 * 3
+
     features = torch.eye(16).repeat(2, 1).reshape(2, 4, 4, 16)
     figures = correspondence(features, seen)
     # Tokens are one-hot by their place in the image, so the match is another place: never alike.
     assert figures["cosine"] == 0 and figures["retrieval_1"] == 0 and figures["pck"] == 0
+
     columns = torch.arange(4)
     wall = torch.zeros(2, 4, 4, 5, 4)
     for view, shift in enumerate((1, 0)):
         wall[view, :, columns, columns + shift] = torch.eye(4)[:, None].expand(4, 4, 4)
+
     right = correspondence(wall.flatten(3), seen)
+
     assert right["cosine"] == 1 and right["chance"] == 0 and right["corrected"] == 1
     assert right["retrieval_1"] == 1 and right["pck"] == 1
     assert right["pck_0_15"] == 1 and np.isnan(right["pck_15_30"])
@@ -50,7 +54,9 @@ def test_the_mean_of_cosines_by_hand():
     features[0, ..., 0] = 3.0  # length does not matter
     angle = torch.tensor(np.pi / 3)
     features[1] = torch.stack([angle.cos(), angle.sin()])
+
     figures = correspondence(features, seen)
+
     assert figures["cosine"] == pytest.approx(0.5) and figures["chance"] == pytest.approx(0.5)
     assert figures["corrected"] == pytest.approx(0, abs=1e-6)
     assert figures["centred_cosine"] == pytest.approx(-1)
@@ -63,9 +69,12 @@ def test_world_coordinates_are_retrieved_and_image_places_are_not():
     fit = fit_of(clip)
     seen = co_visible(clip, fit)
     cell = np.floor(token_points(clip, fit)[0] / 0.1)
+
     world = correspondence(waves(cell, 256, 1.0).reshape(8, *fit.grid, -1), seen)
+
     assert world["retrieval_1"] == 1 and world["centred_retrieval_1"] == 1 and world["cosine"] > 1 - 1e-5
     assert world["chance"] < 0.2 and world["pck"] == 1
+
     place = np.broadcast_to(token_centres(fit) / 64, (8, len(token_centres(fit)), 2))
     image = correspondence(waves(place, 256).reshape(8, *fit.grid, -1), seen)
     assert image["retrieval_1"] < 0.1
@@ -144,11 +153,14 @@ def test_views_without_overlap_and_bad_features_are_refused():
     clip = plane_clip(offsets=(0.0, 50.0))
     with pytest.raises(ValueError, match=r"wall: no two of its 2 views see a common voxel of 0\.1 m"):
         co_visible(clip, fit_of(clip))
+
     empty = dataclasses.replace(plane_clip(), depth=np.zeros((2, 64, 64), np.float32))
     with pytest.raises(ValueError, match="no two of its 2 views"):
         co_visible(empty, fit_of(empty))
+
     clip = plane_clip()
     seen = co_visible(clip, fit_of(clip))
+
     with pytest.raises(ValueError, match=r"Features are \[2, 3, 4, 8\], but the clip's grid is \[2, 4, 4\]"):
         correspondence(torch.ones(2, 3, 4, 8), seen)
     with pytest.raises(ValueError, match="NaN"):

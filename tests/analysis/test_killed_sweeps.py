@@ -25,8 +25,10 @@ def test_a_sweep_killed_many_times_gives_the_same_table(tmp_path):
     for number in range(6):
         write_scannet(tmp_path / "scans" / f"scene{number:04d}_00", room_clip(frames=6, turn=40.0 + 5 * number))
     assert start(tmp_path / "scans", tmp_path / "whole").wait() == 0
+
     moments = random.Random(0)
     parts = tmp_path / "cut" / "parts"
+
     for _ in range(KILLS):
         known = len(list(parts.glob("*.json")))
         process = start(tmp_path / "scans", tmp_path / "cut")
@@ -35,5 +37,6 @@ def test_a_sweep_killed_many_times_gives_the_same_table(tmp_path):
         time.sleep(moments.uniform(0, 0.3))
         process.kill()
         process.wait()
+
     assert start(tmp_path / "scans", tmp_path / "cut").wait() == 0
     assert read_rows(tmp_path / "cut" / "clips.parquet") == read_rows(tmp_path / "whole" / "clips.parquet")

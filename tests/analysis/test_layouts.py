@@ -40,19 +40,24 @@ def points_of(clip: PosedClip) -> np.ndarray:
 def test_scannet_with_depth_of_another_size(tmp_path):
     write_scannet(tmp_path / "scene0001_00", CLIP)
     write_scannet(tmp_path / "scene0001_01", CLIP)
+
     first, second = find_clips(tmp_path)
+
     assert (first.layout, first.name, first.scene, second.scene) == (
         "scannet",
         "scene0001_00",
         "scene0001",
         "scene0001",
     )
+
     clip = read_clip(first)
     assert clip.depth.shape == (6, 48, 64)
+
     ours, valid = token_points(clip, fit_of(clip))
     theirs, _ = token_points(CLIP, fit_of(CLIP))
     assert valid.all()
     assert np.abs(ours - theirs).max() < 0.01  # each a mean over pixels of another size
+
     likeness = [
         np.corrcoef(frame.ravel(), other.ravel())[0, 1] for frame, other in zip(clip.frames, CLIP.frames, strict=True)
     ]

@@ -57,9 +57,12 @@ class Counted:
 def test_rows_are_the_figures_of_the_features(generator, sources):
     reader = Counted()
     run = measurement(generator, {"modes": ["frame", "clip"]}, reader=reader)
+
     rows = correspondence_rows(run, sources[:1])
+
     assert reader.passes == run.grid.num_passes(1) == 2 * (2 + 2 + 1 + 1)
     assert len(rows) == 2 * (6 + 6 + 3 + 1)
+
     clip = read_clip(sources[0])
     for mode, views in (("frame", 5), ("clip", 2)):
         variant = generator.variant(clip_mode=mode, block=2)
@@ -72,6 +75,7 @@ def test_rows_are_the_figures_of_the_features(generator, sources):
         assert row["views"] == views
         assert row["cosine"] == pytest.approx(wanted["cosine"], abs=1e-6)
         assert row["retrieval_1"] == pytest.approx(wanted["retrieval_1"])
+
     blocks = {row["family"]: (row["block"], row["timestep"]) for row in rows if row["family"] in ("vae", "noise")}
     assert blocks["vae"] == (None, None) and blocks["noise"][1] is None
 

@@ -21,11 +21,6 @@ OPEN = SpatialQuestion(example_clip("room"), "Where is the bed?")
 CHOICE = SpatialQuestion(example_clip("room"), "Which is nearest?", ["the bed", "the shelf", "the lamp"])
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return load_vega(FROZEN, device="cpu")
-
-
 def last(comparer: Comparer, question: SpatialQuestion, **options):
     *_, state = comparer.compare(question, **options)
     return state

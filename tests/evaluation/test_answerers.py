@@ -23,11 +23,6 @@ from vega3d.processing.video_vega3d import read_video
 from vega3d.shipped import example_clip
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return load_vega(FROZEN, device="cpu")
-
-
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
 def either(request, tiny, tmp_path_factory):
     """Model and processor around each VLM."""
@@ -55,10 +50,14 @@ def test_likelihood_and_text_are_those_of_a_single_question(either):
     text, probabilities = answerer.answer([record()])[0]
     asked = record()
     session = Session(*either, num_frames=6)
+
     likelihood = session.ask(asked.visual, asked.question, BARE_OPTIONS)
+
     assert probabilities == likelihood.options
+
     free = session.ask(asked.visual, asked.prompt, max_new_tokens=16)
     assert text.strip() == free.text
+
     text, probabilities = answerer.answer([record(choice=False)])[0]
     free = session.ask(asked.visual, record(choice=False).prompt, max_new_tokens=16)
     assert probabilities is None and text.strip() == free.text
@@ -80,10 +79,12 @@ def test_a_fusion_that_reads_the_question_keeps_nothing_of_the_last_one():
     questions = [record(), record(number=1)]
     answerer = ModelAnswerer(model, processor, "tiny", num_frames=4)
     answers = []
+
     for question in questions:
         [answer] = answerer.answer([question])
         assert [answer] == ModelAnswerer(model, processor, "tiny", num_frames=4).answer([question])
         answers.append(answer)
+
     assert answers[0][1] != answers[1][1]
 
 

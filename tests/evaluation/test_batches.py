@@ -6,7 +6,7 @@ import pytest
 import torch
 from evaluation_data import BARE_OPTIONS
 
-from tiny_checkpoints import save_checkpoint
+from tiny_checkpoints import FROZEN, save_checkpoint
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.hub.load import load_vega
@@ -19,9 +19,9 @@ MARKS = ((2, 2, 30, 30), (40, 40, 60, 60), (5, 50, 25, 60))
 
 @pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
 def folder(request, tmp_path_factory):
-    """The embedded model is a Qwen2.5-VL; a Qwen3-VL writes the time of each pair of frames into the prompt."""
+    """The stored checkpoint is a Qwen2.5-VL; a Qwen3-VL writes the time of each pair of frames into the prompt."""
     if request.param == "qwen2_5_vl":
-        return "vega3d-tiny"
+        return FROZEN
     return save_checkpoint(tmp_path_factory.mktemp("batches"), request.param)
 
 

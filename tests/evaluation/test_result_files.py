@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 from evaluation_data import download, question_records, question_rows
-from typer.testing import CliRunner
 
-import vega3d_cli
+from command_line import run
 from tiny_checkpoints import copy_frozen
 from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.report import compare_files, read_result
@@ -17,11 +16,6 @@ from vega3d.evaluation.run import check_request, evaluate
 from vega3d.files import only_run
 
 DEEP = 100_000 * "[" + 100_000 * "]"
-
-
-def run(*arguments):
-    words = [str(argument) for argument in arguments]
-    return CliRunner().invoke(vega3d_cli.app, words)
 
 
 @pytest.fixture(scope="module")

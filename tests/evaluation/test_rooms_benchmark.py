@@ -144,6 +144,7 @@ def test_arguments_that_do_not_fit_each_other_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             check_baseline(baseline, model, table)
+
     check_baseline("chance", "vega3d-tiny", None)
 
 
@@ -161,6 +162,7 @@ def test_training_questions_come_from_a_table_without_videos(tmp_path):
         for record in question_records()
     ]
     table = write_jsonl(tmp_path / "train.jsonl", rows)
+
     assert training_questions(None, table) == training_questions(tmp_path, table) == question_records()
     with pytest.raises(ValueError, match="with --train-table"):
         training_questions(tmp_path, None)

@@ -71,6 +71,7 @@ def right_answers(records) -> dict:
 def test_a_perfect_run(tmp_path):
     records = question_records()
     result = evaluate(Scripted(right_answers(records)), records, tmp_path / "result.json")
+
     assert result == read_result(tmp_path / "result.json")
     assert os.listdir(tmp_path) == ["result.json"]
     for scoring in ("official", "lmms_eval", "likelihood"):
@@ -80,6 +81,7 @@ def test_a_perfect_run(tmp_path):
         assert all(figure["score"] == figure["high"] == 1 for figure in figures.values())
         assert all(figure["low"] == pytest.approx(least) for figure in figures.values())
         assert set(result["summary"][scoring]["scenes"].values()) == {6}
+
     question = result["questions"][0]
     assert question["prompt"] == records[0].prompt and question["answer"] == records[0].answer
     assert question["parsed"] == {"official": records[0].answer, "lmms_eval": records[0].answer}
@@ -122,6 +124,7 @@ def test_a_killed_run_continues(tmp_path):
     output = tmp_path / "result.json"
     command = [sys.executable, "-c", SLOW_RUN, str(output), str(Path(__file__).parent)]
     done = []
+
     for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -131,10 +134,13 @@ def test_a_killed_run_continues(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
+
     assert not output.exists() and done[0] == 0 and done[1] >= 6 and done[2] >= done[1] + 6
+
     progress: list[int] = []
     evaluate(ChanceAnswerer(), question_records(), output, on_progress=progress.append)
     assert progress[0] >= 18 and sum(progress) == 60
+
     evaluate(ChanceAnswerer(), question_records(), tmp_path / "alone.json")
     assert output.read_bytes() == (tmp_path / "alone.json").read_bytes()  # and in other batches than the killed runs
     assert sorted(os.listdir(tmp_path)) == ["alone.json", "result.json"]
@@ -235,11 +241,13 @@ def test_marked_questions_follow_the_others_of_their_scene():
 def test_other_marks_are_other_questions(tmp_path):
     records = question_records()
     paths = []
+
     for name, mark in (("one", (0, 0, 5, 5)), ("other", (0, 0, 5, 6))):
         marked = [replace(records[0], frame=1, marks=(mark,)), *records[1:]]
         result = evaluate(Scripted(right_answers(records)), marked, tmp_path / f"{name}.json")
         assert result["questions"][0]["marks"] == [list(mark)] and result["questions"][0]["frame"] == 1
         paths.append(tmp_path / f"{name}.json")
+
     with pytest.raises(ValueError, match="questions_sha256"):
         evaluate(Scripted({}), records, paths[0])
     with pytest.raises(ValueError, match=r"question 0 differs in marks: \[\[0, 0, 5, 5\]\] and \[\[0, 0, 5, 6\]\]"):
@@ -334,23 +342,29 @@ def test_tables(tmp_path):
     chance = evaluate(ChanceAnswerer(), records, tmp_path / "chance.json")
     lines = format_table(chance).splitlines()
     assert lines[0] == "chance on vsibench: 60 questions, 6 scenes"
+
     heads = ["category", "questions", "scenes", "official", "95", "%", "interval", "lmms_eval", "likelihood"]
     assert lines[1].split() == heads
     assert [line.split()[0] for line in lines[2:12]] == [*CATEGORIES, "macro", "micro"]
     assert lines[7].split()[:3] == ["object_rel_direction", "18", "6"]
     assert lines[12:] == [f"note: intervals from fewer than 10 scenes cover less than they say: {', '.join(ROWS)}"]
+
     macro = chance["summary"]["official"]["figures"]["macro"]
     assert lines[10].split()[1:3] == ["6", f"{100 * macro['score']:.1f}"] and macro["low"] < macro["high"]
     assert f"[{100 * macro['low']:.1f}, {100 * macro['high']:.1f}]" in lines[10]
+
     train = question_records(seed=5, prefix="train")
     frequent = evaluate(
         MostFrequentAnswerer(train), records[:-10], tmp_path / "frequent.json", missing_videos=["a.mp4"]
     )
+
     assert "missing videos, their questions left out: 1" in format_table(
         frequent
     ) and "likelihood" not in format_table(frequent)
+
     few = [record for record in records if record.question_type != "object_rel_direction_hard"]
     table = format_table(evaluate(ChanceAnswerer(), few, tmp_path / "few.json"))
+
     assert "no questions of object_rel_direction_hard; macro is over the other categories" in table
     assert [line.split() for line in table.splitlines() if line.startswith("object_rel_direction")] == [
         ["object_rel_direction", "12", "-", "-", "-", "-", "-"]
@@ -367,7 +381,9 @@ def test_extra_types_have_a_row_and_no_part_in_the_averages(tmp_path):
     plain = evaluate(ChanceAnswerer(), records, tmp_path / "plain.json")
     result = evaluate(ChanceAnswerer(), records + extra, tmp_path / "extra.json")
     figures = result["summary"]["official"]["figures"]
+
     assert all(figures[name] == figure for name, figure in plain["summary"]["official"]["figures"].items())
+
     row = next(line for line in format_table(result).splitlines() if line.startswith("localisation_by_choice"))
     assert row.split()[1] == "6" and row.endswith("33.3")
 
@@ -432,16 +448,21 @@ def test_files_are_compared(tmp_path):
     for seed in range(2):
         evaluate(ChanceAnswerer(seed), records, tmp_path / f"chance{seed}.json")
     chance = [tmp_path / f"chance{seed}.json" for seed in range(2)]
+
     differences = compare_files(chance, [tmp_path / "right.json"])
+
     assert differences["macro"].second == 1 and differences["macro"].better == 1
+
     macro = next(line for line in format_comparison(differences).splitlines() if line.startswith("macro"))
     assert macro.split()[2] == "100.0" and macro.split()[3].startswith("+")
     assert macro.split()[-2:] == ["100.0%", "second"]
     with pytest.raises(ValueError, match="given twice"):
         compare_files([chance[0], chance[0]], [tmp_path / "right.json"])
+
     evaluate(ChanceAnswerer(), records[:-1], tmp_path / "fewer.json")
     with pytest.raises(ValueError, match=r"1 only in .*chance0\.json, the first is 59"):
         compare_files(chance[:1], [tmp_path / "fewer.json"])
+
     for text, message in (("", "cannot be read"), ("[]", "holds list"), ("{}", "has the format None")):
         (tmp_path / "broken.json").write_text(text)
         with pytest.raises(ValueError, match=message):
@@ -451,7 +472,7 @@ def test_files_are_compared(tmp_path):
 
 
 def test_a_model_over_a_download(tmp_path):
-    """Everything with real parts: files as published, the embedded model, the blind baseline, a comparison."""
+    """Everything with real parts: files as published, a stored model, the blind baseline, a comparison."""
     folder = tmp_path / "VSI-Bench"
     folder.mkdir()
     rows = question_rows(scenes=3)
@@ -462,13 +483,17 @@ def test_a_model_over_a_download(tmp_path):
     records = take_balanced(records, 10)
     tiny = load_vega(FROZEN, device="cpu")
     tiny[0].config.notice = "Its answers mean nothing."
+
     result = evaluate(
         ModelAnswerer(*tiny, "frozen", num_frames=4), records, tmp_path / "tiny.json", missing_videos=missing
     )
+
     assert len({question["question_type"] for question in result["questions"]}) == 10
     assert all(question["option_probabilities"] for question in result["questions"] if question["options"])
+
     table = format_table(result)
     assert "note: Its answers mean nothing." in table.splitlines()
     assert "missing videos, their questions left out: 1" in table
+
     evaluate(BlindAnswerer(*tiny, "frozen blind"), records, tmp_path / "blind.json", missing_videos=missing)
     assert "macro" in format_comparison(compare_files([tmp_path / "blind.json"], [tmp_path / "tiny.json"]))

@@ -235,12 +235,15 @@ def test_seeds_widen_the_interval():
 def test_other_questions_are_refused():
     result = result_with(np.ones((3, 10)), 3)
     fewer = {"questions": result["questions"][:-2]}
+
     with pytest.raises(ValueError, match=r"a\.json and b\.json .* 2 only in a\.json, the first is 28"):
         compare({"a.json": result}, {"b.json": fewer})
     with pytest.raises(ValueError, match=r"2 only in b\.json"):
         compare({"a.json": fewer}, {"b.json": result})
+
     changed = copy.deepcopy(result)
     changed["questions"][9]["ground_truth"] = "77"
+
     with pytest.raises(
         ValueError, match=r"1 fields differ, the first: question 9 differs in ground_truth: '\d' and '77'"
     ):

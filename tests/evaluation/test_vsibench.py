@@ -15,9 +15,11 @@ def test_a_download_loads(tmp_path):
     records, missing = load_vsibench(download(tmp_path, rows))
     assert missing == []
     assert [record.id for record in records] == [str(row["id"]) for row in rows]
+
     first = records[0]
     assert first.visual == tmp_path / "arkitscenes" / "scene0000.mp4"
     assert first.options == BARE_OPTIONS and first.lettered == OPTIONS and first.letters == "ABC"
+
     asked = rows[0]["question"], "Options:", *OPTIONS
     assert first.prompt.splitlines()[1:-1] == [*asked]
     assert not first.is_numeric and records[9].is_numeric
@@ -54,8 +56,11 @@ def test_the_only_table_is_found(tmp_path):
     rows = question_rows()
     records, _ = load_vsibench(download(tmp_path, rows))
     (tmp_path / "test.jsonl").unlink()
+
     write_parquet(tmp_path / "validation.parquet", rows)
+
     assert load_vsibench(tmp_path)[0] == records
+
     write_parquet(tmp_path / "train.parquet", rows[:3])
     with pytest.raises(
         ValueError, match=r"several tables of questions: train\.parquet, validation\.parquet\. .*--table"
@@ -104,7 +109,9 @@ def test_marks_and_pruned_are_read(tmp_path, suffix):
     if suffix == "parquet":
         (tmp_path / "test.jsonl").unlink()
         write_parquet(tmp_path / "test.parquet", rows)
+
     records, _ = load_vsibench(tmp_path)
+
     assert records[0].frame == 2 and records[0].marks == ((0, 0, 5, 5), (5, 5, 9, 9), (1, 2, 3, 4))
     assert all(record.frame is None and record.marks == () for record in records[1:])
     assert [record.pruned for record in records] == [False, False, True, False]
@@ -182,15 +189,19 @@ def test_broken_files_are_refused(tmp_path):
         load_vsibench(tmp_path / "absent")
     with pytest.raises(ValueError, match=r"looked for .*test\.jsonl, .*test\.parquet"):
         load_vsibench(tmp_path)
+
     (tmp_path / "test.jsonl").write_text(json.dumps(question_rows()[0]) + "\n{'id'")
     with pytest.raises(ValueError, match="line 2, is no JSON"):
         load_vsibench(tmp_path)
+
     (tmp_path / "test.jsonl").write_text("[1]\n")
     with pytest.raises(ValueError, match="line 1, is a list"):
         load_vsibench(tmp_path)
+
     (tmp_path / "test.jsonl").write_text("")
     with pytest.raises(ValueError, match="holds no question"):
         load_vsibench(tmp_path)
+
     (tmp_path / "test.csv").touch()
     with pytest.raises(ValueError, match=r"test\.csv is no table"):
         load_vsibench(tmp_path, "test.csv")
@@ -208,7 +219,9 @@ def test_subsets_are_balanced_over_types():
     records = question_records(scenes=8)
     records = [record for record in records if record.question_type != "route_planning" or record.scene == "scene0000"]
     chosen = take_balanced(records, 37)
+
     counts = Counter(record.question_type for record in chosen)
+
     assert len(chosen) == 37 and counts.pop("route_planning") == 1
     assert set(counts.values()) == {4} and set(counts) < set(QUESTION_TYPES)
     assert chosen == [record for record in records if record in chosen]

@@ -89,6 +89,7 @@ def test_every_option_that_changes_features_changes_the_key(generator):
     other_dtype = generator.variant()
     other_dtype.load_files(generator.files, torch.bfloat16)
     identities += [feature_identity(other) for other in (other_weights, other_prompt, other_dtype)]
+
     assert len(set(identities)) == len(identities)
     for same in ({"compile": True}, {"chunk_frames": 1}, {"random_seed": 5}):
         assert feature_identity(generator.variant(**same)) == identities[0]
@@ -122,14 +123,18 @@ def test_several_blocks_and_levels_in_one_pass(cache, generator, monkeypatch):
     frames = clip(3)
     deep = generator.variant(block=1)
     expected = {k: {b: h.bfloat16() for b, h in hidden.items()} for k, hidden in deep.read(frames, [0, 1], [100, 300])}
+
     counted = Counted(deep, monkeypatch)
+
     for _ in range(2):
         found = dict(cache.read(deep, frames, [0, 1], [100, 300]))
         assert list(found) == [100, 300]
         assert all(torch.equal(found[k][b], expected[k][b]) for k in expected for b in (0, 1))
     assert counted.count == 1
+
     single = FeatureCache(cache.folder).features(generator.variant(block=0, timestep=100), [frames])
     assert torch.equal(single[0], expected[100][0])
+
     list(cache.read(deep, frames, [0, 1], [100, 700]))  # one level is new
     assert counted.count == 2
     assert cache.stats()["entries"] == 6
@@ -208,10 +213,13 @@ def test_the_longest_unused_go_first(tmp_path):
     size = small_hidden(0).numel() * 2
     cache = FeatureCache(tmp_path, max_bytes=3 * size + 10_000)
     now = time.time()
+
     for number in range(3):
         cache.put(small_clip(number), "identity", small_hidden(number))
         os.utime(cache._path(*key_of(number)), (now - 100 + number,) * 2)
+
     assert cache.get(small_clip(0), "identity") is not None  # used: now the youngest
+
     cache.put(small_clip(3), "identity", small_hidden(3))
     present = [cache.get(small_clip(number), "identity") is not None for number in range(4)]
     assert present == [True, False, True, True]
@@ -289,6 +297,7 @@ def test_a_full_disk_leaves_nothing_behind(cache):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
+
     assert [path.suffix for path in cache.folder.rglob("*") if path.is_file() and path.name[0] != "."] == [
         ".json",
         ".safetensors",
@@ -302,9 +311,12 @@ def test_eight_processes_at_once(tmp_path):
     workers = [context.Process(target=fill, args=(folder, range(start, start + 20))) for start in range(0, 40, 5)]
     for worker in workers:
         worker.start()
+
     for worker in workers:
         worker.join()
+
     assert [worker.exitcode for worker in workers] == [0] * 8
+
     cache = FeatureCache(folder)
     assert cache.verify() == {"good": 55, "bad": 0, "left_by_killed_writers": 0}
     assert all(torch.equal(cache.get(small_clip(n), "identity"), small_hidden(n)) for n in range(55))

@@ -5,15 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-import vega3d_cli
-from tiny_checkpoints import FROZEN
+from command_line import run
 from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.vsibench import load_vsibench
 from vega3d.features.cache import FeatureCache
 from vega3d.features.clips import CorpusClip, corpus_clips, extract, sampled_clip
-from vega3d.hub.load import load_vega
 from vega3d.inference.session import Session
 from vega3d.processing.video_vega3d import clip_from_frames
 from vega3d.questions import SpatialQuestion
@@ -45,11 +42,6 @@ def rooms(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return load_vega(FROZEN)
-
-
 @pytest.fixture
 def unused_generator(tiny, monkeypatch):
     """Fails if the generator is asked for anything."""
@@ -58,10 +50,6 @@ def unused_generator(tiny, monkeypatch):
         raise AssertionError("the generator ran")
 
     return lambda: monkeypatch.setattr(tiny[0].model.generator.tower, "encode_frames", fail)
-
-
-def run(*arguments):
-    return CliRunner().invoke(vega3d_cli.app, [str(argument) for argument in arguments])
 
 
 def test_clips_of_a_corpus(rooms, tmp_path):
@@ -94,10 +82,14 @@ def test_the_evaluator_finds_what_was_extracted(rooms, tiny, tmp_path, unused_ge
     online = ModelAnswerer(model, processor, "tiny").answer(records)
     cache = FeatureCache(tmp_path)
     counted = []
+
     extract(cache, model.model.generator, processor, corpus_clips(rooms), on_progress=counted.append)
+
     assert sum(counted) == len(corpus_clips(rooms)) == cache.stats()["entries"]
+
     unused_generator()
     cached = ModelAnswerer(model, processor, "tiny", cache=cache)
+
     assert cached.settings["cached_features"]
     for (_, ours), (_, expected) in zip(cached.answer(records), online, strict=True):
         assert ours == pytest.approx(expected, abs=0.01)

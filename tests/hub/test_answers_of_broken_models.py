@@ -1,12 +1,9 @@
 """A model whose logits are no numbers has no answer: not a letter, not a number, not a text."""
 
-import json
-
 import pytest
 import torch
-from typer.testing import CliRunner
 
-import vega3d_cli
+from command_line import answer, run
 from tiny_checkpoints import FROZEN, copy_frozen
 from vega3d.demo.compare import Comparer
 from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
@@ -27,7 +24,7 @@ QUESTIONS = {
 
 @pytest.fixture(scope="module", params=["nan", "inf"])
 def broken(request):
-    """The embedded model with such a value in its fusion, which every visual token passes."""
+    """The stored checkpoint with such a value in its fusion, which every visual token passes."""
     model, processor = load_vega(FROZEN, device="cpu")
     with torch.no_grad():
         model.model.fusion.residual_scale.fill_(float(request.param))
@@ -90,16 +87,13 @@ def test_the_command_tells_it_in_one_line(tmp_path, options):
         model.model.vlm.model.language_model.norm.weight.fill_(float("nan"))
     model.save_pretrained(folder)
 
-    words = ["ask", "room", "Which?", *options, "--json", "--model", str(folder), "--num-frames", "2"]
-    done = CliRunner().invoke(vega3d_cli.app, words)
+    done = run("ask", "room", "Which?", *options, "--json", "--model", folder, "--num-frames", "2")
 
     assert done.exit_code == 2 and MESSAGE in done.output and len(done.output.strip().splitlines()) == 1
 
 
 def test_json_tells_the_time_of_loading_by_itself():
-    words = ["ask", "room", "Which is larger?", "--options", "bed", "shelf", "--json", "--num-frames", "2"]
-    done = CliRunner().invoke(vega3d_cli.app, words)
+    values = answer("room", "Which is larger?", "--options", "bed", "shelf", "--num-frames", "2")
 
-    values = json.loads(done.stdout)
     assert values["loading_seconds"] > 0 and values["seconds"] > 0
     assert sum(values["options"].values()) == pytest.approx(1)

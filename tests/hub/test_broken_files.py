@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
-import vega3d_cli
+from command_line import run
 from tiny_checkpoints import FROZEN, FROZEN_CONFIG, save_vlm_with_processor
 from tiny_models import BLOCK
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaProcessor
@@ -291,7 +290,7 @@ def test_a_prompt_that_does_not_fit_is_refused(backbones, prompt):
 def test_settings_that_are_no_fields_are_one_line(setting, vlm, backbones, tmp_path):
     arguments = ["assemble", "--vlm", vlm, "--generator", backbones[1], tmp_path / "out", "--set", setting]
 
-    result = CliRunner().invoke(vega3d_cli.app, [str(argument) for argument in arguments])
+    result = run(*arguments)
 
     assert result.exit_code == 2
     assert "error: " in result.stderr and result.stderr.count("\n") == 1
@@ -342,7 +341,7 @@ def test_code_in_a_folder_is_never_run_nor_asked_about(vlm, backbones, tmp_path)
         jobs.append(["assemble", "--vlm", folder, "--generator", backbones[1], tmp_path / "out", "--block", "1"])
     code = """
 import json, sys
-import vega3d_cli
+from command_line import run
 for job in json.loads(sys.argv[1]):
     print("exit", vega3d_cli.run(job))
 """
@@ -412,5 +411,5 @@ def test_no_bars_where_no_terminal_is(capfd):
     assert logging.is_progress_bar_enabled()
 
 
-def test_the_embedded_config_is_within_all_limits():
+def test_the_stored_config_is_within_all_limits():
     assert VegaConfig(**FROZEN_CONFIG).notice == FROZEN_CONFIG["notice"]

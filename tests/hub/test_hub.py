@@ -61,6 +61,7 @@ for (name, ours), (_, theirs) in zip(model.state_dict().items(), again.state_dic
     assert torch.equal(ours, theirs), name
 print("equal")
 """
+
     assert "equal" in run(hub, code, tmp_path)
 
 
@@ -98,14 +99,14 @@ def test_an_upload_is_whole(hub, tmp_path, name):
     code = f"""
 import os
 from vega3d import VegaForSpatialReasoning
-from vega3d.shipped import ASSETS
 os.chdir({str(tmp_path)!r})
-model = VegaForSpatialReasoning.from_pretrained(FROZEN)
+model = VegaForSpatialReasoning.from_pretrained({str(FROZEN)!r})
 {UPLOADS[name]}
 """
     run(hub, code, tmp_path)
     uploaded = hub[1] / "org" / name
     source = FROZEN / "generator"
+
     for file in source.rglob("*.*"):
         assert (uploaded / "generator" / file.relative_to(source)).read_bytes() == file.read_bytes()
     assert (uploaded / "model.safetensors").is_file()
@@ -141,4 +142,5 @@ for strategy in ("every_save", "checkpoint", "end"):
         assert damage(pushed / strategy / "last-checkpoint") is None
 print("loaded")
 """
+
     assert "loaded" in run(hub, code, tmp_path / "home")

@@ -1,4 +1,4 @@
-"""The embedded checkpoint, loading by name, and the checks between model and processor."""
+"""Loading a checkpoint, names that are none, and the checks between model and processor."""
 
 import json
 import shutil
@@ -12,18 +12,13 @@ from vega3d import VegaForSpatialReasoning, VegaProcessor
 from vega3d.hub.load import load_vega, model_folder
 from vega3d.inference.session import Session
 from vega3d.questions import SpatialQuestion
-from vega3d.shipped import ASSETS, example_clip
+from vega3d.shipped import example_clip
 
 QUESTION = "Which is closer to the bed: the table or the wardrobe?"
 
 
 def messages(video, question: str = QUESTION) -> list[dict]:
     return [{"role": "user", "content": [{"type": "video", "path": str(video)}, {"type": "text", "text": question}]}]
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load_vega(FROZEN, device="cpu")
 
 
 def ask(model, processor, video, **options) -> torch.Tensor:
@@ -33,20 +28,7 @@ def ask(model, processor, video, **options) -> torch.Tensor:
     return model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
 
 
-def test_sizes_of_the_assets():
-    files = [file for file in ASSETS.rglob("*") if file.is_file()]
-    sizes = {str(file.relative_to(ASSETS)): file.stat().st_size for file in files}
-    model = [size for name, size in sizes.items() if name.startswith("vega3d-tiny/")]
-    assert sum(model) < 20e6 and max(model) < 16e6
-    assert sum(sizes.values()) - sum(model) < 7e6
-    assert sizes["furniture/furniture_cc0.npz"] < 4e6 and sizes["text_prior.json"] < 2.5e6
-    clips = [size for name, size in sizes.items() if name.endswith(".mp4")]
-    assert len(clips) == 2 and max(clips) < 300_000
-    assert not list(ASSETS.rglob("*.py"))
-    assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
-
-
-def test_the_embedded_model_by_its_name(tiny):
+def test_a_model_is_loaded_for_use_with_its_processor(tiny):
     model, processor = tiny
     assert isinstance(model, VegaForSpatialReasoning)
     assert isinstance(processor, VegaProcessor)
@@ -77,7 +59,9 @@ def test_both_streams_matter(tiny):
         )
         for clip in ("room", "study")
     )
+
     logits = model(**inputs).logits[0, -1]
+
     for name in ("generator_pixel_values_videos", "pixel_values_videos"):
         changed = {**inputs, name: others[name]}
         assert (model(**changed).logits[0, -1] - logits).abs().max() > 1e-4, name
@@ -119,7 +103,7 @@ def test_no_such_device():
 
 
 def changed_processor(folder: Path, **values) -> Path:
-    """The embedded checkpoint with other values in its processor_config.json."""
+    """The stored checkpoint with other values in its processor_config.json."""
     shutil.copytree(FROZEN, folder)
     file = folder / "processor_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
@@ -127,7 +111,7 @@ def changed_processor(folder: Path, **values) -> Path:
 
 
 def test_the_processor_alone_says_how_frames_are_prepared(tmp_path):
-    """The embedded config.json is of a version that saved the frame settings too: what it says has no effect."""
+    """The stored config.json is of a version that saved the frame settings too: what it says has no effect."""
     assert FROZEN_CONFIG["generator_config"]["max_area"] != 96 * 96
     model, processor = load_vega(changed_processor(tmp_path / "old", generator_max_area=96 * 96), device="cpu")
     model.save_pretrained(tmp_path / "new")

@@ -87,5 +87,7 @@ print("answer", model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, -
     model, processor = load_vega(FROZEN, device="cpu")
     conversation = messages(example_clip("room"), "Where is the bed?")
     inputs = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=True, return_dict=True)
+
     expected = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, -5:].tolist()
+
     assert f"answer {expected}" in run_without_package(code, tmp_path, str(saved), str(example_clip("room")))

@@ -110,7 +110,9 @@ def test_boxes_and_letters_are_seen(size, shade):
         (width // 8, height // 2, width // 4, height - 4),
         (width - 40, 0, width, 30),
     ]
+
     drawn = draw_marks(frame, marks)
+
     assert drawn.shape == frame.shape and (frame == shade).all()
     for (left, top, right, bottom), color in zip(marks, COLORS, strict=False):
         found = mostly(drawn, color)

@@ -49,12 +49,17 @@ def test_one_token_for_each_of_the_vlm(name):
     config = fusion_config(16, "add", projector=name, projector_hidden_size=8)
     config.generator_config.transformer = {"num_attention_heads": 1, "attention_head_dim": 6}
     projector = PROJECTORS[name](config)
+
     tokens = projector(torch.randn(2, 5, 3, 4, 6), 5, (3, 8, 6))
+
     assert tokens.shape == (2, 3 * 4 * 3, 16)
+
     # Another frame moves only the tokens of its own temporal patch.
     changed = torch.randn(1, 5, 3, 4, 6, generator=torch.Generator().manual_seed(1))
     other = changed.clone()
     other[0, 3] += 1
+
     moved = (projector(changed, 5, (3, 8, 6)) != projector(other, 5, (3, 8, 6))).any(-1).view(3, 12)
+
     assert moved.all(-1).tolist() == [False, True, False]
     assert moved.any(-1).tolist() == [False, True, False]

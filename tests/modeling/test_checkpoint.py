@@ -212,8 +212,11 @@ def test_tied_embeddings_stay_tied(batch, vlm_type, tmp_path):
     model = VegaForSpatialReasoning.from_backbones(vlm, generator, block=BLOCK, fusion_residual_init=0.5)
     inputs = batch(*CASES["mixture"])
     plain = AutoModelForImageTextToText.from_pretrained(vlm)
+
     model.save_pretrained(tmp_path / "model")
+
     assert not any("lm_head" in key for key in load_file(tmp_path / "model" / "model.safetensors"))
+
     loaded = VegaForSpatialReasoning.from_pretrained(tmp_path / "model")
     for tied in (model, loaded):
         assert tied.get_output_embeddings().weight is tied.get_input_embeddings().weight
@@ -242,17 +245,22 @@ def quantised(model) -> set[str]:
 def test_four_bit_quantises_the_language_model_only(wide_checkpoint, tmp_path, batch):
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     model = VegaForSpatialReasoning.from_pretrained(wide_checkpoint, quantization_config=config)
+
     names = quantised(model)
+
     assert names
     assert all(name.startswith("model.vlm.model.language_model.") for name in names)
     assert_generator_is_its_source(model, wide_checkpoint / "generator", model.dtype)
+
     inputs = batch(*CASES["mixture"])
     logits = model(**inputs).logits
     assert torch.isfinite(logits).all()
+
     model.save_pretrained(tmp_path)
     reloaded = VegaForSpatialReasoning.from_pretrained(tmp_path)
     assert quantised(reloaded) == names
     assert_generator_is_its_source(reloaded, wide_checkpoint / "generator", model.dtype)
+
     with torch.no_grad():
         assert_same(reloaded(**inputs).logits, model(**inputs).logits)
 
@@ -308,6 +316,7 @@ again = AutoModel.from_pretrained(folder + "/again", trust_remote_code=True)
 torch.testing.assert_close(again(**expected["inputs"]).logits, expected["logits"], atol=1e-6, rtol=0)
 print("same logits")
 """
+
     assert "same logits" in run_without_package(code, tmp_path, str(tmp_path))
 
 

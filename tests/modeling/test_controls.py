@@ -37,9 +37,12 @@ def test_random_weights_come_from_their_seed(generator):
     torch.manual_seed(1)
     first = generator.variant(family="random")
     torch.manual_seed(2)
+
     again, other = generator.variant(family="random"), generator.variant(family="random", random_seed=1)
+
     for key, value in first.tower.transformer.state_dict().items():
         assert torch.equal(value, again.tower.transformer.state_dict()[key]), key
+
     weight = "blocks.0.attn1.to_q.weight"
     assert not torch.equal(
         first.get_parameter(f"tower.transformer.{weight}"), generator.get_parameter(f"tower.transformer.{weight}")
@@ -202,13 +205,16 @@ def test_the_hash_of_the_files_is_stored_at_assembly(assemble, backbones, tmp_pa
     model = assemble()
     stored = model.config.generator_config.files_hash
     assert stored is not None and len(stored) == 64
+
     model.save_pretrained(tmp_path)
     loaded = VegaForSpatialReasoning.from_pretrained(tmp_path)
     loaded.config.generator_config.files_hash = None
     assert loaded.model.generator.files_hash() == stored
+
     weights = tmp_path / "generator" / "vae" / "diffusion_pytorch_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
     loaded.config.generator_config.files_hash = None
+
     assert loaded.model.generator.files_hash() != stored

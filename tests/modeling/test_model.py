@@ -48,12 +48,14 @@ def test_deepstack_features_stay_semantic(assemble, batch, plain, vlm_type):
         "image": plain.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]),
         "video": plain.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"]),
     }
+
     assert ("deepstack_features" in encoded["video"]) == (vlm_type == "qwen3_vl")
     for modality, output in encoded.items():
         assert not torch.equal(output.pooler_output[0], theirs[modality].pooler_output[0])
         if vlm_type == "qwen3_vl":
             for ours, reference in zip(output.deepstack_features, theirs[modality].deepstack_features, strict=True):
                 assert all(torch.equal(*pair) for pair in zip(ours, reference, strict=True))
+
     other = model(**{**inputs, "pixel_values_videos": -inputs["pixel_values_videos"]}).logits
     assert torch.equal(other, model(**inputs).logits) == (vlm_type != "qwen3_vl")
 
@@ -229,6 +231,7 @@ def test_gradients_reach_fusion_and_projector_and_stop_at_the_generator(assemble
 def test_gradient_checkpointing_changes_nothing(assemble, batch):
     inputs = batch(*CASES["mixture"])
     losses, gradients = [], []
+
     for checkpointing in (False, True):
         model = assemble().train()
         if checkpointing:
@@ -237,6 +240,7 @@ def test_gradient_checkpointing_changes_nothing(assemble, batch):
         loss.backward()
         losses.append(loss)
         gradients.append(model.model.fusion.gate.weight.grad)
+
     assert torch.equal(*losses)
     torch.testing.assert_close(*gradients, atol=1e-7, rtol=1e-5)
 

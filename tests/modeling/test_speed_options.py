@@ -46,7 +46,9 @@ def test_eight_bits_stay_close(generator, precision, least):
 def test_every_linear_of_a_token_is_lowered_and_no_other(generator):
     lowered = generator.variant(linear_precision="fp8")
     block = lowered.tower.transformer.blocks[0]
+
     names = {name for name, module in block.named_modules() if isinstance(module, EightBitLinear)}
+
     assert names == {
         *(f"attn1.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")),
         "attn2.to_q",
@@ -54,6 +56,7 @@ def test_every_linear_of_a_token_is_lowered_and_no_other(generator):
         "ffn.net.0.proj",
         "ffn.net.2",
     }
+
     others = [m for n, m in lowered.tower.transformer.named_modules() if not n.startswith("blocks.")]
     assert not any(isinstance(module, EightBitLinear) for module in others)
     assert not any(parameter.requires_grad for parameter in lowered.parameters())

@@ -13,6 +13,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from processing.builders import build_processor
 from processing.video_files import numbered_frame, write_video
+from tiny_checkpoints import FROZEN
 from vega3d.processing.generator_frames_vega3d import (
     FrameSettings,
     generator_frame_size,
@@ -21,7 +22,6 @@ from vega3d.processing.generator_frames_vega3d import (
 )
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.video_vega3d import clip_from_frames, read_images, read_video
-from vega3d.shipped import ASSETS
 
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -556,7 +556,7 @@ def test_saved_and_loaded_processor_is_the_same(vlm, tmp_path):
 
 
 def test_a_processor_saved_under_the_earlier_name_of_the_patch_size_loads(tmp_path):
-    saved = ASSETS / "vega3d-tiny" / "processor_config.json"
+    saved = FROZEN / "processor_config.json"
     assert json.loads(saved.read_text())["generator_cell"] == 16
 
     processor = VegaProcessor.from_pretrained(saved.parent)

@@ -55,13 +55,17 @@ def test_nothing_is_said_where_an_unseen_twin_could_be_meant():
 def test_captions_and_attributes():
     table = with_traits(thing(1, "table", 0.0, 0.0, (1.2, 0.8, 0.75)), colour=np.array([120, 80, 45], np.uint8))
     cup = with_traits(thing(2, "cup", 0.2, 0.0, (0.1, 0.1, 0.12)), on=1)
+
     observation = observe_all((table, cup, thing(3, "armchair", 1.3, 0.0, (0.8, 0.8, 0.9))))
+
     assert captions(observation)[1] == (
         "A brown table, 1.2 m wide, 80 cm deep and 75 cm high, next to the armchair, with a cup on it."
     )
     assert captions(observation)[2].startswith("A cup, 10 cm wide, 10 cm deep and 12 cm high, on a table")
+
     asked = {question.question: question.answer for question in attribute_questions(observation)}
     assert asked == {"What color is the table?": "brown", "What is on the table?": "cup"}
+
     hidden = observe_all((table, cup))
     hidden.ids[hidden.ids == 2] = 0
     assert [question.kind for question in attribute_questions(hidden)] == ["colour"]
@@ -99,6 +103,7 @@ def rendered():
 def test_corresponding_pixels_see_one_point(rendered):
     clip = rendered[1]
     found = correspondences(clip, np.random.default_rng(0))
+
     assert 20 < len(found) <= 64
     np.testing.assert_array_equal(found, correspondences(clip, np.random.default_rng(0)))
     for here, x, y, there, x2, y2, instance in found:

@@ -111,11 +111,14 @@ def test_it_loads_through_datasets(made, tmp_path):
     tables = {}
     for table in ("questions", "expressions", "captions", "attributes"):
         tables[table] = datasets.load_dataset(str(made), table, split="validation", cache_dir=str(tmp_path))
+
     assert len(tables["questions"]) == len(load_vsibench(made)[0])
     assert len(tables["captions"]) > 20
     assert {"expression", "box", "frames", "object_id"} <= set(tables["expressions"].column_names)
+
     default = datasets.load_dataset(str(made), split="validation", cache_dir=str(tmp_path))
     assert default.column_names == tables["questions"].column_names
+
     statistics = json.loads((made / "statistics.json").read_text())
     assert statistics["rows"] == {name: len(table) for name, table in tables.items()}
     assert (statistics["rooms"], statistics["walkthroughs"]) == (2, 4)

@@ -197,6 +197,7 @@ def test_an_order_on_which_glimpse_and_view_disagree_is_not_asked():
 def test_marked_boxes():
     questions = ask("localisation_by_choice")
     assert questions
+
     by_id = {item.id: item for item in ROOM}
     for question in questions:
         anchor, *marked = (by_id[number] for number in question.object_ids)

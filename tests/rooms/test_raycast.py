@@ -35,6 +35,8 @@ def test_one_process_of_many_builds_by_one_thread_and_keeps_its_processors():
             check=True,
         )
         counts[calm] = [int(word) for word in done.stdout.split()[-2:]]
+
     processors = len(os.sched_getaffinity(0))
+
     assert counts[True] == [1, processors]
     assert counts[False][0] > 1 or processors == 1

@@ -129,6 +129,7 @@ def test_rooms_can_be_walked(scenes):
 def test_shells_close():
     random = np.random.default_rng(0)
     rooms = [sample_room(random, (16, 40)) for _ in range(30)]
+
     assert any(room.notch is not None for room in rooms) and any(room.notch is None for room in rooms)
     for room in rooms:
         x, y = room.polygon.T
@@ -157,6 +158,7 @@ def test_cameras_stay_in_free_space(scenes, kind):
 def test_depth_is_where_embree_says_the_surface_is(scenes, clip):
     """Unprojected pixels of an object lie in its box; floor pixels lie on the floor."""
     y, x = np.indices(clip.depth.shape[1:]) + 0.5
+
     for depth, instance, pose in zip(clip.depth, clip.instance, clip.world_from_camera, strict=True):
         points = unproject(np.stack([x, y], axis=-1), depth, clip.intrinsics, pose)
         for item in scenes[0].objects:
@@ -175,6 +177,7 @@ def test_depth_of_known_points(renderer, scenes):
     points = np.random.default_rng(0).uniform(0, scene.room.size[:2], (4000, 2))
     points = points[standing_room(scene.room, [item.box for item in scene.objects], points, 0.1)]
     checked = 0
+
     for depth, instance, pose in zip(clip.depth, clip.instance, clip.world_from_camera, strict=True):
         pixels, expected = project(np.column_stack([points, np.zeros(len(points))]), clip.intrinsics, pose)
         inside = (expected > 0) & ((pixels > 0) & (pixels < 512)).all(axis=1)
@@ -184,6 +187,7 @@ def test_depth_of_known_points(renderer, scenes):
         seen = (instance[row, column] == 0) & centred & (np.abs(error) < 0.1)
         assert (np.abs(error[seen]) < 0.01).all()
         checked += seen.sum()
+
     assert checked > 50
 
 

@@ -82,6 +82,7 @@ def deb_of(folder, path):
 def test_packed_objects_have_their_size_and_face_forwards(recipe, pack):
     items = {item.identifier: item for item in load_furniture(pack)}
     libraries = recipe.open_libraries(LIBRARIES)
+
     assert sorted(items) == OBJECTS
     for identifier, item in items.items():
         library, _, model = identifier.partition("/")

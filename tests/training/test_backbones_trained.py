@@ -22,8 +22,11 @@ def test_labels_and_batches(folder, talk):
     rows = load_examples([DataSource(str(talk))]).examples[:2]
     collator = VegaCollator(processor, num_frames=4)
     batch = collator(rows)
+
     told = [processor.tokenizer.decode(labels[labels != -100]).replace(" ", "") for labels in batch["labels"]]
+
     assert [text.replace("<|im_end|>", ";") for text in told] == ["0chairs;noneatall;", "1chairs;"]
+
     for number, row in enumerate(rows):
         single = collator([row])
         length = single["input_ids"].shape[1]
@@ -48,7 +51,9 @@ def test_what_is_named_moves(folder, talk, tmp_path, tune):
         train_dataset=load_examples([DataSource(str(talk))]),
     )
     before = {name: parameter.detach().clone() for name, parameter in wrapped.named_parameters()}
+
     trainer.train()
+
     for name, parameter in wrapped.named_parameters():
         assert torch.equal(before[name], parameter) != parameter.requires_grad, name
         assert parameter.requires_grad == (parameter_part(name) in parts and "original_module" not in name), name

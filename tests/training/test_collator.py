@@ -68,6 +68,7 @@ def test_labels_are_the_answers_and_the_ends_of_their_turns(tiny, collator, clip
     batch = collator([conversation(clips), short])
     assert labelled(tiny[1], batch["labels"][0]) == "a bed<|im_end|>a shelf, and a lamp<|im_end|>"
     assert labelled(tiny[1], batch["labels"][1]) == "B<|im_end|>"
+
     kept = batch["labels"] != -100
     assert torch.equal(batch["labels"][kept], batch["input_ids"][kept])
     for row, answers in enumerate((["a bed<|im_end|>", "a shelf, and a lamp<|im_end|>"], ["B<|im_end|>"])):
@@ -79,7 +80,7 @@ def test_labels_are_the_answers_and_the_ends_of_their_turns(tiny, collator, clip
 
 
 def test_labels_equal_those_of_the_templates_own_marks(tiny, collator, clips):
-    """The embedded template has marks of generation; most published ones have none, and the collator needs none."""
+    """The stored template has marks of generation; most published ones have none, and the collator needs none."""
     row = conversation(clips)
     clip = [read_video(path, 3) for path in clips]
     messages = [
@@ -93,7 +94,9 @@ def test_labels_equal_those_of_the_templates_own_marks(tiny, collator, clips):
     marked = tiny[1].apply_chat_template(
         messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, num_frames=3
     )
+
     ours = collator([row])
+
     assert torch.equal(ours["input_ids"], marked["input_ids"])
     assert torch.equal((ours["labels"] != -100).int(), torch.tensor(marked["assistant_masks"], dtype=torch.int))
 
@@ -112,6 +115,7 @@ def test_a_batch_padded_on_the_right_equals_its_rows(tiny, collator, clips):
     rows = [conversation(clips), SpatialQuestion(clips[1], "Which?", ("bed", "shelf"), answer="B")]
     batch = collator(rows)
     assert batch["attention_mask"][1, 0] == 1 and batch["attention_mask"][1, -1] == 0
+
     total = tokens = 0.0
     for number, row in enumerate(rows):
         single = collator([row])
@@ -121,6 +125,7 @@ def test_a_batch_padded_on_the_right_equals_its_rows(tiny, collator, clips):
         torch.testing.assert_close(together.logits[number, :length], alone.logits[0], atol=1e-4, rtol=0)
         count = int((single["labels"][:, 1:] != -100).sum())
         total, tokens = total + alone.loss.item() * count, tokens + count
+
     assert together.loss.item() == pytest.approx(total / tokens, abs=1e-5)
 
 
@@ -145,9 +150,12 @@ def test_images_and_videos_of_a_batch_are_packed(tiny, collator, clips):
         ],
         "images": [frame],
     }
+
     batch = collator([image, conversation(clips)])
+
     assert batch["image_grid_thw"].shape == (1, 3) and batch["generator_image_grid_thw"].shape == (1, 3)
     assert batch["video_grid_thw"].shape == (2, 3) and batch["generator_video_grid_thw"][:, 0].tolist() == [3, 3]
+
     tiny[0](**batch)
 
 

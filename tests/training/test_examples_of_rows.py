@@ -85,10 +85,13 @@ def test_files_of_either_kind_give_the_same_rows(talk, tmp_path):
                 message["content"] = [{"type": "text", "text": message["content"]}]
     table = talk.with_name("talk.parquet")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), table)
+
     first, second = (load_examples([DataSource(str(path))]) for path in (talk, table))
+
     assert [example.id for example in first] == [f"row{number}" for number in range(12)]
     assert first.examples == second.examples
     assert fingerprint(first) == fingerprint(second)
+
     streamed = stream_examples([DataSource(str(table))], seed=0, shuffle_buffer=1)
     assert [training_example(row, "") for row in streamed] == first.examples
     assert [training_example(row, "") for row in as_datasets(first)] == first.examples

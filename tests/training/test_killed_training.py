@@ -75,11 +75,14 @@ def test_two_processes_share_the_rows(talk, tmp_path):
         port = free.getsockname()[1]
     job = [(rank, port, str(talk), str(tmp_path)) for rank in range(2)]
     processes = [forkserver().Process(target=train_among_processes, args=arguments) for arguments in job]
+
     for process in processes:
         process.start()
+
     for process in processes:
         process.join(timeout=300)
         assert process.exitcode == 0
+
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first["some text"]["weights"] == second["some text"]["weights"]
     assert len(first["some text"]["refusals"]) == 2 and not second["some text"]["refusals"]

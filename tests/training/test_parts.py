@@ -21,11 +21,14 @@ def test_every_trained_parameter_moves_and_every_frozen_one_stays(talk, tmp_path
     parameters = trainer.model.named_parameters(remove_duplicate=False)  # a head tied to the embeddings has two names
     trainable = {name for name, parameter in parameters if parameter.requires_grad}
     trainer.train()
+
     after = snapshot(trainer.model)
+
     assert {parameter_part(name) for name in trainable} == set(tune.split(","))
     assert before.keys() == after.keys() and trainable
     for name, value in before.items():
         assert torch.equal(value, after[name]) != (name in trainable), name
+
     frozen = list(trainer.vega().model.generator.parameters())
     assert frozen and not any(parameter.requires_grad or parameter.grad is not None for parameter in frozen)
     assert losses_of(trainer.state.log_history)[0] > 0
@@ -42,6 +45,7 @@ def test_rates_of_the_parts_and_of_the_residual_scale(talk, tmp_path):
     trainer = trainer_for(talk, tmp_path, "gate,projector,llm-lora", steps=3, weight_decay=0.1)
     trainer.create_optimizer()
     groups = {group["name"]: group for group in trainer.optimizer.param_groups}
+
     assert groups["residual_scale"]["lr"] == 1e-2 and groups["residual_scale"]["weight_decay"] == 0
     assert [tuple(parameter.shape) for parameter in groups["residual_scale"]["params"]] == [()]
     for part in ("gate", "projector", "llm-lora"):
@@ -49,6 +53,7 @@ def test_rates_of_the_parts_and_of_the_residual_scale(talk, tmp_path):
         assert all(parameter.ndim > 1 for parameter in groups[part]["params"])
     for part in ("gate", "projector"):
         assert groups[f"{part}, no decay"]["weight_decay"] == 0
+
     grouped = [id(parameter) for group in groups.values() for parameter in group["params"]]
     trained = [id(parameter) for parameter in trainer.model.parameters() if parameter.requires_grad]
     assert sorted(grouped) == sorted(trained)

@@ -3,10 +3,9 @@ import shutil
 
 import pytest
 from PIL import Image
-from training_data import RATES, embedded_parameters
-from typer.testing import CliRunner
+from training_data import RATES, trained_parameters
 
-import vega3d_cli
+import command_line
 from tiny_checkpoints import FROZEN
 from vega3d.training import DataSource, TrainingConfig, make_config, read_config
 
@@ -28,7 +27,7 @@ device: cpu
 
 
 def run(*arguments):
-    return CliRunner().invoke(vega3d_cli.app, ["train", *map(str, arguments)])
+    return command_line.run("train", *arguments)
 
 
 @pytest.fixture
@@ -45,13 +44,13 @@ def test_a_run_leaves_a_model_results_and_curves(config, tmp_path):
     written = json.loads((tmp_path / "out" / "training.json").read_text())
     assert {name: value for name, value in written.items() if name != "log"} == told
     assert told["settings"]["seed"] == 0 and told["versions"]["vega3d"] and told["steps"] == 4
-    assert told["trainable_parameters"] == embedded_parameters()
+    assert told["trainable_parameters"] == trained_parameters()
     assert [entry["step"] for entry in written["log"] if "loss" in entry] == [1, 2, 3, 4]
     assert [entry["step"] for entry in written["log"] if "eval_loss" in entry] == [2, 4]
     with Image.open(tmp_path / "out" / "training.png") as picture:
         assert picture.width > 600
     command = ["ask", "room", "Where?", "--num-frames", "2", "--json", "--model", str(tmp_path / "out")]
-    answer = CliRunner().invoke(vega3d_cli.app, [*command, "--max-new-tokens", "2", "--device", "cpu"])
+    answer = command_line.run(*command, "--max-new-tokens", "2", "--device", "cpu")
     assert answer.exit_code == 0, answer.stderr
 
     again = run(config)  # the run is at its end, so nothing is trained
@@ -67,7 +66,7 @@ def test_a_run_leaves_a_model_results_and_curves(config, tmp_path):
 def test_a_run_tells_its_steps(config):
     result = run(config, "--set", "steps=2", "--set", "eval_data=[]")
     assert result.exit_code == 0, result.stderr
-    assert result.stderr.count(f"{sum(embedded_parameters().values()):,} parameters are trained") == 1
+    assert result.stderr.count(f"{sum(trained_parameters().values()):,} parameters are trained") == 1
     assert "step 1 of 2: loss" in result.stderr and "step 2 of 2: loss" in result.stderr
 
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from training_data import embedded_parameters, losses_of, run_config, run_training, trainer_for, write_jsonl
+from training_data import losses_of, run_config, run_training, trained_parameters, trainer_for, write_jsonl
 from transformers import TrainingArguments
 
 from tiny_checkpoints import FROZEN
@@ -20,13 +20,14 @@ def test_the_log_says_what_the_gate_does(talk, tmp_path):
     trainer = trainer_for(talk, tmp_path, "gate,projector", steps=3)
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+
     assert len(entries) == 3
     for entry in entries:
         assert 0 < entry["gate_mean"] < 1 and 0 < entry["gate_std"] < 0.5
         assert entry["clips_per_second"] > 0 and entry["tokens_per_second"] > 0
     assert entries[-1]["residual_scale"] == trainer.vega().model.fusion.residual_scale.item()
     assert entries[0]["residual_scale"] != entries[-1]["residual_scale"]
-    assert trainer.trained == embedded_parameters()
+    assert trainer.trained == trained_parameters()
     assert [entry.get("trainable_parameters") for entry in entries] == [sum(trainer.trained.values()), None, None]
 
 
@@ -173,7 +174,9 @@ def test_a_run_on_other_rows_or_another_model_is_not_continued(whole_run, talk, 
     finally:
         talk.write_text(rows)
     settings = json.loads((output / "training_config.json").read_text())
+
     write_json(output / "training_config.json", {**settings, "model_sha256": "other"})
+
     with pytest.raises(ValueError, match="model_sha256 was 'other'"):
         run_training(run_config(talk, output))
 

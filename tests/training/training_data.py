@@ -65,8 +65,8 @@ def trainer_for(
     )
 
 
-def embedded_parameters() -> dict[str, int]:
-    """How many parameters gate and projector of the embedded model have, by its config."""
+def trained_parameters() -> dict[str, int]:
+    """How many parameters gate and projector of the stored checkpoint have, by its config."""
     vlm, transformer = FROZEN_CONFIG["vlm_config"], FROZEN_CONFIG["generator_config"]["transformer"]
     assert (FROZEN_CONFIG["fusion"], FROZEN_CONFIG["projector"]) == ("token_gated_residual", "merger_mlp")
     width, hidden = vlm["text_config"]["hidden_size"], FROZEN_CONFIG["projector_hidden_size"]

@@ -58,12 +58,15 @@ def test_sample_writes_videos_a_grid_and_facts(simulator, tmp_path):
     result = run(
         "sample", folder, "--output", tmp_path, "--count", 2, "--seed", 3, "--steps", 2, "--device", "cpu", "--json"
     )
+
     assert result.exit_code == 0, result.output
+
     facts = json.loads((tmp_path / "samples.json").read_text())
     assert facts == json.loads(result.stdout)
     assert facts["seeds"] == [3, 4] and (facts["num_frames"], facts["size"]) == (5, 32)
     assert facts["files"] == ["samples.png", "video-3.mp4", "video-4.mp4"]
     assert all((tmp_path / file).stat().st_size for file in facts["files"])
+
     with Image.open(tmp_path / "samples.png") as grid:
         assert grid.size == (5 * 34 - 2, 2 * 34 - 2)
 
@@ -93,7 +96,10 @@ def test_analyze_reads_a_generator_alone(simulator, tmp_path):
         "cpu",
         "--json",
     )
+
     result = run("analyze", "correspondence", simulator[0] / "generator", *arguments)
+
     assert result.exit_code == 0, result.output
+
     told = json.loads(result.stdout)
     assert told["notice"] is None and {row["family"] for row in told["clips"]} == {"wan", "random"}

@@ -49,7 +49,9 @@ def test_the_results_say_what_was_done(simulator):
         assert result["settings"]["seed"] == 0 and result["settings"]["processes"] == 1
         for picture in ("curves.png", "samples/step-0000004.png"):
             Image.open(output / "runs" / stage / picture).verify()
+
     vae, dit, twin = results.values()
+
     assert vae["gate"] == {"gate": "G1", "goal_db": 28.0, "psnr_db": vae["psnr"], "passed": False}
     assert {"validation_loss_clip", "validation_loss_views", "validation_loss_frame"} <= dit["log"][-1].keys()
     assert "validation_loss_0.3_frame" in twin["log"][-1] and "validation_loss_clip" not in twin["log"][-1]
@@ -62,11 +64,16 @@ def test_the_trained_vae_is_what_was_measured(simulator):
     vae = AutoencoderKLWan.from_pretrained(output / "generator" / "vae")
     config = toy_config(output)
     stream = validation_stream(config.rooms)
+
     clips = pixels(stream.frames(0)[:, : config.rooms.clip_frames], torch.device("cpu"))
+
     assert psnr(reconstruct(vae, clips), clips).mean().item() == pytest.approx(results["vae"]["psnr"], abs=1e-4)
+
     train_rooms = RoomStream(config.rooms)
     last = [pixels(train_rooms.frames(1)[:, : config.rooms.clip_frames], torch.device("cpu"))]
+
     mean, spread = latent_statistics(vae, last)
+
     # The statistics were taken before the weights were rounded to bfloat16.
     assert np.allclose(mean, vae.config.latents_mean, atol=0.02 * max(spread))
     assert np.allclose(spread, vae.config.latents_std, rtol=0.05)
@@ -103,6 +110,7 @@ def test_the_noise_is_that_which_is_read(simulator):
     level = min(levels, key=lambda level: abs(1000 * level.sigma - level.step))
     generator = VegaGenerator.from_folder(simulator[0] / "generator", block=-1, clip_mode="clip", timestep=level.step)
     assert generator.level == level
+
     transformer = WanTransformer3DModel.from_pretrained(simulator[0] / "generator" / "transformer")
     seen = {}
     transformer.blocks[-1].register_forward_hook(lambda block, inputs, output: seen.update(hidden=output))
@@ -113,7 +121,9 @@ def test_the_noise_is_that_which_is_read(simulator):
     epsilon = torch.randn(latents.shape, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         trainer(latents, epsilon, torch.tensor([sigma]))
+
     hidden = generator.encode([clip], noise=[epsilon[0].transpose(0, 1)])[0]
+
     torch.testing.assert_close(seen["hidden"].view_as(hidden), hidden, atol=2e-3, rtol=0)
 
 
@@ -220,13 +230,16 @@ def test_first_weights_let_pictures_through():
     """As an image VAE would, frame by frame, at the strength that they have."""
     options = toy_config("x", vae={"base_dim": 8, "z_dim": 8, "patch_size": 1, "dim_mult": [1, 2, 2, 4]}).vae
     vae, clip = build_vae(options, seed=0), torch.rand(2, 3, 9, 64, 64) * 2 - 1
+
     with torch.no_grad():
         latents = vae.encode(clip).latent_dist
         decoded = vae.decode(latents.mean).sample
         alone = vae.encode(clip[:, :, 4:5]).latent_dist.mean
+
     torch.testing.assert_close(latents.mean[:, :, 1:2], alone)
     torch.testing.assert_close(decoded[:, :, 1:2].expand(-1, -1, 4, -1, -1), decoded[:, :, 1:5])
     assert 0.3 < decoded.std() / clip.std() < 3
+
     blocks = [block for block in vae.modules() if isinstance(block, WanResidualBlock)]
     for block in blocks:
         x = torch.randn(1, block.in_dim, 1, 4, 4)
@@ -241,10 +254,14 @@ def test_frames_come_first_and_every_few_steps():
     walks = torch.arange(9, dtype=torch.uint8).view(1, 9, 1, 1, 1).expand(3, 9, 32, 32, 3)
     window = WalkWindow(config.vae, walks=3, seed=0, load=lambda number: walks)
     stage = VAEStage(None, config.vae, config.rooms, window, walks, torch.device("cpu"), 0)
+
     seen = [stage.inputs(step).tensors[0] for step in range(9)]
+
     assert [step for step, batch in enumerate(seen) if batch.shape == (4, 3, 1, 32, 32)] == [0, 1, 2, 3, 7]
+
     numbers = [(batch[:, 0, :, 0, 0] * 127.5 + 127.5).round().int() for batch in seen]
     assert len({frame for step in (0, 1, 2, 3, 7) for frame in numbers[step].flatten().tolist()}) > 4
+
     clips = torch.cat([numbers[step] for step in (4, 5, 6, 8)])
     assert clips.shape == (8, 5) and (clips.diff() == 1).all() and len(set(clips[:, 0].tolist())) > 1
     assert torch.equal(stage.inputs(4).tensors[0], seen[4])
@@ -294,11 +311,15 @@ def test_samples_depend_on_their_seed_alone(simulator):
     transformer = build_dit(toy_config("x").dit, VAE["z_dim"], seed=0)
     prompt = empty_prompt(toy_config("x").dit)
     size = {"num_frames": 5, "height": 32, "width": 48, "steps": 3}
+
     both = sample_videos(transformer, vae, prompt, seeds=[4, 5], **size)
+
     assert both.shape == (2, 5, 32, 48, 3) and both.dtype == np.uint8
+
     alone = sample_videos(transformer, vae, prompt, seeds=[5], **size)
     assert np.abs(both[1].astype(int) - alone[0]).max() <= 1
     assert not np.array_equal(both[0], both[1])
+
     euler = sample_videos(transformer, vae, prompt, seeds=[5], solver="euler", **size)
     assert euler.shape == alone.shape and not np.array_equal(euler, alone)
     with pytest.raises(ValueError, match="num_frames is 6"):
@@ -331,23 +352,30 @@ def test_rooms_made_beforehand_change_nothing(simulator, tmp_path):
     config = toy_config(tmp_path)
     short = make_rooms(config, Watch(max_minutes=1e-9))
     assert (short["finished"], short["rooms"]) == (False, 0)
+
     told = []
     result = make_rooms(config, Watch(on_step=lambda done, rooms: told.append(rooms)))
     # 3 clips, then half a clip for each of 9 further steps, 3 clips a room; and one room for validation
     assert result["finished"] and result["rooms"] == len(told) == 4
+
     files = sorted((tmp_path / "frames").rglob("*.npy"))
     assert len(files) == 4
+
     before = [file.stat().st_mtime_ns for file in files]
     make_rooms(config)
     assert [file.stat().st_mtime_ns for file in files] == before
+
     train("vae", tmp_path)
     same = files_of(tmp_path / "generator" / "vae")
     assert same and same == files_of(simulator[0] / "generator" / "vae")
+
     changed = tmp_path / "changed"
     shutil.copytree(tmp_path / "frames", changed / "frames")
     for file in (changed / "frames").glob("train-*/*.npy"):
         np.save(file, 255 - np.load(file))
+
     train("vae", changed)
+
     assert files_of(changed / "generator" / "vae") != same
 
 

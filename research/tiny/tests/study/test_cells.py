@@ -32,6 +32,7 @@ def test_a_cell_is_the_class_that_fills_most_of_it():
     cells = cell_classes(seen(ids))
     wanted = np.zeros((2, 2, 3), np.uint8)
     wanted[0, 0, 0], wanted[0, 0, 1], wanted[1, 1, 2] = 1 + 5, 1 + 10, 1 + 15
+
     assert cells.dtype == np.uint8 and np.array_equal(cells, wanted)
     with pytest.raises(ValueError, match="Frames of 20 x 32 px are no whole cells"):
         cell_classes(seen(np.zeros((1, 20, 32))))
@@ -47,9 +48,11 @@ def test_cells_lie_where_the_frames_show_the_objects(toy):
     number = next(number for number, visual in enumerate(data.visuals) if visual.marks)
     classes, marks = data.cells_of([number, 0])
     assert classes.shape == marks.shape == (2, 5, 4, 4) and classes.max() <= len(CLASSES) and classes.any()
+
     frame = data.visuals[number].frame
     is_marked = np.zeros(5, bool)
     is_marked[frame] = True
+
     assert (marks[0][~is_marked] == IGNORED).all() and (marks[0][is_marked] >= 0).all() and (marks[1] == IGNORED).all()
     for letter, row in enumerate(row for row in data.rows if row.visual == number):
         at = classes[0, frame][marks[0, frame] == 1 + letter]

@@ -36,14 +36,17 @@ def copied(toy: Experiment, folder, **changes) -> Experiment:
 
 
 def killed_after(monkeypatch, steps: int):
-    whole = Loop._train_step
+    run = Loop.run
 
-    def train_step(self, compute, step):
-        if step == steps:
-            raise KilledError
-        whole(self, compute, step)
+    def killed_run(self, compute):
+        def compute_or_die(step):
+            if step == steps:
+                raise KilledError
+            return compute(step)
 
-    monkeypatch.setattr(Loop, "_train_step", train_step)
+        return run(self, compute_or_die)
+
+    monkeypatch.setattr(Loop, "run", killed_run)
 
 
 @pytest.mark.parametrize("stage", ["stage0", "base", "stage1"])
@@ -84,8 +87,10 @@ def test_out_of_time_keeps_what_was_done(toy, tmp_path):
     tools = experiment.tools()
     tools.deadline.end = 0.0  # while it trains
     experiment.deadline = Deadline()
+
     with pytest.raises(OutOfTimeError, match="seed0 after 1 of 6 steps"):
         experiment.train_arm("trained")
+
     again = Experiment(experiment.recipe, experiment.output)
     again.train_arm("trained")
     load_arm(again.model_of("trained", 0), again.run_folder("trained", 0))
@@ -134,6 +139,7 @@ def test_muon_takes_matrices_but_no_embeddings_and_leaves_r_its_rate(toy):
     stage = replace(toy.recipe.stage1, optimizer="muon", learning_rates={"llm": 0.02, "gate": 0.02, "projector": 0.02})
     names = {id(value): name for name, value in model.named_parameters()}
     of_muon, others = set(), {}
+
     for group in tune(model, 1, stage):
         for value in group["params"]:
             if group.get("muon"):
@@ -141,7 +147,9 @@ def test_muon_takes_matrices_but_no_embeddings_and_leaves_r_its_rate(toy):
                 of_muon.add(names[id(value)])
             else:
                 others[names[id(value)]] = group["lr"]
+
     assert sum("q_proj.weight" in name for name in of_muon) == 2  # layers
+
     (scale,) = (name for name in others if name.endswith("residual_scale"))
     assert others.pop(scale) == stage.residual_scale_rate
     assert any("embed_tokens" in name for name in others) and set(others.values()) == {0.02 * 0.1}
@@ -171,22 +179,28 @@ def finished(toy_recipe, toy_output) -> Experiment:
 def test_tables_of_all_arms(finished, tmp_path):
     recipe, folder = finished.recipe, finished.own / "results" / "validation"
     results = read_results(folder, list(recipe.arms), recipe.seeds)
+
     assert {question["id"] for question in results["random"][1]["questions"]} == {
         row.id for row in finished.data("validation", 1).rows
     }
+
     values = experiment_values("toy", {"validation": results}, recipe.seeds, ["semantic", "random"], resamples=50)
     pairs = values["splits"]["validation"]["official"]["differences"]
     assert sorted(pairs) == ["random - semantic", "trained - random", "trained - semantic"]
+
     write_tables(tmp_path, values)
     text = markdown(values)
     assert (tmp_path / "results.md").read_text() == text and "| macro |" in text
+
     compare_files([folder / "semantic-seed0.json"], [folder / "trained-seed0.json"], resamples=10)
     shutil.copytree(finished.own / "results", tmp_path / "results")
     first = archive(tmp_path).read_bytes()
     with tarfile.open(tmp_path / "results.tar.xz") as tar:
         assert len(tar.getnames()) == len(recipe.arms) * len(recipe.seeds)
+
     for file in (tmp_path / "results").rglob("*.json"):
         file.chmod(0o600)
+
     assert archive(tmp_path).read_bytes() == first
 
 
@@ -275,9 +289,12 @@ def test_labels_are_the_answers(toy):
 def test_arms_begin_with_the_base_or_without_one_after_stage_0(toy):
     base = load_file(toy.own / "base" / "model" / "model.safetensors")
     stage0 = load_file(toy.output / "stage0" / "model" / "model.safetensors")
+
     moved = {name for name, value in base.items() if not torch.equal(stage0[name], value)}
+
     assert moved and not any("visual" in name for name in moved)
     assert set(json.loads((toy.own / "base" / "validation.json").read_text())) == set(MAP_KINDS)
+
     without = Experiment(replace(toy.recipe, base=None), toy.output)
     for experiment, wanted in ((toy, base), (without, stage0)):
         weights = dict(experiment.model_of("semantic", 0).model.vlm.named_parameters())

@@ -71,8 +71,11 @@ def test_targets_lie_at_the_names_of_the_packs(toy):
     maps = [{"lamp": OnMap(2, -40, 3), "bed": OnMap(-1, 5, 0)}, {}]
     names = Names(words.tokenizer)
     ends = [[names.ends(prompt) for prompt, _ in row] for row in questions]
+
     targets = map_targets(prefix, questions, ends, maps, packed.ids.shape[1])
+
     assert targets.shape == (*packed.ids.shape, 3) and (targets[1] == IGNORED).all()
+
     at = np.flatnonzero(targets[0, :, 0] != IGNORED)
     assert [words.tokenizer.decode([packed.ids[0, place]]) for place in at] == [" lamp", " lamp", " bed"]
     assert packed.segments[0, at].tolist() == [1, 2, 2]

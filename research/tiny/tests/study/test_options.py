@@ -27,6 +27,7 @@ def test_options_of_packs_are_told_whether_they_are_right(toy):
     data = toy.data("train", 1)
     make = PackMaker(toy.tools(), data, toy.recipe.base, 0)
     told = 0
+
     for step in range(4):
         _, packed, _ = make(step)
         for row, rows in enumerate(make.batches.rows(step)):
@@ -41,6 +42,7 @@ def test_options_of_packs_are_told_whether_they_are_right(toy):
                 last = toy.tools().words.tokenizer.decode([packed.ids[row, place]])
                 assert text.endswith(last.strip())
             told += len(at)
+
     assert told
 
 

@@ -66,6 +66,7 @@ def test_loss_of_a_pack_is_the_models(parts, mode, family):
     model, processor, streams, clips, tools = parts(clip_mode=mode, family=family)
     asked = questions(clips)
     batch = VegaCollator(processor, 5)(asked)
+
     with torch.no_grad():
         wanted = model(**batch).loss
         prompts, answers = (
@@ -76,6 +77,7 @@ def test_loss_of_a_pack_is_the_models(parts, mode, family):
         packed = pack(tools.stream.prefix, [rows[:2], rows[2:]])
         tokens, _ = fused_rows(model, streams[[0, 1]], tools)
         found = answer_loss(model, packed_states(model, tokens, packed, tools.stream.prefix), packed)
+
     torch.testing.assert_close(found, wanted, **CLOSE)
 
 
@@ -151,6 +153,7 @@ def test_the_log_tells_what_the_fusion_does_and_warns_of_a_shut_gate(parts, capl
         "gate": gate.mean(),
         "residual_scale": fusion.residual_scale,
     }
+
     assert found == pytest.approx({name: float(value) for name, value in wanted.items()}, rel=1e-4)
     assert 0.05 < found["gate"] < 0.95 and found["change"] > 1e-3
     assert shut["change"] < 1e-5
@@ -170,10 +173,12 @@ def test_questions_of_a_pack_do_not_see_each_other(parts):
     first, second, other = words.prompts(["Where is the bed?", "How many chairs?", "Is there a lamp in this room?"])
     empty = np.empty(0, np.int64)
     states = []
+
     for before in (first, other):
         packed = pack(tools.stream.prefix, [[(before, empty), (second, empty)]])
         end = len(tools.stream.prefix.ids) + len(before) + len(second)
         states.append(packed_states(model, tokens, packed, tools.stream.prefix)[0, end - len(second) : end])
+
     torch.testing.assert_close(states[0], states[1], **CLOSE)
 
 
@@ -208,8 +213,11 @@ def test_answers_are_those_of_the_model(parts, monkeypatch):
     monkeypatch.setattr(packed, "end", whole[0][3])
     shown = [replace(record, visual=clips[record.visual]) for record in records]
     wanted = [ModelAnswerer(model, processor, "m", 5).answer([record])[0] for record in shown]
+
     found = packed.answer(records)
+
     assert [text for text, _ in found] == [text for text, _ in wanted]
+
     lengths = [len(ids) for ids in tools.words.tokenizer([text for text, _ in found])["input_ids"]]
     assert 1 <= lengths[0] <= 4
     for (_, ours), (_, theirs) in zip(found, wanted, strict=True):
@@ -238,6 +246,7 @@ def test_attention_of_packs_and_frames_is_the_plain_one(parts):
     embedded[:, tools.stream.prefix.first : tools.stream.prefix.first + tokens.shape[1]] = tokens
     vlm.language_model.config._attn_implementation = "sdpa"
     vlm.visual.config._attn_implementation = "sdpa"
+
     with torch.no_grad():
         plain = vlm.language_model(
             inputs_embeds=embedded,
@@ -246,4 +255,5 @@ def test_attention_of_packs_and_frames_is_the_plain_one(parts):
         ).last_hidden_state
         frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
         torch.testing.assert_close(semantic_tokens(model, frames, tools.stream), streams.semantic[[0, 1]], **CLOSE)
+
     torch.testing.assert_close(found, plain, **CLOSE)

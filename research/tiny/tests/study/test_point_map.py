@@ -47,6 +47,7 @@ def test_points_of_an_object_lie_at_its_place_on_the_map(toy):
     """The middle of an object is within 1.5 m of what its cells show, in whichever frame."""
     data = toy.data("train", 0)
     shown = 0
+
     for clip, places in enumerate(data.maps):
         visual = next(number for number, one in enumerate(data.visuals) if one.clip == clip)
         (classes, _), points = data.cells_of([visual]), data.points_of([visual], 1)
@@ -56,6 +57,7 @@ def test_points_of_an_object_lie_at_its_place_on_the_map(toy):
                 away = (np.median(seen[:, 2:], axis=0) - REACH - (place.ahead, place.right)) * STEP
                 assert np.abs(away).max() <= 1.5, name
                 shown += 1
+
     assert shown >= 2
 
 

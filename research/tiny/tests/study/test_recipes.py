@@ -56,6 +56,7 @@ def plan(request, reproduce, monkeypatch, tmp_path):
 
 def test_all_stages_are_there_and_wait_for_the_right_ones(plan, tmp_path):
     tasks = Schedule(list(plan.tasks()), tmp_path / "tasks").tasks  # which checks names and needs
+
     assert tasks["dit"].needs == tasks["twin"].needs == ("vae", "frames")
     assert tasks["experiment-tokens"].needs == ("rooms", "experiment-tokens-train")
     assert tasks["experiment-streams-random"].needs == ("rooms", "stage0", "choice")
@@ -99,7 +100,9 @@ def test_each_arm_reads_the_cell_chosen_for_it(plan, experiment, monkeypatch, tm
     line = tasks["experiment-random-2"].line()
     options = parsed(experiment, monkeypatch, *line[3:])
     recipe = experiment.recipe_of(options)
+
     read = {name: (arm.options.get("block"), arm.options.get("timestep")) for name, arm in recipe.arms.items()}
+
     assert read["trained"] == read["token_gated"] == read["frame"] == (4, 300)
     assert read["random"] == (1, 100) and read["image_twin"] == (3, 200)
     assert read["noise"] == (4, None) and read["vae"] == (None, None) and read["semantic"] == (None, None)
@@ -139,9 +142,11 @@ def test_results_are_collected_under_names_of_their_own(monkeypatch, tmp_path, c
         (run / name).write_text(name)
     monkeypatch.setattr(sys, "argv", ["program", str(run), "--output", str(tmp_path / "kept")])
     collect.main()
+
     kept = {
         file.relative_to(tmp_path / "kept").as_posix(): file.read_text() for file in (tmp_path / "kept").rglob("*.*")
     }
+
     assert kept == {
         "tasks/vae.json": "tasks/vae.json",
         "one.json": "one/results.json",
@@ -149,9 +154,12 @@ def test_results_are_collected_under_names_of_their_own(monkeypatch, tmp_path, c
         "gates_two_trained-0.png": "two/gates/trained-0.png",
         "choice.json": "analysis/choice.json",
     }
+
     monkeypatch.setattr(sys, "argv", ["program", str(tmp_path / "kept"), "--output", str(tmp_path / "x")])
     (tmp_path / "kept" / "tasks" / "vae.json").unlink()
+
     (tmp_path / "kept" / "tasks").rmdir()
+
     with pytest.raises(SystemExit):
         collect.main()
     assert "no folder of reproduce.py" in capsys.readouterr().err

@@ -73,7 +73,9 @@ def test_ways_lie_at_the_names_of_the_packs(toy):
     maps = [{"lamp": OnMap(2, 1, 3), "bed": OnMap(2, 5, 0)}, {"bed": OnMap(2, 5, 0)}]
     packed = pack(prefix, [row, row])
     targets = relation_targets(prefix, [row, row], ends, anchors, maps, packed.ids.shape[1])
+
     at = np.flatnonzero(targets[0, :, 0] != IGNORED)
+
     assert [words.tokenizer.decode([packed.ids[0, place]]) for place in at] == [" bed", " bed"]
     assert packed.segments[0, at].tolist() == [1, 2]
     assert targets[0, at].tolist() == [[4, BEARINGS // 4]] * 2
@@ -92,11 +94,13 @@ def test_the_head_learns_ways_and_is_still_without_names():
     torch.manual_seed(0)
     head, states, targets = RelationHead(16), torch.randn(2, 12, 16), torch.full((2, 12, 2), IGNORED)
     assert head.loss(states, targets) == 0
+
     targets[0, 3], targets[1, 7], targets[1, 9] = (
         torch.tensor([4, 20]),
         torch.tensor([24, 0]),
         torch.tensor([0, IGNORED]),
     )
     assert fit(head.parameters(), lambda: head.loss(states, targets)) < 0.05
+
     steps, bearings = head.layer(head.norm(states[[0, 1], [3, 7]])).split((FARTHEST + 1, BEARINGS), dim=-1)
     assert steps.argmax(-1).tolist() == [4, 24] and bearings.argmax(-1).tolist() == [20, 0]

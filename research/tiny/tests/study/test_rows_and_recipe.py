@@ -42,8 +42,10 @@ def test_marks_change_their_frame_alone(toy):
 
 def test_a_close_up_is_one_object_and_nothing_else_is_asked_about_it(toy):
     assert not any(visual.close_up for visual in toy.data("train", 0).visuals)
+
     data = toy.close_ups("train")
     numbers = [number for number, visual in enumerate(data.visuals) if visual.close_up]
+
     assert 2 <= len(numbers) <= CLOSE_UPS * len(data.places)
     for number, frames in zip(numbers, data.frames_of(numbers), strict=True):
         visual = data.visuals[number]
@@ -78,12 +80,16 @@ def test_every_visual_comes_once_an_epoch_and_kinds_in_turn(toy):
     data = toy.data("train", 1)
     usable = [number for number, rows in enumerate(data.asked) if rows]
     batches = Batches(data, 3, 1, 5)
+
     epochs = [[batches.visuals(step)[0] for step in range(e * len(usable), (e + 1) * len(usable))] for e in range(3)]
+
     assert all(sorted(epoch) == usable for epoch in epochs)
+
     chosen = [data.rows[row] for row in batches.rows(0)[0]]
     kinds = Counter(row.kind for row in chosen if not row.is_marked)
     assert len(chosen) <= 5 and max(kinds.values()) == 1
     assert Batches(data, 3, 1, 5).rows(2) == batches.rows(2)
+
     others = [Batches(data, seed, 2, 5).rows(0) for seed in range(4)]
     assert any(rows != others[0] for rows in others)
 
@@ -199,10 +205,14 @@ def test_paired_seeds_cancel_what_seeds_share():
     base = {f"s{number}": float(value) for number, value in enumerate(random.uniform(0.3, 0.5, 20))}
     first = {str(n): result_of({scene: value + 0.1 * n for scene, value in base.items()}, n) for n in range(5)}
     second = {str(n): result_of({scene: value + 0.1 * n + 0.05 for scene, value in base.items()}, n) for n in range(5)}
+
     paired = compare(first, second, resamples=200, paired_seeds=True)["object_counting"].interval
+
     assert paired.low == pytest.approx(0.05) and paired.high == pytest.approx(0.05)
+
     alone = compare(first, second, resamples=200)["object_counting"].interval
     assert alone.high - alone.low > 0.1
+
     spread = seed_intervals(first, resamples=200)["object_counting"]
     assert spread.high - spread.low > 0.1 and spread.low < spread.score < spread.high
     with pytest.raises(ValueError, match="one result a seed, but got 5 and 1"):
@@ -213,13 +223,17 @@ def test_all_splits_by_one_pool_and_again_after_a_stop(toy, tmp_path):
     splits = [replace(toy.shards(split), folder=tmp_path) for split in ("train", "validation")]
     made = [(shards.split, number, clips) for shards, number, clips in make_rooms(splits, workers=2)]
     assert made == [("train", 0, 1), ("train", 1, 1), ("validation", 0, 1)]
+
     files = [file for shards in splits for number in range(len(shards)) for file in shards.files(number)]
     alone = [file for split in ("train", "validation") for file in shard_files(toy.shards(split))]
     assert [file.read_bytes() for file in files] == [file.read_bytes() for file in alone]
+
     for lost in (files[3], files[4]):  # rows of one shard, frames of another
         lost.unlink()
     files[0].write_bytes(b"kept")
+
     stopped = Experiment(toy.recipe, tmp_path.parent / f"{tmp_path.name}-stopped", deadline=Deadline(0.0))
+
     with pytest.raises(OutOfTimeError, match="rooms of train: 1 of 2 shards"):
         stopped.make_rooms()
     assert [clips for *_, clips in make_rooms(splits)] == [1, 1, 1]

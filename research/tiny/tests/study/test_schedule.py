@@ -139,7 +139,9 @@ def test_commands_do_not_outlive_a_schedule_that_is_told_to_stop(tmp_path):
     while not (pid.is_file() and pid.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
     child = int(pid.read_text())
+
     process.send_signal(signal.SIGTERM)
+
     assert process.wait(30) != 0
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)

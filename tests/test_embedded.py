@@ -1,0 +1,74 @@
+"""The model that the package ships, as what it is: its files, its answers, its examples. Only these tests may change
+when another one is shipped, with those of the README and of the known questions, and `test_embedded_of_the_study.py`.
+"""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+import vega3d
+from command_line import answer
+from vega3d import VegaConfig, VegaForSpatialReasoning, VegaProcessor
+from vega3d.demo.examples import CATEGORIES, load_examples, read_scores
+from vega3d.hub.load import load_vega
+from vega3d.questions import KnownQuestions
+from vega3d.shipped import ASSETS
+
+MODEL = ASSETS / "vega3d-tiny"
+MAKEFILE = Path(__file__).parents[1] / "Makefile"
+EXAMPLES = json.loads((ASSETS / "clips" / "questions.json").read_text())
+CLOSEST = next(row for row in EXAMPLES if row["question_type"] == "object_rel_distance")  # about the clip `room`
+
+
+def test_sizes_of_the_assets():
+    files = [file for file in ASSETS.rglob("*") if file.is_file()]
+    sizes = {str(file.relative_to(ASSETS)): file.stat().st_size for file in files}
+    model = [size for name, size in sizes.items() if name.startswith("vega3d-tiny/")]
+    clips = [size for name, size in sizes.items() if name.endswith(".mp4")]
+
+    assert sum(model) < 20e6 and max(model) < 16e6
+    assert sum(sizes.values()) - sum(model) < 7e6
+    assert sizes["furniture/furniture_cc0.npz"] < 4e6 and sizes["text_prior.json"] < 2.5e6
+    assert len(clips) == 2 and max(clips) < 300_000
+    assert not list(ASSETS.rglob("*.py"))
+    assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
+
+
+def test_it_is_loaded_by_its_name():
+    model, processor = load_vega("vega3d-tiny", device="cpu")
+
+    assert isinstance(model, VegaForSpatialReasoning) and isinstance(processor, VegaProcessor)
+    assert not model.training
+    assert str(model.dtype) == f"torch.{json.loads((MODEL / 'config.json').read_text())['dtype']}"
+
+
+def test_three_lines_give_the_right_answer():
+    session = vega3d.load(device="cpu")
+
+    given = session.ask("room", CLOSEST["question"], options=CLOSEST["options"])
+
+    assert given.text == f"{CLOSEST['answer']}. {CLOSEST['options']['ABCD'.index(CLOSEST['answer'])]}"
+
+
+def test_the_question_of_make_ask_is_answered_rightly():
+    options = shlex.join(CLOSEST["options"]).replace("'", '"')
+    assert f'ask room "{CLOSEST["question"]}" --options {options}\n' in MAKEFILE.read_text()
+
+    text = answer("room", CLOSEST["question"], "--options", *CLOSEST["options"], model="vega3d-tiny")["text"]
+
+    assert text.startswith(f"{CLOSEST['answer']}. ")
+
+
+def test_examples_are_of_trained_questions_and_in_the_order_of_the_scores():
+    known = KnownQuestions.from_config(VegaConfig.from_pretrained(MODEL).questions)
+    scores = read_scores(MODEL)
+    leads = {name: scores.lead(question_type) for name, question_type in CATEGORIES.items()}
+
+    for by_category in load_examples(known, scores).values():
+        assert set(by_category) == set(CATEGORIES) - {"Which box"}
+        assert list(by_category) == sorted(by_category, key=lambda name: -leads[name])
+
+    assert next(iter(by_category)) == "Order"
+    assert leads["Order"] == pytest.approx(0.897 - 0.25, abs=1e-3)
