@@ -175,12 +175,13 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(monkeypatch, capsys)
     assert captured.out == ""
 
 
-@pytest.mark.parametrize(("after", "lines"), [(0.01, ["loading vega3d-tiny ..."]), (60, [])])
-def test_loading_without_a_terminal_says_so_once_it_takes_long(after, lines, monkeypatch, capsys):
+@pytest.mark.parametrize(("after", "takes", "lines"), [(0.01, 0.5, ["loading vega3d-tiny ..."]), (1, 0, [])])
+def test_loading_without_a_terminal_says_so_once_it_takes_long(after, takes, lines, monkeypatch, capsys):
     monkeypatch.setattr(common, "LOADING_AFTER", after)
 
     with common.loading("vega3d-tiny"):
-        time.sleep(0.5)
+        time.sleep(takes)
+    time.sleep(1.2 * after)  # what was not called off would be said now
 
     assert capsys.readouterr().err.splitlines() == lines
 

@@ -13,13 +13,7 @@ import typer
 
 from vega3d_cli import common
 
-analyze = typer.Typer(
-    cls=common.Group,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    help="Measure what the generator's features know of the scene.",
-)
+analyze = common.make_group("Measure what the generator's features know of the scene.")
 common.app.add_typer(analyze, name="analyze", rich_help_panel="Measure")
 
 Output = Annotated[Path | None, typer.Option(help="JSON file with every clip's results.")]
@@ -129,11 +123,7 @@ class Reading:
         from vega3d.analysis.sweep import Measurement
 
         return Measurement(
-            generator=loaded.generator,
-            grid=grid,
-            options=options,
-            reader=self.reader(),
-            on_progress=lambda count: on_progress(count),
+            generator=loaded.generator, grid=grid, options=options, reader=self.reader(), on_progress=on_progress
         )
 
     def reader(self) -> Any:
@@ -169,16 +159,12 @@ def correspondence(
         loaded = common.load_generator(model, device)
         plan = measured.plan(loaded, voxel)
         sources = measured.sources()
-        from vega3d.analysis.summary import make_result, result_table, write_result
         from vega3d.analysis.sweep import correspondence_rows
 
         with common.progress("clips", "pass", plan.num_passes(len(sources))) as advance:
             rows = correspondence_rows(measured.measurement(loaded, plan, options, advance), sources)
         info = metadata(model, loaded, plan, options, sources)
-        result = make_result(rows, "correspondence", info, seed=measured.seed)
-        if output is not None:
-            write_result(output, result)
-    typer.echo(json.dumps(result, indent=2) if as_json else result_table(result))
+        finish(rows, "correspondence", info, measured.seed, output, as_json)
 
 
 @common.command(
@@ -205,16 +191,12 @@ def probe(
         loaded = common.load_generator(model, device)
         plan = measured.plan(loaded)
         sources, training = measured.sources(), measured.train_sources(train_data, train_clips)
-        from vega3d.analysis.summary import make_result, result_table, write_result
         from vega3d.analysis.sweep import probe_rows
 
         with common.progress("clips", "pass", plan.num_passes(len(sources) + len(training))) as advance:
             rows = probe_rows(measured.measurement(loaded, plan, options, advance), training, sources)
         info = metadata(model, loaded, plan, options, sources, training)
-        result = make_result(rows, "probe", info, seed=measured.seed)
-        if output is not None:
-            write_result(output, result)
-    typer.echo(json.dumps(result, indent=2) if as_json else result_table(result))
+        finish(rows, "probe", info, measured.seed, output, as_json)
 
 
 @common.command(
@@ -291,6 +273,16 @@ def choose(
         if output is not None:
             write_result(output, result)
     typer.echo(json.dumps(result, indent=2) if as_json else choice_table(result))
+
+
+def finish(rows: list, kind: str, info: dict, seed: int, output: Path | None, as_json: bool) -> None:
+    """Writes the result of a measurement, if it is to be written, and prints it."""
+    from vega3d.analysis.summary import make_result, result_table, write_result
+
+    result = make_result(rows, kind, info, seed=seed)
+    if output is not None:
+        write_result(output, result)
+    typer.echo(json.dumps(result, indent=2) if as_json else result_table(result))
 
 
 def words(text: str | None) -> list[str]:

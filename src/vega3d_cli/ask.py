@@ -60,10 +60,12 @@ def ask(
     if number and options:
         raise ValueError("--number and --options exclude each other. Give one of them.")
     common.quieten(as_json)
-    check_media(media, num_frames, fps)
+    from vega3d.processing.sampling_vega3d import check_sampling
     from vega3d.questions import SpatialQuestion
     from vega3d.shipped import model_folder
 
+    check_sampling(num_frames, fps)
+    paths = media_paths(media)
     SpatialQuestion(media, question, options or (), is_numeric=number)  # refuses what cannot be asked
     if save_gates is not None:
         from vega3d.files import check_output
@@ -73,6 +75,8 @@ def ask(
         save_gates = check_output(save_gates, *media_files(media), mark=SOFTWARE.encode())
     folder = model_folder(model)
     with common.loading(model):
+        from transformers import TextStreamer
+
         from vega3d.hub.load import load_processor, load_vega
         from vega3d.inference.answer import notices
         from vega3d.inference.session import Session
@@ -80,7 +84,7 @@ def ask(
 
         features = common.open_cache(cache)
         usual = load_processor(folder).num_frames
-        clip, is_image = read_visual(media_paths(media), num_frames, fps, usual)  # once, for gate maps too
+        clip, is_image = read_visual(paths, num_frames, fps, usual)  # once, for gate maps too
         asked = SpatialQuestion(clip.frames[0] if is_image else clip, question, options or (), is_image, number)
         start = time.perf_counter()
         loaded, processor = load_vega(folder, four_bit, device)
@@ -90,12 +94,13 @@ def ask(
     for notice in () if as_json else notices(loaded.config, asked):
         typer.echo(f"note: {notice}", err=True)
     session = Session(loaded, processor, cache=features, num_frames=len(clip.frames))
+    streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     with common.progress("world simulator", "frame", len(clip.frames), quiet=as_json) as on_progress:
         answer = session.answer(
             asked,
             max_new_tokens=max_new_tokens,
             output_gates=save_gates is not None,
-            streamer=None if as_json or options else answer_streamer(processor),
+            streamer=None if as_json or options else streamer,
             on_progress=on_progress,
         )
     if save_gates is not None and answer.gates is not None:
@@ -110,12 +115,6 @@ def media_files(media: list[str]) -> Iterator[Path]:
     for name in media:
         path = Path(name)
         yield from path.iterdir() if path.is_dir() else [path]
-
-
-def answer_streamer(processor):
-    from transformers import TextStreamer
-
-    return TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
 def check_gates(fusion: str) -> None:
@@ -138,14 +137,6 @@ def report(answer, question: str, model: str, loading_seconds: float, as_json: b
             typer.echo(f"  {letter}: {probability:.1%}", err=True)
         typer.echo(answer.text)
     typer.echo(f"({answer.seconds:.1f} s)", err=True)
-
-
-def check_media(media: list[str], num_frames: int | None, fps: float | None) -> None:
-    """Checks what costs nothing to check, before a model is downloaded or loaded."""
-    from vega3d.processing.sampling_vega3d import check_sampling
-
-    check_sampling(num_frames, fps)
-    media_paths(media)
 
 
 def media_paths(media: list[str]) -> list[str]:

@@ -118,17 +118,16 @@ def common_options(
 
 def make_app(help: str) -> typer.Typer:
     """An application without commands, with the options that all commands have."""
-    made = typer.Typer(
-        cls=Group,
-        no_args_is_help=True,
-        add_completion=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        help=help,
-    )
+    made = make_group(help, add_completion=False, pretty_exceptions_enable=False)
     made.callback()(common_options)
     return made
+
+
+def make_group(help: str, **options: Any) -> typer.Typer:
+    settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    return typer.Typer(
+        cls=Group, no_args_is_help=True, context_settings=settings, rich_markup_mode=None, help=help, **options
+    )
 
 
 app = make_app("Answers questions about the space that a video shows, with a frozen video diffusion model's features.")

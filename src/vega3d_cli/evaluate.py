@@ -79,7 +79,13 @@ def evaluate(
         with common.progress("rooms of split train", "room") as advance:
             answerer = plain_baseline(baseline, seed, data, train_table, workers, on_progress=advance)
     else:
-        answerer = model_answerer(str(named), baseline == "blind", num_frames, four_bit, device, cache)
+        with common.loading(model):
+            from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
+            from vega3d.hub.load import load_vega
+
+            features = common.open_cache(cache)
+            kind = BlindAnswerer if baseline == "blind" else ModelAnswerer
+            answerer = kind(*load_vega(model, four_bit, device), model, num_frames, cache=features)
     records, missing = given or questions()
     with common.progress(benchmark, "question", len(records)) as advance:
         result = run_benchmark(
@@ -93,18 +99,6 @@ def files_read(model: str | None, data: Path | None, train_table: Path | None) -
     places = [Path(place) for place in (model, data, train_table) if place is not None]
     within = [path for place in places if place.is_dir() for path in place.rglob("*")]
     return [place for place in places if place.is_file()] + [path for path in within if path.suffix in READ_SUFFIXES]
-
-
-def model_answerer(
-    model: str, blind: bool, num_frames: int | None, four_bit: bool, device: str | None, cache: Path | None
-):
-    with common.loading(model):
-        from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
-        from vega3d.hub.load import load_vega
-
-        answerer = BlindAnswerer if blind else ModelAnswerer
-        features = common.open_cache(cache)
-        return answerer(*load_vega(model, four_bit, device), model, num_frames, cache=features)
 
 
 @common.command(
