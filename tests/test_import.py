@@ -46,7 +46,7 @@ def test_auto_classes_know_the_model_though_only_its_config_is_imported(first):
     made = "AutoModel.from_config(VegaConfig.from_pretrained(folder))"
     code = "\n".join([*lines, "import sys", "folder = sys.argv[1]", f"print(type({made}).__name__)"])
 
-    assert run_python(code, FOLDER) == "VegaForSpatialReasoning"
+    assert run_python(code, str(FROZEN)) == "VegaForSpatialReasoning"
 
 
 def test_every_public_name_is_there_and_another_is_refused():
