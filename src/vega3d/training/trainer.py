@@ -13,19 +13,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from vega3d.modeling.modeling_vega3d import Gates, VegaForSpatialReasoning
-from vega3d.training.checkpoints import (
-    OPTIMIZER_FILES,
-    TRAINED_FILE,
-    check_checkpoint,
-    damage,
-    last_checkpoint,
-    load_trained,
-    mark_whole,
-    random_file,
-    reading,
-    save_trained,
-    writing_into,
-)
+from vega3d.training import checkpoints
 from vega3d.training.collator import IGNORED, VegaCollator
 from vega3d.training.parts import RESIDUAL_SCALE_RATE, learning_rates, parameter_groups, trained_counts
 from vega3d.training.trainer_arguments import check_arguments, check_optimizer, check_options
@@ -209,11 +197,11 @@ class VegaTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs):
         """As in transformers; `True` continues from the last whole checkpoint; one that is not whole is refused."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_checkpoint(Path(self.args.output_dir), self.args.world_size)
+            resume_from_checkpoint = checkpoints.last_checkpoint(Path(self.args.output_dir), self.args.world_size)
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to continue from.")
         if resume_from_checkpoint:
-            check_checkpoint(Path(resume_from_checkpoint), self.args.world_size)
+            checkpoints.check_checkpoint(Path(resume_from_checkpoint), self.args.world_size)
             resume_from_checkpoint = str(resume_from_checkpoint)
         total = sum(self.trained.values())
         counts = ", ".join(f"{part} {count:,}" for part, count in self.trained.items())
@@ -232,16 +220,16 @@ class VegaTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The whole model as usual; within a checkpoint the trained weights alone."""
-        with writing_into(Path(output_dir or self.args.output_dir)):
+        with checkpoints.writing_into(Path(output_dir or self.args.output_dir)):
             if not _internal_call or output_dir is None:
                 super().save_model(output_dir, _internal_call)
             elif self.args.should_save:
                 Path(output_dir).mkdir(parents=True, exist_ok=True)
-                save_trained(self.model, Path(output_dir))
+                checkpoints.save_trained(self.model, Path(output_dir))
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        with writing_into(folder):
+        with checkpoints.writing_into(folder):
             super()._save_checkpoint(model, trial)
             if not self.args.push_to_hub:
                 self._finish_checkpoint(folder)
@@ -249,7 +237,7 @@ class VegaTrainer(Trainer):
     def _finish_checkpoint(self, folder: Path) -> None:
         self.accelerator.wait_for_everyone()  # each process writes its own random state
         if self.args.should_save:
-            mark_whole(folder)
+            checkpoints.mark_whole(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Uploads a model that loads: the checkpoint holds the trained weights alone."""
@@ -261,29 +249,30 @@ class VegaTrainer(Trainer):
         super()._push_from_checkpoint(checkpoint_folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_trained(self.model if model is None else model, Path(resume_from_checkpoint))
+        checkpoints.load_trained(self.model if model is None else model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         folder = Path(str(self.state.best_model_checkpoint))
         logger.info("The weights of %s are the best (%s).", folder, self.state.best_metric)
-        wrong = damage(folder, [TRAINED_FILE])
+        wrong = checkpoints.damage(folder, [checkpoints.TRAINED_FILE])
         if wrong is not None:
             raise ValueError(f"The best checkpoint, {folder}, cannot be loaded: {wrong}. Load another one by hand.")
-        load_trained(self.model, folder)
+        checkpoints.load_trained(self.model, folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            with reading(Path(checkpoint), *OPTIMIZER_FILES):
+            with checkpoints.reading(Path(checkpoint), *checkpoints.OPTIMIZER_FILES):
                 super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            with reading(Path(checkpoint), "scaler.pt"):
+            with checkpoints.reading(Path(checkpoint), "scaler.pt"):
                 super()._load_scaler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            with reading(Path(checkpoint), random_file(self.args.process_index, self.args.world_size)):
+            name = checkpoints.random_file(self.args.process_index, self.args.world_size)
+            with checkpoints.reading(Path(checkpoint), name):
                 super()._load_rng_state(checkpoint)
 
 
