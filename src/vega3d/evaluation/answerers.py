@@ -8,16 +8,17 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vega3d.evaluation.metrics import average, is_choice, score_parsed, to_number
 from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
-from vega3d.features.cache import FeatureCache
 from vega3d.inference.answer import RawAnswer
-from vega3d.inference.session import Session
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.questions import SpatialQuestion
+
+if TYPE_CHECKING:
+    from vega3d.features.cache import FeatureCache
+    from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+    from vega3d.processing.processing_vega3d import VegaProcessor
 
 MAX_NEW_TOKENS = int(GENERATION["max_new_tokens"])  # type: ignore[call-overload]
 
@@ -56,13 +57,15 @@ class ModelAnswerer:
 
     def __init__(
         self,
-        model: VegaForSpatialReasoning,
-        processor: VegaProcessor,
+        model: "VegaForSpatialReasoning",
+        processor: "VegaProcessor",
         name: str,
         num_frames: int | None = None,
         fps: float | None = None,
-        cache: FeatureCache | None = None,
+        cache: "FeatureCache | None" = None,
     ):
+        from vega3d.inference.session import Session  # baselines need no torch
+
         self.session = Session(model, processor, cache=cache, num_frames=num_frames, fps=fps)
         generator = model.config.generator_config
         self.settings = {
