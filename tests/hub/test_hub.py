@@ -98,9 +98,8 @@ def test_an_upload_is_whole(hub, tmp_path, name):
     code = f"""
 import os
 from vega3d import VegaForSpatialReasoning
-from vega3d.shipped import ASSETS
 os.chdir({str(tmp_path)!r})
-model = VegaForSpatialReasoning.from_pretrained(FROZEN)
+model = VegaForSpatialReasoning.from_pretrained({str(FROZEN)!r})
 {UPLOADS[name]}
 """
     run(hub, code, tmp_path)
