@@ -26,7 +26,7 @@ smoke: $(INSTALLED)  ## the whole chain at toy size: rooms, generator and twin, 
 		--second $(SMOKE)/smoke/results/test/trained-seed0.json $(SMOKE)/smoke/results/test/trained-seed1.json --paired-seeds
 	$(BIN)/vega3d ask room "How many window(s) are in this room?" --number --model $(SMOKE)/model --num-frames 5
 
-CODE = src tests benchmarks examples recipes research
+CODE = src tests conftest.py benchmarks examples recipes research .ci
 lint: $(INSTALLED)  ## style, types, and who may import whom
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)

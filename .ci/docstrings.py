@@ -11,7 +11,7 @@ from pathlib import Path
 
 SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Yields:", "Example:")
 ARGUMENT = re.compile(r"^ +(\w+): (.+(?:\n {12,}.+)*)", re.MULTILINE)
-EMPTY_WORDS = set("a an and as at by for from in is it its of on that the their these this to with".split())
+EMPTY = "a an and as at by for from in is it its of on that the their these this to with"
 DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -23,7 +23,9 @@ def sections(docstring: str) -> Iterator[str]:
 
 def says_nothing(name: str, description: str) -> bool:
     """Whether a description holds at most one word beside the argument's own name: "of the model", "the folder"."""
-    words = set(re.findall(r"[\w./-]+|\[.*?\]", description.lower())) - EMPTY_WORDS - set(name.lower().split("_"))
+    words = (
+        set(re.findall(r"[\w./-]+|\[.*?\]", description.lower())) - set(EMPTY.split()) - set(name.lower().split("_"))
+    )
     return len(words) < 2
 
 
