@@ -76,7 +76,7 @@ def main() -> None:
             generator["transformer"]["text_dim"],
             generator=torch.Generator().manual_seed(3),
         )
-        names = ("block", "timestep", "shift", "clip_mode", "prompt_length", "max_area")
+        names = ("block", "timestep", "shift", "clip_mode", "prompt_length")
         model = VegaForSpatialReasoning.from_backbones(
             vlm,
             simulator,
@@ -91,6 +91,7 @@ def main() -> None:
     for code in FOLDER.glob("*.py"):  # copies of the package's own, which would grow old
         code.unlink()
     stored = json.loads((FOLDER / "config.json").read_text())
+    del stored["vlm_config"]["_name_or_path"]  # of this machine
     (FOLDER / "config.json").write_text(
         json.dumps({name: value for name, value in stored.items() if name != "auto_map"}, indent=2) + "\n"
     )

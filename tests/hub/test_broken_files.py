@@ -341,7 +341,7 @@ def test_code_in_a_folder_is_never_run_nor_asked_about(vlm, backbones, tmp_path)
         jobs.append(["assemble", "--vlm", folder, "--generator", backbones[1], tmp_path / "out", "--block", "1"])
     code = """
 import json, sys
-from command_line import run
+import vega3d_cli
 for job in json.loads(sys.argv[1]):
     print("exit", vega3d_cli.run(job))
 """

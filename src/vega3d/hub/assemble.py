@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from transformers import AutoProcessor, ProcessorMixin
 
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
@@ -116,6 +115,8 @@ def describe(folder: Path) -> dict:
     Raises:
         ValueError: if no model can be built from them.
     """
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel  # later than our modules, which silence a hint of it
+
     config = VegaConfig.from_pretrained(folder)
     generator = config.generator_config
     with value_errors(f"The config of {folder} describes no model that can be built: it"), torch.device("meta"):
