@@ -1,6 +1,6 @@
 """Packages that only some uses of vega3d need: imported when they are used, and named by their extra if missing."""
 
-import importlib
+import importlib.util
 from types import ModuleType
 
 EXTRAS = {  # module: the extra of vega3d that installs it
@@ -28,7 +28,18 @@ def optional_module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != package:
             raise
-        raise MissingExtraError(
-            f"This needs the package {package}, which is not installed. Run: pip install 'vega3d[{EXTRAS[package]}]'",
-            name=package,
-        ) from error
+        raise missing_extra(package) from error
+
+
+def check_installed(*packages: str) -> None:
+    """Raises MissingExtraError for the first of these packages that is not installed; none is imported."""
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package)
+
+
+def missing_extra(package: str) -> MissingExtraError:
+    return MissingExtraError(
+        f"This needs the package {package}, which is not installed. Run: pip install 'vega3d[{EXTRAS[package]}]'",
+        name=package,
+    )

@@ -167,6 +167,8 @@ def command(panel: str | None, examples: str, application: typer.Typer = app, **
                 if named:
                     values["model"] = chosen_model(values["model"], values.pop("model_option"))
                 check_device(values.get("device"))
+                if values.get("four_bit"):
+                    needs("bitsandbytes")
                 for name, kind in groups.items():
                     own = {field.name: values.pop(field.name) for field in dataclasses.fields(kind)}
                     values[name] = kind(**own)
@@ -218,10 +220,9 @@ def check_device(device: str | None) -> None:
 
 def needs(*packages: str) -> None:
     """Raises MissingExtraError, before anything is loaded or written, if one of these packages is not installed."""
-    from vega3d.extras import optional_module
+    from vega3d.extras import check_installed
 
-    for package in packages:
-        optional_module(package)
+    check_installed(*packages)
 
 
 def open_cache(folder: Path | None):
