@@ -111,9 +111,12 @@ def changed_processor(folder: Path, **values) -> Path:
 
 
 def test_the_processor_alone_says_how_frames_are_prepared(tmp_path):
-    """The stored config.json is of a version that saved the frame settings too: what it says has no effect."""
-    assert FROZEN_CONFIG["generator_config"]["max_area"] != 96 * 96
-    model, processor = load_vega(changed_processor(tmp_path / "old", generator_max_area=96 * 96), device="cpu")
+    """An older config.json saved the frame settings too: what it says has no effect."""
+    old = changed_processor(tmp_path / "old", generator_max_area=96 * 96)
+    settings = {"max_area": 64 * 64, "frame_fit": "crop", "frame_size": None}
+    generator_config = {**FROZEN_CONFIG["generator_config"], **settings}
+    (old / "config.json").write_text(json.dumps({**FROZEN_CONFIG, "generator_config": generator_config}))
+    model, processor = load_vega(old, device="cpu")
     model.save_pretrained(tmp_path / "new")
     processor.save_pretrained(tmp_path / "new")
 
