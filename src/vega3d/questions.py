@@ -8,7 +8,7 @@ import math
 import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -178,20 +178,16 @@ class KnownQuestions:
         try:
             several = ("options", "wordings", "units")
             forms = tuple(
-                Form(**{**form, **{key: tuple(form.get(key, ())) for key in several}}) for form in questions["forms"]
+                Form(**form | {key: texts(form.get(key, ())) for key in several}) for form in questions["forms"]
             )
-            synonyms = {name: tuple(words) for name, words in questions.get("synonyms", {}).items()}
-            known = cls(tuple(questions["names"]), forms, synonyms)
-            words = [
-                *known.names,
-                *(word for some in (*synonyms.values(), *(form.units for form in forms)) for word in some),
-            ]
-            good = all(isinstance(word, str) for word in words) and all(map(known.is_good, forms))
+            synonyms = {name: texts(words) for name, words in questions.get("synonyms", {}).items()}
+            known = cls(texts(questions["names"]), forms, synonyms)
+            good = synonyms.keys() <= set(known.names) and all(map(known.is_good, forms))
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"The field `questions` of the model's config cannot be read: {error!r}. {REMEDY}"
             ) from None
-        if not good or not synonyms.keys() <= set(known.names):
+        if not good:
             raise ValueError(f"The field `questions` of the model's config is of another shape. {REMEDY}")
         return known
 
@@ -222,43 +218,17 @@ class KnownQuestions:
 
     def fits(self, phrase: Phrase, asked: SpatialQuestion) -> bool:
         """Whether the question is one of the known ones, or nearly so, with the kind of answer that belongs to it."""
-        kind = answer_kind(asked)
-        usable = [wording for wording in self.wordings if wording.form.takes(kind)]
-        for form, text, known in (wording for wording in usable if wording.phrase.words == phrase.words):
-            names = self.matched(known, phrase, form)
-            exact = form.wordings or (names is not None and fill(text, names) == asked.question)
-            if names is not None and exact and self.options_fit(form, names, asked.options):
-                return True
-        return any(self.is_near(wording, phrase, asked) for wording in usable if wording.form.wordings)
+        usable = (wording for wording in self.wordings if wording.form.takes(answer_kind(asked)))
+        return any((self.is_near if w.form.wordings else self.is_exact)(w, phrase, asked) for w in usable)
 
-    def matched(self, known: Phrase, phrase: Phrase, form: Form) -> dict[str, str] | None:
-        """What is said in each slot of a wording that has the words of the question; None if it is about others."""
-        names: dict[str, str] = {}
-        for slot, thing in zip(known.things, phrase.things, strict=True):
-            if slot.said:  # part of the wording
-                if slot.said != thing.said:
-                    return None
-            elif names.setdefault(slot.what, thing.said) != thing.said:
-                return None
-        units = {thing.said for thing in phrase.things if thing.what == UNIT}
-        if form.wordings and len(objects_of(phrase)) < len(objects_of(known)):  # one object in two places
-            return None
-        return names if units <= set(form.units) else None
-
-    def options_fit(self, form: Form, names: Mapping[str, str], options: Sequence[str]) -> bool:
-        """Whether each option lists pieces of those of the form, with any name in the slots that `names` lacks."""
-        if len(set(options)) < len(options):
+    def is_exact(self, wording: Wording, phrase: Phrase, asked: SpatialQuestion) -> bool:
+        """Whether the question is the wording with names in its slots, and the options are those of the form."""
+        if phrase.words != wording.phrase.words:
             return False
-        pieces = {piece for option in form.options for piece in option.split(", ")}
-        free = [slot for slot in slots_of(" ".join(form.options)) if slot not in names]
-        allowed = {fill(piece, names) for piece in pieces if not set(slots_of(piece)) & set(free)}
-        case = re.IGNORECASE if form.wordings else 0
-        patterns = [re.compile(re.escape(piece).replace(re.escape(NUMBER_SLOT), r"\d+"), case) for piece in allowed]
-        return all(
-            any(pattern.fullmatch(piece) for pattern in patterns) or (bool(free) and piece.lower() in self.singular)
-            for option in options
-            for piece in option.split(", ")
-        )
+        pairs = zip(wording.phrase.things, phrase.things, strict=True)
+        names = {slot.what.strip("{}"): thing.said for slot, thing in pairs if not slot.said}
+        same = fill(wording.text, names) == asked.question  # not if one slot has two names
+        return same and options_fit({fill(option, names) for option in wording.form.options}, asked.options)
 
     def is_near(self, wording: Wording, phrase: Phrase, asked: SpatialQuestion) -> bool:
         """Whether a question has the number of objects of a wording, units and options that fit, and like words.
@@ -273,8 +243,16 @@ class KnownQuestions:
             and units <= set(form.units)
             and set(map(stem, phrase.words)) <= self.vocabulary[form.options or form] | FILLERS
             and self.likeness(phrase, wording.phrase) >= NEAR
-            and self.options_fit(form, {}, asked.options)
+            and options_fit(self.choices(wording, phrase), [option.lower() for option in asked.options])
         )
+
+    def choices(self, wording: Wording, phrase: Phrase) -> set[str]:
+        """What options may say: in place of names those in the question, or any if the wording leaves them out."""
+        texts = {option.lower() for option in wording.form.options}
+        slots = set(slots_of(" ".join(texts)))
+        classes = objects_of(phrase) if slots & objects_of(wording.phrase) else set(self.names)
+        names = {word.lower() for word, name in self.singular.items() if name in classes}
+        return {text for text in texts if not slots_of(text)} | (names if slots else set())
 
     @cached_property
     def vocabulary(self) -> dict[Any, set[str]]:
@@ -318,7 +296,7 @@ class KnownQuestions:
 
     @cached_property
     def wordings(self) -> list[Wording]:
-        return [Wording(form, text, self.phrase(text)) for form in self.forms for text in form.texts]
+        return [Wording(form, text, self.phrase(text, has_slots=True)) for form in self.forms for text in form.texts]
 
     @cached_property
     def weights(self) -> dict[str, float]:
@@ -326,8 +304,10 @@ class KnownQuestions:
         having = Counter(word for wording in self.wordings for word in set(wording.phrase.words))
         return {word: math.log((1 + len(self.wordings)) / count) for word, count in having.items()}
 
-    def phrase(self, text: str) -> Phrase:
-        """A text or wording, with its longest names found first."""
+    def phrase(self, text: str, has_slots: bool = False) -> Phrase:
+        """Of a text, with its longest names found first."""
+        if not has_slots:
+            text = re.sub("[{}]", " ", text)
         tokens = [SHORT.get(token.replace("\u2019", "'"), token) for token in WORD.findall(text.lower())]
         longest = max(map(len, self.said), default=0)
         words: list[str] = []
@@ -368,6 +348,22 @@ class KnownQuestions:
         shared = sum(weights[word] * min(count, theirs[word]) for word, count in ours.items() if word in theirs)
         both = sum(weights[word] * count for side in (ours, theirs) for word, count in side.items())
         return shared / max(both - shared, 1e-9)
+
+
+def texts(values: Any) -> tuple[str, ...]:
+    """A list of texts; raises TypeError for anything else."""
+    if isinstance(values, str) or not all(isinstance(value, str) for value in values):
+        raise TypeError(f"{values!r} is no list of texts")
+    return tuple(values)
+
+
+def options_fit(known: Iterable[str], options: Sequence[str]) -> bool:
+    """Whether each option lists, in any order, pieces of known ones; {#} there stands for a whole number."""
+    pieces = {re.escape(piece).replace(re.escape(NUMBER_SLOT), r"\d+") for text in known for piece in text.split(", ")}
+    pattern = re.compile("|".join(sorted(pieces)))
+    return len(set(options)) == len(options) and all(
+        pattern.fullmatch(piece) for option in options for piece in option.split(", ")
+    )
 
 
 def objects_of(phrase: Phrase) -> set[str]:

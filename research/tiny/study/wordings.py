@@ -288,9 +288,9 @@ def place_text(place: OnMap) -> str:
     """ "2.0 m ahead and 1.5 m to the left of where the video starts, first seen in frame 3." """
     along = f"{abs(place.ahead) * STEP:.1f} m {'ahead' if place.ahead > 0 else 'behind'}"
     across = f"{abs(place.right) * STEP:.1f} m to the {'right' if place.right > 0 else 'left'}"
-    parts = [text for text, steps in ((along, place.ahead), (across, place.right)) if steps]
-    start = f"{' and '.join(parts)} of where" if parts else "where"
-    return f"{start} the video starts, first seen in frame {place.frame}."
+    way = " and ".join(text for text, steps in ((along, place.ahead), (across, place.right)) if steps)
+    start = "where the video starts" if not way or way.endswith("behind") else "of where the video starts"
+    return f"{way or 'Right'} {start}, first seen in frame {place.frame}."
 
 
 def first_frame_text(place: OnMap) -> str:
@@ -313,10 +313,7 @@ def box_text(mark: Sequence[int], frame: int, size: tuple[int, int], grid: tuple
 
 
 def description_text(observation: Observation) -> str:
-    """Two or three sentences: how large the room is, its main objects, and the others.
-
-    Objects come in the order of the share of a frame that they fill at most.
-    """
+    """What `describe` says of a walkthrough; objects come in the order of the share of a frame that they fill."""
     largest: dict[str, float] = {}
     counts: dict[str, int] = {}
     for item in observation.visible:
@@ -327,7 +324,8 @@ def description_text(observation: Observation) -> str:
 
 
 def describe(counts: Mapping[str, int], area: float) -> str:
-    """
+    """One to three sentences about a room: its size, its main objects, and the others.
+
     Args:
         counts: of what is seen, the main objects first.
         area: of the floor [m^2].
@@ -362,7 +360,7 @@ def known_questions(categories: Sequence[str], guesses: Container[str]) -> dict:
         bound = [wording for wording in texts.trained[kind] if needs_options(kind, wording)]
         free = [wording for wording in texts.trained[kind] if wording not in bound]
         form = by_text.get(OFFICIAL.get(kind, ""), {"answer": TEXT})
-        form["in_words"] = form["answer"] != TEXT
+        form["in_words"] = form["answer"] != TEXT and not needs_options(kind, form.get("text", ""))
         if kind in texts.units:
             form["units"] = [word for words in texts.units[kind].values() for word in words]
         if "text" not in form or kind in (ROUTE, LONG_ROUTE_KIND):
@@ -398,7 +396,7 @@ def all_texts(seed: int = 0) -> Iterator[str]:
         where = OnMap(*random.integers(-REACH, REACH + 1, 2).tolist(), int(random.integers(17)))
         yield f"{word}\nthe {word}\n{plural(word)}\nthe {plural(word)}"
         yield from (absent(word), presence_text(word, False), place_text(where), first_frame_text(where))
-        yield describe({name: 1, **dict.fromkeys(CLASSES[place % 9::9], 2 + place % 4)}, 10 + place % 30)
+        yield describe({name: 1, **dict.fromkeys(CLASSES[place % 9 :: 9], 2 + place % 4)}, 10 + place % 30)
     yield presence_text("bed", True)
     yield from (f"1.4 {word}" for word in WRITTEN.values())
     yield from (box_text((0, 0, 2, 2), 7, (12, 12), (12, 12)), *PLAIN_OPTIONS, *PLAIN_OPTIONS.values())
