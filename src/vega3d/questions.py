@@ -18,7 +18,7 @@ CHOICE_POST_PROMPT = "Answer with the option's letter from the given choices dir
 NUMERIC_POST_PROMPT = "Please answer the question using a single word or phrase."
 NUMBER, CHOICE, TEXT = ANSWERS = ("number", "choice", "text")
 SLOT = re.compile(r"\{(?:(an|plural) )?([a-z]|unit)\}")
-WORD = re.compile(r"\{[a-z ]+\}|\w+(?:-\w+)*|['\u2019]\w+")
+WORD = re.compile(r"\{(?:(?:an|plural) )?(?:[a-z]|unit)\}|\w+(?:-\w+)*|['\u2019]\w+")
 SHORT = {"'s": "is", "'m": "am", "'re": "are", "'ve": "have"}
 NAME, UNIT, NUMBER_SLOT = "{name}", "{unit}", "{#}"  # the last: any whole number, in an option
 # Likeness to a trained wording from which on nobody is told off. Chosen on the 80 held-out wordings of

@@ -75,13 +75,15 @@ class Rewording:
     """A question in plain English.
 
     Attributes:
-        question: the text.
+        wording: the question with slots, by which answers can be counted.
+        question: what is asked, without the options.
         options: in the order in which they were given.
         answer: a letter, words, or a number in the unit asked for, with its unit if the question says none.
         said: the word for each class that the question or an option names.
         needs_options: whether the question without its options leaves open what can be answered.
     """
 
+    wording: str
     question: str
     options: tuple[str, ...]
     answer: str
@@ -211,30 +213,23 @@ def reworded(
     kind = wording_kind(kind, names)
     if kind not in SLOTS or not set(SLOTS[kind][0]) <= names.keys():
         raise ValueError(f"There is no question {kind!r} about {dict(names)}. The types and slots are {SLOTS}.")
-    official = () if held_out or kind not in OFFICIAL else (OFFICIAL[kind],)
+    official = () if held_out or new_names or kind not in OFFICIAL else (OFFICIAL[kind],)
     wordings = (*official, *(texts.held_out if held_out else texts.trained)[kind])
     wording = wordings[random.integers(len(wordings))]
     classes = dict.fromkeys(names.values())
-    if wording in official:
-        said = {name: name for name in classes}
-    else:
-        said = {name: word_for(name, random, new_names) for name in classes}
-        options = tuple(", ".join(map(PLAIN_OPTIONS.get, *(pieces,) * 2)) for pieces in split(options))
+    is_plain = wording not in official
+    said = {name: word_for(name, random, new_names) if is_plain else name for name in classes}
     unit, spelled = unit_for(kind, random)
     question = fill(wording, {**{slot: said[name] for slot, name in names.items()}, "unit": spelled})
-    if wording not in official and random.random() < CARELESS_CHANCE:
+    if is_plain and random.random() < CARELESS_CHANCE:
         question = question.lower().removesuffix("?").removesuffix(".")
     if kind in GIVEN_IN and answer:
-        has_unit = wording in official or "{unit}" in wording
         asked = unit if "{unit}" in wording else next(iter(texts.units[kind]))
         number = converted(kind, float(answer), asked)
-        answer = number if has_unit else f"{number} {WRITTEN[asked]}"
-    options = tuple(", ".join(said.get(piece, piece) for piece in pieces) for pieces in split(options))
-    return Rewording(question, options, answer, said, needs_options(kind, wording))
-
-
-def split(options: Sequence[str]) -> list[list[str]]:
-    return [option.split(", ") for option in options]
+        answer = f"{number} {WRITTEN[asked]}" if is_plain and "{unit}" not in wording else number
+    words = {**said, **(PLAIN_OPTIONS if is_plain else {})}
+    options = tuple(", ".join(words.get(piece, piece) for piece in option.split(", ")) for option in options)
+    return Rewording(wording, question, options, answer, said, needs_options(kind, wording))
 
 
 def word_for(name: str, random: np.random.Generator, new: bool = False) -> str:
@@ -302,7 +297,7 @@ def box_text(mark: Sequence[int], frame: int, size: tuple[int, int], grid: tuple
 
     Args:
         mark: left, top, right, bottom [px].
-        frame: its number.
+        frame: number of the frame, as the reader is to be told it.
         size: height and width of the frame [px].
         grid: rows and columns, which are counted from 0.
     """
@@ -393,7 +388,8 @@ def all_texts(seed: int = 0) -> Iterator[str]:
             text = fill(wording, {**names, "unit": units[start // COPIES % len(units)]})
             yield text if start % (2 * COPIES) else text.lower()
     for place, (name, word) in enumerate((name, word) for name, word in every_word(replace(texts, new_synonyms={}))):
-        where = OnMap(*random.integers(-REACH, REACH + 1, 2).tolist(), int(random.integers(17)))
+        ahead, right = random.integers(-REACH, REACH + 1, 2).tolist()
+        where = OnMap(ahead, right, int(random.integers(17)))
         yield f"{word}\nthe {word}\n{plural(word)}\nthe {plural(word)}"
         yield from (absent(word), presence_text(word, False), place_text(where), first_frame_text(where))
         yield describe({name: 1, **dict.fromkeys(CLASSES[place % 9 :: 9], 2 + place % 4)}, 10 + place % 30)

@@ -467,6 +467,11 @@ def test_a_vocabulary_is_made_from_trained_texts_alone():
     assert "Where does the" in together and "Can you locate" not in together
 
 
+def test_boxes_need_their_options(known):
+    for question in (official_text(LOCALISATION, {"a": "chair", "b": "bed"}), "Which chair is closest to the bed?"):
+        assert known.note(asked(question)) is not None
+
+
 @pytest.mark.parametrize("kind", OPTIONS)
 def test_official_questions_name_their_choices(kind):
     assert needs_options(kind, OFFICIAL[kind]) == (kind == LOCALISATION)
