@@ -352,7 +352,7 @@ def test_most_held_out_wordings_pass_without_a_note(known):
             question = fill(wording, {**names, "unit": units[-1][0]})
             silent += known.note(asked(question, options, kind in NUMERIC_TYPES)) is None
             count += 1
-    assert count == 80 and silent >= 64  # 68 when the limit was chosen
+    assert count == 80 and silent >= 64  # 66 when they were written
 
 
 NEAR = {
