@@ -94,6 +94,90 @@ def test_a_model_that_lists_nothing_says_nothing():
     assert notices(VegaConfig(), asked("Anything at all?")) == []
 
 
+PLAIN = {  # a model of several wordings
+    "names": ["bed", "sofa", "lamp", "shelf", "armchair"],
+    "synonyms": {"sofa": ["couch"]},
+    "forms": [
+        {
+            "text": "How many {a}(s) are in this room?",
+            "answer": "number",
+            "wordings": ["How many {plural a} are there?"],
+            "in_words": True,
+        },
+        {"text": "Is there {an a} in the room?", "answer": "text", "wordings": ["Do you see {an a} anywhere?"]},
+        {
+            "text": "How far is the {a} from the {b} in {unit}?",
+            "answer": "number",
+            "units": ["metres", "feet"],
+            "wordings": ["How far apart are the {a} and the {b}?"],
+        },
+        {
+            "text": "Which of these ({a}, {b}, {c}) is nearest to the {d}?",
+            "answer": "choice",
+            "options": ["{a}", "{b}", "{c}"],
+            "wordings": ["What is closest to the {d}?"],
+        },
+        {
+            "text": "At which place is the {a}?",
+            "answer": "choice",
+            "options": ["row {#}, column {#}"],
+            "suggested": False,
+            "wordings": ["Which place shows the {a}?"],
+        },
+        {"text": "Describe the room.", "answer": "text"},  # by no other words
+    ],
+}
+SILENT = {
+    "a wording": asked("How many shelves are there?", number=True),
+    "in plain words": asked("How many shelves are there?"),
+    "a synonym in the plural, small letters, no mark": asked("how many couches are there"),
+    "the first text": asked("How many couch(s) are in this room?", number=True),
+    "an article": asked("Do you see an armchair anywhere?"),
+    "nearly a wording": asked("How many beds are in this room, please?", number=True),
+    "a unit": asked("How far is the couch from the bed in feet?", number=True),
+    "no unit": asked("How far is the couch from the bed?", number=True),
+    "options that the question names": asked(
+        "Which of these (bed, couch, lamp) is nearest to the shelf?", ("bed", "couch")
+    ),
+    "options that it does not name": asked("What is closest to the shelf?", ("Lamp", "armchair", "couch")),
+    "numbers": asked("Which place shows the lamp?", ("row 3, column 11", "row 12, column 0")),
+    "one text alone": asked("Describe the room."),
+}
+TOLD = {
+    "a number in place of words": (asked("Do you see a bed anywhere?", number=True), '"Do you see a bed anywhere?"'),
+    "words in place of a number": (asked("How far apart are the bed and the lamp?"), "(answer: a number)"),
+    "words in place of a choice": (asked("What is closest to the couch?"), '"What is closest to the couch?"'),
+    "an unknown object": (asked("Do you see a unicorn anywhere?"), 'does not know "unicorn" and'),
+    "an unknown unit": (asked("How far is the bed from the lamp in yards?", number=True), 'know "yards" and'),
+    "an object too few": (asked("How far is the bed?", number=True), '"How far is the bed from the'),
+    "one object twice": (asked("How far is the sofa from the couch?", number=True), '"How far'),
+    "a word that asks for something else": (asked("How many soft beds are there?"), '"How many beds are there?"'),
+    "options that are not asked about": (
+        asked("Which of these (bed, couch, lamp) is nearest to the shelf?", ("armchair", "bed")),
+        '"Which of these (bed, couch, lamp) is nearest to the shelf?" (answer: a choice of bed / couch / lamp)',
+    ),
+    "the same option twice": (asked("What is closest to the bed?", ("lamp", "lamp")), "What is closest to the bed?"),
+    "options in other words": (asked("Which place shows the lamp?", ("row three", "row 4")), "(answer: "),
+    "small letters of what is asked by no other words": (asked("describe the room."), '"Describe the room."'),
+    "slots": (asked("How many {plural a} are there?"), '"How many beds are there?"'),
+    "words of its own": (asked("{name} {unit}"), "means nothing"),
+}
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_a_model_of_several_wordings_takes_what_is_like_them(case):
+    assert KnownQuestions.from_config(PLAIN).note(SILENT[case]) is None
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_a_model_of_several_wordings_says_what_it_does_not_know(case):
+    question, said = TOLD[case]
+
+    note = KnownQuestions.from_config(PLAIN).note(question)
+
+    assert note is not None and "\n" not in note and said in note
+
+
 BAD_FIELDS = {
     "no forms": {"names": ["bed"]},
     "no names": {"forms": []},
@@ -108,6 +192,14 @@ BAD_FIELDS = {
         "forms": [{"text": "{a}?", "answer": "choice", "options": ["{b}"]}],
     },
     "forms that are a number": {"names": ["bed"], "forms": 5},
+    "a wording with a slot of its own": {
+        "names": ["bed"],
+        "forms": [{"text": "{a}?", "answer": "text", "wordings": ["{b}?"]}],
+    },
+    "wordings that are text": {"names": ["bed"], "forms": [{"text": "?", "answer": "text", "wordings": "Why?"}]},
+    "no unit": {"names": ["bed"], "forms": [{"text": "In {unit}?", "answer": "number"}]},
+    "synonyms of no name": {"names": ["bed"], "forms": [], "synonyms": {"sofa": ["couch"]}},
+    "a synonym that is a number": {"names": ["bed"], "forms": [], "synonyms": {"bed": [5]}},
     "names that are null": {"names": None, "forms": []},
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vega3d.questions import with_article
 from vega3d.rooms.questions.observation import VISIBLE_FRACTION, Observation, ObservedObject
 from vega3d.rooms.questions.questions import DISTANCE_MARGIN
 
@@ -48,11 +49,6 @@ class AttributeQuestion:
     question: str  # what is asked, as it is shown
     answer: str  # several things stand in alphabetical order
     object_ids: tuple[int, ...]  # the object asked about, and those of the answer
-
-
-def with_article(words: str) -> str:
-    """ "a chair", "an armchair"."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def listed(words: list[str]) -> str:
