@@ -19,7 +19,7 @@ ALL = probe_options()
 
 
 def walk(seed: int, turning: float = 25.0) -> PosedClip:
-    """A camera in an empty room that turns by up to `turning` degrees a view; strips of the room, 1 m wide, are objects."""
+    """A camera in an empty room that turns by up to `turning` degrees a view; strips of 1 m are objects."""
     random = np.random.default_rng(seed)
     angles = np.radians(np.cumsum(random.uniform(-turning, turning, VIEWS)))
     places = [1.2, 1.0, 1.2] + random.uniform(0, 1, (VIEWS, 3)) * [2.5, 2.0, 0.4]

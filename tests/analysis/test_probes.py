@@ -11,7 +11,14 @@ from posed_clips import SETTINGS, fit_of, plane_clip, room_clip, write_scannet
 from vega3d.analysis import sweep
 from vega3d.analysis.layouts import find_clips, read_clip
 from vega3d.analysis.probes import Moments, Ridge, fit_probe, position_features, predict
-from vega3d.analysis.readings import READINGS, depth_metrics, normal_metrics, pixel_normals, token_targets
+from vega3d.analysis.readings import (
+    READINGS,
+    depth_metrics,
+    normal_metrics,
+    pixel_normals,
+    probe_options,
+    token_targets,
+)
 from vega3d.analysis.settings import make_grid
 from vega3d.analysis.sweep import Measurement, check_scenes, probe_rows
 
@@ -121,6 +128,9 @@ def test_probes_of_a_model_beside_baselines_and_a_second_run(assemble, scans, tm
     assert {row["clip"] for row in rows} == {"scene0003_00", "scene0004_00"}
     rmse = {row["family"]: row["depth_rmse"] for row in rows if row["clip"] == "scene0003_00"}
     assert rmse["position"] < rmse["mean"]  # the camera tilts down in every clip
+    turns = {row["family"]: row["turn_error"] for row in rows if row["clip"] == "scene0003_00"}
+    assert turns["mean"] == pytest.approx(45 / 2 - 35 / 2, abs=0.15)  # a view; all tilt a little
+    assert all("instances_auc" not in row and "permanence_error" not in row for row in rows)  # no ids of objects
     truth, _ = token_targets(room_clip(frames=3, turn=45.0), fit_of(room_clip()))
     assert rmse["mean"] >= 0.9 * truth[..., 0].std()
     passes: list[int] = []
@@ -134,6 +144,10 @@ def test_probes_of_a_model_beside_baselines_and_a_second_run(assemble, scans, tm
     assert not passes
     probe_rows(again, sources[:2], sources[3:])
     assert passes  # other training clips: another probe
+    passes.clear()
+    other = dataclasses.replace(again, probes=probe_options(["turn"]))
+    assert {name for row in probe_rows(other, sources[:3], sources[3:]) for name in row} >= {"turn_error"}
+    assert passes  # other readings: another probe
 
 
 @pytest.mark.parametrize("size, reads", [(1 << 30, 5), (0, 5 * 4)])

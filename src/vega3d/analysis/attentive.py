@@ -4,6 +4,7 @@ Letters: M samples, L tokens of a sample, C channels, K targets.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -58,7 +59,8 @@ class AttentiveProbe(nn.Module):
         return self.head(attended.flatten(1))
 
 
-class TrainedProbe(NamedTuple):
+@dataclass(frozen=True)
+class TrainedProbe:
     """A trained probe, and the scale of what it predicts."""
 
     probe: AttentiveProbe

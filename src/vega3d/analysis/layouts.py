@@ -279,7 +279,7 @@ def read_room(source: ClipSource, options: ReadOptions) -> PosedClip:
     poses, intrinsics = arrays["world_from_camera"].astype(float), arrays["intrinsics"].astype(float)
     chosen = evenly(len(frames), options.views)
     images = frames[chosen], depth[chosen]
-    instances = arrays["instance"][chosen].astype(np.int32)
+    instances = arrays["instance"][chosen]
     return PosedClip(source.name, source.scene, *images, intrinsics, intrinsics, poses[chosen], instances=instances)
 
 

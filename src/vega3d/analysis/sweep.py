@@ -103,7 +103,8 @@ class ClipStore:
         if source in self._clips:
             return self._clips[source]
         clip = read_clip(source, self.options)
-        if self._has_room(clip.frames.nbytes + clip.depth.nbytes * (1 if clip.instances is None else 2)):
+        arrays = [clip.frames, clip.depth, *([] if clip.instances is None else [clip.instances])]
+        if self._has_room(sum(array.nbytes for array in arrays)):
             self._clips[source] = clip
         return clip
 
