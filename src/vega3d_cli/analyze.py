@@ -21,7 +21,7 @@ Voxel = Annotated[float, typer.Option(help="Edge of a voxel [m].")]
 
 
 @dataclass
-class Reading:
+class FeatureOptions:
     """The options of which features of which clips are read, which `correspondence`, `probe` and `sweep` share."""
 
     data: Annotated[
@@ -123,12 +123,12 @@ class Reading:
     def sources(self) -> list:
         return self._found(self.data, self.split, self.clips, self.first_room, "test", 10)
 
-    def train_sources(self, options: "Probes") -> list:
+    def train_sources(self, options: "ReadingOptions") -> list:
         return self._found(
             options.train_data, options.train_split, options.train_clips, options.train_first_room, "train", 20
         )
 
-    def check_apart(self, options: "Probes") -> None:
+    def check_apart(self, options: "ReadingOptions") -> None:
         """Raises ValueError, before any is made, if rooms would be both trained and tested on."""
         if self.data is not None or options.train_data is not None:
             return
@@ -191,7 +191,7 @@ class Reading:
 
 
 @dataclass
-class Probes:
+class ReadingOptions:
     """The options of what probes read and train on, which `probe` and `sweep` share."""
 
     readings: Annotated[
@@ -241,7 +241,7 @@ class Probes:
     analyze,
 )
 def correspondence(
-    measured: Reading,
+    measured: FeatureOptions,
     model: common.ModelArgument = common.MODEL,
     voxel: Voxel = 0.1,
     device: common.Device = None,
@@ -276,8 +276,8 @@ def correspondence(
     analyze,
 )
 def probe(
-    measured: Reading,
-    probes: Probes,
+    measured: FeatureOptions,
+    probes: ReadingOptions,
     model: common.ModelArgument = common.MODEL,
     device: common.Device = None,
     output: Output = None,
@@ -309,8 +309,8 @@ def probe(
 )
 def sweep(
     output: Annotated[Path, typer.Option(help="Folder for the results; a killed run continues there.")],
-    measured: Reading,
-    options_of_probes: Probes,
+    measured: FeatureOptions,
+    asked: ReadingOptions,
     model: common.ModelArgument = common.MODEL,
     probes: Annotated[bool, typer.Option("--probes", help="Probes of each setting too.")] = False,
     voxel: Voxel = 0.1,
@@ -320,11 +320,11 @@ def sweep(
     """Correspondence (and probes) over blocks, noise levels, modes and sizes: tables, heat maps, curves."""
     common.quieten(as_json)
     measured.block = measured.block or ("all" if measured.preset is None else None)
-    options, reading = measured.read_options(), options_of_probes.options()
+    options, reading = measured.read_options(), asked.options()
     if probes:
-        measured.check_apart(options_of_probes)
+        measured.check_apart(asked)
     else:
-        given = {f"--{name.replace('_', '-')}": value for name, value in vars(options_of_probes).items()}
+        given = {f"--{name.replace('_', '-')}": value for name, value in vars(asked).items()}
         refuse_beside("no --probes", True, given)
     common.needs("scipy", "pyarrow", "matplotlib")
     with common.loading(model):
@@ -335,7 +335,7 @@ def sweep(
     loaded = common.load_generator(model, device)
     plan = measured.plan(loaded, voxel)
     sources = measured.sources()
-    training = measured.train_sources(options_of_probes) if probes else []
+    training = measured.train_sources(asked) if probes else []
     info = metadata(model, loaded, plan, options, sources, training, reading if probes else None)
     total = plan.num_passes(len(sources)) + (plan.num_passes(len(sources) + len(training)) if probes else 0)
     with common.progress("sweep", "pass", total) as advance:

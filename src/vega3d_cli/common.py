@@ -291,7 +291,8 @@ def progress(name: str, unit: str, total: int | None = None, quiet: bool = False
         if now - shown >= LINE_EVERY and not quiet:
             shown = now
             of = f" of {wanted}" if wanted is not None else ""
-            typer.echo(f"{name}: {done}{of} {unit}s after {now - began:.0f} s", err=True)
+            units = f"{unit}es" if unit.endswith("s") else f"{unit}s"
+            typer.echo(f"{name}: {done}{of} {units} after {now - began:.0f} s", err=True)
 
     yield advance_lines
 

@@ -9,7 +9,7 @@ from posed_clips import ROOM, fit_of, room_depth
 
 from vega3d.analysis import attentive
 from vega3d.analysis.clips import PosedClip
-from vega3d.analysis.probes import ProbeTraining, grouping_metrics, principal_axes, roc_auc
+from vega3d.analysis.probes import SHRINKAGE, ProbeTraining, Scatter, grouping_metrics, principal_axes, roc_auc
 from vega3d.analysis.readings import ProbeOptions, Targets, clip_targets, probe_options
 from vega3d.geometry import intrinsics_from_field_of_view, look_at
 
@@ -75,7 +75,7 @@ def constant() -> dict[str, float]:
 
 
 def test_what_is_planted_is_read(constant):
-    found = scores(lambda seed, clip, targets: planted(clip, targets) + 1e-4 * noise(seed, 24))
+    found = scores(lambda seed, clip, targets: planted(clip, targets) + 20 + 1e-4 * noise(seed, 24))
 
     for name in ("turn_error", "turn_first_error", "translation_error", "translation_first_error", "points_error"):
         assert found[name] < 0.1 * constant[name], name
@@ -161,9 +161,41 @@ def test_attentive_probes_learn_what_is_planted_in_pairs(monkeypatch):
     assert np.abs(probe(inputs) - values)[held_out].mean() < 6  # the best constant has 22
 
 
+def test_clips_held_out_have_no_say_in_the_axes():
+    clip, options = walk(0), probe_options(["turn"])
+    targets = clip_targets(clip, fit_of(clip), options.readings)
+    found = []
+    for held_out in (1, 2):
+        training = ProbeTraining(options)
+        training.add(torch.from_numpy(noise(0)), targets, is_held_out=False)
+        training.add(torch.from_numpy(noise(held_out)), targets, is_held_out=True)
+        found.append(training.fit(CPU).projection)
+    assert torch.equal(found[0].axes, found[1].axes)
+
+
 def test_auc_counts_ties_half():
     assert roc_auc(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False])) == pytest.approx(3.5 / 4)
     assert np.isnan(roc_auc(np.array([0.5]), np.array([True])))
+
+
+def test_whitening_undoes_how_tokens_differ_within_objects():
+    random = torch.Generator().manual_seed(0)
+    labels = torch.arange(300) % 3
+    spread = torch.tensor([3.0, 1.0, 0.2, 1.0])
+    clips = [5 + torch.randn(300, 4, generator=random) * spread + 4 * labels[:, None] for _ in range(2)]
+    scatter = Scatter(4, CPU)
+    for tokens in clips:
+        scatter.add(tokens, labels)
+
+    mean, whitened = scatter.whitening()
+
+    assert torch.allclose(mean, torch.cat(clips).double().mean(0))
+    within = torch.cat(
+        [tokens[labels == item] - tokens[labels == item].mean(0) for tokens in clips for item in range(3)]
+    )
+    covariance = within.double().T @ within.double() / 600
+    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * covariance.diagonal().mean() * torch.eye(4)
+    assert torch.allclose(whitened.T @ shrunk @ whitened, torch.eye(4, dtype=torch.float64), atol=1e-5)
 
 
 def test_pairs_of_tokens_within_and_across_views_by_hand():

@@ -88,6 +88,8 @@ def test_pose_errors_by_hand():
     # limits 5 to 30 take the first pair, 21 to 30 the second (20 is not below 20), none the third
     assert found["pose_auc30"] == pytest.approx((26 + 10) / 30 / 3, abs=0.02)
 
+    mirrored = np.concatenate([np.diag([1, 1, -0.1]).ravel(), (0, 0, 1)])[None]  # next to it lies the identity
+    assert pose_metrics(mirrored, row(0, (0, 0, 1))[None])["pose_rotation_error"] == pytest.approx(0, abs=1e-5)
     still = pose_metrics(true[2:], true[2:])
     assert still["pose_auc30"] == 1 and np.isnan(still["pose_direction_error"])
 

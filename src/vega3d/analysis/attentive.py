@@ -101,8 +101,8 @@ def train_attentive(
     true = (true - mean) / scale
     random = torch.Generator().manual_seed(seed)
     sample = inputs.tokens(fitted[:: max(1, -(-len(fitted) // BATCH))]).flatten(0, 1)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng([]):  # the first weights are drawn on the CPU
+        torch.default_generator.manual_seed(seed)
         probe = AttentiveProbe(inputs.tokens(fitted[:1]).shape[1], sample.shape[1], true.shape[1]).to(device)
     probe.mean.copy_(sample.mean(0))
     probe.scale.copy_(1 / sample.std(0).nan_to_num().clamp(min=1e-6))

@@ -192,9 +192,10 @@ class Scatter:
     def add(self, tokens: torch.Tensor, labels: torch.Tensor) -> None:
         """float[M, C] and int[M] of one clip."""
         tokens = tokens.double()
-        names, place = labels.unique(return_inverse=True)
-        sums = tokens.new_zeros(len(names), tokens.shape[1]).index_add_(0, place, tokens)
-        centred = tokens - (sums / place.bincount()[:, None])[place]
+        _, place = labels.unique(return_inverse=True)
+        members = F.one_hot(place).to(tokens).T  # a product sums in the same order each time, on a GPU too
+        sums = members @ tokens
+        centred = tokens - (sums / members.sum(dim=1, keepdim=True))[place]
         self.within += centred.T @ centred
         self.total += sums.sum(dim=0)
         self.count += len(tokens)

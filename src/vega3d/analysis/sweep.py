@@ -237,7 +237,7 @@ def probe_rows(run: Measurement, train: Sequence[ClipSource], test: Sequence[Cli
             setting = group.setting(0, 0)
             key = part_key("baselines", *place, setting)
             features = partial(baseline_features, setting)
-            rows += probe_part(run, group, key, features, train, test, lambda count: None)
+            rows += probe_part(run, group, key, features, train, test, lambda count: run.on_progress(0))
     return rows
 
 
