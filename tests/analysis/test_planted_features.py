@@ -173,6 +173,19 @@ def test_clips_held_out_have_no_say_in_the_axes():
     assert torch.equal(found[0].axes, found[1].axes)
 
 
+def test_clips_without_objects_leave_out_their_readings():
+    training = ProbeTraining(ALL)
+    empty = dataclasses.replace(walk(9), instances=np.zeros((VIEWS, 48, 64), np.int32))
+    for seed, clip in enumerate([*map(walk, range(4)), empty]):
+        targets = clip_targets(clip, fit_of(clip), ALL.readings)
+        training.add(torch.from_numpy(noise(seed)), targets, is_held_out=seed % 2 == 0)
+    fitted = training.fit(CPU)
+    for clip in (empty, dataclasses.replace(empty, instances=None)):
+        found = fitted.metrics(torch.from_numpy(noise(5)), clip_targets(clip, fit_of(clip), ALL.readings))
+        assert "turn_error" in found and "permanence_error" not in found
+        assert np.isnan(found.get("instances_auc", np.nan))
+
+
 def test_auc_counts_ties_half():
     assert roc_auc(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False])) == pytest.approx(3.5 / 4)
     assert np.isnan(roc_auc(np.array([0.5]), np.array([True])))

@@ -191,6 +191,8 @@ class Scatter:
 
     def add(self, tokens: torch.Tensor, labels: torch.Tensor) -> None:
         """float[M, C] and int[M] of one clip."""
+        if not len(tokens):  # no object covers most of a token
+            return
         tokens = tokens.double()
         _, place = labels.unique(return_inverse=True)
         members = F.one_hot(place).to(tokens).T  # a product sums in the same order each time, on a GPU too
@@ -316,7 +318,7 @@ class FittedProbes:
         if self.predictors:
             clip = projected(pooled_clip(self.options, features, targets, False), self.projection)
             for reading, predictors in self.predictors.items():
-                if len(clip.samples[reading].view):
+                if reading in clip.samples and len(clip.samples[reading].view):
                     found |= self.seed_metrics(reading, predictors, clip)
         return found | {f"{name}_strength": strength for name, strength in self.strengths.items()}
 
