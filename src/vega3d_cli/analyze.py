@@ -18,17 +18,10 @@ common.app.add_typer(analyze, name="analyze", rich_help_panel="Measure")
 
 Output = Annotated[Path | None, typer.Option(help="JSON file with every clip's results.")]
 Voxel = Annotated[float, typer.Option(help="Edge of a voxel [m].")]
-TrainData = Annotated[
-    Path | None,
-    typer.Option(help="Clips of other scenes to train the probes on.  [default: rooms of split train]"),
-]
-TrainClips = Annotated[
-    int | None, typer.Option(**common.COUNT, help="Most clips to train on.  [default: 20 rooms; or all]")
-]
 
 
 @dataclass
-class Reading:
+class FeatureOptions:
     """The options of which features of which clips are read, which `correspondence`, `probe` and `sweep` share."""
 
     data: Annotated[
@@ -39,14 +32,29 @@ class Reading:
         ),
     ] = None
     split: Annotated[str | None, typer.Option(help="Split of rooms.  [default: test; with --data, all rooms]")] = None
+    first_room: Annotated[
+        int | None, typer.Option(**common.SEED, help="Number of the first room that is made.  [default: 0]")
+    ] = None
+    trajectories: Annotated[
+        int | None, typer.Option(**common.COUNT, help="Clips of each room that is made.  [default: 1]")
+    ] = None
     layout: Annotated[
         Literal["rooms", "scannet", "7scenes", "tum"] | None, typer.Option(help="[default: by the files]")
     ] = None
     views: Annotated[
-        int, typer.Option(**common.COUNT, help="Frames taken evenly from each clip; short clips give all.")
-    ] = 32
+        int | None,
+        typer.Option(
+            **common.COUNT,
+            help="Frames taken evenly from each clip; short clips give all, and rooms are made with 17 or more.  "
+            "[default: 32, or the preset's]",
+        ),
+    ] = None
     clips: Annotated[
-        int | None, typer.Option(**common.COUNT, help="Most clips.  [default: 10 rooms; with --data, all]")
+        int | None, typer.Option(**common.COUNT, help="Most clips, or rooms.  [default: 10 rooms; with --data, all]")
+    ] = None
+    preset: Annotated[
+        Literal["paper", "vidfm3d", "probing-vlm-vgm"] | None,
+        typer.Option(help="Mode, noise level, block and views of a published study; options beside it go first."),
     ] = None
     controls: Annotated[str, typer.Option(help="Of random, noise, vae; with commas.")] = ""
     block: Annotated[
@@ -63,46 +71,78 @@ class Reading:
     seed: Annotated[int, typer.Option(**common.SEED, help="Of chance and of the bootstrap.")] = 0
     workers: common.Workers = 1
 
+    def published(self) -> Any:
+        """The preset, if one was asked for."""
+        from vega3d.analysis.settings import PRESETS
+
+        return None if self.preset is None else PRESETS[self.preset]
+
     def read_options(self) -> Any:
         """How clips are read; raises ValueError, before anything is loaded, for what is out of range."""
-        from vega3d.analysis.clips import ReadOptions, checked_intrinsics, evenly
+        from vega3d.analysis.clips import DEFAULT_VIEWS, ReadOptions, checked_intrinsics, evenly
 
-        evenly(2, self.views)
+        preset = self.published()
+        views = self.views or (preset.views if preset else DEFAULT_VIEWS)
+        evenly(2, views)
         areas(self.size)
         for name, text in (("--block", None if self.block == "all" else self.block), ("--timestep", self.timestep)):
             common.numbers(name, text)
+        made = {"--first-room": self.first_room, "--trajectories": self.trajectories}
+        refuse_beside("--data, as only rooms are made", self.data, made)
         if self.intrinsics is None:
-            return ReadOptions(self.views, self.skip_lost)
+            return ReadOptions(views, self.skip_lost)
         try:
             values = tuple(float(value) for value in self.intrinsics.split(","))
         except ValueError as error:
             raise ValueError(f"--intrinsics is {self.intrinsics!r}, but must be fx,fy,cx,cy [px].") from error
         checked_intrinsics(values)
-        return ReadOptions(self.views, self.skip_lost, values)
+        return ReadOptions(views, self.skip_lost, values)
 
     def plan(self, loaded: common.LoadedGenerator, voxel: float = 0.1) -> Any:
         from vega3d.analysis.settings import make_grid
 
-        config = loaded.generator.config
+        config, preset = loaded.generator.config, self.published()
+        blocks = list(range(config.num_layers)) if self.block == "all" else common.numbers("--block", self.block)
+        timesteps, modes = common.numbers("--timestep", self.timestep), words(self.mode) or None
+        if preset:
+            blocks, timesteps = blocks or [preset.block(config.num_layers)], timesteps or [preset.timestep]
+            modes = modes or [preset.mode]
         return make_grid(
             config,
             loaded.frames,
-            blocks=list(range(config.num_layers)) if self.block == "all" else common.numbers("--block", self.block),
-            timesteps=common.numbers("--timestep", self.timestep),
-            modes=words(self.mode) or None,
+            blocks=blocks,
+            timesteps=timesteps,
+            modes=modes,
             areas=areas(self.size),
             controls=words(self.controls),
             voxel=voxel,
             seed=self.seed,
+            shift=preset.shift if preset else None,
         )
 
     def sources(self) -> list:
-        return self._found(self.data, self.split, self.clips, "test", 10)
+        return self._found(self.data, self.split, self.clips, self.first_room, "test", 10)
 
-    def train_sources(self, data: Path | None, clips: int | None) -> list:
-        return self._found(data, None, clips, "train", 20)
+    def train_sources(self, options: "ReadingOptions") -> list:
+        return self._found(
+            options.train_data, options.train_split, options.train_clips, options.train_first_room, "train", 20
+        )
 
-    def _found(self, data: Path | None, split: str | None, clips: int | None, usual: str, rooms: int) -> list:
+    def check_apart(self, options: "ReadingOptions") -> None:
+        """Raises ValueError, before any is made, if rooms would be both trained and tested on."""
+        if self.data is not None or options.train_data is not None:
+            return
+        first, start = self.first_room or 0, options.train_first_room or 0
+        last, end = first + (self.clips or 10), start + (options.train_clips or 20)
+        if (self.split or "test") == (options.train_split or "train") and first < end and start < last:
+            raise ValueError(
+                f"Rooms {max(first, start)} to {min(last, end) - 1} of split {self.split or 'test'} would be both "
+                "trained and tested on. Choose others with --train-first-room or --train-split."
+            )
+
+    def _found(
+        self, data: Path | None, split: str | None, clips: int | None, first: int | None, usual: str, rooms: int
+    ) -> list:
         """The clips of a folder, or rooms that are made for it."""
         from vega3d.analysis.layouts import find_clips, make_rooms
 
@@ -112,18 +152,32 @@ class Reading:
             raise ValueError(
                 f"--layout {self.layout} needs --data (and, for probes, --train-data): only rooms are made."
             )
-        count = rooms if clips is None else clips
+        count, preset = rooms if clips is None else clips, self.published()
+        settings = {"num_frames": max(17, self.views or (preset.views if preset else 0))}
+        settings["trajectories"] = self.trajectories or 1
         with common.progress(f"rooms of split {split or usual}", "room", count) as advance:
-            return make_rooms(count, split or usual, self.workers, on_progress=lambda number: advance(number))
+            return make_rooms(
+                count, split or usual, self.workers, None, lambda number: advance(number), first or 0, **settings
+            )
 
     def measurement(
-        self, loaded: common.LoadedGenerator, grid: Any, options: Any, on_progress: Callable[[int], None]
+        self,
+        loaded: common.LoadedGenerator,
+        grid: Any,
+        options: Any,
+        on_progress: Callable[[int], None],
+        **probes: Any,
     ) -> Any:
         """What `correspondence_rows`, `probe_rows` and `run_sweep` take."""
         from vega3d.analysis.sweep import Measurement
 
         return Measurement(
-            generator=loaded.generator, grid=grid, options=options, reader=self.reader(), on_progress=on_progress
+            generator=loaded.generator,
+            grid=grid,
+            options=options,
+            reader=self.reader(),
+            on_progress=on_progress,
+            **probes,
         )
 
     def reader(self) -> Any:
@@ -136,6 +190,49 @@ class Reading:
         return FeatureCache(self.cache).read
 
 
+@dataclass
+class ReadingOptions:
+    """The options of what probes read and train on, which `probe` and `sweep` share."""
+
+    readings: Annotated[
+        str | None,
+        typer.Option(
+            help="Of depth, normals, points, turn, turn_first, translation, translation_first, pose, instances, "
+            "permanence; with commas.  [default: all that the probe can read]"
+        ),
+    ] = None
+    probe: Annotated[Literal["linear", "attentive"] | None, typer.Option(help="[default: linear]")] = None
+    probe_seeds: Annotated[
+        str | None, typer.Option(help="Seeds of attentive probes, with commas; means over them.  [default: 0]")
+    ] = None
+    train_data: Annotated[
+        Path | None,
+        typer.Option(help="Clips of other scenes to train the probes on.  [default: rooms of split train]"),
+    ] = None
+    train_split: Annotated[
+        str | None,
+        typer.Option(help="Split of the rooms to train on.  [default: train; with --train-data, all rooms]"),
+    ] = None
+    train_first_room: Annotated[
+        int | None, typer.Option(**common.SEED, help="Number of the first room to train on.  [default: 0]")
+    ] = None
+    train_clips: Annotated[
+        int | None,
+        typer.Option(**common.COUNT, help="Most clips, or rooms, to train on.  [default: 20 rooms; or all]"),
+    ] = None
+
+    def options(self) -> Any:
+        """What probes read; raises ValueError, before anything is loaded, for what cannot be."""
+        from vega3d.analysis.readings import probe_options
+
+        refuse_beside(
+            "--train-data, as only rooms are made", self.train_data, {"--train-first-room": self.train_first_room}
+        )
+        return probe_options(
+            words(self.readings), self.probe or "linear", common.numbers("--probe-seeds", self.probe_seeds)
+        )
+
+
 @common.command(
     None,
     """    vega3d analyze correspondence vega3d-tiny --clips 10 --controls random,noise,vae
@@ -144,7 +241,7 @@ class Reading:
     analyze,
 )
 def correspondence(
-    measured: Reading,
+    measured: FeatureOptions,
     model: common.ModelArgument = common.MODEL,
     voxel: Voxel = 0.1,
     device: common.Device = None,
@@ -171,31 +268,35 @@ def correspondence(
     None,
     """    vega3d analyze probe vega3d-tiny --clips 10 --train-clips 20 --controls random
 
+    vega3d analyze probe vega3d-tiny --mode views,frame --block 1,3,5,7 --timestep 100,700 --readings depth,turn
+
+    vega3d analyze probe generator --preset vidfm3d --probe attentive --probe-seeds 0,1,2 --readings turn,pose
+
     vega3d analyze probe org/vega3d --data scans/val --train-data scans/train --block 10,20,25 --output probe.json""",
     analyze,
 )
 def probe(
-    measured: Reading,
+    measured: FeatureOptions,
+    probes: ReadingOptions,
     model: common.ModelArgument = common.MODEL,
-    train_data: TrainData = None,
-    train_clips: TrainClips = None,
     device: common.Device = None,
     output: Output = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """How well depth and surface normals can be read off the features by linear maps."""
+    """What probes read off the features: depth, normals, motion of the camera, points, objects, memory of objects."""
     with held_output(output):
         common.quieten(as_json)
-        options = measured.read_options()
+        options, reading = measured.read_options(), probes.options()
+        measured.check_apart(probes)
         common.needs("scipy", "pyarrow")
         loaded = common.load_generator(model, device)
         plan = measured.plan(loaded)
-        sources, training = measured.sources(), measured.train_sources(train_data, train_clips)
+        sources, training = measured.sources(), measured.train_sources(probes)
         from vega3d.analysis.sweep import probe_rows
 
         with common.progress("clips", "pass", plan.num_passes(len(sources) + len(training))) as advance:
-            rows = probe_rows(measured.measurement(loaded, plan, options, advance), training, sources)
-        info = metadata(model, loaded, plan, options, sources, training)
+            rows = probe_rows(measured.measurement(loaded, plan, options, advance, probes=reading), training, sources)
+        info = metadata(model, loaded, plan, options, sources, training, reading)
         finish(rows, "probe", info, measured.seed, output, as_json)
 
 
@@ -208,19 +309,23 @@ def probe(
 )
 def sweep(
     output: Annotated[Path, typer.Option(help="Folder for the results; a killed run continues there.")],
-    measured: Reading,
+    measured: FeatureOptions,
+    asked: ReadingOptions,
     model: common.ModelArgument = common.MODEL,
-    train_data: TrainData = None,
-    train_clips: TrainClips = None,
-    probes: Annotated[bool, typer.Option("--probes", help="Depth and normal probes of each setting too.")] = False,
+    probes: Annotated[bool, typer.Option("--probes", help="Probes of each setting too.")] = False,
     voxel: Voxel = 0.1,
     device: common.Device = None,
     as_json: common.AsJson = False,
 ) -> None:
     """Correspondence (and probes) over blocks, noise levels, modes and sizes: tables, heat maps, curves."""
     common.quieten(as_json)
-    measured.block = measured.block or "all"
-    options = measured.read_options()
+    measured.block = measured.block or ("all" if measured.preset is None else None)
+    options, reading = measured.read_options(), asked.options()
+    if probes:
+        measured.check_apart(asked)
+    else:
+        given = {f"--{name.replace('_', '-')}": value for name, value in vars(asked).items()}
+        refuse_beside("no --probes", True, given)
     common.needs("scipy", "pyarrow", "matplotlib")
     with common.loading(model):
         from vega3d.analysis.summary import sweep_table
@@ -230,11 +335,12 @@ def sweep(
     loaded = common.load_generator(model, device)
     plan = measured.plan(loaded, voxel)
     sources = measured.sources()
-    training = measured.train_sources(train_data, train_clips) if probes else []
-    info = metadata(model, loaded, plan, options, sources, training)
+    training = measured.train_sources(asked) if probes else []
+    info = metadata(model, loaded, plan, options, sources, training, reading if probes else None)
     total = plan.num_passes(len(sources)) + (plan.num_passes(len(sources) + len(training)) if probes else 0)
     with common.progress("sweep", "pass", total) as advance:
-        result = run_sweep(measured.measurement(loaded, plan, options, advance), sources, training, output, info)
+        run = measured.measurement(loaded, plan, options, advance, probes=reading)
+        result = run_sweep(run, sources, training, output, info)
     typer.echo(json.dumps(result, indent=2) if as_json else sweep_table(result, output))
 
 
@@ -246,7 +352,7 @@ def sweep(
     analyze,
 )
 def choose(
-    sweep: Annotated[Path, typer.Argument(help="Folder of a sweep with --probes.")],
+    sweep: Annotated[Path, typer.Argument(help="Folder of a sweep with --probes of depth and turn.")],
     mode: Annotated[str | None, typer.Option(help="Of the setting.  [default: that of the first rows]")] = None,
     against: Annotated[
         list[str] | None, typer.Option(metavar="NAME=SWEEP", help="Sweep of another generator over the same clips.")
@@ -254,7 +360,7 @@ def choose(
     output: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """The block and noise level to read: best at depth and at finding places again; is it better than the controls?"""
+    """The block and noise level to read: best at depth and the camera's turn; is it better than the controls?"""
     named = [item.partition("=") for item in against or []]
     folders = [sweep, *(Path(folder) for _, _, folder in named)]
     with held_output(output, *(folder / "clips.parquet" for folder in folders)):
@@ -289,6 +395,13 @@ def words(text: str | None) -> list[str]:
     return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
+def refuse_beside(what: str, is_given: object, options: dict[str, Any]) -> None:
+    """Raises ValueError if options are given that mean nothing beside another."""
+    useless = [name for name, value in options.items() if value is not None]
+    if is_given and useless:
+        raise ValueError(f"{', '.join(useless)} cannot be used with {what}. Leave it out.")
+
+
 def areas(text: str | None) -> list[int] | None:
     """Areas [px] of `832x480,1280x720`; raises ValueError for anything else."""
     if text is None:
@@ -303,9 +416,15 @@ def areas(text: str | None) -> list[int] | None:
 
 
 def metadata(
-    model: str, loaded: common.LoadedGenerator, plan: Any, options: Any, sources: list, training: list | None = None
+    model: str,
+    loaded: common.LoadedGenerator,
+    plan: Any,
+    options: Any,
+    sources: list,
+    training: list | None = None,
+    probes: Any = None,
 ) -> dict:
-    """What a result says of its making; `training` where probes are trained."""
+    """What a result says of its making; `training` and the options of `probes` where probes are trained."""
     values = {
         "model": model,
         "generator_files": loaded.generator.files_hash(),
@@ -316,7 +435,8 @@ def metadata(
         "noise_seed": loaded.generator.config.noise_seed,
         "data": {"layout": sources[0].layout, "clips": [source.name for source in sources]},
     }
-    return values if training is None else values | {"train_clips": [source.name for source in training]}
+    values |= {} if training is None else {"train_clips": [source.name for source in training]}
+    return values | ({} if probes is None else {"probes": probes._asdict()})
 
 
 @contextmanager

@@ -291,7 +291,8 @@ def progress(name: str, unit: str, total: int | None = None, quiet: bool = False
         if now - shown >= LINE_EVERY and not quiet:
             shown = now
             of = f" of {wanted}" if wanted is not None else ""
-            typer.echo(f"{name}: {done}{of} {unit}s after {now - began:.0f} s", err=True)
+            units = f"{unit}es" if unit.endswith("s") else f"{unit}s"
+            typer.echo(f"{name}: {done}{of} {units} after {now - began:.0f} s", err=True)
 
     yield advance_lines
 
@@ -343,12 +344,15 @@ def load_generator(model: str, device: str | None) -> LoadedGenerator:
     """The generator of a model, or one alone, without a VLM."""
     with loading(model):
         from vega3d import VegaGenerator
-        from vega3d.hub.load import generator_frames, load_vega, usable_device
-        from vega3d.modeling.files_vega3d import is_generator
+        from vega3d.hub.load import generator_frames, load_vega, published_generator, usable_device
+        from vega3d.modeling.files_vega3d import PARTS, is_generator
 
-        if is_generator(Path(model)):
-            generator = VegaGenerator.from_folder(model, device=usable_device(device))
-            return LoadedGenerator(None, generator, generator_frames(Path(model), generator.config))
+        folder = Path(model)
+        if is_generator(folder):
+            generator = VegaGenerator.from_folder(folder, device=usable_device(device))
+            return LoadedGenerator(None, generator, generator_frames(folder, generator.config))
+        if all((folder / part / "config.json").is_file() for part in PARTS):
+            return LoadedGenerator(None, *published_generator(folder, usable_device(device)))
         checkpoint, processor = load_vega(model, device=device)
         return LoadedGenerator(checkpoint.config.notice, checkpoint.generator_module, processor.frame_settings)
 

@@ -9,9 +9,13 @@ import pytest
 from posed_clips import room_clip, write_scannet
 from typer.testing import CliRunner
 
-from tiny_checkpoints import FROZEN_CONFIG, copy_frozen
+from tiny_checkpoints import FROZEN, FROZEN_CONFIG, copy_frozen
+from tiny_models import save_generator
+from vega3d.analysis import attentive
+from vega3d.analysis.settings import PRESETS
 from vega3d.analysis.sweep import read_part, write_part
 from vega3d.files import only_run
+from vega3d.modeling.noise_vega3d import flow_matching_step
 from vega3d_cli.common import app
 
 
@@ -58,21 +62,83 @@ def test_correspondence_prints_chance_and_controls(scans, tmp_path):
     assert result["plan"]["seed"] == 0 and result["versions"]["vega3d"] and len(result["generator_files"]) > 30
 
 
-def test_probe_prints_baselines(scans, tmp_path):
-    from vega3d.analysis.layouts import find_clips
-
-    assert len(find_clips(scans)) == 4
+@pytest.fixture
+def probe(scans, tmp_path):
+    """Runs `probe` with two of the scans to train on, and gives the result."""
     train = tmp_path / "train"
     train.mkdir()
     for number in (0, 1):
-        (scans / f"scene{number:04d}_00").rename(train / f"scene{number:04d}_00")
-    try:
-        result = json.loads(run("probe", "--data", scans, "--train-data", train, "--json"))
-    finally:
-        for folder in train.iterdir():
-            folder.rename(scans / folder.name)
+        (train / f"scene{number:04d}_00").symlink_to(scans / f"scene{number:04d}_00")
+    test = tmp_path / "test"
+    test.mkdir()
+    for number in (2, 3):
+        (test / f"scene{number:04d}_00").symlink_to(scans / f"scene{number:04d}_00")
+    common = ("--data", test, "--train-data", train)
+    return lambda model, *arguments: run("probe", model, *common, *arguments)
+
+
+def test_probe_prints_baselines_and_all_readings_that_the_clips_have(probe, tmp_path):
+    table = probe(FROZEN, "--output", tmp_path / "x.json")
+
+    result = json.loads((tmp_path / "x.json").read_text())
     assert {cell["family"] for cell in result["cells"]} == {"wan", "mean", "position"}
     assert result["train_clips"] == ["scene0000_00", "scene0001_00"]
+    assert result["probes"]["probe"] == "linear" and "permanence" in result["probes"]["readings"]
+    figures = result["cells"][0]["figures"]
+    assert {"depth_rmse", "points_error", "turn_error", "turn_first_error", "pose_auc30"} <= figures.keys()
+    assert "without instances and permanence: clips have no ids of objects" in table
+    for words in ("AUC@30", "motion of the camera", "points in the first camera's axes"):
+        assert words in table
+    assert "ROC AUC" not in table  # no table of what was not measured
+
+
+def test_probe_reads_only_what_is_asked_for(probe):
+    result = json.loads(probe(FROZEN, "--readings", "turn", "--json"))
+    figures = result["cells"][0]["figures"]
+    assert "turn_error" in figures and "depth_rmse" not in figures and "pose_auc30" not in figures
+
+
+def test_attentive_probes_have_a_column_for_each_seed(probe, monkeypatch):
+    monkeypatch.setattr(attentive, "STEPS", 2)
+    arguments = ("--probe", "attentive", "--probe-seeds", "3,7", "--readings", "turn", "--json")
+    figures = json.loads(probe(FROZEN, *arguments))["cells"][0]["figures"]
+    assert {"turn_error", "turn_error_seed_3", "turn_error_seed_7"} <= figures.keys()
+
+
+def test_presets_set_what_is_not_given(probe):
+    arguments = ("--preset", "vidfm3d", "--readings", "turn", "--json")
+
+    result = json.loads(probe(FROZEN, *arguments))
+    plan = result["plan"]
+    assert (plan["modes"], plan["timesteps"], plan["blocks"], plan["shift"]) == (["clip"], [500], [3], 3.0)
+    assert result["options"]["views"] == 81
+    assert result["cells"][0]["figures"]["turn_error"]["score"] > 0  # of two latents
+
+    arguments += ("--mode", "views", "--block", "1", "--timestep", "100", "--views", "3")
+    result = json.loads(probe(FROZEN, *arguments))
+    plan = result["plan"]
+    assert (plan["modes"], plan["timesteps"], plan["blocks"], plan["shift"]) == (["views"], [100], [1], 3.0)
+    assert result["options"]["views"] == 3
+
+
+def test_presets_are_those_of_the_studies():
+    assert {name: preset.block(30) for name, preset in PRESETS.items()} == {
+        "paper": 20,
+        "vidfm3d": 20,
+        "probing-vlm-vgm": 15,
+    }
+    assert PRESETS["probing-vlm-vgm"].block(40) == 20 and PRESETS["paper"].block(1) == 0
+    assert flow_matching_step(500, PRESETS["vidfm3d"].shift).sigma == pytest.approx(0.5, abs=1e-3)
+    assert flow_matching_step(300, PRESETS["paper"].shift).step == 299
+
+
+def test_a_published_generator_is_read_alone(probe, tmp_path):
+    folder = save_generator(tmp_path / "generator")
+    result = json.loads(probe(folder, "--preset", "paper", "--readings", "turn", "--json"))
+    assert result["notice"] is None and result["cells"][0]["family"] == "wan"
+    bare = save_generator(tmp_path / "bare", with_text_encoder=False)
+    refused = run("probe", bare, "--readings", "turn", code=2)
+    assert "neither text_encoder/ nor prompt.safetensors" in refused
 
 
 def test_sweep_writes_tables_and_pictures(scans, tmp_path):
@@ -95,6 +161,19 @@ def test_sweep_writes_tables_and_pictures(scans, tmp_path):
         (("correspondence", "--controls", "moon"), "no control 'moon'"),
         (("correspondence", "--layout", "tum"), "--layout tum needs --data"),
         (("correspondence", "--output", "."), "--output is ., but must be a file"),
+        (("correspondence", "--data", ".", "--first-room", 4), "--first-room cannot be used with --data"),
+        (("correspondence", "--data", ".", "--trajectories", 4), "--trajectories cannot be used with --data"),
+        (("probe", "--readings", "depth,moon"), "There is no reading 'moon'"),
+        (("probe", "--probe", "attentive", "--readings", "depth"), "The attentive probe cannot read depth"),
+        (("probe", "--probe-seeds", "0,1"), "have no seeds"),
+        (("probe", "--probe", "attentive", "--probe-seeds", "a"), "--probe-seeds is 'a'"),
+        (
+            ("probe", "--train-data", ".", "--train-first-room", 4),
+            "--train-first-room cannot be used with --train-data",
+        ),
+        (("probe", "--split", "train", "--first-room", 15), "Rooms 15 to 19 of split train would be both"),
+        (("sweep", "--output", "new", "--readings", "turn"), "--readings cannot be used with no --probes"),
+        (("probe", "--preset", "mine"), "'mine'"),
     ],
 )
 def test_bad_input_ends_with_one_line(arguments, message):

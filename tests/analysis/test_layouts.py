@@ -110,8 +110,21 @@ def test_rooms(rooms):
     assert np.allclose(clip.depth, arrays["depth_mm"][[0, 2, 3]] / 1000)
     assert np.allclose(clip.world_from_camera, arrays["world_from_camera"][[0, 2, 3]])
     assert clip.frames.shape == (3, 128, 128, 3)
+    assert np.array_equal(clip.instances, arrays["instance"][[0, 2, 3]]) and clip.instances.max() > 0
     with pytest.raises(ValueError, match="no rooms of split 'train', only of test"):
         find_clips(rooms, split="train")
+
+
+def test_rooms_are_made_from_any_number_on(rooms, tmp_path):
+    from vega3d.analysis.layouts import make_rooms
+
+    done: list[int] = []
+    settings = {"size": 128, "num_frames": 2, "trajectories": 2, "videos": False}
+    sources = make_rooms(1, "validation", cache=tmp_path, on_progress=done.append, first=400, **settings)
+    assert [source.name for source in sources] == ["validation_000400_00", "validation_000400_01"]
+    assert {source.scene for source in sources} == {"validation_000400"} and done == [1]
+    with pytest.raises(ValueError, match="A split has scenes"):
+        make_rooms(1, "validation", cache=tmp_path, first=1 << 30, **settings)
 
 
 def test_lost_poses_are_left_out_only_on_request(tmp_path):

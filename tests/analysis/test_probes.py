@@ -10,14 +10,13 @@ from posed_clips import SETTINGS, fit_of, plane_clip, room_clip, write_scannet
 
 from vega3d.analysis import sweep
 from vega3d.analysis.layouts import find_clips, read_clip
-from vega3d.analysis.probes import (
-    Moments,
-    Ridge,
-    fit_probe,
+from vega3d.analysis.probes import Moments, Ridge, fit_probe, position_features, predict
+from vega3d.analysis.readings import (
+    READINGS,
+    depth_metrics,
+    normal_metrics,
     pixel_normals,
-    position_features,
-    predict,
-    prediction_metrics,
+    probe_options,
     token_targets,
 )
 from vega3d.analysis.settings import make_grid
@@ -25,7 +24,7 @@ from vega3d.analysis.sweep import Measurement, check_scenes, probe_rows
 
 
 def moments_of(features: torch.Tensor, targets: torch.Tensor) -> Moments:
-    moments = Moments(features.shape[1])
+    moments = Moments(features.shape[1], targets=targets.shape[1])
     for part in range(0, len(features), 100):
         moments.add(features[part : part + 100], targets[part : part + 100])
     return moments
@@ -55,10 +54,10 @@ def test_normals_stop_at_holes_and_edges():
 
 def test_targets_are_means_over_tokens():
     clip = room_clip(width=128, height=96)
-    targets = token_targets(clip, fit_of(clip))
+    values, valid = token_targets(clip, fit_of(clip))
     means = clip.depth.reshape(6, 6, 16, 8, 16).mean(axis=(2, 4)).reshape(6, 48)
-    assert np.allclose(targets.values[..., 0], means, atol=1e-4)
-    assert np.allclose(np.linalg.norm(targets.values[targets.valid][:, 1:], axis=-1), 1)
+    assert np.allclose(values[..., 0], means, atol=1e-4)
+    assert np.allclose(np.linalg.norm(values[valid][:, 1:4], axis=-1), 1)
 
 
 def test_ridge_is_the_closed_form():
@@ -82,8 +81,9 @@ def test_strength_is_chosen_on_the_part_held_out():
     random = torch.Generator().manual_seed(0)
     features = torch.randn(120, 60, generator=random)
     targets = torch.cat([features[:, :1] + 2, torch.randn(120, 3, generator=random)], dim=1)
-    weight, chosen = fit_probe(moments_of(features[:80], targets[:80]), moments_of(features[80:], targets[80:]))
-    assert chosen["depth"] == 1e-6 and chosen["normal"] >= 1  # exact for the one, nothing to learn for the other
+    parts = {name: READINGS[name].columns for name in ("depth", "normals")}
+    weight, chosen = fit_probe(moments_of(features[:80], targets[:80]), moments_of(features[80:], targets[80:]), parts)
+    assert chosen["depth"] == 1e-6 and chosen["normals"] >= 1  # exact for the one, nothing to learn for the other
     assert np.allclose(predict(features, weight)[:, 0], targets[:, 0], atol=1e-3)
     assert np.abs(weight[:-1, 1:].numpy()).max() < 0.1
 
@@ -91,14 +91,14 @@ def test_strength_is_chosen_on_the_part_held_out():
 def test_figures_by_hand():
     true = np.array([[2.0, 0, 0, -1], [4.0, 0, -1, 0]])
     predicted = np.array([[2.4, 0, 0, -3], [3.0, 0, -1, -1]])
-    figures = prediction_metrics(predicted, true)
+    figures = depth_metrics(predicted[:, :1], true[:, :1]) | normal_metrics(predicted[:, 1:], true[:, 1:])
     assert figures["depth_rmse"] == pytest.approx(np.sqrt((0.16 + 1) / 2))
     assert figures["depth_abs_rel"] == pytest.approx((0.2 + 0.25) / 2)
     assert figures["depth_delta1"] == 0.5
     assert figures["normal_mean"] == pytest.approx(22.5) and figures["normal_median"] == pytest.approx(22.5)
     assert (figures["normal_11"], figures["normal_22"], figures["normal_30"]) == (0.5, 0.5, 0.5)
-    behind = prediction_metrics(np.array([[-5.0, 0, 0, 0]]), true[:1])
-    assert behind["depth_delta1"] == 0 and behind["normal_mean"] == pytest.approx(90)
+    assert depth_metrics(np.array([[-5.0]]), true[:1, :1])["depth_delta1"] == 0
+    assert normal_metrics(np.zeros((1, 3)), true[:1, 1:])["normal_mean"] == pytest.approx(90)
 
 
 def test_position_features_know_the_place_only():
@@ -128,8 +128,11 @@ def test_probes_of_a_model_beside_baselines_and_a_second_run(assemble, scans, tm
     assert {row["clip"] for row in rows} == {"scene0003_00", "scene0004_00"}
     rmse = {row["family"]: row["depth_rmse"] for row in rows if row["clip"] == "scene0003_00"}
     assert rmse["position"] < rmse["mean"]  # the camera tilts down in every clip
-    truth = token_targets(room_clip(frames=3, turn=45.0), fit_of(room_clip()))
-    assert rmse["mean"] >= 0.9 * truth.values[..., 0].std()
+    turns = {row["family"]: row["turn_error"] for row in rows if row["clip"] == "scene0003_00"}
+    assert turns["mean"] == pytest.approx(45 / 2 - 35 / 2, abs=0.15)  # a view; all tilt a little
+    assert all("instances_auc" not in row and "permanence_error" not in row for row in rows)  # no ids of objects
+    truth, _ = token_targets(room_clip(frames=3, turn=45.0), fit_of(room_clip()))
+    assert rmse["mean"] >= 0.9 * truth[..., 0].std()
     passes: list[int] = []
 
     def counted(variant, frames, blocks, timesteps):
@@ -141,6 +144,10 @@ def test_probes_of_a_model_beside_baselines_and_a_second_run(assemble, scans, tm
     assert not passes
     probe_rows(again, sources[:2], sources[3:])
     assert passes  # other training clips: another probe
+    passes.clear()
+    other = dataclasses.replace(again, probes=probe_options(["turn"]))
+    assert {name for row in probe_rows(other, sources[:3], sources[3:]) for name in row} >= {"turn_error"}
+    assert passes  # other readings: another probe
 
 
 @pytest.mark.parametrize("size, reads", [(1 << 30, 5), (0, 5 * 4)])

@@ -47,7 +47,7 @@ def test_a_part_of_an_earlier_version_is_read(tmp_path):
 
 
 def test_results_have_the_keys_of_earlier_versions():
-    found = rows(b0=(0.5, 0.8)) + rows("random", b0=(0.9, 0.4))
+    found = rows(b0=(0.5, 2)) + rows("random", b0=(0.9, 6))
 
     result = make_result(found, "sweep", {"model": "tiny"})
     choice = choose(found, "views", {})

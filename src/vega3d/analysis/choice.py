@@ -10,8 +10,9 @@ from vega3d.analysis.summary import FORMAT, metric_limits, scene_notes, scenes_b
 from vega3d.statistics import RESAMPLES, mean_intervals, scene_counts
 from vega3d.tables import aligned
 
-MEASURES = {"depth_rmse": -1, "centred_retrieval_1": 1}  # -1: less is better
-CHOICE_COLUMNS = {"depth RMSE [m]": "depth_rmse", "retrieval@1, centred": "centred_retrieval_1"}
+MEASURES = {"depth_rmse": -1, "turn_error": -1}  # -1: less is better
+CHOICE_COLUMNS = {"depth RMSE [m]": "depth_rmse", "turn error [deg]": "turn_error"}
+PROBES = "--probes --readings depth,turn"  # what a sweep needs for it
 
 
 def best_setting(rows: Sequence[Mapping], family: str, mode: str | None = None, sweep: str = "The sweep") -> Setting:
@@ -26,7 +27,7 @@ def best_setting(rows: Sequence[Mapping], family: str, mode: str | None = None, 
             clips.setdefault(Setting.of_row(row), []).append([row[name] for name in MEASURES])
     if not clips:
         wanted = family if mode is None else f"{family}, mode {mode}"
-        raise ValueError(f"{sweep} has no setting of {wanted} with {' and '.join(MEASURES)}. Sweep with --probes.")
+        raise ValueError(f"{sweep} has no setting of {wanted} with {' and '.join(MEASURES)}. Sweep with {PROBES}.")
     settings = list(clips)
     means = np.array(list(MEASURES.values())) * np.array([np.mean(clips[setting], axis=0) for setting in settings])
     ranks = (means[:, None] < means[None]).sum(axis=1).sum(axis=1)  # settings that are better, over both measures
@@ -84,10 +85,12 @@ def own_and_controls(rows: Sequence[Mapping], other_sweeps: Mapping[str, Sequenc
     given = [family for family in dict.fromkeys(row["family"] for row in rows) if family not in (own, *BASELINES)]
     whole = {row["family"] for row in rows if is_measured(row)}
     controls = [family for family in given if family in whole]
-    lacking = [] if own in whole else [("no probes", "--probes")]
+    known = {name for row in rows if row["family"] == own for name in MEASURES if row.get(name) is not None}
+    absent = " and ".join(name for name in MEASURES if name not in known) if known else "probes"
+    lacking = [] if own in whole else [(f"no {absent or 'setting with all measures'}", PROBES)]
     lacking += [] if given or other_sweeps else [("no controls to compare with", "--controls")]
     if not lacking and not controls and not other_sweeps:
-        lacking = [(f"no probes of its controls ({', '.join(given)})", "--probes and --controls")]
+        lacking = [(f"no probes of depth and turn of its controls ({', '.join(given)})", f"{PROBES} and --controls")]
     if lacking:
         what, options = (" and ".join(words) for words in zip(*lacking, strict=True))
         instead = (

@@ -31,6 +31,7 @@ class PosedClip:
     depth_intrinsics: np.ndarray  # float[3, 3], of the depth [px]
     world_from_camera: np.ndarray  # float[T, 4, 4], rigid [m]
     left_out: tuple[str, ...] = ()  # frames of the source that could not be used, for the result file
+    instances: np.ndarray | None = None  # int[T, h, w]: the object of each depth pixel, 0 for none; None if not known
 
     def __post_init__(self):
         count = len(self.frames)
@@ -42,6 +43,11 @@ class PosedClip:
             )
         if not (np.isfinite(self.depth).all() and (self.depth >= 0).all()):
             raise ValueError(f"{self.name}: depth must be finite and at least 0 m. Mark holes with 0.")
+        if self.instances is not None and self.instances.shape != self.depth.shape:
+            raise ValueError(
+                f"{self.name}: ids of objects must be int{list(self.depth.shape)}, one a depth pixel, but got "
+                f"{array_type(self.instances)}."
+            )
         check_poses(self.world_from_camera, count, self.name)
         check_cameras(self)
 

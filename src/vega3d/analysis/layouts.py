@@ -265,15 +265,22 @@ def read_room(source: ClipSource, options: ReadOptions) -> PosedClip:
     count, height, width = frames.shape[:3]
     arrays = read_archive(
         folder / "arrays" / f"{source.name}.npz",
-        ("depth_mm", "world_from_camera", "intrinsics"),
-        {"depth_mm": (count, height, width), "world_from_camera": (count, 4, 4), "intrinsics": (3, 3)},
+        ("depth_mm", "instance", "world_from_camera", "intrinsics"),
+        {
+            "depth_mm": (count, height, width),
+            "instance": (count, height, width),
+            "world_from_camera": (count, 4, 4),
+            "intrinsics": (3, 3),
+        },
         largest=LARGEST,
         remedy="Make the data set again with `vega3d synthesize`.",
     )
     depth = arrays["depth_mm"].astype(np.float32) / np.float32(1000)
     poses, intrinsics = arrays["world_from_camera"].astype(float), arrays["intrinsics"].astype(float)
     chosen = evenly(len(frames), options.views)
-    return PosedClip(source.name, source.scene, frames[chosen], depth[chosen], intrinsics, intrinsics, poses[chosen])
+    images = frames[chosen], depth[chosen]
+    instances = arrays["instance"][chosen]
+    return PosedClip(source.name, source.scene, *images, intrinsics, intrinsics, poses[chosen], instances=instances)
 
 
 def is_scan(folder: Path) -> bool:
@@ -480,13 +487,15 @@ def make_rooms(
     workers: int = 1,
     cache: Path | None = None,
     on_progress: Callable[[int], None] | None = None,
+    first: int = 0,
+    **settings_given: int,
 ) -> list[ClipSource]:
-    """Clips of the first rooms of a split, made if need be and stored in the cache that `vega3d evaluate` uses too.
+    """Clips of the rooms of a split, made if need be and stored in the cache that `vega3d evaluate` uses too.
 
-    The arguments are those of `stored_rooms`.
+    The arguments are those of `stored_rooms`, and fields of `DatasetSettings`, such as `trajectories`.
     """
-    settings = DatasetSettings(split=split)  # type: ignore[arg-type]  # it refuses what is no split
-    with stored_rooms(settings, count, workers, cache, on_progress) as table:
+    settings = DatasetSettings(split=split, **settings_given)  # type: ignore[arg-type]  # it refuses what is no split
+    with stored_rooms(settings, count, workers, cache, on_progress, first) as table:
         folder = table.parent
-    names = [name for room in range(count) for name in settings.walkthrough_names(room)]
+    names = [name for room in range(first, first + count) for name in settings.walkthrough_names(room)]
     return [room_source(folder, name) for name in names]

@@ -14,6 +14,28 @@ BASELINES = ("mean", "position")  # of the probes: they see no features
 MODES = ("frame", "views", "clip")
 
 
+class Preset(NamedTuple):
+    """How a published study reads a generator."""
+
+    mode: str  # see `clip_mode` of `VegaGeneratorConfig`
+    timestep: int
+    shift: float  # of the flow-matching schedule
+    depth: float  # of the block, as a share of all blocks
+    views: int  # frames of a clip
+
+    def block(self, num_layers: int) -> int:
+        """The 0-based number of the block in a transformer of so many."""
+        return min(num_layers - 1, round(self.depth * num_layers))
+
+
+PRESETS = {
+    "paper": Preset("frame", 300, 5.0, 20 / 30, 32),  # VEGA-3D, arXiv 2603.19235: Wan2.1-T2V-1.3B
+    # Index 749 of a schedule of 1000 steps with shift 3 is step 500, sigma 0.5.
+    "vidfm3d": Preset("clip", 500, 3.0, 20 / 30, 81),  # arXiv 2512.19949: Wan2.1-T2V-1.3B
+    "probing-vlm-vgm": Preset("clip", 500, 3.0, 20 / 40, 81),  # arXiv 2605.28132: Wan2.1-T2V-14B, geometry
+}
+
+
 class Setting(NamedTuple):
     """Which features a row of a result is about. The fields are columns of the rows, in this order."""
 
@@ -45,6 +67,7 @@ class SettingGrid:
     modes: tuple[str, ...]  # see `clip_mode` of `VegaGeneratorConfig`
     areas: tuple[int, ...]  # the most pixels of the generator's frames [px^2]
     families: tuple[str, ...]  # the model's own, then the controls
+    shift: float  # of the flow-matching schedule
     voxel: float = VOXEL  # edge of the voxels in which views correspond [m]
     seed: int = 0  # draws the voxels that do not correspond
     frames: "FrameSettings"  # how the processor prepares frames, but for their area
@@ -81,6 +104,7 @@ def make_grid(
     controls: Sequence[str] = (),
     voxel: float = VOXEL,
     seed: int = 0,
+    shift: float | None = None,
 ) -> SettingGrid:
     """A grid around what the model and its processor are configured to read, which stand for what is not given.
 
@@ -122,6 +146,7 @@ def make_grid(
         modes=tuple(chosen["modes"]),
         areas=tuple(chosen["sizes"]),
         families=tuple(chosen["families"]),
+        shift=config.shift if shift is None else shift,
         voxel=voxel,
         seed=seed,
         frames=frames,

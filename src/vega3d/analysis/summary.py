@@ -25,9 +25,19 @@ COMPARED = (
     "centred_pck",
     "depth_rmse",
     "normal_mean",
+    "points_error",
+    "turn_error",
+    "turn_first_error",
+    "translation_error",
+    "translation_first_error",
+    "pose_auc30",
+    "instances_auc",
+    "instances_auc_across",
+    "permanence_error",
 )
-SHARES = ("depth_delta1", "normal_11", "normal_22", "normal_30")  # besides retrieval and PCK
+SHARES = ("depth_delta1", "normal_11", "normal_22", "normal_30")  # besides retrieval, PCK and AUC
 COLUMNS = (*Setting._fields, "clip", "scene", "height", "width", "views", "left_out")  # of rows, besides metrics
+OF_OBJECTS = {"instances": "instances_auc_across", "permanence": "permanence_error"}  # readings that need objects
 BEST = 5  # settings shown for each metric of a sweep
 
 
@@ -48,6 +58,15 @@ METRICS = {
     "centred_retrieval_1": Metric("retrieval at 1, centred [%]", "retrieval_1_chance", digits=1, scale=100),
     "depth_rmse": Metric("depth probe, RMSE [m]", lower_is_better=True),
     "normal_mean": Metric("normal probe, mean angle [deg]", lower_is_better=True, digits=1),
+    "points_error": Metric("point probe, mean error [m]", lower_is_better=True),
+    "turn_error": Metric("turn to the previous view, mean error [deg]", lower_is_better=True, digits=1),
+    "turn_first_error": Metric("turn since the first view, mean error [deg]", lower_is_better=True, digits=1),
+    "translation_error": Metric("translation to the previous view, mean error [m]", lower_is_better=True),
+    "translation_first_error": Metric("translation since the first view, mean error [m]", lower_is_better=True),
+    "pose_auc30": Metric("relative pose, AUC at 30 degrees"),
+    "instances_auc": Metric("tokens of one object, ROC AUC within a view"),
+    "instances_auc_across": Metric("tokens of one object, ROC AUC across views"),
+    "permanence_error": Metric("object out of view, mean error of its place [m]", lower_is_better=True),
 }
 
 
@@ -82,7 +101,7 @@ def metric_values(rows: Sequence[Mapping], names: Sequence[str]) -> np.ndarray:
 
 def metric_limits(name: str) -> Limits | None:
     """The limits of a metric that is a share; None for one that may be anything."""
-    return SHARE if name in SHARES or "retrieval" in name or "pck" in name else None
+    return SHARE if name in SHARES or any(word in name for word in ("retrieval", "pck", "auc")) else None
 
 
 def intervals(
@@ -134,7 +153,7 @@ def make_result(
 ) -> dict:
     """The values of a result file of a kind (`correspondence`, `probe`, `sweep`), from the rows of all clips.
 
-    `metadata` has model, data, plan and command.
+    `metadata` has model, data, plan and command, and of probes their readings.
     """
     return {
         "format": FORMAT,
@@ -192,7 +211,7 @@ def metric_table(settings: Sequence[Mapping], columns: Mapping[str, str]) -> lis
     for setting in settings:
         values = [shown(setting["figures"].get(metric)) for metric in columns.values()]
         rows.append([setting_name(setting, settings), *values, scenes_behind(setting, columns.values())])
-    return aligned(rows)
+    return aligned(list(dict.fromkeys(map(tuple, rows))))  # baselines are the same in several modes
 
 
 # For each kind of result its tables by caption: the name of a metric for each heading. Then the paired differences.
@@ -228,6 +247,23 @@ TABLES: dict[str, dict[str, dict[str, str]]] = {
             "< 22.5": "normal_22",
             "< 30": "normal_30",
         },
+        "points in the first camera's axes": {"mean [m]": "points_error", "RMSE [m]": "points_rmse"},
+        "motion of the camera, to the previous view and since the first": {
+            "turn [deg]": "turn_error",
+            "since first": "turn_first_error",
+            "translation [m]": "translation_error",
+            "since first ": "translation_first_error",
+        },
+        "relative pose of pairs of views": {
+            "AUC@30": "pose_auc30",
+            "rotation [deg]": "pose_rotation_error",
+            "direction [deg]": "pose_direction_error",
+        },
+        "objects: are two tokens of one (ROC AUC), and where is one that is out of view": {
+            "within a view": "instances_auc",
+            "across views": "instances_auc_across",
+            "out of view [m]": "permanence_error",
+        },
     },
 }
 DIFFERENCES = {
@@ -237,7 +273,17 @@ DIFFERENCES = {
         "centred @1": "centred_retrieval_1",
         "PCK": "centred_pck",
     },
-    "probe": {"RMSE [m]": "depth_rmse", "mean angle [deg]": "normal_mean"},
+    "probe": {
+        "depth [m]": "depth_rmse",
+        "normals [deg]": "normal_mean",
+        "points [m]": "points_error",
+        "turn [deg]": "turn_error",
+        "since first": "turn_first_error",
+        "translation [m]": "translation_error",
+        "AUC@30": "pose_auc30",
+        "objects across": "instances_auc_across",
+        "out of view [m]": "permanence_error",
+    },
 }
 RANDOM_CHOICE = {"@1": "retrieval_1_chance", "@5": "retrieval_5_chance", "PCK": "pck_chance"}
 
@@ -247,11 +293,19 @@ def result_table(result: Mapping) -> str:
     settings, kind = result["cells"], result["kind"]
     lines = [head(result)]
     for caption, columns in TABLES[kind].items():
-        lines += ["", caption, *metric_table(settings, columns)]
+        if measured := measured_columns(settings, columns):
+            lines += ["", caption, *metric_table(settings, measured)]
     if kind == "correspondence":
         metrics = settings[0]["figures"]
         lines.append("a random choice: " + ", ".join(f"{k} {shown(metrics[v])}" for k, v in RANDOM_CHOICE.items()))
-    return "\n".join([*lines, *difference_lines(result, DIFFERENCES[kind]), *notes(result)])
+    columns = measured_columns(result["differences"], DIFFERENCES[kind])
+    return "\n".join([*lines, *difference_lines(result, columns), *notes(result)])
+
+
+def measured_columns(settings: Sequence[Mapping], columns: Mapping[str, str]) -> dict[str, str]:
+    """Those columns whose metric any setting has."""
+    known = {name for setting in settings for name, value in setting["figures"].items() if value["score"] is not None}
+    return {heading: metric for heading, metric in columns.items() if metric in known}
 
 
 def sweep_table(result: Mapping, output: Path) -> str:
@@ -301,6 +355,11 @@ def notes(result: Mapping) -> list[str]:
     left_out = {row["clip"]: row["left_out"] for row in result["clips"] if row["left_out"]}
     count, clips = sum(left_out.values()), len(left_out)
     lines = [f"note: frames without pose or depth were left out: {count} in {clips} clips"] if left_out else []
+    known = {name for setting in result["cells"] for name, count in setting["figure_scenes"].items() if count}
+    asked = result.get("probes", {}).get("readings", ())
+    absent = [name for name, metric in OF_OBJECTS.items() if name in asked and metric not in known]
+    if absent:
+        lines.append(f"note: without {' and '.join(absent)}: clips have no ids of objects (rooms have), or too few")
     lines += scene_notes([count for setting in result["cells"] for count in setting["figure_scenes"].values()])
     if result.get("notice"):
         lines.append(f"note: {result['notice']}")

@@ -22,15 +22,8 @@ from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions
 from vega3d.analysis.correspondence import co_visible, correspondence
 from vega3d.analysis.figures import draw_sweep
 from vega3d.analysis.layouts import read_clip
-from vega3d.analysis.probes import (
-    Moments,
-    Targets,
-    fit_probe,
-    position_features,
-    probe_metrics,
-    token_targets,
-    valid_tokens,
-)
+from vega3d.analysis.probes import ProbeTraining, position_features, time_features
+from vega3d.analysis.readings import OF_OBJECTS, ProbeOptions, Targets, clip_targets
 from vega3d.analysis.settings import BASELINES, Setting, SettingGrid
 from vega3d.analysis.summary import make_result, read_rows, write_result, write_rows
 from vega3d.analysis.tokens import FittedClip, fit_clip
@@ -85,6 +78,7 @@ def setting_groups(generator: VegaGenerator, grid: SettingGrid) -> Iterator[Sett
     for family in grid.families:
         for mode in grid.modes:
             changes: dict = {"family": family, "clip_mode": mode, "block": max(grid.blocks), "extra_blocks": ()}
+            changes["shift"] = grid.shift
             if family == "vae":
                 changes["noise_draws"] = 1
             variant = generator.variant(**changes)
@@ -98,10 +92,10 @@ def setting_groups(generator: VegaGenerator, grid: SettingGrid) -> Iterator[Sett
 
 
 class ClipStore:
-    """Clips in memory, at most `size` bytes, with their tokens' targets: needed for every noise level and family."""
+    """Clips in memory, at most `size` bytes, with their targets: needed for every noise level and family."""
 
-    def __init__(self, options: ReadOptions, size: int = STORED_BYTES):
-        self.options, self.left = options, size
+    def __init__(self, options: ReadOptions, readings: Sequence[str], size: int = STORED_BYTES):
+        self.options, self.readings, self.left = options, readings, size
         self._clips: dict[ClipSource, PosedClip] = {}
         self._targets: dict[tuple[str, int], Targets] = {}
 
@@ -109,7 +103,8 @@ class ClipStore:
         if source in self._clips:
             return self._clips[source]
         clip = read_clip(source, self.options)
-        if self._has_room(clip.frames.nbytes + clip.depth.nbytes):
+        arrays = [clip.frames, clip.depth, *([] if clip.instances is None else [clip.instances])]
+        if self._has_room(sum(array.nbytes for array in arrays)):
             self._clips[source] = clip
         return clip
 
@@ -117,8 +112,8 @@ class ClipStore:
         key = fitted.content, len(fitted.clip)
         if key in self._targets:
             return self._targets[key]
-        targets = token_targets(fitted.clip, fitted.fit)
-        if self._has_room(targets.values.nbytes + targets.valid.nbytes):
+        targets = clip_targets(fitted.clip, fitted.fit, self.readings)
+        if self._has_room(targets.nbytes):
             self._targets[key] = targets
         return targets
 
@@ -136,6 +131,7 @@ class Measurement:
     generator: VegaGenerator  # loaded from files; the controls are variants of it
     grid: SettingGrid  # all settings that are measured
     options: ReadOptions = field(default_factory=ReadOptions)  # how clips are read
+    probes: ProbeOptions = field(default_factory=ProbeOptions)  # what probes read, and of which kind they are
     parts: Path | None = None  # folder for the parts of the run, to continue from; None stores nothing
     reader: Reader = VegaGenerator.read  # gives the features of a variant, such as `FeatureCache(...).read`
     # called with the number of passes over a clip that are newly done, or found done; correspondence takes
@@ -144,7 +140,7 @@ class Measurement:
     stored_bytes: int = STORED_BYTES  # the most bytes of clips that are held in memory
 
     def __post_init__(self):
-        self.store = ClipStore(self.options, self.stored_bytes)
+        self.store = ClipStore(self.options, self.probes.readings, self.stored_bytes)
 
     def groups(self) -> Iterator[SettingGroup]:
         return setting_groups(self.generator, self.grid)
@@ -219,11 +215,11 @@ def clip_columns(clip: FittedClip) -> dict:
 
 
 def probe_rows(run: Measurement, train: Sequence[ClipSource], test: Sequence[ClipSource]) -> list[dict]:
-    """Linear probes in every setting, trained on some clips and tested on others; voxel and seed count for nothing.
+    """Probes in every setting, trained on some clips and tested on others; voxel and seed count for nothing.
 
     Returns:
-        A row for each test clip and setting, like those of `correspondence_rows`, with `probe_metrics` and the chosen
-        strengths; and rows of the families `mean` and `position`, which see no features.
+        A row for each test clip and setting, like those of `correspondence_rows`, with the metrics of the readings and
+        the chosen strengths; and rows of the families `mean` and `position`, which see no features.
 
     Raises:
         ValueError: if a scene is in both, there are fewer than two training scenes, or a clip cannot be read.
@@ -231,21 +227,43 @@ def probe_rows(run: Measurement, train: Sequence[ClipSource], test: Sequence[Cli
     check_scenes(train, test)
     rows: list[dict] = []
     for group in run.groups():
-        clips = [] if run.parts is None else [clip.content for clip in run.clips(group, (*train, *test))]
+        clips = [] if run.parts is None else [clip_key(run, clip) for clip in run.clips(group, (*train, *test))]
+        place = [clips, len(train), group.frames.max_area, run.probes]
         for timestep in group.timesteps:
-            place = [group.frames.max_area, timestep]
-            key = part_key("probe", clips, len(train), group.identity(timestep), place) if run.parts else ""
-            part = read_part(run.parts, key)
-            if part is None:
-                features = hidden_states(run, group, timestep)
-                part = write_part(run.parts, key, tested_probes(run, group, features, train, test, run.on_progress))
-            else:
-                run.on_progress(len(train) + len(test))
-            rows += part
+            key = part_key("probe", *place, group.identity(timestep), timestep) if run.parts else ""
+            features = hidden_states(run, group, timestep)
+            rows += probe_part(run, group, key, features, train, test, run.on_progress)
         if group.variant.config.family == run.grid.families[0]:
-            baselines = partial(baseline_features, group.setting(0, 0))
-            rows += write_part(None, "", tested_probes(run, group, baselines, train, test))
+            setting = group.setting(0, 0)
+            key = part_key("baselines", *place, setting)
+            features = partial(baseline_features, setting)
+            rows += probe_part(run, group, key, features, train, test, lambda count: run.on_progress(0))
     return rows
+
+
+def probe_part(
+    run: Measurement,
+    group: SettingGroup,
+    key: str,
+    features: Features,
+    train: Sequence[ClipSource],
+    test: Sequence[ClipSource],
+    on_progress: Callable[[int], None],
+) -> list[dict]:
+    """The rows of `tested_probes`, of an earlier run if it left them."""
+    part = read_part(run.parts, key)
+    if part is None:
+        return write_part(run.parts, key, tested_probes(run, group, features, train, test, on_progress))
+    on_progress(len(train) + len(test))
+    return part
+
+
+def clip_key(run: Measurement, clip: FittedClip) -> str:
+    """Names a clip in the keys of probes: its content, and its ids of objects where they are read."""
+    ids = clip.clip.instances
+    if ids is None or not set(run.probes.readings) & set(OF_OBJECTS):
+        return clip.content
+    return f"{clip.content} {xxhash.xxh3_128_hexdigest(ids.tobytes())}"
 
 
 def hidden_states(run: Measurement, group: SettingGroup, timestep: int) -> Features:
@@ -260,12 +278,13 @@ def hidden_states(run: Measurement, group: SettingGroup, timestep: int) -> Featu
 
 def baseline_features(setting: Setting, clip: FittedClip) -> dict[Setting, torch.Tensor]:
     """float[T, rows, columns, C] without the picture: a constant, from which the mean is learnt, and the place."""
-    rows, columns = clip.fit.grid
-    position = position_features(clip.fit).reshape(1, rows, columns, -1).expand(len(clip.clip), -1, -1, -1)
-    constant = torch.zeros(*position.shape[:3], 1, dtype=position.dtype)
+    views, (rows, columns) = len(clip.clip), clip.fit.grid
+    place = position_features(clip.fit).reshape(1, rows, columns, -1).expand(views, -1, -1, -1)
+    time = time_features(views)[:, None, None].expand(-1, rows, columns, -1)
+    constant = torch.zeros(views, rows, columns, 1, dtype=place.dtype)
     return {
         setting._replace(family=name, timestep=None, block=None): features
-        for name, features in zip(BASELINES, (constant, position), strict=True)
+        for name, features in zip(BASELINES, (constant, torch.cat([place, time], dim=-1)), strict=True)
     }
 
 
@@ -275,27 +294,25 @@ def tested_probes(
     features: Features,
     train: Sequence[ClipSource],
     test: Sequence[ClipSource],
-    on_progress: Callable[[int], None] = lambda count: None,
+    on_progress: Callable[[int], None],
 ) -> list[dict]:
-    """A probe of each setting that `features` gives, trained, and its row for each test clip."""
+    """Probes of each setting that `features` gives, trained, and its row for each test clip."""
     held_out = held_out_scenes(train)
-    moments: dict[tuple[Setting, bool], Moments] = {}
+    training: dict[Setting, ProbeTraining] = {}
     for clip in run.clips(group, train):
         targets = run.store.targets(clip)
         for setting, states in features(clip).items():
-            place = setting, clip.clip.scene in held_out
-            known = moments.setdefault(place, Moments(states.shape[-1], states.device))
-            known.add(*valid_tokens(states, targets))
+            known = training.setdefault(setting, ProbeTraining(run.probes, is_mean=setting.family == BASELINES[0]))
+            known.add(states, targets, clip.clip.scene in held_out)
         on_progress(1)
-    probes = {setting: fit_probe(moments[setting, False], moments[setting, True]) for setting, _ in moments}
+    device = group.variant.device
+    probes = {setting: training.pop(setting).fit(device, lambda: on_progress(0)) for setting in list(training)}
     rows = []
     for clip in run.clips(group, test):
         targets = run.store.targets(clip)
         for setting, states in features(clip).items():
-            weight, strengths = probes[setting]
-            metrics = probe_metrics(states, targets, weight)
-            chosen = {f"{name}_strength": strength for name, strength in strengths.items()}
-            rows.append({**setting._asdict(), **clip_columns(clip), **metrics, **chosen})
+            metrics = probes[setting].metrics(states, targets)
+            rows.append({**setting._asdict(), **clip_columns(clip), **metrics})
         on_progress(1)
     return rows
 

@@ -5,12 +5,13 @@ from pathlib import Path
 import torch
 from transformers import BitsAndBytesConfig
 
-from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
+from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGenerator, VegaGeneratorConfig, VegaProcessor
 from vega3d.extras import optional_module
 from vega3d.features.cache import FeatureCache
 from vega3d.inference.session import Session
 from vega3d.inference.vision_attention import pack_vision_attention
-from vega3d.modeling.files_vega3d import read_generator_info
+from vega3d.modeling.backbones_vega3d import embed_empty_prompt
+from vega3d.modeling.files_vega3d import read_generator_info, read_part_config
 from vega3d.processing.generator_frames_vega3d import FrameSettings
 from vega3d.shipped import EMBEDDED, model_folder
 
@@ -138,3 +139,19 @@ def check_vlm_processor(processor: VegaProcessor, config: VegaConfig) -> None:
 def generator_frames(folder: Path, config: VegaGeneratorConfig) -> FrameSettings:
     """How frames are prepared for a generator alone in a folder: as large as those that it was trained on."""
     return FrameSettings(config.patch_size, max_area=read_generator_info(folder)["size"] ** 2)
+
+
+def published_generator(folder: Path, device: torch.device) -> tuple[VegaGenerator, FrameSettings]:
+    """A generator alone in the published diffusers layout, read at two thirds of its depth, with the empty prompt.
+
+    Raises ValueError if its text encoder, which embeds the prompt, is not there.
+    """
+    if not (folder / "text_encoder" / "config.json").is_file():
+        raise ValueError(
+            f"{folder} has neither text_encoder/ nor prompt.safetensors, so its prompt is not known. Name the "
+            "checkpoint that it lies in, or download the generator with its text encoder."
+        )
+    layers = read_part_config(folder, "transformer").get("num_layers", 40)
+    prompt = embed_empty_prompt(folder)
+    generator = VegaGenerator.from_folder(folder, prompt_embeds=prompt, device=device, block=round(2 * layers / 3))
+    return generator, FrameSettings(generator.config.patch_size)

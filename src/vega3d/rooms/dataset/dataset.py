@@ -15,7 +15,7 @@ Rooms made when they are asked for (`stored_rooms`) lie below the Hub's own cach
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -111,17 +111,19 @@ def synthesize(
     on_progress: Callable[[int], None] | None = None,
     furniture: str | Path | None = None,
     preview: bool = False,
+    first: int = 0,
 ) -> Path:
     """Makes a data set, or what is missing of one; returns the table of all questions.
 
     Args:
         output: folder; empty, not there yet, or of an earlier run with the same settings.
         settings: what rooms are made, and what is written of them.
-        num_scenes: rooms, numbered from 0 in their split.
+        num_scenes: how many rooms.
         workers: processes; the result does not depend on their number.
         on_progress: called with 1 for each room that is done.
         furniture: a pack (`furniture_for`); needed for `test_unseen`.
         preview: whether to draw a contact sheet.
+        first: number of the first room in its split.
 
     Raises:
         ValueError: if the folder holds something else, another run writes it, or an argument is out of range.
@@ -132,23 +134,23 @@ def synthesize(
     if preview and not settings.videos:
         raise ValueError("A preview shows frames, but videos=False makes none. Leave one of them out.")
     output, pack = Path(output), None if furniture is None else Path(furniture)
-    scene_seed(settings.split, num_scenes - 1)
+    scene_seed(settings.split, first), scene_seed(settings.split, first + num_scenes - 1)
     furniture_for(settings.split, pack)
     with claimed(output, settings, pack):
         make = partial(make_room, output=output, settings=settings, pack=pack)
-        for _ in run_all(make, num_scenes, workers, use_one_thread):
+        for _ in run_all(make, num_scenes, workers, use_one_thread, first):
             if on_progress is not None:
                 on_progress(1)
-        write_whole_set(output, settings, num_scenes, preview)
+        write_whole_set(output, settings, range(first, first + num_scenes), preview)
     return output / table_file(settings.split, "questions")
 
 
-def write_whole_set(output: Path, settings: DatasetSettings, num_scenes: int, preview: bool) -> None:
+def write_whole_set(output: Path, settings: DatasetSettings, rooms: Iterable[int], preview: bool) -> None:
     """Writes tables, statistics, card and contact sheet of all rooms."""
-    names = [name for room in range(num_scenes) for name in settings.walkthrough_names(room)]
+    names = [name for room in rooms for name in settings.walkthrough_names(room)]
     statistics = write_tables(output, settings.split, (read_record(output, name) for name in names))
     write_json(output / "statistics.json", statistics)
-    seeds = [scene_seed(settings.split, room) for room in range(num_scenes)]
+    seeds = [scene_seed(settings.split, room) for room in rooms]
     license_name = "cc-by-3.0" if settings.split == UNSEEN_SPLIT else "apache-2.0"
     card = dataset_card(settings.as_json(), statistics, seeds, license_name)
     write_whole(output / "README.md", partial(Path.write_text, data=card))
@@ -201,17 +203,19 @@ def stored_rooms(
     workers: int = 1,
     cache: Path | None = None,
     on_progress: Callable[[int], None] | None = None,
+    first: int = 0,
 ) -> Iterator[Path]:
-    """The table of the first `count` rooms; those that are not in the store are made.
+    """The table of `count` rooms; those that are not in the store are made.
 
-    The table is written anew for each number of rooms: it stays as it is until the context ends.
+    The table is written anew for each choice of rooms: it stays as it is until the context ends.
 
     Args:
         settings: which rooms; each setting has a folder of its own.
-        count: how many rooms the table covers, from the first one on.
+        count: how many rooms the table covers.
         workers: processes that make rooms.
         cache: folder of the store; by default below `HF_HOME`.
         on_progress: called with 1 for each room that is there.
+        first: number of the first room in its split.
 
     Raises:
         ValueError: if `count` is below 1, or the store holds something else.
@@ -220,7 +224,7 @@ def stored_rooms(
     cache.mkdir(parents=True, exist_ok=True)
     name = folder_name(settings)
     with waited_for(FileLock(cache / f"{name}.lock")):
-        yield synthesize(cache / name, settings, count, workers, on_progress)
+        yield synthesize(cache / name, settings, count, workers, on_progress, first=first)
 
 
 def waited_for(lock: FileLock):

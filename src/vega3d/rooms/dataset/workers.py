@@ -95,18 +95,24 @@ def run_in_order(
 
 
 def run_all(
-    make: Callable[[int], Made], count: int, workers: int, initializer: Callable[[], None] | None = None
+    make: Callable[[int], Made],
+    count: int,
+    workers: int,
+    initializer: Callable[[], None] | None = None,
+    first: int = 0,
 ) -> Generator[Made, None, None]:
-    """The results for 0 to `count` - 1, in this order; with several workers, `make` and its results are pickled.
+    """The results for `count` numbers from `first` on, in this order.
+
+    With several workers, `make` and its results are pickled.
 
     Each worker calls `initializer` first. Closed, it calls off what is not begun; an error or a signal ends the
     workers at once.
     """
     if workers == 1:
-        yield from map(make, range(count))
+        yield from map(make, range(first, first + count))
         return
     job = partial(without_arrays, make)
-    numbers = iter(range(count))
+    numbers = iter(range(first, first + count))
     results = run_in_order(
         job, numbers, min(workers, count), workers, initializer=initializer, own_threads=True, finish=True
     )
