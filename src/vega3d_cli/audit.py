@@ -56,20 +56,22 @@ def audit(
     records = None if data is None else load_vsibench(data)[0]  # before the model; rooms take minutes
     with common.loading(model):
         from vega3d.evaluation.audit import audit as run_audit
-        from vega3d.evaluation.audit import check_audit_folder, check_audited
+        from vega3d.evaluation.audit import check_audit_folder, check_audited, chosen_questions
         from vega3d.evaluation.audit_report import audit_table
         from vega3d.hub.load import load_vega
         from vega3d.modeling.configuration_vega3d import VegaConfig
         from vega3d.shipped import model_folder
 
         check_audit_folder(output)
+        if records is not None:
+            chosen_questions(records, scenes, questions_per_scene, seed)  # refuses too few, before the model is loaded
         check_audited(VegaConfig.from_pretrained(model_folder(model)).fusion, model)
         features = common.open_cache(cache)
         loaded = load_vega(model, four_bit, device)
     if records is None:
         with common.progress("rooms", "room", scenes) as advance:
             records = load_rooms(RoomsBenchmark(ROOMS.settings, scenes), workers=workers, on_progress=advance)
-    with common.progress("audit", "condition") as advance:
+    with common.progress("audit", "step") as advance:
         result = run_audit(
             *loaded,
             records,

@@ -38,6 +38,7 @@ RESULT, PAGE, PARTS = "audit.json", "audit.html", "parts.jsonl"
 SCENES, QUESTIONS_PER_SCENE = 100, 8  # by default; with vega3d-tiny less than 10 minutes on two cores
 LEAST_SCENES = 2  # another clip is of another scene
 GREY = 128
+STEPS = 1 + len(CONDITIONS)  # of a scene: it is read, and asked under each condition
 STORED_CLIPS = 8
 
 
@@ -87,8 +88,8 @@ def audit(
         resamples: draws of the bootstrap.
         cache: the generator's features on disk.
         metadata: more values for the result, such as the command.
-        on_progress: called with the steps newly done (at first those of an earlier run) and those wanted; a step is a
-            scene under a condition.
+        on_progress: called with the steps newly done and those wanted. A step is a clip that is read to make the
+            plan, or a scene under one condition.
 
     Returns:
         The values of `audit.json`.
@@ -102,7 +103,8 @@ def audit(
     check_audit_folder(output)
     answerer = ModelAnswerer(model, processor, name, num_frames, cache=cache)
     auditor = Auditor(StreamSession(model, processor, cache=cache, num_frames=num_frames), seed)
-    plan, left_out = auditor.plan(chosen_questions(records, scenes, questions_per_scene, seed))
+    chosen = chosen_questions(records, scenes, questions_per_scene, seed)
+    plan, left_out = auditor.plan(chosen, lambda: on_progress(1, len(chosen) * STEPS))
     asked = [question for scene in plan for question in scene.questions]
     header = {
         **run_header(answerer, asked, "audit", []),
@@ -132,7 +134,7 @@ def audited_parts(
     on_progress: Callable[[int, int], None],
 ) -> dict[str, dict]:
     """The part of each scene, in the order of the plan; each is in the journal before the next one is begun."""
-    wanted = len(plan) * len(CONDITIONS)
+    wanted = len(plan) * STEPS
     with open_journal(journal_file, header) as (parts, journal):
         check_parts(parts, plan, journal_file)
         on_progress(len(parts) * len(CONDITIONS), wanted)
@@ -184,7 +186,7 @@ def check_audit_folder(output: Path) -> None:
 def fusion_scalars(model: VegaForSpatialReasoning) -> dict[str, float]:
     """The single numbers that a fusion has learnt, such as the residual scale r."""
     named = model.model.fusion.named_parameters()
-    return {name: float(value) for name, value in named if value.ndim == 0}
+    return {name: value.item() for name, value in named if value.ndim == 0}
 
 
 def finished_audit(output: Path, header: Mapping) -> dict | None:
@@ -202,7 +204,7 @@ def chosen_questions(
     """At most `per_scene` questions of each of at most `scenes` scenes, in an order drawn by `seed`.
 
     Each scene gives its questions of the types that have the fewest so far, so that each type is asked in as many
-    scenes as can be.
+    scenes as can be. Raises ValueError for fewer than two scenes.
     """
     for name, value, least in (("scenes", scenes, LEAST_SCENES), ("questions_per_scene", per_scene, 1)):
         if value is not None:
@@ -211,6 +213,11 @@ def chosen_questions(
     for record in records:
         by_scene.setdefault(scene_of(record), []).append(record)
     chance = random.Random(seed)
+    if len(by_scene) < LEAST_SCENES:
+        raise ValueError(
+            f"The questions are about {len(by_scene)} scene, but an audit gives the features of one to another. Give "
+            "questions on more scenes."
+        )
     drawn = chance.sample(sorted(by_scene), len(by_scene))[:scenes]
     counts: Counter[str] = Counter()
     chosen = []
@@ -243,7 +250,9 @@ class Auditor:
         self.reads_question = FUSIONS[session.model.config.fusion].needs_instruction
         self._streams: OrderedDict[str, EncodedClip] = OrderedDict()
 
-    def plan(self, chosen: Sequence[Sequence[AnnotatedQuestion]]) -> tuple[list[AuditedScene], list[str]]:
+    def plan(
+        self, chosen: Sequence[Sequence[AnnotatedQuestion]], on_step: Callable[[], None] = lambda: None
+    ) -> tuple[list[AuditedScene], list[str]]:
         """The scenes in a cycle for each grid of the generator's, in which each takes the features of the next one.
 
         Returns:
@@ -261,6 +270,7 @@ class Auditor:
                 )
             inputs = self.session.processor.generator_inputs(videos=[clip], num_frames=len(clip))
             grids.setdefault(tuple(inputs["generator_video_grid_thw"][0].tolist()), []).append(questions)
+            on_step()
         cycles = [scenes for scenes in grids.values() if len(scenes) >= LEAST_SCENES]
         if not cycles:
             raise ValueError(
@@ -285,10 +295,12 @@ class Auditor:
             `token_statistics` of the gates and of the fusion's own change of a token; `seconds` taken [s].
         """
         start = time.perf_counter()
-        clips: dict[str, tuple[VideoClip, list[AnnotatedQuestion]]] = {}
+        clips: dict[tuple, tuple[VideoClip, list[AnnotatedQuestion]]] = {}
         for question in scene.questions:
-            clip = self.own_clip(question)
-            clips.setdefault(content_hash(clip), (clip, []))[1].append(question)
+            boxes = tuple(map(tuple, question.marks)), question.frame if question.marks else None
+            if boxes not in clips:
+                clips[boxes] = self.own_clip(question), []
+            clips[boxes][1].append(question)
         other = self.features(self.plain_clip(scene.other))
         answers: dict[str, dict[str, RawAnswer]] = {}
         changes: dict[str, float] = {}
