@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation_data import question_rows, write_jsonl
+from evaluation_data import question_records, question_rows, write_jsonl
 
 from command_line import run
 from tiny_checkpoints import FROZEN, copy_frozen, save_checkpoint
@@ -19,6 +19,7 @@ from vega3d.evaluation.audit import (
     audit,
     check_audit_folder,
     chosen_questions,
+    features_of,
     noise_like,
     scene_of,
 )
@@ -41,19 +42,25 @@ VOID = ("meta",)  # elements that are never closed
 MARKS = ((2, 2, 20, 20), (30, 10, 46, 40), (4, 26, 20, 46))
 
 
-def benchmark(folder: Path, scenes: int = 3, size: tuple[int, int] = (64, 64)) -> Path:
-    """Three questions on each of some videos of random pixels, one of them about boxes."""
+def benchmark(folder: Path, scenes: int = 2, size: tuple[int, int] = (64, 64)) -> Path:
+    """Two questions on each of some videos of random pixels, and one about boxes on the first."""
     rows = question_rows(scenes)
     random = np.random.default_rng(0)
     kept = [row for row in rows if row["question_type"] in ("route_planning", "object_counting")]
-    for number, scene in enumerate(dict.fromkeys((row["dataset"], row["scene_name"]) for row in rows)):
+    for scene in dict.fromkeys((row["dataset"], row["scene_name"]) for row in rows):
         (folder / scene[0]).mkdir(parents=True, exist_ok=True)
         write_video(folder / scene[0] / f"{scene[1]}.mp4", random.integers(0, 256, (FRAMES, *size, 3), dtype=np.uint8))
-        place = {"id": f"box{number}", "dataset": scene[0], "scene_name": scene[1], "ground_truth": "B"}
-        boxes = {"question_type": "localisation_by_choice", "frame": 1, "marks": [list(mark) for mark in MARKS]}
-        kept.append({**place, **boxes, "question": "Which box is the bed?", "options": ["A. a", "B. b", "C. c"]})
+    boxes = {"question_type": "localisation_by_choice", "frame": 1, "marks": [list(mark) for mark in MARKS]}
+    asked = {"question": "Which box is the bed?", "options": ["A. a", "B. b", "C. c"], "ground_truth": "B"}
+    kept.append({**kept[0], **boxes, **asked, "id": "boxes"})
     write_jsonl(folder / "test.jsonl", kept)
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The stored checkpoint in float32: its answers hang on the features by little more than bfloat16 rounds."""
+    return load_vega(FROZEN, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +80,9 @@ def auditor(tiny) -> Auditor:
 
 @pytest.fixture(scope="module")
 def scene(auditor, records) -> AuditedScene:
-    return auditor.plan(chosen_questions(records, None, None, 0))[0][0]
+    """The one with a question about boxes."""
+    plan, _ = auditor.plan(chosen_questions(records, None, None, 0))
+    return next(scene for scene in plan if any(question.marks for question in scene.questions))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +126,7 @@ def given(part: dict, condition: str, question) -> dict[str, float]:
 
 
 def near(first: dict[str, float], second: dict[str, float]) -> bool:
-    return first == pytest.approx(second, abs=2e-3)  # bfloat16
+    return first == pytest.approx(second, abs=1e-5)
 
 
 def test_another_clip_gives_its_own_features(tiny, auditor, scene, part):
@@ -125,7 +134,9 @@ def test_another_clip_gives_its_own_features(tiny, auditor, scene, part):
     question = plain_choice(scene)
     other = bare_features(model, own_inputs(processor, scene.other))
 
-    features = auditor.changed("other clip", torch.zeros(1), auditor.features(auditor.plain_clip(scene.other)), "")
+    features = auditor.changed(
+        "other clip", torch.zeros(1), features_of(auditor.streams(auditor.plain_clip(scene.other))), ""
+    )
 
     assert torch.equal(features, other)
     assert not torch.equal(features, bare_features(model, own_inputs(processor, question)))
@@ -143,7 +154,7 @@ def test_as_it_is_and_without_are_the_answers_of_the_model(tiny, scene, part):
 
     assert near(given(part, "as it is", question), as_it_is)
     assert near(given(part, "without", question), without)
-    assert max(abs(as_it_is[letter] - without[letter]) for letter in as_it_is) > 1e-2
+    assert max(abs(as_it_is[letter] - without[letter]) for letter in as_it_is) > 1e-4
     assert part["token_change"]["as it is"] == 0 and part["token_change"]["without"] > 0.1
 
 
@@ -219,7 +230,7 @@ def test_every_fusion_and_vlm_is_audited_as_the_bare_model_answers(vlm, fusion, 
     folder = save_checkpoint(tmp_path, vlm, fusion=fusion)
     model, processor = load_vega(folder, device="cpu")
     auditor = Auditor(StreamSession(model, processor, num_frames=FRAMES), seed=0)
-    scene = auditor.plan(chosen_questions(records, None, 3, 0))[0][0]
+    scene = auditor.plan(chosen_questions(records, None, None, 0))[0][0]
     question = plain_choice(scene)
 
     part = auditor.part(scene, lambda: None)
@@ -273,7 +284,7 @@ def test_a_killed_audit_continues_with_the_same_bytes(finished, tiny, records, t
 
     def stop(done: int, wanted: int) -> None:
         steps.append(done)
-        if len(steps) == 3 + 1 + 8 + 4:  # clips read, parts found, the first scene, half of the second
+        if len(steps) == 2 + 1 + 8 + 4:  # clips read, parts found, the first scene, half of the second
             raise StopError
 
     with pytest.raises(StopError):
@@ -284,7 +295,7 @@ def test_a_killed_audit_continues_with_the_same_bytes(finished, tiny, records, t
     again: list[int] = []
     result = audit(*tiny, records, folder, on_progress=lambda done, wanted: again.append(done), **options)
 
-    assert again == [1] * 3 + [8] + [1] * 16 and sum(again) == 3 * (1 + 8)
+    assert again == [1] * 2 + [8] + [1] * 8 and sum(again) == 2 * (1 + 8)
     texts = [(place / "audit.json").read_text() for place in (folder, finished[0])]
     seconds = [f'"seconds": {one["seconds"]}' for one in (result, finished[1])]
     assert texts[0].replace(seconds[0], "") == texts[1].replace(seconds[1], "")
@@ -300,7 +311,7 @@ def test_parts_of_another_kind_are_refused(tiny, records, tmp_path):
 
     def stop(done: int, wanted: int) -> None:
         steps.append(done)
-        if len(steps) == 3 + 1 + 8 + 1:
+        if len(steps) == 2 + 1 + 8 + 1:
             raise StopError
 
     with pytest.raises(StopError):
@@ -314,24 +325,23 @@ def test_parts_of_another_kind_are_refused(tiny, records, tmp_path):
 
 def test_questions_are_balanced_over_types_and_scenes_have_a_partner_of_their_grid(tiny, auditor, data, tmp_path):
     records = load_vsibench(data)[0]
-    chosen = chosen_questions(records, None, 1, 0)
-    assert sorted(question.question_type for [question] in chosen) == sorted(
-        {record.question_type for record in records}
-    )
-    assert chosen == chosen_questions(records[::-1], None, 1, 0)
-    assert len(chosen_questions(records, 2, None, 0)) == 2
+    many = question_records(10)
+    chosen = chosen_questions(many, None, 1, 0)
+    assert sorted(question.question_type for [question] in chosen) == sorted({one.question_type for one in many})
+    assert chosen != chosen_questions(many, None, 1, 1)
+    assert [len(questions) for questions in chosen_questions(many, 4, 3, 0)] == [3] * 4
 
     wide = load_vsibench(benchmark(tmp_path / "wide", 4, (64, 96)))[0]
     wide = [replace(question, scene=f"wide-{question.scene}") for question in wide]
     plan, left_out = auditor.plan(chosen_questions([*records, *wide], None, 1, 0))
-    assert len(plan) == 7 and left_out == []
+    assert len(plan) == 6 and left_out == []
     assert sorted(scene.name for scene in plan) == sorted(scene_of(scene.other) for scene in plan)
     assert all(("wide" in scene.name) == ("wide" in scene_of(scene.other)) for scene in plan)
     first = wide[0].scene
     plan, left_out = auditor.plan(
         chosen_questions([*records, *(one for one in wide if one.scene == first)], None, 1, 0)
     )
-    assert len(plan) == 3 and left_out == [scene_of(wide[0])]
+    assert len(plan) == 2 and left_out == [scene_of(wide[0])]
 
 
 def difference(score: float, low: float | None, high: float | None, scenes: int = 30) -> Difference:

@@ -8,17 +8,18 @@ OUT/audit.html     the same as a page
 import random
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from vega3d.configs import check_count
 from vega3d.evaluation.answerers import MAX_NEW_TOKENS, ModelAnswerer
 from vega3d.evaluation.audit_page import audit_page
-from vega3d.evaluation.audit_report import AS_IT_IS, CONDITIONS, FORMAT, summarise_audit, token_statistics
+from vega3d.evaluation.audit_report import CONDITIONS, FORMAT, summarise_audit, token_statistics
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.result_files import JOURNAL_REMEDY, check_same_header, open_journal
 from vega3d.evaluation.run import checked, run_header
@@ -295,48 +296,69 @@ class Auditor:
             `token_statistics` of the gates and of the fusion's own change of a token; `seconds` taken [s].
         """
         start = time.perf_counter()
+        clips = self.clips(scene)
+        other = features_of(self.streams(self.plain_clip(scene.other)))
+        answers: dict[str, dict[str, RawAnswer]] = {}
+        changes: dict[str, float] = {}
+        as_it_is: list[FusedClip] = []
+        for condition in CONDITIONS:
+            fused = [
+                one for clip, asked in clips for one in self.fused(condition.name, clip, asked, other, scene.name)
+            ]
+            as_it_is = as_it_is or fused
+            changes[condition.name] = mean_change([one.tokens for one in fused], [one.tokens for one in as_it_is])
+            answers[condition.name] = self.answers(fused)
+            on_step()
+        gates = [one.gates.flatten() for one in as_it_is if one.gates is not None]
+        own_changes = torch.cat([relative_change(one.tokens, one.semantic) for one in as_it_is])
+        return {
+            "answers": answers,
+            "token_change": changes,
+            "gate": token_statistics(torch.cat(gates).numpy()) if gates else None,
+            "fusion_change": token_statistics(own_changes.cpu().numpy()),
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+
+    def clips(self, scene: AuditedScene) -> list[tuple[VideoClip, list[AnnotatedQuestion]]]:
+        """The clips of a scene with the questions about each: the plain one, and those with boxes drawn in."""
         clips: dict[tuple, tuple[VideoClip, list[AnnotatedQuestion]]] = {}
         for question in scene.questions:
             boxes = tuple(map(tuple, question.marks)), question.frame if question.marks else None
             if boxes not in clips:
                 clips[boxes] = self.own_clip(question), []
             clips[boxes][1].append(question)
-        other = self.features(self.plain_clip(scene.other))
-        answers: dict[str, dict[str, RawAnswer]] = {}
-        changes: dict[str, float] = {}
-        reference: list[torch.Tensor] = []  # float[N, D] of each clip, as it is
-        gates: list[torch.Tensor] = []
-        fusions: list[torch.Tensor] = []
-        for condition in CONDITIONS:
-            groups: dict[str, tuple[EncodedClip, list[AnnotatedQuestion]]] = {}
-            tokens = []
-            for clip, questions in clips.values():
-                shown = self.shown(condition.name, clip, scene.name)
-                streams = self.streams(shown)
-                features = self.changed(condition.name, features_of(streams), other, scene.name)
-                for asked in [[question] for question in questions] if self.reads_question else [questions]:
-                    fused, gate = self.session.fused(streams, features, asked[0])
-                    key = f"{content_hash(shown)} {asked[0].id if self.reads_question else ''}"
-                    groups.setdefault(key, (fused, []))[1].extend(asked)
-                    tokens.append(fused.fused.pooler_output[0].float())
-                    if condition.name == AS_IT_IS:
-                        fusions.append(relative_change(tokens[-1], streams.semantic.pooler_output[0].float()))
-                        gates += [] if gate is None else [gate.flatten()]
-            reference = reference or tokens
-            changes[condition.name] = mean_change(tokens, reference)
-            answers[condition.name] = {}
-            for fused, asked in groups.values():
-                given = self.session.answer_about(fused, asked, MAX_NEW_TOKENS)
-                pairs = zip(asked, given, strict=True)
-                answers[condition.name] |= {question.id: checked(question, answer) for question, answer in pairs}
-            on_step()
-        return {
-            "answers": answers,
-            "token_change": changes,
-            "gate": token_statistics(torch.cat(gates).numpy()) if gates else None,
-            "fusion_change": token_statistics(torch.cat(fusions).cpu().numpy()),
-            "seconds": round(time.perf_counter() - start, 3),
-        }
+        return list(clips.values())
+
+    def fused(
+        self, condition: str, clip: VideoClip, questions: list[AnnotatedQuestion], other: torch.Tensor, scene: str
+    ) -> Iterator["FusedClip"]:
+        """A clip under a condition; for each of its questions, if the fusion reads them, else once for all."""
+        shown = self.shown(condition, clip, scene)
+        streams = self.streams(shown)
+        features = self.changed(condition, features_of(streams), other, scene)
+        for asked in [[question] for question in questions] if self.reads_question else [questions]:
+            encoded, gates = self.session.fused(streams, features, asked[0])
+            name = asked[0].id if self.reads_question else ""
+            yield FusedClip(
+                key=(content_hash(shown), name),
+                clip=encoded,
+                tokens=visual_tokens(encoded.fused),
+                semantic=visual_tokens(streams.semantic),
+                gates=gates,
+                questions=asked,
+            )
+
+    def answers(self, clips: Sequence["FusedClip"]) -> dict[str, RawAnswer]:
+        """Answers by id; questions about clips that have become the same are asked together."""
+        groups: dict[tuple, tuple[EncodedClip, list[AnnotatedQuestion]]] = {}
+        for one in clips:
+            groups.setdefault(one.key, (one.clip, []))[1].extend(one.questions)
+        answers: dict[str, RawAnswer] = {}
+        for clip, asked in groups.values():
+            given = self.session.answer_about(clip, asked, MAX_NEW_TOKENS)
+            pairs = zip(asked, given, strict=True)
+            answers |= {question.id: checked(question, answer) for question, answer in pairs}
+        return answers
 
     def own_clip(self, question: SpatialQuestion) -> VideoClip:
         return read_frames(question, self.session.num_frames, self.session.fps)
@@ -354,9 +376,6 @@ class Auditor:
         while len(self._streams) > STORED_CLIPS:
             self._streams.popitem(last=False)
         return self._streams[key]
-
-    def features(self, clip: VideoClip) -> torch.Tensor:
-        return features_of(self.streams(clip))
 
     def order(self, length: int, scene: str) -> list[int]:
         """One cycle through all places (Sattolo), so that nothing stays where it was."""
@@ -386,6 +405,32 @@ class Auditor:
         if condition == "shuffled features":
             return features[self.order(len(features), scene)]
         return None if condition == "without" else features
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FusedClip:
+    """A clip as the language model sees it under a condition.
+
+    Attributes:
+        key: equal for clips that show the same.
+        clip: its encoding, to ask about.
+        tokens: float32[N, D], fused.
+        semantic: float32[N, D], the same of the VLM alone.
+        gates: as in `StreamSession.fused`.
+        questions: that are asked about it.
+    """
+
+    key: tuple
+    clip: EncodedClip
+    tokens: torch.Tensor
+    semantic: torch.Tensor
+    gates: torch.Tensor | None
+    questions: list[AnnotatedQuestion]
+
+
+def visual_tokens(outputs: Any) -> torch.Tensor:
+    """float32[N, D] of the one clip in encoder outputs."""
+    return outputs.pooler_output[0].float()
 
 
 def features_of(streams: EncodedClip) -> torch.Tensor:
