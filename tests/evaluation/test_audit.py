@@ -169,6 +169,37 @@ def test_the_fused_tokens_are_those_of_a_session_bit_by_bit(tiny, auditor, scene
     assert torch.equal(gates, expected.gates)
 
 
+def test_questions_about_one_clip_are_answered_as_in_a_batch(tiny, auditor, scene):
+    questions = [question for question in scene.questions if not question.marks]
+    questions.append(replace(plain_choice(scene), question="Where?", options=("left", "right")))
+    streams = auditor.streams(auditor.own_clip(questions[0]))
+    fused, _ = auditor.session.fused(streams, features_of(streams), questions[0])
+
+    together = auditor.session.answer_about(fused, questions)
+
+    for (text, letters), (expected, theirs) in zip(together, Session(*tiny).answer_batch(questions), strict=True):
+        assert text == expected and (letters is theirs is None or near(letters, theirs))
+
+
+def test_each_clip_is_encoded_once_for_all_conditions_that_keep_it(tiny, records):
+    model = tiny[0]
+    auditor = Auditor(StreamSession(*tiny), seed=0)
+    plan, _ = auditor.plan(chosen_questions([one for one in records if not one.marks], None, None, 0))
+    calls: list[str] = []
+    modules = {"semantic": model.model.vlm.model.visual, "generator": model.generator_module.tower}
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: calls.append(name)) for name, module in modules.items()
+    ]
+
+    for scene in plan:
+        auditor.part(scene, lambda: None)
+    for hook in hooks:
+        hook.remove()
+
+    encoded = 2 * (1 + 2) + 1  # of each scene its clip, shuffled and repeated; and grey
+    assert {name: calls.count(name) for name in modules} == dict.fromkeys(modules, encoded)
+
+
 def test_semantic_tokens_of_another_clip_are_refused(auditor, scene):
     streams = auditor.streams(auditor.own_clip(scene.questions[0]))
     short = replace(streams.semantic, pooler_output=(streams.semantic.pooler_output[0][1:],))
@@ -292,6 +323,7 @@ def test_a_killed_audit_continues_with_the_same_bytes(finished, tiny, records, t
     assert os.listdir(folder) == ["parts.jsonl"]
     with (folder / "parts.jsonl").open("ab") as file:
         file.write(b'{"answers": {"cut')
+    (folder / ".audit.json-01234567.partial").write_text("half")
     again: list[int] = []
     result = audit(*tiny, records, folder, on_progress=lambda done, wanted: again.append(done), **options)
 
@@ -367,7 +399,8 @@ def test_verdicts(found, same, of_generator, expected):
 def test_headlines_rest_on_another_clip():
     def conditions(other: str, others: str) -> dict:
         words = dict.fromkeys(GENERATOR, others) | {"other clip": other}
-        return {name: {"verdict": word, "reason": "R.", "of_generator": True} for name, word in words.items()}
+        same = {"reason": "R.", "of_generator": True, "differences": {"macro": {}}}
+        return {name: {**same, "verdict": word} for name, word in words.items()}
 
     matters, nothing = "the generator matters here", "no measurable difference"
     assert headline("M", conditions(matters, nothing)).startswith("The generator matters in M")
@@ -447,6 +480,12 @@ def test_what_cannot_be_audited_is_refused_in_one_line(data, tmp_path):
     assert not (tmp_path / "a").exists()
     assert (tmp_path / "other" / "audit.html").read_text() == "mine"
     check_audit_folder(tmp_path / "new")
+
+
+def test_a_question_without_its_video_is_refused(tiny, records, tmp_path):
+    with pytest.raises(ValueError, match="has no video"):
+        audit(*tiny, [replace(records[0], visual=None), *records[1:]], tmp_path / "audit")
+    assert not (tmp_path / "audit").exists()
 
 
 def test_a_clip_is_read_with_the_sampling_of_the_session(auditor, scene):

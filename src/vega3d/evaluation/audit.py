@@ -25,7 +25,7 @@ from vega3d.evaluation.result_files import JOURNAL_REMEDY, check_same_header, op
 from vega3d.evaluation.run import checked, run_header
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.features.cache import FeatureCache
-from vega3d.files import LOCK, check_folder, is_free, only_run, read_json, write_json, write_whole
+from vega3d.files import check_folder, is_free, only_run, read_json, write_json, write_whole
 from vega3d.inference.encoding import EncodedClip, content_hash, read_frames
 from vega3d.inference.streams import StreamSession
 from vega3d.modeling.fusion_vega3d import FUSIONS
@@ -36,7 +36,6 @@ from vega3d.questions import RawAnswer, SpatialQuestion
 from vega3d.statistics import RESAMPLES
 
 RESULT, PAGE, PARTS = "audit.json", "audit.html", "parts.jsonl"
-SCENES, QUESTIONS_PER_SCENE = 100, 8  # by default; with vega3d-tiny less than 10 minutes on two cores
 LEAST_SCENES = 2  # another clip is of another scene
 GREY = 128
 STEPS = 1 + len(CONDITIONS)  # of a scene: it is read, and asked under each condition
@@ -65,8 +64,8 @@ def audit(
     records: Sequence[AnnotatedQuestion],
     output: str | Path,
     name: str = "model",
-    scenes: int | None = SCENES,
-    questions_per_scene: int | None = QUESTIONS_PER_SCENE,
+    scenes: int | None = None,
+    questions_per_scene: int | None = None,
     num_frames: int | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -104,6 +103,8 @@ def audit(
     check_audit_folder(output)
     answerer = ModelAnswerer(model, processor, name, num_frames, cache=cache)
     auditor = Auditor(StreamSession(model, processor, cache=cache, num_frames=num_frames), seed)
+    for record in records:
+        answerer.question(record)  # refuses one without a video
     chosen = chosen_questions(records, scenes, questions_per_scene, seed)
     plan, left_out = auditor.plan(chosen, lambda: on_progress(1, len(chosen) * STEPS))
     asked = [question for scene in plan for question in scene.questions]
@@ -173,8 +174,8 @@ def check_audit_folder(output: Path) -> None:
     check_folder(output)
     if is_free(output):
         return
-    names = {file.name for file in output.iterdir()}
-    if not names <= {RESULT, PAGE, PARTS, LOCK} or not names & {RESULT, PARTS}:
+    names = {file.name for file in output.iterdir() if not file.name.startswith(".")}  # a killed writer leaves some
+    if not names <= {RESULT, PAGE, PARTS} or not names & {RESULT, PARTS}:
         raise ValueError(f"{output} is not empty and holds no audit. Choose another folder.")
     if RESULT in names:
         found = read_json(output / RESULT, "Choose another folder.").get("format")

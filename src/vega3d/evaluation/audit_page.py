@@ -19,15 +19,16 @@ STYLE = """
   --bar: #2b6cb0; --other: #9aa5b1; --strong: #b83232; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --soft: #a0a0a0; --line: #444; --paper: #16181b;
   --bar: #6aa9e9; --other: #6b7580; --strong: #ef7a7a; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 76rem;
   margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 .headline { font-size: 1.1rem; border-left: 4px solid var(--bar); padding-left: .8rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, .words td { text-align: left; }
-.words td { white-space: normal; } th { color: var(--soft); font-weight: 600; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
+td { white-space: nowrap; }
+th:first-child, td:first-child, .words th, .words td { text-align: left; }
+.words td + td { white-space: normal; } th { color: var(--soft); font-weight: 600; }
 svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 13px; }
 svg .soft { fill: var(--soft); } .note { color: var(--soft); }
 """
@@ -53,6 +54,7 @@ def audit_page(result: Mapping) -> str:
         f"{len(result['conditions'])} conditions. Intervals are of 95 % over scenes, paired.</p>",
         "<h2>Difference from the answers as they are</h2>",
         bars(result),
+        '<p class="note">Blue: the generative stream alone is changed. Grey: both streams are.</p>',
         table(condition_rows(result)),
         '<p class="note">Scores in percent, differences in points. <i>answers changed</i>: share of the parsed '
         "answers that differ. <i>p moved</i>: share of the options' probability that moved. <i>tokens</i>: change of "
