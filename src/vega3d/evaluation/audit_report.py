@@ -177,7 +177,8 @@ def headline(name: str, conditions: Mapping[str, Mapping]) -> str:
     if set(verdicts.values()) == {"no difference at all"}:
         return f"The generator has no effect on {name}: whatever its features are, every visual token is the same."
     if verdicts["other clip"] == "the generator matters here":
-        return f"The generator matters in {name}: with another scene's features the {decides} score changes by {other['reason']}"
+        change = f"with another scene's features the {decides} score changes by {other['reason']}"
+        return f"The generator matters in {name}: {change}"
     if verdicts["other clip"] == "too few scenes":
         return f"Too few scenes to say whether the generator matters in {name}: {other['reason']}"
     matters = [key for key, word in verdicts.items() if word == "the generator matters here"]
