@@ -163,10 +163,12 @@ def test_the_fused_tokens_are_those_of_a_session_bit_by_bit(tiny, auditor, scene
     streams = auditor.streams(auditor.own_clip(question))
 
     fused, gates = auditor.session.fused(streams, streams.encoder["generator_hidden_states"][0], question)
-    expected = Session(*tiny).encode(question)
+    without, no_gates = auditor.session.fused(streams, None, question)
+    expected = Session(*tiny).encode(question, with_semantic=True)
 
     assert torch.equal(fused.fused.pooler_output[0], expected.fused.pooler_output[0])
-    assert torch.equal(gates, expected.gates)
+    assert torch.equal(gates, expected.gates) and no_gates is None
+    assert torch.equal(without.fused.pooler_output[0], expected.semantic.pooler_output[0])
 
 
 def test_questions_about_one_clip_are_answered_as_in_a_batch(tiny, auditor, scene):
@@ -279,8 +281,8 @@ def test_an_audit_has_all_conditions_and_questions(finished, records):
     assert read_json(folder / "audit.json") == json.loads(json.dumps(result))
     assert {question["id"] for question in result["questions"]} == {record.id for record in records}
     assert all(question["answers"].keys() == result["conditions"].keys() for question in result["questions"])
-    assert sorted(result["scenes"]) == sorted(result["scenes"].values())
-    assert all(name != other for name, other in result["scenes"].items())
+    assert {one["scene"] for one in result["scenes"]} == {one["other"] for one in result["scenes"]}
+    assert all(one["scene"] != one["other"] for one in result["scenes"])
     assert {one["verdict"] for name, one in result["conditions"].items() if name != "as it is"} == {"too few scenes"}
     assert "Too few scenes" in result["headline"] and "notice" in result["settings"]
     assert 0 < result["gate"]["lowest"] <= result["gate"]["mean"] <= result["gate"]["highest"] < 1

@@ -112,7 +112,9 @@ def audit(
         **run_header(answerer, asked, "audit", []),
         "format": FORMAT,
         "seed": seed,
-        "scenes": {scene.name: scene_of(scene.other) for scene in plan},
+        "questions_per_scene": questions_per_scene,
+        "in_4_bits": model.config.to_dict().get("quantization_config") is not None,
+        "scenes": [{"scene": scene.name, "other": scene_of(scene.other)} for scene in plan],
         "left_out": left_out,
         "fusion_scalars": fusion_scalars(model),
     }

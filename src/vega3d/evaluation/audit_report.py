@@ -147,17 +147,18 @@ def verdict(condition: Condition, difference: Difference, is_same: bool) -> dict
         difference: of the score that decides.
         is_same: whether all visual tokens and answers are those of the first side.
     """
-    interval, scenes = difference.interval, difference.scenes
+    interval = difference.interval
+    scenes = f"{difference.scenes} scene{'' if difference.scenes == 1 else 's'}"
     subject = "the generator" if condition.of_generator else "the video"
     if condition.name == AS_IT_IS:
         return {"verdict": "-", "reason": "What the others are compared with."}
     if is_same:
         return {"verdict": "no difference at all", "reason": "Every visual token and every answer is the same."}
     change = f"{100 * (interval.score or 0):+.1f} points"
-    if interval.low is None or interval.high is None or scenes < FEW_SCENES:
-        few = f"{change} on {scenes} scenes, which are too few to say more: {FEW_SCENES} are needed."
+    if interval.low is None or interval.high is None or difference.scenes < FEW_SCENES:
+        few = f"{change} on {scenes}, too few to say more: {FEW_SCENES} are needed."
         return {"verdict": "too few scenes", "reason": few}
-    found = f"{change} {span(interval.low, interval.high)} on {scenes} scenes"
+    found = f"{change} {span(interval.low, interval.high)} on {scenes}"
     if interval.low <= 0 <= interval.high:
         most = 100 * max(-interval.low, interval.high)
         return {"verdict": "no measurable difference", "reason": f"{found}: at the most {most:.1f} points."}
