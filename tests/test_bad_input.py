@@ -122,6 +122,20 @@ OPTIONS: Options = {
             "--cache": NEW_FOLDERS,
         },
     ),
+    "audit": (
+        ["audit", "model", "--data", "scenes", "--output", "audited"],
+        {
+            "--data": INPUTS,
+            "--scenes": (*COUNT, "1"),
+            "--questions-per-scene": COUNT,
+            "--num-frames": COUNT,
+            "--seed": SEED,
+            "--workers": COUNT,
+            "--output": NEW_FOLDERS,
+            "--device": DEVICES,
+            "--cache": NEW_FOLDERS,
+        },
+    ),
     "compare": (
         ["compare", *RESULTS],
         {"--scoring": NAMES, "--output": (*OUTPUTS, "a.json", "b.json", "./a.json"), "--first": INPUTS},
@@ -224,6 +238,13 @@ ARGUMENTS: dict[str, list[list[str]]] = {  # what is no option
         ["evaluate", "--baseline", "most-frequent", "--num-frames", "2"],
         *(["evaluate", name] for name in NOT_MODELS),
     ],
+    "audit": [
+        ["audit"],
+        ["audit", "model"],
+        ["audit", "model", "--data", "benchmark", "--output", "audited"],
+        ["audit", "a", "b", "--output", "audited"],
+        *(["audit", name, "--output", "audited"] for name in NOT_MODELS),
+    ],
     "compare": [
         ["compare"],
         ["compare", "--first", "a.json"],
@@ -275,6 +296,11 @@ def world(tmp_path_factory) -> Path:
     row |= {"question": "How many beds?", "ground_truth": "1", "options": None}
     (folder / "benchmark" / "test.jsonl").write_text(json.dumps(row) + "\n")
     shutil.copyfile(example_clip("room"), folder / "benchmark" / "scannet" / "a.mp4")
+    (folder / "scenes" / "scannet").mkdir(parents=True)
+    rows = [{**row, "id": number, "scene_name": name} for number, name in enumerate("ab")]
+    (folder / "scenes" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in "ab":
+        shutil.copyfile(example_clip("room"), folder / "scenes" / "scannet" / f"{name}.mp4")
     message = [{"role": "user", "content": "How many beds?"}, {"role": "assistant", "content": "1"}]
     (folder / "rows.jsonl").write_text(json.dumps({"id": "0", "messages": message}) + "\n")
     (folder / "train.yaml").write_text("model: model\ndata: rows.jsonl\noutput: trained\nsteps: 1\ndevice: cpu\n")

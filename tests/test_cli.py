@@ -68,7 +68,7 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-COMMANDS = ("ask", "synthesize", "cache", "assemble", "train", "evaluate", "compare", "info", "env", "demo")
+COMMANDS = ("ask", "synthesize", "cache", "assemble", "train", "audit", "evaluate", "compare", "info", "env", "demo")
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "analyze correspondence", "analyze sweep", "analyze choose"])
@@ -131,6 +131,8 @@ LIGHT = {  # errors that need no torch: of paths, options, a YAML, questions
     "no download": ["evaluate", "vega3d-tiny", "--benchmark", "vsibench"],
     "a table without a folder": ["evaluate", "vega3d-tiny", "--table", "test"],
     "no place for a result": ["evaluate", "vega3d-tiny", "--output", "none/x.json"],
+    "no questions to audit": ["audit", "vega3d-tiny", "--data", "none", "--output", "x"],
+    "no place for an audit": ["audit", "vega3d-tiny", "--output", "/dev/null"],
     "nothing to store": ["cache", "none"],
     "no videos": ["cache", "."],
     "a corpus without tables": ["cache", ".", "--split", "test"],

@@ -10,6 +10,7 @@ import typer
 from vega3d_cli import (  # noqa: F401 (each adds its commands to the application)
     analyze,
     ask,
+    audit,
     cache,
     checkpoints,
     demo,

@@ -187,7 +187,10 @@ class Session:
             For each the text as the model wrote it, also for a choice, and the probability of each letter, or None.
         """
         clips = [None if question.visual is None else self.encode(question) for question in questions]
-        inputs, _ = self._inputs(questions, clips)
+        return self._raw_answers(questions, self._inputs(questions, clips)[0], max_new_tokens)
+
+    def _raw_answers(self, questions: Sequence[SpatialQuestion], inputs: dict, max_new_tokens: int) -> list[RawAnswer]:
+        """What `answer_batch` returns, for the inputs of the language model."""
         generated = self._generate(inputs, max_new_tokens, output_logits=True, return_dict_in_generate=True)
         new_tokens = generated.sequences[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new_tokens, skip_special_tokens=True)

@@ -1,6 +1,6 @@
 """The fused model: a vision-language model whose visual tokens are fused with those of a frozen video generator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -135,6 +135,7 @@ class VegaModel(VegaPreTrainedModel):
         output_gates: bool = False,
         noise: Sequence[torch.Tensor] | None = None,
         on_progress: Callable[[int], None] | None = None,
+        semantic: Mapping[str, ModelOutput] | None = None,
         **visual: Unpack[VisualInputs],
     ) -> VegaEncoderOutput:
         """Both streams of all images and videos of a batch, aligned and fused.
@@ -147,6 +148,8 @@ class VegaModel(VegaPreTrainedModel):
             inputs_embeds: float[B, L, D] in place of `input_ids`; placeholders are the rows equal to their embedding.
             output_gates: also return the gates.
             noise: as in `VegaGenerator.encode`; so is `on_progress`.
+            semantic: the VLM's own encoder outputs of these visuals under `image` and `video`, so that they are not
+                computed again where the generator's features alone differ.
             visual: the images and videos.
 
         Raises:
@@ -157,7 +160,7 @@ class VegaModel(VegaPreTrainedModel):
         ids = text_ids(input_ids, inputs_embeds, self.get_input_embeddings(), self.config)
         streams = checked_streams(ids, visual, self.config)
         if self.config.fusion == "none":
-            return VegaEncoderOutput(FusedVisuals(self._semantic(streams), **visual))
+            return VegaEncoderOutput(FusedVisuals(self._semantic(streams, semantic), **visual))
         given = visual.get("generator_hidden_states")
         if given is None:
             num_frames, features = self._computed_features(streams, noise, on_progress)
@@ -167,8 +170,8 @@ class VegaModel(VegaPreTrainedModel):
         grids = [grid for stream in streams.values() for grid in stream.grids]
 
         # 2. Semantic stream: float[N, D] a visual
-        semantic = self._semantic(streams)
-        tokens = [item for output in semantic.values() for item in output.pooler_output]
+        own_outputs = self._semantic(streams, semantic)
+        tokens = [item for output in own_outputs.values() for item in output.pooler_output]
         # 3. Generative stream: float[t, h, w, C] a visual
         hidden = features()
 
@@ -188,7 +191,7 @@ class VegaModel(VegaPreTrainedModel):
             fused.update(zip(numbers, mixed, strict=True))
             if gate is not None and output_gates:
                 gates.update(zip(numbers, gate.unflatten(1, token_grid).squeeze(-1), strict=True))
-        outputs = replaced_tokens(semantic, [fused[number] for number in sorted(fused)])
+        outputs = replaced_tokens(own_outputs, [fused[number] for number in sorted(fused)])
         on_grids = by_modality(streams, [gates[number] for number in sorted(gates)])
         return VegaEncoderOutput(FusedVisuals(outputs, **visual), on_grids or None)
 
@@ -209,11 +212,23 @@ class VegaModel(VegaPreTrainedModel):
         clips = unpacked_clips(inputs, self.config.generator_config.patch_size)
         return self.generator.encode(clips, noise, on_progress)
 
-    def _semantic(self, streams: dict[str, VisualStreams]) -> dict[str, ModelOutput]:
-        """The VLM's own encoder outputs; their `pooler_output` is a tuple of float[N, D].
+    def _semantic(
+        self, streams: dict[str, VisualStreams], given: Mapping[str, ModelOutput] | None
+    ) -> Mapping[str, ModelOutput]:
+        """The VLM's own encoder outputs, given or computed; their `pooler_output` is a tuple of float[N, D].
 
-        Qwen3-VL's `deepstack_features` lie beside it and stay as they are: they are not fused.
+        Qwen3-VL's `deepstack_features` lie beside it and stay as they are: they are not fused. Raises ValueError if
+        those given are of other visuals.
         """
+        if given is not None:
+            merge = self.config.vlm_config.vision_config.spatial_merge_size
+            wanted = {name: (stream.grid.prod(-1) // merge**2).tolist() for name, stream in streams.items()}
+            sizes = {name: [len(tokens) for tokens in output.pooler_output] for name, output in given.items()}
+            if sizes != wanted:
+                raise ValueError(
+                    f"The semantic tokens given are {sizes}, but the visuals have {wanted}. Leave them out."
+                )
+            return given
         encoders = {"image": self.vlm.get_image_features, "video": self.vlm.get_video_features}
         return {name: encoders[name](stream.pixels, stream.grid, return_dict=True) for name, stream in streams.items()}
 

@@ -1,0 +1,82 @@
+"""`StreamSession`: the two streams of a clip apart, so that one can be changed while the other stays as it is.
+
+The questions about one encoded clip share the language model's pass over its tokens, which are most of each prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from transformers import DynamicCache
+
+from vega3d.inference.encoding import EncodedClip, join_visuals, semantic_tokens, with_features
+from vega3d.inference.session import Session
+from vega3d.processing.video_vega3d import VideoClip
+from vega3d.questions import RawAnswer, SpatialQuestion
+
+
+class StreamSession(Session):
+    """A session whose clips can be fused with other features than those of their own frames."""
+
+    @torch.no_grad()
+    def streams(self, clip: VideoClip) -> EncodedClip:
+        """Both streams of sampled frames, not fused: `semantic`, and in `encoder` the generator's features.
+
+        Errors are those of `Session.encode`. Nothing is held in memory.
+        """
+        question = SpatialQuestion(clip, "What is there?")
+        inputs = self.processor.apply_chat_template(
+            question.messages(), add_generation_prompt=True, tokenize=True, return_dict=True, num_frames=len(clip)
+        ).to(self.model.device)
+        encoder = with_features(self.model, inputs, self.cache, None)
+        semantic = semantic_tokens(self.model, "video", inputs)
+        return replace(self._described(question, clip, inputs), semantic=semantic, encoder=encoder)
+
+    @torch.no_grad()
+    def fused(
+        self, streams: EncodedClip, features: torch.Tensor | None, question: SpatialQuestion
+    ) -> tuple[EncodedClip, torch.Tensor | None]:
+        """A clip to ask about, and its gates float[t, h, w] (float[t, h, w, D] of `channel_gated`), if it has some.
+
+        Args:
+            streams: of `StreamSession.streams`.
+            features: float[t, h, w, C] in place of the generator's own; None leaves the generative stream out.
+            question: what is asked, for a fusion that reads it.
+        """
+        clip = replace(streams, encoder={})
+        if features is None:
+            return replace(clip, fused=streams.semantic), None
+        prompt = self._tokenise([self._prompt(question, streams)])["input_ids"]
+        inputs = {**streams.encoder, "generator_hidden_states": [features]}
+        encoded = self.model.encode(prompt, **inputs, semantic={"video": streams.semantic}, output_gates=True)
+        gates = encoded.gates["video"][0].float().cpu() if encoded.gates else None
+        return replace(clip, fused=join_visuals([encoded.mm_encoder_outputs["video"]])), gates
+
+    @torch.no_grad()
+    def answer_about(
+        self, clip: EncodedClip, questions: Sequence[SpatialQuestion], max_new_tokens: int = 16
+    ) -> list[RawAnswer]:
+        """As `Session.answer_batch`, for questions about one clip of `fused`; the same but for rounding.
+
+        All prompts begin with the clip, which goes through the language model once. What follows is padded on the
+        left, between the clip and the words.
+        """
+        prompts = [self._prompt(question, clip) for question in questions]
+        rows = self.processor.tokenizer(prompts, padding=False)["input_ids"]
+        placeholder = self.model.config.video_token_id
+        shared = len(rows[0]) - rows[0][::-1].index(placeholder)
+        start = torch.tensor([rows[0][:shared]], device=self.model.device)
+        cache = DynamicCache(config=self.model.config.get_text_config())
+        visual = {"mm_encoder_outputs": {"video": clip.fused}, **clip.language}
+        self.model(input_ids=start, past_key_values=cache, logits_to_keep=1, **visual)
+        cache.batch_repeat_interleave(len(rows))
+        ends = self.processor.tokenizer.pad(
+            {"input_ids": [row[shared:] for row in rows]}, padding_side="left", return_tensors="pt"
+        ).to(self.model.device)
+        starts = start.expand(len(rows), -1)
+        inputs = {
+            "input_ids": torch.cat([starts, ends["input_ids"]], dim=1),
+            "attention_mask": torch.cat([torch.ones_like(starts), ends["attention_mask"]], dim=1),
+            "past_key_values": cache,
+        }
+        return self._raw_answers(questions, inputs, max_new_tokens)
