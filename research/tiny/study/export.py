@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
+from research.tiny.study.experiment import Experiment, load_arm
 from research.tiny.study.model_card import model_card
-from research.tiny.study.question_forms import trained_questions
 from research.tiny.study.recipe import VALIDATION, Recipe
-from research.tiny.study.runner import Experiment, load_arm
 from research.tiny.study.table import ROWS, markdown
+from research.tiny.study.wordings import known_questions
 from vega3d.evaluation.answerers import constant_scores
 from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
 from vega3d.evaluation.report import percent, read_result, span
@@ -45,13 +45,7 @@ def export(
 ) -> dict:
     """Writes model, generator, processor and card; `output` appears only when it is whole.
 
-    Args:
-        experiment: whose arms are trained and evaluated.
-        arm: that is exported.
-        output: folder, not there yet.
-        name: of the model, for its card.
-        dtype: of the weights.
-        notice: what the model says about itself with every answer.
+    `name` is for the card, `notice` what the model says about itself with every answer.
 
     Returns:
         `seed`, `disk` [bytes], `files` with their sizes [bytes].
@@ -61,10 +55,14 @@ def export(
     """
     check_new_folder(output)
     seed = best_seed(experiment, arm)
-    model = experiment.model_of(arm, seed).cpu()
+    if experiment.recipe.arms[arm].stream not in experiment.recipe.generators:
+        raise ValueError(
+            f"The arm {arm!r} has no generator, so it cannot be used outside of the study. Export another."
+        )
+    model = experiment.reader(arm, seed).model.cpu()
     load_arm(model, experiment.run_folder(arm, seed))
     model.config.notice = notice
-    model.config.questions = trained_questions(experiment.recipe.categories, guesses(experiment, arm, seed))
+    model.config.questions = known_questions(experiment.recipe.categories, guesses(experiment, arm, seed))
     with whole_folder(output) as partial_folder:
         save_model(model, experiment, partial_folder, dtype)
         write_card(experiment, arm, seed, partial_folder, name)

@@ -9,11 +9,11 @@ RUN/training.json       the log and the settings
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,7 +30,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # Muon has no squares
 LOOKED_AT_EVERY = 10  # steps; looking at a loss waits for the device
 LAST_RATE = 0.1  # of the peak, at the end of the half cosine
 
-Step = Callable[[int], tuple[torch.Tensor, list[str]]]
+Losses = dict[str, torch.Tensor]  # by name, each of one number; the first is their weighted sum
+Step = Callable[[int], tuple[Losses, Sequence[torch.Tensor], list[str]]]
 
 
 class OutOfTimeError(Exception):
@@ -53,24 +54,25 @@ class Deadline:
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """
-    Args:
-        folder: of the run.
-        identity: all that its result depends on, as plain values.
-        steps: of the optimizer.
-        warmup: steps until the peak rate.
-        max_grad_norm: above which gradients are scaled down.
-        checkpoint_seconds: between checkpoints.
-        checkpoint_steps: between checkpoints, in place of seconds.
-    """
+    """Where a run is stored, and how often."""
 
-    folder: Path
-    identity: dict[str, Any]
-    steps: int
-    warmup: int = 50
-    max_grad_norm: float = 1.0
-    checkpoint_seconds: float = 60.0
-    checkpoint_steps: int | None = None
+    folder: Path  # of the run
+    identity: dict[str, Any]  # all that its result depends on, as plain values
+    checkpoint_seconds: float = 60.0  # between checkpoints
+    checkpoint_steps: int | None = None  # between checkpoints, in place of seconds
+
+
+class Stage(Protocol):
+    """What a loop needs of a recipe."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def warmup(self) -> int: ...
+
+    @property
+    def max_grad_norm(self) -> float: ...
 
 
 def rate_at(step: int, steps: int, warmup: int) -> float:
@@ -86,6 +88,7 @@ class Loop:
     Args:
         model: with `requires_grad` set.
         groups: of `training.parts.parameter_groups`.
+        stage: its steps and rates.
         settings: of the run.
         deadline: after which it stops with a checkpoint.
         on_log: called with each entry of the log.
@@ -97,12 +100,14 @@ class Loop:
         self,
         model: nn.Module,
         groups: list[dict],
+        stage: Stage,
         settings: LoopSettings,
         deadline: Deadline | None = None,
         on_log: Callable[[dict], None] | None = None,
         head: nn.Module | None = None,
         measures: Callable[[], dict[str, float]] | None = None,
     ):
+        self.stage = stage
         self.settings, self.deadline, self.on_log = settings, deadline or Deadline(), on_log
         self.measures = measures
         self.results: dict[str, dict[str, torch.Tensor]] = {
@@ -119,13 +124,13 @@ class Loop:
         self.optimizer = kind(groups, lr=0.0, betas=(0.9, 0.98), fused=self.device.type == "cuda")
         self.step = 0
         self.log: list[dict] = []
-        self._waiting: list[tuple[int, list[str], torch.Tensor, torch.Tensor]] = []
+        self._waiting: list[tuple[int, list[str], Losses, torch.Tensor]] = []
 
     def run(self, compute: Step) -> list[dict]:
         """Trains to the end and returns the log; a run that is done only takes its weights.
 
         Args:
-            compute: gives the loss of a step and the ids of its rows.
+            compute: gives the losses of a step, the gradients of `trained`, and the ids of its rows.
 
         Raises:
             ValueError: for a loss or gradient that is not finite, naming step and rows; if the folder holds a run of
@@ -136,7 +141,7 @@ class Loop:
             return self.log
         self._resume()
         saved = time.monotonic()
-        for step in range(self.step, self.settings.steps):
+        for step in range(self.step, self.stage.steps):
             self._train_step(compute, step)
             due = time.monotonic() - saved > self.settings.checkpoint_seconds
             if self.settings.checkpoint_steps is not None:
@@ -144,40 +149,47 @@ class Loop:
             late = time.monotonic() > self.deadline.end
             if due or late or len(self._waiting) >= LOOKED_AT_EVERY:
                 self._look()
-            if (due or late) and self.step < self.settings.steps:
+            if (due or late) and self.step < self.stage.steps:
                 self._save()
                 saved = time.monotonic()
-            if late and self.step < self.settings.steps:
-                raise OutOfTimeError(f"{self.settings.folder.name} after {self.step} of {self.settings.steps} steps")
+            if late and self.step < self.stage.steps:
+                raise OutOfTimeError(f"{self.settings.folder.name} after {self.step} of {self.stage.steps} steps")
         self._look()
         self._finish()
         return self.log
 
     def _train_step(self, compute: Step, step: int) -> None:
-        share = rate_at(step, self.settings.steps, self.settings.warmup)
+        share = rate_at(step, self.stage.steps, self.stage.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
-        loss, ids = compute(step)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), self.settings.max_grad_norm)
+        losses, gradients, ids = compute(step)
+        for value, gradient in zip(self.trained.values(), gradients, strict=True):
+            value.grad = gradient
+        norm = nn.utils.clip_grad_norm_(list(self.trained.values()), self.stage.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self._waiting.append((step, ids, loss.detach(), norm.detach()))
+        kept = {name: loss.detach().clone() for name, loss in losses.items()}  # a graph writes over its own
+        self._waiting.append((step, ids, kept, norm.detach()))
         self.step = step + 1
 
     def _look(self) -> None:
         """Logs the steps since the last look; raises ValueError for the first that is not finite."""
         if not self._waiting:
             return
-        losses = torch.stack([entry[2] for entry in self._waiting]).tolist()
+        names = list(self._waiting[0][2])
+        losses = torch.stack([torch.stack(list(entry[2].values())) for entry in self._waiting]).tolist()
         norms = torch.stack([entry[3] for entry in self._waiting]).tolist()
-        for (step, ids, _, _), loss, norm in zip(self._waiting, losses, norms, strict=True):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+        for (step, ids, _, _), values, norm in zip(self._waiting, losses, norms, strict=True):
+            if not (all(map(math.isfinite, values)) and math.isfinite(norm)):
+                found = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
                 raise ValueError(
-                    f"The loss is {loss} and the norm of the gradient {norm} in step {step + 1}, on the rows "
+                    f"The losses are {found} and the norm of the gradient {norm} in step {step + 1}, on the rows "
                     f"{', '.join(ids)}. Training stops; look at these rows, or lower the learning rates."
                 )
-        entry = {"step": self.step, "loss": sum(losses) / len(losses), "gradient": sum(norms) / len(norms)}
+        means = {
+            name: sum(column) / len(column) for name, column in zip(names, zip(*losses, strict=True), strict=True)
+        }
+        entry: dict[str, Any] = {"step": self.step, **means, "gradient": sum(norms) / len(norms)}
         if self.measures is not None:
             entry.update(self.measures())
         self._waiting = []

@@ -1,15 +1,103 @@
-"""The fused model on tensors that were computed before: the same weights and layers as its own `forward`, batched."""
+"""The fused model on tensors that were computed before: the same weights and layers as its own `forward`, batched.
+
+Attention makes use of what is known of packs and frames: fewer and larger calls, the same sums.
+"""
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from research.tiny.study.packs import IGNORED, Pack, Prefix
+from research.tiny.study.packs import Pack, Prefix, pack_mask
 from vega3d.modeling.alignment_vega3d import align_space
+from vega3d.modeling.inputs_vega3d import IGNORED
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+
+EQUAL_WINDOWS = "flash_equal_windows"  # "flash" tells transformers to hand over packed windows
+PREFIXED = "prefixed"
+
+Attended = tuple[torch.Tensor, torch.Tensor | None]
+
+
+def equal_windows_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    *,
+    cu_seq_lens_q: torch.Tensor,
+    **kwargs,
+) -> Attended:
+    """Attention of the vision tower within windows of one size, in one call on any device.
+
+    Args:
+        module: of the vision tower.
+        query: float[1, H, W * L, C], W windows of L patches one after another; so are `key` and `value`.
+        attention_mask: None; windows are told apart by their number.
+        cu_seq_lens_q: int32[W + 1].
+
+    Returns:
+        float[1, W * L, H, C], and None for the weights.
+    """
+    windows = len(cu_seq_lens_q) - 1
+    query, key, value = (states[0].unflatten(1, (windows, -1)).transpose(0, 1) for states in (query, key, value))
+    attended = F.scaled_dot_product_attention(query, key, value)  # float[W, H, L, C]
+    return attended.transpose(1, 2).flatten(0, 1).unsqueeze(0), None
+
+
+def prefixed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs,
+) -> Attended:
+    """Attention of a pack: the prefix is plainly causal, for which there is a faster kernel, the rest has a mask.
+
+    Args:
+        module: of the language model.
+        query: float[B, H, L, C]; so are `key` and `value`.
+        attention_mask: bool[B, 1, L - P, L], of the tokens after a prefix of P; a mask of another shape, or None, is
+            one of transformers' own, and goes to its own function.
+        scaling: of the logits.
+
+    Returns:
+        float[B, L, H, C], and None for the weights.
+    """
+    start = 0 if attention_mask is None else query.shape[2] - attention_mask.shape[2]
+    if attention_mask is None or start <= 0:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    before, after = query[:, :, :start], query[:, :, start:]
+    first_keys, first_values = key[:, :, :start], value[:, :, :start]
+    before = F.scaled_dot_product_attention(before, first_keys, first_values, is_causal=True, scale=scaling)
+    after = F.scaled_dot_product_attention(after, key, value, attn_mask=attention_mask, scale=scaling)
+    return torch.cat([before, after], dim=2).transpose(1, 2), None
+
+
+def use_packed_attention(model: PreTrainedModel) -> None:
+    """
+    Raises:
+        ValueError: if some blocks of the vision tower attend within smaller windows than a pair of frames, so that
+            windows may differ in size, or keys are shared by several heads.
+    """
+    vlm = model.base_model.vlm.base_model
+    vision, text = vlm.visual.config, vlm.language_model.config
+    if len(vision.fullatt_block_indexes) != vision.depth or text.num_key_value_heads != text.num_attention_heads:
+        raise ValueError("The VLM is not of this recipe: give one of research.tiny.study.vlm.build_vlm.")
+    ALL_ATTENTION_FUNCTIONS.register(EQUAL_WINDOWS, equal_windows_attention)
+    ALL_ATTENTION_FUNCTIONS.register(PREFIXED, prefixed_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(PREFIXED, sdpa_mask)
+    vision._attn_implementation = EQUAL_WINDOWS
+    text._attn_implementation = PREFIXED
 
 
 def fused_tokens(
@@ -47,26 +135,32 @@ def projected_tokens(model: VegaForSpatialReasoning, hidden: torch.Tensor, prefi
     return projector.project(align_space(hidden, rows * scale, columns * scale)).flatten(1, 3)
 
 
-def packed_states(model: VegaForSpatialReasoning, tokens: torch.Tensor, pack: Pack, prefix: Prefix) -> torch.Tensor:
-    """float[B, L, D]: last hidden states of the language model, the visual tokens float[B, N, D] in their places."""
-    return packed_outputs(model, tokens, pack, prefix).last_hidden_state
-
-
 def packed_outputs(
-    model: VegaForSpatialReasoning, tokens: torch.Tensor, pack: Pack, prefix: Prefix, **options: Any
+    model: VegaForSpatialReasoning, tokens: torch.Tensor | None, pack: Pack, prefix: Prefix, **options: Any
 ) -> BaseModelOutputWithPast:
-    """As `packed_states`, with all that transformers gives back, such as `output_hidden_states=True` asks for."""
+    """What the language model gives of a pack, the visual tokens float[B, N, D] in their places; `options` are its."""
     embedded = model.get_input_embeddings()(pack.ids)
-    start, end = prefix.first, prefix.first + prefix.visual_tokens
-    embedded = torch.cat([embedded[:, :start], tokens.to(embedded.dtype), embedded[:, end:]], dim=1)
+    if tokens is not None:
+        start, end = prefix.first, prefix.first + prefix.visual_tokens
+        embedded = torch.cat([embedded[:, :start], tokens.to(embedded.dtype), embedded[:, end:]], dim=1)
     language: nn.Module = model.model.vlm.base_model.language_model
     return language(
-        inputs_embeds=embedded, attention_mask=pack.mask(), position_ids=pack.positions, use_cache=False, **options
+        inputs_embeds=embedded,
+        attention_mask=pack_mask(pack.segments, len(prefix.ids)),
+        position_ids=pack.positions,
+        use_cache=False,
+        **options,
     )
 
 
-def answer_loss(model: VegaForSpatialReasoning, states: torch.Tensor, pack: Pack) -> torch.Tensor:
+def answer_loss(model: VegaForSpatialReasoning, states: torch.Tensor, pack: Pack, prefix: Prefix) -> torch.Tensor:
     """Mean cross-entropy over all answer tokens of the batch, in float32, as the model's own loss."""
-    is_answer = pack.labels != IGNORED
-    logits = model.get_output_embeddings()(states[:, :-1][is_answer[:, 1:]])  # float[answers, V]
-    return F.cross_entropy(logits.float(), pack.labels[is_answer])
+    start = len(prefix.ids)  # there is no answer before
+    logits = model.get_output_embeddings()(states[:, start:-1]).float()
+    return F.cross_entropy(logits.flatten(0, 1), pack.labels[:, start + 1 :].flatten(), ignore_index=IGNORED)
+
+
+def visual_states(outputs: BaseModelOutputWithPast, layer: int, prefix: Prefix) -> torch.Tensor:
+    """float[B, N, D]: visual tokens after a layer."""
+    assert outputs.hidden_states is not None
+    return outputs.hidden_states[layer][:, prefix.first : prefix.first + prefix.visual_tokens]

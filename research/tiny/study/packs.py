@@ -1,4 +1,4 @@
-"""Many questions about one visual in one sequence: the visual tokens once, then the questions, blind to each other.
+"""Many questions about one clip in one sequence: the visual tokens once, then the questions, blind to each other.
 
     [<user> visual tokens][question 1, answer 1][question 2, answer 2] ...
 
@@ -6,88 +6,55 @@ The language model is causal and the visual tokens come first, so each question 
 same positions: a pack of Q questions gives the logits of Q prompts for a fraction of the work.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from research.tiny.study.data import SplitData, Words
 from vega3d.modeling.inputs_vega3d import IGNORED
 
-MULTIPLE = 32  # lengths are rounded up to it
 PADDING = -1
+# Types whose answer follows from the floor plan, so that they can be asked without pictures.
+PLANNED = ("object_rel_direction_easy", "object_rel_direction_medium", "object_rel_direction_hard", "route_planning")
+Asked = tuple[np.ndarray, np.ndarray]  # token ids of a prompt and of its answer, which may be empty
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """What begins every pack of a video of this size.
+    """What begins every pack: of clips of one size their tokens, or what stands before a text."""
 
-    Attributes:
-        ids: int[P], with placeholders where visual tokens go.
-        positions: int[3, P], of the rotary embedding.
-        following: position of the first token after it.
-        first: place of the first visual token.
-        visual_tokens: N.
-        grid: (t, h, w) of the visual tokens.
-    """
-
-    ids: np.ndarray
-    positions: np.ndarray
-    following: int
-    first: int
-    visual_tokens: int
-    grid: tuple[int, int, int]
+    ids: np.ndarray  # int[P], with placeholders where visual tokens go
+    positions: np.ndarray  # int[3, P], of the rotary embedding
+    following: int  # position of the first token after it
+    first: int = 0  # place of the first visual token
+    visual_tokens: int = 0  # N
+    grid: tuple[int, int, int] = (0, 0, 0)  # (t, h, w) of the visual tokens
 
 
-@dataclass
-class Pack:
-    """
-    Attributes:
-        ids: int[B, L].
-        positions: int[3, B, L].
-        segments: int[B, L]; 0 the prefix, 1, 2 ... the questions, -1 padding.
-        labels: int[B, L], the token itself where it is part of an answer, -100 elsewhere.
-        start: P, length of the prefix.
-        targets: int[B, L, 3] of `map_head.map_targets`; -100 where there are none.
-        is_right: int[B, L] of `option_head.option_targets`; -100 where there are none.
-        ways: int[B, L, 2] of `relation_head.relation_targets`; -100 where there are none.
-    """
+def text_prefix(words: Words) -> Prefix:
+    """What begins packs of rows without pictures."""
+    (ids,) = words.ids([words.before_text])
+    return Prefix(ids, np.broadcast_to(np.arange(len(ids)), (3, len(ids))), len(ids))
 
-    ids: torch.Tensor
-    positions: torch.Tensor
-    segments: torch.Tensor
-    labels: torch.Tensor
-    start: int
-    targets: torch.Tensor
-    is_right: torch.Tensor
-    ways: torch.Tensor
+
+class Pack(NamedTuple):
+    """Tensors of B sequences of one length L, of which the first P tokens are the prefix."""
+
+    ids: torch.Tensor  # int[B, L]
+    positions: torch.Tensor  # int[3, B, L]
+    segments: torch.Tensor  # int[B, L]: 0 the prefix, 1, 2 ... the questions, -1 padding
+    labels: torch.Tensor  # int[B, L], the token itself where it is part of an answer, -100 elsewhere
 
     def to(self, device: torch.device) -> "Pack":
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in vars(self).items()
-        }
-        return Pack(**moved)
-
-    def mask(self) -> torch.Tensor:
-        """bool[B, 1, L - P, L]: a token after the prefix sees the prefix and its own question up to itself."""
-        length = self.segments.shape[1]
-        keys, queries = self.segments[:, None, :], self.segments[:, self.start :, None]
-        causal = torch.ones(length - self.start, length, dtype=torch.bool, device=self.ids.device).tril(self.start)
-        return (((keys == 0) | (keys == queries)) & causal).unsqueeze(1)
+        return Pack(*(value.to(device, non_blocking=True) for value in self))
 
 
-def pack(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], pad: int = 0) -> Pack:
-    """
-    Args:
-        prefix: of every row.
-        questions: for each of B visuals, token ids of (prompt, answer) of its questions; an answer may be empty.
-        pad: token of the padding.
-    """
-    lengths = [sum(len(prompt) + len(answer) for prompt, answer in row) for row in questions]
+def pack(prefix: Prefix, questions: Sequence[Sequence[Asked]], length: int, pad: int = 0) -> Pack:
+    """Packs of the questions about each of B clips; raises ValueError if they are longer than `length`."""
     start = len(prefix.ids)
-    length = -(-(start + max(lengths)) // MULTIPLE) * MULTIPLE
     ids = np.full((len(questions), length), pad, np.int64)
     segments = np.full_like(ids, PADDING)
     labels = np.full_like(ids, IGNORED)
@@ -98,30 +65,101 @@ def pack(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarr
         place = start
         for segment, (prompt, answer) in enumerate(row, start=1):
             middle, end = place + len(prompt), place + len(prompt) + len(answer)
+            if end > length:
+                raise ValueError(f"The questions have {end} tokens or more, but a pack {length}. Ask fewer.")
             ids[number, place:middle], ids[number, middle:end] = prompt, answer
             labels[number, middle:end] = answer
             segments[number, place:end] = segment
             positions[:, number, place:end] = prefix.following + np.arange(end - place)
             place = end
-    tensors = [torch.from_numpy(value) for value in (ids, positions, segments, labels)]
-    targets, is_right, ways = (torch.full(shape, IGNORED) for shape in ((*ids.shape, 3), ids.shape, (*ids.shape, 2)))
-    return Pack(tensors[0], tensors[1], tensors[2], tensors[3], start, targets, is_right, ways)
+    return Pack(*(torch.from_numpy(value) for value in (ids, positions, segments, labels)))
 
 
-def starts_of(
-    prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]
-) -> Iterator[tuple[int, int, int]]:
-    """For each question the number of its visual, its number there, and the place of its first token in the pack."""
-    for visual, row in enumerate(questions):
-        start = len(prefix.ids)
-        for number, (prompt, answer) in enumerate(row):
-            yield visual, number, start
-            start += len(prompt) + len(answer)
+def pack_mask(segments: torch.Tensor, start: int) -> torch.Tensor:
+    """bool[B, 1, L - P, L]: a token after the prefix of P sees the prefix and its own question up to itself."""
+    length = segments.shape[1]
+    keys, queries = segments[:, None, :], segments[:, start:, None]
+    causal = torch.ones(length - start, length, dtype=torch.bool, device=segments.device).tril(start)
+    return (((keys == 0) | (keys == queries)) & causal).unsqueeze(1)
 
 
-def ends_of(prefix: Prefix, questions: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]]) -> list[list[int]]:
-    """For each visual the place of the last token of each of its questions."""
-    return [
-        (len(prefix.ids) - 1 + np.cumsum([len(prompt) + len(answer) for prompt, answer in row])).tolist()
-        for row in questions
-    ]
+@dataclass(frozen=True)
+class PackSizes:
+    """How much a step sees."""
+
+    clips: int = 16  # packs of a step
+    length: int = 2560  # tokens of a pack, visual ones included
+    text_packs: int = 8  # packs of rows without pictures
+    text_length: int = 1024  # their tokens
+
+
+class PackMaker:
+    """The packs of each step of a training, as a function of the seed and the number of the step alone.
+
+    Every clip comes once before any comes again; of each are asked as many rows as fit, its kinds in turn. Rows
+    without pictures have the floor plan of a clip in words before the question.
+    """
+
+    def __init__(self, data: SplitData, words: Words, prefix: Prefix, sizes: PackSizes, in_words: bool, seed: int):
+        self.data, self.prefix, self.sizes = data, prefix, sizes
+        self.text = text_prefix(words)
+        self.pad = words.tokenizer.pad_token_id
+        answers = words.answers([row.words if in_words else row.answer for row in data.rows])
+        self.asked = list(zip(words.prompts([row.prompt for row in data.rows]), answers, strict=True))
+        self.planned = [number for number, row in enumerate(data.rows) if row.kind in PLANNED]
+        self.plans = words.ids([f"{plan}.\n" for plan in data.plans])
+        self.seeded(seed)
+
+    def seeded(self, seed: int) -> "PackMaker":
+        """Takes the order of another seed; the rows' tokens stay."""
+        self.seed, self._epoch = seed, (-1, np.empty(0, int))
+        return self
+
+    def __call__(self, step: int) -> tuple[list[int], Pack, Pack, list[str]]:
+        """Clips of the step, a pack of each, packs of rows without pictures, and the ids of the rows."""
+        random = np.random.default_rng([self.seed, 1, step])
+        clips = self.clips(step)
+        chosen = [self._fitting(clip, self.sizes.length - len(self.prefix.ids), random) for clip in clips]
+        seen = pack(self.prefix, [[self.asked[row] for row in rows] for rows in chosen], self.sizes.length, self.pad)
+        texts = [self._text_rows(random) for _ in range(self.sizes.text_packs if self.planned else 0)]
+        read = pack(self.text, texts, self.sizes.text_length, self.pad)
+        return clips, seen, read, [self.data.rows[row].id for rows in chosen for row in rows]
+
+    def clips(self, step: int) -> list[int]:
+        places = range(step * self.sizes.clips, (step + 1) * self.sizes.clips)
+        return [int(self._order(place // len(self.data))[place % len(self.data)]) for place in places]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        known, order = self._epoch
+        if known != epoch:  # several threads may come here; each makes the same
+            order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.data))
+            self._epoch = epoch, order
+        return order
+
+    def _fitting(self, clip: int, room: int, random: np.random.Generator) -> list[int]:
+        """Rows of a clip, its kinds in turn, as many as fit into so many tokens."""
+        by_kind: dict[str, list[int]] = {}
+        for place in random.permutation(len(self.data.asked[clip])).tolist():
+            row = self.data.asked[clip][place]
+            by_kind.setdefault(self.data.rows[row].kind, []).append(row)
+        turns = max((len(rows) for rows in by_kind.values()), default=0)
+        chosen = []
+        for row in (rows[turn] for turn in range(turns) for rows in by_kind.values() if turn < len(rows)):
+            size = sum(map(len, self.asked[row]))
+            if size <= room:
+                chosen.append(row)
+                room -= size
+        return chosen
+
+    def _text_rows(self, random: np.random.Generator) -> list[Asked]:
+        """Rows of clips drawn at random, each with the floor plan before it, as many as fit."""
+        room = self.sizes.text_length - len(self.text.ids)
+        rows: list[Asked] = []
+        while True:
+            row = self.planned[random.integers(len(self.planned))]
+            prompt, answer = self.asked[row]
+            prompt = np.concatenate([self.plans[self.data.rows[row].clip], prompt])
+            room -= len(prompt) + len(answer)
+            if room < 0:
+                return rows
+            rows.append((prompt, answer))

@@ -2,10 +2,10 @@
 
 from collections.abc import Container, Sequence
 
-from research.tiny.study.map_rows import FIRST_FRAME, PLACE
 from vega3d.questions import CHOICE, NUMBER, TEXT
 from vega3d.rooms.scene.classes import BUILT, CLASSES
 
+PLACE, FIRST_FRAME = PLAN_KINDS = ("place", "first_frame")  # of rows about the floor plan
 ROUTE = (
     "You are a robot beginning at the {a} and facing the {b}. You want to navigate to the {%s}. You will perform the "
     "following actions (Note: for each [please fill in], choose either 'turn back,' 'turn left,' or 'turn right.'): "
@@ -35,7 +35,7 @@ FORMS = {  # {a} to {e}: names of objects; the words of `rooms/questions/questio
     "object_counting": "How many {a}(s) are in this room?",
 }
 LONG_ROUTE = ROUTE % ("d", "4. [please fill in]. 5. Go forward until the {d}. ")
-MAP_FORMS = {  # the words of `map_rows.py`
+PLAN_FORMS = {  # the words of `rows.plan_rows`
     PLACE: "Where is the {a}, from the first frame?",
     FIRST_FRAME: "In which frame is the {a} first seen?",
 }
@@ -55,7 +55,7 @@ def trained_questions(categories: Sequence[str], guesses: Container[str]) -> dic
     """The field `questions` of the config of a model.
 
     Args:
-        categories: question types that it was trained on, beside those of `map_rows`.
+        categories: question types that it was trained on, beside those of the floor plan.
         guesses: those of them that it answers no better than a guess.
     """
     forms = []
@@ -64,5 +64,5 @@ def trained_questions(categories: Sequence[str], guesses: Container[str]) -> dic
         suggested = name not in guesses and name != MARKED
         for text in (FORMS[name], LONG_ROUTE) if name == "route_planning" else (FORMS[name],):
             forms.append({"text": text, "answer": answer, "options": OPTIONS.get(name, []), "suggested": suggested})
-    forms += [{"text": text, "answer": TEXT} for text in MAP_FORMS.values()]
+    forms += [{"text": text, "answer": TEXT} for text in PLAN_FORMS.values()]
     return {"names": [*BUILT, *(name for name in CLASSES if name not in BUILT)], "forms": forms}

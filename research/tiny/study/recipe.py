@@ -1,4 +1,4 @@
-"""The recipe of an experiment, read from YAML: rooms, arms, seeds, and two stages that are the same for all arms."""
+"""The recipe of a study, read from YAML: rooms, arms, seeds, the tower's training, and one training for all arms."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from research.tiny.study.packs import PackSizes
 from vega3d.configs import check_range, make_settings, read_settings, shown
 from vega3d.evaluation.metrics import QUESTION_TYPES
 
@@ -14,139 +15,104 @@ TRAIN, VALIDATION = "train", "validation"
 TEST_SPLITS = ("test", "test_unseen")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoomsRecipe:
-    """
-    Args:
-        train, validation, test, test_unseen: number of rooms of each split.
-        walks: clips of a room of `train`; the other splits have one.
-        num_frames: of a clip.
-        size: edge of the square frames [px].
-        questions_per_type: most questions of a type about a clip.
-        training_questions_per_type: the same in `train`.
-        renderer: opengl or embree.
-        quality: of the light.
-        rooms_per_shard: rooms in a file.
-    """
+    """The rooms of each split."""
 
-    train: int
+    train: int  # rooms
     validation: int
     test: int
     test_unseen: int = 0
-    walks: int = 2
-    num_frames: int = 17
-    size: int = 192
-    questions_per_type: int = 2
-    training_questions_per_type: int = 2
-    renderer: str = "opengl"
-    quality: str = "full"
-    rooms_per_shard: int = 16
+    first_test: int = 0  # number of the first room of `test`, so that no room is scored by two runs
+    trajectories: int = 2  # clips of a room of `train`; the other splits have one
+    num_frames: int = 17  # of a clip
+    size: int = 192  # edge of the square frames [px]
+    questions_per_type: int = 2  # the most of a type about a clip
+    training_questions_per_type: int = 4  # the same in `train`
+    renderer: Literal["opengl", "embree"] = "opengl"
+    quality: Literal["fast", "full"] = "fast"  # of the light
+    rooms_per_shard: int = 16  # rooms in a file
 
 
-@dataclass(frozen=True)
-class StageRecipe:
-    """
-    Args:
-        steps: of the optimizer.
-        visuals_per_step: clips in a batch.
-        questions_per_visual: most questions asked about each of them, their types in turn.
-        close_ups_per_step: of stage 0, whose batches are clips and close-ups of objects in turn; 0 for clips
-            alone.
-        optimizer: `adamw`; or `muon`, for matrices and kernels, with AdamW at a tenth of the rate for embeddings,
-            norms and biases.
-        learning_rates: peak rate of each part trained (`training.parts.PARTS`).
-        residual_scale_rate: of the fusion's r.
-        warmup: steps until the peak; a half cosine falls to a tenth of it.
-        weight_decay: of matrices.
-        max_grad_norm: above which gradients are scaled down.
-    """
+@dataclass(frozen=True, kw_only=True)
+class TowerRecipe:
+    """The vision tower's own training, on the classes of patches."""
 
     steps: int
-    visuals_per_step: int = 16
-    questions_per_visual: int = 12
-    close_ups_per_step: int = 64
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rates: dict[str, float] = field(default_factory=dict)
-    residual_scale_rate: float = 1e-2
-    warmup: int = 50
+    clips: int = 16  # of a step
+    learning_rate: float = 2e-2  # the peak, of matrices
+    warmup: int = 100  # steps until the peak
     weight_decay: float = 0.05
     max_grad_norm: float = 1.0
 
     def __post_init__(self):
-        check_range(self, "steps", "visuals_per_step", "questions_per_visual", least=1)
-        check_range(self, "close_ups_per_step", least=0)
+        check_range(self, "steps", "clips", least=1)
 
 
-@dataclass(frozen=True)
-class ArmRecipe:
-    """
-    Args:
-        generator: name in `Recipe.generators`; None for the VLM alone.
-        options: of the generator (`VegaGeneratorConfig`), such as block, timestep, clip_mode, family.
-        fusion: of `VegaConfig`; none with no generator.
-    """
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """The training of every arm: language model, projector and gate, on frozen streams."""
 
-    generator: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    fusion: str = "token_gated_residual"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """
-    Args:
-        name: of the experiment, in its tables.
-        rooms: rooms of each split.
-        vlm: seed and sizes of the VLM (`vlm.VLMRecipe`).
-        generators: folder of each, in diffusers layout (`transformer/`, `vae/`).
-        arms: what is compared; the first is what the others are compared with.
-        seeds: of initialisation and data order, shared by all arms.
-        stage0: before the arms part: objects, attributes, captions; no generator.
-        stage1: spatial questions; the vision tower is frozen.
-        base: the same without a generator, once and before the arms part, so that all begin with a language model that
-            answers spatial questions, as the paper's does; left out, they begin after stage 0.
-        categories: question types of stage 1; all by default.
-        projector_hidden_size: width of the projector.
-        residual_init: first value of the fusion's r.
-        precision: "bfloat16" for autocast and kept tokens, or "float32".
-        checkpoint_seconds: between checkpoints of a run [s].
-        checkpoint_steps: between checkpoints of a run, in place of seconds.
-        keep_hidden: False removes an arm's hidden states once all its seeds are done.
-    """
-
-    name: str
-    rooms: RoomsRecipe
-    arms: dict[str, ArmRecipe]
-    stage0: StageRecipe
-    stage1: StageRecipe
-    base: StageRecipe | None = None
-    vlm: dict[str, Any] = field(default_factory=dict)
-    generators: dict[str, str] = field(default_factory=dict)
-    seeds: list[int] = field(default_factory=lambda: [0])
-    categories: list[str] = field(default_factory=lambda: list(QUESTION_TYPES))
-    projector_hidden_size: int = 192
-    residual_init: float = 0.2
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    checkpoint_seconds: float = 60.0
-    checkpoint_steps: int | None = None
-    keep_hidden: bool = True
+    steps: int
+    packs: PackSizes = field(default_factory=PackSizes)
+    learning_rates: dict[str, float] = field(default_factory=dict)  # the peak of each part (`training.parts.PARTS`)
+    residual_scale_rate: float = 1e-3  # of the fusion's r
+    weights: dict[str, float] = field(default_factory=dict)  # of the losses `text`, `points`, `places`; 1 by default
+    warmup: int = 100  # steps until the peak; a half cosine falls to a tenth of it
+    weight_decay: float = 0.05  # of matrices
+    max_grad_norm: float = 1.0  # above which gradients are scaled down
 
     def __post_init__(self):
-        if not self.arms or len(set(map(str, self.seeds))) < len(self.seeds) or not self.seeds:
-            raise ValueError(f"Give arms and seeds, each seed once; got {list(self.arms)} and {shown(self.seeds)}.")
-        if not all(seed >= 0 for seed in self.seeds):
-            raise ValueError(f"seeds are {shown(self.seeds)}, but must be whole numbers from 0 up.")
+        check_range(self, "steps", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmRecipe:
+    """What is fused with the tower's tokens in one arm."""
+
+    # a name in `Recipe.generators`; `pixels`, of each patch, or `oracle`, the true geometry; None for the VLM alone
+    stream: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)  # of the generator, such as block, timestep, clip_mode
+    fusion: str = "token_gated_residual"  # of `VegaConfig`; `none` without a stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A study: what is compared, on which rooms, trained how."""
+
+    name: str  # in its tables
+    rooms: RoomsRecipe
+    arms: dict[str, ArmRecipe]  # what is compared; the first is what the others are compared with
+    tower: TowerRecipe
+    training: TrainingRecipe
+    vlm: dict[str, Any] = field(default_factory=dict)  # seed and sizes (`vlm.VLMRecipe`)
+    generators: dict[str, str] = field(default_factory=dict)  # folder of each, in diffusers layout
+    seeds: list[int] = field(default_factory=lambda: [0])  # of initialisation and data order, shared by all arms
+    categories: list[str] = field(default_factory=lambda: list(QUESTION_TYPES))  # question types
+    answers: Literal["words", "letters"] = "words"  # with what they stand on, or bare
+    projector_hidden_size: int = 192
+    residual_init: float = 0.5  # first value of the fusion's r
+    precision: Literal["bfloat16", "float32"] = "bfloat16"  # of autocast and stored streams
+    checkpoint_seconds: float = 60.0  # between checkpoints of a run
+    checkpoint_steps: int | None = None  # in place of seconds
+
+    def __post_init__(self):
+        if not self.arms or not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(
+                f"Give arms and seeds from 0 up, each once; got {list(self.arms)} and {shown(self.seeds)}."
+            )
         for name in (self.name, *self.arms):
             if name in ("", ".", "..") or {"/", "\\", "\0"} & set(name):
                 raise ValueError(f"{shown(name)} names a folder of the output. Leave out slashes and '..'.")
+        known = [*self.generators, *OTHER_STREAMS]
         for name, arm in self.arms.items():
-            if (arm.generator is None) != (arm.fusion == "none"):
+            if (arm.stream is None) != (arm.fusion == "none"):
                 raise ValueError(
-                    f"Arm {name!r} has the generator {arm.generator!r} and the fusion {arm.fusion!r}: an arm without "
-                    "a generator has the fusion none, and no other has."
+                    f"Arm {name!r} has the stream {arm.stream!r} and the fusion {arm.fusion!r}: an arm without a "
+                    "stream has the fusion none, and no other has."
                 )
-            if arm.generator is not None and arm.generator not in self.generators:
-                raise ValueError(f"Arm {name!r} names {arm.generator!r}, but generators are {list(self.generators)}.")
+            if arm.stream is not None and arm.stream not in known:
+                raise ValueError(f"Arm {name!r} names the stream {arm.stream!r}, but there are {', '.join(known)}.")
         unknown = [name for name in self.categories if name not in QUESTION_TYPES]
         if unknown or not self.categories:
             raise ValueError(f"categories are {self.categories}; give some of {', '.join(QUESTION_TYPES)}.")
@@ -154,17 +120,17 @@ class Recipe:
     def digest(self, *names: str) -> str:
         """SHA-256 of some of the fields, of `rooms` what training sees; checkpoints hold that of all they need."""
         values = asdict(self)
-        for split in (VALIDATION, *TEST_SPLITS):
+        for split in (VALIDATION, *TEST_SPLITS, "first_test"):
             del values["rooms"][split]
         chosen = {name: values[name] for name in names}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 
 
+PIXELS, ORACLE = OTHER_STREAMS = ("pixels", "oracle")
+
+
 def read_recipe(path: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
-    """
-    Args:
-        path: YAML file.
-        overrides: fields that take the place of the file's.
+    """The recipe of a YAML file, with some fields in place of the file's.
 
     Raises:
         ValueError: if the file is no recipe; unknown, missing and mistyped keys are named.

@@ -1,9 +1,9 @@
-"""Walkthroughs with their questions for the experiment: whole shards of frames and rows, without video files.
+"""Trajectories through rooms with their questions: whole shards of frames and rows, without video files.
 
-    OUT/{split}/{number:05d}.npy     uint8[clips, T, H, W, 3]
-    OUT/{split}/{number:05d}.cells.npy   uint8[clips, T, h, w], what each cell shows (`cells.py`)
-    OUT/{split}/{number:05d}.points.npy  int8[clips, T, h, w, 4], and where that is (`point_map.py`)
-    OUT/{split}/{number:05d}.json    for each clip its scene, what is marked in which frame, and its rows
+    OUT/{split}/{number:05d}.npy         uint8[clips, T, H, W, 3]
+    OUT/{split}/{number:05d}.labels.npy  uint8[clips, T, h, w], what each patch of 16 px shows (`tower.py`)
+    OUT/{split}/{number:05d}.points.npy  int8[clips, T, h, w, 4], and where that is (`points.py`)
+    OUT/{split}/{number:05d}.json        for each clip its scene, its floor plan as text, and its rows
 
 A shard is a few rooms. Its JSON is written last, so a shard is there whole or is made again.
 """
@@ -17,14 +17,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from research.tiny.study.cells import cell_classes
-from research.tiny.study.map_rows import map_rows, room_map
-from research.tiny.study.point_map import cell_points
-from research.tiny.study.stage0_rows import stage0_rows
+from research.tiny.study.answers import floor_plan
+from research.tiny.study.points import patch_points
+from research.tiny.study.rows import clip_rows
+from research.tiny.study.tower import patch_labels
 from vega3d.files import read_json, write_array, write_whole
 from vega3d.rooms.dataset.workers import run_all
-from vega3d.rooms.questions.observation import Observation, observe
-from vega3d.rooms.questions.questions import make_questions
+from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.render import Clip
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import Caster, Quality, bake_light, use_one_thread
@@ -38,15 +37,17 @@ from vega3d.runs import check_same_run
 
 @dataclass(frozen=True)
 class RoomShards:
-    """
-    Args:
+    """The shards of one split.
+
+    Attributes:
         folder: of all splits.
         split: `train`, `validation`, `test` or `test_unseen`.
-        rooms: how many, numbered from 0 in their split.
-        walks: clips of a room.
+        rooms: how many there are.
+        first: number of the first of them in its split.
+        trajectories: clips of a room.
         num_frames: of a clip.
         size: edge of the square frames [px].
-        questions_per_type: most spatial questions of one type about a clip.
+        questions_per_type: most questions of one type about a clip.
         renderer: "opengl" needs the extra `render` and a graphics card; "embree" gives the same on the CPU.
         quality: of the light (`rooms.light.bake_light`).
         rooms_per_shard: rooms made together by one process.
@@ -56,7 +57,8 @@ class RoomShards:
     folder: Path
     split: str
     rooms: int
-    walks: int = 2
+    first: int = 0
+    trajectories: int = 2
     num_frames: int = 17
     size: int = 192
     questions_per_type: int = 2
@@ -66,47 +68,37 @@ class RoomShards:
     furniture: Path | None = None
 
     def __post_init__(self):
-        for name in ("rooms", "walks", "num_frames", "questions_per_type", "rooms_per_shard"):
+        for name in ("rooms", "trajectories", "num_frames", "questions_per_type", "rooms_per_shard"):
             value = self.__dict__[name]
             if value < 1:
                 raise ValueError(f"{name} is {value}, but must be at least 1.")
         if self.renderer not in ("opengl", "embree"):
             raise ValueError(f"There is no renderer {self.renderer!r}. Choose opengl or embree.")
-        scene_seed(self.split, self.rooms - 1)
+        scene_seed(self.split, self.first + self.rooms - 1)
 
     def __len__(self) -> int:
         """Number of shards."""
         return -(-self.rooms // self.rooms_per_shard)
 
-    def files(self, number: int) -> tuple[Path, Path]:
-        """Frames and rows of a shard."""
-        stem = self.folder / self.split / f"{number:05d}"
-        return stem.with_suffix(".npy"), stem.with_suffix(".json")
-
-    def cells_file(self, number: int) -> Path:
-        return self.folder / self.split / f"{number:05d}.cells.npy"
-
-    def points_file(self, number: int) -> Path:
-        return self.folder / self.split / f"{number:05d}.points.npy"
+    def files(self, number: int) -> tuple[Path, Path, Path, Path]:
+        """Frames, labels, points and rows of a shard."""
+        stem = str(self.folder / self.split / f"{number:05d}")
+        frames, labels, points, rows = (Path(stem + end) for end in (".npy", ".labels.npy", ".points.npy", ".json"))
+        return frames, labels, points, rows
 
     @property
     def settings(self) -> dict:
         """What the clips of a shard depend on, beside its number."""
-        names = ("split", "walks", "num_frames", "size", "questions_per_type", "renderer", "quality")
+        names = ("split", "first", "trajectories", "num_frames", "size", "questions_per_type", "renderer", "quality")
         return {name: self.__dict__[name] for name in (*names, "rooms_per_shard")}
 
 
 class MadeShard(NamedTuple):
-    """
-    Args:
-        shards: of its split.
-        number: of the shard in its split.
-        clips: how many it has.
-    """
+    """A shard that is there."""
 
-    shards: RoomShards
-    number: int
-    clips: int
+    shards: RoomShards  # of its split
+    number: int  # in its split
+    clips: int  # how many it has
 
 
 def make_rooms(splits: Sequence[RoomShards], workers: int = 1) -> Generator[MadeShard, None, None]:
@@ -130,14 +122,13 @@ def _make_job(job: int, jobs: list[tuple[RoomShards, int]]) -> MadeShard:
 
 def make_shard(number: int, shards: RoomShards) -> int:
     """Makes one shard unless it is there; returns how many clips it has."""
-    frames_file, rows_file = shards.files(number)
-    arrays = (frames_file, shards.cells_file(number), shards.points_file(number))
+    *arrays, rows_file = shards.files(number)
     if all(file.is_file() and file.stat().st_size for file in (*arrays, rows_file)):
         return len(read_shard(rows_file, shards)["clips"])
-    first = number * shards.rooms_per_shard
+    start = number * shards.rooms_per_shard
     made, clips = [], []
-    for room in range(first, min(first + shards.rooms_per_shard, shards.rooms)):
-        for *arrays_of_clip, record in room_clips(room, shards):
+    for room in range(start, min(start + shards.rooms_per_shard, shards.rooms)):
+        for *arrays_of_clip, record in room_clips(shards.first + room, shards):
             made.append(arrays_of_clip)
             clips.append(record)
     for file, parts in zip(arrays, zip(*made, strict=True), strict=True):
@@ -160,51 +151,25 @@ def read_shard(path: Path, shards: RoomShards) -> dict:
 
 
 def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict]]:
-    """uint8[T, H, W, 3], `cell_classes`, `cell_points` and the record of each walk through a room."""
+    """uint8[T, H, W, 3], `patch_labels`, `patch_points` and the record of each trajectory through a room."""
     scene = sample_scene(scene_seed(shards.split, room), furniture_for(shards.split, shards.furniture))
-    walks = sample_trajectories(scene, shards.walks, shards.num_frames)
+    trajectories = sample_trajectories(scene, shards.trajectories, shards.num_frames)
     observation = None
-    for walk, clip in enumerate(rendered(scene, walks, shards)):
+    for number, clip in enumerate(rendered(scene, trajectories, shards)):
         observation = observe(scene, clip.instance, observation)
-        record = clip_record(observation, scene, walk, walks[walk], shards.questions_per_type)
-        name = f"{shards.split}_{room:06d}_{walk:02d}"
-        yield np.array(clip.rgb), cell_classes(observation), cell_points(clip), {"scene": name, **record}
+        plan = floor_plan(observation, clip.world_from_camera[0])
+        rows = clip_rows(observation, plan, (scene.seed, 3, number), shards.questions_per_type)
+        record = {"scene": f"{shards.split}_{room:06d}_{number:02d}", "plan": plan.listed(plan.places), "rows": rows}
+        yield np.array(clip.rgb), patch_labels(observation), patch_points(clip), record
 
 
-def rendered(scene: Scene, walks: list[Trajectory], shards: RoomShards) -> Iterator[Clip]:
+def rendered(scene: Scene, trajectories: list[Trajectory], shards: RoomShards) -> Iterator[Clip]:
     if shards.renderer == "embree":
         renderer = EmbreeRenderer(scene, shards.quality)
-        yield from (renderer.render(walk, shards.size, shards.size) for walk in walks)
+        yield from (renderer.render(trajectory, shards.size, shards.size) for trajectory in trajectories)
         return
     from vega3d.rooms.render.opengl import OpenGLRenderer
 
     light = bake_light(scene, Caster(scene.mesh), shards.quality)
     with OpenGLRenderer(draw_arrays(scene, light)) as opengl:
-        yield from opengl.render_all(walks, shards.size, shards.size)
-
-
-def clip_record(observation: Observation, scene: Scene, number: int, walk: Trajectory, per_type: int) -> dict:
-    """`visuals`: what is marked in which frame, at first nothing; `rows`, each with its visual; and the `map`."""
-    places = room_map(observation, walk)
-    visuals: list[dict] = [{"frame": None, "marks": []}]
-    rows = []
-    for question in make_questions(observation, (scene.seed, 3, number), per_type):
-        if question.marks:
-            visuals.append({"frame": question.frame, "marks": [list(mark) for mark in question.marks]})
-        rows.append(
-            {
-                "stage": 1,
-                "type": question.question_type,
-                "question": question.question,
-                "options": list(question.options),
-                "answer": question.answer,
-                "visual": len(visuals) - 1 if question.marks else 0,
-            }
-        )
-    rows += [
-        {"stage": 1, "type": kind, "question": question, "options": [], "answer": answer, "visual": 0}
-        for kind, question, answer in map_rows(places)
-    ]
-    random = np.random.default_rng([scene.seed, 7, number])
-    marked, named = stage0_rows(observation, random, len(visuals))
-    return {"visuals": [*visuals, *marked], "rows": [*rows, *named], "map": places}
+        yield from opengl.render_all(trajectories, shards.size, shards.size)

@@ -1,11 +1,13 @@
 """A small Qwen2.5-VL with a tokenizer of its own, built from a seed; nothing in it is trained."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -15,7 +17,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from research.tiny.study.question_forms import FORMS
+from research.tiny.study.question_forms import FORMS, PLAN_FORMS
+from research.tiny.study.wordings import all_texts
 from vega3d.questions import CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT, PRE_PROMPT
 from vega3d.rooms.scene.classes import CLASSES
 
@@ -45,30 +48,13 @@ CHAT_TEMPLATE = (
 # ones, of width, turn by 0.04 in all of a frame, and no layer can tell a column from another.
 ROPE_THETA = 16.0
 TOKENS_PER_SECOND = 2  # of Qwen2.5-VL's published checkpoints; two frames are one step in time
-COLOURS = ("black", "white", "grey", "red", "orange", "brown", "beige", "yellow", "green", "blue", "purple", "pink")
-SENTENCES = (  # {a} to {e}: names of objects; the words of the synthetic questions, of VSI-Bench, and of stage 0
-    *FORMS.values(),
-    "Options:\nA. {a}\nB. {b}\nC. {c}\nD. {d}",
-    "Options:\nA. {a}, {b}, {c}, {d}\nB. {b}, {a}, {d}, {c}",
-    "Options:\nA. left\nB. right\nC. back",
-    "Options:\nA. front-left\nB. front-right\nC. back-left\nD. back-right",
-    "Options:\nA. Turn Right\nB. Turn Left\nC. Turn Back",
-    "Options:\nA. Turn Left, Turn Right\nB. Turn Back, Turn Left",
-    "Options:\nA. box A\nB. box B\nC. box C\nD. box D",
-    "What is the object in box A?",
-    "Is there a {a} in this room?",
-    "Is there an {a} in this room?",
-    "What color is the {a}?",
-    "What is on the {a}?",
-    "Describe the {a}.",
-    "Where is the {a}, from the first frame? 2.5 ahead 1.0 left",
-    "In which frame is the {a} first seen? 1.5 behind 0.5 right",
-    "A {a}, on a {b}, with a {c} and an {d} on it.",
-    "An {a}",
-    "user\n",
-    "assistant\nyes",
-    "no system",
-)
+# A number is one token, so that a place is four; so is a word with the space before it.
+NUMBER = re.compile(r"\d+(\.\d)?")
+PIECES = Regex(r" ?\d+\.\d| ?\d+| ?\p{L}+| ?[^\s\p{L}\d]+|\s+")
+
+
+PERIODS = (360.0, 180.0, 120.0, 90.0, 20.0, 10.0, 5.0, 2.5)  # of the sines of numbers: of a circle, and of a room
+CODE_SIZE, OWN_SIZE = 3.0, 0.3  # of a number's code and of what is its own, in standard deviations of a word
 
 
 @dataclass(frozen=True)
@@ -94,7 +80,7 @@ class VLMRecipe:
     vision_depth: int = 4
     vision_intermediate: int = 256
     patch: int = 8
-    vocabulary: int = 1024
+    vocabulary: int = 2048
 
     def __post_init__(self):
         for name in ("hidden", "vision_hidden"):
@@ -107,20 +93,31 @@ class VLMRecipe:
 
 
 def corpus() -> Iterator[str]:
-    """Sentences with the words of the questions: every name in every place, so that words become tokens."""
+    """All words that questions, floor plans and answers have, so that words and numbers become tokens."""
+    yield from all_texts()
+    tenths = [f"{number / 10:.1f}" for number in range(100)]
     for number, name in enumerate(CLASSES):
         others = [CLASSES[(number + step) % len(CLASSES)] for step in (7, 17, 31)]
         names = dict(zip("abcde", (name, *others, name), strict=True))
-        yield from (sentence.format(**names) for sentence in SENTENCES)
-        yield from (f"What color is the {name}? {colour}\nA {colour} {name}." for colour in COLOURS)
+        yield from (form.format(**names) for form in (*FORMS.values(), *PLAN_FORMS.values()))
         yield from (PRE_PROMPT, CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT)
+        yield from (f"{name} {tenth} ahead {tenth} left, {name} {tenth} behind {tenth} right" for tenth in tenths)
+        yield f"Options:\nA. {name}\nB. Turn Right, Turn Back; {name} at 15: Turn Left. C\nuser\nassistant\n"
+        yield f"frame {number}, row {number % 12}, column {number % 11}: {name}. A {name}. B {name}. C {name}. D"
+        yield from (
+            f"{name} at {degrees}, {name} {degrees}: {name} {tenths[number % 9]} away" for degrees in range(360)
+        )
+    yield from (f"{number}" for number in range(400) for _ in range(20))
 
 
 def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level pairs, so that any text can be written; each digit, and each option's letter, is one token."""
+    """Byte-level pairs, so that any text can be written; numbers, and each option's letter, are one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(PIECES, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -183,7 +180,30 @@ def build_vlm(recipe: VLMRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        return Qwen2_5_VLForConditionalGeneration(config)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+        tell_numbers(model.get_input_embeddings().weight, tokenizer)
+    return model
+
+
+@torch.no_grad()
+def tell_numbers(embeddings: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Lets the embeddings float[V, D] of numbers begin as sines and cosines of their values (Zhou et al., 2025, FoNE).
+
+    From these one layer learns directions from bearings in some 24,000 examples (`test_symbols.py`), from embeddings
+    that know nothing of each other in twice as many.
+    """
+    numbers = {place: float(word) for word, place in words_of(tokenizer) if NUMBER.fullmatch(word)}
+    angles = 2 * torch.pi * torch.tensor(list(numbers.values()))[:, None] / torch.tensor(PERIODS)
+    codes = torch.cat([angles.sin(), angles.cos()], dim=1)
+    directions = torch.randn(codes.shape[1], embeddings.shape[1]) / codes.shape[1] ** 0.5
+    places = list(numbers)
+    embeddings[places] = CODE_SIZE * embeddings.std() * codes @ directions + OWN_SIZE * embeddings[places]
+
+
+def words_of(tokenizer: PreTrainedTokenizerFast) -> Iterator[tuple[str, int]]:
+    """Each token without the space before it, and its number, in the order of the vocabulary."""
+    for token, place in sorted(tokenizer.get_vocab().items(), key=itemgetter(1)):
+        yield token.removeprefix("\u0120"), place
 
 
 def build_processor(recipe: VLMRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:

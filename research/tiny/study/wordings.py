@@ -13,8 +13,16 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from research.tiny.study.map_rows import FIRST_FRAME, PLACE, REACH, STEP, OnMap
-from research.tiny.study.question_forms import FORMS, LONG_ROUTE, MAP_FORMS, OPTIONS, trained_questions
+from research.tiny.study.answers import FARTHEST, STEP, Place
+from research.tiny.study.question_forms import (
+    FIRST_FRAME,
+    FORMS,
+    LONG_ROUTE,
+    OPTIONS,
+    PLACE,
+    PLAN_FORMS,
+    trained_questions,
+)
 from vega3d.questions import TEXT, fill, plural, slots_of
 from vega3d.rooms.questions.annotations import listed, with_article
 from vega3d.rooms.questions.observation import Observation
@@ -23,7 +31,7 @@ from vega3d.rooms.scene.classes import CLASSES
 TEXTS = Path(__file__).with_suffix(".yaml")
 ROUTE, PRESENCE, DESCRIPTION = "route_planning", "presence", "description"
 LONG_ROUTE_KIND = "route_planning_long"  # of two turns; in all else a question of `route_planning`
-OFFICIAL = {**FORMS, LONG_ROUTE_KIND: LONG_ROUTE, **MAP_FORMS}
+OFFICIAL = {**FORMS, LONG_ROUTE_KIND: LONG_ROUTE, **PLAN_FORMS}
 SLOTS = {  # letters of the names that a wording has
     **{kind: (tuple(sorted(slots_of(text))),) for kind, text in OFFICIAL.items()},
     "object_rel_distance": (tuple("abcde"), ("e",)),
@@ -155,7 +163,7 @@ def every_word(texts: Texts) -> Iterator[tuple[str, str]]:
 
 
 def official_slots(text: str) -> tuple[str, Names] | None:
-    """Type and names by slot of a question in VSI-Bench's words, or of a row of `map_rows`; None for other texts."""
+    """Type and names by slot of a question in VSI-Bench's words, or of `rows.plan_rows`; None for other texts."""
     for kind, pattern in official_patterns().items():
         match = pattern.fullmatch(text)
         if match is not None:
@@ -177,7 +185,7 @@ def official_patterns() -> dict[str, re.Pattern]:
 
 
 def official_text(kind: str, names: Names) -> str:
-    """A question in VSI-Bench's words, or of a row of `map_rows`."""
+    """A question in VSI-Bench's words, or of a row of `rows.plan_rows`."""
     return fill(OFFICIAL[wording_kind(kind, names)], names)
 
 
@@ -279,16 +287,17 @@ def presence_text(word: str, is_seen: bool) -> str:
     return "Yes." if is_seen else f"No, {absent(word)}"
 
 
-def place_text(place: OnMap) -> str:
+def place_text(place: Place) -> str:
     """ "2.0 m ahead and 1.5 m to the left of where the video starts, first seen in frame 3." """
-    along = f"{abs(place.ahead) * STEP:.1f} m {'ahead' if place.ahead > 0 else 'behind'}"
-    across = f"{abs(place.right) * STEP:.1f} m to the {'right' if place.right > 0 else 'left'}"
-    way = " and ".join(text for text, steps in ((along, place.ahead), (across, place.right)) if steps)
+    ahead, right = (min(round(abs(value) / STEP) * STEP, FARTHEST) for value in place[:2])
+    along = f"{ahead:.1f} m {'ahead' if place.ahead > 0 else 'behind'}"
+    across = f"{right:.1f} m to the {'right' if place.right > 0 else 'left'}"
+    way = " and ".join(text for text, metres in ((along, ahead), (across, right)) if metres)
     start = "where the video starts" if not way or way.endswith("behind") else "of where the video starts"
     return f"{way or 'Right'} {start}, first seen in frame {place.frame}."
 
 
-def first_frame_text(place: OnMap) -> str:
+def first_frame_text(place: Place) -> str:
     return f"In frame {place.frame}."
 
 
@@ -388,8 +397,8 @@ def all_texts(seed: int = 0) -> Iterator[str]:
             text = fill(wording, {**names, "unit": units[start // COPIES % len(units)]})
             yield text if start % (2 * COPIES) else text.lower()
     for place, (name, word) in enumerate((name, word) for name, word in every_word(replace(texts, new_synonyms={}))):
-        ahead, right = random.integers(-REACH, REACH + 1, 2).tolist()
-        where = OnMap(ahead, right, int(random.integers(17)))
+        ahead, right = random.uniform(-FARTHEST, FARTHEST, 2).tolist()
+        where = Place(ahead, right, int(random.integers(17)))
         yield f"{word}\nthe {word}\n{plural(word)}\nthe {plural(word)}"
         yield from (absent(word), presence_text(word, False), place_text(where), first_frame_text(where))
         yield describe({name: 1, **dict.fromkeys(CLASSES[place % 9 :: 9], 2 + place % 4)}, 10 + place % 30)

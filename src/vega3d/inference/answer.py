@@ -1,5 +1,6 @@
 """What a model answers, what must be said with it, and the check that its logits are numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -50,7 +51,9 @@ def notices(config: VegaConfig, question: SpatialQuestion) -> list[str]:
     return [text for text in (config.notice, note, rounded) if text]
 
 
-def letter_probabilities(logits: torch.Tensor, letters: str, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+def letter_probabilities(
+    logits: torch.Tensor, letters: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, float]:
     """Probability of each option letter, such as those of "ABC", as the next token, among the letters.
 
     Raises:

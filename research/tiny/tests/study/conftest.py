@@ -3,36 +3,40 @@ from pathlib import Path
 import pytest
 import yaml
 
+from research.tiny.study.experiment import Experiment
 from research.tiny.study.recipe import Recipe, read_recipe
-from research.tiny.study.runner import Experiment
 from tiny_models import save_generator
 
 CLIP = {"block": 1, "clip_mode": "clip"}
-RATES = {"llm": 1e-3, "vision": 1e-3}
-STAGE = {"steps": 6, "visuals_per_step": 2, "questions_per_visual": 4, "warmup": 2}
 TOY = {
     "name": "toy",
     "rooms": {
-        "train": 2,
-        "validation": 1,
+        "train": 3,
+        "validation": 2,
         "test": 0,
-        "walks": 1,
+        "trajectories": 1,
         "num_frames": 5,
         "size": 64,
         "renderer": "embree",
         "quality": "fast",
-        "rooms_per_shard": 1,
+        "rooms_per_shard": 2,
     },
-    "vlm": {"hidden": 64, "layers": 2, "intermediate": 64, "vision_hidden": 32, "vision_depth": 2, "vocabulary": 768},
+    "vlm": {"hidden": 64, "layers": 3, "intermediate": 64, "vision_hidden": 32, "vision_depth": 2},
     "arms": {
         "semantic": {"fusion": "none"},
-        "trained": {"generator": "tiny", "options": CLIP},
-        "random": {"generator": "tiny", "options": {**CLIP, "family": "random"}},
+        "trained": {"stream": "tiny", "options": CLIP},
+        "random": {"stream": "tiny", "options": {**CLIP, "family": "random"}},
+        "pixels": {"stream": "pixels"},
+        "oracle": {"stream": "oracle"},
     },
     "seeds": [0, 1],
-    "stage0": {**STAGE, "close_ups_per_step": 3, "learning_rates": RATES},
-    "base": {**STAGE, "optimizer": "muon", "learning_rates": {"llm": 1e-2}},
-    "stage1": {**STAGE, "optimizer": "muon", "learning_rates": {"llm": 1e-2, "gate": 1e-2, "projector": 1e-2}},
+    "tower": {"steps": 4, "clips": 2, "warmup": 2},
+    "training": {
+        "steps": 4,
+        "packs": {"clips": 2, "length": 640, "text_packs": 2, "text_length": 512},
+        "learning_rates": {"llm": 1e-2, "gate": 1e-2, "projector": 1e-2},
+        "warmup": 2,
+    },
     "precision": "float32",
     "checkpoint_steps": 2,
 }
@@ -49,12 +53,11 @@ def toy_recipe(tmp_path_factory) -> Recipe:
 
 @pytest.fixture(scope="session")
 def toy_output(toy_recipe, tmp_path_factory) -> Path:
-    """Of an experiment whose rooms, stage 0 and base are done."""
-    output = tmp_path_factory.mktemp("experiment")
+    """Of a study whose rooms and tower are done."""
+    output = tmp_path_factory.mktemp("study")
     experiment = Experiment(toy_recipe, output)
-    experiment.make_rooms()
-    experiment.stage0()
-    experiment.base()
+    experiment.make_rooms(["train", "validation"])
+    experiment.tower()
     return output
 
 

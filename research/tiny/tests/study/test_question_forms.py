@@ -1,12 +1,13 @@
-"""The forms of questions that an exported model lists: they cover what rooms and maps ask."""
+"""The forms of questions that an exported model lists: they cover what rooms and floor plans ask."""
 
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from research.tiny.study.map_rows import OnMap, map_rows
+from research.tiny.study.answers import FloorPlan, Place
 from research.tiny.study.question_forms import FORMS, trained_questions
+from research.tiny.study.rows import plan_rows
 from vega3d.questions import KnownQuestions, SpatialQuestion
 from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
 from vega3d.rooms.questions.observation import observe
@@ -38,9 +39,9 @@ def test_every_question_of_the_rooms_has_a_form():
         assert known.note(asked(question.question, question.options, not question.options)) is None, question.question
 
 
-def test_every_question_of_the_maps_has_a_form():
+def test_every_question_of_the_floor_plan_has_a_form():
     categories = yaml.safe_load(RECIPE.read_text())["categories"]
     known = KnownQuestions.from_config(trained_questions(categories, ()))
-    rows = list(map_rows({"bed": OnMap(1, 2, 3), "coffee table": OnMap(-1, -2, 4)}))
+    rows = list(plan_rows(FloorPlan({"bed": Place(1, 2, 3), "coffee table": Place(-1, -2, 4)})))
 
     assert [known.note(asked(question)) for _, question, _ in rows] == [None] * 4

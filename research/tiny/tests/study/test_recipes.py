@@ -1,165 +1,99 @@
-"""The programs around the experiment: what they run, and input that they refuse."""
+"""Recipes and commands of the study: what they say, and input that they refuse."""
 
-import importlib.util
-import json
+import argparse
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from research.tiny.study.schedule import Schedule
+from research.tiny import reproduce
+from research.tiny.study import __main__ as study
+from research.tiny.study.recipe import read_recipe
 
 TINY = Path(__file__).parents[2]
+BASE = {
+    "name": "x",
+    "rooms": {"train": 1, "validation": 1, "test": 1},
+    "arms": {"semantic": {"fusion": "none"}},
+    "tower": {"steps": 1},
+    "training": {"steps": 1},
+}
 
 
-def program(name: str):
-    spec = importlib.util.spec_from_file_location(name, TINY / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"colour": 1}, r"recipe.yaml: There is no setting 'colour'. Settings are name"),
+        ({"rooms": {**BASE["rooms"], "trajectoires": 2}}, "There is no setting 'rooms.trajectoires'. Did you mean"),
+        ({"seeds": [0, 0]}, "each once"),
+        ({"seeds": "0"}, "seeds is '0', but must be a list"),
+        ({"arms": {"a": {"stream": "g"}}}, "names the stream 'g', but there are pixels, oracle"),
+        ({"arms": {"a": {}}}, "an arm without a stream has the fusion none"),
+        ({"arms": {"../a": {"fusion": "none"}}}, "names a folder of the output"),
+        ({"categories": ["size"]}, "give some of"),
+        ({"precision": "half"}, r"precision is 'half', but must be one of \['bfloat16', 'float32'\]"),
+        ({"answers": "poems"}, r"answers is 'poems', but must be one of \['words', 'letters'\]"),
+        ({"tower": {"steps": "many"}}, "tower.steps is 'many', but must be a whole number"),
+        ({"tower": {}}, "does not say tower.steps"),
+        ({"training": {"steps": 0}}, "steps is 0, but must be at least 1"),
+        ({"training": {"steps": 1, "packs": {"clip": 3}}}, "There is no setting 'training.packs.clip'"),
+    ],
+)
+def test_bad_recipes_are_named(tmp_path, changes, message):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump({**BASE, **changes}))
+    with pytest.raises(ValueError, match=message):
+        read_recipe(file)
 
 
-def parsed(module, monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["program", *map(str, arguments)])
-    return module.parse()
+def test_rates_in_scientific_notation_are_numbers(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(BASE) + "checkpoint_seconds: 1e3\n")
+    assert read_recipe(file).checkpoint_seconds == 1000.0
 
 
-@pytest.fixture(scope="module")
-def reproduce():
-    return program("reproduce")
-
-
-@pytest.fixture(scope="module")
-def experiment():
-    return program("study/__main__")
-
-
-@pytest.fixture(params=[("configs/generator.yaml", "results/gate3.yaml", "configs/experiment.yaml")])
-def plan(request, reproduce, monkeypatch, tmp_path):
-    recipes = [TINY / name for name in request.param]
-    options = parsed(
-        reproduce,
-        monkeypatch,
-        *recipes,
-        "--output",
-        tmp_path,
-        "--gpus",
-        "1",
-        "0",
-        "--workers",
-        "7",
-        "--checkpoint",
-        "x",
-    )
-    return reproduce.Plan(options)
-
-
-def test_all_stages_are_there_and_wait_for_the_right_ones(plan, tmp_path):
-    tasks = Schedule(list(plan.tasks()), tmp_path / "tasks").tasks  # which checks names and needs
-
-    assert tasks["dit"].needs == tasks["twin"].needs == ("vae", "frames")
-    assert tasks["experiment-tokens"].needs == ("rooms", "experiment-tokens-train")
-    assert tasks["experiment-streams-random"].needs == ("rooms", "stage0", "choice")
-    assert tasks["experiment-semantic-0"].needs == ("experiment-tokens",)
-    assert tasks["experiment-image_twin-4"].needs == ("experiment-tokens", "experiment-streams-image_twin")
-    assert len(tasks["experiment-tables"].needs) == 4 * 5 and tasks["export"].needs == ("experiment-tables",)
-    assert len(tasks["gate3-tables"].needs) == 3 * 2
-    assert [name for name, task in tasks.items() if not task.load] == [
-        "frames",
-        "rooms",
-        "analysis-validation",
-        "analysis-train",
-        "choice",
-    ]
-
-
-@pytest.mark.parametrize("plan", [("configs/smoke_generator.yaml", "configs/smoke.yaml")], indirect=True)
-def test_arms_wait_for_a_base_if_there_is_one(plan, tmp_path):
-    tasks = Schedule(list(plan.tasks()), tmp_path / "tasks").tasks
-    assert tasks["smoke-base"].needs == ("smoke-tokens-train",)
-    assert tasks["smoke-random-1"].needs == ("smoke-tokens", "smoke-base", "smoke-streams-random")
-
-
-def test_the_vae_begins_when_its_first_rooms_are_there(plan, tmp_path):
-    vae = next(task for task in plan.tasks() if task.name == "vae")
-    folder = tmp_path / "world-simulator" / "frames" / "rooms"
-    folder.mkdir(parents=True)
-    needed = 16 + (24 + 400 // 4) // 4
-    for number in range(needed):
-        assert not vae.is_ready()
-        (folder / f"{number}.npy").touch()
-    assert vae.is_ready()
-
-
-def test_each_arm_reads_the_cell_chosen_for_it(plan, experiment, monkeypatch, tmp_path):
-    cells = {"own": (4, 300), "random": (1, 100), "image-twin": (3, 200), "vae": (None, None)}
-    found = {name: {"block": block, "timestep": timestep} for name, (block, timestep) in cells.items()}
-    (tmp_path / "analysis").mkdir()
-    (tmp_path / "analysis" / "choice.json").write_text(json.dumps({"cells": found}))
-    tasks = {task.name: task for task in plan.tasks()}
-    line = tasks["experiment-random-2"].line()
-    options = parsed(experiment, monkeypatch, *line[3:])
-    recipe = experiment.recipe_of(options)
-
-    read = {name: (arm.options.get("block"), arm.options.get("timestep")) for name, arm in recipe.arms.items()}
-
-    assert read["trained"] == read["token_gated"] == read["frame"] == (4, 300)
-    assert read["random"] == (1, 100) and read["image_twin"] == (3, 200)
-    assert read["noise"] == (4, None) and read["vae"] == (None, None) and read["semantic"] == (None, None)
-    assert options.arms == ["random"] and options.seeds == [2] and options.stages == ["arms"]
-    assert recipe.generators["image_twin"] == str(tmp_path / "world-simulator" / "image-twin")
-
-
-def test_an_output_of_other_recipes_is_refused(plan, reproduce):
-    plan.claim()
-    plan.claim()
-    plan.options.set = ["dit.steps=7"]
-    with pytest.raises(ValueError, match=r"dit.steps was \d+ and is 7"):
-        reproduce.Plan(plan.options).claim()
+def test_the_published_recipe_compares_eight_arms_on_rooms_that_no_run_scored():
+    recipe = read_recipe(TINY / "configs" / "study.yaml")
+    assert list(recipe.arms) == ["semantic", "trained", "twin", "random", "shuffled", "vae", "pixels", "oracle"]
+    assert recipe.rooms.first_test >= 1000 and recipe.rooms.test >= 1000 and len(recipe.seeds) >= 3
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--cell", "nobody=1,2"], "--cell names nobody"),
-        (["--cell", "trained=five"], "must give BLOCK,TIMESTEP"),
-        (["--generator", "other=x"], "--generator names other"),
-        (["--seeds", "9"], r"--seeds are \[9\], but the recipe has"),
+        (["--generator", "other=x"], r"--generator names \['other'\]"),
+        (["--seeds", "9"], r"--seeds names \[9\], but the recipe has"),
+        (["--arms", "nobody"], r"--arms names \['nobody'\]"),
+        (["--splits", "test_unseen"], r"--splits are \['test_unseen'\], but the recipe has"),
+        (["--stages", "export"], "needs --checkpoint"),
     ],
 )
-def test_what_the_recipe_does_not_have_is_refused(experiment, monkeypatch, tmp_path, arguments, message):
-    options = parsed(experiment, monkeypatch, TINY / "configs" / "experiment.yaml", "--output", tmp_path, *arguments)
-    with pytest.raises(ValueError, match=message):
-        experiment.recipe_of(options)
+def test_what_the_recipe_does_not_have_is_refused(capsys, monkeypatch, tmp_path, arguments, message):
+    recipe = str(TINY / "configs" / "study.yaml")
+    monkeypatch.setattr(sys, "argv", ["study", recipe, "--output", str(tmp_path / "x"), *arguments])
+    with pytest.raises(SystemExit) as ended:
+        study.main()
+    assert ended.value.code == 2
+    text = capsys.readouterr().err
+    assert re.match(f"error: .*{message}", text) and text.count("\n") == 1
 
 
-def test_results_are_collected_under_names_of_their_own(monkeypatch, tmp_path, capsys):
-    collect = program("collect_results")
-    run = tmp_path / "run"
-    names = ("tasks/vae.json", "one/results.json", "two/gates/trained-0.png", "analysis/choice.json")
-    for name in (*names, "one/arms/random/seed2/training.json"):
-        (run / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / name).write_text(name)
-    monkeypatch.setattr(sys, "argv", ["program", str(run), "--output", str(tmp_path / "kept")])
-    collect.main()
-
-    kept = {
-        file.relative_to(tmp_path / "kept").as_posix(): file.read_text() for file in (tmp_path / "kept").rglob("*.*")
-    }
-
-    assert kept == {
-        "tasks/vae.json": "tasks/vae.json",
-        "one.json": "one/results.json",
-        "arms/one/random-seed2.json": "one/arms/random/seed2/training.json",
-        "gates_two_trained-0.png": "two/gates/trained-0.png",
-        "choice.json": "analysis/choice.json",
-    }
-
-    monkeypatch.setattr(sys, "argv", ["program", str(tmp_path / "kept"), "--output", str(tmp_path / "x")])
-    (tmp_path / "kept" / "tasks" / "vae.json").unlink()
-
-    (tmp_path / "kept" / "tasks").rmdir()
-
-    with pytest.raises(SystemExit):
-        collect.main()
-    assert "no folder of reproduce.py" in capsys.readouterr().err
+def test_everything_is_made_in_order(tmp_path):
+    configs = TINY / "configs"
+    options = argparse.Namespace(
+        generator=configs / "smoke_generator.yaml",
+        recipe=configs / "smoke.yaml",
+        output=tmp_path,
+        device="cpu",
+        workers=2,
+        furniture=None,
+        set=["dit.steps=3"],
+        checkpoint=tmp_path / "model",
+    )
+    commands = list(reproduce.commands(options))
+    stages = [command[command.index("--stage") + 1] for command in commands if "--stage" in command]
+    assert stages == ["rooms", "vae", "dit", "dit"] and "--image-twin" in commands[3]
+    assert all("dit.steps=3" in command and "rooms.workers=2" in command for command in commands[:4])
+    assert f"twin={tmp_path / 'world-simulator' / 'image-twin'}" in commands[4] and commands[5][-1].endswith("model")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from research.tiny.study.map_rows import OnMap, map_rows
+from research.tiny.study.answers import FloorPlan, Place
 from research.tiny.study.question_forms import OPTIONS
+from research.tiny.study.rows import plan_rows
 from research.tiny.study.wordings import (
     BOXES,
     GIVEN_IN,
@@ -165,7 +166,7 @@ def test_every_official_question_is_made_again_from_its_slots():
         for kind in QUESTION_MAKERS
         for question in shuffled_candidates(kind, observation, np.random.default_rng(seed))[:40]
     ]
-    texts += [row[:2] for row in map_rows({"bed": OnMap(1, 2, 3), "tv stand": OnMap(-1, 0, 4)})]
+    texts += [row[:2] for row in plan_rows(FloorPlan({"bed": Place(1, 2, 3), "tv stand": Place(-1, 0, 4)}))]
 
     assert len(texts) > 400 and {kind for kind, _ in texts} == set(OFFICIAL) - {LONG_ROUTE_KIND}
     assert sum("4. [please" in text for _, text in texts) > 10
@@ -289,12 +290,12 @@ def test_plurals():
 
 
 def test_replies():
-    assert place_text(OnMap(4, -3, 3)) == (
-        "2.0 m ahead and 1.5 m to the left of where the video starts, first seen in frame 3."
+    assert place_text(Place(2.0, -1.4, 3)) == (
+        "2.0 m ahead and 1.4 m to the left of where the video starts, first seen in frame 3."
     )
-    assert place_text(OnMap(-1, 0, 12)) == "0.5 m behind where the video starts, first seen in frame 12."
-    assert place_text(OnMap(0, 2, 0)) == "1.0 m to the right of where the video starts, first seen in frame 0."
-    assert place_text(OnMap(0, 0, 0)) == "Right where the video starts, first seen in frame 0."
+    assert place_text(Place(-0.6, 0, 12)) == "0.6 m behind where the video starts, first seen in frame 12."
+    assert place_text(Place(0, 1.0, 0)) == "1.0 m to the right of where the video starts, first seen in frame 0."
+    assert place_text(Place(0, 0, 0)) == "Right where the video starts, first seen in frame 0."
     assert absent("armchair") == "I don't see an armchair."
     assert (presence_text("bed", True), presence_text("bed", False)) == ("Yes.", "No, I don't see a bed.")
     assert box_text((90, 60, 110, 70), 7, (128, 128), (8, 16)) == "frame 7, row 4, column 12"

@@ -1,0 +1,169 @@
+"""What is asked, how it is answered in words, and the packs that it comes in."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from research.tiny.study.answers import FloorPlan, Place, final_answer
+from research.tiny.study.data import SplitData
+from research.tiny.study.loop import Deadline, OutOfTimeError
+from research.tiny.study.packs import PLANNED, PackMaker, PackSizes, pack, text_prefix
+from research.tiny.study.question_forms import PLAN_KINDS
+from research.tiny.study.rooms import make_rooms
+from research.tiny.study.vlm import VLMRecipe, build_tokenizer, build_vlm
+from vega3d.evaluation.metrics import QUESTION_TYPES
+from vega3d.modeling.inputs_vega3d import IGNORED
+from vega3d.rooms.scene.classes import CLASSES
+
+PLACE_TEXT = re.compile(r"\d\.\d (ahead|behind) \d\.\d (left|right)")
+
+
+def test_a_plan_tells_places_and_bearings_from_the_first_camera():
+    plan = FloorPlan({"bed": Place(2.04, -0.91, 0), "tv": Place(2.0, 1.1, 3), "rug": Place(-30.0, 0.0, 1)})
+    assert plan.listed(["bed", "rug"]) == "bed 2.0 ahead 1.0 left, rug 9.8 behind 0.0 right"
+    assert plan.bearing("bed", "tv") == 90 and plan.bearing("tv", "bed") == 270
+    assert plan.bearing("tv", "rug") == 180
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("bed 2.0 ahead 1.0 left; tv at 90: right. B", "B"),
+        ("bed 2.0 ahead 1.0 left, tv 1.2 behind 0.4 right. 3.4", "3.4"),
+        ("12", "12"),
+        ("3.4", "3.4"),
+    ],
+)
+def test_the_answer_follows_the_last_full_stop(text, answer):
+    assert final_answer(text) == answer
+
+
+def test_answers_in_words_end_with_the_official_answer(toy):
+    rows = toy.data("train").rows
+    kinds = {row.kind for row in rows}
+    assert kinds >= {*PLAN_KINDS, *PLANNED, "object_abs_distance", "object_rel_distance", "object_counting"}
+    for row in rows:
+        assert final_answer(row.words) == row.answer, row
+        if row.kind in PLANNED or row.kind == "object_rel_distance":
+            assert PLACE_TEXT.search(row.words)
+            right = row.options["ABCD".index(row.answer)]
+            assert row.words.endswith(f": {right}. {row.answer}")
+
+
+def test_bearings_lead_to_the_word(toy):
+    """The sector of a direction is that of the difference of the two bearings, but for rounding to 15 degrees."""
+    rows = [row for row in toy.data("train").rows if row.kind == "object_rel_direction_easy"]
+    assert rows
+    for row in rows:
+        facing, target = map(int, re.findall(r" at (\d+)", row.words))
+        right = row.options["AB".index(row.answer)]
+        assert (0 <= (target - facing) % 360 <= 180) == (right == "right"), row
+
+
+def test_boxes_are_told_in_words(toy):
+    data = SplitData(toy.shards("train"), ["localisation_by_choice", "object_counting"])
+    for row in data.rows:
+        if row.kind == "localisation_by_choice":
+            assert all(re.fullmatch(r"frame \d+, row \d+, column \d+", option) for option in row.options)
+            assert "marked" not in row.question
+
+
+def test_records_are_the_benchmarks_alone(toy):
+    data = toy.data("validation")
+    assert {record.question_type for record in data.records()} <= set(QUESTION_TYPES)
+    assert len(data.records()) == sum(row.kind not in PLAN_KINDS for row in data.rows)
+
+
+def test_categories_leave_out_the_rest_and_other_settings_are_refused(toy):
+    shards = toy.shards("train")
+    assert {row.kind for row in SplitData(shards, ["room_size_estimation"]).rows} == {"room_size_estimation"}
+    with pytest.raises(ValueError, match="has no row of the kinds nothing"):
+        SplitData(shards, ["nothing"])
+    with pytest.raises(ValueError, match=r"was made with other settings: questions_per_type was \d and is 3\. Choose"):
+        SplitData(replace(shards, questions_per_type=3), ["object_counting"])
+
+
+def test_splits_of_other_first_rooms_have_other_rooms(toy, tmp_path):
+    shards = replace(toy.shards("validation"), folder=tmp_path, rooms=1, first=1)
+    assert [made.clips for made in make_rooms([shards])] == [1]
+    (scene,) = {row.scene for row in SplitData(shards, ["object_counting", *PLAN_KINDS]).rows}
+    own = toy.data("validation")
+    assert scene == "validation_000001_00" and np.array_equal(
+        SplitData(shards, PLAN_KINDS).frames([0]), own.frames([1])
+    )
+
+
+def test_rooms_go_on_after_a_stop(toy, tmp_path):
+    shards = replace(toy.shards("train"), folder=tmp_path)
+    stopped = type(toy)(toy.recipe, tmp_path / "stopped", deadline=Deadline(0.0))
+    with pytest.raises(OutOfTimeError, match="rooms of train: 1 of 2 shards"):
+        stopped.make_rooms(["train"])
+    assert [made.clips for made in make_rooms([shards], workers=2)] == [2, 1]
+    for number in range(2):
+        for ours, theirs in zip(shards.files(number), toy.shards("train").files(number), strict=True):
+            assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.fixture
+def make(toy) -> PackMaker:
+    return PackMaker(toy.data("train"), toy.tools.words, toy.tools.clip.prefix, PackSizes(2, 640, 2, 512), True, 3)
+
+
+def test_packs_hold_the_rows_that_they_name_and_their_answers(toy, make):
+    clips, seen, read, ids = make(0)
+    rows = {row.id: row for row in toy.data("train").rows}
+    assert seen.ids.shape == (2, 640) and read.ids.shape == (2, 512)
+    assert [rows[name].clip for name in ids] == sorted((rows[name].clip for name in ids), key=clips.index)
+    decode = toy.tools.words.tokenizer.decode
+    assert decode(seen.labels[seen.labels != IGNORED]) == "".join(f"{rows[name].words}<|im_end|>" for name in ids)
+    kinds = [rows[name].kind for name in ids if rows[name].clip == clips[0]]
+    assert len(set(kinds[:5])) == 5  # kinds in turn
+    text = decode(read.ids[0])
+    assert "<|video_pad|>" not in text and "frame of" not in text
+    assert any(plan in text for plan in toy.data("train").plans)
+
+
+def test_letters_are_bare_answers(toy):
+    make = PackMaker(toy.data("train"), toy.tools.words, toy.tools.clip.prefix, PackSizes(2, 640, 2, 512), False, 3)
+    _, seen, _, ids = make(0)
+    rows = {row.id: row for row in toy.data("train").rows}
+    found = toy.tools.words.tokenizer.decode(seen.labels[seen.labels != IGNORED])
+    assert found == "".join(f"{rows[name].answer}<|im_end|>" for name in ids)
+
+
+def test_steps_depend_on_seed_and_number_alone(make):
+    first = [make(step) for step in range(3)]
+    again = [make(step) for step in (2, 0, 1)]
+    for ours, theirs in zip((again[1], again[2], again[0]), first, strict=True):
+        assert ours[0] == theirs[0] and ours[3] == theirs[3]
+        assert all(map(torch.equal, [*ours[1], *ours[2]], [*theirs[1], *theirs[2]]))
+    seen = [clip for step in range(3) for clip in make.clips(step)]
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2]  # each clip once before any comes again
+    assert [make.seeded(seed)(0)[3] for seed in (4, 5)] != [first[0][3]] * 2
+
+
+def test_too_long_a_pack_is_refused(toy):
+    words = toy.tools.words
+    question = words.prompts(["Where?"])[0], words.answers(["there"])[0]
+    with pytest.raises(ValueError, match=r"The questions have \d+ tokens or more, but a pack 8\. Ask fewer"):
+        pack(text_prefix(words), [[question]], 8)
+
+
+def test_words_and_numbers_are_tokens():
+    tokenizer = build_tokenizer(2048)
+    for word in {part for name in CLASSES for part in name.split()} | {"ahead", "behind", "left", "right", "at"}:
+        assert len(tokenizer.encode(f" {word}")) == 1, word
+    assert [len(tokenizer.encode(f"{space}{letter}")) for letter in "ABCD" for space in ("", " ")] == [1] * 8
+    assert [len(tokenizer.encode(f" {number}")) for number in ("0.2", "9.8", "15", "345", "7")] == [1] * 5
+    assert tokenizer.decode(tokenizer.encode("12.3 naïve?\nA")) == "12.3 naïve?\nA"
+
+
+def test_the_vlm_is_small_and_follows_its_seed():
+    tokenizer = build_tokenizer(2048)
+    models = [build_vlm(VLMRecipe(seed=seed), tokenizer) for seed in (0, 0, 1)]
+    weights = [model.model.language_model.layers[0].mlp.up_proj.weight for model in models]
+    assert weights[0].equal(weights[1]) and not weights[0].equal(weights[2])
+    assert 2.5e6 < sum(value.numel() for value in models[0].parameters()) < 3.5e6
