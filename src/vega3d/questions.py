@@ -407,6 +407,12 @@ def plural(name: str) -> str:
     return f"{head}s{of}{rest}"
 
 
+def reason_and_answer(text: str) -> tuple[str, str]:
+    """What an answer in words stands on, and the answer, which follows the last full stop; "" for a bare answer."""
+    reason, _, answer = text.strip().rpartition(". ")
+    return reason, answer
+
+
 def answer_kind(asked: SpatialQuestion) -> str:
     """Which of `ANSWERS` a question asks for."""
     if asked.options:

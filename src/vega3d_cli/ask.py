@@ -135,6 +135,8 @@ def report(answer, question: str, model: str, loading_seconds: float, as_json: b
     if is_choice:  # an open answer was streamed
         for letter, probability in answer.options.items():
             typer.echo(f"  {letter}: {probability:.1%}", err=True)
+        if answer.reason:
+            typer.echo(f"({answer.reason})", err=True)
         typer.echo(answer.text)
     typer.echo(f"({answer.seconds:.1f} s)", err=True)
 

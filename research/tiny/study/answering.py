@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from research.tiny.study.answers import final_answer
 from research.tiny.study.data import Words
 from research.tiny.study.packs import Prefix
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.inference.answer import letter_probabilities
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.questions import RawAnswer
+from vega3d.questions import RawAnswer, reason_and_answer
 
 NEW_TOKENS = 96  # the most of an answer; the longest in words has some 70
 CLIPS_AT_A_TIME = 16
@@ -45,7 +44,7 @@ class PackedAnswerer:
         """The answer of each record, and the probabilities of its letters where they are said."""
         answers = self.answer_prompts([(int(record.visual), record.prompt) for record in records])
         return [
-            (final_answer(text), self._letters(record, text, logits) if record.options else None)
+            (reason_and_answer(text)[1], self._letters(record, text, logits) if record.options else None)
             for record, (text, logits) in zip(records, answers, strict=True)
         ]
 

@@ -4,8 +4,8 @@
 
 Places are those of the first camera's floor plan [m]; `at` is a bearing [deg] from the place that the question starts
 from, clockwise from straight ahead of the first camera. What follows the last full stop is the answer that VSI-Bench's
-parser gets (`final_answer`). A small decoder learns the word of a direction from bearings at once, and the letter of
-an option hardly at all unless its word was said before.
+parser gets (`vega3d.questions.reason_and_answer`). A small decoder learns the word of a direction from bearings at
+once, and the letter of an option hardly at all unless its word was said before.
 """
 
 import itertools
@@ -119,8 +119,3 @@ def boxes(question: GeometricQuestion, observation: Observation, names: Sequence
 
 def first_frame(observation: Observation, name: str) -> int | None:
     return observation.first_seen(name, VISIBLE_FRACTION)
-
-
-def final_answer(text: str) -> str:
-    """What follows the last full stop of a reasoned answer; all of a bare one."""
-    return text.rpartition(". ")[2]

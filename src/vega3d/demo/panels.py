@@ -87,6 +87,8 @@ def answer_panel(
         parts.append(f'<div class="vega-text vega-faint">{NOTHING_SAID}</div>')
     elif not was_stopped:
         parts.append('<div class="vega-faint">…</div>')
+    if answer.reason:
+        parts.append(f'<div class="vega-faint">{escape(answer.reason)}</div>')
     if answer.options is not None:
         parts.append(bars(answer.options, options))
     if answer.seconds is not None:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:  # they import torch, which baselines and refusals do without
     from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
     from vega3d.processing.processing_vega3d import VegaProcessor
 
-MAX_NEW_TOKENS = int(GENERATION["max_new_tokens"])  # type: ignore[call-overload]
-
 
 class Answerer(Protocol):
     """What is evaluated.
@@ -41,7 +39,10 @@ class Answerer(Protocol):
 
 
 class ModelAnswerer:
-    """A fused model: 16 new tokens, greedy, as VSI-Bench asks, and the likelihood of the letters as the next token.
+    """A fused model: greedy, 16 new tokens as VSI-Bench asks, and the likelihood of the letters as the next token.
+
+    Of a model that answers in words 128 tokens are made, the official parser gets the answer behind what it stands on,
+    and the likelihood is that of the letters there.
 
     Questions are answered in batches by a `Session`, which encodes a video once for all questions that come one after
     another.
@@ -78,7 +79,7 @@ class ModelAnswerer:
             "timestep": generator.timestep,
             "dtype": str(model.dtype),
             "device": model.device.type,
-            "generation": GENERATION,
+            "generation": {**GENERATION, "max_new_tokens": self.session.answer_tokens},
             "cached_features": cache is not None,
             "vision_attention": model.config.vlm_config.vision_config._attn_implementation,
             "notice": model.config.notice,
@@ -86,7 +87,7 @@ class ModelAnswerer:
 
     def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
         """As `Answerer.answer`; raises ValueError as `Session.answer_batch` does."""
-        return self.session.answer_batch([self.question(record) for record in records], MAX_NEW_TOKENS)
+        return self.session.answer_batch([self.question(record) for record in records])
 
     def question(self, record: AnnotatedQuestion) -> SpatialQuestion:
         """A question as it is put to the model; raises ValueError if its video is missing."""

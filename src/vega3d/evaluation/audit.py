@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from vega3d.configs import check_count
-from vega3d.evaluation.answerers import MAX_NEW_TOKENS, ModelAnswerer
+from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.audit_page import audit_page
 from vega3d.evaluation.audit_report import CONDITIONS, FORMAT, summarise_audit, token_statistics
 from vega3d.evaluation.metrics import QUESTION_TYPES
@@ -358,7 +358,7 @@ class Auditor:
             groups.setdefault(one.key, (one.clip, []))[1].extend(one.questions)
         answers: dict[str, RawAnswer] = {}
         for clip, asked in groups.values():
-            given = self.session.answer_about(clip, asked, MAX_NEW_TOKENS)
+            given = self.session.answer_about(clip, asked)
             pairs = zip(asked, given, strict=True)
             answers |= {question.id: checked(question, answer) for question, answer in pairs}
         return answers

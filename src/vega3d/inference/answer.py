@@ -26,6 +26,7 @@ class Answer:
         seconds: time taken [s], from the question to the answer, without loading the model; None as long as the
             answer is being made.
         gates: float[t, h, w] on the token grid, if asked for and the fusion has a gate for each token.
+        reason: what a choice or a number stands on, in the words of a model with `answers_in_words`; else None.
     """
 
     text: str = ""
@@ -34,6 +35,7 @@ class Answer:
     frame_seconds: list[float] | None = None
     seconds: float | None = None
     gates: torch.Tensor | None = None
+    reason: str | None = None
 
     def to_dict(self) -> dict:
         """Plain values for JSON, without the gates."""

@@ -39,9 +39,10 @@ from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.sampling_vega3d import check_sampling
 from vega3d.processing.video_vega3d import VideoClip
-from vega3d.questions import Mark, RawAnswer, SpatialQuestion
+from vega3d.questions import Mark, RawAnswer, SpatialQuestion, reason_and_answer
 
 MAX_NEW_TOKENS = 64  # of an open answer
+BARE_TOKENS, WORDS_TOKENS = 16, 128  # of a choice or a number: bare, as VSI-Bench allows, and with what it stands on
 Progress = Callable[[int], None] | None
 
 
@@ -91,6 +92,11 @@ class Session:
         self._placeholders = {"video": processor.video_token, "image": processor.image_token}
         self._clips: OrderedDict[tuple, EncodedClip] = OrderedDict()
 
+    @property
+    def answer_tokens(self) -> int:
+        """The most tokens of a choice or a number."""
+        return WORDS_TOKENS if self.model.config.answers_in_words else BARE_TOKENS
+
     def ask(
         self,
         visual: Any,
@@ -135,7 +141,7 @@ class Session:
             question: with its video or image.
             with_generator: False lets the VLM's own visual tokens go on unfused.
             output_gates: also return the gates of the visual tokens.
-            max_new_tokens: the most that an open answer may have.
+            max_new_tokens: the most that an open answer may have; a number in words may have `WORDS_TOKENS`.
             streamer: receives an open answer as it is made.
             on_progress: called with a number of frames when the generator has newly done them.
 
@@ -148,7 +154,8 @@ class Session:
         if question.options:
             answer = self._chosen(question, inputs, state)
         else:
-            answer = replace(state, text=self._generated(inputs, max_new_tokens, streamer=streamer))
+            text = self._generated(inputs, self._limit(question, max_new_tokens), streamer=streamer)
+            answer = self._split(question, replace(state, text=text))
         return replace(answer, seconds=round(time.perf_counter() - start, 3))
 
     def stream(
@@ -172,34 +179,66 @@ class Session:
         start = time.perf_counter()
         with torch.no_grad():
             inputs, state = self._prepared(question, with_generator, output_gates, on_progress)
-        answer = yield from self._growing(inputs, state, max_new_tokens)
-        yield replace(answer, seconds=round(time.perf_counter() - start, 3))
+        answer = yield from self._growing(inputs, state, self._limit(question, max_new_tokens))
+        yield replace(self._split(question, answer), seconds=round(time.perf_counter() - start, 3))
 
     @torch.no_grad()
-    def answer_batch(self, questions: Sequence[SpatialQuestion], max_new_tokens: int = 16) -> list[RawAnswer]:
+    def answer_batch(self, questions: Sequence[SpatialQuestion], max_new_tokens: int | None = None) -> list[RawAnswer]:
         """Answers questions together, with padding on the left; each as if it were asked alone, but for rounding.
 
         Args:
             questions: those without a visual are asked blind, by their words alone.
-            max_new_tokens: the most that an answer may have.
+            max_new_tokens: the most that an answer may have; `BARE_TOKENS` by default, and `WORDS_TOKENS` of a model
+                that answers in words.
 
         Returns:
-            For each the text as the model wrote it, also for a choice, and the probability of each letter, or None.
+            For each the text as the model wrote it, also for a choice, without what it stands on; and the probability
+            of each letter, or None.
         """
         clips = [None if question.visual is None else self.encode(question) for question in questions]
         return self._raw_answers(questions, self._inputs(questions, clips)[0], max_new_tokens)
 
-    def _raw_answers(self, questions: Sequence[SpatialQuestion], inputs: dict, max_new_tokens: int) -> list[RawAnswer]:
+    def _raw_answers(
+        self, questions: Sequence[SpatialQuestion], inputs: dict, max_new_tokens: int | None
+    ) -> list[RawAnswer]:
         """What `answer_batch` returns, for the inputs of the language model."""
-        generated = self._generate(inputs, max_new_tokens, output_logits=True, return_dict_in_generate=True)
+        limit = self.answer_tokens if max_new_tokens is None else max_new_tokens
+        generated = self._generate(inputs, limit, output_logits=True, return_dict_in_generate=True)
         new_tokens = generated.sequences[:, inputs["input_ids"].shape[1] :]
         texts = self.processor.batch_decode(new_tokens, skip_special_tokens=True)
-        first = generated.logits[0]  # float[B, V], of the first new token
-        tokenizer = self.processor.tokenizer
-        return [
-            (text, letter_probabilities(logits, question.letters, tokenizer) if question.options else None)
-            for question, text, logits in zip(questions, texts, first, strict=True)
-        ]
+        answers: list[RawAnswer] = []
+        for row, (question, text) in enumerate(zip(questions, texts, strict=True)):
+            letters = self._letters(question, generated, row, new_tokens[row]) if question.options else None
+            is_reasoned = self.model.config.answers_in_words and asks_little(question)
+            answers.append((reason_and_answer(text)[1] if is_reasoned else text, letters))
+        return answers
+
+    def _letters(self, question: SpatialQuestion, generated: Any, row: int, tokens: torch.Tensor) -> dict[str, float]:
+        """Probability of each option's letter where it is said: at once, or of an answer in words at its end.
+
+        `generated` is what `generate` returns with logits, `tokens` int[L] what it wrote in this row.
+        """
+        tokenizer, place, space = self.processor.tokenizer, 0, ""
+        if self.model.config.answers_in_words:
+            written = [
+                number for number, token in enumerate(tokens.tolist()) if token not in tokenizer.all_special_ids
+            ]
+            place, space = (written[-1], " ") if len(written) > 1 else (0, "")
+        spelled = [f"{space}{letter}" for letter in question.letters]
+        found = letter_probabilities(generated.logits[place][row], spelled, tokenizer)
+        return dict(zip(question.letters, found.values(), strict=True))
+
+    def _limit(self, question: SpatialQuestion, max_new_tokens: int) -> int:
+        """Tokens of an open answer: a number in words is said to its end."""
+        is_reasoned = self.model.config.answers_in_words and asks_little(question)
+        return max(WORDS_TOKENS, max_new_tokens) if is_reasoned else max_new_tokens
+
+    def _split(self, question: SpatialQuestion, answer: Answer) -> Answer:
+        """The answer with what it stands on by itself, if the model says it."""
+        if not (self.model.config.answers_in_words and asks_little(question)):
+            return answer
+        reason, text = reason_and_answer(answer.text)
+        return replace(answer, text=text, reason=reason)
 
     @torch.no_grad()
     def encode(
@@ -379,8 +418,16 @@ class Session:
         return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
 
     def _chosen(self, question: SpatialQuestion, inputs: dict, state: Answer) -> Answer:
-        logits = self.model(**inputs, logits_to_keep=1).logits[0, -1]  # float[V]
-        options = letter_probabilities(logits, question.letters, self.processor.tokenizer)
+        if self.model.config.answers_in_words:
+            generated = self._generate(inputs, WORDS_TOKENS, output_logits=True, return_dict_in_generate=True)
+            tokens = generated.sequences[0, inputs["input_ids"].shape[1] :]
+            options = self._letters(question, generated, 0, tokens)
+            state = replace(
+                state, reason=reason_and_answer(self.processor.decode(tokens, skip_special_tokens=True))[0]
+            )
+        else:
+            logits = self.model(**inputs, logits_to_keep=1).logits[0, -1]  # float[V]
+            options = letter_probabilities(logits, question.letters, self.processor.tokenizer)
         best = max(options, key=options.__getitem__)
         return replace(state, text=f"{best}. {question.options[question.letters.index(best)]}", options=options)
 
@@ -415,6 +462,11 @@ class Session:
             finally:
                 stop.requested.set()
             return replace(state, text=made.result())
+
+
+def asks_little(question: SpatialQuestion) -> bool:
+    """Whether the answer is a choice or a number, and no free text."""
+    return bool(question.options) or question.is_numeric
 
 
 class StopOnRequest(StoppingCriteria):

@@ -54,7 +54,7 @@ class StreamSession(Session):
 
     @torch.no_grad()
     def answer_about(
-        self, clip: EncodedClip, questions: Sequence[SpatialQuestion], max_new_tokens: int = 16
+        self, clip: EncodedClip, questions: Sequence[SpatialQuestion], max_new_tokens: int | None = None
     ) -> list[RawAnswer]:
         """As `Session.answer_batch`, for questions about one clip of `fused`; the same but for rounding.
 

@@ -275,6 +275,8 @@ class VegaConfig(PreTrainedConfig):
         initializer_range: standard deviation of new Linear weights.
         notice: text shown with every answer, such as "untrained".
         questions: forms of the questions that it was trained on, and names of objects; one who asks another is told.
+        answers_in_words: whether a choice or a number is said after what it stands on, behind the last full stop, as
+            in "lamp 2.0 ahead 0.4 left, bed 1.2 ahead 1.0 left: left. B".
     """
 
     model_type = "vega3d"
@@ -296,6 +298,7 @@ class VegaConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     notice: str | None = None
     questions: dict | None = None
+    answers_in_words: bool = False
 
     def __post_init__(self, **kwargs):
         refuse_misspelled(type(self), kwargs)

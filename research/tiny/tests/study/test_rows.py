@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from research.tiny.study.answers import FloorPlan, Place, final_answer
+from research.tiny.study.answers import FloorPlan, Place
 from research.tiny.study.data import SplitData
 from research.tiny.study.loop import Deadline, OutOfTimeError
 from research.tiny.study.packs import PLANNED, PackMaker, PackSizes, pack, text_prefix
@@ -16,6 +16,7 @@ from research.tiny.study.rooms import make_rooms
 from research.tiny.study.vlm import VLMRecipe, build_tokenizer, build_vlm
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.modeling.inputs_vega3d import IGNORED
+from vega3d.questions import reason_and_answer
 from vega3d.rooms.scene.classes import CLASSES
 
 PLACE_TEXT = re.compile(r"\d\.\d (ahead|behind) \d\.\d (left|right)")
@@ -38,7 +39,7 @@ def test_a_plan_tells_places_and_bearings_from_the_first_camera():
     ],
 )
 def test_the_answer_follows_the_last_full_stop(text, answer):
-    assert final_answer(text) == answer
+    assert reason_and_answer(text)[1] == answer
 
 
 def test_answers_in_words_end_with_the_official_answer(toy):
@@ -46,7 +47,7 @@ def test_answers_in_words_end_with_the_official_answer(toy):
     kinds = {row.kind for row in rows}
     assert kinds >= {*PLAN_KINDS, *PLANNED, "object_abs_distance", "object_rel_distance", "object_counting"}
     for row in rows:
-        assert final_answer(row.words) == row.answer, row
+        assert reason_and_answer(row.words)[1] == row.answer, row
         if row.kind in PLANNED or row.kind == "object_rel_distance":
             assert PLACE_TEXT.search(row.words)
             right = row.options["ABCD".index(row.answer)]
