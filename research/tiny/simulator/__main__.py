@@ -1,6 +1,6 @@
-"""`python -m research.tiny.simulator train-generator ...` and `... sample ...`."""
+"""`python -m research.tiny.simulator train-generator ...`, `... sample ...` and `... trim ...`."""
 
-from research.tiny.simulator import sample_command, train_command  # noqa: F401 (each adds its command)
+from research.tiny.simulator import sample_command, train_command, trim_command  # noqa: F401 (each adds its command)
 from research.tiny.simulator.commands import NAME, app
 from vega3d_cli import main
 

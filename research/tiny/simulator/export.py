@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from vega3d.files import whole_files, write_json, write_whole
+from vega3d.files import check_new_folder, read_json, whole_files, whole_folder, write_json, write_whole
 from vega3d.modeling.files_vega3d import INFO_FILE, PROMPT_FILE
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def export_part(model: torch.nn.Module, folder: Path, part: str, dtype: torch.dtype = torch.bfloat16) -> None:
@@ -48,6 +50,47 @@ def copy_part(source: Path, target: Path) -> None:
     for file in sorted(source.iterdir()):
         if file.is_file():
             write_whole(target / file.name, partial(shutil.copyfile, file))
+
+
+def export_read(folder: Path, output: Path, blocks: int) -> None:
+    """What features need of a generator: its first blocks, with weights of 8 bits, and the VAE's encoder.
+
+    Matrices of the blocks are stored as float8 (e4m3) without scales: their entries are a hundredth to a tenth, where
+    it has three bits and an exponent. Configs stay, so the generator says how deep it was when it was trained.
+
+    Args:
+        folder: of `export_generator`.
+        output: is made.
+        blocks: how many are stored; features of later ones cannot be read.
+
+    Raises:
+        ValueError: if the output is there, or the generator has fewer blocks.
+    """
+    check_new_folder(output)
+    layers = read_json(folder / "transformer" / "config.json")["num_layers"]
+    if not 1 <= blocks <= layers:
+        raise ValueError(f"blocks is {blocks}, but {folder} has {layers}. Give a number from 1 to {layers}.")
+    with whole_folder(output) as partial_folder:
+        shutil.copytree(folder, partial_folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
+        shutil.copyfile(folder / PROMPT_FILE, partial_folder / PROMPT_FILE)
+        for part, keep in (("transformer", partial(is_read, blocks=blocks)), ("vae", is_encoder)):
+            weights = load_file(folder / part / WEIGHTS)
+            kept = {name: in_8_bits(name, value) for name, value in weights.items() if keep(name)}
+            write_whole(partial_folder / part / WEIGHTS, partial(save_file, kept, metadata={"format": "pt"}))
+
+
+def is_read(name: str, blocks: int) -> bool:
+    return not name.startswith("blocks.") or int(name.split(".")[1]) < blocks
+
+
+def is_encoder(name: str) -> bool:
+    return name.startswith(("encoder.", "quant_conv."))
+
+
+def in_8_bits(name: str, value: torch.Tensor) -> torch.Tensor:
+    """Matrices of the blocks rounded; norms, biases, convolutions and what diffusers keeps in float32 as they are."""
+    is_matrix = name.startswith("blocks.") and value.ndim == 2 and value.dtype == torch.bfloat16
+    return value.to(torch.float8_e4m3fn) if is_matrix else value
 
 
 def export_generator(

@@ -57,13 +57,23 @@ class EarlyExitWanTransformer(WanTransformer3DModel):
     _keys_to_ignore_on_load_unexpected = ("norm_added_q", r"^blocks\.")
 
 
-class CausalWanEncoder(nn.Module):
-    """The VAE's encoder as it is, for consecutive frames; the decoder is dropped."""
+class WanVAEToLatents(AutoencoderKLWan):
+    """Wan's VAE without its decoder, which features do not need and files may lack."""
 
-    def __init__(self, vae: AutoencoderKLWan):
+    _keys_to_ignore_on_load_unexpected = (r"^decoder\.", r"^post_quant_conv\.")
+
+    @functools.wraps(AutoencoderKLWan.__init__)  # type: ignore[misc]  # diffusers reads the signature
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.decoder = None
+        self.post_quant_conv = None
+
+
+class CausalWanEncoder(nn.Module):
+    """The VAE's encoder as it is, for consecutive frames."""
+
+    def __init__(self, vae: WanVAEToLatents):
         super().__init__()
-        vae.decoder = None
-        vae.post_quant_conv = None
         self.vae = vae
 
     def forward(self, clips: torch.Tensor) -> torch.Tensor:
@@ -72,9 +82,9 @@ class CausalWanEncoder(nn.Module):
 
 
 class LatentTower(nn.Module):
-    """The VAE's encoder, with the normalisation of its latents; the decoder is dropped."""
+    """The VAE's encoder, with the normalisation of its latents."""
 
-    def __init__(self, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
+    def __init__(self, vae: WanVAEToLatents, config: VegaGeneratorConfig):
         super().__init__()
         self.is_causal = config.clip_mode == "clip"
         self.encoder: Any = CausalWanEncoder(vae) if self.is_causal else FoldedWanEncoder(vae)
@@ -99,7 +109,7 @@ class LatentTower(nn.Module):
 class WanTower(LatentTower):
     """VAE encoder and transformer up to the deepest block that is read, and nothing after it."""
 
-    def __init__(self, transformer: WanTransformer3DModel, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
+    def __init__(self, transformer: WanTransformer3DModel, vae: WanVAEToLatents, config: VegaGeneratorConfig):
         super().__init__(vae, config)
         self.is_compiled = config.compile
         self.run_block = torch.compile(run_block) if config.compile else run_block
@@ -244,7 +254,7 @@ def run_block(
 
 def build_wan_tower(config: VegaGeneratorConfig) -> WanTower:
     """A tower with random weights, for tests and benchmarks."""
-    return WanTower(build_transformer(config), AutoencoderKLWan.from_config(config.vae), config)
+    return WanTower(build_transformer(config), WanVAEToLatents.from_config(config.vae), config)
 
 
 def build_transformer(config: VegaGeneratorConfig) -> WanTransformer3DModel:
@@ -263,8 +273,8 @@ def load_wan_tower(
     return tower_class(lower_linears(transformer, config.linear_precision), load_vae(config, folder, dtype), config)
 
 
-def load_vae(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> AutoencoderKLWan:
-    return load_part(AutoencoderKLWan, folder, "vae", config.vae, dtype)  # type: ignore[return-value]
+def load_vae(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> WanVAEToLatents:
+    return load_part(WanVAEToLatents, folder, "vae", config.vae, dtype)  # type: ignore[return-value]
 
 
 def load_part(part_class: Any, folder: Path, name: str, config: dict, dtype: torch.dtype, **changes) -> nn.Module:
@@ -285,7 +295,7 @@ def load_part(part_class: Any, folder: Path, name: str, config: dict, dtype: tor
             f"The generator's {name} in {place} lacks {len(wrong)} of its weights, the first is {wrong[0]}. "
             "Copy the checkpoint again; a generator is never initialised at random."
         )
-    unused = sorted(key for key in unknown if not is_deeper(key, changes.get("num_layers")))
+    unused = sorted(key for key in unknown if not is_unread(key, changes.get("num_layers")))
     if unused:
         raise ValueError(
             f"The generator's {name} in {place} has {len(unused)} weights that its config does not tell of, the first "
@@ -294,11 +304,11 @@ def load_part(part_class: Any, folder: Path, name: str, config: dict, dtype: tor
     return model
 
 
-def is_deeper(key: str, num_layers: int | None) -> bool:
-    """Whether a weight is of a block after those that are loaded, or of a norm that diffusers leaves out, too."""
+def is_unread(key: str, num_layers: int | None) -> bool:
+    """Whether a weight is of a block after those that are loaded, of the decoder, or of a norm without a place."""
     block = re.match(r"blocks\.(\d+)\.", key)
     is_after = block is not None and num_layers is not None and int(block[1]) >= num_layers
-    return is_after or "norm_added_q" in key
+    return is_after or "norm_added_q" in key or key.startswith(("decoder.", "post_quant_conv."))
 
 
 def check_files(place: Path, name: str, config: dict) -> None:
@@ -365,7 +375,7 @@ class NoiseTower(WanTower):
 class VAETower(LatentTower):
     """Clean latents of the VAE, on the grid of the transformer: a token is p x p of them (`latent_patch`)."""
 
-    def __init__(self, vae: AutoencoderKLWan, config: VegaGeneratorConfig):
+    def __init__(self, vae: WanVAEToLatents, config: VegaGeneratorConfig):
         super().__init__(vae, config)
         self.latent_patch = config.latent_patch
 
