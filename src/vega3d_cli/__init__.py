@@ -10,12 +10,10 @@ import typer
 from vega3d_cli import (  # noqa: F401 (each adds its commands to the application)
     analyze,
     ask,
-    audit,
-    cache,
     checkpoints,
+    data,
     demo,
     evaluate,
-    synthesize,
     train,
 )
 from vega3d_cli.common import app, one_line

@@ -23,8 +23,16 @@ from vega3d.evaluation.audit import (
     noise_like,
     scene_of,
 )
-from vega3d.evaluation.audit_page import audit_page
-from vega3d.evaluation.audit_report import CONDITIONS, FLAT, Condition, audit_table, gate_sentences, headline, verdict
+from vega3d.evaluation.audit_report import (
+    CONDITIONS,
+    FLAT,
+    Condition,
+    audit_page,
+    audit_table,
+    gate_sentences,
+    headline,
+    verdict,
+)
 from vega3d.evaluation.vsibench import load_vsibench
 from vega3d.files import read_json
 from vega3d.hub.load import load_vega

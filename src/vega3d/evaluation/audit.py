@@ -18,8 +18,7 @@ import torch
 
 from vega3d.configs import check_count
 from vega3d.evaluation.answerers import ModelAnswerer
-from vega3d.evaluation.audit_page import audit_page
-from vega3d.evaluation.audit_report import CONDITIONS, FORMAT, summarise_audit, token_statistics
+from vega3d.evaluation.audit_report import CONDITIONS, FORMAT, audit_page, summarise_audit, token_statistics
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.result_files import JOURNAL_REMEDY, check_same_header, open_journal
 from vega3d.evaluation.run import checked, run_header
