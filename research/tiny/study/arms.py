@@ -1,12 +1,13 @@
 """The model of each arm, from the one VLM with the trained tower, and what of it is trained."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from research.tiny.simulator.muon import OTHERS_RATE
@@ -116,14 +117,10 @@ def with_muon(group: dict) -> dict:
     return {**group, "muon": is_muon, "lr": group["lr"] * (1.0 if is_muon else OTHERS_RATE)}
 
 
-def write_shuffled(generator: Path, folder: Path, seed: int = 0) -> None:
-    """The generator with the entries of each weight of its transformer in another order: its statistics, no more."""
-    import shutil
-
-    from safetensors.torch import save_file
-
+def write_shuffled(generator: Path, folder: Path, seed: int = 0) -> Path:
+    """The generator with the entries of each weight of its transformer in another order, made unless it is there."""
     if folder.is_dir():
-        return
+        return folder
     with whole_folder(folder) as partial_folder:
         shutil.copytree(generator, partial_folder, dirs_exist_ok=True)
         random = torch.Generator().manual_seed(seed)
@@ -132,3 +129,4 @@ def write_shuffled(generator: Path, folder: Path, seed: int = 0) -> None:
             for name, value in load_file(generator / WEIGHTS).items()
         }
         save_file(weights, partial_folder / WEIGHTS, metadata={"format": "pt"})
+    return folder

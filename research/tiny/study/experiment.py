@@ -12,7 +12,7 @@ Recipes with other names may share OUT, and with it rooms, tower and streams, wh
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from research.tiny.study.answering import PackedAnswerer
-from research.tiny.study.arms import arm_model, write_placeholder_generator
+from research.tiny.study.arms import arm_model, write_placeholder_generator, write_shuffled
 from research.tiny.study.data import SplitData, Words
 from research.tiny.study.loop import RESULT, TRAINED, Deadline
 from research.tiny.study.network import fused_tokens
@@ -174,7 +174,8 @@ class Experiment:
 
     def generator_folder(self, arm: ArmRecipe) -> Path:
         if arm.stream in self.recipe.generators:
-            return Path(self.recipe.generators[arm.stream])
+            source = Path(self.recipe.generators[arm.stream])
+            return write_shuffled(source, self.output / f"shuffled-{arm.stream}") if arm.shuffled else source
         width = WIDTHS[arm.stream]
         folder = self.output / f"placeholder-{width}"
         write_placeholder_generator(folder, width)
@@ -187,8 +188,8 @@ class Experiment:
             identity = {"rooms": rooms, "vlm": sha256(self.vlm / "model.safetensors")}
             return StoredStream(self.output / "streams" / split / "semantic", len(self.data(split)), identity)
         arm = self.recipe.arms[arm_name]
-        same = next(name for name, other in self.recipe.arms.items()
-                    if (other.stream, other.options) == (arm.stream, arm.options))  # fmt: skip
+        alike = [replace(other, fusion=arm.fusion) == arm for other in self.recipe.arms.values()]
+        same = list(self.recipe.arms)[alike.index(True)]
         identity = {"rooms": rooms, **self.stream_identity(arm)}
         return StoredStream(self.output / "streams" / split / same, len(self.data(split)), identity)
 

@@ -73,6 +73,7 @@ class ArmRecipe:
     # a name in `Recipe.generators`; `pixels`, of each patch, or `oracle`, the true geometry; None for the VLM alone
     stream: str | None = None
     options: dict[str, Any] = field(default_factory=dict)  # of the generator, such as block, timestep, clip_mode
+    shuffled: bool = False  # whether the entries of each weight of the generator's transformer are in another order
     fusion: str = "token_gated_residual"  # of `VegaConfig`; `none` without a stream
 
 
@@ -113,6 +114,10 @@ class Recipe:
                 )
             if arm.stream is not None and arm.stream not in known:
                 raise ValueError(f"Arm {name!r} names the stream {arm.stream!r}, but there are {', '.join(known)}.")
+            if arm.shuffled and arm.stream not in self.generators:
+                raise ValueError(
+                    f"Arm {name!r} is shuffled, but the stream {arm.stream!r} has no weights. Leave it out."
+                )
         unknown = [name for name in self.categories if name not in QUESTION_TYPES]
         if unknown or not self.categories:
             raise ValueError(f"categories are {self.categories}; give some of {', '.join(QUESTION_TYPES)}.")

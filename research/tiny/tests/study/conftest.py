@@ -26,6 +26,7 @@ TOY = {
         "semantic": {"fusion": "none"},
         "trained": {"stream": "tiny", "options": CLIP},
         "random": {"stream": "tiny", "options": {**CLIP, "family": "random"}},
+        "shuffled": {"stream": "tiny", "shuffled": True, "options": CLIP},
         "pixels": {"stream": "pixels"},
         "oracle": {"stream": "oracle"},
     },

@@ -30,6 +30,10 @@ BASE = {
         ({"seeds": [0, 0]}, "each once"),
         ({"seeds": "0"}, "seeds is '0', but must be a list"),
         ({"arms": {"a": {"stream": "g"}}}, "names the stream 'g', but there are pixels, oracle"),
+        (
+            {"arms": {"a": {"stream": "pixels", "shuffled": True}}},
+            "is shuffled, but the stream 'pixels' has no weights",
+        ),
         ({"arms": {"a": {}}}, "an arm without a stream has the fusion none"),
         ({"arms": {"../a": {"fusion": "none"}}}, "names a folder of the output"),
         ({"categories": ["size"]}, "give some of"),
