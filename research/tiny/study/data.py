@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from research.tiny.study.question_forms import PLAN_KINDS
 from research.tiny.study.rooms import RoomShards, read_shard
-from vega3d.evaluation.metrics import is_choice
+from vega3d.evaluation.metrics import QUESTION_TYPES, is_choice
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.questions import SpatialQuestion
 from vega3d.rooms.scene.classes import CLASSES
@@ -24,16 +24,17 @@ class Row(NamedTuple):
     id: str  # unique in its split
     scene: str  # name of the clip
     clip: int  # counted within the split
-    kind: str  # question type, or one of `rows.PLAN_KINDS`
+    kind: str  # question type, or one of `question_forms.PLAN_KINDS` and `rows.TALK_KINDS`
     question: str
     options: tuple[str, ...]
     answer: str  # a letter or a number as text; of `PLAN_KINDS` the words
     words: str  # with what the answer stands on
+    is_plain: bool = False  # whether it is asked as people type it
 
     @property
     def prompt(self) -> str:
-        """VSI-Bench's prompt for its questions; the bare words for the others."""
-        if self.kind in PLAN_KINDS:
+        """VSI-Bench's prompt for its questions, and for choices; the bare words for the others."""
+        if self.kind in PLAN_KINDS or (self.is_plain and not self.options):
             return self.question
         return SpatialQuestion(None, self.question, self.options, is_numeric=not is_choice(self.kind)).prompt
 
@@ -75,7 +76,7 @@ class SplitData:
             if row["type"] in kinds:
                 name = f"{clip['scene']}_{number:03d}"
                 texts = row["question"], tuple(row["options"]), row["answer"], row["words"]
-                self.rows.append(Row(name, clip["scene"], len(self.asked), row["type"], *texts))
+                self.rows.append(Row(name, clip["scene"], len(self.asked), row["type"], *texts, row["is_plain"]))
         self.asked.append(list(range(start, len(self.rows))))
         self.plans.append(clip["plan"])
 
@@ -118,7 +119,7 @@ class SplitData:
                 visual=row.clip,
             )
             for row in self.rows
-            if row.kind not in PLAN_KINDS
+            if row.kind in QUESTION_TYPES and not row.is_plain
         ]
 
 

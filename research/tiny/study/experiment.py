@@ -29,6 +29,7 @@ from research.tiny.study.points import ORACLE_CHANNELS, PointHead
 from research.tiny.study.question_forms import PLAN_KINDS
 from research.tiny.study.recipe import ORACLE, PIXELS, TEST_SPLITS, TRAIN, VALIDATION, ArmRecipe, Recipe
 from research.tiny.study.rooms import RoomShards, make_rooms
+from research.tiny.study.rows import TALK_KINDS
 from research.tiny.study.streams import (
     StoredStream,
     clip_format,
@@ -101,6 +102,7 @@ class Experiment:
             rooms.num_frames,
             rooms.size,
             rooms.training_questions_per_type if is_train else rooms.questions_per_type,
+            is_train,
             rooms.renderer,
             rooms.quality,
             rooms.rooms_per_shard,
@@ -116,7 +118,7 @@ class Experiment:
 
     def data(self, split: str) -> SplitData:
         if split not in self._data:
-            self._data[split] = SplitData(self.shards(split), [*self.recipe.categories, *PLAN_KINDS])
+            self._data[split] = SplitData(self.shards(split), [*self.recipe.categories, *PLAN_KINDS, *TALK_KINDS])
         return self._data[split]
 
     # The VLM and its tower

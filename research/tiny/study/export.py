@@ -8,9 +8,9 @@ import torch
 
 from research.tiny.study.experiment import Experiment, load_arm
 from research.tiny.study.model_card import model_card
-from research.tiny.study.question_forms import trained_questions
 from research.tiny.study.recipe import VALIDATION, Recipe
 from research.tiny.study.table import ROWS, markdown
+from research.tiny.study.wordings import known_questions
 from vega3d.evaluation.answerers import constant_scores
 from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
 from vega3d.evaluation.report import percent, read_result, span
@@ -63,7 +63,7 @@ def export(
     load_arm(model, experiment.run_folder(arm, seed))
     model.config.notice = notice
     model.config.answers_in_words = experiment.recipe.answers == "words"
-    model.config.questions = trained_questions(experiment.recipe.categories, guesses(experiment, arm, seed))
+    model.config.questions = known_questions(experiment.recipe.categories, guesses(experiment, arm, seed))
     with whole_folder(output) as partial_folder:
         save_model(model, experiment, partial_folder, dtype)
         write_card(experiment, arm, seed, partial_folder, name)

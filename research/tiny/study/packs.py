@@ -106,7 +106,7 @@ class PackMaker:
         self.pad = words.tokenizer.pad_token_id
         answers = words.answers([row.words if in_words else row.answer for row in data.rows])
         self.asked = list(zip(words.prompts([row.prompt for row in data.rows]), answers, strict=True))
-        self.planned = [number for number, row in enumerate(data.rows) if row.kind in PLANNED]
+        self.planned = [number for number, row in enumerate(data.rows) if row.kind in PLANNED and not row.is_plain]
         self.plans = words.ids([f"{plan}.\n" for plan in data.plans])
         self.seeded(seed)
 

@@ -48,6 +48,7 @@ class RoomShards:
         num_frames: of a clip.
         size: edge of the square frames [px].
         questions_per_type: most questions of one type about a clip.
+        with_plain: whether they are also asked as people type them.
         renderer: "opengl" needs the extra `render` and a graphics card; "embree" gives the same on the CPU.
         quality: of the light (`rooms.light.bake_light`).
         rooms_per_shard: rooms made together by one process.
@@ -62,6 +63,7 @@ class RoomShards:
     num_frames: int = 17
     size: int = 192
     questions_per_type: int = 2
+    with_plain: bool = False
     renderer: Literal["opengl", "embree"] = "opengl"
     quality: Quality = "full"
     rooms_per_shard: int = 16
@@ -89,8 +91,8 @@ class RoomShards:
     @property
     def settings(self) -> dict:
         """What the clips of a shard depend on, beside its number."""
-        names = ("split", "first", "trajectories", "num_frames", "size", "questions_per_type", "renderer", "quality")
-        return {name: self.__dict__[name] for name in (*names, "rooms_per_shard")}
+        names = ("split", "first", "trajectories", "num_frames", "size", "renderer", "quality")
+        return {name: self.__dict__[name] for name in (*names, "questions_per_type", "with_plain", "rooms_per_shard")}
 
 
 class MadeShard(NamedTuple):
@@ -158,7 +160,7 @@ def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.n
     for number, clip in enumerate(rendered(scene, trajectories, shards)):
         observation = observe(scene, clip.instance, observation)
         plan = floor_plan(observation, clip.world_from_camera[0])
-        rows = clip_rows(observation, plan, (scene.seed, 3, number), shards.questions_per_type)
+        rows = clip_rows(observation, plan, (scene.seed, 3, number), shards.questions_per_type, shards.with_plain)
         record = {"scene": f"{shards.split}_{room:06d}_{number:02d}", "plan": plan.listed(plan.places), "rows": rows}
         yield np.array(clip.rgb), patch_labels(observation), patch_points(clip), record
 

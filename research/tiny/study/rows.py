@@ -1,35 +1,118 @@
-"""What is asked about a clip, and the answer in words: the benchmark's own questions, and the floor plan's."""
+"""What is asked about a clip, and the answer in words: the benchmark's questions, the floor plan's, and people's."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from research.tiny.study.answers import BOXES, FloorPlan, reasoned_answer
 from research.tiny.study.question_forms import FIRST_FRAME, PLACE, PLAN_FORMS
+from research.tiny.study.wordings import (
+    DESCRIPTION,
+    PRESENCE,
+    absent,
+    description_text,
+    first_frame_text,
+    official_slots,
+    place_text,
+    presence_text,
+    reworded,
+)
+from vega3d.questions import reason_and_answer
 from vega3d.rooms.questions.observation import Observation
 from vega3d.rooms.questions.questions import GeometricQuestion, make_questions
+from vega3d.rooms.scene.classes import CLASSES
 
+TALK_KINDS = (PRESENCE, DESCRIPTION)  # asked in training alone, as people type them
+PLAIN_SHARE = 0.5  # of the benchmark's questions, that are asked in plain words as well
+PLAIN_STREAM = 9  # of the random numbers
 GRID = 12  # rows and columns, by which a box is told in words
 
 
-def clip_rows(observation: Observation, plan: FloorPlan, seed: Sequence[int], per_type: int) -> list[dict]:
-    """Rows about one clip: `type`, `question`, `options`, `answer` (a letter or number) and `words`."""
-    rows = []
-    for question in make_questions(observation, seed, per_type):
-        asked = in_words(question, observation) if question.question_type == BOXES else question
-        rows.append(
-            {
-                "type": asked.question_type,
-                "question": asked.question,
-                "options": list(asked.options),
-                "answer": asked.answer,
-                "words": reasoned_answer(asked, observation, plan),
-            }
-        )
-    rows += [
-        {"type": kind, "question": question, "options": [], "answer": answer, "words": answer}
-        for kind, question, answer in plan_rows(plan)
+def clip_rows(
+    observation: Observation, plan: FloorPlan, seed: Sequence[int], per_type: int, with_plain: bool = False
+) -> list[dict]:
+    """Rows about one clip: `type`, `question`, `options`, `answer` (a letter, number or text), `words`, `is_plain`.
+
+    Args:
+        observation, plan: of the clip.
+        seed: of all choices.
+        per_type: most questions of one of the benchmark's types.
+        with_plain: also ask as people do, which is for training.
+    """
+    questions = [
+        in_words(question, observation) if question.question_type == BOXES else question
+        for question in make_questions(observation, seed, per_type)
     ]
+    rows = [
+        row(question.question_type, question.question, question.options, question.answer, words)
+        for question in questions
+        for words in [reasoned_answer(question, observation, plan)]
+    ]
+    rows += [row(kind, question, (), answer, answer) for kind, question, answer in plan_rows(plan)]
+    if with_plain:
+        random = np.random.default_rng([*seed, PLAIN_STREAM])
+        rows += [*plain_rows(questions, observation, plan, random), *talk_rows(observation, plan, random)]
     return rows
+
+
+def row(
+    kind: str, question: str, options: Sequence[str], answer: str, words: str, is_plain: bool = False
+) -> dict[str, Any]:
+    texts = {"question": question, "options": list(options), "answer": answer, "words": words}
+    return {"type": kind, **texts, "is_plain": is_plain}
+
+
+def plain_rows(
+    questions: Sequence[GeometricQuestion], observation: Observation, plan: FloorPlan, random: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """About half of the benchmark's questions as people type them.
+
+    A choice whose question names the choices has no options, and its answer is the word.
+    A number is in the unit asked.
+    """
+    for question in questions:
+        found = official_slots(question.question.replace("four boxes", "four marked boxes"))
+        if found is None or random.random() >= PLAIN_SHARE:
+            continue
+        kind, names = found
+        asked = reworded(kind, names, random, "" if question.options else question.answer, question.options)
+        reason, answer = reason_and_answer(reasoned_answer(question, observation, plan))
+        if question.options:
+            stem = reason if kind == BOXES else reason.rpartition(": ")[0]
+            word = asked.options[question.right]
+            reason, answer = (f"{stem}: {word}", answer) if asked.needs_options else (stem, word)
+        else:
+            answer = asked.answer
+        options = asked.options if asked.needs_options else ()
+        yield row(
+            question.question_type, asked.question, options, answer, ". ".join(filter(None, (reason, answer))), True
+        )
+
+
+def talk_rows(observation: Observation, plan: FloorPlan, random: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """What people ask beside: what is there, where it is and when it is seen, also of what is not there."""
+    seen = sorted({item.name for item in observation.visible})
+    absent_names = [name for name in CLASSES if name not in {item.name for item in observation.objects}]
+    for name in drawn(list(plan.places), 2, random):
+        place = plan.places[name]
+        for kind, answer in ((PLACE, place_text(place)), (FIRST_FRAME, first_frame_text(place))):
+            yield row(kind, reworded(kind, {"a": name}, random).question, (), answer, answer, True)
+    for names, is_seen in ((seen, True), (absent_names, False)):
+        for name in drawn(names, 1, random):
+            asked = reworded(PRESENCE, {"a": name}, random)
+            answer = presence_text(asked.said[name], is_seen)
+            yield row(PRESENCE, asked.question, (), answer, answer, True)
+    for name in drawn(absent_names, 1, random):
+        asked = reworded(PLACE, {"a": name}, random)
+        yield row(PLACE, asked.question, (), absent(asked.said[name]), absent(asked.said[name]), True)
+    answer = description_text(observation)
+    yield row(DESCRIPTION, reworded(DESCRIPTION, {}, random).question, (), answer, answer, True)
+
+
+def drawn(names: Sequence[str], count: int, random: np.random.Generator) -> list[str]:
+    return [names[place] for place in random.permutation(len(names))[:count]]
 
 
 def plan_rows(plan: FloorPlan) -> Iterator[tuple[str, str, str]]:

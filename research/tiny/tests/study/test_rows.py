@@ -47,6 +47,8 @@ def test_answers_in_words_end_with_the_official_answer(toy):
     kinds = {row.kind for row in rows}
     assert kinds >= {*PLAN_KINDS, *PLANNED, "object_abs_distance", "object_rel_distance", "object_counting"}
     for row in rows:
+        if row.is_plain:
+            continue
         assert reason_and_answer(row.words)[1] == row.answer, row
         if row.kind in PLANNED or row.kind == "object_rel_distance":
             assert PLACE_TEXT.search(row.words)
@@ -56,7 +58,7 @@ def test_answers_in_words_end_with_the_official_answer(toy):
 
 def test_bearings_lead_to_the_word(toy):
     """The sector of a direction is that of the difference of the two bearings, but for rounding to 15 degrees."""
-    rows = [row for row in toy.data("train").rows if row.kind == "object_rel_direction_easy"]
+    rows = [row for row in toy.data("train").rows if row.kind == "object_rel_direction_easy" and not row.is_plain]
     assert rows
     for row in rows:
         facing, target = map(int, re.findall(r" at (\d+)", row.words))
@@ -67,9 +69,24 @@ def test_bearings_lead_to_the_word(toy):
 def test_boxes_are_told_in_words(toy):
     data = SplitData(toy.shards("train"), ["localisation_by_choice", "object_counting"])
     for row in data.rows:
-        if row.kind == "localisation_by_choice":
+        if row.kind == "localisation_by_choice" and not row.is_plain:
             assert all(re.fullmatch(r"frame \d+, row \d+, column \d+", option) for option in row.options)
             assert "marked" not in row.question
+
+
+def test_people_ask_in_training_alone_and_without_the_benchmarks_frame(toy):
+    rows = [row for row in toy.data("train").rows if row.is_plain]
+    assert not any(row.is_plain for row in toy.data("validation").rows)
+    assert {"place", "presence", "description", "object_abs_distance"} <= {row.kind for row in rows}
+    for row in rows:
+        assert row.words.endswith(row.answer), row
+        assert ("Options:" in row.prompt) == bool(row.options)
+        assert bool(row.options) or row.prompt == row.question
+        if row.kind in PLANNED:
+            word = row.options["ABCD".index(row.answer)] if row.options else row.answer
+            assert word in row.words and PLACE_TEXT.search(row.words), row
+    texts = " ".join(row.answer for row in rows)
+    assert "I don't see" in texts and "square metres" in texts and "where the video starts" in texts
 
 
 def test_records_are_the_benchmarks_alone(toy):
