@@ -177,7 +177,9 @@ class Experiment:
     def generator_folder(self, arm: ArmRecipe) -> Path:
         if arm.stream in self.recipe.generators:
             source = Path(self.recipe.generators[arm.stream])
-            return write_shuffled(source, self.output / f"shuffled-{arm.stream}") if arm.shuffled else source
+            return (
+                write_shuffled(source, self.output / f"shuffled-{hash_files(source)[:16]}") if arm.shuffled else source
+            )
         width = WIDTHS[arm.stream]
         folder = self.output / f"placeholder-{width}"
         write_placeholder_generator(folder, width)
