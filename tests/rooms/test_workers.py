@@ -142,7 +142,10 @@ def test_workers_that_are_busy_end_with_their_caller_and_the_run_goes_on(tmp_pat
     code, told = end_and_look(process, how, workers)
 
     assert code in (130, 143, -signal.SIGKILL)
+    told = "".join(line for line in told.splitlines(keepends=True) if " rooms after " not in line)  # of a slow machine
     assert told == ("interrupted\n" if how is signal.SIGINT else "")
-    again = [{"OUT": str(tmp_path / "out"), "400": "2"}.get(one, one) for one in SYNTHESIZE]
+    names = " ".join(path.name for path in (tmp_path / "out").rglob("*"))
+    begun = 1 + max(map(int, re.findall(r"train_(\d{6})_", names)))  # what a killed worker left goes with its room
+    again = [{"OUT": str(tmp_path / "out"), "400": str(begun)}.get(one, one) for one in SYNTHESIZE]
     subprocess.run([sys.executable, *again], check=True, capture_output=True)
     assert not list((tmp_path / "out").rglob(".*"))
