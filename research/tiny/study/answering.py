@@ -15,7 +15,7 @@ from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.questions import RawAnswer, reason_and_answer
 
 NEW_TOKENS = 96  # the most of an answer; the longest in words has some 70
-CLIPS_AT_A_TIME = 16
+CLIPS_AT_A_TIME = {"cpu": 16, "cuda": 96}  # more of them, fewer steps that wait for short kernels
 QUESTIONS_AT_A_TIME = 16  # about one clip
 
 TokensOf = Callable[[list[int]], torch.Tensor]
@@ -67,8 +67,9 @@ class PackedAnswerer:
             for start in range(0, len(numbers), QUESTIONS_AT_A_TIME)
         ]
         found: dict[int, tuple[np.ndarray, torch.Tensor]] = {}
-        for start in range(0, len(packs), CLIPS_AT_A_TIME):
-            some = packs[start : start + CLIPS_AT_A_TIME]
+        at_a_time = CLIPS_AT_A_TIME[self.model.device.type]
+        for start in range(0, len(packs), at_a_time):
+            some = packs[start : start + at_a_time]
             cache = self._read_clips([clip for clip, _ in some], [len(numbers) for _, numbers in some])
             numbers = [number for _, of_clip in some for number in of_clip]
             with torch.autocast(self.model.device.type, self.precision, enabled=self.precision != torch.float32):

@@ -3,24 +3,27 @@
 Attention makes use of what is known of packs and frames: fewer and larger calls, the same sums.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from research.tiny.study.packs import Pack, Prefix, pack_mask
+from research.tiny.study.packs import Pack, Prefix, pack_mask, sees
 from vega3d.modeling.alignment_vega3d import align_space
 from vega3d.modeling.inputs_vega3d import IGNORED
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
 EQUAL_WINDOWS = "flash_equal_windows"  # "flash" tells transformers to hand over packed windows
-PREFIXED = "prefixed"
+PREFIXED, BLOCKS = "prefixed", "blocks"  # attention of packs, the latter in compiled layers
 
 Attended = tuple[torch.Tensor, torch.Tensor | None]
 
@@ -83,6 +86,40 @@ def prefixed_attention(
     return torch.cat([before, after], dim=2).transpose(1, 2), None
 
 
+def blocks_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: BlockMask,
+    scaling: float | None = None,
+    **kwargs,
+) -> Attended:
+    """`prefixed_attention` within a compiled layer: only of blocks of tokens that see each other."""
+    return flex_attention(query, key, value, block_mask=attention_mask, scale=scaling).transpose(1, 2), None
+
+
+@cache
+def compiled_block_mask() -> Any:
+    """`create_block_mask`, compiled once a process."""
+    return torch.compile(create_block_mask, dynamic=False)
+
+
+@contextmanager
+def compiled_layers(model: VegaForSpatialReasoning) -> Iterator[None]:
+    """The language model's layers compiled, while it is entered: few kernels in place of many short ones."""
+    language = model.model.vlm.base_model.language_model
+    language.config._attn_implementation = BLOCKS
+    for layer in language.layers:
+        layer.forward = torch.compile(layer.forward, dynamic=False)
+    try:
+        yield
+    finally:
+        language.config._attn_implementation = PREFIXED
+        for layer in language.layers:
+            del layer.forward
+
+
 def use_packed_attention(model: PreTrainedModel) -> None:
     """
     Raises:
@@ -95,6 +132,7 @@ def use_packed_attention(model: PreTrainedModel) -> None:
         raise ValueError("The VLM is not of this recipe: give one of research.tiny.study.vlm.build_vlm.")
     ALL_ATTENTION_FUNCTIONS.register(EQUAL_WINDOWS, equal_windows_attention)
     ALL_ATTENTION_FUNCTIONS.register(PREFIXED, prefixed_attention)
+    ALL_ATTENTION_FUNCTIONS.register(BLOCKS, blocks_attention)
     ALL_MASK_ATTENTION_FUNCTIONS.register(PREFIXED, sdpa_mask)
     vision._attn_implementation = EQUAL_WINDOWS
     text._attn_implementation = PREFIXED
@@ -143,10 +181,15 @@ def packed_outputs(
     if tokens is not None:
         start, end = prefix.first, prefix.first + prefix.visual_tokens
         embedded = torch.cat([embedded[:, :start], tokens.to(embedded.dtype), embedded[:, end:]], dim=1)
-    language: nn.Module = model.model.vlm.base_model.language_model
+    language = model.model.vlm.base_model.language_model
+    if language.config._attn_implementation == BLOCKS:
+        count, length = pack.segments.shape
+        mask = compiled_block_mask()(sees(pack.segments), count, None, length, length, device=embedded.device)
+    else:
+        mask = pack_mask(pack.segments, len(prefix.ids))
     return language(
         inputs_embeds=embedded,
-        attention_mask=pack_mask(pack.segments, len(prefix.ids)),
+        attention_mask=mask,
         position_ids=pack.positions,
         use_cache=False,
         **options,

@@ -6,7 +6,7 @@ The language model is causal and the visual tokens come first, so each question 
 same positions: a pack of Q questions gives the logits of Q prompts for a fraction of the work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,12 +75,24 @@ def pack(prefix: Prefix, questions: Sequence[Sequence[Asked]], length: int, pad:
     return Pack(*(torch.from_numpy(value) for value in (ids, positions, segments, labels)))
 
 
+def sees(segments: torch.Tensor) -> Callable[..., torch.Tensor]:
+    """Whether a token of packs int[B, L] sees another: the prefix, and its own question up to itself.
+
+    A function of numbers of pack, head, token and the other token, as flex attention takes it.
+    """
+
+    def answer(pack: torch.Tensor, _: torch.Tensor | None, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        other = segments[pack, key]
+        return (key <= query) & ((other == 0) | (other == segments[pack, query]))
+
+    return answer
+
+
 def pack_mask(segments: torch.Tensor, start: int) -> torch.Tensor:
-    """bool[B, 1, L - P, L]: a token after the prefix of P sees the prefix and its own question up to itself."""
-    length = segments.shape[1]
-    keys, queries = segments[:, None, :], segments[:, start:, None]
-    causal = torch.ones(length - start, length, dtype=torch.bool, device=segments.device).tril(start)
-    return (((keys == 0) | (keys == queries)) & causal).unsqueeze(1)
+    """bool[B, 1, L - P, L]: what the tokens after the prefix of P see."""
+    count, length = segments.shape
+    packs, tokens = (torch.arange(size, device=segments.device) for size in (count, length))
+    return sees(segments)(packs[:, None, None], None, tokens[start:, None], tokens).unsqueeze(1)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class TrainingRecipe:
     warmup: int = 100  # steps until the peak; a half cosine falls to a tenth of it
     weight_decay: float = 0.05  # of matrices
     max_grad_norm: float = 1.0  # above which gradients are scaled down
+    compile: bool = True  # on a GPU: fewer kernels, and attention to the blocks alone that a token sees
 
     def __post_init__(self):
         check_range(self, "steps", least=1)

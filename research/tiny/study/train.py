@@ -1,6 +1,7 @@
 """The two trainings: the tower sees pixels, then each arm learns from packs of questions on frozen streams."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from research.tiny.study.fusion_watch import FusionWatch
 from research.tiny.study.loop import Deadline, Loop, LoopSettings, Losses
 from research.tiny.study.network import (
     answer_loss,
+    compiled_layers,
     fused_tokens,
     packed_outputs,
     projected_tokens,
@@ -207,7 +209,8 @@ def train_arm(reader: Reader, make: PackMaker, streams: Streams, folder: Path, i
         return clips, [*shown, *seen, *read], ids
 
     model.train()
-    with watch, Ahead(prepare, stage.steps) as prepared:
+    layers = compiled_layers(model) if stage.compile and tools.device.type == "cuda" else nullcontext()
+    with watch, layers, Ahead(prepare, stage.steps) as prepared:
 
         def compute(step: int) -> tuple[Losses, Sequence[torch.Tensor], list[str]]:
             clips, values, ids = prepared[step]
