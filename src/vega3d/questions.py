@@ -34,6 +34,7 @@ TOLD = 3  # unknown words in a note, at most
 REMEDY = "List `names`, and `forms` with `text`, `answer` and `options`; or leave `questions` out."
 Mark = tuple[int, int, int, int]
 RawAnswer = tuple[str, dict[str, float] | None]  # text as the model wrote it, and the probability of each letter
+ReasonedAnswer = tuple[str, dict[str, float] | None, str]  # and what the text stands on, if that is to be kept
 
 
 @dataclass(frozen=True)

@@ -162,6 +162,33 @@ def interrupted(tmp_path) -> tuple[Path, list[str]]:
     return output, (tmp_path / "result.json.partial.jsonl").read_text().splitlines()
 
 
+class Reasoned(ChanceAnswerer):
+    """Says what its answers stand on."""
+
+    def answer(self, records):
+        return [
+            (*answer, f"{record.id} is far. {record.id}")
+            for record, answer in zip(records, super().answer(records), strict=True)
+        ]
+
+
+def test_reasons_survive_a_kill_and_are_not_scored(tmp_path):
+    def stop(done: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "result.json"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Reasoned(), question_records(), output, batch_size=4, on_progress=stop)
+    found = evaluate(Reasoned(), question_records(), output)
+    bare = evaluate(ChanceAnswerer(), question_records())
+
+    assert [question.pop("reason") for question in found["questions"]] == [
+        f"{question['id']} is far. {question['id']}" for question in bare["questions"]
+    ]
+    assert found["questions"] == bare["questions"]
+
+
 ANSWERS = [
     ('["A", {"Z": 1.0}]', r"options 'ABC', but the answer has probabilities of \['Z'\]"),
     ('["A", {"A": 2.0, "B": 0.0, "C": 0.0}]', "option probabilities of question 0"),
@@ -170,6 +197,7 @@ ANSWERS = [
     ('["A", [1, 2, 3]]', "has probabilities of"),
     ("[3, null]", "answer to question 0 is 3"),
     ('["A"]', "must have two values"),
+    ('["A", null, 3]', "answer to question 0 is 3"),
     ('"A"', "must have two values"),
     ("null", "must have two values"),
 ]

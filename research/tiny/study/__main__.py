@@ -18,6 +18,7 @@ import torch
 from research.tiny.study.experiment import Experiment
 from research.tiny.study.export import export
 from research.tiny.study.loop import LOOKED_AT_EVERY, Deadline, OutOfTimeError
+from research.tiny.study.name_errors import name_table, name_values
 from research.tiny.study.point_table import point_table, point_values
 from research.tiny.study.recipe import TEST_SPLITS, VALIDATION, Recipe, read_recipe
 from research.tiny.study.table import archive, experiment_values, markdown, read_results, write_tables
@@ -107,13 +108,20 @@ def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
     recipe = experiment.recipe
     results = {split: read_results(experiment.own / "results" / split, arms, recipe.seeds) for split in splits}
     controls = [arm for arm in arms if arm != "trained"]
-    values = experiment_values(recipe.name, results, recipe.seeds, controls)
+    name_alone = {split: experiment.name_alone(split) for split in splits}
+    values = experiment_values(recipe.name, results, name_alone, recipe.seeds, controls)
     write_tables(experiment.own, values)
     archive(experiment.own)
     points = point_values(experiment.point_errors(arms), controls)
     write_json(experiment.own / "points.json", points)
     write_whole(experiment.own / "points.md", partial(Path.write_text, data=point_table(points)))
     print(markdown(values), point_table(points), sep="\n")
+    if recipe.answers == "words":
+        names = {split: name_values(found, experiment.data(split).rows, controls) for split, found in results.items()}
+        text = "\n".join(name_table(split, found) for split, found in names.items())
+        write_json(experiment.own / "names.json", names)
+        write_whole(experiment.own / "names.md", partial(Path.write_text, data=text))
+        print(text)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from research.tiny.study.packs import Prefix
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.inference.answer import letter_probabilities
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
-from vega3d.questions import RawAnswer, reason_and_answer
+from vega3d.questions import ReasonedAnswer, reason_and_answer
 
 NEW_TOKENS = 96  # the most of an answer; the longest in words has some 70
 CLIPS_AT_A_TIME = {"cpu": 16, "cuda": 96}  # more of them, fewer steps that wait for short kernels
@@ -40,13 +40,14 @@ class PackedAnswerer:
         self.settings, self.precision = settings, precision  # settings are for the result file, with a `name`
         self.end, self.pad = words.tokenizer.eos_token_id, words.tokenizer.pad_token_id
 
-    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
-        """The answer of each record, and the probabilities of its letters where they are said."""
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[ReasonedAnswer]:
+        """The answer of each record, the probabilities of its letters where they are said, and its reason."""
         answers = self.answer_prompts([(int(record.visual), record.prompt) for record in records])
-        return [
-            (reason_and_answer(text)[1], self._letters(record, text, logits) if record.options else None)
-            for record, (text, logits) in zip(records, answers, strict=True)
-        ]
+        found: list[ReasonedAnswer] = []
+        for record, (text, logits) in zip(records, answers, strict=True):
+            reason, answer = reason_and_answer(text)
+            found.append((answer, self._letters(record, text, logits) if record.options else None, reason))
+        return found
 
     def _letters(self, record: AnnotatedQuestion, text: str, logits: torch.Tensor) -> dict[str, float]:
         """Probability of each letter where one was said; behind words it has a space before it."""

@@ -23,6 +23,7 @@ from research.tiny.study.answering import PackedAnswerer
 from research.tiny.study.arms import arm_model, write_placeholder_generator, write_shuffled
 from research.tiny.study.data import SplitData, Words
 from research.tiny.study.loop import RESULT, TRAINED, Deadline
+from research.tiny.study.name_alone import NameAlone
 from research.tiny.study.network import fused_tokens
 from research.tiny.study.packs import PackMaker, text_prefix
 from research.tiny.study.points import ORACLE_CHANNELS, PointHead
@@ -51,6 +52,7 @@ from research.tiny.study.train import (
     width_of,
 )
 from research.tiny.study.vlm import VLMRecipe, write_vlm
+from vega3d.evaluation.result_files import read_result
 from vega3d.evaluation.run import evaluate
 from vega3d.files import read_json, whole_folder, write_json
 from vega3d.hub.assemble import make_processor
@@ -312,6 +314,15 @@ class Experiment:
             result = evaluate(answerer, data.records(), output, "rooms", batch_size=RECORDS_AT_A_TIME)
             scores = {name: value["score"] for name, value in result["summary"]["official"]["figures"].items()}
             self.tell({"evaluated": arm_name, "seed": seed, "split": split, **scores})
+
+    def name_alone(self, split: str) -> dict:
+        """Result of what the names in the questions of a split give away, learnt from the rows of `train`."""
+        output = self.own / "results" / split / "name-alone.json"
+        if output.is_file():
+            return read_result(output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        train, asked = self.data(TRAIN).records(), self.data(split).records()
+        return evaluate(NameAlone(train), asked, output, "rooms", batch_size=RECORDS_AT_A_TIME)
 
     def point_errors(self, arms: Sequence[str]) -> dict[str, np.ndarray]:
         """For each arm float[F, S, 4]: errors of its seeds on the validation scenes.

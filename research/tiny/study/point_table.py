@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 import numpy as np
 
+from research.tiny.study.table import pairs
 from vega3d.evaluation.report import scene_notes
 from vega3d.statistics import RESAMPLES, Interval, draw, percentile_interval
 
@@ -40,14 +41,13 @@ def point_values(
         intervals: list[Interval] = [percentile_interval(column, scenes) for column in values.T]
         return {name: asdict(found) for name, found in zip(POINT_FIGURES, intervals, strict=True)}
 
-    pairs: list[tuple[str, str]] = []
-    for control in against:
-        pairs += [(arm, control) for arm in errors if arm != control and (control, arm) not in pairs]
     return {
         "scenes": scenes,
         "seeds": seeds,
         "errors": {arm: named(values) for arm, values in means.items()},
-        "differences": {f"{arm} - {control}": named(means[arm] - means[control]) for arm, control in pairs},
+        "differences": {
+            f"{arm} - {control}": named(means[arm] - means[control]) for arm, control in pairs(errors, against)
+        },
     }
 
 
@@ -70,6 +70,8 @@ def point_table(values: Mapping) -> str:
 
 
 def cell(value: Mapping, sign: str) -> str:
+    if value["score"] is None:
+        return "-"
     if value["low"] is None:
         return f"{value['score']:{sign}.3f}"
     text = f"{value['score']:{sign}.3f} [{value['low']:.3f}, {value['high']:.3f}]"

@@ -12,9 +12,9 @@ from research.tiny.study.wordings import (
     DESCRIPTION,
     PRESENCE,
     absent,
+    asked_slots,
     description_text,
     first_frame_text,
-    official_slots,
     place_text,
     presence_text,
     reworded,
@@ -73,10 +73,9 @@ def plain_rows(
     A number is in the unit asked.
     """
     for question in questions:
-        found = official_slots(question.question.replace("four boxes", "four marked boxes"))
-        if found is None or random.random() >= PLAIN_SHARE:
+        kind, names = asked_slots(question.question)
+        if random.random() >= PLAIN_SHARE:
             continue
-        kind, names = found
         asked = reworded(kind, names, random, "" if question.options else question.answer, question.options)
         reason, answer = reason_and_answer(reasoned_answer(question, observation, plan))
         if question.options:

@@ -6,28 +6,51 @@ seeds on the same scenes.
 
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES
 from vega3d.evaluation.report import (
-    compare,
+    ALL,
     percent,
     read_result,
     result_scenes,
     scene_notes,
-    seed_intervals,
+    side_scores,
     span,
     verdict,
 )
+from vega3d.evaluation.result_files import check_same_questions
 from vega3d.files import write_whole
-from vega3d.statistics import RESAMPLES, Difference, Interval
+from vega3d.statistics import (
+    RESAMPLES,
+    SHARE,
+    Draws,
+    Interval,
+    draw,
+    paired_difference,
+    percentile_interval,
+)
 
 FORMAT = "vega3d-experiment-1"
-ROWS = (*CATEGORIES, "macro", *EXTRA_CHOICE_TYPES)  # localisation by choice is in no average
+NEED_SPACE = (  # rows whose answers names alone do not give; the last is in no average of VSI-Bench
+    "object_abs_distance",
+    "object_rel_distance",
+    "object_rel_direction",
+    "route_planning",
+    "obj_appearance_order",
+    *EXTRA_CHOICE_TYPES,
+)
+SPATIAL = "spatial_macro"
+ROWS = (*CATEGORIES, *EXTRA_CHOICE_TYPES, "macro", SPATIAL)
+NAMED_ROWS = ("object_size_estimation", "room_size_estimation", "object_counting")  # beside what names alone score
+NAME_ALONE = "name alone"
 Results = Mapping[str, Sequence[Mapping]]  # arm -> one result for each seed, in the same order
+Scores = dict[str, np.ndarray]  # float[R + 1] by row
 
 
 def read_results(folder: Path, arms: Sequence[str], seeds: Sequence[int]) -> dict[str, list[dict]]:
@@ -43,33 +66,66 @@ def read_results(folder: Path, arms: Sequence[str], seeds: Sequence[int]) -> dic
     return {arm: [read_result(folder / f"{arm}-seed{seed}.json") for seed in seeds] for arm in arms}
 
 
-def split_values(results: Results, against: Sequence[str], scoring: str, resamples: int = RESAMPLES) -> dict:
+def pairs(arms: Iterable[str], against: Sequence[str]) -> list[tuple[str, str]]:
+    """Each arm with each control, no pair twice."""
+    found: list[tuple[str, str]] = []
+    for control in against:
+        found += [(arm, control) for arm in arms if arm != control and (control, arm) not in found]
+    return found
+
+
+def arm_scores(results: Iterable[Mapping], scoring: str, draws: Draws) -> Scores:
+    """`report.side_scores` of the seeds of an arm, and the mean of the rows that need space."""
+    scores = side_scores(results, scoring, draws, 0)
+    spatial = [scores[name] for name in NEED_SPACE if name in scores]
+    return scores | ({SPATIAL: np.mean(spatial, axis=0)} if spatial else {})
+
+
+def scenes_behind(result: Mapping) -> dict[str, int]:
+    """`report.result_scenes`, with those of the mean of the rows that need space."""
+    behind = result_scenes(result)
+    spatial = [behind[name] for name in NEED_SPACE if name in behind]
+    return behind | ({SPATIAL: min(spatial)} if spatial else {})
+
+
+def split_values(
+    results: Results, name_alone: Mapping, against: Sequence[str], scoring: str, resamples: int = RESAMPLES
+) -> dict:
     """Scores and paired differences of one split, in [0, 1] and [-1, 1].
 
     Args:
-        results: of all arms.
+        results: of all arms, each with as many seeds.
+        name_alone: result of `name_alone.NameAlone` on the same questions.
         against: arms that the others are compared with, each pair once.
         scoring: `official` or `likelihood`.
         resamples: of the bootstrap.
     """
-    sides = {arm: {f"{arm}/{n}": result for n, result in enumerate(found)} for arm, found in results.items()}
-    scores = {arm: seed_intervals(side, scoring, resamples) for arm, side in sides.items()}
-    differences: dict[str, dict[str, Difference]] = {}
-    for control in against:
-        for arm, side in sides.items():
-            if arm != control and f"{control} - {arm}" not in differences:
-                found = compare(sides[control], side, scoring, resamples, paired_seeds=True)
-                differences[f"{arm} - {control}"] = found
-    first = next(iter(results.values()))[0]
-    questions, behind = first["questions"], result_scenes(first)
+    named = [(f"{arm}/{number}", result) for arm, found in results.items() for number, result in enumerate(found)]
+    check_same_questions([*named, (NAME_ALONE, name_alone)])
+    questions, behind = name_alone["questions"], scenes_behind(name_alone)
+    seeds = len(next(iter(results.values())))
+    draws = draw(behind[ALL], (seeds,), resamples)
+    scores = {arm: arm_scores(found, scoring, draws) for arm, found in results.items()}
+    alone = arm_scores([name_alone] * seeds, scoring, draws)
+
+    def differences(ours: Scores, theirs: Scores) -> dict[str, dict]:
+        found = {name: paired_difference(theirs[name], ours[name], behind[name]) for name in ours}
+        return {name: {**asdict(value), "verdict": verdict(value)} for name, value in found.items()}
+
+    def intervals(found: Scores) -> dict[str, dict]:
+        return {name: asdict(percentile_interval(values, behind[name], SHARE)) for name, values in found.items()}
+
     return {
         "scenes": len({question["scene"] for question in questions}),
         "questions": len(questions),
-        "figure_scenes": {name: behind[name] for name in next(iter(scores.values()))},
-        "scores": {arm: {name: asdict(value) for name, value in found.items()} for arm, found in scores.items()},
+        "figure_scenes": {name: behind[name] for name in alone},
+        "scores": {arm: intervals(found) for arm, found in scores.items()},
         "differences": {
-            pair: {name: {**asdict(value), "verdict": verdict(value)} for name, value in found.items()}
-            for pair, found in differences.items()
+            f"{arm} - {control}": differences(scores[arm], scores[control]) for arm, control in pairs(results, against)
+        },
+        "name_alone": {
+            "scores": intervals(alone),
+            "differences": {arm: differences(found, alone) for arm, found in scores.items()},
         },
     }
 
@@ -77,6 +133,7 @@ def split_values(results: Results, against: Sequence[str], scoring: str, resampl
 def experiment_values(
     name: str,
     splits: Mapping[str, Results],
+    name_alone: Mapping[str, Mapping],
     seeds: Sequence[int],
     against: Sequence[str],
     scorings: Sequence[str] = ("official", "likelihood"),
@@ -87,6 +144,7 @@ def experiment_values(
     Args:
         name: of the experiment.
         splits: results by split.
+        name_alone: result of `name_alone.NameAlone` by split.
         seeds: of the results.
         against: controls.
         scorings: kinds of scores.
@@ -100,7 +158,9 @@ def experiment_values(
         "resamples": resamples,
         "versions": first["versions"],
         "splits": {
-            split: {scoring: split_values(results, against, scoring, resamples) for scoring in scorings}
+            split: {
+                scoring: split_values(results, name_alone[split], against, scoring, resamples) for scoring in scorings
+            }
             for split, results in splits.items()
         },
     }
@@ -123,6 +183,12 @@ def markdown(values: Mapping) -> str:
             "",
             *difference_table(found["differences"]),
             "",
+            "Sizes and counts beside what type and names of the question alone score: the median, or the most "
+            "frequent count, of training rooms. Differences in points, as above.",
+            "",
+            *name_table(found["name_alone"]),
+            "",
+            *spatial_notes(found["scores"]),
             *(f"{note}\n" for note in scene_notes(found["figure_scenes"])),
         ]
     return "\n".join(lines)
@@ -147,16 +213,31 @@ def cell(interval: Interval) -> str:
 def difference_table(differences: Mapping[str, Mapping]) -> list[str]:
     lines = [f"| category | {' | '.join(differences)} |", f"|---|{'---|' * len(differences)}"]
     for name in table_rows(differences):
-        cells = []
-        for column in differences.values():
-            if name not in column:
-                cells.append("-")
-                continue
-            interval = Interval(**column[name]["interval"])
-            text = f"{100 * (interval.score or 0.0):+.1f} {span(interval.low, interval.high)}"
-            cells.append(f"**{text}**" if column[name]["verdict"] in ("first", "second") else text)
+        cells = [difference_cell(column[name]) if name in column else "-" for column in differences.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
+
+
+def difference_cell(difference: Mapping) -> str:
+    interval = Interval(**difference["interval"])
+    text = f"{100 * (interval.score or 0.0):+.1f} {span(interval.low, interval.high)}"
+    return f"**{text}**" if difference["verdict"] in ("first", "second") else text
+
+
+def name_table(values: Mapping) -> list[str]:
+    """What names alone score, and how much more each arm does, in the rows that are mostly known by names."""
+    arms, scores = values["differences"], values["scores"]
+    lines = [f"| category | {NAME_ALONE} | {' | '.join(arms)} |", f"|---|---|{'---|' * len(arms)}"]
+    for name in NAMED_ROWS:
+        if name in scores:
+            cells = [cell(Interval(**scores[name])), *(difference_cell(found[name]) for found in arms.values())]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def spatial_notes(scores: Mapping[str, Mapping]) -> list[str]:
+    missing = [name for name in NEED_SPACE if not any(name in column for column in scores.values())]
+    return [f"note: {SPATIAL} is without {', '.join(missing)}, of which there are no questions\n"] if missing else []
 
 
 def write_tables(output: Path, values: Mapping) -> None:

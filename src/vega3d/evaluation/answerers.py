@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vega3d.evaluation.metrics import average, is_choice, score_parsed, to_number
 from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
-from vega3d.questions import RawAnswer, SpatialQuestion
+from vega3d.questions import RawAnswer, ReasonedAnswer, SpatialQuestion
 
 if TYPE_CHECKING:  # they import torch, which baselines and refusals do without
     from vega3d.features.cache import FeatureCache
@@ -30,8 +30,10 @@ class Answerer(Protocol):
 
     settings: dict
 
-    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> Sequence[RawAnswer | ReasonedAnswer]:
         """For each question of a batch the raw text, and the probability of each letter for a choice, or None.
+
+        What the text stands on may be a third value, which goes into the result file and is not scored.
 
         An answer must not depend on other questions, their order or the size of the batch.
         """

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vega3d.configs import check_count
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
@@ -17,7 +17,7 @@ from vega3d.evaluation.report import summarise
 from vega3d.evaluation.result_files import FORMAT, JOURNAL_REMEDY, check_same_header, open_journal, read_result
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.files import check_output, only_run, write_json
-from vega3d.questions import RawAnswer
+from vega3d.questions import RawAnswer, ReasonedAnswer
 from vega3d.runs import versions
 from vega3d.statistics import RESAMPLES
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "av")
 BATCH_SIZE = 8
+Raw = RawAnswer | ReasonedAnswer
+Given = TypeVar("Given", bound=Raw)
 
 
 def evaluate(
@@ -56,7 +58,8 @@ def evaluate(
         The values of the file: `format`, `benchmark`, `settings`, `versions`, `questions_sha256`, `missing_videos`,
         `batch_size`, `bootstrap`, `summary` (see `report.summarise`), `debiased` (the summary without the questions
         that the table says are pruned; None if it does not say), and `questions` in the order of `records`, each with
-        prompt, raw answer, both parses, option probabilities and scores.
+        prompt, raw answer, what it stands on (`reason`) if the answerer gives it, both parses, option probabilities
+        and scores.
 
     Raises:
         ValueError: if there are no questions, `batch_size` is below 1, the output cannot be written, another run is
@@ -98,7 +101,7 @@ def ask(
     journal_file: Path | None,
     header: dict,
     on_progress: Callable[[int], None] | None,
-) -> dict[str, RawAnswer]:
+) -> dict[str, Raw]:
     """Answers by id; each batch is in the journal before the next one is asked."""
     with open_journal(journal_file, header) as (stored, journal):
         answers = stored_answers(stored, records, journal_file)
@@ -120,19 +123,20 @@ def ask(
 
 def stored_answers(
     stored: Mapping[str, Any], records: Sequence[AnnotatedQuestion], path: Path | None
-) -> dict[str, RawAnswer]:
+) -> dict[str, Raw]:
     """The answers of a journal; raises ValueError if one is to another question, or cannot be scored."""
     asked = {record.id: record for record in records}
     answers = {}
     for key, answer in stored.items():
         if key not in asked:
             raise ValueError(f"{path} answers question {key}, which is not asked. {JOURNAL_REMEDY}")
-        if not isinstance(answer, list) or len(answer) != 2:
+        if not isinstance(answer, list) or len(answer) not in (2, 3):
             raise ValueError(
-                f"{path} has the answer {answer!r:.80} to question {key}, but must have two values. {JOURNAL_REMEDY}"
+                f"{path} has the answer {answer!r:.80} to question {key}, but must have two values, or three. "
+                f"{JOURNAL_REMEDY}"
             )
         try:
-            answers[key] = checked(asked[key], (answer[0], answer[1]))
+            answers[key] = checked(asked[key], (answer[0], answer[1], *answer[2:]))
         except ValueError as error:
             raise ValueError(f"{path} holds what is no answer: {error} {JOURNAL_REMEDY}") from error
     return answers
@@ -197,11 +201,14 @@ def check_request(output: Path | None, batch_size: int, *inputs: str | Path | No
             read_result(output)
 
 
-def checked(record: AnnotatedQuestion, answer: RawAnswer) -> RawAnswer:
+def checked(record: AnnotatedQuestion, answer: Given) -> Given:
     """The answer; raises ValueError if it cannot be scored: bad probabilities, or of other letters, or no text."""
-    text, probabilities = answer
-    if not isinstance(text, str):
-        raise ValueError(f"The answer to question {record.id} is {text!r:.80}, but must be text; empty text scores 0.")
+    text, probabilities, *reason = answer
+    for written in (text, *reason):
+        if not isinstance(written, str):
+            raise ValueError(
+                f"The answer to question {record.id} is {written!r:.80}, but must be text; empty text scores 0."
+            )
     if probabilities is not None:
         if not isinstance(probabilities, dict) or "".join(probabilities) != record.letters:
             raise ValueError(
@@ -216,12 +223,12 @@ def checked(record: AnnotatedQuestion, answer: RawAnswer) -> RawAnswer:
                 f"The option probabilities of question {record.id} are {probabilities}. Load the model in float32 or "
                 "bfloat16, and check its weights."
             )
-    return text, probabilities
+    return answer
 
 
-def scored(record: AnnotatedQuestion, answer: RawAnswer) -> dict:
+def scored(record: AnnotatedQuestion, answer: Raw) -> dict:
     """A question of the result file. The likelihood score of a numeric question is its official score."""
-    text, probabilities = answer
+    text, probabilities, *reason = answer
     parsed = {name: parse(text, record.question_type) for name, parse in PARSERS.items()}
     scores: dict[str, float | None] = {
         name: score_parsed(value, record.question_type, record.answer) for name, value in parsed.items()
@@ -242,6 +249,7 @@ def scored(record: AnnotatedQuestion, answer: RawAnswer) -> dict:
         "marks": [list(mark) for mark in record.marks],
         "pruned": record.pruned,
         "answer": text,
+        **({"reason": reason[0]} if reason else {}),
         "parsed": parsed,
         "option_probabilities": probabilities,
         "scores": scores,

@@ -346,7 +346,9 @@ def test_tables_of_all_arms_and_nothing_is_done_again(finished, monkeypatch):
     results = read_results(folder, list(recipe.arms), recipe.seeds)
     wanted = {record.id for record in finished.data("validation").records()}
     assert {question["id"] for question in results["oracle"][1]["questions"]} == wanted
-    values = experiment_values("toy", {"validation": results}, recipe.seeds, ["semantic", "oracle"], resamples=50)
+    alone = {"validation": finished.name_alone("validation")}
+    against = ["semantic", "oracle"]
+    values = experiment_values("toy", {"validation": results}, alone, recipe.seeds, against, resamples=50)
     pairs = values["splits"]["validation"]["official"]["differences"]
     assert {"trained - semantic", "trained - oracle", "oracle - semantic"} <= set(pairs)
     assert "| macro |" in markdown(values)

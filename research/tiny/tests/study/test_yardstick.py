@@ -1,0 +1,176 @@
+"""The tables of answers: rows that need space, what names alone score, and errors at names."""
+
+import numpy as np
+import pytest
+
+from research.tiny.study.data import Row
+from research.tiny.study.name_alone import NameAlone
+from research.tiny.study.name_errors import mentions, name_table, name_values
+from research.tiny.study.question_forms import FORMS, OPTIONS
+from research.tiny.study.table import NEED_SPACE, SPATIAL, experiment_values, markdown, split_values
+from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
+from vega3d.evaluation.report import compare, seed_intervals
+from vega3d.evaluation.run import evaluate
+from vega3d.evaluation.vsibench import AnnotatedQuestion
+from vega3d.questions import fill, reason_and_answer
+
+NAMES = dict(zip("abcde", ("bed", "trash can", "tv", "lamp", "sofa"), strict=True))
+
+
+def record(kind: str, scene: str, answer: str, names=NAMES) -> AnnotatedQuestion:
+    options = tuple(fill(option, names) for option in OPTIONS.get(kind, ()))
+    return AnnotatedQuestion(
+        id=f"{scene}/{kind}",
+        dataset="rooms",
+        scene=scene,
+        question_type=kind,
+        question=fill(FORMS[kind], names).replace("four marked boxes", "four boxes"),
+        options=options,
+        answer=answer,
+        visual=0,
+    )
+
+
+def asked(kinds=QUESTION_TYPES, scenes: int = 12) -> list[AnnotatedQuestion]:
+    return [
+        record(kind, f"room{scene:02d}", "A" if kind in OPTIONS else "100")
+        for scene in range(scenes)
+        for kind in kinds
+    ]
+
+
+class Told:
+    """Answers right with some probability; with a reason."""
+
+    def __init__(self, seed: int, skill: float, reason: str = ""):
+        self.settings = {"name": f"told {skill}", "kind": "told", "seed": seed}
+        self.random, self.skill, self.reason = np.random.default_rng(seed), skill, reason
+
+    def answer(self, records):
+        right = self.random.random(len(records)) < self.skill
+        return [(record.answer if one else "B", None, self.reason) for record, one in zip(records, right, strict=True)]
+
+
+def told(records, skill: float, seeds: int = 3) -> list[dict]:
+    return [evaluate(Told(seed, skill), records, benchmark="rooms", resamples=2) for seed in range(seeds)]
+
+
+def test_the_mean_of_the_rows_that_need_space_is_paired_as_the_macro_is():
+    records = asked()
+    results = {"semantic": told(records, 0.5), "trained": told(records, 0.8)}
+    alone = evaluate(NameAlone(records), records, benchmark="rooms", resamples=2)
+    found = split_values(results, alone, ["semantic"], "official", resamples=300)
+
+    sides = [{str(seed): result for seed, result in enumerate(side)} for side in results.values()]
+    theirs = compare(*sides, resamples=300, paired_seeds=True)
+    for name, value in seed_intervals(sides[1], resamples=300).items():
+        assert found["scores"]["trained"][name] == pytest.approx(vars(value))
+        assert found["differences"]["trained - semantic"][name]["interval"] == pytest.approx(
+            vars(theirs[name].interval)
+        )
+
+    scores = {name: value["score"] for name, value in found["scores"]["trained"].items()}
+    assert scores[SPATIAL] == pytest.approx(np.mean([scores[name] for name in NEED_SPACE]))
+    assert set(NEED_SPACE) - set(CATEGORIES) == {"localisation_by_choice"} and len(NEED_SPACE) == 6
+    difference = found["differences"]["trained - semantic"][SPATIAL]
+    assert difference["verdict"] == "second" and 0.1 < difference["interval"]["low"] < difference["interval"]["score"]
+
+
+def test_tables_show_what_names_alone_score_and_which_rows_are_missing():
+    records = asked([kind for kind in QUESTION_TYPES if kind != "route_planning"])
+    results = {"test": {"semantic": told(records, 0.5), "trained": told(records, 0.8)}}
+    alone = {"test": evaluate(NameAlone(records), records, benchmark="rooms", resamples=2)}
+    values = experiment_values("toy", results, alone, [0, 1, 2], ["semantic"], ["official"], resamples=100)
+    text = markdown(values)
+    (row,) = [line for line in text.splitlines() if line.startswith("| object_counting | 100.0 [")]
+    assert row.count("**-") == 2  # both arms are worse than a name that always has the same number
+    assert f"note: {SPATIAL} is without route_planning" in text
+
+
+def test_names_alone_answer_with_the_median_of_the_name_and_else_of_the_type():
+    sizes = [("bed", "200"), ("bed", "180"), ("bed", "220"), ("tv", "90"), ("tv", "100"), ("lamp", "40")]
+    train = [record("object_size_estimation", f"t{n}", size, {"a": name}) for n, (name, size) in enumerate(sizes)]
+    train += [record("object_counting", f"t{n}", count, {"a": "bed"}) for n, count in enumerate(["2", "2", "4", "9"])]
+    easy = record("object_rel_direction_easy", "t", "B")
+    predictor = NameAlone([*train, easy, easy])
+
+    def answer(kind, name):
+        return predictor.answer_one(record(kind, "v", "1", {"a": name}))[0]
+
+    assert [answer("object_size_estimation", name) for name in ("bed", "tv", "sofa")] == ["200", "95", "140"]
+    assert answer("object_counting", "tv") == "2"
+    letter, letters = predictor.answer_one(easy)
+    assert letter == "B" and letters == {"A": 0.25, "B": 0.75}
+    with pytest.raises(ValueError, match="No training question is of the type room_size_estimation"):
+        answer("room_size_estimation", "bed")
+
+
+def test_reasons_are_read_as_they_are_written():
+    text = "trash can 1.2 ahead 0.4 left; tv 3.0 behind 0.2 right 4.7 away, lamp at 60: front-left"
+    assert mentions(text) == {
+        ("place", "trash can"): (1.2, -0.4),
+        ("place", "tv"): (-3.0, 0.2),
+        ("bearing", "lamp"): (60.0,),
+    }
+    assert mentions("bed 7, trash can 0: trash can, bed") == {("frame", "bed"): (7.0,), ("frame", "trash can"): (0.0,)}
+    assert mentions("bed 1.2 ahead 0.4 left; lamp 0.7 away, tv") == {("place", "bed"): (1.2, -0.4)}
+    assert mentions("") == mentions("I see a bed") == {}
+
+
+TRUE = "bed 1.0 ahead 1.0 left, tv 2.0 ahead 0.0 right; tv at 345, lamp at 0: left. A"
+
+
+def test_errors_at_names_are_in_metres_and_degrees_and_say_what_is_left_out():
+    kind, scenes = "object_rel_direction_easy", 20
+    records = asked([kind], scenes)
+    rows = [Row(one.id, one.scene, 0, kind, one.question, one.options, "A", TRUE) for one in records]
+    reasons = {
+        "good": reason_and_answer(TRUE)[0],
+        "bad": "bed 1.6 ahead 0.2 left; tv at 15, lamp at 0: left",  # 1 m off; tv has no place and is 30 deg off
+        "mute": "",
+    }
+    results = {
+        arm: [evaluate(Told(seed, 1.0, reason), records, benchmark="rooms", resamples=2) for seed in range(2)]
+        for arm, reason in reasons.items()
+    }
+    values = name_values(results, rows, ["good"], resamples=100)
+    scores = {
+        arm: {f"{kind} {name}": one["score"] for kind, some in found.items() for name, one in some.items()}
+        for arm, found in values["errors"].items()
+    }
+    assert scores["good"] == pytest.approx(dict(zip(scores["good"], (0, 0, 1, 0, 0, 1), strict=True)))
+    assert scores["bad"] == pytest.approx(dict(zip(scores["bad"], (1, 1, 0.5, 0, 15, 1), strict=True)))
+    assert scores["mute"]["place told"] == 0 and scores["mute"]["place mean"] is None
+    assert values["differences"]["bad - good"]["bearing"]["mean"]["score"] == pytest.approx(15)
+    assert len(values["seed_errors"]["bad"]) == 2 and "frame" not in values["errors"]["bad"]
+    table = name_table("test", values)
+    assert "| bad, run 1 | 1.000 [1.000, 1.000] |" in table and "| mute | - | - | 0.000" in table
+
+
+def test_medians_follow_the_rooms_that_are_drawn():
+    kind, random = "object_abs_distance", np.random.default_rng(0)
+    records = asked([kind], 40)
+    words = "bed 0.0 ahead 0.0 right. 1.0"
+    rows = [Row(one.id, one.scene, 0, kind, one.question, (), "1.0", words) for one in records]
+    away = np.round(random.uniform(0, 9, (2, 40)), 1)
+
+    class Far(Told):
+        def answer(self, records):
+            return [("1.0", None, f"bed {away[self.settings['seed'], n]:.1f} ahead 0.0 right") for n in range(40)]
+
+    results = {
+        "far": [evaluate(Far(seed, 1.0), records, benchmark="rooms", resamples=2, batch_size=40) for seed in (0, 1)]
+    }
+    values = name_values(results, rows, [], resamples=500)
+    found = values["errors"]["far"]["place"]
+    ordered = np.sort(away.ravel())
+    assert found["mean"]["score"] == pytest.approx(away.mean()) and found["median"]["score"] == ordered[39]
+    assert found["median"]["low"] < ordered[36] and found["median"]["high"] > ordered[43]
+    assert values["seed_errors"]["far"][1]["place"]["mean"]["score"] == pytest.approx(away[1].mean())
+
+
+def test_results_without_reasons_are_refused():
+    records = asked(["object_rel_distance"])
+    results = {"old": [evaluate(NameAlone(records), records, benchmark="rooms", resamples=2)]}
+    with pytest.raises(ValueError, match="name alone has no reasons"):
+        name_values(results, [], [], resamples=2)
