@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot
+from PIL import Image
 
 from vega3d.files import write_whole
 from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
@@ -53,6 +54,8 @@ def draw(path: Path, clip: Clip, questions: list[GeometricQuestion]) -> None:
         axis.set_axis_off()
     figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
     pyplot.close(figure)
+    palette = Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE)  # a third of the size
+    palette.save(path, format="png", optimize=True)
 
 
 def main() -> None:

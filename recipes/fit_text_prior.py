@@ -1,7 +1,7 @@
-"""Fits `vega3d/assets/text_prior.json`: how likely each option of a question is by its words (`rooms.text_prior`).
+"""Fits `vega3d/assets/text_prior.json.xz`: how likely each option of a question is by its words (`rooms.text_prior`).
 
     python recipes/fit_text_prior.py collect candidates.jsonl.gz --rooms 4000 --workers 2
-    python recipes/fit_text_prior.py fit candidates.jsonl.gz  # writes src/vega3d/assets/text_prior.json
+    python recipes/fit_text_prior.py fit candidates.jsonl.gz  # writes src/vega3d/assets/text_prior.json.xz
 
 Candidates are all questions of a type that a walkthrough allows, up to a number, before any is left out. The strength
 of the penalty on weights is chosen for each type on rooms that the fit does not see.
@@ -11,6 +11,7 @@ import argparse
 import gzip
 import itertools
 import json
+import lzma
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -144,7 +145,9 @@ def fit(options: argparse.Namespace) -> None:
         "figures": {name: metrics for name, (_, metrics) in fitted.items()},
         "weights": {name: weights for name, (weights, _) in fitted.items()},
     }
-    write_whole(options.output, partial(Path.write_text, data=json.dumps(values, separators=(",", ":")) + "\n"))
+    text = json.dumps(values, separators=(",", ":")) + "\n"
+    packed = lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
+    write_whole(options.output, partial(Path.write_bytes, data=packed))
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ The objects are those that `vega3d.rooms.scene.classes` names: `VETTED` for `--l
 import argparse
 import io
 import json
+import lzma
 import os
 import posixpath
 import tarfile
@@ -22,7 +23,7 @@ import fast_simplification
 import numpy as np
 from PIL import Image
 
-from vega3d.files import whole_file
+from vega3d.files import write_whole
 from vega3d.rooms.scene.classes import VETTED, VETTED_UNSEEN
 
 CHOICES = {"cc0": VETTED, "cc-by": VETTED_UNSEEN}
@@ -250,12 +251,19 @@ def pack_object(library: zipfile.ZipFile, entry: dict[str, str]) -> tuple[list[d
     return table, arrays
 
 
+def archive(arrays: dict[str, np.ndarray], is_xz: bool) -> bytes:
+    """A .npz, or one in xz, where equal arrays cost little; the same arrays give the same bytes."""
+    file = io.BytesIO()
+    (np.savez if is_xz else np.savez_compressed)(file, **arrays)
+    return lzma.compress(file.getvalue(), preset=9 | lzma.PRESET_EXTREME) if is_xz else file.getvalue()
+
+
 def pack(source: Path, packed: Path, licence: str, objects: list[str] | None = None) -> None:
     """Writes a pack, and beside it the list of its creators.
 
     Args:
         source: the .deb, or a folder with its libraries.
-        packed: pack to write (`.npz`).
+        packed: pack to write (`.npz`, or `.npz.xz`, which is smaller).
         licence: one of `CHOICES`.
         objects: identifiers, `{library}/{model}`, of the vetted objects to pack; all if None.
     """
@@ -276,9 +284,10 @@ def pack(source: Path, packed: Path, licence: str, objects: list[str] | None = N
         described = {"class": chosen[identifier], "name": entry["name"], "source": f"{library}{entry['model']}"}
         entries.append({**described, "creator": entry["creator"], "licence": LICENCES[library], "parts": parts})
     table = np.frombuffer(json.dumps(entries).encode(), np.uint8)
-    with whole_file(packed) as partial, partial.open("wb") as file:
-        np.savez_compressed(file, meta=table, **arrays)
-    packed.with_name(f"{packed.stem}_ATTRIBUTION.txt").write_text(attribution(entries), encoding="utf-8")
+    content = archive({"meta": table, **arrays}, packed.suffix == ".xz")
+    write_whole(packed, lambda partial: partial.write_bytes(content))
+    name = Path(packed.name.removesuffix(".xz")).stem
+    packed.with_name(f"{name}_ATTRIBUTION.txt").write_text(attribution(entries), encoding="utf-8")
     print(f"{len(entries)} objects of {len({entry['class'] for entry in entries})} classes in {packed}")
 
 
@@ -295,7 +304,7 @@ def attribution(entries: list[dict]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("source", type=Path, help="the .deb, or a folder with its libraries")
-    parser.add_argument("packed", type=Path, help="pack to write (.npz)")
+    parser.add_argument("packed", type=Path, help="pack to write (.npz or .npz.xz)")
     parser.add_argument("--licence", choices=sorted(CHOICES), required=True)
     parser.add_argument("--objects", nargs="+", metavar="LIBRARY/MODEL", help="some of the vetted objects; else all")
     pack(**vars(parser.parse_args()))

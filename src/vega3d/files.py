@@ -6,6 +6,7 @@ locked while its writer lives, so the next run knows what a killed one left behi
 
 import contextlib
 import json
+import lzma
 import os
 import secrets
 import shutil
@@ -142,6 +143,20 @@ def read_json(path: str | Path, remedy: str = "Write it again, or give another f
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {type(values).__name__}, but must hold names with values. {remedy}")
     return values
+
+
+def read_xz(path: str | Path, largest: int) -> bytes:
+    """The content of an xz file; raises ValueError if it cannot be unpacked, or has more than `largest` bytes."""
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    try:
+        content = unpacker.decompress(check_input(path).read_bytes(), largest + 1)
+    except (OSError, lzma.LZMAError) as error:
+        raise ValueError(f"{path} cannot be unpacked: {error}") from error
+    if len(content) > largest:
+        raise ValueError(f"{path} holds more than {largest:,} bytes, which is the most that is read")
+    if not unpacker.eof:
+        raise ValueError(f"{path} cannot be unpacked: it is cut short")
+    return content
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import lzma
 import zipfile
 from pathlib import Path
 
@@ -60,6 +61,23 @@ def test_an_archive_cut_short_is_refused(tmp_path, keep):
 
     with pytest.raises(ValueError, match="cannot be read"):
         read_archive(tmp_path / "a.npz", largest=LIMIT, remedy="")
+
+
+def test_an_archive_in_xz_is_read_and_not_believed_either(tmp_path):
+    np.savez(tmp_path / "a.npz", meta=np.arange(100))
+    whole = lzma.compress((tmp_path / "a.npz").read_bytes())
+    path = tmp_path / "a.npz.xz"
+    path.write_bytes(whole)
+    assert read_archive(path, largest=LIMIT, remedy="")["meta"].tolist() == list(range(100))
+
+    for content, told in (
+        (whole[:-20], "cut short"),
+        (b"PK", "cannot be unpacked"),
+        (lzma.compress(bytes(2 * LIMIT)), "more than 1,048,576 bytes"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=told):
+            read_archive(path, largest=LIMIT, remedy="")
 
 
 CHAIR = {"class": "chair", "source": "a/b.obj", "parts": [{"textured": False, "color": [1, 2, 3]}]}

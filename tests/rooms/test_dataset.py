@@ -19,7 +19,7 @@ from vega3d.files import only_run
 from vega3d.processing.video_vega3d import read_video
 from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.card import TILE, TITLE
-from vega3d.rooms.dataset.dataset import synthesize
+from vega3d.rooms.dataset.dataset import PACKED_ANEW, synthesize
 from vega3d.rooms.dataset.files import check_record, load_spatial_questions, table_schema
 
 SETTINGS = DatasetSettings(split="validation", size=128, num_frames=5, trajectories=2, questions_per_type=1)
@@ -310,3 +310,17 @@ def test_a_folder_of_the_version_before_goes_on(made, tmp_path):
     assert contents(tmp_path / "copy") == contents(made)
     with pytest.raises(ValueError, match=r"other settings: trajectories was 2 and is 1"):
         synthesize(made, replace(SETTINGS, trajectories=1), num_scenes=2)
+
+
+def test_a_data_set_goes_on_with_furniture_that_was_packed_anew(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    file = tmp_path / "copy" / "settings.json"
+    settings = json.loads(file.read_text())
+    [earlier] = [digest for digest, later in PACKED_ANEW.items() if later == settings["furniture_sha256"]]
+
+    file.write_text(json.dumps({**settings, "furniture_sha256": earlier}))
+    synthesize(tmp_path / "copy", SETTINGS, num_scenes=2)
+
+    file.write_text(json.dumps({**settings, "furniture_sha256": "0"}))
+    with pytest.raises(ValueError, match="other settings: furniture_sha256"):
+        synthesize(tmp_path / "copy", SETTINGS, num_scenes=2)

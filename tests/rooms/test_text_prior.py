@@ -1,6 +1,7 @@
 """What the words of a question give away is rejected away."""
 
 import json
+import lzma
 from collections import Counter
 
 import numpy as np
@@ -49,8 +50,12 @@ def test_kept_questions_are_answered_equally_often():
 
 
 def test_damaged_weights_are_refused(tmp_path):
-    values = json.loads(WEIGHTS.read_text())
+    path = tmp_path / "prior.json.xz"
+    packed = WEIGHTS.read_bytes()
+    values = json.loads(lzma.decompress(packed))
     del values["weights"]["route_planning"]
-    (tmp_path / "prior.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"prior\.json is damaged"):
-        load_weights(tmp_path / "prior.json")
+    for content in (lzma.compress(json.dumps(values).encode()), packed[:1000], b"{}"):
+        path.write_bytes(content)
+        load_weights.cache_clear()
+        with pytest.raises(ValueError, match=r"prior\.json\.xz is damaged"):
+            load_weights(path)

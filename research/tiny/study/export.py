@@ -18,7 +18,7 @@ from vega3d.files import LOCK, check_new_folder, whole_folder, write_whole
 from vega3d.hub.assemble import describe, make_processor
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
-LARGEST_FILE, LARGEST_FOLDER = 16_000_000, 20_000_000  # bytes
+LARGEST_FILE, LARGEST_FOLDER = 16_000_000, 25_000_000  # bytes
 
 
 def best_seed(experiment: Experiment, arm: str) -> int:

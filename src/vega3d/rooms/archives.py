@@ -1,5 +1,6 @@
 """Reading .npz files that may be damaged, or made to do harm: what one claims is looked at before it is read."""
 
+import io
 import math
 import zipfile
 import zlib
@@ -9,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from vega3d.files import check_input
+from vega3d.files import check_input, read_xz
 
 SUFFIX = ".npy"
 LARGEST = 1 << 31  # bytes, of what is read of a walkthrough's arrays
@@ -37,7 +38,7 @@ def read_archive(
     largest: int,
     remedy: str,
 ) -> dict[str, np.ndarray]:
-    """The arrays of a .npz, by their names.
+    """The arrays of a .npz, or of one in xz (`.npz.xz`), by their names.
 
     Args:
         path: the file, which need not be trusted.
@@ -50,7 +51,8 @@ def read_archive(
         ValueError: if it is no archive of plain arrays, is damaged, lacks one of them, or holds more than it may.
     """
     try:
-        with zipfile.ZipFile(check_input(path)) as archive:
+        file = io.BytesIO(read_xz(path, largest)) if path.suffix == ".xz" else check_input(path)
+        with zipfile.ZipFile(file) as archive:
             held = [name.removesuffix(SUFFIX) for name in archive.namelist() if name.endswith(SUFFIX)]
             missing = sorted(set(names or ()) - set(held))
             if missing:

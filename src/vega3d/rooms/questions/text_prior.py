@@ -15,7 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-WEIGHTS = Path(__file__).parents[2] / "assets" / "text_prior.json"
+from vega3d.files import read_xz
+
+WEIGHTS = Path(__file__).parents[2] / "assets" / "text_prior.json.xz"
+LARGEST = 1 << 26  # bytes of the weights as JSON
 Clues = list[str]
 
 
@@ -60,7 +63,7 @@ CLUES = {
 def load_weights(path: Path = WEIGHTS) -> dict[str, dict[str, float]]:
     """Weight of each clue, by question type; raises ValueError if the file is damaged."""
     try:
-        weights = json.loads(path.read_text(encoding="utf-8"))["weights"]
+        weights = json.loads(read_xz(path, LARGEST))["weights"]
         return {name: dict(weights[name]) for name in CLUES}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error!r}). Install vega3d again.") from error

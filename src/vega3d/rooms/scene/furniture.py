@@ -16,7 +16,7 @@ from vega3d.rooms.scene import UNSEEN_SPLIT
 from vega3d.rooms.scene.classes import CLASSES, VETTED_UNSEEN
 from vega3d.rooms.scene.meshes import Mesh, creased_mesh, join
 
-PACK = Path(__file__).parents[2] / "assets" / "furniture" / "furniture_cc0.npz"
+PACK = Path(__file__).parents[2] / "assets" / "furniture" / "furniture_cc0.npz.xz"
 HEIGHT_STEP = 0.02  # [m], of `Furniture.height_map`
 MILLIMETRE = 1e-3  # [m], unit of the stored vertices
 LARGEST_PACK = 1 << 29  # bytes of all arrays
@@ -117,7 +117,8 @@ def load_furniture(path: str | os.PathLike = PACK) -> list[Furniture]:
     A process reads a pack once, as long as its file does not change: the objects are shared by all who load it.
 
     Args:
-        path: a pack (docs/data: `.npz`, one JSON table and the arrays of each part), with a class for each object.
+        path: a pack (docs/data: `.npz` or `.npz.xz`, one JSON table and the arrays of each part), with a class for each
+            object.
 
     Raises:
         ValueError: if the file is no pack, is damaged, or has an unknown class.
