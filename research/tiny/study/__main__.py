@@ -109,7 +109,8 @@ def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
     results = {split: read_results(experiment.own / "results" / split, arms, recipe.seeds) for split in splits}
     controls = [arm for arm in arms if arm != "trained"]
     name_alone = {split: experiment.name_alone(split) for split in splits}
-    values = experiment_values(recipe.name, results, name_alone, recipe.seeds, controls)
+    void = experiment.void_runs(arms)
+    values = experiment_values(recipe.name, results, name_alone, recipe.seeds, controls, void)
     write_tables(experiment.own, values)
     archive(experiment.own)
     points = point_values(experiment.point_errors(arms), controls)

@@ -22,6 +22,7 @@ import torch
 from research.tiny.study.answering import PackedAnswerer
 from research.tiny.study.arms import arm_model, write_placeholder_generator, write_shuffled
 from research.tiny.study.data import SplitData, Words
+from research.tiny.study.fusion_watch import is_void
 from research.tiny.study.loop import RESULT, TRAINED, Deadline
 from research.tiny.study.name_alone import NameAlone
 from research.tiny.study.network import fused_tokens
@@ -335,6 +336,15 @@ class Experiment:
         if missing:
             raise ValueError(f"There is no {', '.join(missing)}. Train these arms and seeds first.")
         return {arm: np.array([list(read_json(file).values()) for file in named]) for arm, named in files.items()}
+
+    def void_runs(self, arms: Sequence[str]) -> dict[str, dict[int, dict]]:
+        """Of each arm with runs whose fusion is not heard at the end, the last lines of their logs by seed."""
+        last = {
+            arm: {seed: read_json(self.run_folder(arm, seed) / RESULT)["log"][-1] for seed in self.recipe.seeds}
+            for arm in arms
+        }
+        void = {arm: {seed: entry for seed, entry in runs.items() if is_void(entry)} for arm, runs in last.items()}
+        return {arm: runs for arm, runs in void.items() if runs}
 
 
 def load_arm(model: VegaForSpatialReasoning, folder: Path) -> None:

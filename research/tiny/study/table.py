@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from research.tiny.study.power import power_table, power_values
 from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES
 from vega3d.evaluation.report import (
     ALL,
@@ -127,6 +129,19 @@ def split_values(
             "scores": intervals(alone),
             "differences": {arm: differences(found, alone) for arm, found in scores.items()},
         },
+        "power": spatial_power(results, against, scoring, resamples) if SPATIAL in alone else {},
+    }
+
+
+def spatial_power(results: Results, against: Sequence[str], scoring: str, resamples: int) -> dict[str, dict | None]:
+    """`power.power_values` of the mean of the rows that need space, by pair of arms."""
+    draws = draw(scenes_behind(next(iter(results.values()))[0])[ALL], (1,), resamples)
+    means = {
+        arm: np.stack([arm_scores([result], scoring, draws)[SPATIAL] for result in found])
+        for arm, found in results.items()
+    }
+    return {
+        f"{arm} - {control}": power_values(means[arm] - means[control]) for arm, control in pairs(results, against)
     }
 
 
@@ -136,6 +151,7 @@ def experiment_values(
     name_alone: Mapping[str, Mapping],
     seeds: Sequence[int],
     against: Sequence[str],
+    void: Mapping[str, Mapping[int, Mapping]],
     scorings: Sequence[str] = ("official", "likelihood"),
     resamples: int = RESAMPLES,
 ) -> dict:
@@ -147,6 +163,7 @@ def experiment_values(
         name_alone: result of `name_alone.NameAlone` by split.
         seeds: of the results.
         against: controls.
+        void: last line of the log of each run that is void, by arm and seed.
         scorings: kinds of scores.
         resamples: of the bootstrap.
     """
@@ -157,6 +174,7 @@ def experiment_values(
         "seeds": list(seeds),
         "resamples": resamples,
         "versions": first["versions"],
+        "void": {arm: {str(seed): entry for seed, entry in runs.items()} for arm, runs in void.items()},
         "splits": {
             split: {
                 scoring: split_values(results, name_alone[split], against, scoring, resamples) for scoring in scorings
@@ -168,7 +186,8 @@ def experiment_values(
 
 def markdown(values: Mapping) -> str:
     """The official scores as Markdown, a table of scores and one of differences for each split."""
-    lines = [f"# {values['name']}", ""]
+    void = values["void"]
+    lines = [f"# {values['name']}", "", *void_lines(void)]
     for split, scorings in values["splits"].items():
         found = scorings["official"]
         lines += [
@@ -176,22 +195,47 @@ def markdown(values: Mapping) -> str:
             "",
             "Official score in percent, with its 95 % interval over seeds and scenes.",
             "",
-            *score_table(found["scores"]),
+            *score_table(marked(found["scores"], void)),
             "",
             "Differences in points, of the same seeds on the same scenes, with their 95 % interval; bold where it "
             "leaves out 0.",
             "",
-            *difference_table(found["differences"]),
+            *difference_table(marked(found["differences"], void)),
             "",
             "Sizes and counts beside what type and names of the question alone score: the median, or the most "
             "frequent count, of training rooms. Differences in points, as above.",
             "",
             *name_table(found["name_alone"]),
             "",
+            *power_table(marked(found["power"], void)),
             *spatial_notes(found["scores"]),
             *(f"{note}\n" for note in scene_notes(found["figure_scenes"])),
         ]
     return "\n".join(lines)
+
+
+def void_lines(void: Mapping[str, Mapping]) -> list[str]:
+    """What shows that runs are void."""
+    if not void:
+        return []
+    entries = [
+        f"- `{arm}`, seed {seed}: `{json.dumps(entry)}`" for arm, runs in void.items() for seed, entry in runs.items()
+    ]
+    return [
+        "**Void**, because the gate is shut or r is 0 at the end, so that the second stream is not heard. The figures "
+        "of these arms below count such runs, and say nothing of the stream. The last lines of their logs:",
+        "",
+        *entries,
+        "",
+    ]
+
+
+def marked(columns: Mapping[str, Any], void: Mapping[str, Mapping]) -> dict[str, Any]:
+    """Columns of arms or pairs of arms, with those that have a void run named so."""
+    return {
+        f"{name} (void)" if any(arm in void for arm in name.split(" - ")) else name: column
+        for name, column in columns.items()
+    }
 
 
 def table_rows(columns: Mapping[str, Mapping]) -> list[str]:

@@ -348,7 +348,7 @@ def test_tables_of_all_arms_and_nothing_is_done_again(finished, monkeypatch):
     assert {question["id"] for question in results["oracle"][1]["questions"]} == wanted
     alone = {"validation": finished.name_alone("validation")}
     against = ["semantic", "oracle"]
-    values = experiment_values("toy", {"validation": results}, alone, recipe.seeds, against, resamples=50)
+    values = experiment_values("toy", {"validation": results}, alone, recipe.seeds, against, {}, resamples=50)
     pairs = values["splits"]["validation"]["official"]["differences"]
     assert {"trained - semantic", "trained - oracle", "oracle - semantic"} <= set(pairs)
     assert "| macro |" in markdown(values)

@@ -2,10 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from research.tiny.study.data import Row
+from research.tiny.study.fusion_watch import is_void
 from research.tiny.study.name_alone import NameAlone
 from research.tiny.study.name_errors import mentions, name_table, name_values
+from research.tiny.study.power import power_table, power_values
 from research.tiny.study.question_forms import FORMS, OPTIONS
 from research.tiny.study.table import NEED_SPACE, SPATIAL, experiment_values, markdown, split_values
 from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
@@ -13,6 +16,7 @@ from vega3d.evaluation.report import compare, seed_intervals
 from vega3d.evaluation.run import evaluate
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.questions import fill, reason_and_answer
+from vega3d.statistics import draw
 
 NAMES = dict(zip("abcde", ("bed", "trash can", "tv", "lamp", "sofa"), strict=True))
 
@@ -80,11 +84,69 @@ def test_tables_show_what_names_alone_score_and_which_rows_are_missing():
     records = asked([kind for kind in QUESTION_TYPES if kind != "route_planning"])
     results = {"test": {"semantic": told(records, 0.5), "trained": told(records, 0.8)}}
     alone = {"test": evaluate(NameAlone(records), records, benchmark="rooms", resamples=2)}
-    values = experiment_values("toy", results, alone, [0, 1, 2], ["semantic"], ["official"], resamples=100)
+    values = experiment_values("toy", results, alone, [0, 1, 2], ["semantic"], {}, ["official"], resamples=100)
     text = markdown(values)
     (row,) = [line for line in text.splitlines() if line.startswith("| object_counting | 100.0 [")]
     assert row.count("**-") == 2  # both arms are worse than a name that always has the same number
     assert f"note: {SPATIAL} is without route_planning" in text
+
+
+def test_void_runs_are_named_with_their_line_of_the_log():
+    shut, silent = (
+        {"step": 9, "gate": 0.995, "residual_scale": 0.5},
+        {"step": 9, "gate": 0.5, "residual_scale": -0.002},
+    )
+    assert is_void(shut) and is_void(silent) and not is_void({"step": 9, "gate": 0.9, "residual_scale": 0.1})
+    assert not is_void({"step": 9})  # an arm without a second stream
+    records = asked(["object_rel_distance"])
+    results = {"test": {arm: told(records, 0.5, 1) for arm in ("semantic", "trained", "twin")}}
+    alone = {"test": evaluate(NameAlone(records), records, benchmark="rooms", resamples=2)}
+    void = {"trained": {0: shut}}
+    text = markdown(experiment_values("toy", results, alone, [0], ["semantic"], void, ["official"], resamples=20))
+    assert '- `trained`, seed 0: `{"step": 9, "gate": 0.995' in text
+    assert "| category | semantic | trained (void) | twin |" in text
+    assert "| category | trained - semantic (void) | twin - semantic |" in text
+
+
+def test_power_is_what_repeated_studies_find():
+    """Of studies with a difference that their seeds resolve, four in five find it; with fewer seeds, fewer do."""
+    random, scenes, draws = np.random.default_rng(0), 200, draw(200, (1,), 400)
+    of_seed, of_scene, of_both, count = 0.02, 0.1, 0.3, 8
+
+    def study(difference: float) -> np.ndarray:
+        common = difference + random.normal(0, of_scene, scenes)
+        return common + random.normal(0, of_seed, (count, 1)) + random.normal(0, of_both, (count, scenes))
+
+    def power(values: np.ndarray) -> dict:
+        return power_values(values @ draws.scenes.T / scenes)
+
+    found = [power(study(0.0)) for _ in range(100)]
+    true = np.hypot(of_seed, of_both / scenes**0.5)
+    assert np.mean([one["seed_deviation"] ** 2 for one in found]) ** 0.5 == pytest.approx(true, rel=0.1)
+    assert np.mean([one["scene_deviation"] ** 2 for one in found]) ** 0.5 == pytest.approx(
+        of_scene / scenes**0.5, rel=0.2
+    )
+
+    resolved = np.median([one["resolved"] for one in found])
+    critical = stats.t.ppf(0.975, count - 1)
+    tests = [
+        abs(values.mean()) > critical * np.hypot(one["seed_deviation"] / count**0.5, one["scene_deviation"])
+        for values in (study(resolved) for _ in range(300))
+        for one in [power(values)]
+    ]
+    assert 0.72 < np.mean(tests) < 0.88
+    assert all(one["seeds"]["1"] is None or one["seeds"]["1"] > one["seeds"]["4"] for one in found)
+    assert power_values(np.zeros((1, 5))) is None
+
+
+def test_seeds_for_smaller_differences_are_printed():
+    differences = np.full((3, 5), 0.01) + np.array([[-0.02], [0.0], [0.02]])  # of seeds alone
+    found = power_values(differences)
+    assert found["scene_deviation"] == 0 and found["seed_deviation"] == pytest.approx(0.02)
+    assert found["resolved"] == pytest.approx((4.3027 + 1.0607) * 0.02 / 3**0.5, rel=1e-4)
+    assert found["seeds"] == {"1": 34, "2": 10, "4": 5}
+    assert power_table({"a - b": found})[-2] == "| a - b | 2.00 | 0.00 | 6.19 | 34 | 10 | 5 |"
+    assert "One seed says nothing" in power_table({"a - b": None})[0]
 
 
 def test_names_alone_answer_with_the_median_of_the_name_and_else_of_the_type():
