@@ -93,7 +93,7 @@ def scenes_behind(result: Mapping) -> dict[str, int]:
 def split_values(
     results: Results, name_alone: Mapping, against: Sequence[str], scoring: str, resamples: int = RESAMPLES
 ) -> dict:
-    """Scores and paired differences of one split, in [0, 1] and [-1, 1].
+    """`paired_values` of one split, of names alone in `name_alone`, and what the seeds resolve in `power`.
 
     Args:
         results: of all arms, each with as many seeds.
@@ -104,32 +104,41 @@ def split_values(
     """
     named = [(f"{arm}/{number}", result) for arm, found in results.items() for number, result in enumerate(found)]
     check_same_questions([*named, (NAME_ALONE, name_alone)])
-    questions, behind = name_alone["questions"], scenes_behind(name_alone)
-    seeds = len(next(iter(results.values())))
-    draws = draw(behind[ALL], (seeds,), resamples)
-    scores = {arm: arm_scores(found, scoring, draws) for arm, found in results.items()}
-    alone = arm_scores([name_alone] * seeds, scoring, draws)
+    columns = {**results, NAME_ALONE: [name_alone] * len(next(iter(results.values())))}
+    values = paired_values(columns, [NAME_ALONE, *against], scoring, resamples)
+    ends = f" - {NAME_ALONE}"
+    beside = {pair: found for pair, found in values["differences"].items() if pair.endswith(ends)}
+    return {
+        **values,
+        "scores": {arm: values["scores"][arm] for arm in results},
+        "differences": {pair: found for pair, found in values["differences"].items() if pair not in beside},
+        "name_alone": {"scores": values["scores"][NAME_ALONE], "differences": beside},
+        "power": spatial_power(results, against, scoring, resamples) if SPATIAL in values["figure_scenes"] else {},
+    }
+
+
+def paired_values(results: Results, against: Sequence[str], scoring: str, resamples: int = RESAMPLES) -> dict:
+    """Scores and paired differences, in [0, 1] and [-1, 1], of columns that have questions of the same ids."""
+    first = next(iter(results.values()))
+    questions, behind = first[0]["questions"], scenes_behind(first[0])
+    draws = draw(behind[ALL], (len(first),), resamples)
+    scores = {name: arm_scores(found, scoring, draws) for name, found in results.items()}
 
     def differences(ours: Scores, theirs: Scores) -> dict[str, dict]:
         found = {name: paired_difference(theirs[name], ours[name], behind[name]) for name in ours}
         return {name: {**asdict(value), "verdict": verdict(value)} for name, value in found.items()}
 
-    def intervals(found: Scores) -> dict[str, dict]:
-        return {name: asdict(percentile_interval(values, behind[name], SHARE)) for name, values in found.items()}
-
     return {
         "scenes": len({question["scene"] for question in questions}),
         "questions": len(questions),
-        "figure_scenes": {name: behind[name] for name in alone},
-        "scores": {arm: intervals(found) for arm, found in scores.items()},
+        "figure_scenes": {name: behind[name] for name in next(iter(scores.values()))},
+        "scores": {
+            column: {name: asdict(percentile_interval(values, behind[name], SHARE)) for name, values in found.items()}
+            for column, found in scores.items()
+        },
         "differences": {
-            f"{arm} - {control}": differences(scores[arm], scores[control]) for arm, control in pairs(results, against)
+            f"{one} - {control}": differences(scores[one], scores[control]) for one, control in pairs(scores, against)
         },
-        "name_alone": {
-            "scores": intervals(alone),
-            "differences": {arm: differences(found, alone) for arm, found in scores.items()},
-        },
-        "power": spatial_power(results, against, scoring, resamples) if SPATIAL in alone else {},
     }
 
 
@@ -205,7 +214,7 @@ def markdown(values: Mapping) -> str:
             "Sizes and counts beside what type and names of the question alone score: the median, or the most "
             "frequent count, of training rooms. Differences in points, as above.",
             "",
-            *name_table(found["name_alone"]),
+            *name_table(found["name_alone"]["scores"], marked(found["name_alone"]["differences"], void)),
             "",
             *power_table(marked(found["power"], void)),
             *spatial_notes(found["scores"]),
@@ -268,13 +277,12 @@ def difference_cell(difference: Mapping) -> str:
     return f"**{text}**" if difference["verdict"] in ("first", "second") else text
 
 
-def name_table(values: Mapping) -> list[str]:
-    """What names alone score, and how much more each arm does, in the rows that are mostly known by names."""
-    arms, scores = values["differences"], values["scores"]
-    lines = [f"| category | {NAME_ALONE} | {' | '.join(arms)} |", f"|---|---|{'---|' * len(arms)}"]
+def name_table(scores: Mapping[str, Mapping], differences: Mapping[str, Mapping]) -> list[str]:
+    """What names alone score, and how much more each arm does, in the rows that names nearly give away."""
+    lines = [f"| category | {NAME_ALONE} | {' | '.join(differences)} |", f"|---|---|{'---|' * len(differences)}"]
     for name in NAMED_ROWS:
         if name in scores:
-            cells = [cell(Interval(**scores[name])), *(difference_cell(found[name]) for found in arms.values())]
+            cells = [cell(Interval(**scores[name])), *(difference_cell(found[name]) for found in differences.values())]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

@@ -6,11 +6,13 @@ from scipy import stats
 
 from research.tiny.study.data import Row
 from research.tiny.study.fusion_watch import is_void
+from research.tiny.study.held_out import CONDITIONS, TRAINED, plain_questions
 from research.tiny.study.name_alone import NameAlone
 from research.tiny.study.name_errors import mentions, name_table, name_values
 from research.tiny.study.power import power_table, power_values
 from research.tiny.study.question_forms import FORMS, OPTIONS
 from research.tiny.study.table import NEED_SPACE, SPATIAL, experiment_values, markdown, split_values
+from research.tiny.study.wordings import read_texts
 from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
 from vega3d.evaluation.report import compare, seed_intervals
 from vega3d.evaluation.run import evaluate
@@ -236,3 +238,35 @@ def test_results_without_reasons_are_refused():
     results = {"old": [evaluate(NameAlone(records), records, benchmark="rooms", resamples=2)]}
     with pytest.raises(ValueError, match="name alone has no reasons"):
         name_values(results, [], [], resamples=2)
+
+
+def test_plain_questions_are_the_same_in_trained_and_in_held_out_wordings():
+    texts = read_texts()
+    records = asked(scenes=5)
+    found = {condition: plain_questions(records, condition) for condition in CONDITIONS}
+    held_out = {wording for some in texts.held_out.values() for wording in some}
+    words = {word for some in texts.new_synonyms.values() for word in some}
+    for name, questions in found.items():
+        assert [question.id for question in questions] == [record.id for record in records]
+        assert all((question.asked.wording in held_out) == (name != TRAINED) for question in questions)
+        is_new = any(word in words for question in questions for word in question.asked.said.values())
+        assert is_new == (name == "held-out wordings and names")
+    assert found[TRAINED] == plain_questions(records[:3], TRAINED) + plain_questions(records[3:], TRAINED)
+
+
+def test_words_stand_for_letters_where_no_options_were_shown():
+    records = [record(kind, f"room{number}", "A") for number in range(8) for kind in OPTIONS]
+    records += [record("object_abs_distance", f"room{number}", "2.0") for number in range(8)]
+    for condition in CONDITIONS:
+        for question in plain_questions(records, condition):
+            assert question.prompt.endswith(question.asked.question) or "Options:" in question.prompt
+            if not question.options:
+                value = float(question.answer)
+                assert min(abs(value - wanted) for wanted in (2.0, 200.0, 6.6, 79.0)) < 0.1
+                assert question.official(question.answer) == question.answer
+            elif question.asked.needs_options:
+                assert question.official("B") == "B"
+            else:
+                assert question.official(question.asked.options[1]) == "B" and question.official("B") == ""
+                assert question.official(f"{question.asked.options[0].upper()}.") == "A"
+                assert "Options:" not in question.prompt
