@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vega3d.extras import optional_module
-from vega3d.statistics import COVERAGE
+from vega3d.statistics import COVERAGE, LEAST_USABLE
 
 CHANCE = 0.8  # that a difference which is there is found
 POINTS = (1, 2, 4)
@@ -29,12 +29,12 @@ def power_values(differences: np.ndarray) -> dict[str, Any] | None:
     Returns:
         `seed_deviation` and `scene_deviation`, the roots of the two variances; `resolved`, the smallest difference
         that these seeds resolve; `seeds`, how many each of `POINTS` points needs, None if more than are considered.
-        None for one seed, which says nothing of others.
+        None for one seed, which says nothing of others, and where more than half of the draws have no difference.
     """
-    count = len(differences)
-    if count < SEEDS[0]:
+    count, usable = len(differences), np.isfinite(differences[:, :-1]).all(axis=0)
+    if count < SEEDS[0] or usable.mean() < LEAST_USABLE:
         return None
-    drawn = differences[:, :-1][:, np.isfinite(differences[:, :-1]).all(axis=0)]
+    drawn = differences[:, :-1][:, usable]
     of_seeds = float(differences[:, -1].var(ddof=1))
     # What scenes bring to single seeds is in the spread between seeds already, so it is taken off.
     single, mean = drawn.var(axis=1).mean(), drawn.mean(axis=0).var()
@@ -52,10 +52,10 @@ def power_values(differences: np.ndarray) -> dict[str, Any] | None:
 
 
 def power_table(values: Mapping[str, Mapping | None]) -> list[str]:
-    """Markdown of `power_values` by pair of arms; nothing where there is one seed."""
+    """Markdown of `power_values` by pair of arms."""
     known = {pair: found for pair, found in values.items() if found is not None}
     if not known:
-        return ["One seed says nothing of what others would give, so there is no smallest difference.", ""]
+        return ["One seed, or so few rooms, say nothing of the smallest difference that can be resolved.", ""]
     lines = [
         "The smallest difference of `spatial_macro` that these seeds resolve (two-sided 95 %, power 80 %), in points, "
         "and how many seeds smaller ones need: (t(0.975; F - 1) + t(0.8; F - 1)) sqrt(seeds^2 / F + scenes^2) with F "

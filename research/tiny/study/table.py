@@ -29,6 +29,7 @@ from vega3d.evaluation.report import (
 from vega3d.evaluation.result_files import check_same_questions
 from vega3d.files import write_whole
 from vega3d.statistics import (
+    LEAST_SCENES,
     RESAMPLES,
     SHARE,
     Draws,
@@ -108,12 +109,13 @@ def split_values(
     values = paired_values(columns, [NAME_ALONE, *against], scoring, resamples)
     ends = f" - {NAME_ALONE}"
     beside = {pair: found for pair, found in values["differences"].items() if pair.endswith(ends)}
+    known = values["figure_scenes"].get(SPATIAL, 0) >= LEAST_SCENES
     return {
         **values,
         "scores": {arm: values["scores"][arm] for arm in results},
         "differences": {pair: found for pair, found in values["differences"].items() if pair not in beside},
         "name_alone": {"scores": values["scores"][NAME_ALONE], "differences": beside},
-        "power": spatial_power(results, against, scoring, resamples) if SPATIAL in values["figure_scenes"] else {},
+        "power": spatial_power(results, against, scoring, resamples) if known else {},
     }
 
 
@@ -214,7 +216,7 @@ def markdown(values: Mapping) -> str:
             "Sizes and counts beside what type and names of the question alone score: the median, or the most "
             "frequent count, of training rooms. Differences in points, as above.",
             "",
-            *name_table(found["name_alone"]["scores"], marked(found["name_alone"]["differences"], void)),
+            *name_alone_table(found["name_alone"]["scores"], marked(found["name_alone"]["differences"], void)),
             "",
             *power_table(marked(found["power"], void)),
             *spatial_notes(found["scores"]),
@@ -277,7 +279,7 @@ def difference_cell(difference: Mapping) -> str:
     return f"**{text}**" if difference["verdict"] in ("first", "second") else text
 
 
-def name_table(scores: Mapping[str, Mapping], differences: Mapping[str, Mapping]) -> list[str]:
+def name_alone_table(scores: Mapping[str, Mapping], differences: Mapping[str, Mapping]) -> list[str]:
     """What names alone score, and how much more each arm does, in the rows that names nearly give away."""
     lines = [f"| category | {NAME_ALONE} | {' | '.join(differences)} |", f"|---|---|{'---|' * len(differences)}"]
     for name in NAMED_ROWS:
