@@ -4,12 +4,16 @@ python -m research.tiny.study research/tiny/configs/study.yaml --output runs/stu
     --workers 15 --max-minutes 9.5 --stages rooms tower arms tables
 python -m research.tiny.study research/tiny/configs/study.yaml --output runs/study --stages export \\
     --arm trained --checkpoint runs/vega3d-tiny
+python -m research.tiny.study research/tiny/configs/study.yaml --output runs/study --stages wordings \\
+    --arms trained --splits validation
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +21,15 @@ import torch
 
 from research.tiny.study.experiment import Experiment
 from research.tiny.study.export import export
+from research.tiny.study.held_out import CONDITIONS, TRAINED, wording_table
 from research.tiny.study.loop import LOOKED_AT_EVERY, Deadline, OutOfTimeError
 from research.tiny.study.name_errors import name_table, name_values
 from research.tiny.study.point_table import point_table, point_values
 from research.tiny.study.recipe import TEST_SPLITS, VALIDATION, Recipe, read_recipe
-from research.tiny.study.table import archive, experiment_values, markdown, read_results, write_tables
+from research.tiny.study.table import archive, experiment_values, markdown, paired_values, read_results, write_tables
 from vega3d.files import write_json, write_whole
 
-STAGES = ("rooms", "tower", "arms", "tables", "export")
+STAGES = ("rooms", "tower", "arms", "tables", "wordings", "export")
 TOLD_EVERY = 100  # steps
 
 
@@ -98,6 +103,8 @@ def run(options: argparse.Namespace) -> None:
                 experiment.evaluate_arm(arm, split)
     if "tables" in options.stages:
         tables(experiment, arms, evaluated)
+    if "wordings" in options.stages:
+        wordings(experiment, arms, evaluated)
     if "export" in options.stages:
         if options.checkpoint is None:
             raise ValueError("The stage export needs --checkpoint, a folder that is not there yet.")
@@ -106,10 +113,11 @@ def run(options: argparse.Namespace) -> None:
 
 def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
     recipe = experiment.recipe
-    results = {split: read_results(experiment.own / "results" / split, arms, recipe.seeds) for split in splits}
+    results = {split: read_results(experiment.results_folder(split), arms, recipe.seeds) for split in splits}
     controls = [arm for arm in arms if arm != "trained"]
     name_alone = {split: experiment.name_alone(split) for split in splits}
-    values = experiment_values(recipe.name, results, name_alone, recipe.seeds, controls)
+    void = experiment.void_runs(arms)
+    values = experiment_values(recipe.name, results, name_alone, recipe.seeds, controls, void)
     write_tables(experiment.own, values)
     archive(experiment.own)
     points = point_values(experiment.point_errors(arms), controls)
@@ -118,10 +126,28 @@ def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
     print(markdown(values), point_table(points), sep="\n")
     if recipe.answers == "words":
         names = {split: name_values(found, experiment.data(split).rows, controls) for split, found in results.items()}
-        text = "\n".join(name_table(split, found) for split, found in names.items())
-        write_json(experiment.own / "names.json", names)
-        write_whole(experiment.own / "names.md", partial(Path.write_text, data=text))
-        print(text)
+        write_report(experiment.own / "names", names, name_table)
+
+
+def wordings(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
+    """Asks the questions of some splits as people type them, and writes what held-out wordings cost."""
+    for arm, split, condition in itertools.product(arms, splits, CONDITIONS):
+        experiment.evaluate_arm(arm, split, condition)
+    values: dict[str, dict[str, dict]] = {}
+    for split in splits:
+        folders = {condition: experiment.results_folder(split, condition) for condition in CONDITIONS}
+        found = {name: read_results(folder, arms, experiment.recipe.seeds) for name, folder in folders.items()}
+        columns = {arm: {condition: found[condition][arm] for condition in CONDITIONS} for arm in arms}
+        values[split] = {arm: paired_values(results, [TRAINED], "official") for arm, results in columns.items()}
+    write_report(experiment.own / "wordings", values, wording_table)
+
+
+def write_report(stem: Path, values: dict[str, dict], table: Callable[[str, dict], str]) -> None:
+    """Writes values by split as JSON, and their tables as Markdown, which is printed."""
+    text = "\n".join(table(split, found) for split, found in values.items())
+    write_json(stem.with_suffix(".json"), values)
+    write_whole(stem.with_suffix(".md"), partial(Path.write_text, data=text))
+    print(text)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@
     OUT/streams/{split}/{name}/...   the tower's tokens, and what each arm fuses with them
     OUT/NAME/arms/{arm}/seed{n}/...  the trainings
     OUT/NAME/results/{split}/{arm}-seed{n}.json   result files of the evaluation
+    OUT/NAME/results/{split}/{wordings}/{arm}-seed{n}.json   the same questions as people type them (`held_out.py`)
 
 Recipes with other names may share OUT, and with it rooms, tower and streams, where these are equal.
 """
@@ -22,6 +23,8 @@ import torch
 from research.tiny.study.answering import PackedAnswerer
 from research.tiny.study.arms import arm_model, write_placeholder_generator, write_shuffled
 from research.tiny.study.data import SplitData, Words
+from research.tiny.study.fusion_watch import is_void
+from research.tiny.study.held_out import PlainAnswerer, plain_questions
 from research.tiny.study.loop import RESULT, TRAINED, Deadline
 from research.tiny.study.name_alone import NameAlone
 from research.tiny.study.network import fused_tokens
@@ -52,8 +55,10 @@ from research.tiny.study.train import (
     width_of,
 )
 from research.tiny.study.vlm import VLMRecipe, write_vlm
+from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.result_files import read_result
 from vega3d.evaluation.run import evaluate
+from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.files import read_json, whole_folder, write_json
 from vega3d.hub.assemble import make_processor
 from vega3d.modeling.files_vega3d import hash_files
@@ -243,8 +248,11 @@ class Experiment:
     def run_folder(self, arm_name: str, seed: int) -> Path:
         return self.own / "arms" / arm_name / f"seed{seed}"
 
-    def result_file(self, split: str, arm_name: str, seed: int) -> Path:
-        return self.own / "results" / split / f"{arm_name}-seed{seed}.json"
+    def results_folder(self, split: str, wordings: str = "") -> Path:
+        return self.own / "results" / split / wordings.replace(" ", "-")
+
+    def result_file(self, split: str, arm_name: str, seed: int, wordings: str = "") -> Path:
+        return self.results_folder(split, wordings) / f"{arm_name}-seed{seed}.json"
 
     def reader(self, arm_name: str, seed: int) -> Reader:
         """The arm's model as it is before its training; all of it but the tower from the seed."""
@@ -282,9 +290,10 @@ class Experiment:
             write_json(folder / POINTS, point_errors(reader, self.data(VALIDATION), validation))
             self.tell({"arm": arm_name, "seed": seed, **log[-1]})
 
-    def evaluate_arm(self, arm_name: str, split: str) -> None:
-        """Result files of all seeds of an arm on one split."""
-        missing = [seed for seed in self.recipe.seeds if not self.result_file(split, arm_name, seed).is_file()]
+    def evaluate_arm(self, arm_name: str, split: str, wordings: str = "") -> None:
+        """Result files of all seeds of an arm on one split, in VSI-Bench's words or those of `held_out.CONDITIONS`."""
+        files = {seed: self.result_file(split, arm_name, seed, wordings) for seed in self.recipe.seeds}
+        missing = [seed for seed, file in files.items() if not file.is_file()]
         if not missing:
             return
         tools, data, streams = self.tools, self.data(split), self.streams(split, arm_name)
@@ -308,16 +317,20 @@ class Experiment:
                 "precision": self.recipe.precision,
                 "notice": None,
             }
-            answerer = PackedAnswerer(model, tools.words, tools.clip.prefix, tokens_of, settings, tools.precision)
-            output = self.result_file(split, arm_name, seed)
-            output.parent.mkdir(parents=True, exist_ok=True)
-            result = evaluate(answerer, data.records(), output, "rooms", batch_size=RECORDS_AT_A_TIME)
+            packed = PackedAnswerer(model, tools.words, tools.clip.prefix, tokens_of, settings, tools.precision)
+            answerer: Answerer = packed
+            asked: Sequence[AnnotatedQuestion] = data.records()
+            if wordings:
+                asked = plain_questions(asked, wordings)
+                answerer = PlainAnswerer(packed, asked, wordings)
+            files[seed].parent.mkdir(parents=True, exist_ok=True)
+            result = evaluate(answerer, asked, files[seed], "rooms", batch_size=RECORDS_AT_A_TIME)
             scores = {name: value["score"] for name, value in result["summary"]["official"]["figures"].items()}
-            self.tell({"evaluated": arm_name, "seed": seed, "split": split, **scores})
+            self.tell({"evaluated": arm_name, "seed": seed, "split": split, "wordings": wordings, **scores})
 
     def name_alone(self, split: str) -> dict:
         """Result of what the names in the questions of a split give away, learnt from the rows of `train`."""
-        output = self.own / "results" / split / "name-alone.json"
+        output = self.results_folder(split) / "name-alone.json"
         if output.is_file():
             return read_result(output)
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -335,6 +348,15 @@ class Experiment:
         if missing:
             raise ValueError(f"There is no {', '.join(missing)}. Train these arms and seeds first.")
         return {arm: np.array([list(read_json(file).values()) for file in named]) for arm, named in files.items()}
+
+    def void_runs(self, arms: Sequence[str]) -> dict[str, dict[int, dict]]:
+        """Of each arm with runs whose fusion is not heard at the end, the last lines of their logs by seed."""
+        last = {
+            arm: {seed: read_json(self.run_folder(arm, seed) / RESULT)["log"][-1] for seed in self.recipe.seeds}
+            for arm in arms
+        }
+        void = {arm: {seed: entry for seed, entry in runs.items() if is_void(entry)} for arm, runs in last.items()}
+        return {arm: runs for arm, runs in void.items() if runs}
 
 
 def load_arm(model: VegaForSpatialReasoning, folder: Path) -> None:

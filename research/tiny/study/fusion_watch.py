@@ -1,6 +1,7 @@
 """What the fusion does while it is trained, for the log: a gate that shuts is to be seen at once."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from vega3d.modeling.fusion_vega3d import Fusion, TokenGatedResidualFusion
 
 SHUT = 0.99  # mean gate above which generative tokens no longer count
+SILENT = 0.01  # size of r below which they do not, either
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,11 @@ class FusionWatch:
                 gate,
             )
             self.has_warned = True
+
+
+def is_void(entry: Mapping[str, float]) -> bool:
+    """Whether a line of the log shows a fusion that lets next to nothing through: a shut gate, or an r of 0."""
+    return entry.get("gate", 0.0) > SHUT or abs(entry.get("residual_scale", 1.0)) < SILENT
 
 
 def rms(values: torch.Tensor) -> float:

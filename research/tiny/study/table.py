@@ -10,9 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from research.tiny.study.power import power_table, power_values
 from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES
 from vega3d.evaluation.report import (
     ALL,
@@ -27,6 +29,7 @@ from vega3d.evaluation.report import (
 from vega3d.evaluation.result_files import check_same_questions
 from vega3d.files import write_whole
 from vega3d.statistics import (
+    LEAST_SCENES,
     RESAMPLES,
     SHARE,
     Draws,
@@ -91,7 +94,7 @@ def scenes_behind(result: Mapping) -> dict[str, int]:
 def split_values(
     results: Results, name_alone: Mapping, against: Sequence[str], scoring: str, resamples: int = RESAMPLES
 ) -> dict:
-    """Scores and paired differences of one split, in [0, 1] and [-1, 1].
+    """`paired_values` of one split, of names alone in `name_alone`, and what the seeds resolve in `power`.
 
     Args:
         results: of all arms, each with as many seeds.
@@ -102,31 +105,54 @@ def split_values(
     """
     named = [(f"{arm}/{number}", result) for arm, found in results.items() for number, result in enumerate(found)]
     check_same_questions([*named, (NAME_ALONE, name_alone)])
-    questions, behind = name_alone["questions"], scenes_behind(name_alone)
-    seeds = len(next(iter(results.values())))
-    draws = draw(behind[ALL], (seeds,), resamples)
-    scores = {arm: arm_scores(found, scoring, draws) for arm, found in results.items()}
-    alone = arm_scores([name_alone] * seeds, scoring, draws)
+    columns = {**results, NAME_ALONE: [name_alone] * len(next(iter(results.values())))}
+    values = paired_values(columns, [NAME_ALONE, *against], scoring, resamples)
+    ends = f" - {NAME_ALONE}"
+    beside = {pair: found for pair, found in values["differences"].items() if pair.endswith(ends)}
+    known = values["figure_scenes"].get(SPATIAL, 0) >= LEAST_SCENES
+    return {
+        **values,
+        "scores": {arm: values["scores"][arm] for arm in results},
+        "differences": {pair: found for pair, found in values["differences"].items() if pair not in beside},
+        "name_alone": {"scores": values["scores"][NAME_ALONE], "differences": beside},
+        "power": spatial_power(results, against, scoring, resamples) if known else {},
+    }
+
+
+def paired_values(results: Results, against: Sequence[str], scoring: str, resamples: int = RESAMPLES) -> dict:
+    """Scores and paired differences, in [0, 1] and [-1, 1], of columns that have questions of the same ids."""
+    first = next(iter(results.values()))
+    questions, behind = first[0]["questions"], scenes_behind(first[0])
+    draws = draw(behind[ALL], (len(first),), resamples)
+    scores = {name: arm_scores(found, scoring, draws) for name, found in results.items()}
 
     def differences(ours: Scores, theirs: Scores) -> dict[str, dict]:
         found = {name: paired_difference(theirs[name], ours[name], behind[name]) for name in ours}
         return {name: {**asdict(value), "verdict": verdict(value)} for name, value in found.items()}
 
-    def intervals(found: Scores) -> dict[str, dict]:
-        return {name: asdict(percentile_interval(values, behind[name], SHARE)) for name, values in found.items()}
-
     return {
         "scenes": len({question["scene"] for question in questions}),
         "questions": len(questions),
-        "figure_scenes": {name: behind[name] for name in alone},
-        "scores": {arm: intervals(found) for arm, found in scores.items()},
+        "figure_scenes": {name: behind[name] for name in next(iter(scores.values()))},
+        "scores": {
+            column: {name: asdict(percentile_interval(values, behind[name], SHARE)) for name, values in found.items()}
+            for column, found in scores.items()
+        },
         "differences": {
-            f"{arm} - {control}": differences(scores[arm], scores[control]) for arm, control in pairs(results, against)
+            f"{one} - {control}": differences(scores[one], scores[control]) for one, control in pairs(scores, against)
         },
-        "name_alone": {
-            "scores": intervals(alone),
-            "differences": {arm: differences(found, alone) for arm, found in scores.items()},
-        },
+    }
+
+
+def spatial_power(results: Results, against: Sequence[str], scoring: str, resamples: int) -> dict[str, dict | None]:
+    """`power.power_values` of the mean of the rows that need space, by pair of arms."""
+    draws = draw(scenes_behind(next(iter(results.values()))[0])[ALL], (1,), resamples)
+    means = {
+        arm: np.stack([arm_scores([result], scoring, draws)[SPATIAL] for result in found])
+        for arm, found in results.items()
+    }
+    return {
+        f"{arm} - {control}": power_values(means[arm] - means[control]) for arm, control in pairs(results, against)
     }
 
 
@@ -136,6 +162,7 @@ def experiment_values(
     name_alone: Mapping[str, Mapping],
     seeds: Sequence[int],
     against: Sequence[str],
+    void: Mapping[str, Mapping[int, Mapping]],
     scorings: Sequence[str] = ("official", "likelihood"),
     resamples: int = RESAMPLES,
 ) -> dict:
@@ -147,6 +174,7 @@ def experiment_values(
         name_alone: result of `name_alone.NameAlone` by split.
         seeds: of the results.
         against: controls.
+        void: last line of the log of each run that is void, by arm and seed.
         scorings: kinds of scores.
         resamples: of the bootstrap.
     """
@@ -157,6 +185,7 @@ def experiment_values(
         "seeds": list(seeds),
         "resamples": resamples,
         "versions": first["versions"],
+        "void": {arm: {str(seed): entry for seed, entry in runs.items()} for arm, runs in void.items()},
         "splits": {
             split: {
                 scoring: split_values(results, name_alone[split], against, scoring, resamples) for scoring in scorings
@@ -168,7 +197,8 @@ def experiment_values(
 
 def markdown(values: Mapping) -> str:
     """The official scores as Markdown, a table of scores and one of differences for each split."""
-    lines = [f"# {values['name']}", ""]
+    void = values["void"]
+    lines = [f"# {values['name']}", "", *void_lines(void)]
     for split, scorings in values["splits"].items():
         found = scorings["official"]
         lines += [
@@ -176,22 +206,47 @@ def markdown(values: Mapping) -> str:
             "",
             "Official score in percent, with its 95 % interval over seeds and scenes.",
             "",
-            *score_table(found["scores"]),
+            *score_table(marked(found["scores"], void)),
             "",
             "Differences in points, of the same seeds on the same scenes, with their 95 % interval; bold where it "
             "leaves out 0.",
             "",
-            *difference_table(found["differences"]),
+            *difference_table(marked(found["differences"], void)),
             "",
             "Sizes and counts beside what type and names of the question alone score: the median, or the most "
             "frequent count, of training rooms. Differences in points, as above.",
             "",
-            *name_table(found["name_alone"]),
+            *name_alone_table(found["name_alone"]["scores"], marked(found["name_alone"]["differences"], void)),
             "",
+            *power_table(marked(found["power"], void)),
             *spatial_notes(found["scores"]),
             *(f"{note}\n" for note in scene_notes(found["figure_scenes"])),
         ]
     return "\n".join(lines)
+
+
+def void_lines(void: Mapping[str, Mapping]) -> list[str]:
+    """What shows that runs are void."""
+    if not void:
+        return []
+    entries = [
+        f"- `{arm}`, seed {seed}: `{json.dumps(entry)}`" for arm, runs in void.items() for seed, entry in runs.items()
+    ]
+    return [
+        "**Void**, because the gate is shut or r is 0 at the end, so that the second stream is not heard. The figures "
+        "of these arms below count such runs, and say nothing of the stream. The last lines of their logs:",
+        "",
+        *entries,
+        "",
+    ]
+
+
+def marked(columns: Mapping[str, Any], void: Mapping[str, Mapping]) -> dict[str, Any]:
+    """Columns of arms or pairs of arms, with those that have a void run named so."""
+    return {
+        f"{name} (void)" if any(arm in void for arm in name.split(" - ")) else name: column
+        for name, column in columns.items()
+    }
 
 
 def table_rows(columns: Mapping[str, Mapping]) -> list[str]:
@@ -224,13 +279,12 @@ def difference_cell(difference: Mapping) -> str:
     return f"**{text}**" if difference["verdict"] in ("first", "second") else text
 
 
-def name_table(values: Mapping) -> list[str]:
-    """What names alone score, and how much more each arm does, in the rows that are mostly known by names."""
-    arms, scores = values["differences"], values["scores"]
-    lines = [f"| category | {NAME_ALONE} | {' | '.join(arms)} |", f"|---|---|{'---|' * len(arms)}"]
+def name_alone_table(scores: Mapping[str, Mapping], differences: Mapping[str, Mapping]) -> list[str]:
+    """What names alone score, and how much more each arm does, in the rows that names nearly give away."""
+    lines = [f"| category | {NAME_ALONE} | {' | '.join(differences)} |", f"|---|---|{'---|' * len(differences)}"]
     for name in NAMED_ROWS:
         if name in scores:
-            cells = [cell(Interval(**scores[name])), *(difference_cell(found[name]) for found in arms.values())]
+            cells = [cell(Interval(**scores[name])), *(difference_cell(found[name]) for found in differences.values())]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 

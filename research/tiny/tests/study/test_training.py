@@ -16,6 +16,8 @@ from research.tiny.study.arms import tune, write_shuffled
 from research.tiny.study.experiment import Experiment, load_arm
 from research.tiny.study.export import check_sizes, export
 from research.tiny.study.fusion_watch import FusionWatch
+from research.tiny.study.held_out import CONDITIONS, wording_table
+from research.tiny.study.held_out import TRAINED as TRAINED_WORDINGS
 from research.tiny.study.loop import HEAD, STATE, TRAINED, Deadline, Loop, OutOfTimeError, rate_at
 from research.tiny.study.network import answer_loss, fused_tokens, packed_outputs, projected_tokens
 from research.tiny.study.packs import PackMaker, pack
@@ -28,7 +30,7 @@ from research.tiny.study.streams import (
     pixel_states,
     semantic_tokens,
 )
-from research.tiny.study.table import experiment_values, markdown, read_results
+from research.tiny.study.table import experiment_values, markdown, paired_values, read_results
 from research.tiny.study.train import Reader, even_gate, match_scale, rows_of, train_arm
 from tiny_models import randomise
 from vega3d.hub.assemble import make_processor
@@ -348,7 +350,7 @@ def test_tables_of_all_arms_and_nothing_is_done_again(finished, monkeypatch):
     assert {question["id"] for question in results["oracle"][1]["questions"]} == wanted
     alone = {"validation": finished.name_alone("validation")}
     against = ["semantic", "oracle"]
-    values = experiment_values("toy", {"validation": results}, alone, recipe.seeds, against, resamples=50)
+    values = experiment_values("toy", {"validation": results}, alone, recipe.seeds, against, {}, resamples=50)
     pairs = values["splits"]["validation"]["official"]["differences"]
     assert {"trained - semantic", "trained - oracle", "oracle - semantic"} <= set(pairs)
     assert "| macro |" in markdown(values)
@@ -357,6 +359,22 @@ def test_tables_of_all_arms_and_nothing_is_done_again(finished, monkeypatch):
     again.tower()
     again.train_arm("trained")
     again.evaluate_arm("trained", "validation")
+
+
+def test_wordings_are_asked_of_a_finished_run(finished):
+    for condition in CONDITIONS:
+        finished.evaluate_arm("trained", "validation", condition)
+    found = {
+        condition: read_results(finished.results_folder("validation", condition), ["trained"], finished.recipe.seeds)
+        for condition in CONDITIONS
+    }
+    questions = {name: results["trained"][0]["questions"] for name, results in found.items()}
+    wanted = [record.id for record in finished.data("validation").records()]
+    assert all([question["id"] for question in asked] == wanted for asked in questions.values())
+    assert len({tuple(question["prompt"] for question in asked) for asked in questions.values()}) == len(CONDITIONS)
+    columns = {condition: results["trained"] for condition, results in found.items()}
+    table = wording_table("validation", {"trained": paired_values(columns, [TRAINED_WORDINGS], "official", 50)})
+    assert "| category | held-out wordings - trained wordings |" in table
 
 
 def test_each_finished_run_says_how_far_off_its_points_are(finished, tmp_path):

@@ -2,17 +2,23 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from research.tiny.study.data import Row
+from research.tiny.study.fusion_watch import is_void
+from research.tiny.study.held_out import CONDITIONS, TRAINED, plain_questions
 from research.tiny.study.name_alone import NameAlone
 from research.tiny.study.name_errors import mentions, name_table, name_values
+from research.tiny.study.power import power_table, power_values
 from research.tiny.study.question_forms import FORMS, OPTIONS
 from research.tiny.study.table import NEED_SPACE, SPATIAL, experiment_values, markdown, split_values
+from research.tiny.study.wordings import read_texts
 from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
 from vega3d.evaluation.report import compare, seed_intervals
 from vega3d.evaluation.run import evaluate
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.questions import fill, reason_and_answer
+from vega3d.statistics import draw
 
 NAMES = dict(zip("abcde", ("bed", "trash can", "tv", "lamp", "sofa"), strict=True))
 
@@ -80,11 +86,70 @@ def test_tables_show_what_names_alone_score_and_which_rows_are_missing():
     records = asked([kind for kind in QUESTION_TYPES if kind != "route_planning"])
     results = {"test": {"semantic": told(records, 0.5), "trained": told(records, 0.8)}}
     alone = {"test": evaluate(NameAlone(records), records, benchmark="rooms", resamples=2)}
-    values = experiment_values("toy", results, alone, [0, 1, 2], ["semantic"], ["official"], resamples=100)
+    values = experiment_values("toy", results, alone, [0, 1, 2], ["semantic"], {}, ["official"], resamples=100)
     text = markdown(values)
     (row,) = [line for line in text.splitlines() if line.startswith("| object_counting | 100.0 [")]
     assert row.count("**-") == 2  # both arms are worse than a name that always has the same number
     assert f"note: {SPATIAL} is without route_planning" in text
+
+
+def test_void_runs_are_named_with_their_line_of_the_log():
+    shut, silent = (
+        {"step": 9, "gate": 0.995, "residual_scale": 0.5},
+        {"step": 9, "gate": 0.5, "residual_scale": -0.002},
+    )
+    assert is_void(shut) and is_void(silent) and not is_void({"step": 9, "gate": 0.9, "residual_scale": 0.1})
+    assert not is_void({"step": 9})  # an arm without a second stream
+    records = asked(["object_rel_distance"])
+    results = {"test": {arm: told(records, 0.5, 1) for arm in ("semantic", "trained", "twin")}}
+    alone = {"test": evaluate(NameAlone(records), records, benchmark="rooms", resamples=2)}
+    void = {"trained": {0: shut}}
+    text = markdown(experiment_values("toy", results, alone, [0], ["semantic"], void, ["official"], resamples=20))
+    assert '- `trained`, seed 0: `{"step": 9, "gate": 0.995' in text
+    assert "| category | semantic | trained (void) | twin |" in text
+    assert "| category | trained - semantic (void) | twin - semantic |" in text
+
+
+def test_power_is_what_repeated_studies_find():
+    """Of studies with a difference that their seeds resolve, four in five find it; with fewer seeds, fewer do."""
+    random, scenes, draws = np.random.default_rng(0), 200, draw(200, (1,), 400)
+    of_seed, of_scene, of_both, count = 0.02, 0.1, 0.3, 8
+
+    def study(difference: float) -> np.ndarray:
+        common = difference + random.normal(0, of_scene, scenes)
+        return common + random.normal(0, of_seed, (count, 1)) + random.normal(0, of_both, (count, scenes))
+
+    def power(values: np.ndarray) -> dict:
+        return power_values(values @ draws.scenes.T / scenes)
+
+    found = [power(study(0.0)) for _ in range(100)]
+    true = np.hypot(of_seed, of_both / scenes**0.5)
+    assert np.mean([one["seed_deviation"] ** 2 for one in found]) ** 0.5 == pytest.approx(true, rel=0.1)
+    assert np.mean([one["scene_deviation"] ** 2 for one in found]) ** 0.5 == pytest.approx(
+        of_scene / scenes**0.5, rel=0.2
+    )
+
+    resolved = np.median([one["resolved"] for one in found])
+    critical = stats.t.ppf(0.975, count - 1)
+    tests = [
+        abs(values.mean()) > critical * np.hypot(one["seed_deviation"] / count**0.5, one["scene_deviation"])
+        for values in (study(resolved) for _ in range(300))
+        for one in [power(values)]
+    ]
+    assert 0.72 < np.mean(tests) < 0.88
+    assert all(one["seeds"]["1"] is None or one["seeds"]["1"] > one["seeds"]["4"] for one in found)
+    assert power_values(np.zeros((1, 5))) is None
+
+
+def test_seeds_for_smaller_differences_are_printed():
+    differences = np.full((3, 5), 0.01) + np.array([[-0.02], [0.0], [0.02]])  # of seeds alone
+    found = power_values(differences)
+    assert found["scene_deviation"] == 0 and found["seed_deviation"] == pytest.approx(0.02)
+    assert found["resolved"] == pytest.approx((4.3027 + 1.0607) * 0.02 / 3**0.5, rel=1e-4)
+    assert found["seeds"] == {"1": 34, "2": 10, "4": 5}
+    assert power_table({"a - b": found})[-2] == "| a - b | 2.00 | 0.00 | 6.19 | 34 | 10 | 5 |"
+    assert power_values(np.where(np.arange(5) < 3, np.nan, differences)) is None
+    assert "say nothing of the smallest" in power_table({"a - b": None})[0]
 
 
 def test_names_alone_answer_with_the_median_of_the_name_and_else_of_the_type():
@@ -174,3 +239,35 @@ def test_results_without_reasons_are_refused():
     results = {"old": [evaluate(NameAlone(records), records, benchmark="rooms", resamples=2)]}
     with pytest.raises(ValueError, match="name alone has no reasons"):
         name_values(results, [], [], resamples=2)
+
+
+def test_plain_questions_are_the_same_in_trained_and_in_held_out_wordings():
+    texts = read_texts()
+    records = asked(scenes=5)
+    found = {condition: plain_questions(records, condition) for condition in CONDITIONS}
+    held_out = {wording for some in texts.held_out.values() for wording in some}
+    words = {word for some in texts.new_synonyms.values() for word in some}
+    for name, questions in found.items():
+        assert [question.id for question in questions] == [record.id for record in records]
+        assert all((question.asked.wording in held_out) == (name != TRAINED) for question in questions)
+        is_new = any(word in words for question in questions for word in question.asked.said.values())
+        assert is_new == (name == "held-out wordings and names")
+    assert found[TRAINED] == plain_questions(records[:3], TRAINED) + plain_questions(records[3:], TRAINED)
+
+
+def test_words_stand_for_letters_where_no_options_were_shown():
+    records = [record(kind, f"room{number}", "A") for number in range(8) for kind in OPTIONS]
+    records += [record("object_abs_distance", f"room{number}", "2.0") for number in range(8)]
+    for condition in CONDITIONS:
+        for question in plain_questions(records, condition):
+            assert question.prompt.endswith(question.asked.question) or "Options:" in question.prompt
+            if not question.options:
+                value = float(question.answer)
+                assert min(abs(value - wanted) for wanted in (2.0, 200.0, 6.6, 79.0)) < 0.1
+                assert question.official(question.answer) == question.answer
+            elif question.asked.needs_options:
+                assert question.official("B") == "B"
+            else:
+                assert question.official(question.asked.options[1]) == "B" and question.official("B") == ""
+                assert question.official(f"{question.asked.options[0].upper()}.") == "A"
+                assert "Options:" not in question.prompt

@@ -1,0 +1,106 @@
+"""The same questions in wordings that were trained and in wordings that were not, and what that costs.
+
+A choice whose wording names its choices is asked without options, as in training, and answered with the word; a number
+is told in the unit that is asked for. So letters are given for words here, and true numbers converted, before the
+official parser and metric score both.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from research.tiny.study.answering import PackedAnswerer
+from research.tiny.study.table import difference_table, score_table
+from research.tiny.study.wordings import Rewording, asked_slots, reworded
+from vega3d.evaluation.metrics import parse_official
+from vega3d.evaluation.report import scene_notes
+from vega3d.evaluation.vsibench import AnnotatedQuestion
+from vega3d.questions import ReasonedAnswer, SpatialQuestion, reason_and_answer
+
+TRAINED = "trained wordings"
+CONDITIONS: dict[str, dict[str, bool]] = {  # arguments of `wordings.reworded`
+    TRAINED: {},
+    "held-out wordings": {"held_out": True},
+    "held-out wordings and names": {"held_out": True, "new_names": True},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainQuestion(AnnotatedQuestion):
+    """A benchmark's question as somebody might type it; `options` and the letter of `answer` are the benchmark's."""
+
+    asked: Rewording
+
+    @property
+    def prompt(self) -> str:
+        return SpatialQuestion(
+            None, self.asked.question, self.asked.options if self.asked.needs_options else ()
+        ).prompt
+
+    def official(self, answer: str) -> str:
+        """An answer in the benchmark's form: of a word that stands for an option its letter, and nothing of others."""
+        if not self.options or self.asked.needs_options:
+            return answer
+        words = [option.lower() for option in self.asked.options]
+        word = answer.strip().rstrip(".").lower()
+        return self.letters[words.index(word)] if word in words else ""
+
+
+def plain_questions(records: Sequence[AnnotatedQuestion], condition: str) -> list[PlainQuestion]:
+    """The questions in wordings of a condition, which are drawn by their ids."""
+    questions = []
+    for record in records:
+        random = np.random.default_rng(list(record.id.encode()))
+        kind, names = asked_slots(record.question)
+        number = "" if record.options else record.answer
+        asked = reworded(kind, names, random, number, record.options, **CONDITIONS[condition])
+        question = PlainQuestion(
+            id=record.id,
+            dataset=record.dataset,
+            scene=record.scene,
+            question_type=record.question_type,
+            question=record.question,
+            answer=record.answer if record.options else parse_official(asked.answer, record.question_type),
+            options=record.options,
+            visual=record.visual,
+            asked=asked,
+        )
+        questions.append(question)
+    return questions
+
+
+class PlainAnswerer:
+    """Answers to plain questions, with letters for words."""
+
+    def __init__(self, answerer: PackedAnswerer, questions: Sequence[PlainQuestion], condition: str):
+        self.answerer, self.questions = answerer, {question.id: question for question in questions}
+        self.settings = {**answerer.settings, "wordings": condition}
+
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[ReasonedAnswer]:
+        written = self.answerer.answer_prompts([(int(record.visual), record.prompt) for record in records])
+        found: list[ReasonedAnswer] = []
+        for record, (text, _) in zip(records, written, strict=True):
+            reason, answer = reason_and_answer(text)
+            found.append((self.questions[record.id].official(answer), None, reason))
+        return found
+
+
+def wording_table(split: str, values: Mapping[str, Mapping]) -> str:
+    """Markdown of `table.paired_values` of the conditions, by arm."""
+    lines = [f"## Wordings: {split}", ""]
+    for arm, found in values.items():
+        lines += [
+            f"### {arm}: {found['scenes']} scenes, {found['questions']} questions",
+            "",
+            "Accuracy of the last word, and mean relative accuracy of numbers, in percent, with the 95 % interval "
+            "over seeds and scenes; then differences in points, of the same seeds, scenes and questions; bold where "
+            "the interval leaves out 0.",
+            "",
+            *score_table(found["scores"]),
+            "",
+            *difference_table(found["differences"]),
+            "",
+            *(f"{note}\n" for note in scene_notes(found["figure_scenes"])),
+        ]
+    return "\n".join(lines)
