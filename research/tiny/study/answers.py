@@ -1,9 +1,9 @@
 """Answers that say what they stand on, in words, before the answer itself.
 
-    sofa 1.2 ahead 0.4 left, tv 3.0 ahead 0.4 left, lamp 2.0 ahead 1.6 right; tv at 0, lamp at 60: right. B
+    sofa 1.2 ahead 0.4 left, tv 3.0 ahead 0.4 left, lamp 2.0 ahead 1.6 right; sofa to tv 0, sofa to lamp 60: right. B
 
-Places are those of the first camera's floor plan [m]; `at` is a bearing [deg] from the place that the question starts
-from, clockwise from straight ahead of the first camera. What follows the last full stop is the answer that VSI-Bench's
+Places are those of the first camera's floor plan [m]; bearings [deg] are from one place to another, clockwise from
+straight ahead of the first camera. What follows the last full stop is the answer that VSI-Bench's
 parser gets (`vega3d.questions.reason_and_answer`). A small decoder learns the word of a direction from bearings at
 once, and the letter of an option hardly at all unless its word was said before.
 """
@@ -49,10 +49,10 @@ class FloorPlan:
         """Such as `sofa 1.2 ahead 0.4 left, tv 3.0 ahead 0.4 left`."""
         return ", ".join(f"{name} {self.place(name)}" for name in names)
 
-    def bearing(self, start: str, name: str) -> int:
-        """Of one object from another, clockwise from straight ahead of the first camera, to `TURN` degrees."""
+    def bearing(self, start: str, name: str) -> str:
+        """Such as `sofa to lamp 60`: clockwise from straight ahead of the first camera, to `TURN` degrees."""
         ahead, right = np.subtract(self.places[name][:2], self.places[start][:2])
-        return round(np.degrees(np.arctan2(right, ahead)) / TURN) * TURN % 360
+        return f"{start} to {name} {round(np.degrees(np.arctan2(right, ahead)) / TURN) * TURN % 360}"
 
 
 def floor_plan(observation: Observation, world_from_first_camera: np.ndarray) -> FloorPlan:
@@ -95,7 +95,7 @@ def reasoned_answer(question: GeometricQuestion, observation: Observation, plan:
 
 
 def directions(plan: FloorPlan, names: Sequence[str], legs: Sequence[tuple[str, str]]) -> str:
-    return f"{plan.listed(names)}; " + ", ".join(f"{name} at {plan.bearing(start, name)}" for start, name in legs)
+    return f"{plan.listed(names)}; " + ", ".join(plan.bearing(start, name) for start, name in legs)
 
 
 def distances(question: GeometricQuestion, observation: Observation, plan: FloorPlan, names: Sequence[str]) -> str:

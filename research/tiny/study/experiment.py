@@ -44,6 +44,7 @@ from research.tiny.study.streams import (
 )
 from research.tiny.study.tower import PATCH, LabelHead
 from research.tiny.study.train import (
+    Batches,
     Reader,
     Streams,
     Tools,
@@ -273,21 +274,25 @@ class Experiment:
             "device": self.device.type,
         }
 
+    def batches(self, split: str, arm_name: str) -> Batches:
+        """What trainings of an arm see of a split."""
+        tools, packs, in_words = self.tools, self.recipe.training.packs, self.recipe.answers == "words"
+        make = PackMaker(self.data(split), tools.words, tools.clip.prefix, packs, in_words, 0)
+        return Batches(make, self.streams(split, arm_name), tools.clip.temporal)
+
     def train_arm(self, arm_name: str) -> None:
         """All seeds of an arm."""
         missing = [seed for seed in self.recipe.seeds if not (self.run_folder(arm_name, seed) / POINTS).is_file()]
         if not missing:
             return
         self.deadline.check(f"training of {arm_name}")
-        tools, data, streams = self.tools, self.data(TRAIN), self.streams(TRAIN, arm_name)
-        packs, in_words = self.recipe.training.packs, self.recipe.answers == "words"
-        make = PackMaker(data, tools.words, tools.clip.prefix, packs, in_words, 0)
+        train, validation = self.batches(TRAIN, arm_name), self.batches(VALIDATION, arm_name)
         for seed in missing:
             self.deadline.check(f"training of {arm_name}, seed {seed}")
             folder, reader = self.run_folder(arm_name, seed), self.reader(arm_name, seed)
-            log = train_arm(reader, make.seeded(seed), streams, folder, self.identity(arm_name, seed))
-            validation = self.streams(VALIDATION, arm_name)
-            write_json(folder / POINTS, point_errors(reader, self.data(VALIDATION), validation))
+            train.make.seeded(seed)
+            log = train_arm(reader, train, validation, folder, self.identity(arm_name, seed))
+            write_json(folder / POINTS, point_errors(reader, self.data(VALIDATION), validation.streams))
             self.tell({"arm": arm_name, "seed": seed, **log[-1]})
 
     def evaluate_arm(self, arm_name: str, split: str, wordings: str = "") -> None:

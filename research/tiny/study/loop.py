@@ -93,7 +93,7 @@ class Loop:
         deadline: after which it stops with a checkpoint.
         on_log: called with each entry of the log.
         head: trained with the model, and kept in a file of its own.
-        measures: gives more values for each entry of the log.
+        measures: gives more values for each entry of the log, by its step.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Loop:
         deadline: Deadline | None = None,
         on_log: Callable[[dict], None] | None = None,
         head: nn.Module | None = None,
-        measures: Callable[[], dict[str, float]] | None = None,
+        measures: Callable[[int], dict[str, float]] | None = None,
     ):
         self.stage = stage
         self.settings, self.deadline, self.on_log = settings, deadline or Deadline(), on_log
@@ -191,7 +191,7 @@ class Loop:
         }
         entry: dict[str, Any] = {"step": self.step, **means, "gradient": sum(norms) / len(norms)}
         if self.measures is not None:
-            entry.update(self.measures())
+            entry.update(self.measures(self.step))
         self._waiting = []
         self.log.append(entry)
         if self.on_log is not None:

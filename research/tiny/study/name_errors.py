@@ -1,6 +1,6 @@
 """How far off the places, bearings and frames are that a model writes beside the names in its reasons.
 
-A sentence such as "lamp 1.2 ahead 0.4 left; lamp at 60" says what the language model holds of an object when it is
+A sentence such as "lamp 1.2 ahead 0.4 left; sofa to lamp 60" says what the language model holds of an object when it is
 asked about, in metres and degrees. What is true is the reason of the training target for the same question, with
 places to 0.2 m and bearings to 15 degrees, so that a perfect reason has no error at all. A name that the model leaves
 out has no error: `told` says how many of the names of the targets it tells.
@@ -24,7 +24,7 @@ STATISTICS = ("median", "mean", "told")
 UNITS = {PLACE: "m", BEARING: "deg", FRAME: "frames"}
 PATTERNS = {
     PLACE: re.compile(r"(.+?) (\d+\.\d) (ahead|behind) (\d+\.\d) (left|right)(?: \d+\.\d away)?"),
-    BEARING: re.compile(r"(.+) at (\d+)"),
+    BEARING: re.compile(r"(.+ to .+) (\d+)"),
     FRAME: re.compile(r"(.+) (\d+)"),
 }
 ROUNDING = 1e-9  # of sums of shares

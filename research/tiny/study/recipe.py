@@ -61,10 +61,11 @@ class TrainingRecipe:
     warmup: int = 100  # steps until the peak; a half cosine falls to a tenth of it
     weight_decay: float = 0.05  # of matrices
     max_grad_norm: float = 1.0  # above which gradients are scaled down
+    validation_steps: int = 500  # between losses on validation rooms
     compile: bool = True  # on a GPU: fewer kernels, and attention to the blocks alone that a token sees
 
     def __post_init__(self):
-        check_range(self, "steps", least=1)
+        check_range(self, "steps", "validation_steps", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

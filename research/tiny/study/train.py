@@ -1,5 +1,6 @@
 """The two trainings: the tower sees pixels, then each arm learns from packs of questions on frozen streams."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from research.tiny.study.ahead import Ahead
 from research.tiny.study.arms import head_group, tower_groups, tune
 from research.tiny.study.data import SplitData, Words
 from research.tiny.study.fusion_watch import FusionWatch
-from research.tiny.study.loop import Deadline, Loop, LoopSettings, Losses
+from research.tiny.study.loop import LOOKED_AT_EVERY, Deadline, Loop, LoopSettings, Losses
 from research.tiny.study.network import (
     answer_loss,
     compiled_layers,
@@ -29,6 +30,7 @@ from research.tiny.study.streams import ClipFormat, StreamRows, semantic_tokens
 from research.tiny.study.tower import LabelHead
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
+VALIDATION_BATCHES = 4
 PLACED_LAYER = 1  # of the language model, after which visual tokens are to tell their places; later ones use them
 Log = Callable[[dict], None]
 Streams = tuple[StreamRows, StreamRows | None]  # float[V, N, D] of the tower, float[V, t, h, w, C] of the arm
@@ -182,41 +184,73 @@ class Reader(nn.Module):
         return {"loss": total, **found}
 
 
-def train_arm(reader: Reader, make: PackMaker, streams: Streams, folder: Path, identity: dict) -> list[dict]:
-    """Language model, projector and gate on spatial questions, from frozen streams; returns the log."""
-    model, tools, data = reader.model, reader.tools, make.data
-    stage, temporal = tools.recipe.training, tools.clip.temporal
+@dataclass(frozen=True)
+class Batches:
+    """What the steps of an arm see, by their numbers: packs about the clips of a split, and its frozen streams."""
+
+    make: PackMaker
+    streams: Streams
+    temporal: int  # frames that a visual token sees
+
+    def prepare(self, step: int) -> tuple[list[int], list[torch.Tensor], list[str]]:
+        """Clips, all tensors of `Reader.losses` but the streams, and the ids of the rows."""
+        clips, seen, read, ids = self.make(step)
+        data = self.make.data
+        shown = (data.points(clips, self.temporal), data.token_labels(clips, self.temporal))
+        return clips, [*map(torch.from_numpy, shown), *seen, *read], ids
+
+    def on_device(self, clips: list[int], values: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+        """The arguments of `arm_losses`."""
+        streamed = [rows for rows in rows_of(self.streams, clips) if rows is not None]
+        return [*streamed, *(value.to(device, non_blocking=True) for value in values)]
+
+
+def arm_losses(reader: Reader, *batch: torch.Tensor) -> Losses:
+    """`Reader.losses` of plain tensors, of which an arm without a second stream has one less."""
+    *streamed, points, labels = batch[:-8]
+    hidden = streamed[1] if len(streamed) > 1 else None
+    return reader.losses(streamed[0], hidden, points, labels, Pack(*batch[-8:-4]), Pack(*batch[-4:]))
+
+
+def train_arm(reader: Reader, train: Batches, validation: Batches, folder: Path, identity: dict) -> list[dict]:
+    """Language model, projector and gate on spatial questions, from frozen streams; returns the log.
+
+    The losses on the first clips of `validation` are logged now and then: far above those of training, answers are
+    learnt by heart.
+    """
+    model, tools = reader.model, reader.tools
+    stage = tools.recipe.training
     even_gate(model)
-    match_scale(model, rows_of(streams, make.clips(0)), tools)
+    match_scale(model, rows_of(train.streams, train.make.clips(0)), tools)
     groups = [*tune(model, stage), head_group(reader.points, stage.learning_rates["llm"])]
     watch, settings = FusionWatch(model.model.fusion), tools.loop_settings(folder, identity)
-    loop = Loop(model, groups, stage, settings, tools.deadline, tools.on_log, reader.points, watch.values)
-    parameters = list(loop.trained.values())
 
     def gradients(*batch: torch.Tensor) -> tuple[Losses, Sequence[torch.Tensor]]:
-        *streamed, points, labels = batch[:-8]
-        hidden = streamed[1] if len(streamed) > 1 else None
-        losses = reader.losses(streamed[0], hidden, points, labels, Pack(*batch[-8:-4]), Pack(*batch[-4:]))
+        losses = arm_losses(reader, *batch)
         return losses, torch.autograd.grad(losses["loss"], parameters)
 
     step_gradients = graphed(gradients, tools.device)
 
-    def prepare(step: int) -> tuple[list[int], list[torch.Tensor], list[str]]:
-        clips, seen, read, ids = make(step)
-        shown = (
-            torch.from_numpy(values) for values in (data.points(clips, temporal), data.token_labels(clips, temporal))
-        )
-        return clips, [*shown, *seen, *read], ids
+    def measures(step: int) -> dict[str, float]:
+        found = watch.values()
+        if step % stage.validation_steps < LOOKED_AT_EVERY or step == stage.steps:
+            sums = Counter[str]()
+            for number in range(VALIDATION_BATCHES):
+                clips, values, _ = validation.prepare(number)
+                losses, _ = step_gradients(*validation.on_device(clips, values, tools.device))
+                sums.update({name: loss.item() for name, loss in losses.items()})
+            found |= {f"validation_{name}": value / VALIDATION_BATCHES for name, value in sums.items()}
+        return found
 
+    loop = Loop(model, groups, stage, settings, tools.deadline, tools.on_log, reader.points, measures)
+    parameters = list(loop.trained.values())
     model.train()
     layers = compiled_layers(model) if stage.compile and tools.device.type == "cuda" else nullcontext()
-    with watch, layers, Ahead(prepare, stage.steps) as prepared:
+    with watch, layers, Ahead(train.prepare, stage.steps) as prepared:
 
         def compute(step: int) -> tuple[Losses, Sequence[torch.Tensor], list[str]]:
             clips, values, ids = prepared[step]
-            streamed = [rows for rows in rows_of(streams, clips) if rows is not None]
-            sent = (value.to(tools.device, non_blocking=True) for value in values)
-            losses, found = step_gradients(*streamed, *sent)
+            losses, found = step_gradients(*train.on_device(clips, values, tools.device))
             return losses, found, ids
 
         return loop.run(compute)

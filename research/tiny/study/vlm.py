@@ -44,9 +44,12 @@ CHAT_TEMPLATE = (
     "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Rotary frequencies are shared out in order: time, height, width. With the usual 10,000 and heads of 32, the lowest
-# ones, of width, turn by 0.04 in all of a frame, and no layer can tell a column from another.
-ROPE_THETA = 16.0
+# Rotary frequencies are shared out in order: time, height, width. The fastest ones tell places apart. The slowest
+# must hardly turn within a prompt: a name finds its tokens by what they are, however far away it stands. With a theta
+# of 16 all of them turn, and answers are learnt by heart, not looked up. With the usual 10,000 and heads of 32, those
+# of width turn by 0.04 in all of a frame, and a column is hard to tell from another.
+ROPE_THETA = 1000.0
+ROPE_SECTIONS = [3, 3, 10]  # frequencies of time, height and width
 TOKENS_PER_SECOND = 2  # of Qwen2.5-VL's published checkpoints; two frames are one step in time
 # A number is one token, so that a place is four; so is a word with the space before it.
 NUMBER = re.compile(r"\d+(\.\d)?")
@@ -105,7 +108,7 @@ def corpus() -> Iterator[str]:
         yield f"Options:\nA. {name}\nB. Turn Right, Turn Back; {name} at 15: Turn Left. C\nuser\nassistant\n"
         yield f"frame {number}, row {number % 12}, column {number % 11}: {name}. A {name}. B {name}. C {name}. D"
         yield from (
-            f"{name} at {degrees}, {name} {degrees}: {name} {tenths[number % 9]} away" for degrees in range(360)
+            f"{name} to {name} {degrees}, {name} {degrees}: {name} {tenths[number % 9]} away" for degrees in range(360)
         )
     yield from (f"{number}" for number in range(400) for _ in range(20))
 
@@ -150,7 +153,7 @@ def build_vlm(recipe: VLMRecipe, tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_
         "bos_token_id": None,
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
-        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": [4, 6, 6]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA, "mrope_section": ROPE_SECTIONS},
         "tie_word_embeddings": True,
     }
     vision = {

@@ -25,8 +25,8 @@ PLACE_TEXT = re.compile(r"\d\.\d (ahead|behind) \d\.\d (left|right)")
 def test_a_plan_tells_places_and_bearings_from_the_first_camera():
     plan = FloorPlan({"bed": Place(2.04, -0.91, 0), "tv": Place(2.0, 1.1, 3), "rug": Place(-30.0, 0.0, 1)})
     assert plan.listed(["bed", "rug"]) == "bed 2.0 ahead 1.0 left, rug 9.8 behind 0.0 right"
-    assert plan.bearing("bed", "tv") == 90 and plan.bearing("tv", "bed") == 270
-    assert plan.bearing("tv", "rug") == 180
+    assert plan.bearing("bed", "tv") == "bed to tv 90" and plan.bearing("tv", "bed") == "tv to bed 270"
+    assert plan.bearing("tv", "rug") == "tv to rug 180"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_bearings_lead_to_the_word(toy):
     rows = [row for row in toy.data("train").rows if row.kind == "object_rel_direction_easy" and not row.is_plain]
     assert rows
     for row in rows:
-        facing, target = map(int, re.findall(r" at (\d+)", row.words))
+        facing, target = map(int, re.findall(r" to \D+ (\d+)", row.words))
         right = row.options["AB".index(row.answer)]
         assert (0 <= (target - facing) % 360 <= 180) == (right == "right"), row
 

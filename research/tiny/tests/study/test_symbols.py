@@ -23,7 +23,7 @@ def direction(random: np.random.Generator) -> str:
             continue
         # On the plan of a camera at the origin that looks along y: ahead is y, right is x.
         plan = FloorPlan({name: Place(y, x, 0) for name, (x, y) in zip(NAMES, places, strict=True)})
-        bearings = ", ".join(f"{name} at {plan.bearing(NAMES[0], name)}" for name in NAMES[1:])
+        bearings = ", ".join(plan.bearing(NAMES[0], name) for name in NAMES[1:])
         return f"{', '.join(SECTORS[level])}; {bearings}: {word}"
 
 

@@ -20,7 +20,7 @@ from research.tiny.study.held_out import CONDITIONS, wording_table
 from research.tiny.study.held_out import TRAINED as TRAINED_WORDINGS
 from research.tiny.study.loop import HEAD, STATE, TRAINED, Deadline, Loop, OutOfTimeError, rate_at
 from research.tiny.study.network import answer_loss, fused_tokens, packed_outputs, projected_tokens
-from research.tiny.study.packs import PackMaker, pack
+from research.tiny.study.packs import pack
 from research.tiny.study.recipe import ArmRecipe
 from research.tiny.study.streams import (
     StreamRows,
@@ -304,11 +304,12 @@ def test_muon_takes_matrices_but_no_embeddings_and_leaves_r_its_rate(toy):
 def test_each_loss_is_logged_and_weighted(toy, tmp_path):
     training = replace(toy.recipe.training, steps=1, weights={"points": 0.5, "text": 0.0})
     experiment = Experiment(replace(toy.recipe, training=training), toy.output)
-    reader, data = experiment.reader("trained", 0), experiment.data("train")
-    make = PackMaker(data, reader.tools.words, reader.tools.clip.prefix, training.packs, True, 0)
-    (entry,) = train_arm(reader, make, experiment.streams("train", "trained"), tmp_path / "run", {})
+    reader = experiment.reader("trained", 0)
+    train, validation = (experiment.batches(split, "trained") for split in ("train", "validation"))
+    (entry,) = train_arm(reader, train, validation, tmp_path / "run", {})
     sums = entry["answers"] + entry["places"] + entry["names"] + 0.5 * entry["points"]
     assert entry["text"] > 1 and entry["loss"] == pytest.approx(sums, rel=1e-5)
+    assert entry["validation_answers"] != entry["answers"] and entry["validation_names"] > 1
     assert entry["gate"] == 0.5 and entry["generative_rms"] == pytest.approx(entry["semantic_rms"], rel=1e-3)
 
 

@@ -171,18 +171,18 @@ def test_names_alone_answer_with_the_median_of_the_name_and_else_of_the_type():
 
 
 def test_reasons_are_read_as_they_are_written():
-    text = "trash can 1.2 ahead 0.4 left; tv 3.0 behind 0.2 right 4.7 away, lamp at 60: front-left"
+    text = "trash can 1.2 ahead 0.4 left; tv 3.0 behind 0.2 right 4.7 away, tv to lamp 60: front-left"
     assert mentions(text) == {
         ("place", "trash can"): (1.2, -0.4),
         ("place", "tv"): (-3.0, 0.2),
-        ("bearing", "lamp"): (60.0,),
+        ("bearing", "tv to lamp"): (60.0,),
     }
     assert mentions("bed 7, trash can 0: trash can, bed") == {("frame", "bed"): (7.0,), ("frame", "trash can"): (0.0,)}
     assert mentions("bed 1.2 ahead 0.4 left; lamp 0.7 away, tv") == {("place", "bed"): (1.2, -0.4)}
     assert mentions("") == mentions("I see a bed") == {}
 
 
-TRUE = "bed 1.0 ahead 1.0 left, tv 2.0 ahead 0.0 right; tv at 345, lamp at 0: left. A"
+TRUE = "bed 1.0 ahead 1.0 left, tv 2.0 ahead 0.0 right; bed to tv 345, bed to lamp 0: left. A"
 
 
 def test_errors_at_names_are_in_metres_and_degrees_and_say_what_is_left_out():
@@ -191,7 +191,7 @@ def test_errors_at_names_are_in_metres_and_degrees_and_say_what_is_left_out():
     rows = [Row(one.id, one.scene, 0, kind, one.question, one.options, "A", TRUE) for one in records]
     reasons = {
         "good": reason_and_answer(TRUE)[0],
-        "bad": "bed 1.6 ahead 0.2 left; tv at 15, lamp at 0: left",  # 1 m off; tv has no place and is 30 deg off
+        "bad": "bed 1.6 ahead 0.2 left; bed to tv 15, bed to lamp 0: left",  # 1 m off; tv has no place and is 30 deg off
         "mute": "",
     }
     results = {
