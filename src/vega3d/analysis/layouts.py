@@ -5,8 +5,8 @@
 `scannet`: exported scans, `color/N.jpg`, `depth/N.png` [mm], `pose/N.txt`, `intrinsic/intrinsic_{color,depth}.txt`.
 Colour and depth differ in size and intrinsics; their cameras are taken to be one, as ScanNet's own tools do (the
 exported extrinsics are the identity). Poses are camera-to-world; of frames where tracking was lost they are infinite.
-Where the scan's own `NAME.txt` has an `axisAlignment`, they are turned into the aligned world, in which the boxes of its
-benchmarks are.
+Where the scan's own `NAME.txt` has an `axisAlignment`, they are turned into the aligned world, in which the boxes of
+its benchmarks are.
 
 `7scenes`: Microsoft 7-Scenes, `frame-XXXXXX.{color.png,depth.png,pose.txt}` in folders `seq-XX`; colour may be JPEG.
 Depth in mm, 65535 where there is none; poses are camera-to-world. The published calibration is a focal length of 585
