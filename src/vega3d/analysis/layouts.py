@@ -5,6 +5,8 @@
 `scannet`: exported scans, `color/N.jpg`, `depth/N.png` [mm], `pose/N.txt`, `intrinsic/intrinsic_{color,depth}.txt`.
 Colour and depth differ in size and intrinsics; their cameras are taken to be one, as ScanNet's own tools do (the
 exported extrinsics are the identity). Poses are camera-to-world; of frames where tracking was lost they are infinite.
+Where the scan's own `NAME.txt` has an `axisAlignment`, they are turned into the aligned world, in which the boxes of
+its benchmarks are.
 
 `7scenes`: Microsoft 7-Scenes, `frame-XXXXXX.{color.png,depth.png,pose.txt}` in folders `seq-XX`; colour may be JPEG.
 Depth in mm, 65535 where there is none; poses are camera-to-world. The published calibration is a focal length of 585
@@ -27,10 +29,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions, checked_intrinsics, evenly
+from vega3d.analysis.clips import DEFAULT_VIEWS, ClipSource, PosedClip, ReadOptions, checked_intrinsics, evenly
 from vega3d.extras import optional_module
 from vega3d.files import check_input, inside
-from vega3d.processing.video_vega3d import read_video
+from vega3d.processing.clip_geometry_vega3d import check_poses
+from vega3d.processing.video_vega3d import VideoClip, read_video
 from vega3d.rooms.archives import LARGEST, read_archive
 from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import stored_rooms
@@ -261,7 +264,8 @@ def read_room(source: ClipSource, options: ReadOptions) -> PosedClip:
     if options.intrinsics is not None:
         raise ValueError("Rooms store their intrinsics. Leave out --intrinsics.")
     folder = source.path
-    frames = read_video(folder / "rooms" / f"{source.name}.mp4", sys.maxsize).frames
+    video = read_video(folder / "rooms" / f"{source.name}.mp4", sys.maxsize)
+    frames = video.frames
     count, height, width = frames.shape[:3]
     arrays = read_archive(
         folder / "arrays" / f"{source.name}.npz",
@@ -279,8 +283,8 @@ def read_room(source: ClipSource, options: ReadOptions) -> PosedClip:
     poses, intrinsics = arrays["world_from_camera"].astype(float), arrays["intrinsics"].astype(float)
     chosen = evenly(len(frames), options.views)
     images = frames[chosen], depth[chosen]
-    instances = arrays["instance"][chosen]
-    return PosedClip(source.name, source.scene, *images, intrinsics, intrinsics, poses[chosen], instances=instances)
+    more = {"instances": arrays["instance"][chosen], "seconds": video.seconds[chosen]}
+    return PosedClip(source.name, source.scene, *images, intrinsics, intrinsics, poses[chosen], **more)
 
 
 def is_scan(folder: Path) -> bool:
@@ -314,9 +318,24 @@ def read_scan(source: ClipSource, options: ReadOptions) -> PosedClip:
         read_stack(depth_paths, read_depth),
         pixel_centres_at_half(read_matrix(folder / "intrinsic" / "intrinsic_color.txt")),
         pixel_centres_at_half(read_matrix(folder / "intrinsic" / "intrinsic_depth.txt")),
-        poses,
+        axis_alignment(folder) @ poses,
         lost,
     )
+
+
+def axis_alignment(folder: Path) -> np.ndarray:
+    """float64[4, 4], aligned world from the scan's own; the identity where its text file is not there or has none."""
+    path = folder / f"{folder.resolve().name}.txt"
+    lines = read_text(path).splitlines() if path.exists() else []
+    given = [line.partition("=")[2].split() for line in lines if line.split("=")[0].strip() == "axisAlignment"]
+    if not given:
+        return np.eye(4)
+    try:
+        matrix = np.array(given[0], float).reshape(1, 4, 4)
+    except ValueError as error:
+        raise ValueError(f"{path}: axisAlignment has no 16 numbers: {error}. Export the scan again.") from error
+    check_poses(matrix, 1, f"{path}: axisAlignment")
+    return matrix[0]
 
 
 def is_sequence(folder: Path) -> bool:
@@ -386,7 +405,9 @@ def read_recording(source: ClipSource, options: ReadOptions) -> PosedClip:
     intrinsics = checked_intrinsics(options.intrinsics or published_intrinsics(folder))
     chosen_poses = quaternion_poses([poses[frame] for frame in pose_of[chosen]], folder / "groundtruth.txt")
     left_out = tuple(colours[frame][0] for frame in np.flatnonzero(~paired))
-    return PosedClip(source.name, source.scene, frames, depth, intrinsics, intrinsics, chosen_poses, left_out)
+    seconds = colour_times[chosen] - colour_times[chosen[0]]
+    images = frames, depth, intrinsics, intrinsics
+    return PosedClip(source.name, source.scene, *images, chosen_poses, left_out, seconds=seconds)
 
 
 def nearest(wanted: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -479,6 +500,35 @@ def read_clip(source: ClipSource, options: ReadOptions | None = None) -> PosedCl
     options = options or ReadOptions()
     evenly(2, options.views)
     return LAYOUTS[source.layout].read(source, options)
+
+
+def read_posed_video(
+    folder: str | Path,
+    views: int = DEFAULT_VIEWS,
+    layout: str | None = None,
+    skip_lost: bool = False,
+    intrinsics: Sequence[float] | None = None,
+) -> VideoClip:
+    """The one posed clip of a folder with its depth and cameras, as `VegaProcessor`, a session and a row take a video.
+
+    Args:
+        folder: in one of `LAYOUTS`.
+        views: frames taken evenly; a session or a processor may sample fewer of them.
+        layout: a name of `LAYOUTS`; by default the one whose files are there.
+        skip_lost: leave frames out whose pose was lost, instead of refusing them.
+        intrinsics: fx, fy, cx, cy [px], where the layout stores none.
+
+    Raises:
+        ValueError: if there is no clip, or several; or as `read_clip` does.
+    """
+    clips = find_clips(folder, layout)
+    if len(clips) > 1:
+        raise ValueError(
+            f"{folder} has {len(clips)} clips, the first two {clips[0].name} and {clips[1].name}. Give the folder of "
+            "one; of rooms read one of `find_clips` with `read_clip(...).video()`."
+        )
+    given = None if intrinsics is None else tuple(intrinsics)
+    return read_clip(clips[0], ReadOptions(views, skip_lost, given)).video()
 
 
 def make_rooms(
