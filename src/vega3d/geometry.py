@@ -157,8 +157,8 @@ UNION_MARGIN = 1e-8  # [m3]
 def box_iou(boxes: npt.ArrayLike, others: npt.ArrayLike) -> Array:
     """float64[...]: shared volume over joint volume of pairs of axis-aligned boxes float[..., 6].
 
-    A box is cx, cy, cz, w, h, l [m]: centre, and size along x, y and z. `UNION_MARGIN` is added to the joint volume, as
-    the code of the grounding benchmarks does, so an overlap of one half exactly is just below 0.5. Leading axes are
+    A box is cx, cy, cz, w, h, l [m]: centre, and size along x, y and z. `UNION_MARGIN` is added to the joint volume,
+    as the code of the grounding benchmarks does, so an overlap of one half exactly is just below 0.5. Leading axes are
     broadcast: `box_iou(boxes[:, None], others)` has every pair.
 
     Raises:

@@ -85,9 +85,8 @@ def type_scores(
     if scored:
         scores["macro"] = np.mean(scored, axis=0)
     if counts[-1, rules.averaged].sum():
-        scores[rules.over_all] = scoring.average(
-            sums[..., rules.averaged, :].sum(-2), counts[..., rules.averaged].sum(-1)
-        )
+        places = rules.averaged
+        scores[rules.over_all] = scoring.average(sums[..., places, :].sum(-2), counts[..., places].sum(-1))
     return scores
 
 
@@ -102,9 +101,8 @@ def scenes_by_score(counts: np.ndarray, rules: Rules = VSIBENCH) -> dict[str, in
     scenes = {name: count for name, count in named.items() if count}
     categories = [count for name, count in scenes.items() if name in rules.macro]
     averaged = int((counts[:, rules.averaged] > 0).any(1).sum())
-    return (
-        scenes | ({"macro": min(categories)} if categories else {}) | ({rules.over_all: averaged} if averaged else {})
-    )
+    whole = {rules.over_all: averaged} if averaged else {}
+    return scenes | ({"macro": min(categories)} if categories else {}) | whole
 
 
 def result_scenes(result: Mapping) -> dict[str, int]:
@@ -148,7 +146,7 @@ def side_scores(results: Sequence[Mapping], scoring: str, draws: Draws, side: in
     Of a scoring of a corpus it is the score of what the drawn files add up to.
     """
     rules = rules_of(results[0].get("benchmark"))
-    how = rules.scorings[scoring] if scoring in rules.scorings else SHARES  # `scored_rows` refuses others
+    how = rules.scorings.get(scoring, SHARES)  # `scored_rows` refuses a scoring that is not there
     tables = [scene_sums(scored_rows(result, scoring), rules, how.width) for result in results]
     return type_scores(draws.sums([sums for sums, _ in tables], side), draws.scenes @ tables[0][1], rules, how)
 

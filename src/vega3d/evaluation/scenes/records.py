@@ -1,7 +1,7 @@
 """What is asked about a scan, with its right answer, and what an answerer gives back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +141,14 @@ class ChosenBoxes:
         ValueError: if they are no boxes, or there is another number of scores.
     """
 
-    boxes: npt.ArrayLike
-    scores: npt.ArrayLike = field(default_factory=tuple)
+    boxes: np.ndarray
+    scores: np.ndarray
 
     def __post_init__(self):
         object.__setattr__(self, "boxes", checked_boxes(self.boxes, "The answer"))
-        scores = np.asarray(self.scores, float)
-        if scores.shape != (len(np.asarray(self.boxes)),) or not np.isfinite(scores).all():
-            raise ValueError(
-                f"The answer has {len(np.asarray(self.boxes))} boxes, but the scores {shown(self.scores)}."
-            )
+        count, scores = len(np.asarray(self.boxes)), np.asarray(self.scores, float)
+        if scores.shape != (count,) or not np.isfinite(scores).all():
+            raise ValueError(f"The answer has {count} boxes, but the scores {shown(self.scores)}.")
         object.__setattr__(self, "scores", scores)
 
 
@@ -166,9 +164,9 @@ def best_proposal(scores: npt.ArrayLike) -> list[int]:
 def likely_proposals(scores: npt.ArrayLike, threshold: float = 0.4, temperature: float = 0.07) -> list[int]:
     """The places of the proposals that Multi3DRefer takes, the likeliest first.
 
-    None if "no target", the last class, has the best score. Else proposals are taken in the order of their scores until
-    their probabilities, a softmax over all classes with the last one, add up to the threshold; the one that reaches it
-    is taken too. All in float32, as in the official code.
+    None if "no target", the last class, has the best score. Else proposals are taken in the order of their scores
+    until their probabilities, a softmax over all classes with the last one, add up to the threshold; the one that
+    reaches it is taken too. All in float32, as in the official code.
 
     Args:
         scores: float[M + 1], the last one that of "no target".

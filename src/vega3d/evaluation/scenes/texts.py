@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vega3d.evaluation.metrics import NUMBERS_TO_NINETEEN
 from vega3d.extras import MissingExtraError, check_installed, optional_module
 
 ORDERS = 4  # the longest n-gram, of BLEU and CIDEr
@@ -187,10 +188,6 @@ SQA3D_SPELLINGS = {  # in this order; whole words of the answers that people typ
     "oclock": "o'clock",
     "o'[ ]+clock": "o'clock",
 }
-SQA3D_NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
 SQA3D_RULES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -198,7 +195,7 @@ SQA3D_RULES = [
         (" {2,}", " "),
         (r"[^a-zA-Z0-9,'\s\-:]+", ""),
         *((rf"\b{word}\b", other) for word, other in SQA3D_SPELLINGS.items()),
-        *((rf"\b{number}\b", word) for number, word in enumerate(SQA3D_NUMBERS)),
+        *((rf"\b{number}\b", word) for number, word in enumerate([*NUMBERS_TO_NINETEEN.split(), "twenty"])),
         (r"\bnone\b", "zero"),
         (r"\b23\b", "twenty-three"),
         (r"\b([a-zA-Z]+)[0-9]\b", r"\1"),  # "no1"
