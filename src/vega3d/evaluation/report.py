@@ -272,6 +272,14 @@ def compare_files(
     return compare(sides[0], sides[1], scoring, resamples, seed, paired_seeds)
 
 
+def scoring_of(file: str | Path, scoring: str | None) -> str:
+    """The scoring that is asked for, or else the main one of the file's benchmark; ValueError if it has none such."""
+    rules = rules_of(read_result(file)["benchmark"])
+    if scoring is not None and scoring not in rules.scorings:
+        raise ValueError(f"There is no scoring {scoring!r} in {file}. Choose one of {', '.join(rules.scorings)}.")
+    return scoring or rules.main
+
+
 def percent(value: float | None) -> str:
     """Such as `61.5`; `-` if there is no value."""
     return "-" if value is None else f"{100 * value:.1f}"

@@ -18,6 +18,8 @@ LABELS = "scannetv2-labels.combined.tsv"
 OTHER_OBJECT = 39  # NYU40's class of what is none of the others
 NAMED_CLASSES = frozenset((*range(1, 13), 14, 16, 24, 28, 33, 34, 36, OTHER_OBJECT))  # of NYU40, that ScanRefer counts
 FIRST_WORDS = ("what", "is", "how", "can", "which")  # of SQA3D's questions; others are `others`
+SCANREFER_COLUMNS = ("scene_id", "object_id", "object_name", "description")
+MULTI3DREFER_COLUMNS = ("scene_id", "object_ids", "eval_type", "description")
 SQA3D_QUESTIONS, SQA3D_ANSWERS = "_questions_", "_sqa_annotations_"  # in the names of the two files
 
 
@@ -80,11 +82,9 @@ def kind_of_question(question: str) -> str:
 
 
 OWN = {
-    "scanrefer": OwnFile(("scene_id", "object_id", "object_name", "description"), partial(own_grounding, "scanrefer")),
-    "multi3drefer": OwnFile(
-        ("scene_id", "object_ids", "eval_type", "description"), partial(own_grounding, "multi3drefer")
-    ),
-    "scan2cap": OwnFile(("scene_id", "object_id", "object_name", "description"), own_scan2cap),
+    "scanrefer": OwnFile(SCANREFER_COLUMNS, partial(own_grounding, "scanrefer")),
+    "multi3drefer": OwnFile(MULTI3DREFER_COLUMNS, partial(own_grounding, "multi3drefer")),
+    "scan2cap": OwnFile(SCANREFER_COLUMNS, own_scan2cap),
     "scanqa": OwnFile(("scene_id", "question_id", "question", "answers"), own_scanqa),
     "sqa3d": OwnFile(("scene_id", "question_id", "question", "situation"), own_sqa3d),
 }

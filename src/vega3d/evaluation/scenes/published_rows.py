@@ -9,7 +9,7 @@ import numpy as np
 from vega3d.evaluation.scenes.records import GroundingRecord, SceneRecord, TextRecord
 from vega3d.evaluation.scenes.scans import bare_name
 from vega3d.evaluation.scenes.sources import Source
-from vega3d.evaluation.scenes.tables import PROMPTS, Prepared
+from vega3d.evaluation.scenes.tables import GROUNDING_BENCHMARKS, PROMPTS, SET_BENCHMARKS, Prepared
 
 VIDEO = re.compile(r"\s*<image>\s*")
 
@@ -46,8 +46,8 @@ def published_record(benchmark: str, row: Mapping, id: str, source: Source) -> S
     prompt = VIDEO.sub("", row["conversations"][0]["value"])
     kind = "question" if benchmark == "scanqa" else metadata.get("question_type")
     common: dict = {"id": id, "kind": kind, "prompt": prompt, **source.place(scan)}
-    if benchmark in ("scanrefer", "multi3drefer"):
-        targets = np.array(row["box"] if benchmark == "multi3drefer" else [row["box"]])
+    if benchmark in GROUNDING_BENCHMARKS:
+        targets = np.array(row["box"] if benchmark in SET_BENCHMARKS else [row["box"]])
         expression = bare_expression(benchmark, prompt)
         return GroundingRecord(**common, expression=expression, boxes=source.boxes(scan), targets=targets)
     if benchmark == "scan2cap":

@@ -17,7 +17,7 @@ def checked_boxes(boxes: npt.ArrayLike, place: str) -> np.ndarray:
     """float64[M, 6] of boxes cx, cy, cz, w, h, l [m], M from 0 up; `place` begins the error.
 
     Raises:
-        ValueError: for other shapes, values that are not finite, or sizes that are not above 0.
+        ValueError: for other shapes, values that are not finite, or sizes below 0.
     """
     try:
         array = np.asarray(boxes, float)
@@ -30,10 +30,11 @@ def checked_boxes(boxes: npt.ArrayLike, place: str) -> np.ndarray:
             f"{place}: boxes are [M, 6], cx, cy, cz, w, h, l [m] along the axes, M at most {MOST_BOXES}, but got "
             f"{list(array.shape)}."
         )
-    bad = np.flatnonzero(~np.isfinite(array).all(1) | ~(array[:, 3:] > 0).all(1))
+    bad = np.flatnonzero(~np.isfinite(array).all(1) | ~(array[:, 3:] >= 0).all(1))
     if len(bad):
         raise ValueError(
-            f"{place}: box {bad[0]} is {array[bad[0]].tolist()}, but a box has a finite centre and a size above 0 m."
+            f"{place}: box {bad[0]} is {array[bad[0]].tolist()}, but a box has a finite centre and sizes "
+            "from 0 m up, no second corner."
         )
     return array
 

@@ -19,6 +19,7 @@ from vega3d.evaluation.scenes.scans import (
     scene_of_scan,
 )
 from vega3d.evaluation.scenes.scoring import CAPTION_OVERLAP
+from vega3d.evaluation.scenes.tables import GROUNDING_BENCHMARKS
 from vega3d.files import check_input
 from vega3d.geometry import box_iou
 
@@ -92,8 +93,7 @@ class Source:
 
 def open_source(benchmark: str, data: Path, proposals: str | Path | None, published: bool) -> Source:
     """The scans, objects and proposals that the questions of a benchmark need."""
-    is_grounding = benchmark in ("scanrefer", "multi3drefer")
-    if not is_grounding and (published or benchmark != "scan2cap"):
+    if benchmark not in GROUNDING_BENCHMARKS and (published or benchmark != "scan2cap"):
         if proposals is not None:
             raise ValueError(
                 f"{benchmark} needs no proposals here, so --proposals would have no effect. Leave it out."

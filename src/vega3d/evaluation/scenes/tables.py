@@ -6,6 +6,8 @@ from pathlib import Path
 from vega3d.configs import shown
 from vega3d.files import read_json_value
 
+GROUNDING_BENCHMARKS = ("scanrefer", "multi3drefer")
+SET_BENCHMARKS = ("multi3drefer",)  # whose expressions may mean no object or several
 PROMPTS = {  # as VEGA-3D and Video-3D-LLM put them
     "scanrefer": "Identify the object according to the following description.\n{}",
     "multi3drefer": (
