@@ -87,14 +87,14 @@ def evaluate(
 
     check_request(output, batch_size, *files_read(named, None if of_scans else data, train_table))
     if of_scans:
-        chosen = ScanQuestions(benchmark, data, table, proposals, limit, allow_missing, seed)
-        answerer, records, missing = chosen.asked(named, baseline, train_table)
+        scans = ScanQuestions(benchmark, data, table, proposals, limit, allow_missing, seed)
+        answerer, records, missing = scans.prepared(named, baseline, train_table)
     else:
         if proposals is not None:
             raise ValueError(f"{benchmark} has no boxes, so --proposals would have no effect. Leave it out.")
-        asked = RoomQuestions(benchmark, data, table, limit, allow_missing, seed, workers)
-        load = ModelOptions(named, num_frames, four_bit, cache, device)
-        answerer, records, missing = asked.asked(load, baseline, train_table)
+        rooms = RoomQuestions(benchmark, data, table, limit, allow_missing, seed, workers)
+        options = ModelOptions(model, num_frames, four_bit, cache, device)
+        answerer, records, missing = rooms.prepared(options, baseline, train_table)
     with common.progress(benchmark, "question", len(records)) as advance:
         result = run_benchmark(
             answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_progress=advance
@@ -105,7 +105,7 @@ def evaluate(
 class ModelOptions(NamedTuple):
     """The model that is asked, and how it is loaded."""
 
-    name: str | None
+    name: str  # empty if none is named
     num_frames: int | None
     four_bit: bool
     cache: Path | None
@@ -123,11 +123,11 @@ class RoomQuestions(NamedTuple):
     seed: int
     workers: int
 
-    def asked(self, model: ModelOptions, baseline: str | None, train_table: Path | None) -> tuple[Any, list, list]:
+    def prepared(self, model: ModelOptions, baseline: str | None, train_table: Path | None) -> tuple[Any, list, list]:
         """Who answers, the questions, and the missing videos."""
         from vega3d.evaluation.benchmarks import PLAIN_BASELINES, check_baseline, plain_baseline
 
-        check_baseline(baseline, model.name, train_table)
+        check_baseline(baseline, model.name or None, train_table)
         makes_rooms = self.benchmark == "rooms" and not (self.data or self.table or self.allow_missing)
         if makes_rooms:
             common.needs("embreex", "scipy", "pyarrow")
@@ -148,7 +148,7 @@ class RoomQuestions(NamedTuple):
 
 def loaded_answerer(model: ModelOptions, is_blind: bool) -> Any:
     """The model with its processor, with the video or without it."""
-    with common.loading(str(model.name)):
+    with common.loading(model.name):
         from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
         from vega3d.hub.load import load_vega
 
@@ -169,7 +169,7 @@ class ScanQuestions(NamedTuple):
     allow_missing: bool
     seed: int
 
-    def asked(self, model: str | None, baseline: str | None, train_table: Path | None) -> tuple[Any, list, list]:
+    def prepared(self, model: str | None, baseline: str | None, train_table: Path | None) -> tuple[Any, list, list]:
         """Who answers, the questions, and what is missing."""
         from vega3d.evaluation.scenes.answerers import checked_baseline, scene_baseline
         from vega3d.evaluation.scenes.readers import load_scenes

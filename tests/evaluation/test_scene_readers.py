@@ -67,6 +67,12 @@ def test_missing_data_is_named_and_left_out_only_where_it_may(tmp_path):
         load("multi3drefer", folder, allow_missing=True)
 
 
+def test_the_class_of_an_object_is_that_of_its_first_row(tmp_path):
+    folder = download(tmp_path, scans=1)
+    changed(folder, "ScanRefer_filtered_val.json", lambda rows: rows[1].update(object_name="door"))
+    assert [record.kind for record in load("scanrefer", folder)] == ["multiple", "unique", "multiple", "unique"]
+
+
 def test_the_limit_is_balanced_over_the_kinds(tmp_path):
     records = load("scanrefer", download(tmp_path), limit=4)
     assert sorted(record.kind for record in records) == ["multiple", "multiple", "unique", "unique"]

@@ -14,6 +14,7 @@ from vega3d.evaluation.run import evaluate
 from vega3d.evaluation.scenes.answerers import BlindAnswerer, OracleAnswerer, RandomAnswerer
 from vega3d.evaluation.scenes.readers import load_scenes
 from vega3d.evaluation.scenes.records import ChosenBoxes, GroundingRecord, TextRecord
+from vega3d.evaluation.scenes.scoring import accuracy, checked_answer, f1
 from vega3d.evaluation.scenes.texts import bleu, bleu_counts
 
 RIGHT = {"scanqa": 1.0, "sqa3d": 1.0}  # main score of the oracle where no boxes limit it
@@ -63,6 +64,17 @@ def test_boxes_limit_the_oracle(data):
     assert score(sets, "f1@0.25", "mt") == pytest.approx(2 / 3)  # one of two chairs
     assert score(sets, "f1@0.5", "st_wo_d") == 0 and score(sets, "f1@0.5", "zt_wo_d") == 1
     assert sets["summary"]["f1@0.25"]["missing"] == ["zt_w_d", "st_w_d"]
+
+
+def test_an_overlap_of_one_half_counts_in_sets_alone():
+    """As in the official code: its IoUs are a hair too small, and are rounded to float32 for Multi3DRefer alone."""
+    target, half = np.array([[0.0, 0, 0, 1, 1, 1]]), np.array([[0.0, 0, 0, 1, 1, 0.5]])
+    record = GroundingRecord(
+        id="0", scene="s", kind="unique", prompt="it", expression="it", boxes=half, targets=target
+    )
+    answer = [checked_answer(record, ChosenBoxes(half, [1.0]))]
+    [one], [several] = accuracy([record], answer), f1([record], answer)
+    assert one.scores == {"acc@0.25": 1, "acc@0.5": 0} and several.scores == {"f1@0.25": 1, "f1@0.5": 1}
 
 
 def test_a_caption_without_a_near_box_is_empty(data):

@@ -50,7 +50,7 @@ class Rules:
     """How the results of a benchmark are read, averaged and shown.
 
     Attributes:
-        types: of its questions.
+        types: what `question_type` of its questions may be.
         scorings: by name, the main one first.
         rows: of the table, each with the question types that it is the unweighted mean of.
         macro: rows whose mean is the score `macro`.
