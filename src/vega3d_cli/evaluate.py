@@ -223,16 +223,16 @@ def compare(
         compare_files,
         comparison_values,
         format_comparison,
-        scoring_of,
+        main_scoring,
     )
     from vega3d.files import check_output, write_json
 
     if output is not None:
         check_output(output, *first, *second, mark=COMPARISON_FORMAT.encode())
-    scoring = scoring_of(first[0], scoring)
     differences = compare_files(first, second, scoring, paired_seeds=paired_seeds)
     if output is not None:
-        write_json(output, comparison_values(first, second, scoring, differences, paired_seeds))
+        asked = scoring or main_scoring(first[0])
+        write_json(output, comparison_values(first, second, asked, differences, paired_seeds))
     typer.echo(format_comparison(differences))
 
 

@@ -272,12 +272,9 @@ def compare_files(
     return compare(sides[0], sides[1], scoring, resamples, seed, paired_seeds)
 
 
-def scoring_of(file: str | Path, scoring: str | None) -> str:
-    """The scoring that is asked for, or else the main one of the file's benchmark; ValueError if it has none such."""
-    rules = rules_of(read_result(file)["benchmark"])
-    if scoring is not None and scoring not in rules.scorings:
-        raise ValueError(f"There is no scoring {scoring!r} in {file}. Choose one of {', '.join(rules.scorings)}.")
-    return scoring or rules.main
+def main_scoring(file: str | Path) -> str:
+    """The scoring by which files of this one's benchmark are compared if none is asked for."""
+    return rules_of(read_result(file)["benchmark"]).main
 
 
 def percent(value: float | None) -> str:
