@@ -63,7 +63,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(**common.COUNT, help="Questions answered at a time.")] = 8,
     output: Annotated[Path | None, typer.Option(help="JSON file with every answer; a killed run continues.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, not as a table.")] = False,
-    allow_missing: Annotated[bool, typer.Option(help="Leave out questions whose video is missing.")] = False,
+    allow_missing: Annotated[bool, typer.Option(help="Leave out questions whose video or scan is missing.")] = False,
     seed: Annotated[int, typer.Option(**common.SEED, help="Of the limit, the bootstrap and chance.")] = 0,
     workers: common.Workers = 1,
     four_bit: common.FourBit = False,
@@ -72,7 +72,7 @@ def evaluate(
 ) -> None:
     """Answer a benchmark: score by type, macro and micro average, 95 % intervals over scenes.
 
-    A model is to be named, unless the baseline is chance or most-frequent.
+    A model is to be named, unless the baseline is chance or most-frequent. Of scans this version has baselines alone.
     """
     named = model or None
     of_scans = benchmark not in ROOM_BENCHMARKS
