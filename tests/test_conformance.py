@@ -35,6 +35,15 @@ from vega3d.evaluation.metrics import (
     score_parsed,
     to_number,
 )
+from vega3d.evaluation.run import evaluate
+from vega3d.evaluation.scenes.records import (
+    ChosenBoxes,
+    GroundingRecord,
+    TextRecord,
+    likely_proposals,
+    with_scores,
+)
+from vega3d.evaluation.scenes.texts import bleu, clean_answer
 from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
 from vega3d.modeling.alignment_vega3d import PROJECTORS, align_space
 from vega3d.modeling.fusion_vega3d import FUSIONS
@@ -711,3 +720,160 @@ def test_vsibench_without_a_direction_type(missing):
     whole = average(vsibench_scores()).categories
     others = [value for name, value in whole.items() if name != "object_rel_direction" and value is not None]
     assert averages.macro == exactly(sum(others) / len(others))
+
+
+# --- The five tasks of the main branch: every number of `main_metrics.json`, to 1e-9 --------------------------------
+
+MAIN = json.loads((GOLDEN / "main_metrics.json").read_text())
+BENCHMARK_KEYS = {
+    "scanqa": {"rows", "references", "printed", "per_sample", "note"},
+    "scan2cap": {"rows", "printed", "per_sample", "bleu_corpus", "note"},
+    "sqa3d": {"rows", "cleaned", "correct", "printed"},
+    "scanrefer": {"rows", "iou", "printed"},
+    "multi3drefer": {
+        "rows",
+        "temperature",
+        "default_threshold",
+        "printed",
+        "selected_indices",
+        "per_row_f1_25_50",
+    },
+}
+
+
+class Recorded:
+    """An answerer that gives the recorded answers."""
+
+    def __init__(self, answers: dict):
+        self.answers, self.settings = answers, {"name": "recorded"}
+
+    def answer(self, records):
+        return [self.answers[record.id] for record in records]
+
+
+def asked(row: dict, place: int) -> dict:
+    return {"id": str(place), "scene": f"scene{place}", "kind": row.get("question_type", ""), "prompt": "it"}
+
+
+def recorded_result(benchmark: str, records: list, answers: list) -> dict:
+    given = {record.id: answer for record, answer in zip(records, answers, strict=True)}
+    return evaluate(Recorded(given), records, benchmark=benchmark, resamples=1)
+
+
+def figures(result: dict, scoring: str) -> dict[str, float]:
+    """Scores by kind, and that of all."""
+    return {name: figure["score"] for name, figure in result["summary"][scoring]["figures"].items()}
+
+
+def printed(lines: list[str]) -> dict[str, list[float]]:
+    """The values of the official scripts' lines `name: value, value`."""
+    pairs = (line.rpartition(": ") for line in lines if ": " in line)
+    return {name: [float(value) for value in values.split(", ")] for name, _, values in pairs}
+
+
+def per_question(result: dict, scoring: str) -> list[float]:
+    return [question["scores"][scoring] for question in result["questions"]]
+
+
+def test_main_metrics_file_is_covered_whole():
+    assert {name: set(values) for name, values in MAIN.items()} == BENCHMARK_KEYS
+
+
+def check_words(result: dict, expected: dict) -> dict[str, list[float]]:
+    """Compares what ScanQA and Scan2Cap have in common, and returns the printed lines."""
+    lines, samples = printed(expected["printed"]), expected["per_sample"]
+    counts = [question["counts"] for question in result["questions"]]
+    for order, scores in enumerate(samples["bleu"], start=1):
+        assert bleu(counts, order).tolist() == exactly(scores)
+    assert per_question(result, "bleu_4") == exactly(samples["bleu"][3])
+    assert per_question(result, "cider") == exactly(samples["cider"])
+    assert per_question(result, "rouge_l") == exactly(samples["rouge"])
+    assert 100 * figures(result, "cider")["overall"] == exactly(lines["CIDER"][0])
+    assert 100 * figures(result, "rouge_l")["overall"] == exactly(lines["Rouge"][0])
+    assert 100 * figures(result, "bleu_4")["overall"] == exactly(lines["BLEU"][-1])
+    return lines
+
+
+def test_scanqa():
+    expected = MAIN["scanqa"]
+    references = {row["id"]: tuple(row["metadata"]["answers"]) for row in expected["references"]}
+    # The official code takes the last part of an id, the number of the answer, for 0.
+    ids = [f"{row['sample_id'].rpartition('_')[0]}_0" for row in expected["rows"]]
+    assert ids == expected["per_sample"]["keys"]
+    records = [TextRecord(id=id, scene=id, kind="question", prompt="it", answers=references[id]) for id in ids]
+    result = recorded_result("scanqa", records, [row["pred_response"] for row in expected["rows"]])
+    lines = check_words(result, expected)
+    assert lines["count"] == [len(records)]
+    assert figures(result, "em")["overall"] == exactly(lines["EM"][0])
+    assert [100 * figures(result, name)["overall"] for name in ("bleu_1", "bleu_4")] == exactly(lines["BLEU"][::3])
+
+
+def test_scan2cap():
+    expected = MAIN["scan2cap"]
+    records = [
+        TextRecord(**{**asked(row, place), "kind": "unique"}, answers=tuple(row["gt_response"]))
+        for place, row in enumerate(expected["rows"])
+    ]
+    assert [row["sample_id"] for row in expected["rows"]] == expected["per_sample"]["keys"]
+    result = recorded_result("scan2cap", records, [row["pred_response"] for row in expected["rows"]])
+    check_words(result, expected)
+    counts = torch.tensor([question["counts"] for question in result["questions"]]).sum(0).tolist()
+    assert [float(bleu(counts, order)) for order in (1, 2, 3, 4)] == exactly(expected["bleu_corpus"])
+
+
+def test_sqa3d():
+    expected = MAIN["sqa3d"]
+    rows = expected["rows"]
+    records = [TextRecord(**asked(row, place), answers=(row["gt_response"],)) for place, row in enumerate(rows)]
+    result = recorded_result("sqa3d", records, [row["pred_response"] for row in rows])
+    for row, question, cleaned in zip(rows, result["questions"], expected["cleaned"], strict=True):
+        assert [question["cleaned"], clean_answer(row["gt_response"])] == cleaned
+    assert per_question(result, "em") == expected["correct"]
+    lines = printed(expected["printed"])
+    assert {name: 100 * score for name, score in figures(result, "em").items()} == exactly(
+        {"overall" if name == "all" else name: values[0] for name, values in lines.items()}
+    )
+
+
+def test_scanrefer():
+    expected = MAIN["scanrefer"]
+    rows = expected["rows"]
+    records = [
+        GroundingRecord(
+            **asked(row, place), expression="it", boxes=[row["pred_response"]], targets=[row["gt_response"]]
+        )
+        for place, row in enumerate(rows)
+    ]
+    result = recorded_result("scanrefer", records, [ChosenBoxes(record.boxes, [1.0]) for record in records])
+    assert [question["iou"] for question in result["questions"]] == exactly(expected["iou"])
+    for name, values in printed(expected["printed"]).items():
+        kind, _, least = name.replace("all", "overall").partition(" iou@")
+        assert 100 * figures(result, f"acc@{least}")[kind] == exactly(values[0])
+
+
+@pytest.mark.parametrize("threshold", MAIN["multi3drefer"]["printed"])
+def test_multi3drefer(threshold):
+    expected = MAIN["multi3drefer"]
+    chosen = [likely_proposals(row["scores"], float(threshold), expected["temperature"]) for row in expected["rows"]]
+    assert chosen == expected["selected_indices"][threshold]
+    records = [
+        GroundingRecord(**asked(row, place), expression="it", boxes=row["objects"], targets=row["gt_response"])
+        for place, row in enumerate(expected["rows"])
+    ]
+    answers = [
+        with_scores(record.boxes, row["scores"], places)
+        for record, row, places in zip(records, expected["rows"], chosen, strict=True)
+    ]
+    result = recorded_result("multi3drefer", records, answers)
+    for question, scores in zip(result["questions"], expected["per_row_f1_25_50"][threshold], strict=True):
+        assert list(question["scores"].values()) == exactly(scores)
+    for name, values in printed(expected["printed"][threshold]).items():
+        kind, _, least = name.replace("all", "overall").partition(" IoU")
+        assert figures(result, f"f1@{int(least) / 100:g}")[kind] == exactly(values[0])
+
+
+def test_multi3drefer_defaults():
+    expected = MAIN["multi3drefer"]
+    rows = [row["scores"] for row in expected["rows"]]
+    default = expected["selected_indices"][str(expected["default_threshold"])]
+    assert [likely_proposals(scores) for scores in rows] == default

@@ -134,15 +134,20 @@ def read_json(path: str | Path, remedy: str = "Write it again, or give another f
     Raises:
         ValueError: if it cannot be read, is no JSON, or holds something else than names with values; `remedy` ends it.
     """
+    values = read_json_value(path, remedy)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {type(values).__name__}, but must hold names with values. {remedy}")
+    return values
+
+
+def read_json_value(path: str | Path, remedy: str = "Write it again, or give another file.") -> Any:
+    """What a JSON file holds; raises ValueError if it cannot be read or is no JSON, which ends with `remedy`."""
     try:
-        values = json.loads(check_input(path).read_text(encoding="utf-8"))
+        return json.loads(check_input(path).read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError(f"{path} cannot be read: it is nested too deeply. {remedy}") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error} {remedy}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {type(values).__name__}, but must hold names with values. {remedy}")
-    return values
 
 
 def read_xz(path: str | Path, largest: int) -> bytes:

@@ -149,3 +149,30 @@ def penetration(first: Box, second: Box) -> float:
     axes = np.concatenate([rotation_about_z(box.yaw).T[:2] for box in (first, second)] + [np.eye(3)[2:]])
     one, other = box_corners(first) @ axes.T, box_corners(second) @ axes.T  # float[8, 5], along each axis
     return float((np.minimum(one.max(0), other.max(0)) - np.maximum(one.min(0), other.min(0))).min())
+
+
+UNION_MARGIN = 1e-8  # [m3]
+
+
+def box_iou(boxes: npt.ArrayLike, others: npt.ArrayLike) -> Array:
+    """float64[...]: shared volume over joint volume of pairs of axis-aligned boxes float[..., 6].
+
+    A box is cx, cy, cz, w, h, l [m]: centre, and size along x, y and z. `UNION_MARGIN` is added to the joint volume,
+    as the code of the grounding benchmarks does, so an overlap of one half exactly is just below 0.5. Leading axes are
+    broadcast: `box_iou(boxes[:, None], others)` has every pair.
+
+    Raises:
+        ValueError: if boxes have another number of values than 6, such as 7 with a yaw.
+    """
+    boxes, others = np.asarray(boxes, float), np.asarray(others, float)
+    for given in (boxes, others):
+        if given.shape[-1:] != (6,):
+            raise ValueError(
+                f"Axis-aligned boxes are float[..., 6], cx, cy, cz, w, h, l, but got {list(given.shape)}. Enclose a "
+                "turned box in an upright one along the axes."
+            )
+    low = np.maximum(boxes[..., :3] - boxes[..., 3:] / 2, others[..., :3] - others[..., 3:] / 2)
+    high = np.minimum(boxes[..., :3] + boxes[..., 3:] / 2, others[..., :3] + others[..., 3:] / 2)
+    shared = np.maximum(high - low, 0).prod(-1)
+    joint = boxes[..., 3:].prod(-1) + others[..., 3:].prod(-1) - shared + UNION_MARGIN
+    return shared / joint

@@ -23,7 +23,6 @@ SAME = 1e-9  # resamples that differ by no more are the same but for rounding
 
 Limits = tuple[float, float]  # the least and the largest value that a metric can have
 SHARE: Limits = (0.0, 1.0)
-DIFFERENCE: Limits = (-1.0, 1.0)  # of two shares
 
 
 @dataclass(frozen=True)
@@ -140,10 +139,10 @@ def constant_interval(score: float, scenes: int, limits: Limits | None) -> Inter
     return Interval(score, known, known)
 
 
-def paired_difference(first: np.ndarray, second: np.ndarray, scenes: int) -> Difference:
-    """The difference of two shares, from the scores float[R + 1] of both sides on the same draws."""
+def paired_difference(first: np.ndarray, second: np.ndarray, scenes: int, most: float = 1.0) -> Difference:
+    """The difference of two scores from 0 to `most`, from those float[R + 1] of both sides on the same draws."""
     values = second - first
-    interval = percentile_interval(values, scenes, DIFFERENCE)
+    interval = percentile_interval(values, scenes, (-most, most))
     usable = values[:-1][np.isfinite(values[:-1])]
     better = None if interval.low is None else float(np.mean((usable > 0) + 0.5 * (usable == 0)))
     return Difference(float(first[-1]), float(second[-1]), interval, better, scenes)

@@ -3,14 +3,17 @@
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from vega3d_cli import common
 
 READ_SUFFIXES = (".safetensors", ".jinja", ".txt", ".jsonl", ".parquet", ".mp4")
+Benchmark = Literal["rooms", "vsibench", "scanrefer", "multi3drefer", "scan2cap", "scanqa", "sqa3d"]
+ROOM_BENCHMARKS = ("rooms", "vsibench")  # the others are of scans
 
 
 @common.command(
@@ -19,32 +22,48 @@ READ_SUFFIXES = (".safetensors", ".jinja", ".txt", ".jsonl", ".parquet", ".mp4")
 
     vega3d evaluate --baseline chance --limit 22 --output chance.json
 
-    vega3d evaluate org/vega3d --benchmark vsibench --data VSI-Bench --num-frames 32 --4bit --output vsi.json""",
+    vega3d evaluate org/vega3d --benchmark vsibench --data VSI-Bench --num-frames 32 --4bit --output vsi.json
+
+    vega3d evaluate --benchmark scanrefer --data ScanRefer --baseline oracle --output ceiling.json""",
 )
 def evaluate(
     model: common.ModelArgument = "",
-    benchmark: Annotated[Literal["rooms", "vsibench"], typer.Option(help="Whose questions are asked.")] = "rooms",
+    benchmark: Annotated[Benchmark, typer.Option(help="Whose questions are asked.")] = "rooms",
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with {dataset}/{scene_name}.mp4 and the table of questions, or its .parquet file.  "
+            help="Folder with {dataset}/{scene_name}.mp4 and the table of questions, or its .parquet file; of scans, "
+            "with the benchmark's own files.  "
             "[default: rooms are made, as many as are needed, and stored in the cache]"
         ),
     ] = None,
     table: Annotated[str | None, typer.Option(help="Table in the folder.  [default: test, or the only one]")] = None,
+    proposals: Annotated[
+        str | None,
+        typer.Option(
+            help="Boxes to choose from, of scans: a file, 'objects' for the true ones, or 'none'.  "
+            "[default: proposals.json or .npz in the folder]"
+        ),
+    ] = None,
     baseline: Annotated[
-        Literal["chance", "most-frequent", "blind"] | None,
-        typer.Option(help="What answers in place of a model; blind is the model without the video."),
+        Literal["chance", "most-frequent", "blind", "oracle"] | None,
+        typer.Option(
+            help="What answers in place of a model; blind is the model without the video, or of scans the largest box "
+            "or the most frequent answer; oracle, of scans, the best that the boxes allow."
+        ),
     ] = None,
     train_table: Annotated[
-        Path | None, typer.Option(help="Questions that most-frequent counts on.  [default: 40 rooms of split train]")
+        Path | None,
+        typer.Option(
+            help="Questions that most-frequent, or blind of scans, counts on.  [default: 40 rooms of split train]"
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(**common.COUNT, help="Questions, balanced over the types.")] = None,
     num_frames: common.NumFrames = None,
     batch_size: Annotated[int, typer.Option(**common.COUNT, help="Questions answered at a time.")] = 8,
     output: Annotated[Path | None, typer.Option(help="JSON file with every answer; a killed run continues.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, not as a table.")] = False,
-    allow_missing: Annotated[bool, typer.Option(help="Leave out questions whose video is missing.")] = False,
+    allow_missing: Annotated[bool, typer.Option(help="Leave out questions whose video or scan is missing.")] = False,
     seed: Annotated[int, typer.Option(**common.SEED, help="Of the limit, the bootstrap and chance.")] = 0,
     workers: common.Workers = 1,
     four_bit: common.FourBit = False,
@@ -53,47 +72,118 @@ def evaluate(
 ) -> None:
     """Answer a benchmark: score by type, macro and micro average, 95 % intervals over scenes.
 
-    A model is to be named, unless the baseline is chance or most-frequent.
+    A model is to be named, unless the baseline is chance or most-frequent. Of scans this version has baselines alone.
     """
     named = model or None
+    of_scans = benchmark not in ROOM_BENCHMARKS
     of_model = {"--num-frames": num_frames, "--4bit": four_bit or None, "--cache": cache, "--device": device}
     unused = [name for name, value in of_model.items() if value is not None]
-    if baseline in ("chance", "most-frequent") and unused:
+    if baseline is not None and (of_scans or baseline != "blind") and unused:
         raise ValueError(f"--baseline {baseline} asks no model, so {', '.join(unused)} would have no effect.")
     common.quieten(as_json)
-    from vega3d.evaluation.benchmarks import PLAIN_BASELINES, check_baseline, load_benchmark, plain_baseline
     from vega3d.evaluation.report import format_table, overview
     from vega3d.evaluation.run import check_request
     from vega3d.evaluation.run import evaluate as run_benchmark
 
-    check_baseline(baseline, named, train_table)
-    check_request(output, batch_size, *files_read(named, data, train_table))
-
-    def questions() -> tuple[list, list[str]]:
-        with common.progress("rooms", "room") as advance:
-            return load_benchmark(benchmark, data, table, limit, allow_missing, seed, workers, on_progress=advance)
-
-    makes_rooms = benchmark == "rooms" and data is None and table is None and not allow_missing
-    if makes_rooms:
-        common.needs("embreex", "scipy", "pyarrow")
-    given = None if makes_rooms else questions()  # before the model; rooms take minutes, and are made after it
-    if baseline in PLAIN_BASELINES:
-        with common.progress("rooms of split train", "room") as advance:
-            answerer = plain_baseline(baseline, seed, data, train_table, workers, on_progress=advance)
+    check_request(output, batch_size, *files_read(named, None if of_scans else data, train_table))
+    if of_scans:
+        scans = ScanQuestions(benchmark, data, table, proposals, limit, allow_missing, seed)
+        answerer, records, missing = scans.prepared(named, baseline, train_table)
     else:
-        with common.loading(model):
-            from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
-            from vega3d.hub.load import load_vega
-
-            features = common.open_cache(cache)
-            kind = BlindAnswerer if baseline == "blind" else ModelAnswerer
-            answerer = kind(*load_vega(model, four_bit, device), model, num_frames, cache=features)
-    records, missing = given or questions()
+        if proposals is not None:
+            raise ValueError(f"{benchmark} has no boxes, so --proposals would have no effect. Leave it out.")
+        rooms = RoomQuestions(benchmark, data, table, limit, allow_missing, seed, workers)
+        options = ModelOptions(model, num_frames, four_bit, cache, device)
+        answerer, records, missing = rooms.prepared(options, baseline, train_table)
     with common.progress(benchmark, "question", len(records)) as advance:
         result = run_benchmark(
             answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_progress=advance
         )
     typer.echo(json.dumps(overview(result), indent=2, allow_nan=False) if as_json else format_table(result))
+
+
+class ModelOptions(NamedTuple):
+    """The model that is asked, and how it is loaded."""
+
+    name: str  # empty if none is named
+    num_frames: int | None
+    four_bit: bool
+    cache: Path | None
+    device: str | None
+
+
+class RoomQuestions(NamedTuple):
+    """Questions of rooms, or of any table in VSI-Bench's columns."""
+
+    benchmark: str
+    data: Path | None
+    table: str | None
+    limit: int | None
+    allow_missing: bool
+    seed: int
+    workers: int
+
+    def prepared(self, model: ModelOptions, baseline: str | None, train_table: Path | None) -> tuple[Any, list, list]:
+        """Who answers, the questions, and the missing videos."""
+        from vega3d.evaluation.benchmarks import PLAIN_BASELINES, check_baseline, plain_baseline
+
+        check_baseline(baseline, model.name or None, train_table)
+        makes_rooms = self.benchmark == "rooms" and not (self.data or self.table or self.allow_missing)
+        if makes_rooms:
+            common.needs("embreex", "scipy", "pyarrow")
+        given = None if makes_rooms else self.read()  # before the model; rooms take minutes, and are made after it
+        if baseline in PLAIN_BASELINES:
+            with common.progress("rooms of split train", "room") as advance:
+                answerer: Any = plain_baseline(baseline, self.seed, self.data, train_table, self.workers, advance)
+        else:
+            answerer = loaded_answerer(model, baseline == "blind")
+        return answerer, *(given or self.read())
+
+    def read(self) -> tuple[list, list[str]]:
+        from vega3d.evaluation.benchmarks import load_benchmark
+
+        with common.progress("rooms", "room") as advance:
+            return load_benchmark(*self, on_progress=advance)
+
+
+def loaded_answerer(model: ModelOptions, is_blind: bool) -> Any:
+    """The model with its processor, with the video or without it."""
+    with common.loading(model.name):
+        from vega3d.evaluation.answerers import BlindAnswerer, ModelAnswerer
+        from vega3d.hub.load import load_vega
+
+        features = common.open_cache(model.cache)
+        kind = BlindAnswerer if is_blind else ModelAnswerer
+        loaded = load_vega(model.name, model.four_bit, model.device)
+        return kind(*loaded, model.name, model.num_frames, cache=features)
+
+
+class ScanQuestions(NamedTuple):
+    """Questions of a benchmark of scans."""
+
+    benchmark: str
+    data: Path | None
+    table: str | None
+    proposals: str | None
+    limit: int | None
+    allow_missing: bool
+    seed: int
+
+    def prepared(self, model: str | None, baseline: str | None, train_table: Path | None) -> tuple[Any, list, list]:
+        """Who answers, the questions, and what is missing."""
+        from vega3d.evaluation.scenes.answerers import checked_baseline, scene_baseline
+        from vega3d.evaluation.scenes.readers import load_scenes
+
+        name = checked_baseline(self.benchmark, baseline, model, train_table)
+        if self.data is None:
+            raise ValueError(f"{self.benchmark} is not downloaded for you. Give the folder of its files with --data.")
+        common.needs("scipy")
+        read = partial(load_scenes, self.benchmark, proposals=self.proposals, needs_scans=False)  # no baseline looks
+        train = [] if train_table is None else read(train_table.parent, train_table)[0]
+        records, missing = read(
+            self.data, self.table, limit=self.limit, allow_missing=self.allow_missing, seed=self.seed
+        )
+        return scene_baseline(name, self.benchmark, records, train, self.seed), records, missing
 
 
 def files_read(model: str | None, data: Path | None, train_table: Path | None) -> list[Path]:
@@ -115,8 +205,12 @@ def compare(
         list[Path], typer.Option(metavar=common.SEVERAL, help="Result files of the other, on the same questions.")
     ],
     scoring: Annotated[
-        Literal["official", "lmms_eval", "likelihood"], typer.Option(help="How answers are scored.")
-    ] = "official",
+        str | None,
+        typer.Option(
+            help="How answers are scored: official, lmms_eval or likelihood; of scans acc@0.5, f1@0.5, cider, em ...  "
+            "[default: the benchmark's first]"
+        ),
+    ] = None,
     paired_seeds: Annotated[
         bool, typer.Option(help="The n-th files of both sides are of one training seed, and are drawn together.")
     ] = False,
@@ -124,14 +218,21 @@ def compare(
 ) -> None:
     """Compare two models on the same questions: differences with 95 % intervals over seeds and scenes."""
     common.quieten(False)
-    from vega3d.evaluation.report import COMPARISON_FORMAT, compare_files, comparison_values, format_comparison
+    from vega3d.evaluation.report import (
+        COMPARISON_FORMAT,
+        compare_files,
+        comparison_values,
+        format_comparison,
+        main_scoring,
+    )
     from vega3d.files import check_output, write_json
 
     if output is not None:
         check_output(output, *first, *second, mark=COMPARISON_FORMAT.encode())
     differences = compare_files(first, second, scoring, paired_seeds=paired_seeds)
     if output is not None:
-        write_json(output, comparison_values(first, second, scoring, differences, paired_seeds))
+        asked = scoring or main_scoring(first[0])
+        write_json(output, comparison_values(first, second, asked, differences, paired_seeds))
     typer.echo(format_comparison(differences))
 
 

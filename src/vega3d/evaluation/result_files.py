@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from vega3d.evaluation.metrics import QUESTION_TYPES
+from vega3d.evaluation.rules import Rules, rules_of
 from vega3d.files import check_output, read_json
 from vega3d.runs import check_same_run
+from vega3d.statistics import SAME
 
 FORMAT = "vega3d-evaluation-1"
-SCORINGS = ("official", "lmms_eval", "likelihood")
 TEXTS = ("id", "dataset", "scene", "question_type")  # of each question
 SAME_HEADERS = ("benchmark", "questions_sha256")  # of results that may be compared
 SAME_FIELDS = ("dataset", "scene", "question_type", "question", "options", "ground_truth", "frame", "marks")
@@ -107,36 +107,45 @@ def read_result(path: str | Path) -> dict:
             raise ValueError(
                 f"{path} has the {name} {result.get(name)!r:.80}, which is no {kind.__name__}. {RESULT_REMEDY}"
             )
-    official = result["summary"].get("official")
-    if not isinstance(official, dict) or not isinstance(official.get("figures"), dict):
+    rules = rules_of(result["benchmark"])
+    main = result["summary"].get(rules.main)
+    if not isinstance(main, dict) or not isinstance(main.get("figures"), dict):
         raise ValueError(
-            f"{path} has the summary {result['summary']!r:.80}, without official figures. {RESULT_REMEDY}"
+            f"{path} has the summary {result['summary']!r:.80}, without {rules.main} figures. {RESULT_REMEDY}"
         )
     questions = result.get("questions")
     if not isinstance(questions, list):
         raise ValueError(f"{path} has the questions {questions!r:.80}, which are no list. {RESULT_REMEDY}")
     for number, question in enumerate(questions, start=1):
-        check_question(question, f"{path}, question {number},")
+        check_question(question, rules, f"{path}, question {number},")
     questions_by_id(str(path), result)
     return result
 
 
-def check_question(question: Any, place: str) -> None:
-    """Raises ValueError unless it names a scene and a type, and its scores are numbers in [0, 1], or None."""
+def check_question(question: Any, rules: Rules, place: str) -> None:
+    """Raises ValueError unless it names a scene and a type, and its scores are numbers in their limits, or None."""
     if not isinstance(question, dict):
         raise ValueError(f"{place} is {question!r:.80}, but must hold names with values. {RESULT_REMEDY}")
     bad = [name for name in TEXTS if not isinstance(question.get(name), str)]
-    if bad or question["question_type"] not in QUESTION_TYPES:
+    if bad or question["question_type"] not in rules.types:
         name = bad[0] if bad else "question_type"
         raise ValueError(f"{place} has the {name} {question.get(name)!r:.80}, which no question has. {RESULT_REMEDY}")
     scores = question.get("scores")
-    if not isinstance(scores, dict) or not set(SCORINGS) <= scores.keys():
+    if not isinstance(scores, dict) or not set(rules.scorings) <= scores.keys():
         raise ValueError(
-            f"{place} has the scores {scores!r:.80}, but must have {', '.join(SCORINGS)}. {RESULT_REMEDY}"
+            f"{place} has the scores {scores!r:.80}, but must have {', '.join(rules.scorings)}. {RESULT_REMEDY}"
         )
-    for name in SCORINGS:
+    for name, scoring in rules.scorings.items():
         if scores[name] is not None:
-            check_score(scores[name], f"{name!r} score of {place.rstrip(',')}")
+            check_score(scores[name], f"{name!r} score of {place.rstrip(',')}", scoring.most)
+    width = max(scoring.width for scoring in rules.scorings.values())
+    counts = question.get("counts")
+    if width > 1 and not (isinstance(counts, list) and len(counts) == width and all(map(is_count, counts))):
+        raise ValueError(f"{place} has the counts {counts!r:.80}, but must have {width} numbers. {RESULT_REMEDY}")
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def check_no_copies(results: Mapping[str, Mapping]) -> None:
@@ -169,24 +178,25 @@ def scene_name(question: Mapping) -> str:
     return f"{question['dataset']}/{question['scene']}"
 
 
-def scored_rows(result: Mapping, scoring: str) -> list[tuple[str, str, float]]:
-    """Scene, type and score of each question of a result; raises ValueError unless each has one in [0, 1]."""
+def check_scored(result: Mapping, scoring: str) -> None:
+    """Raises ValueError unless each question has a score of this kind, within its limits."""
+    rules = rules_of(result.get("benchmark"))
     unscored = [question["id"] for question in result["questions"] if question["scores"].get(scoring) is None]
-    if unscored:
+    if unscored or scoring not in rules.scorings:
         raise ValueError(
             f"The result has no {scoring!r} score for {len(unscored)} of {len(result['questions'])} questions, the "
-            f"first is {unscored[0]}. Choose another scoring, such as 'official'."
+            f"first is {unscored[0]}. Choose another scoring, such as {rules.main!r}."
         )
     for item in result["questions"]:
-        check_score(item["scores"][scoring], f"{scoring!r} score of question {item['id']}")
-    return [(scene_name(item), item["question_type"], item["scores"][scoring]) for item in result["questions"]]
+        name = f"{scoring!r} score of question {item['id']}"
+        check_score(item["scores"][scoring], name, rules.scorings[scoring].most)
 
 
-def check_score(score: Any, name: str) -> None:
-    """Raises ValueError unless it is a number in [0, 1]."""
-    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= 1:
+def check_score(score: Any, name: str, most: float = 1.0) -> None:
+    """Raises ValueError unless it is a number from 0 to `most`, up to rounding."""
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not 0 <= score <= most * (1 + SAME):
         raise ValueError(
-            f"The {name} is {score!r:.80}, but a score is a number from 0 to 1. Evaluate the model again."
+            f"The {name} is {score!r:.80}, but a score is a number from 0 to {most:g}. Evaluate the model again."
         )
 
 

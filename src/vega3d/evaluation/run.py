@@ -8,21 +8,21 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from vega3d.configs import check_count
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
 from vega3d.evaluation.report import summarise
 from vega3d.evaluation.result_files import FORMAT, JOURNAL_REMEDY, check_same_header, open_journal, read_result
+from vega3d.evaluation.rules import SCENE_RULES
+from vega3d.evaluation.scenes.scoring import checked_answer, corpus_values, restored_answer, scored_records
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.files import check_output, only_run, write_json
 from vega3d.questions import RawAnswer, ReasonedAnswer
 from vega3d.runs import versions
 from vega3d.statistics import RESAMPLES
-
-if TYPE_CHECKING:
-    from vega3d.evaluation.answerers import Answerer  # imports torch
 
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "av")
 BATCH_SIZE = 8
@@ -30,9 +30,41 @@ Raw = RawAnswer | ReasonedAnswer
 Given = TypeVar("Given", bound=Raw)
 
 
+class Record(Protocol):
+    """A question that can be asked: an `AnnotatedQuestion`, or a `SceneRecord`."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def scene(self) -> str: ...
+    @property
+    def order(self) -> tuple: ...
+    @property
+    def identity(self) -> list: ...
+
+
+class AnyAnswerer(Protocol):
+    """What is evaluated: an `answerers.Answerer`, or a `scenes.answerers.SceneAnswerer`."""
+
+    settings: dict
+
+    def answer(self, records: Any) -> list: ...
+
+
+class Marking(NamedTuple):
+    """How the answers to a kind of question are checked, read from a journal, and scored."""
+
+    checked: Callable[[Any, Any], Any]  # question, answer -> the answer as JSON takes it; ValueError for no answer
+    restored: Callable[[Any, Any], Any]  # question, answer as JSON gives it -> answer, unchecked
+    scored: Callable[[Sequence, Sequence], list[dict]]  # questions, checked answers -> those of the result file
+    corpus: Callable[[Sequence, Sequence], dict]  # questions, checked answers -> more values for the result file
+
+
 def evaluate(
-    answerer: "Answerer",
-    records: Sequence[AnnotatedQuestion],
+    answerer: AnyAnswerer,
+    records: Sequence[Record],
     output: str | Path | None = None,
     benchmark: str = "vsibench",
     missing_videos: Sequence[str] = (),
@@ -44,10 +76,10 @@ def evaluate(
     """The result of a benchmark: asked, scored and written; what an earlier run answered is not asked again.
 
     Args:
-        records: questions, with their videos where the answerer needs them.
+        records: questions of one benchmark, with their videos or scans where the answerer needs them.
         output: JSON file of the result. If it is there already, and of the same run, it is returned as it is. None
             stores nothing, so that a killed run starts anew.
-        benchmark: its name in the result file.
+        benchmark: its name in the result file, which decides how answers are scored (`rules.rules_of`).
         missing_videos: videos whose questions were left out, for the result file.
         seed: decides the draws of the bootstrap, of which there are `resamples`.
         batch_size: questions answered at a time. The answers do not depend on it but for rounding, so a run may be
@@ -58,8 +90,8 @@ def evaluate(
         The values of the file: `format`, `benchmark`, `settings`, `versions`, `questions_sha256`, `missing_videos`,
         `batch_size`, `bootstrap`, `summary` (see `report.summarise`), `debiased` (the summary without the questions
         that the table says are pruned; None if it does not say), and `questions` in the order of `records`, each with
-        prompt, raw answer, what it stands on (`reason`) if the answerer gives it, both parses, option probabilities
-        and scores.
+        prompt, raw answer and scores, and of VSI-Bench what the answer stands on (`reason`) if the answerer gives it,
+        both parses and option probabilities. Of captions and answers in words also `meteor`.
 
     Raises:
         ValueError: if there are no questions, `batch_size` is below 1, the output cannot be written, another run is
@@ -74,14 +106,17 @@ def evaluate(
             check_same_header({name: finished.get(name) for name in header}, header, output)
             return finished
         journal = None if output is None else journal_path(output)
-        answers = ask(answerer, records, batch_size, journal, header, on_progress)
-        questions = [scored(record, answers[record.id]) for record in records]
+        marking = MARKINGS.get(benchmark, VSIBENCH_MARKING)
+        answers = ask(answerer, records, batch_size, journal, header, on_progress, marking)
+        given = [answers[record.id] for record in records]
+        questions = marking.scored(records, given)
         result = {
             **header,
             "batch_size": batch_size,
             "bootstrap": {"seed": seed, "resamples": resamples},
-            "summary": summarise(questions, resamples, seed),
+            "summary": summarise(questions, resamples, seed, benchmark),
             "debiased": summarise_debiased(questions, resamples, seed),
+            **marking.corpus(records, given),
             "questions": questions,
         }
         if output is not None and journal is not None:
@@ -95,16 +130,17 @@ def journal_path(output: Path) -> Path:
 
 
 def ask(
-    answerer: "Answerer",
-    records: Sequence[AnnotatedQuestion],
+    answerer: AnyAnswerer,
+    records: Sequence[Record],
     batch_size: int,
     journal_file: Path | None,
     header: dict,
     on_progress: Callable[[int], None] | None,
-) -> dict[str, Raw]:
-    """Answers by id; each batch is in the journal before the next one is asked."""
+    marking: Marking,
+) -> dict[str, Any]:
+    """Checked answers by id; each batch is in the journal before the next one is asked."""
     with open_journal(journal_file, header) as (stored, journal):
-        answers = stored_answers(stored, records, journal_file)
+        answers = stored_answers(stored, records, journal_file, marking)
         if on_progress is not None:
             on_progress(len(answers))
         for batch in batches(records, batch_size):
@@ -113,7 +149,7 @@ def ask(
                 continue
             given = answerer.answer(open_questions)
             pairs = zip(open_questions, given, strict=True)
-            new = {record.id: checked(record, answer) for record, answer in pairs}
+            new = {record.id: marking.checked(record, answer) for record, answer in pairs}
             journal.append({"answers": new})
             answers.update(new)
             if on_progress is not None:
@@ -122,27 +158,22 @@ def ask(
 
 
 def stored_answers(
-    stored: Mapping[str, Any], records: Sequence[AnnotatedQuestion], path: Path | None
-) -> dict[str, Raw]:
+    stored: Mapping[str, Any], records: Sequence[Record], path: Path | None, marking: Marking
+) -> dict[str, Any]:
     """The answers of a journal; raises ValueError if one is to another question, or cannot be scored."""
     asked = {record.id: record for record in records}
     answers = {}
     for key, answer in stored.items():
         if key not in asked:
             raise ValueError(f"{path} answers question {key}, which is not asked. {JOURNAL_REMEDY}")
-        if not isinstance(answer, list) or len(answer) not in (2, 3):
-            raise ValueError(
-                f"{path} has the answer {answer!r:.80} to question {key}, but must have two values, or three. "
-                f"{JOURNAL_REMEDY}"
-            )
         try:
-            answers[key] = checked(asked[key], (answer[0], answer[1], *answer[2:]))
+            answers[key] = marking.checked(asked[key], marking.restored(asked[key], answer))
         except ValueError as error:
             raise ValueError(f"{path} holds what is no answer: {error} {JOURNAL_REMEDY}") from error
     return answers
 
 
-def batches(records: Sequence[AnnotatedQuestion], size: int) -> list[list[AnnotatedQuestion]]:
+def batches(records: Sequence[Record], size: int) -> list[list[Record]]:
     """Questions on one scene after another, those with marks after the others, cut into batches.
 
     Answerers remember the videos of the last batch, so each video is in batches that follow each other.
@@ -151,8 +182,8 @@ def batches(records: Sequence[AnnotatedQuestion], size: int) -> list[list[Annota
     for record in records:
         scenes.setdefault((record.dataset, record.scene), len(scenes))
 
-    def place(record: AnnotatedQuestion) -> tuple:
-        return scenes[record.dataset, record.scene], record.frame is not None, record.frame or 0, record.marks
+    def place(record: Record) -> tuple:
+        return scenes[record.dataset, record.scene], *record.order
 
     ordered = sorted(records, key=place)
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
@@ -160,19 +191,19 @@ def batches(records: Sequence[AnnotatedQuestion], size: int) -> list[list[Annota
 
 def summarise_debiased(questions: Sequence[dict], resamples: int, seed: int) -> dict | None:
     """The summary of the questions that the table keeps in VSI-Bench-Debiased; None if it names none as pruned."""
-    left = [question for question in questions if question["pruned"] is False]
+    left = [question for question in questions if question.get("pruned") is False]
     if not left or len(left) == len(questions):
         return None
     return {"questions": len(left), "summary": summarise(left, resamples, seed)}
 
 
 def run_header(
-    answerer: "Answerer", records: Sequence[AnnotatedQuestion], benchmark: str, missing_videos: Sequence[str]
+    answerer: AnyAnswerer, records: Sequence[Record], benchmark: str, missing_videos: Sequence[str]
 ) -> dict:
     """All that the answers depend on, as JSON gives it back; raises ValueError for no questions or equal ids."""
     if not records or len({record.id for record in records}) < len(records):
         raise ValueError(f"Got {len(records)} questions; give at least one, each with an id of its own.")
-    asked = [[item.id, item.dataset, item.scene, item.prompt, item.answer, item.frame, item.marks] for item in records]
+    asked = [record.identity for record in records]
     header = {
         "format": FORMAT,
         "benchmark": benchmark,
@@ -226,6 +257,13 @@ def checked(record: AnnotatedQuestion, answer: Given) -> Given:
     return answer
 
 
+def restored(record: AnnotatedQuestion, answer: Any) -> Raw:
+    """The answer that a journal holds as a list; raises ValueError unless it has two values, or three."""
+    if not isinstance(answer, list) or len(answer) not in (2, 3):
+        raise ValueError(f"the answer {answer!r:.80} to question {record.id}, which must have two values, or three.")
+    return answer[0], answer[1], *answer[2:]
+
+
 def scored(record: AnnotatedQuestion, answer: Raw) -> dict:
     """A question of the result file. The likelihood score of a numeric question is its official score."""
     text, probabilities, *reason = answer
@@ -254,3 +292,15 @@ def scored(record: AnnotatedQuestion, answer: Raw) -> dict:
         "option_probabilities": probabilities,
         "scores": scores,
     }
+
+
+VSIBENCH_MARKING = Marking(
+    checked,
+    restored,
+    lambda records, answers: [scored(*pair) for pair in zip(records, answers, strict=True)],
+    lambda records, answers: {},
+)
+MARKINGS = {
+    name: Marking(checked_answer, restored_answer, partial(scored_records, name), partial(corpus_values, name))
+    for name in SCENE_RULES
+}

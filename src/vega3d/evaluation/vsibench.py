@@ -55,6 +55,16 @@ class AnnotatedQuestion(SpatialQuestion):
             raise ValueError(f"A question of type {self.question_type!r} has options, but {self.id} has none.")
 
     @property
+    def order(self) -> tuple:
+        """What is asked first of the questions on one scene: those with marks after the others."""
+        return self.frame is not None, self.frame or 0, self.marks
+
+    @property
+    def identity(self) -> list:
+        """All that its answer and score depend on, as JSON holds it."""
+        return [self.id, self.dataset, self.scene, self.prompt, self.answer, self.frame, self.marks]
+
+    @property
     def lettered(self) -> list[str]:
         """The options as tables and result files hold them: "A. left"."""
         return [f"{letter}. {option}" for letter, option in zip(self.letters, self.options, strict=True)]
@@ -236,11 +246,17 @@ def read_dataset(folder: Path, split: str | None) -> tuple[list[dict], str]:
 
 def take_balanced(records: Sequence[AnnotatedQuestion], limit: int, seed: int = 0) -> list[AnnotatedQuestion]:
     """At most `limit` (from 1 up) questions, of each type as many as can be, drawn by `seed` and in their order."""
+    places = balanced_places([record.question_type for record in records], QUESTION_TYPES, limit, seed)
+    return [records[place] for place in places]
+
+
+def balanced_places(given: Sequence[str], types: Sequence[str], limit: int, seed: int) -> list[int]:
+    """At most `limit` (from 1 up) places in increasing order, as many as can be of each type; `seed` draws them."""
     check_count("limit", limit)
     queues = []
-    for name in QUESTION_TYPES:
-        places = [place for place, record in enumerate(records) if record.question_type == name]
+    for name in types:
+        places = [place for place, found in enumerate(given) if found == name]
         random.Random(f"{seed}:{name}").shuffle(places)
         queues.append(places)
     rounds = [queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
-    return [records[place] for place in sorted(rounds[:limit])]
+    return sorted(rounds[:limit])
