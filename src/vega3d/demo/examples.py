@@ -132,7 +132,9 @@ def load_examples(known: KnownQuestions | None = None, scores: Scores | None = N
             row = by_type.get((clip, question_type))
             if row is None:
                 continue
-            asked = SpatialQuestion(None, row["question"], row["options"], is_numeric=not row["options"])
+            asked = SpatialQuestion(
+                None, row["question"], row["options"], is_numeric=not row["options"], marks=row["marks"]
+            )
             if known is None or known.note(asked) is None:
                 assert is_choice(question_type) == bool(row["options"])
                 examples.setdefault(clip, {})[category] = Example(

@@ -84,6 +84,8 @@ class ModelAnswerer:
             "vision_attention": model.config.vlm_config.vision_config._attn_implementation,
             "notice": model.config.notice,
         }
+        if model.config.boxes_in_words:  # absent otherwise, so that earlier runs continue
+            self.settings["boxes_in_words"] = True
 
     def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
         """As `Answerer.answer`; raises ValueError as `Session.answer_batch` does."""
@@ -102,7 +104,7 @@ class BlindAnswerer(ModelAnswerer):
     kind = "blind"
 
     def question(self, record: AnnotatedQuestion) -> SpatialQuestion:
-        return replace(record, visual=None)
+        return replace(self.session.posed(record), visual=None)
 
 
 class ChanceAnswerer:

@@ -117,8 +117,8 @@ def load_furniture(path: str | os.PathLike = PACK) -> list[Furniture]:
     A process reads a pack once, as long as its file does not change: the objects are shared by all who load it.
 
     Args:
-        path: a pack (docs/data: `.npz` or `.npz.xz`, one JSON table and the arrays of each part), with a class for each
-            object.
+        path: a pack (docs/data: `.npz` or `.npz.xz`, one JSON table and the arrays of each part), with a class for
+            each object.
 
     Raises:
         ValueError: if the file is no pack, is damaged, or has an unknown class.
