@@ -42,7 +42,7 @@ def clip_rows(
     """
     height, width = observation.ids.shape[1:]
     questions = [
-        in_words(question, question.frame, width, height) if question.marks else question
+        in_words(question, question.frame, width, height) if question.frame is not None else question
         for question in make_questions(observation, seed, per_type)
     ]
     rows = [

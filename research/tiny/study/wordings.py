@@ -361,11 +361,11 @@ def known_questions(categories: Sequence[str], guesses: Container[str]) -> dict:
             form["wordings"] = free
         if bound:
             is_told = kind == LOCALISATION
-            own = {"options": [BOXES], "marked": False} if is_told else {}
+            told = {"options": [BOXES], "marked": False} if is_told else {}
             has_all = set(slots_of(bound[0])) == set(slots_of(OFFICIAL[kind]))
             text = TOLD_BOXES if is_told else bound[0] if has_all else OFFICIAL[kind]
             wordings = [wording for wording in bound if wording != text]
-            field["forms"].append({**form, **own, "text": text, "wordings": wordings, "in_words": False})
+            field["forms"].append({**form, **told, "text": text, "wordings": wordings, "in_words": False})
     synonyms = {
         name: [*([word] if (word := texts.said.get(name)) else []), *texts.synonyms.get(name, ())] for name in CLASSES
     }

@@ -3,30 +3,22 @@
 import string
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vega3d.questions import Mark
+from vega3d.questions import Mark, SpatialQuestion
+
+if TYPE_CHECKING:  # what it imports makes questions, which no drawing needs
+    from vega3d.rooms.questions.questions import GeometricQuestion
 
 COLORS = ((230, 40, 40), (30, 110, 255), (255, 210, 0), (0, 200, 120), (255, 255, 255), (200, 90, 220))
 OUTLINE = (0, 0, 0)
 SMALLEST_LETTER = 11  # [px]
 GRID = 12  # rows and columns by which a box is told in words, counted from 0
 MARKED = "marked boxes"  # in a question
-
-
-class Marked(Protocol):
-    """A question about marked boxes; a dataclass, such as `SpatialQuestion`."""
-
-    question: str
-    options: Sequence[str]
-    frame: int | None
-    marks: Sequence[Mark]
-
-
-MarkedQuestion = TypeVar("MarkedQuestion", bound=Marked)
+MarkedQuestion = TypeVar("MarkedQuestion", bound="SpatialQuestion | GeometricQuestion")
 
 
 def in_words(question: MarkedQuestion, frame: int, width: int, height: int) -> MarkedQuestion:
@@ -49,7 +41,7 @@ def in_words(question: MarkedQuestion, frame: int, width: int, height: int) -> M
     check_boxes(question.marks, width, height)
     text = question.question.replace(MARKED, "boxes")
     told = tuple(box_text(mark, frame, width, height) for mark in question.marks)
-    return replace(question, question=text, options=told, frame=None, marks=())  # type: ignore[type-var]
+    return replace(question, question=text, options=told, frame=None, marks=())
 
 
 def box_text(mark: Mark, frame: int, width: int, height: int) -> str:
