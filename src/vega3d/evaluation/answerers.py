@@ -98,6 +98,15 @@ class ModelAnswerer:
         return record
 
 
+class UnfusedAnswerer(ModelAnswerer):
+    """The same model with its generator switched off: the VLM's own tokens go on unfused."""
+
+    kind = "unfused"
+
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
+        return self.session.answer_batch([self.question(record) for record in records], with_generator=False)
+
+
 class BlindAnswerer(ModelAnswerer):
     """The same model with the same prompt and no video: what the words alone give away."""
 

@@ -60,8 +60,8 @@ class Session:
 
     ```python
     session = vega3d.load("vega3d-tiny")
-    answer = session.ask("room", "Which of these objects is the closest to the clock?", ["bed", "door"])
-    print(answer.text, answer.options)
+    answer = session.ask("room", "Where is the bed, from the first frame?")
+    print(answer.text, answer.notice)
     ```
 
     Args:
@@ -186,21 +186,33 @@ class Session:
         yield replace(self._split(question, answer), seconds=round(time.perf_counter() - start, 3))
 
     @torch.no_grad()
-    def answer_batch(self, questions: Sequence[SpatialQuestion], max_new_tokens: int | None = None) -> list[RawAnswer]:
+    def answer_batch(
+        self,
+        questions: Sequence[SpatialQuestion],
+        max_new_tokens: int | None = None,
+        *,
+        with_generator: bool = True,
+    ) -> list[RawAnswer]:
         """Answers questions together, with padding on the left; each as if it were asked alone, but for rounding.
 
         Args:
             questions: those without a visual are asked blind, by their words alone.
             max_new_tokens: the most that an answer may have; `BARE_TOKENS` by default, and `WORDS_TOKENS` of a model
                 that answers in words.
+            with_generator: as in `answer`.
 
         Returns:
             For each the text as the model wrote it, also for a choice, without what it stands on; and the probability
             of each letter, or None.
         """
         questions = [self.posed(question) for question in questions]
-        clips = [None if question.visual is None else self.encode(question) for question in questions]
-        return self._raw_answers(questions, self._inputs(questions, clips)[0], max_new_tokens)
+        clips = [
+            None
+            if question.visual is None
+            else self.encode(question, with_generator=with_generator, with_semantic=not with_generator)
+            for question in questions
+        ]
+        return self._raw_answers(questions, self._inputs(questions, clips, with_generator)[0], max_new_tokens)
 
     def _raw_answers(
         self, questions: Sequence[SpatialQuestion], inputs: dict, max_new_tokens: int | None
