@@ -25,7 +25,7 @@ from vega3d.evaluation.metrics import parse_official, score_parsed
 from vega3d.evaluation.report import ROWS, compare
 from vega3d.evaluation.run import evaluate
 from vega3d.evaluation.vsibench import AnnotatedQuestion
-from vega3d.files import read_json, write_json, write_whole
+from vega3d.files import check_input, read_json, write_json, write_whole
 from vega3d.hub.load import load_vega
 from vega3d.inference.session import Session
 from vega3d.questions import KnownQuestions, SpatialQuestion
@@ -138,6 +138,7 @@ def with_section(card: str, text: str) -> str:
 
 def score_model(folder: Path, results: Path | None, rooms: int, batch_size: int, workers: int) -> None:
     """Writes the scores of a checkpoint into its folder and its card."""
+    card = check_input(folder / "README.md")
     of_study = None if results is None else trained(read_json(results))
     model, processor = load_vega(folder, device="cpu")
     known = KnownQuestions.from_config(model.config.questions)
@@ -148,7 +149,6 @@ def score_model(folder: Path, results: Path | None, rooms: int, batch_size: int,
     values |= {"trained": of_study} if of_study else {}
     values["examples"] = answered_examples(Session(model, processor), known, Scores(**values))
     write_json(folder / FILE, values)
-    card = folder / "README.md"
     text = scores_text(Scores(**values))
     whole = with_section(card.read_text(encoding="utf-8"), text)
     write_whole(card, partial(Path.write_text, data=whole, encoding="utf-8"))
