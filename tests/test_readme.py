@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import vega3d
 from command_line import run
-from vega3d import VegaConfig
 from vega3d.questions import KnownQuestions, SpatialQuestion
 from vega3d.shipped import ASSETS
 
@@ -20,9 +20,8 @@ ADVERTISED = [
     "Makefile",
     "docs/*.md",
     "examples/*.py",
-    "src/vega3d/demo/*.py",
+    "src/vega3d/**/*.py",
     "src/vega3d_cli/*.py",
-    "src/vega3d/hub/*.py",
 ]
 PAGES = ("README.md", "docs/asking.md")
 
@@ -43,14 +42,13 @@ def test_python(workplace, monkeypatch, capsys):
     assert len(snippets) >= 5
     names: dict = {}
 
-    exec(compile(asked, "README.md", "exec"), names)
-    right = {row["question"]: row["answer"] for row in ROWS}[names["question"]]
-    assert capsys.readouterr().out == "C. nightstand\n"
-    assert right == "C"
-
-    exec(compile(through_transformers, "README.md", "exec"), names)
-    assert capsys.readouterr().out == "2\n"
-    assert names["question"].question in {row["question"] for row in ROWS if row["answer"] == "2"}
+    for snippet in (asked, through_transformers):
+        [(text, verdict)] = re.findall(r"^print\(.*\)  # (.+), which is (right|wrong)$", snippet, flags=re.MULTILINE)
+        exec(compile(snippet, "README.md", "exec"), names)
+        question = names["question"]
+        row = {row["question"]: row for row in ROWS}[question if isinstance(question, str) else question.question]
+        assert capsys.readouterr().out == f"{text}\n"
+        assert (text.split(". ")[0] == row["answer"]) == (verdict == "right")
 
     for snippet in snippets:
         exec(compile(snippet, "README.md", "exec"), names)
@@ -75,42 +73,64 @@ def test_commands(workplace, monkeypatch):
 def advertised() -> list[tuple[str, list[str]]]:
     """Where a command that asks is advertised, and its words; those for other models with words of their own apart."""
     found = []
-    for file in (file for pattern in ADVERTISED for file in sorted(PROJECT.glob(pattern))):
-        for command in re.findall(r"(?:^|[\s`/])vega3d (ask [^`\n]*)", file.read_text()):
-            if '"' in command and "..." not in command and "org/" not in command:
-                found.append((file.name, shlex.split(command.split(' """')[0].removesuffix('""",'), comments=True)))
+    for file in advertising():
+        for command in re.findall(r"(?:^|[\s`/\"])vega3d (ask [^`\n]*)", file.read_text()):
+            if re.search("[\"']", command) and "..." not in command and "org/" not in command:
+                command = command.split(' """')[0].removesuffix('""",')
+                odd = command.count('"') % 2  # the end of a text of Python
+                found.append((file.name, shlex.split(command.rpartition('"')[0] if odd else command, comments=True)))
     return found
 
 
-def test_no_advertised_question_is_outside_what_the_embedded_model_knows():
-    """The answers to those in the README and of the help are looked at above, and in test_answers_of_the_help."""
-    known = KnownQuestions.from_config(VegaConfig.from_pretrained(ASSETS / "vega3d-tiny").questions)
-    commands = advertised()
-    assert {name for name, _ in commands} >= {"README.md", "Makefile", "features.md", "training.md", "ask.py"}
-
-    for name, words in commands:
-        arguments = words[1 : next((n for n, word in enumerate(words) if word.startswith("--")), len(words))]
-        rest = words[1 + len(arguments) :]
-        options = rest[rest.index("--options") + 1 :] if "--options" in rest else []
-        options = options[: next((n for n, word in enumerate(options) if word.startswith("--")), len(options))]
-        asked = SpatialQuestion(None, arguments[-1], options, is_numeric="--number" in rest)
-        assert known.note(asked) is None, f"{name}: {words}"
+def advertising() -> list[Path]:
+    return [file for pattern in ADVERTISED for file in sorted(PROJECT.glob(pattern))]
 
 
-def test_answers_of_the_help():
-    """An answer is a number, a place or one of the options; those that are known are right."""
-    answers = {}
-    for name, words in advertised():
-        if name == "ask.py" and "--model" not in words and words[1] in ("room", "study"):
-            result = run(*words)
-            assert result.exit_code == 0, result.stderr
-            answers[words[2]] = result.stdout.strip().splitlines()[0]
+def asked_by(words: list[str]) -> SpatialQuestion:
+    """The question of a command, about the last video before it."""
+    arguments = words[1 : next((n for n, word in enumerate(words) if word.startswith("--")), len(words))]
+    rest = words[1 + len(arguments) :]
+    options = rest[rest.index("--options") + 1 :] if "--options" in rest else []
+    options = options[: next((n for n, word in enumerate(options) if word.startswith("--")), len(options))]
+    return SpatialQuestion(arguments[-2], arguments[-1], options, is_numeric="--number" in rest)
 
-    assert len(answers) == 3
-    for question, text in answers.items():
-        assert re.fullmatch(r"\d+(\.\d+)?|\d\.\d (ahead|behind) \d\.\d (left|right)|[A-D]\. .+", text), (
-            question,
-            text,
-        )
-    assert answers["How many desk(s) are in this room?"] == "2"
-    assert answers["Where is the teddy bear, from the first frame?"] == "0.5 behind 2.0 right"
+
+def asked_in_python() -> list[tuple[str, SpatialQuestion]]:
+    """Where `ask` is shown with a shipped clip and a text, and the question."""
+    found = []
+    for file in advertising():
+        for clip, question, rest in re.findall(r'\.ask\("(room|study)", "([^".]+)"([^\n]*)', file.read_text()):
+            options = re.findall(r'"([^"]+)"', rest)
+            found.append((file.name, SpatialQuestion(clip, question, options, is_numeric="is_numeric=True" in rest)))
+    return found
+
+
+@pytest.fixture(scope="module")
+def session():
+    return vega3d.load(device="cpu")
+
+
+def test_no_advertised_question_is_outside_what_the_embedded_model_knows(session):
+    known = KnownQuestions.from_config(session.model.config.questions)
+    questions = [(name, asked_by(words)) for name, words in advertised()] + asked_in_python()
+    files = {name for name, _ in questions}
+    assert files >= {"README.md", "Makefile", "features.md", "training.md", "ask.py", "asking.md", "session.py"}
+
+    for name, asked in questions:
+        assert known.note(asked) is None, f"{name}: {asked}"
+
+
+def test_every_advertised_question_about_a_shipped_clip_has_an_answer_of_its_kind(session):
+    """A number, a place or one of the options, whatever model is shipped; whether they are right, the card says."""
+    questions = [asked_by(words) for _, words in advertised()] + [asked for _, asked in asked_in_python()]
+    about_clips = [asked for asked in questions if asked.visual in ("room", "study")]
+    different = {(asked.visual, asked.question, tuple(asked.options)): asked for asked in about_clips}
+    assert len(different) >= 6
+
+    for asked in different.values():
+        answer = session.answer(asked)
+        if asked.options:
+            assert answer.text[3:] in asked.options
+        else:
+            shape = r"\d+(\.\d+)?" if asked.is_numeric else r"\d\.\d (m )?(ahead|behind|to the).*"
+            assert re.fullmatch(shape, answer.text), (asked, answer.text)

@@ -117,6 +117,7 @@ class Form:
             many: small letters, marks and words that are nearly those of a wording do no harm.
         units: words for {unit}.
         in_words: whether it may also be asked in plain words, without options and without asking for a number.
+        marked: whether it is about boxes marked on a frame, and means nothing without them.
     """
 
     text: str
@@ -126,6 +127,7 @@ class Form:
     wordings: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     in_words: bool = False
+    marked: bool = False
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -133,6 +135,10 @@ class Form:
 
     def takes(self, answer: str) -> bool:
         return answer == self.answer or (self.in_words and answer == TEXT)
+
+    def is_for(self, asked: SpatialQuestion) -> bool:
+        """Whether the kind of answer and the marks are those that belong to it."""
+        return self.takes(answer_kind(asked)) and (not self.marked or bool(asked.marks))
 
 
 class Thing(NamedTuple):
@@ -219,7 +225,7 @@ class KnownQuestions:
 
     def fits(self, phrase: Phrase, asked: SpatialQuestion) -> bool:
         """Whether the question is one of the known ones, or nearly so, with the kind of answer that belongs to it."""
-        usable = (wording for wording in self.wordings if wording.form.takes(answer_kind(asked)))
+        usable = (wording for wording in self.wordings if wording.form.is_for(asked))
         return any((self.is_near if w.form.wordings else self.is_exact)(w, phrase, asked) for w in usable)
 
     def is_exact(self, wording: Wording, phrase: Phrase, asked: SpatialQuestion) -> bool:

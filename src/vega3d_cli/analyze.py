@@ -268,7 +268,7 @@ def correspondence(
     None,
     """    vega3d analyze probe vega3d-tiny --clips 10 --train-clips 20 --controls random
 
-    vega3d analyze probe vega3d-tiny --mode views,frame --block 1,3,5,7 --timestep 100,700 --readings depth,turn
+    vega3d analyze probe vega3d-tiny --mode views,frame --block 1,3,5 --timestep 100,700 --readings depth,turn
 
     vega3d analyze probe generator --preset vidfm3d --probe attentive --probe-seeds 0,1,2 --readings turn,pose
 

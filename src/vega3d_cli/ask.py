@@ -94,20 +94,21 @@ def ask(
     for notice in () if as_json else notices(loaded.config, asked):
         typer.echo(f"note: {notice}", err=True)
     session = Session(loaded, processor, cache=features, num_frames=len(clip.frames))
+    is_streamed = not (as_json or options or (number and loaded.config.answers_in_words))
     streamer = TextStreamer(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
     with common.progress("world simulator", "frame", len(clip.frames), quiet=as_json) as on_progress:
         answer = session.answer(
             asked,
             max_new_tokens=max_new_tokens,
             output_gates=save_gates is not None,
-            streamer=None if as_json or options else streamer,
+            streamer=streamer if is_streamed else None,
             on_progress=on_progress,
         )
     if save_gates is not None and answer.gates is not None:
         from vega3d.inference.gate_figure import save_gate_figure
 
         save_gate_figure(save_gates, clip.frames, answer.gates.numpy(), answer.frame_seconds)
-    report(answer, question, model, loading_seconds, as_json, bool(options))
+    report(answer, question, model, loading_seconds, as_json, is_streamed)
 
 
 def media_files(media: list[str]) -> Iterator[Path]:
@@ -124,7 +125,7 @@ def check_gates(fusion: str) -> None:
         raise ValueError(f"fusion={fusion!r} has no gate for each token, so there is no map to save. Leave it out.")
 
 
-def report(answer, question: str, model: str, loading_seconds: float, as_json: bool, is_choice: bool) -> None:
+def report(answer, question: str, model: str, loading_seconds: float, as_json: bool, is_streamed: bool) -> None:
     if as_json:
         from vega3d import __version__
 
@@ -132,9 +133,9 @@ def report(answer, question: str, model: str, loading_seconds: float, as_json: b
         values |= {"loading_seconds": loading_seconds, "vega3d": __version__}
         typer.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
         return
-    if is_choice:  # an open answer was streamed
-        for letter, probability in answer.options.items():
-            typer.echo(f"  {letter}: {probability:.1%}", err=True)
+    for letter, probability in (answer.options or {}).items():
+        typer.echo(f"  {letter}: {probability:.1%}", err=True)
+    if not is_streamed:
         if answer.reason:
             typer.echo(f"({answer.reason})", err=True)
         typer.echo(answer.text)

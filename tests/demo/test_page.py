@@ -17,9 +17,9 @@ from tiny_checkpoints import FROZEN
 from vega3d.demo.app import build, launch
 from vega3d.demo.checks import MAX_CHARACTERS, MAX_SECONDS, make_question
 from vega3d.demo.compare import Comparer, Comparison
-from vega3d.demo.examples import CATEGORIES, COLUMNS, load_examples, read_scores
+from vega3d.demo.examples import CATEGORIES, COLUMNS, Scores, load_examples, read_scores, scores_text
 from vega3d.demo.handlers import NO_ANSWER, Handlers, shown_errors
-from vega3d.demo.panels import answer_panel, bars, outcome_panel, reading_panel, right_answer
+from vega3d.demo.panels import answer_panel, bars, outcome_panel, reading_panel, right_answer, scoreboard
 from vega3d.hub.load import load_vega
 from vega3d.inference.answer import Answer
 from vega3d.inference.encoding import EncodedClip
@@ -117,16 +117,26 @@ def test_examples_of_each_category():
             assert (example.marked_picture() is not None) == (example.category == "Which box")
 
 
+ROW = {"model": 0.5, "off": 0.4, "constant": 0.3}
+TRAINED = {"rooms": 9, "seeds": 3, "with": 0.6, "without": 0.5, "difference": GOOD_SCORES["difference"]}
+ANSWERED = {"clip": "room", "category": "Order", "right": "A. a", "model": "A. a", "off": "B. b"}
 BAD_SCORES = {
     "a list": "[]",
     "no rows": "{}",
     "a score of 5": json.dumps({**GOOD_SCORES, "scores": {"macro": dict.fromkeys(COLUMNS, 5)}}),
     "a score as text": json.dumps({**GOOD_SCORES, "scores": {"macro": dict.fromkeys(COLUMNS, "high")}}),
-    "another column": json.dumps({**GOOD_SCORES, "scores": {"macro": {"model": 0.5}}}),
+    "another column": json.dumps({**GOOD_SCORES, "scores": {"macro": {**ROW, "<b>": 0.5}}}),
+    "rows of different columns": json.dumps({**GOOD_SCORES, "scores": {"macro": ROW, "route_planning": {"model": 1}}}),
+    "no constant": json.dumps({**GOOD_SCORES, "scores": {"macro": {"model": 0.5}}}),
     "another category": json.dumps({**GOOD_SCORES, "scores": {"<b>": dict.fromkeys(COLUMNS, 0.5)}}),
     "rows that are a list": json.dumps({**GOOD_SCORES, "scores": []}),
     "no interval": json.dumps({**GOOD_SCORES, "difference": {}}),
+    "a difference as text": json.dumps({**GOOD_SCORES, "difference": {"score": "<b>", "low": None, "high": None}}),
     "rooms as text": json.dumps({**GOOD_SCORES, "rooms": "<b>many</b>"}),
+    "trained on many rooms": json.dumps({**GOOD_SCORES, "trained": {**TRAINED, "rooms": "many"}}),
+    "trained without a score": json.dumps({**GOOD_SCORES, "trained": {"rooms": 9, "seeds": 3}}),
+    "an example without scores": json.dumps({**GOOD_SCORES, "examples": [ANSWERED]}),
+    "an example that is text": json.dumps({**GOOD_SCORES, "examples": ["room"]}),
 }
 
 
@@ -136,6 +146,25 @@ def test_scores_of_another_shape_are_refused(tmp_path, case):
 
     with pytest.raises(ValueError, match=r"scores\.json"):
         read_scores(tmp_path)
+
+
+def test_scores_are_shown_with_what_their_columns_are(tmp_path):
+    earlier = {name: score for name, score in zip(COLUMNS, (0.5, None, 0.45, 0.4, 0.3), strict=True) if score}
+    answered = {**ANSWERED, "scores": {"model": 1.0, "off": 0.0}}
+    values = {"rooms": 10, "questions": 20, "difference": GOOD_SCORES["difference"]}
+
+    def read(**more) -> Scores:
+        (tmp_path / "scores.json").write_text(json.dumps({**values, **more}))
+        return read_scores(tmp_path)
+
+    of_trainings = scoreboard(read(scores={"macro": earlier}, seeds=3))
+    one = read(scores={"macro": ROW}, trained=TRAINED, examples=[answered])
+
+    assert "over 3 models each; the difference is +10.0 [0.0, 20.0] points" in of_trainings
+    assert "switched off" not in of_trainings
+    assert "<td>40.0</td>" in scoreboard(one) and "score 60.0 on 9 rooms" in scoreboard(one)
+    assert "| macro | 50.0 | 40.0 | 30.0 |\n" in scores_text(one)
+    assert "| room | Order | A. a | A. a (100.0) | B. b (0.0) |\n" in scores_text(one)
 
 
 def test_a_model_without_scores_has_no_table(tmp_path):

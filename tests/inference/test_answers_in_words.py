@@ -1,9 +1,12 @@
 """Models that say what a choice or a number stands on before the answer itself."""
 
+import json
+
 import pytest
 import torch
 
-from tiny_checkpoints import FROZEN
+from command_line import run
+from tiny_checkpoints import FROZEN, copy_frozen
 from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.hub.load import load_vega
@@ -89,3 +92,14 @@ def test_without_the_setting_the_text_is_as_it_was_written(session):
         assert session.answer(NUMBER).reason is None
     finally:
         session.model.config.answers_in_words = True
+
+
+def test_the_command_writes_the_number_alone_to_standard_output(tmp_path):
+    folder = copy_frozen(tmp_path / "model", answers_in_words=True)
+    asked = ("ask", "room", "How far?", "--number", "--model", str(folder), "--num-frames", "4")
+
+    result, values = run(*asked), json.loads(run(*asked, "--json").stdout)
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{values['text']}\n"
+    assert not values["reason"] or f"({values['reason']})" in result.stderr

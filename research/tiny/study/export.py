@@ -63,6 +63,7 @@ def export(
     load_arm(model, experiment.run_folder(arm, seed))
     model.config.notice = notice
     model.config.answers_in_words = experiment.recipe.answers == "words"
+    model.config.boxes_in_words = True  # as all rows of the study are
     model.config.questions = known_questions(experiment.recipe.categories, guesses(experiment, arm, seed))
     with whole_folder(output) as partial_folder:
         save_model(model, experiment, partial_folder, dtype)

@@ -48,7 +48,8 @@ OPTIONS = {
     "localisation_by_choice": ["box A", "box B", "box C", "box D"],
     "obj_appearance_order": ["{a}, {b}, {c}, {d}", "{d}, {c}, {b}, {a}", "{b}, {a}, {d}, {c}", "{c}, {d}, {a}, {b}"],
 }
-MARKED = "localisation_by_choice"  # its boxes are drawn, so words alone do not ask it
+MARKED = "localisation_by_choice"  # about boxes on a frame; the words of its options come with them
+TOLD_BOXES = FORMS[MARKED].replace("marked boxes", "boxes")  # with the boxes told in the options (`marks.in_words`)
 
 
 def trained_questions(categories: Sequence[str], guesses: Container[str]) -> dict:
@@ -63,6 +64,7 @@ def trained_questions(categories: Sequence[str], guesses: Container[str]) -> dic
         answer = CHOICE if name in OPTIONS else NUMBER
         suggested = name not in guesses and name != MARKED
         for text in (FORMS[name], LONG_ROUTE) if name == "route_planning" else (FORMS[name],):
-            forms.append({"text": text, "answer": answer, "options": OPTIONS.get(name, []), "suggested": suggested})
+            form = {"text": text, "answer": answer, "options": OPTIONS.get(name, []), "suggested": suggested}
+            forms.append({**form, "marked": True} if name == MARKED else form)
     forms += [{"text": text, "answer": TEXT} for text in PLAN_FORMS.values()]
     return {"names": [*BUILT, *(name for name in CLASSES if name not in BUILT)], "forms": forms}

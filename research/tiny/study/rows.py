@@ -1,7 +1,6 @@
 """What is asked about a clip, and the answer in words: the benchmark's questions, the floor plan's, and people's."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from research.tiny.study.wordings import (
     reworded,
 )
 from vega3d.questions import reason_and_answer
+from vega3d.rooms.questions.marks import in_words
 from vega3d.rooms.questions.observation import Observation
 from vega3d.rooms.questions.questions import GeometricQuestion, make_questions
 from vega3d.rooms.scene.classes import CLASSES
@@ -27,7 +27,6 @@ from vega3d.rooms.scene.classes import CLASSES
 TALK_KINDS = (PRESENCE, DESCRIPTION)  # asked in training alone, as people type them
 PLAIN_SHARE = 0.5  # of the benchmark's questions, that are asked in plain words as well
 PLAIN_STREAM = 9  # of the random numbers
-GRID = 12  # rows and columns, by which a box is told in words
 
 
 def clip_rows(
@@ -41,8 +40,9 @@ def clip_rows(
         per_type: most questions of one of the benchmark's types.
         with_plain: also ask as people do, which is for training.
     """
+    height, width = observation.ids.shape[1:]
     questions = [
-        in_words(question, observation) if question.question_type == BOXES else question
+        in_words(question, question.frame, width, height) if question.frame is not None else question
         for question in make_questions(observation, seed, per_type)
     ]
     rows = [
@@ -119,19 +119,3 @@ def plan_rows(plan: FloorPlan) -> Iterator[tuple[str, str, str]]:
     for name, place in plan.places.items():
         yield PLACE, PLAN_FORMS[PLACE].format(a=name), plan.place(name)
         yield FIRST_FRAME, PLAN_FORMS[FIRST_FRAME].format(a=name), str(place.frame)
-
-
-def in_words(question: GeometricQuestion, observation: Observation) -> GeometricQuestion:
-    """A question about marked boxes with the boxes told in words, such as `frame 7, row 5, column 9`."""
-    height, width = observation.ids.shape[1:]
-    options = tuple(
-        f"frame {question.frame}, row {cell(top, bottom, height)}, column {cell(left, right, width)}"
-        for left, top, right, bottom in question.marks
-    )
-    text = question.question.replace("marked boxes", "boxes")
-    return replace(question, question=text, options=options, frame=None, marks=())
-
-
-def cell(low: int, high: int, size: int) -> int:
-    """Number from 0 of the row or column of `GRID` that holds the middle of a box."""
-    return int((low + high) / 2 / size * GRID)

@@ -21,10 +21,12 @@ from research.tiny.study.question_forms import (
     OPTIONS,
     PLACE,
     PLAN_FORMS,
+    TOLD_BOXES,
     trained_questions,
 )
 from vega3d.questions import TEXT, fill, plural, slots_of
 from vega3d.rooms.questions.annotations import listed, with_article
+from vega3d.rooms.questions.marks import box_text
 from vega3d.rooms.questions.observation import Observation
 from vega3d.rooms.scene.classes import CLASSES
 
@@ -309,21 +311,6 @@ def first_frame_text(place: Place) -> str:
     return f"In frame {place.frame}."
 
 
-def box_text(mark: Sequence[int], frame: int, size: tuple[int, int], grid: tuple[int, int]) -> str:
-    """ "frame 7, row 5, column 9": where the middle of a box is.
-
-    Args:
-        mark: left, top, right, bottom [px].
-        frame: number of the frame, as the reader is to be told it.
-        size: height and width of the frame [px].
-        grid: rows and columns, which are counted from 0.
-    """
-    left, top, right, bottom = mark
-    row = int((top + bottom) / 2 * grid[0] / size[0])
-    column = int((left + right) / 2 * grid[1] / size[1])
-    return f"frame {frame}, row {row}, column {column}"
-
-
 def description_text(observation: Observation) -> str:
     """What `describe` says of a walkthrough; objects come in the order of the share of a frame that they fill."""
     largest: dict[str, float] = {}
@@ -381,11 +368,12 @@ def known_questions(categories: Sequence[str], guesses: Container[str]) -> dict:
         else:
             form["wordings"] = free
         if bound:
-            own = {"options": [BOXES]} if kind == LOCALISATION else {}
+            is_told = kind == LOCALISATION
+            told = {"options": [BOXES], "marked": False} if is_told else {}
             has_all = set(slots_of(bound[0])) == set(slots_of(OFFICIAL[kind]))
-            text = bound[0] if has_all else OFFICIAL[kind]
+            text = TOLD_BOXES if is_told else bound[0] if has_all else OFFICIAL[kind]
             wordings = [wording for wording in bound if wording != text]
-            field["forms"].append({**form, **own, "text": text, "wordings": wordings, "in_words": False})
+            field["forms"].append({**form, **told, "text": text, "wordings": wordings, "in_words": False})
     synonyms = {
         name: [*([word] if (word := texts.said.get(name)) else []), *texts.synonyms.get(name, ())] for name in CLASSES
     }
@@ -412,5 +400,5 @@ def all_texts(seed: int = 0) -> Iterator[str]:
         yield describe({name: 1, **dict.fromkeys(CLASSES[place % 9 :: 9], 2 + place % 4)}, 10 + place % 30)
     yield presence_text("bed", True)
     yield from (f"1.4 {word}" for word in WRITTEN.values())
-    yield from (box_text((0, 0, 2, 2), 7, (12, 12), (12, 12)), *PLAIN_OPTIONS, *PLAIN_OPTIONS.values())
+    yield from (box_text((0, 0, 2, 2), 7, 12, 12), *PLAIN_OPTIONS, *PLAIN_OPTIONS.values())
     yield from (option for options in OPTIONS.values() for option in options)

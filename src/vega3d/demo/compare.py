@@ -46,6 +46,7 @@ class Comparer:
         Arguments and errors are those of `Session.answer`; a gate that is not finite is an error, too.
         """
         start = time.perf_counter()
+        question = self.session.posed(question)
         was_stored = self.session.is_encoded(question)
         clip = self.session.encode(
             question, with_semantic=True, with_frames=True, output_gates=True, on_progress=on_progress

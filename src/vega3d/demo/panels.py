@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from vega3d.demo.compare import Comparison
-from vega3d.demo.examples import COLUMNS, MACRO, Example, Scores
+from vega3d.demo.examples import CATEGORY_NAMES, COLUMNS, MACRO, Example, Scores, points
 from vega3d.inference.answer import Answer
 from vega3d.inference.encoding import EncodedClip
 from vega3d.inference.gate_figure import gate_overlays, gate_scale
@@ -55,21 +55,21 @@ OTHER_ORIGIN = (
 )
 SCORES_TITLE = "How good is it, over many rooms? [%]"
 SCORES = (
-    "{rooms:,} rooms that it was not trained on, {questions:,} questions. <b>Trained with</b> a world "
-    "simulator, <b>without</b> one: means over {seeds} models each; the difference is {difference} points (95 % "
-    "interval). <b>Constant</b>: an answer that ignores picture and question."
+    "{rooms:,} rooms that it was not trained on, {questions:,} questions. <b>Constant</b>: an answer that ignores "
+    "picture and question. "
 )
-CATEGORY_NAMES = {
-    "object_counting": "Counting",
-    "object_abs_distance": "Distance",
-    "object_size_estimation": "Object size",
-    "room_size_estimation": "Room size",
-    "object_rel_distance": "Which is closest",
-    "object_rel_direction": "Left or right, direction",
-    "route_planning": "Route",
-    "obj_appearance_order": "Order",
-    "macro": "Mean of the categories",
-}
+OFF = (
+    "<b>Switched off</b>: the same weights without the world simulator; the difference is {difference} points (95 % "
+    "interval). "
+)
+TRAINED = (
+    "<b>Trained with</b> a world simulator, <b>without</b> one: means over {seeds} models each; the difference is "
+    "{difference} points (95 % interval). "
+)
+TRAINED_ELSEWHERE = (
+    "Models <b>trained</b> with one score {with_it:.1f} on {rooms:,} rooms, those trained without one {without:.1f}: "
+    "means over {seeds} models each; the difference is {difference} points (95 % interval)."
+)
 
 
 def notice_panel(notice: str | None) -> str:
@@ -130,9 +130,7 @@ def right_answer(example: Example | None, question: str, options: Sequence[str])
     """That of an example, as long as neither its question nor its options were changed."""
     if example is None or question != example.question or tuple(options) != example.options:
         return None
-    if not options:
-        return example.answer
-    return f"{example.answer}. {options[ord(example.answer) - ord('A')]}"
+    return example.right
 
 
 def reading_panel(clip: EncodedClip | None = None) -> str:
@@ -168,20 +166,27 @@ def picture(frame: np.ndarray, caption: str) -> str:
 
 def scoreboard(scores: Scores) -> str:
     """A table of the scores over many rooms [%], with how far the interval of the difference reaches."""
-    head = "".join(f"<td>{title}</td>" for title in COLUMNS.values())
+    columns = scores.columns
+    head = "".join(f"<td>{COLUMNS[column]}</td>" for column in columns)
     rows = []
     for name, row in scores.scores.items():
-        cells = "".join(f"<td>{100 * row[column]:.1f}</td>" for column in COLUMNS)
+        cells = "".join(f"<td>{100 * row[column]:.1f}</td>" for column in columns)
         style = ' class="vega-mean"' if name == MACRO else ""
         rows.append(f"<tr{style}><th>{escape(CATEGORY_NAMES.get(name, name))}</th>{cells}</tr>")
-    points = " ".join(f"{100 * scores.difference[end]:+.1f}" for end in ("low", "high")).replace(" ", " to ")
-    caption = SCORES.format(
-        rooms=scores.rooms,
-        questions=scores.questions,
-        seeds=scores.seeds,
-        difference=f"{100 * scores.difference['score']:+.1f} ({points})",
-    )
-    return (
-        f'<div class="vega-heading">{SCORES_TITLE}</div><table><tr><th></th>{head}</tr>{"".join(rows)}</table>'
-        f'<div class="vega-faint">{caption}</div>'
-    )
+    table = f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+    caption = f'<div class="vega-faint">{scores_caption(scores)}</div>'
+    return f'<div class="vega-heading">{SCORES_TITLE}</div>{table}{caption}'
+
+
+def scores_caption(scores: Scores) -> str:
+    """What the columns are, and how far the intervals of the differences reach."""
+    caption = SCORES.format(rooms=scores.rooms, questions=scores.questions)
+    if "off" in scores.columns:
+        caption += OFF.format(difference=points(scores.difference))
+    if "without" in scores.columns:
+        caption += TRAINED.format(seeds=scores.seeds, difference=points(scores.difference))
+    if scores.trained is not None:
+        values = {name: scores.trained[name] for name in ("rooms", "seeds")}
+        means = {"with_it": 100 * scores.trained["with"], "without": 100 * scores.trained["without"]}
+        caption += TRAINED_ELSEWHERE.format(**values, **means, difference=points(scores.trained["difference"]))
+    return caption

@@ -86,6 +86,8 @@ class ModelAnswerer:
             "vision_attention": model.config.vlm_config.vision_config._attn_implementation,
             "notice": model.config.notice,
         }
+        if model.config.boxes_in_words:  # absent otherwise, so that earlier runs continue
+            self.settings["boxes_in_words"] = True
 
     def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
         """As `Answerer.answer`; raises ValueError as `Session.answer_batch` does."""
@@ -98,13 +100,22 @@ class ModelAnswerer:
         return record
 
 
+class UnfusedAnswerer(ModelAnswerer):
+    """The same model with its generator switched off: the VLM's own tokens go on unfused."""
+
+    kind = "unfused"
+
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer]:
+        return self.session.answer_batch([self.question(record) for record in records], with_generator=False)
+
+
 class BlindAnswerer(ModelAnswerer):
     """The same model with the same prompt and no video: what the words alone give away."""
 
     kind = "blind"
 
     def question(self, record: AnnotatedQuestion) -> SpatialQuestion:
-        return replace(record, visual=None)
+        return replace(self.session.posed(record), visual=None)
 
 
 class ChanceAnswerer:

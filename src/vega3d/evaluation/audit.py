@@ -323,12 +323,10 @@ class Auditor:
 
     def clips(self, scene: AuditedScene) -> list[tuple[VideoClip, list[AnnotatedQuestion]]]:
         """The clips of a scene with the questions about each: the plain one, and those with boxes drawn in."""
-        clips: dict[tuple, tuple[VideoClip, list[AnnotatedQuestion]]] = {}
-        for question in scene.questions:
-            boxes = tuple(map(tuple, question.marks)), question.frame if question.marks else None
-            if boxes not in clips:
-                clips[boxes] = self.own_clip(question), []
-            clips[boxes][1].append(question)
+        clips: dict[str, tuple[VideoClip, list[AnnotatedQuestion]]] = {}
+        for question in map(self.session.posed, scene.questions):
+            clip = self.own_clip(question)
+            clips.setdefault(content_hash(clip), (clip, []))[1].append(question)
         return list(clips.values())
 
     def fused(

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,28 +46,48 @@ def sampled_clip(
     """
     from vega3d.processing.video_vega3d import VideoClip, read_video
 
-    if marks and (not isinstance(marked_frame, Integral) or marked_frame < 0):
-        raise ValueError(
-            f"{len(marks)} boxes are marked on frame {marked_frame!r}, but that must be a whole number from 0. Give "
-            "the number of the frame of the whole video that they are on."
-        )
+    if marks:
+        check_marked_frame(marked_frame, marks)
     if not isinstance(visual, VideoClip):
         if not marks:
             return read_video(visual, num_frames, fps)
         visual = read_video(visual, sys.maxsize)
     chosen = choose_frames(visual.seconds, num_frames, fps)
-    frames = visual.frames[chosen]
     if marks and marked_frame is not None:
-        if marked_frame >= len(visual):
-            raise ValueError(
-                f"Frame {marked_frame} is marked, but {visual.source} has {len(visual)} frames. Give the video that "
-                "the question was made for."
-            )
-        place = int(np.abs(visual.seconds[chosen] - visual.seconds[marked_frame]).argmin())
-        chosen[place] = marked_frame
-        frames[place] = draw_marks(visual.frames[marked_frame], marks)
+        clip, place = clip_with_frame(visual, chosen, marked_frame)
+        clip.frames[place] = draw_marks(clip.frames[place], marks)
+        return clip
+    return chosen_frames(visual, chosen)
+
+
+def check_marked_frame(frame: int | None, marks: Sequence[Mark]) -> None:
+    if not isinstance(frame, Integral) or frame < 0:
+        raise ValueError(
+            f"{len(marks)} boxes are marked on frame {frame!r}, but that must be a whole number from 0. Give "
+            "the number of the frame of the whole video that they are on."
+        )
+
+
+def clip_with_frame(visual: "VideoClip", chosen: np.ndarray, frame: int) -> "tuple[VideoClip, int]":
+    """The chosen frames of a whole clip with one more of its frames in the place of the nearest, and that place.
+
+    Raises ValueError if the clip lacks the frame.
+    """
+    if frame >= len(visual):
+        raise ValueError(
+            f"Frame {frame} is marked, but {visual.source} has {len(visual)} frames. Give the video that "
+            "the question was made for."
+        )
+    place = int(np.abs(visual.seconds[chosen] - visual.seconds[frame]).argmin())
+    chosen = chosen.copy()
+    chosen[place] = frame
+    return chosen_frames(visual, chosen), place
+
+
+def chosen_frames(visual: "VideoClip", chosen: np.ndarray) -> "VideoClip":
+    """The clip of some frames of a whole one."""
     geometry = None if visual.geometry is None else visual.geometry.of_frames(chosen, len(visual))
-    return VideoClip(frames, visual.seconds[chosen], visual.source, visual.timed, geometry)
+    return replace(visual, frames=visual.frames[chosen], seconds=visual.seconds[chosen], geometry=geometry)
 
 
 class CorpusClip(NamedTuple):

@@ -29,7 +29,13 @@ def load(
     fps: float | None = None,
     stored_clips: int = 8,
 ) -> Session:
-    """A session with a model, which answers questions: `vega3d.load("vega3d-tiny").ask("room", "Where is the bed?")`.
+    """A session with a model, which answers questions about videos and images.
+
+    Example:
+
+    ```python
+    vega3d.load("vega3d-tiny").ask("room", "Where is the bed, from the first frame?")
+    ```
 
     Args:
         name_or_path: `vega3d-tiny` (embedded), a folder, or a Hub id.

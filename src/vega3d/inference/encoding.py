@@ -1,10 +1,10 @@
 """A clip or an image as the model sees it: read, identified by its content, and encoded once for all questions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,19 +13,22 @@ from PIL import Image
 from transformers.utils import ModelOutput
 
 from vega3d.features.cache import FeatureCache, without_pixels
-from vega3d.features.clips import sampled_clip
+from vega3d.features.clips import check_marked_frame, clip_with_frame, sampled_clip
 from vega3d.modeling.fusion_vega3d import ONE_GATE_A_TOKEN
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.modeling.positions_vega3d import with_positions
 from vega3d.processing.media_files_vega3d import check_file, local_path
 from vega3d.processing.media_vega3d import flatten_videos, load_clips, load_image_array
+from vega3d.processing.sampling_vega3d import choose_frames
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.questions import SpatialQuestion
+from vega3d.rooms.questions.marks import in_words
 from vega3d.shipped import example_clip
 
 SHOWN_WIDTH = 384  # of the frames that are stored for pictures [px]
 LANGUAGE_INPUTS = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")
 TEXT_INPUTS = ("input_ids", "attention_mask")
+Asked = TypeVar("Asked", bound=SpatialQuestion)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +79,33 @@ def read_frames(question: SpatialQuestion, num_frames: int | None, fps: float | 
     """The frames of a question's video that the model sees, its boxes drawn in; of an image the one frame."""
     if question.is_image:
         return VideoClip(load_image_array(question.visual)[None], np.zeros(1), "image", timed=False)
-    file = video_file(question)
-    videos = flatten_videos(file or question.visual)
-    if len(videos) != 1:
-        raise ValueError(f"A question is about one video, but {len(videos)} were given. Ask about each by itself.")
+    file, videos = video_file(question), one_video(question)
     if not question.marks:
         return load_clips(videos, None, None, num_frames, fps, do_sample_frames=True)[0]
     if file is None and not isinstance(videos[0], VideoClip):  # the marked frame is one of the whole video
         videos = load_clips(videos, None, None, None, None, do_sample_frames=False)
     return sampled_clip(videos[0], num_frames, fps, question.frame, question.marks)
+
+
+def one_video(question: SpatialQuestion) -> list:
+    """The video of a question, as `load_clips` takes it; raises ValueError if there are several."""
+    videos = flatten_videos(video_file(question) or question.visual)
+    if len(videos) != 1:
+        raise ValueError(f"A question is about one video, but {len(videos)} were given. Ask about each by itself.")
+    return videos
+
+
+def with_boxes_in_words(question: Asked, num_frames: int | None, fps: float | None) -> Asked:
+    """A question about marked boxes with the boxes told in words, about the frames that the model sees.
+
+    The frame with the boxes is among them, as in `sampled_clip`; nothing is drawn.
+    """
+    check_marked_frame(question.frame, question.marks)
+    [whole] = load_clips(one_video(question), None, None, None, None, do_sample_frames=False)
+    chosen = choose_frames(whole.seconds, num_frames, fps)
+    clip, place = clip_with_frame(whole, chosen, question.frame)  # type: ignore[arg-type]
+    height, width = clip.frames.shape[1:3]
+    return replace(in_words(question, place, width, height), visual=clip)
 
 
 def content_hash(content: Path | VideoClip) -> str:

@@ -23,6 +23,7 @@ from vega3d.features.cache import FeatureCache
 from vega3d.inference.answer import Answer, CheckedLogits, letter_probabilities, notices
 from vega3d.inference.encoding import (
     LANGUAGE_INPUTS,
+    Asked,
     EncodedClip,
     content_hash,
     fused_tokens,
@@ -33,6 +34,7 @@ from vega3d.inference.encoding import (
     small,
     video_file,
     visual_kind,
+    with_boxes_in_words,
     with_features,
 )
 from vega3d.modeling.fusion_vega3d import FUSIONS
@@ -59,8 +61,8 @@ class Session:
 
     ```python
     session = vega3d.load("vega3d-tiny")
-    answer = session.ask("room", "Which of these objects is the closest to the clock?", ["bed", "door"])
-    print(answer.text, answer.options)
+    answer = session.ask("room", "Where is the bed, from the first frame?")
+    print(answer.text, answer.notice)
     ```
 
     Args:
@@ -115,7 +117,8 @@ class Session:
         Args:
             visual: a path, the name of a shipped clip (`room`, `study`), a `VideoClip`, or frames, as `VegaProcessor`
                 takes them.
-            question: the text; this and the next five as in `SpatialQuestion`.
+            question: the text; this and the next five as in `SpatialQuestion`. A model with `boxes_in_words` is
+                told the marks in the place of the options `box A`, `box B`, ...
             settings: those of `answer`.
 
         Errors are those of `SpatialQuestion` and `answer`.
@@ -184,20 +187,33 @@ class Session:
         yield replace(self._split(question, answer), seconds=round(time.perf_counter() - start, 3))
 
     @torch.no_grad()
-    def answer_batch(self, questions: Sequence[SpatialQuestion], max_new_tokens: int | None = None) -> list[RawAnswer]:
+    def answer_batch(
+        self,
+        questions: Sequence[SpatialQuestion],
+        max_new_tokens: int | None = None,
+        *,
+        with_generator: bool = True,
+    ) -> list[RawAnswer]:
         """Answers questions together, with padding on the left; each as if it were asked alone, but for rounding.
 
         Args:
             questions: those without a visual are asked blind, by their words alone.
             max_new_tokens: the most that an answer may have; `BARE_TOKENS` by default, and `WORDS_TOKENS` of a model
                 that answers in words.
+            with_generator: as in `answer`.
 
         Returns:
             For each the text as the model wrote it, also for a choice, without what it stands on; and the probability
             of each letter, or None.
         """
-        clips = [None if question.visual is None else self.encode(question) for question in questions]
-        return self._raw_answers(questions, self._inputs(questions, clips)[0], max_new_tokens)
+        questions = [self.posed(question) for question in questions]
+        clips = [
+            None
+            if question.visual is None
+            else self.encode(question, with_generator=with_generator, with_semantic=not with_generator)
+            for question in questions
+        ]
+        return self._raw_answers(questions, self._inputs(questions, clips, with_generator)[0], max_new_tokens)
 
     def _raw_answers(
         self, questions: Sequence[SpatialQuestion], inputs: dict, max_new_tokens: int | None
@@ -264,6 +280,7 @@ class Session:
         """
         if not isinstance(question, SpatialQuestion):
             question = SpatialQuestion(question, "What is there?")
+        question = self.posed(question)
         with named_errors(question):
             self._rendered(question)
             key, clip = self._key(question)
@@ -286,9 +303,16 @@ class Session:
             return replace(stored, gates=self._inputs([question], [stored])[1][0])
         return stored
 
+    def posed(self, question: Asked) -> Asked:
+        """The question as the model takes it: to one with `boxes_in_words` marked boxes are told, not drawn."""
+        if not (self.model.config.boxes_in_words and question.marks) or question.is_image or question.visual is None:
+            return question
+        with named_errors(question):
+            return with_boxes_in_words(question, self.num_frames, self.fps)
+
     def is_encoded(self, question: SpatialQuestion) -> bool:
         """Whether the clip of a question is in memory."""
-        return self._key(question)[0] in self._clips
+        return self._key(self.posed(question))[0] in self._clips
 
     def _key(self, question: SpatialQuestion) -> tuple[tuple, VideoClip | None]:
         """Equal for questions that show the model the same frames; and the frames, if they had to be read for it."""
@@ -362,6 +386,7 @@ class Session:
     ) -> tuple[dict, Answer]:
         """Inputs of the language model, and the answer before it has a text."""
         notice = " ".join(notices(self.model.config, question))
+        question = self.posed(question)
         clip = self.encode(
             question, with_generator=with_generator, with_semantic=not with_generator, on_progress=on_progress
         )

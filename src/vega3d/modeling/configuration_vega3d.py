@@ -285,6 +285,7 @@ class VegaConfig(PreTrainedConfig):
         questions: forms of the questions that it was trained on, and names of objects; one who asks another is told.
         answers_in_words: whether a choice or a number is said after what it stands on, behind the last full stop, as
             in "lamp 2.0 ahead 0.4 left, bed 1.2 ahead 1.0 left: left. B".
+        boxes_in_words: whether marked boxes are told in words ("frame 7, row 5, column 9"), and not drawn.
     """
 
     model_type = "vega3d"
@@ -311,6 +312,7 @@ class VegaConfig(PreTrainedConfig):
     notice: str | None = None
     questions: dict | None = None
     answers_in_words: bool = False
+    boxes_in_words: bool = False
 
     def __post_init__(self, **kwargs):
         refuse_misspelled(type(self), kwargs)

@@ -1,14 +1,54 @@
-"""Boxes drawn into a frame with their letters, for questions about marked objects."""
+"""The boxes of a question about marked objects: drawn into a frame with their letters, or told in words."""
 
 import string
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vega3d.questions import Mark, SpatialQuestion
+
+if TYPE_CHECKING:  # what it imports makes questions, which no drawing needs
+    from vega3d.rooms.questions.questions import GeometricQuestion
+
 COLORS = ((230, 40, 40), (30, 110, 255), (255, 210, 0), (0, 200, 120), (255, 255, 255), (200, 90, 220))
 OUTLINE = (0, 0, 0)
 SMALLEST_LETTER = 11  # [px]
+GRID = 12  # rows and columns by which a box is told in words, counted from 0
+MARKED = "marked boxes"  # in a question
+MarkedQuestion = TypeVar("MarkedQuestion", bound="SpatialQuestion | GeometricQuestion")
+
+
+def in_words(question: MarkedQuestion, frame: int, width: int, height: int) -> MarkedQuestion:
+    """The question with its boxes told in words, such as `frame 7, row 5, column 9`, in place of being drawn.
+
+    Args:
+        question: with `marks`, and the options `box A`, `box B`, ...
+        frame: number of the frame with the boxes among those that the model sees, from 0.
+        width, height: of the frame [px].
+
+    Raises:
+        ValueError: if the options are others: what they say of the boxes cannot be told.
+    """
+    boxes = [f"box {letter}" for letter in string.ascii_uppercase[: len(question.marks)]]
+    if list(question.options) != boxes:
+        raise ValueError(
+            f"The model takes boxes in words, which stand in the place of the options {', '.join(boxes)}, but the "
+            f"options are {list(question.options)}. Give those."
+        )
+    check_boxes(question.marks, width, height)
+    text = question.question.replace(MARKED, "boxes")
+    told = tuple(box_text(mark, frame, width, height) for mark in question.marks)
+    return replace(question, question=text, options=told, frame=None, marks=())
+
+
+def box_text(mark: Mark, frame: int, width: int, height: int) -> str:
+    """Where the middle of a box is: frame, and row and column of `GRID`."""
+    left, top, right, bottom = mark
+    row, column = (top + bottom) * GRID // (2 * height), (left + right) * GRID // (2 * width)
+    return f"frame {frame}, row {row}, column {column}"
 
 
 def draw_marks(frame: np.ndarray, marks: Sequence[Sequence[int]]) -> np.ndarray:
