@@ -98,7 +98,7 @@ def test_void_runs_are_named_with_their_line_of_the_log():
         {"step": 9, "gate": 0.995, "residual_scale": 0.5},
         {"step": 9, "gate": 0.5, "residual_scale": -0.002},
     )
-    assert is_void(shut) and is_void(silent) and not is_void({"step": 9, "gate": 0.9, "residual_scale": 0.1})
+    assert is_void(shut) and is_void(silent) and not is_void({"step": 9, "gate": 0.9, "residual_scale": -0.1})
     assert not is_void({"step": 9})  # an arm without a second stream
     records = asked(["object_rel_distance"])
     results = {"test": {arm: told(records, 0.5, 1) for arm in ("semantic", "trained", "twin")}}
