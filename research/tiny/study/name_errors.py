@@ -157,7 +157,13 @@ def name_values(
         "scenes": len(scenes),
         "seeds": seeds,
         "errors": {arm: intervals(found) for arm, found in drawn.items()},
-        "seed_errors": {arm: [intervals(statistics([run], alone)) for run in runs] for arm, runs in errors.items()},
+        "seed_errors": {
+            arm: {
+                str(result["settings"]["seed"]): intervals(statistics([run], alone))
+                for result, run in zip(results[arm], runs, strict=True)
+            }
+            for arm, runs in errors.items()
+        },
         "differences": {
             f"{arm} - {control}": differences(drawn[arm], drawn[control]) for arm, control in pairs(drawn, against)
         },
@@ -173,7 +179,7 @@ def name_table(split: str, values: Mapping) -> str:
     lines = [
         f"## Names: {split}, {values['scenes']} scenes, {values['seeds']} seeds",
         "",
-        "Errors of what reasons say beside names, with their 95 % interval over scenes, and over seeds where no run "
+        "Errors of what reasons say beside names, with their 95 % interval over scenes, and over seeds where none "
         "is named; less is better. `told` is the share of the names of the target that are told. Bold differences "
         "leave out 0.",
         "",
@@ -186,6 +192,6 @@ def name_table(split: str, values: Mapping) -> str:
 
     for arm, found in values["errors"].items():
         lines.append(line(arm, found))
-        lines += [line(f"{arm}, run {n}", one) for n, one in enumerate(values["seed_errors"][arm])]
+        lines += [line(f"{arm}, seed {seed}", one) for seed, one in values["seed_errors"][arm].items()]
     lines += [line(pair, found, "+") for pair, found in values["differences"].items()]
     return "\n".join([*lines, *(f"\n{note}" for note in scene_notes({"all": values["scenes"]}))]) + "\n"
