@@ -1,7 +1,7 @@
 """How far off the places, bearings and frames are that a model writes beside the names in its reasons.
 
-A sentence such as "lamp 1.2 ahead 0.4 left; sofa to lamp 60" says what the language model holds of an object when it is
-asked about, in metres and degrees. What is true is the reason of the training target for the same question, with
+A sentence such as "lamp 1.2 ahead 0.4 left; sofa to lamp 60" says what the language model holds of an object when it
+is asked about, in metres and degrees. What is true is the reason of the training target for the same question, with
 places to 0.2 m and bearings to 15 degrees, so that a perfect reason has no error at all. A name that the model leaves
 out has no error: `told` says how many of the names of the targets it tells.
 """

@@ -84,7 +84,7 @@ class Scores:
 
     def lead(self, question_type: str) -> float:
         """By how much the model is above an answer that ignores the question; 0 for types without a score."""
-        for category, types in SCORED.items():
+        for category, types in VSIBENCH.rows.items():
             if question_type in types and category in self.scores:
                 return self.scores[category]["model"] - self.scores[category]["constant"]
         return 0.0

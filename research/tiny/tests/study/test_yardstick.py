@@ -191,7 +191,8 @@ def test_errors_at_names_are_in_metres_and_degrees_and_say_what_is_left_out():
     rows = [Row(one.id, one.scene, 0, kind, one.question, one.options, "A", TRUE) for one in records]
     reasons = {
         "good": reason_and_answer(TRUE)[0],
-        "bad": "bed 1.6 ahead 0.2 left; bed to tv 15, bed to lamp 0: left",  # 1 m off; tv has no place and is 30 deg off
+        # 1 m off; tv has no place, and is 30 degrees off
+        "bad": "bed 1.6 ahead 0.2 left; bed to tv 15, bed to lamp 0: left",
         "mute": "",
     }
     results = {
