@@ -14,11 +14,13 @@ import numpy as np
 import torch
 
 from research.tiny.study.data import SplitData, Words
+from research.tiny.study.question_forms import CELL, FIRST_FRAME, PLACE
 from vega3d.modeling.inputs_vega3d import IGNORED
 
 PADDING = -1
 # Types whose answer follows from the floor plan, so that they can be asked without pictures.
 PLANNED = ("object_rel_direction_easy", "object_rel_direction_medium", "object_rel_direction_hard", "route_planning")
+SHORT = dict.fromkeys((PLACE, FIRST_FRAME, CELL), 3)  # rows of kinds with few tokens that are asked in a turn
 Asked = tuple[np.ndarray, np.ndarray]  # token ids of a prompt and of its answer, which may be empty
 
 
@@ -155,8 +157,9 @@ class PackMaker:
             row = self.data.asked[clip][place]
             by_kind.setdefault(self.data.rows[row].kind, []).append(row)
         turns = max((len(rows) for rows in by_kind.values()), default=0)
+        counts = [(rows, SHORT.get(kind, 1)) for kind, rows in by_kind.items()]
         chosen = []
-        for row in (rows[turn] for turn in range(turns) for rows in by_kind.values() if turn < len(rows)):
+        for row in (row for turn in range(turns) for rows, n in counts for row in rows[turn * n : (turn + 1) * n]):
             size = sum(map(len, self.asked[row]))
             if size <= room:
                 chosen.append(row)

@@ -6,6 +6,7 @@ from vega3d.questions import CHOICE, NUMBER, TEXT
 from vega3d.rooms.scene.classes import BUILT, CLASSES
 
 PLACE, FIRST_FRAME = PLAN_KINDS = ("place", "first_frame")  # of rows about the floor plan
+CELL = "cell"  # what a place of a frame shows
 ROUTE = (
     "You are a robot beginning at the {a} and facing the {b}. You want to navigate to the {%s}. You will perform the "
     "following actions (Note: for each [please fill in], choose either 'turn back,' 'turn left,' or 'turn right.'): "
@@ -39,6 +40,7 @@ PLAN_FORMS = {  # the words of `rows.plan_rows`
     PLACE: "Where is the {a}, from the first frame?",
     FIRST_FRAME: "In which frame is the {a} first seen?",
 }
+CELL_FORM = "What is in {place}?"  # a place as options tell boxes
 OPTIONS = {
     "object_rel_distance": ["{a}", "{b}", "{c}", "{d}"],
     "object_rel_direction_easy": ["left", "right"],

@@ -160,9 +160,10 @@ def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.n
     for number, clip in enumerate(rendered(scene, trajectories, shards)):
         observation = observe(scene, clip.instance, observation)
         plan = floor_plan(observation, clip.world_from_camera[0])
-        rows = clip_rows(observation, plan, (scene.seed, 3, number), shards.questions_per_type, shards.with_plain)
+        labels, seed = patch_labels(observation), (scene.seed, 3, number)
+        rows = clip_rows(observation, plan, labels, seed, shards.questions_per_type, shards.with_plain)
         record = {"scene": f"{shards.split}_{room:06d}_{number:02d}", "plan": plan.listed(plan.places), "rows": rows}
-        yield np.array(clip.rgb), patch_labels(observation), patch_points(clip), record
+        yield np.array(clip.rgb), labels, patch_points(clip), record
 
 
 def rendered(scene: Scene, trajectories: list[Trajectory], shards: RoomShards) -> Iterator[Clip]:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from research.tiny.study.answers import BOXES, FloorPlan, reasoned_answer
-from research.tiny.study.question_forms import FIRST_FRAME, PLACE, PLAN_FORMS
+from research.tiny.study.question_forms import CELL, CELL_FORM, FIRST_FRAME, PLACE, PLAN_FORMS
+from research.tiny.study.tower import PATCH
 from research.tiny.study.wordings import (
     DESCRIPTION,
     PRESENCE,
@@ -19,23 +20,29 @@ from research.tiny.study.wordings import (
     reworded,
 )
 from vega3d.questions import reason_and_answer
-from vega3d.rooms.questions.marks import in_words
+from vega3d.rooms.questions.marks import box_text, in_words
 from vega3d.rooms.questions.observation import Observation
 from vega3d.rooms.questions.questions import GeometricQuestion, make_questions
 from vega3d.rooms.scene.classes import CLASSES
 
-TALK_KINDS = (PRESENCE, DESCRIPTION)  # asked in training alone, as people type them
+TALK_KINDS = (PRESENCE, DESCRIPTION, CELL)  # asked in training alone, as people type them
+CELLS = 6  # places of a clip that are asked about
 PLAIN_SHARE = 0.5  # of the benchmark's questions, that are asked in plain words as well
 PLAIN_STREAM = 9  # of the random numbers
 
 
 def clip_rows(
-    observation: Observation, plan: FloorPlan, seed: Sequence[int], per_type: int, with_plain: bool = False
+    observation: Observation,
+    plan: FloorPlan,
+    labels: np.ndarray,
+    seed: Sequence[int],
+    per_type: int,
+    with_plain: bool = False,
 ) -> list[dict]:
     """Rows about one clip: `type`, `question`, `options`, `answer` (a letter, number or text), `words`, `is_plain`.
 
     Args:
-        observation, plan: of the clip.
+        observation, plan, labels: of the clip; the last are its `tower.patch_labels`.
         seed: of all choices.
         per_type: most questions of one of the benchmark's types.
         with_plain: also ask as people do, which is for training.
@@ -54,6 +61,7 @@ def clip_rows(
     if with_plain:
         random = np.random.default_rng([*seed, PLAIN_STREAM])
         rows += [*plain_rows(questions, observation, plan, random), *talk_rows(observation, plan, random)]
+        rows += cell_rows(labels, random)
     return rows
 
 
@@ -108,6 +116,17 @@ def talk_rows(observation: Observation, plan: FloorPlan, random: np.random.Gener
         yield row(PLACE, asked.question, (), absent(asked.said[name]), absent(asked.said[name]), True)
     answer = description_text(observation)
     yield row(DESCRIPTION, reworded(DESCRIPTION, {}, random).question, (), answer, answer, True)
+
+
+def cell_rows(labels: np.ndarray, random: np.random.Generator) -> Iterator[dict[str, Any]]:
+    """What some patches of uint8[T, h, w] show, told by place: what a box in words is about."""
+    height, width = labels.shape[1:]
+    places = np.argwhere(labels)
+    for frame, row_number, column in places[random.permutation(len(places))[:CELLS]].tolist():
+        left, top = column * PATCH, row_number * PATCH
+        place = box_text((left, top, left + PATCH, top + PATCH), frame, width * PATCH, height * PATCH)
+        name = CLASSES[labels[frame, row_number, column] - 1]
+        yield row(CELL, CELL_FORM.format(place=place), (), name, name, True)
 
 
 def drawn(names: Sequence[str], count: int, random: np.random.Generator) -> list[str]:
