@@ -3,8 +3,12 @@
     python recipes/fit_text_prior.py collect candidates.jsonl.gz --rooms 4000 --workers 2
     python recipes/fit_text_prior.py fit candidates.jsonl.gz  # writes src/vega3d/assets/text_prior.json
 
+    python recipes/fit_text_prior.py collect grounding.jsonl.gz --types grounding --rooms 1500 --trajectories 1
+    python recipes/fit_text_prior.py fit grounding.jsonl.gz
+
 Candidates are all questions of a type that a walkthrough allows, up to a number, before any is left out. The strength
-of the penalty on weights is chosen for each type on rooms that the fit does not see.
+of the penalty on weights is chosen for each type on rooms that the fit does not see. Types that the candidates lack
+keep their weights.
 """
 
 import argparse
@@ -21,11 +25,13 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
-from vega3d.files import write_whole
+from vega3d.files import read_json, write_whole
 from vega3d.rooms.dataset.workers import run_all
-from vega3d.rooms.questions.observation import observe
-from vega3d.rooms.questions.questions import names_in, shuffled_candidates
-from vega3d.rooms.questions.text_prior import CLUES, WEIGHTS
+from vega3d.rooms.questions.observation import Observation, observe
+from vega3d.rooms.questions.questions import QUESTION_MAKERS, names_in, shuffled_candidates
+from vega3d.rooms.questions.referring import referring_candidates
+from vega3d.rooms.questions.situated import SITUATED_MAKERS, clues_of, situated_candidates
+from vega3d.rooms.questions.text_prior import CLUES, COUNTS, WEIGHTS
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.scene import scene_seed
 from vega3d.rooms.scene.furniture import load_furniture
@@ -33,12 +39,13 @@ from vega3d.rooms.scene.scene import sample_scene
 from vega3d.rooms.scene.trajectory import sample_trajectory
 
 SIZE, NUM_FRAMES = 128, 17
+REFERRING = 10  # times as many referring expressions as questions of other types
 PENALTIES = (10.0, 30.0, 100.0, 300.0)  # precision of a normal prior on each weight
 RAREST = 4  # questions that a clue must be in
 SMALLEST = 0.02  # weight that is stored
 
 
-def room_candidates(place: int, first: int, split: str, trajectories: int, per_type: int) -> list[list]:
+def room_candidates(place: int, types: str, first: int, split: str, trajectories: int, per_type: int) -> list[list]:
     """Questions on room `first` + `place`: type, classes, options, number of the right option, number of the room."""
     number = first + place
     scene = sample_scene(scene_seed(split, number), load_furniture())
@@ -46,16 +53,38 @@ def room_candidates(place: int, first: int, split: str, trajectories: int, per_t
     for trajectory in range(trajectories):
         _, instance = renderer.geometry(sample_trajectory(scene, trajectory, NUM_FRAMES), SIZE, SIZE)
         observation = observe(scene, instance, observation)
-        for stream, name in enumerate(CLUES):
-            random = np.random.default_rng([scene.seed, 4, trajectory, stream])
-            for question in shuffled_candidates(name, observation, random)[:per_type]:
-                found.append([name, names_in(question, observation), question.options, question.right, number])
+        for asked, names in CANDIDATES[types](observation, [scene.seed, 4, trajectory], per_type):
+            found.append([asked.question_type, names, asked.options, asked.right, number])
     return found
+
+
+def choice_candidates(observation: Observation, seed: list[int], per_type: int) -> Iterator[tuple]:
+    """Questions of VSI-Bench's types, and the classes of their objects."""
+    for stream, name in enumerate(name for name in CLUES if name in QUESTION_MAKERS):
+        random = np.random.default_rng([*seed, stream])
+        for question in shuffled_candidates(name, observation, random)[:per_type]:
+            yield question, names_in(question, observation)
+
+
+def grounding_candidates(observation: Observation, seed: list[int], per_type: int) -> Iterator[tuple]:
+    """Referring expressions, of which many are left out afterwards, and situated questions, with their words."""
+    expressions = referring_candidates(observation, np.random.default_rng([*seed, len(CLUES)]))
+    for name in COUNTS:
+        chosen = [expression for expression in expressions if expression.question_type == name]
+        yield from ((expression, expression.names) for expression in chosen[: REFERRING * per_type])
+    for stream, name in enumerate(SITUATED_MAKERS):
+        random = np.random.default_rng([*seed, len(CLUES) + 1, stream])
+        for question in situated_candidates(name, observation, random)[:per_type]:
+            yield question, clues_of(question, observation)
+
+
+CANDIDATES = {"choice": choice_candidates, "grounding": grounding_candidates}
 
 
 def collect(options: argparse.Namespace) -> None:
     make = partial(
         room_candidates,
+        types=options.types,
         first=options.first,
         split=options.split,
         trajectories=options.trajectories,
@@ -133,16 +162,17 @@ def read(path: Path) -> Iterator[list]:
 
 
 def fit(options: argparse.Namespace) -> None:
-    questions: dict[str, list[list]] = {name: [] for name in CLUES}
+    questions: dict[str, list[list]] = {}
     for question in itertools.chain.from_iterable(map(read, options.files)):
-        questions[question[0]].append(question)
+        questions.setdefault(question[0], []).append(question)
     fitted = {name: fit_type(asked) for name, asked in tqdm(questions.items(), unit="type")}
     for name, (weights, metrics) in fitted.items():
         print(f"{name}: {len(weights)} clues, {metrics}")
+    before = read_json(options.output) if options.output.exists() else {"figures": {}, "weights": {}}
     values = {
         "command": "python recipes/fit_text_prior.py",
-        "figures": {name: metrics for name, (_, metrics) in fitted.items()},
-        "weights": {name: weights for name, (weights, _) in fitted.items()},
+        "figures": before["figures"] | {name: metrics for name, (_, metrics) in fitted.items()},
+        "weights": before["weights"] | {name: weights for name, (weights, _) in fitted.items()},
     }
     write_whole(options.output, partial(Path.write_text, data=json.dumps(values, separators=(",", ":")) + "\n"))
 
@@ -152,6 +182,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     collecting = commands.add_parser("collect")
     collecting.add_argument("file", type=Path)
+    collecting.add_argument("--types", choices=list(CANDIDATES), default="choice")
     collecting.add_argument("--split", default="train")
     collecting.add_argument("--first", type=int, default=0, help="number of the first room")
     collecting.add_argument("--rooms", type=int, default=4000)

@@ -20,7 +20,7 @@ from vega3d.processing.video_vega3d import read_video
 from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.card import TILE, TITLE
 from vega3d.rooms.dataset.dataset import synthesize
-from vega3d.rooms.dataset.files import check_record, load_spatial_questions, table_schema
+from vega3d.rooms.dataset.files import TABLES, check_record, load_spatial_questions, table_schema
 
 SETTINGS = DatasetSettings(split="validation", size=128, num_frames=5, trajectories=2, questions_per_type=1)
 
@@ -109,7 +109,7 @@ def test_answers_name_the_objects_that_they_come_from(made):
 
 def test_it_loads_through_datasets(made, tmp_path):
     tables = {}
-    for table in ("questions", "expressions", "captions", "attributes"):
+    for table in TABLES:
         tables[table] = datasets.load_dataset(str(made), table, split="validation", cache_dir=str(tmp_path))
 
     assert len(tables["questions"]) == len(load_vsibench(made)[0])
