@@ -24,7 +24,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from text_bias import RESAMPLES, choice_bias
 
 import vega3d
-from vega3d.rooms.dataset.grounding import GroundingQuestion, load_grounding, read_rows
+from vega3d.rooms.dataset.files import read_rows
+from vega3d.rooms.dataset.grounding import GroundingQuestion, load_grounding
 from vega3d.rooms.questions.proposals import PROPOSALS
 from vega3d.rooms.questions.text_prior import COUNTS
 
@@ -168,9 +169,7 @@ def boxes_alone(folders: Sequence[Path], splits: Sequence[str], seed: int) -> di
         for task in ("one", "any"):
             ours = [[question for question in asked if question.task == task] for asked in (train, test)]
             figures[f"{task}, {source} boxes"] = choosing(*ours, boxes_of, seed)
-            figures[f"{task}, {source} boxes, words too"] = choosing(
-                *ours, partial(with_noun, sizes=sizes), seed
-            )
+            figures[f"{task}, {source} boxes, words too"] = choosing(*ours, partial(with_noun, sizes=sizes), seed)
         for name, options in COUNTS.items():
             word = name.removeprefix("referring_")
             ours = [

@@ -286,6 +286,20 @@ def is_whole_archive(path: Path, names: Collection[str]) -> bool:
         return False
 
 
+def read_rows(folder: Path, split: str, table: str) -> list[dict]:
+    """Rows of a table of a data set; raises ValueError if it cannot be read."""
+    pyarrow = optional_module("pyarrow")
+    path = folder / table_file(split, table)
+    try:
+        rows = optional_module("pyarrow.parquet").read_table(check_input(path), schema=table_schema(table)).to_pylist()
+    except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
+        reason = str(error).removesuffix(".")
+        raise ValueError(
+            f"{path} cannot be read ({reason}). Make it with `vega3d synthesize --split {split}`."
+        ) from error
+    return rows
+
+
 def load_spatial_questions(folder: str | Path, split: str) -> list[SpatialQuestion]:
     """The questions of a data set with their answers; `visual` is the path of the video.
 
@@ -298,15 +312,7 @@ def load_spatial_questions(folder: str | Path, split: str) -> list[SpatialQuesti
     Raises:
         ValueError: if the folder has no such table, lacks videos, or the table names one outside of it.
     """
-    pyarrow = optional_module("pyarrow")
-    path = Path(folder) / table_file(split, "questions")
-    try:
-        table = optional_module("pyarrow.parquet").read_table(check_input(path), schema=table_schema("questions"))
-    except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}). Make it with `vega3d synthesize --split {split}`."
-        ) from error
-    questions = [spatial_question(row, Path(folder)) for row in table.to_pylist()]
+    questions = [spatial_question(row, Path(folder)) for row in read_rows(Path(folder), split, "questions")]
     missing = sorted({question.visual.name for question in questions if not question.visual.is_file()})
     if missing:
         raise ValueError(f"{folder} lacks {len(missing)} videos, the first is {missing[0]}. Make it anew with videos.")

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vega3d.extras import optional_module
-from vega3d.files import check_input, inside
+from vega3d.files import inside
 from vega3d.geometry import axis_aligned
 from vega3d.rooms.dataset.card import read_frames
-from vega3d.rooms.dataset.files import DATASET, read_geometry, row_source, table_file, table_schema
+from vega3d.rooms.dataset.files import DATASET, is_whole_video, read_geometry, read_rows, row_source
 from vega3d.rooms.questions.observation import Observation
 from vega3d.rooms.questions.proposals import PROPOSALS
 from vega3d.rooms.questions.questions import GeometricQuestion, names_in
@@ -136,18 +135,6 @@ def load_grounding(folder: str | Path, split: str, source: str = "detected") -> 
     return questions_from_rows(expressions, proposals, source)
 
 
-def read_rows(folder: Path, split: str, table: str) -> list[dict]:
-    """Rows of a table of a data set; raises ValueError if it cannot be read."""
-    path = folder / table_file(split, table)
-    try:
-        schema = table_schema(table)
-        return optional_module("pyarrow.parquet").read_table(check_input(path), schema=schema).to_pylist()
-    except (OSError, ValueError, TypeError, optional_module("pyarrow").ArrowException) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}). Make it with `vega3d synthesize --split {split}`."
-        ) from error
-
-
 def load_clip(folder: str | Path, scene: str) -> Clip:
     """A walkthrough of a data set that was made with videos; depth is rounded to millimetres.
 
@@ -155,5 +142,7 @@ def load_clip(folder: str | Path, scene: str) -> Clip:
         ValueError: if its video or its arrays are missing or damaged.
     """
     video = inside(Path(folder) / DATASET, f"{scene}.mp4")
-    frames = read_frames(check_input(video))
+    if not is_whole_video(video):
+        raise ValueError(f"{video} is missing or damaged. Make the data set again with `vega3d synthesize`.")
+    frames = read_frames(video)
     return Clip(frames, *read_geometry(inside(Path(folder) / "arrays", f"{scene}.npz"), frames.shape[:3]))

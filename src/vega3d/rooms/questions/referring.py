@@ -32,7 +32,7 @@ NEAR = 1.0  # [m] within which an object is said to be near
 TOUCHING = 0.05  # [m]; shorter distances are not told apart
 LONG = 1.5  # [m] from which on there is room between two objects
 # Of the way from one object to another: where what is between them lies, and how far off the line, surely and at most.
-BETWEEN, BEYOND = (0.2, 0.8), (0.05, 0.95)
+BETWEEN, BEYOND = (0.2, 0.8), (0.0, 1.0)
 NARROW, WIDE = 0.2, 0.35
 CARRIERS = ("bed", "cabinet", "coffee table", "desk", "nightstand", "shelf", "sofa", "table", "tv stand")
 Task = Literal["one", "any"]
