@@ -145,8 +145,8 @@ def by_side(observation: Observation, random: np.random.Generator) -> Relations:
     for observer, facing in shuffled_groups(observation.unique, 2, random, PAIRS):
         for side in ("left", "right"):
 
-            def judge(item: ObservedObject, ends=(observer, facing), side=side) -> Judgement:
-                found = known_directions(observation, *ends, item).get("easy")
+            def judge(item: ObservedObject, observer=observer, facing=facing, side=side) -> Judgement:
+                found = known_directions(observation, observer, facing, item).get("easy")
                 return None if found is None else found == side
 
             words = f"{{}} on the {side}, seen from the {observer.name} towards the {facing.name}"
