@@ -3,12 +3,12 @@
 Two tasks. `one`: the expression means one object, and which of the boxes is asked, as in ScanRefer. `any`: it means
 none, one or several, as in Multi3DRefer ("every chair less than 1 m from the bed", "the piano" where there is none).
 
-Neither words nor boxes alone tell what is meant. In `one` each object that can be singled out is asked about equally
-often. In `any` expressions are left out by `text_prior`: none, one and several are equally likely by the words.
+Neither words nor boxes alone tell what is meant. Each object that can be meant is so equally often. In `any`, none,
+one and several are equally often meant in each walkthrough, and equally likely by the words, as far as `text_prior` is
+right.
 What geometry leaves in doubt for one object of the class, seen or not, is not said at all.
 """
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,22 +18,28 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from vega3d.questions import plural
 from vega3d.rooms.questions.annotations import LARGER, own_colour
 from vega3d.rooms.questions.observation import GLIMPSE_FRACTION, VISIBLE_FRACTION, Observation, ObservedObject
 from vega3d.rooms.questions.questions import DISTANCE_MARGIN, known_directions, shuffled_groups
-from vega3d.rooms.questions.text_prior import COUNTS, unrevealing
+from vega3d.rooms.questions.text_prior import COUNTS, option_probabilities
 from vega3d.rooms.scene.classes import CLASSES
 
-ANYTHING = "object"  # the noun that means things of all classes
+ANYTHING = "object"  # the noun that means things of all classes that the walkthrough shows
 PAIRS = 8  # of anchors that are drawn for a relation to two of them
 ABSENT = 3  # classes that the room lacks, which are asked for
-NEAR = 1.0  # [m] within which an object is said to be near
+LIMITS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # [m] within which objects are asked for
+LIMITS_DRAWN = 3  # for each anchor
 TOUCHING = 0.05  # [m]; shorter distances are not told apart
+FITTINGS = 20  # rounds in which the objects that are meant are made even
 LONG = 1.5  # [m] from which on there is room between two objects
 # Of the way from one object to another: where what is between them lies, and how far off the line, surely and at most.
 BETWEEN, BEYOND = (0.2, 0.8), (0.0, 1.0)
 NARROW, WIDE = 0.2, 0.35
+# Nouns after "every": classes of which rooms often have several.
+OFTEN_SEVERAL = (
+    *("book", "cabinet", "ceiling light", "chair", "chandelier", "cup", "desk", "door", "handbag", "picture"),
+    *("pillow", "plant", "shelf", "stool", "teddy bear", "trash can", "window", ANYTHING),
+)
 CARRIERS = ("bed", "cabinet", "coffee table", "desk", "nightstand", "shelf", "sofa", "table", "tv stand")
 Task = Literal["one", "any"]
 Judgement = bool | None  # whether an object is meant; None where geometry leaves a doubt
@@ -48,7 +54,7 @@ class ReferringExpression:
     text: str  # "the chair closest to the door", without a full stop
     noun: str  # a class, or `ANYTHING`
     relation: str  # what tells the objects apart, `Relation.name`
-    clues: tuple[str, ...]  # other words of content, in the order of the relation: classes of its anchors, or a colour
+    clues: tuple[str, ...]  # other words of content: a colour or a distance, classes of anchors
     targets: tuple[int, ...]  # instances that are meant
     others: int  # objects of the noun in the room that are not meant, anchors left out
 
@@ -86,12 +92,12 @@ class Relation(NamedTuple):
     words: str  # with a place for the noun: "{} closest to the door"
     judge: Judge  # of all objects of the noun, which are meant
     anchors: tuple[ObservedObject, ...] = ()  # objects of the words, which are never meant themselves
-    colour: str | None = None
+    amount: tuple[str, ...] = ()  # a colour, or a distance
     is_superlative: bool = False  # whether it means one object, wherever there are any
 
     @property
     def clues(self) -> tuple[str, ...]:
-        return tuple(anchor.name for anchor in self.anchors) if self.colour is None else (self.colour,)
+        return (*self.amount, *(anchor.name for anchor in self.anchors))
 
 
 Relations = Iterator[Relation]
@@ -118,6 +124,13 @@ def least(value: Callable[[ObservedObject], float], margin: float, floor: float 
     return judge
 
 
+def is_below(item: ObservedObject, value: Callable[[ObservedObject], float], limit: float) -> Judgement:
+    """Whether a value is below a limit; values on both sides of it differ by `DISTANCE_MARGIN`."""
+    if limit / DISTANCE_MARGIN**0.5 < value(item) < limit * DISTANCE_MARGIN**0.5:
+        return None
+    return value(item) < limit
+
+
 def name_alone(observation: Observation, random: np.random.Generator) -> Relations:
     yield Relation("name", "{}", each(lambda item: True))
 
@@ -126,11 +139,6 @@ def by_distance(observation: Observation, random: np.random.Generator) -> Relati
     for anchor in observation.unique:
         reach, words = partial(observation.distance, anchor), f"the {anchor.name}"
 
-        def near(item: ObservedObject, reach=reach) -> Judgement:
-            if NEAR / DISTANCE_MARGIN < reach(item) < NEAR * DISTANCE_MARGIN:
-                return None
-            return reach(item) < NEAR
-
         def nearness(item: ObservedObject, reach=reach) -> float:
             return 1 / max(reach(item), TOUCHING)
 
@@ -138,7 +146,10 @@ def by_distance(observation: Observation, random: np.random.Generator) -> Relati
         yield Relation("closest", f"{{}} closest to {words}", closest, (anchor,), is_superlative=True)
         farthest = least(nearness, DISTANCE_MARGIN)
         yield Relation("farthest", f"{{}} farthest from {words}", farthest, (anchor,), is_superlative=True)
-        yield Relation("near", f"{{}} less than {NEAR:.0f} m from {words}", each(near), (anchor,))
+        for limit in sorted(random.permutation(LIMITS)[:LIMITS_DRAWN].tolist()):
+            amount = f"{limit:g} m"
+            near = each(partial(is_below, value=reach, limit=limit))
+            yield Relation("near", f"{{}} less than {amount} from {words}", near, (anchor,), (amount,))
 
 
 def by_side(observation: Observation, random: np.random.Generator) -> Relations:
@@ -195,7 +206,7 @@ def by_colour(observation: Observation, random: np.random.Generator) -> Relation
             found = own_colour(item)
             return None if found is None else found == colour
 
-        yield Relation("colour", f"{colour} {{}}", each(judge), colour=colour)
+        yield Relation("colour", f"{colour} {{}}", each(judge), amount=(colour,))
 
 
 def by_time(observation: Observation, random: np.random.Generator) -> Relations:
@@ -228,25 +239,28 @@ OF_ONE_CLASS = ("name", "smallest", "largest")  # relations that say nothing, or
 
 
 def referring_candidates(observation: Observation, random: np.random.Generator) -> list[ReferringExpression]:
-    """All expressions of the task `any` that can be said, in random order, with the relations by turns."""
+    """All expressions of the task `any` that can be said."""
     present = sorted({item.name for item in observation.objects})
     absent = [name for name in CLASSES if name not in present]
     asked = [absent[i] for i in random.permutation(len(absent))[:ABSENT]]
-    found = [
+    several = [name for name in absent if name in OFTEN_SEVERAL and name not in asked]
+    asked += [several[i] for i in random.permutation(len(several))[:ABSENT]]
+    return [
         expression
         for maker in RELATIONS
         for relation in maker(observation, random)
         for noun in (*present, *asked, ANYTHING)
         for expression in said(relation, noun, observation)
     ]
-    return by_turns([found[i] for i in random.permutation(len(found))])
 
 
 def said(relation: Relation, noun: str, observation: Observation) -> Iterator[ReferringExpression]:
     """What can be said of a noun by a relation: "the ...", "every ...", both or neither."""
     anchors = {anchor.id for anchor in relation.anchors}
     if noun == ANYTHING:
-        items = [item for item in observation.objects if item.id not in anchors]
+        shares = observation.mask_fractions
+        glimpsed = [item for item in observation.objects if shares[item.id].max() >= GLIMPSE_FRACTION]
+        items = [item for item in glimpsed if item.id not in anchors]
         if relation.name in OF_ONE_CLASS:
             return
     else:
@@ -260,21 +274,11 @@ def said(relation: Relation, noun: str, observation: Observation) -> Iterator[Re
         return
     for determiner in ("the", "every"):
         is_one = determiner == "the"
-        if len(targets) > 1 if is_one else relation.is_superlative or plural(noun) == noun:
+        if len(targets) > 1 if is_one else relation.is_superlative or noun not in OFTEN_SEVERAL:
             continue
         text = f"{determiner} {relation.words.format(noun)}"
         others = len(items) - len(targets)
         yield ReferringExpression("any", text, noun, relation.name, relation.clues, targets, others)
-
-
-def by_turns(expressions: Iterable[ReferringExpression]) -> list[ReferringExpression]:
-    """The expressions with their relations by turns: the first of each, then the second of each."""
-    said_before: Counter[str] = Counter()
-    ranked = []
-    for expression in expressions:
-        ranked.append((said_before[expression.relation], expression))
-        said_before[expression.relation] += 1
-    return [expression for _, expression in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def singled_out(
@@ -298,13 +302,64 @@ def singled_out(
     return chosen
 
 
+def balanced(
+    expressions: Sequence[ReferringExpression], random: np.random.Generator, count: int
+) -> list[ReferringExpression]:
+    """Of expressions with one determiner, `count` or fewer for each number of objects: none, one and several.
+
+    There are as many of each, so that the boxes of a walkthrough do not tell how many are meant.
+    """
+    probabilities = [option_probabilities(said.question_type, said.names, said.options) for said in expressions]
+    shares = even_shares(expressions, np.array(probabilities))
+    if not shares.any():
+        return []
+    count = min(count, int(1 / shares.max()))
+    chosen = []
+    for right in range(len(expressions[0].options)):
+        places = np.array([place for place, said in enumerate(expressions) if said.right == right])
+        places = places[random.permutation(len(places))]
+        ends = np.cumsum(shares[places])
+        drawn = (random.random() + np.arange(count)) / count * ends[-1]  # none twice, as no share is above 1 / count
+        chosen += [expressions[place] for place in places[np.searchsorted(ends, drawn, side="right")]]
+    return chosen
+
+
+def even_shares(expressions: Sequence[ReferringExpression], probabilities: np.ndarray) -> np.ndarray:
+    """float[n]: how often each expression with one determiner is drawn among those that mean as many objects.
+
+    Less often if its words tell how many it means, and so that each object is meant equally often, as nearly as they
+    allow: proportional fitting, where an expression takes the geometric mean of the corrections of its targets. All
+    are zero if some number of objects is never meant.
+
+    Args:
+        expressions: candidates of a walkthrough.
+        probabilities: float[n, options], of each number of objects by the words.
+    """
+    right = np.array([said.right for said in expressions], int)
+    shares = np.zeros(len(expressions))
+    if not expressions or set(right.tolist()) != set(range(len(expressions[0].options))):
+        return shares
+    for number in range(len(expressions[0].options)):
+        (places,) = np.nonzero(right == number)
+        group = [expressions[place] for place in places]
+        alike = Counter((said.relation, said.noun == ANYTHING) for said in group)
+        share = probabilities[places].min(axis=1) / probabilities[places, number]
+        share /= [alike[said.relation, said.noun == ANYTHING] for said in group]
+        objects = sorted({target for said in group for target in said.targets})
+        is_meant = np.array([[target in said.targets for target in objects] for said in group])
+        for _ in range(FITTINGS if objects else 0):
+            meant = share @ is_meant
+            share = share * np.exp(is_meant @ np.log(meant.mean() / meant) / is_meant.sum(axis=1))
+        shares[places] = share / share.sum()
+    return shares
+
+
 def referring_expressions(observation: Observation, seed: Sequence[int], per_type: int) -> list[ReferringExpression]:
     """Up to 2 `per_type` expressions of the task `one`, then 2 `per_type` with "the" and 3 `per_type` with "every"."""
     random = np.random.default_rng([*seed, 0])
     candidates = referring_candidates(observation, random)
     chosen = singled_out(candidates, random, 2 * per_type)
-    for question_type, options in COUNTS.items():
+    for question_type in COUNTS:
         asked = [candidate for candidate in candidates if candidate.question_type == question_type]
-        kept = unrevealing(asked, (candidate.names for candidate in asked), random)
-        chosen += itertools.islice(kept, len(options) * per_type)
+        chosen += balanced(asked, random, per_type)
     return chosen
