@@ -3,8 +3,15 @@
     python recipes/fit_text_prior.py collect candidates.jsonl.gz --rooms 4000 --workers 2
     python recipes/fit_text_prior.py fit candidates.jsonl.gz  # writes src/vega3d/assets/text_prior.json.xz
 
+    python recipes/fit_text_prior.py collect situated.jsonl.gz --types situated --rooms 600
+    python recipes/fit_text_prior.py fit situated.jsonl.gz
+    python recipes/fit_text_prior.py referring --rooms 600
+
 Candidates are all questions of a type that a walkthrough allows, up to a number, before any is left out. The strength
-of the penalty on weights is chosen for each type on rooms that the fit does not see.
+of the penalty on weights is chosen for each type on rooms that the fit does not see. Types that the candidates lack
+keep their weights. Referring expressions are drawn from a walkthrough with regard to the objects that they mean, so
+that their prior is fitted in rounds: to all candidates, each counting as often as the weights of the rounds before let
+it be drawn, and added to these.
 """
 
 import argparse
@@ -22,11 +29,13 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
-from vega3d.files import write_whole
+from vega3d.files import read_xz, write_whole
 from vega3d.rooms.dataset.workers import run_all
-from vega3d.rooms.questions.observation import observe
-from vega3d.rooms.questions.questions import names_in, shuffled_candidates
-from vega3d.rooms.questions.text_prior import CLUES, WEIGHTS
+from vega3d.rooms.questions.observation import Observation, observe
+from vega3d.rooms.questions.questions import QUESTION_MAKERS, names_in, shuffled_candidates
+from vega3d.rooms.questions.referring import ReferringExpression, even_shares, referring_candidates
+from vega3d.rooms.questions.situated import SITUATED_MAKERS, clues_of, situated_candidates
+from vega3d.rooms.questions.text_prior import CLUES, COUNTS, LARGEST, WEIGHTS
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.scene import scene_seed
 from vega3d.rooms.scene.furniture import load_furniture
@@ -34,12 +43,15 @@ from vega3d.rooms.scene.scene import sample_scene
 from vega3d.rooms.scene.trajectory import sample_trajectory
 
 SIZE, NUM_FRAMES = 128, 17
+RESIDUAL_PENALTIES = (1.0, 4.0)  # of referring expressions, in each round
+COMMON = 40  # referring expressions that a clue must be in
+DRAWN = 12  # referring expressions of a walkthrough, for each number of objects that they mean
 PENALTIES = (10.0, 30.0, 100.0, 300.0)  # precision of a normal prior on each weight
 RAREST = 4  # questions that a clue must be in
 SMALLEST = 0.02  # weight that is stored
 
 
-def room_candidates(place: int, first: int, split: str, trajectories: int, per_type: int) -> list[list]:
+def room_candidates(place: int, types: str, first: int, split: str, trajectories: int, per_type: int) -> list[list]:
     """Questions on room `first` + `place`: type, classes, options, number of the right option, number of the room."""
     number = first + place
     scene = sample_scene(scene_seed(split, number), load_furniture())
@@ -47,16 +59,53 @@ def room_candidates(place: int, first: int, split: str, trajectories: int, per_t
     for trajectory in range(trajectories):
         _, instance = renderer.geometry(sample_trajectory(scene, trajectory, NUM_FRAMES), SIZE, SIZE)
         observation = observe(scene, instance, observation)
-        for stream, name in enumerate(CLUES):
-            random = np.random.default_rng([scene.seed, 4, trajectory, stream])
-            for question in shuffled_candidates(name, observation, random)[:per_type]:
-                found.append([name, names_in(question, observation), question.options, question.right, number])
+        for asked, names in CANDIDATES[types](observation, [scene.seed, 4, trajectory], per_type):
+            found.append([asked.question_type, names, asked.options, asked.right, number])
     return found
+
+
+def choice_candidates(observation: Observation, seed: list[int], per_type: int) -> Iterator[tuple]:
+    """Questions of VSI-Bench's types, and the classes of their objects."""
+    for stream, name in enumerate(name for name in CLUES if name in QUESTION_MAKERS):
+        random = np.random.default_rng([*seed, stream])
+        for question in shuffled_candidates(name, observation, random)[:per_type]:
+            yield question, names_in(question, observation)
+
+
+def situated_questions_of(observation: Observation, seed: list[int], per_type: int) -> Iterator[tuple]:
+    """Situated questions with their words."""
+    for stream, name in enumerate(SITUATED_MAKERS):
+        random = np.random.default_rng([*seed, len(CLUES), stream])
+        for question in situated_candidates(name, observation, random)[:per_type]:
+            yield question, clues_of(question, observation)
+
+
+CANDIDATES = {"choice": choice_candidates, "situated": situated_questions_of}
+
+
+def room_expressions(number: int, trajectories: int) -> list[list[ReferringExpression]]:
+    """All that can be referred to in a training room, for each walkthrough."""
+    scene = sample_scene(scene_seed("train", number), load_furniture())
+    renderer, observation, found = EmbreeRenderer(scene), None, []
+    for trajectory in range(trajectories):
+        _, instance = renderer.geometry(sample_trajectory(scene, trajectory, NUM_FRAMES), SIZE, SIZE)
+        observation = observe(scene, instance, observation)
+        found.append(referring_candidates(observation, np.random.default_rng([scene.seed, 4, trajectory, len(CLUES)])))
+    return found
+
+
+def referring(options: argparse.Namespace) -> None:
+    make = partial(room_expressions, trajectories=options.trajectories)
+    rooms = list(tqdm(run_all(make, options.rooms, options.workers), total=options.rooms, unit="room"))
+    before = stored(options.output)["weights"]
+    figures, weights = fit_referring(rooms, options.rounds, before)
+    write(options.output, figures, weights)
 
 
 def collect(options: argparse.Namespace) -> None:
     make = partial(
         room_candidates,
+        types=options.types,
         first=options.first,
         split=options.split,
         trajectories=options.trajectories,
@@ -88,20 +137,31 @@ class Problem:
         indices = np.concatenate([np.array(row, np.int64) for row in columns])
         self.matrix = csr_array((np.ones(len(indices)), indices, ends), shape=(len(texts), len(clues)))
 
-    def loss(self, weights: np.ndarray, penalty: float = 0.0) -> tuple[float, np.ndarray]:
-        """Negative log-likelihood with penalty, summed over questions, and its gradient."""
+    def loss(
+        self, weights: np.ndarray, penalty: float = 0.0, drawn: np.ndarray | None = None
+    ) -> tuple[float, np.ndarray]:
+        """Negative log-likelihood with penalty, and its gradient, over questions, each counted `drawn` times."""
+        drawn = np.ones(len(self.right)) if drawn is None else drawn
         scores = self.matrix @ weights
         scores -= np.repeat(np.maximum.reduceat(scores, self.starts), self.lengths)
         odds = np.exp(scores)
         totals = np.add.reduceat(odds, self.starts)
         residual = odds / np.repeat(totals, self.lengths)
         residual[self.right] -= 1
-        value = np.log(totals).sum() - scores[self.right].sum() + penalty / 2 * (weights**2).sum()
-        return value, self.matrix.T @ residual + penalty * weights
+        value = drawn @ (np.log(totals) - scores[self.right]) + penalty / 2 * (weights**2).sum()
+        return value, self.matrix.T @ (residual * np.repeat(drawn, self.lengths)) + penalty * weights
 
-    def fit(self, penalty: float) -> np.ndarray:
+    def probabilities(self, weights: np.ndarray) -> np.ndarray:
+        """float[n, options] of questions that have the same number of options."""
+        scores = (self.matrix @ weights).reshape(len(self.right), -1)
+        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    def fit(self, penalty: float, drawn: np.ndarray | None = None) -> np.ndarray:
         start = np.zeros(self.matrix.shape[1])
-        return minimize(self.loss, start, args=(penalty,), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+        return minimize(
+            self.loss, start, args=(penalty, drawn), jac=True, method="L-BFGS-B", options={"maxiter": 200}
+        ).x
 
 
 def fit_type(questions: list[list]) -> tuple[dict[str, float], dict]:
@@ -133,21 +193,71 @@ def read(path: Path) -> Iterator[list]:
         yield from map(json.loads, file)
 
 
+def fit_referring(
+    rooms: list[list[list[ReferringExpression]]], rounds: int, before: dict[str, dict[str, float]]
+) -> tuple[dict, dict]:
+    """Metrics and weights by type, of the expressions of each walkthrough of each room, from the weights of before."""
+    figures, weights = {}, {}
+    for name in COUNTS:
+        walkthroughs, rows = [], []
+        for room, found in enumerate(rooms):
+            for expressions in found:
+                walkthroughs.append([said for said in expressions if said.question_type == name])
+                rows += [[name, said.names, said.options, said.right, room] for said in walkthroughs[-1]]
+        names = Counter(clue for row in rows for option in row[2] for clue in CLUES[name](row[1], option))
+        clues = {clue: number for number, clue in enumerate(sorted(clue for clue in names if names[clue] >= COMMON))}
+        problem, held = Problem(rows, clues), np.array([row[4] % 5 == 0 for row in rows])
+        total = np.array([before.get(name, {}).get(clue, 0.0) for clue in clues])
+        metrics = {"expressions": len(rows), "rounds": []}
+        for _ in range(rounds):
+            probabilities = problem.probabilities(total)
+            ends = np.cumsum([0, *map(len, walkthroughs)])
+            shares = [
+                even_shares(expressions, probabilities[start:end])
+                for expressions, (start, end) in zip(walkthroughs, itertools.pairwise(ends), strict=True)
+            ]
+            drawn = DRAWN * np.concatenate(shares)
+            losses = {}
+            for penalty in RESIDUAL_PENALTIES:
+                found = problem.fit(penalty, drawn * ~held)
+                losses[penalty] = problem.loss(found, 0.0, drawn * held)[0] / (drawn * held).sum()
+            penalty = min(losses, key=losses.__getitem__)
+            total += problem.fit(penalty, drawn)
+            metrics["rounds"].append({"penalty": penalty, "held_out_loss": float(losses[penalty])})
+            print(name, metrics["rounds"][-1], f"chance {np.log(len(COUNTS[name])):.4f}", flush=True)
+        figures[name] = metrics
+        found = {clue: round(float(total[number]), 2) for clue, number in clues.items()}
+        weights[name] = {clue: weight for clue, weight in found.items() if abs(weight) >= SMALLEST}
+    return figures, weights
+
+
 def fit(options: argparse.Namespace) -> None:
-    questions: dict[str, list[list]] = {name: [] for name in CLUES}
+    questions: dict[str, list[list]] = {}
     for question in itertools.chain.from_iterable(map(read, options.files)):
-        questions[question[0]].append(question)
+        questions.setdefault(question[0], []).append(question)
     fitted = {name: fit_type(asked) for name, asked in tqdm(questions.items(), unit="type")}
     for name, (weights, metrics) in fitted.items():
         print(f"{name}: {len(weights)} clues, {metrics}")
+    figures = {name: metrics for name, (_, metrics) in fitted.items()}
+    write(options.output, figures, {name: weights for name, (weights, _) in fitted.items()})
+
+
+def stored(path: Path) -> dict:
+    """Figures and weights by type that a file holds; none if it is not there."""
+    return json.loads(read_xz(path, LARGEST)) if path.exists() else {"figures": {}, "weights": {}}
+
+
+def write(path: Path, figures: dict, weights: dict) -> None:
+    """Writes the weights of some types; the others stay."""
+    before = stored(path)
     values = {
         "command": "python recipes/fit_text_prior.py",
-        "figures": {name: metrics for name, (_, metrics) in fitted.items()},
-        "weights": {name: weights for name, (weights, _) in fitted.items()},
+        "figures": before["figures"] | figures,
+        "weights": before["weights"] | weights,
     }
     text = json.dumps(values, separators=(",", ":")) + "\n"
     packed = lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
-    write_whole(options.output, partial(Path.write_bytes, data=packed))
+    write_whole(path, partial(Path.write_bytes, data=packed))
 
 
 def main() -> None:
@@ -155,6 +265,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     collecting = commands.add_parser("collect")
     collecting.add_argument("file", type=Path)
+    collecting.add_argument("--types", choices=list(CANDIDATES), default="choice")
     collecting.add_argument("--split", default="train")
     collecting.add_argument("--first", type=int, default=0, help="number of the first room")
     collecting.add_argument("--rooms", type=int, default=4000)
@@ -162,6 +273,13 @@ def main() -> None:
     collecting.add_argument("--per-type", type=int, default=14)
     collecting.add_argument("--workers", type=int, default=2)
     collecting.set_defaults(run=collect)
+    expressions = commands.add_parser("referring")
+    expressions.add_argument("--rooms", type=int, default=600)
+    expressions.add_argument("--trajectories", type=int, default=2)
+    expressions.add_argument("--rounds", type=int, default=4)
+    expressions.add_argument("--workers", type=int, default=2)
+    expressions.add_argument("--output", type=Path, default=WEIGHTS)
+    expressions.set_defaults(run=referring)
     fitting = commands.add_parser("fit")
     fitting.add_argument("files", type=Path, nargs="+")
     fitting.add_argument("--output", type=Path, default=WEIGHTS)

@@ -138,6 +138,13 @@ def box_corners(box: Box) -> Array:
     return CORNERS * np.asarray(box.size) / 2 @ rotation_about_z(box.yaw).T + np.asarray(box.center)
 
 
+def axis_aligned(box: Box) -> Array:
+    """float[6]: centre and size [m] of the smallest box along the axes of the world around an upright box."""
+    corners = box_corners(box)
+    lowest, highest = corners.min(axis=0), corners.max(axis=0)
+    return np.concatenate([(lowest + highest) / 2, highest - lowest])
+
+
 def box_contains(box: Box, points: npt.ArrayLike, margin: float = 0.0) -> Array:
     """bool[...]: whether points float[..., 3] lie in the box grown by `margin` [m] on every side."""
     local = (np.asarray(points, float) - box.center) @ rotation_about_z(box.yaw)

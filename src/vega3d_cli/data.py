@@ -30,7 +30,7 @@ def synthesize(
     ] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Draw a contact sheet, OUT/preview.png.")] = False,
 ) -> None:
-    """Make a data set of rooms: walkthroughs, their geometry, and questions in VSI-Bench's form."""
+    """Make a data set of rooms: walkthroughs, their geometry, questions in VSI-Bench's form, and grounding in 3D."""
     common.needs("embreex", "scipy", "pyarrow", *(["matplotlib"] if preview else []))
     from vega3d.rooms.dataset.dataset import synthesize as make_dataset  # heavy, so after the checks
 

@@ -16,11 +16,13 @@ from PIL import Image
 
 from vega3d.evaluation.vsibench import load_vsibench
 from vega3d.files import only_run
+from vega3d.geometry import Box, box_contains, unproject
 from vega3d.processing.video_vega3d import read_video
 from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.card import TILE, TITLE
-from vega3d.rooms.dataset.dataset import PACKED_ANEW, synthesize
-from vega3d.rooms.dataset.files import check_record, load_spatial_questions, table_schema
+from vega3d.rooms.dataset.dataset import PACKED_ANEW, make_walkthroughs, read_record, synthesize
+from vega3d.rooms.dataset.files import TABLES, check_record, load_spatial_questions, read_rows, table_schema
+from vega3d.rooms.dataset.grounding import load_clip, load_grounding, questions_from_rows
 
 SETTINGS = DatasetSettings(split="validation", size=128, num_frames=5, trajectories=2, questions_per_type=1)
 
@@ -109,7 +111,7 @@ def test_answers_name_the_objects_that_they_come_from(made):
 
 def test_it_loads_through_datasets(made, tmp_path):
     tables = {}
-    for table in ("questions", "expressions", "captions", "attributes"):
+    for table in TABLES:
         tables[table] = datasets.load_dataset(str(made), table, split="validation", cache_dir=str(tmp_path))
 
     assert len(tables["questions"]) == len(load_vsibench(made)[0])
@@ -132,6 +134,68 @@ def test_spatial_questions_ask_as_the_evaluation_does(made):
         assert (question.visual, question.frame, question.marks) == (record.visual, record.frame, record.marks)
     with pytest.raises(ValueError, match=r"test\.parquet cannot be read"):
         load_spatial_questions(made, "test")
+
+
+def test_grounding_reads_back(made):
+    exact, found = (load_grounding(made, "validation", source) for source in ("true", "detected"))
+
+    assert {question.task for question in exact} == {"one", "any"}
+    assert [question.id for question in exact] == [question.id for question in found]
+    for question, detected in zip(exact, found, strict=True):
+        chosen = question.boxes[list(question.positives)]
+        np.testing.assert_array_equal(
+            chosen[chosen[:, 0].argsort()], question.targets[question.targets[:, 0].argsort()]
+        )
+        assert len(detected.positives) <= len(detected.targets) == len(question.positives)
+    assert any(len(question.targets) == 0 for question in exact)
+    with pytest.raises(ValueError, match=r"no proposals 'mask3d'. Choose one of \['true', 'detected'\]"):
+        load_grounding(made, "validation", "mask3d")
+
+
+def test_boxes_hold_what_the_clip_shows_of_their_objects(made):
+    question = next(question for question in load_grounding(made, "validation", "true") if question.task == "one")
+    arrays = np.load(made / "arrays" / f"{question.scene}.npz")
+    (row,) = (row for row in read_rows(made, "validation", "grounding") if row["id"] == question.id)
+
+    clip = load_clip(made, question.scene)
+
+    assert clip.rgb.shape == (5, 128, 128, 3) and clip.rgb.dtype == np.uint8
+    np.testing.assert_array_equal(clip.instance, arrays["instance"])
+    seen = 0
+    for frame, pose in enumerate(clip.world_from_camera):
+        y, x = np.nonzero(clip.instance[frame] == row["object_ids"][0])
+        pixels = np.stack([x, y], axis=1) + 0.5
+        points = unproject(pixels, clip.depth[frame, y, x], clip.intrinsics, pose)
+        assert box_contains(Box(question.targets[0, :3], question.targets[0, 3:]), points, margin=2e-3).all()
+        seen += len(points)
+    assert seen > 64
+
+
+def test_walkthroughs_in_memory_are_those_of_the_folder(made):
+    (walkthrough,) = make_walkthroughs(1, SETTINGS, trajectories=[1])
+
+    record = read_record(made, walkthrough.name)
+    assert walkthrough.record == record
+    clip = load_clip(made, walkthrough.name)
+    np.testing.assert_allclose(clip.depth, walkthrough.clip.depth, atol=6e-4)
+    assert np.abs(clip.rgb.astype(int) - walkthrough.clip.rgb).mean() < 6  # the video is compressed
+    asked = questions_from_rows(record["grounding"], record["proposals"], "true")
+    stored = [
+        question for question in load_grounding(made, "validation", "true") if question.scene == walkthrough.name
+    ]
+    for question, other in zip(asked, stored, strict=True):
+        assert (question.id, question.expression, question.kind) == (other.id, other.expression, other.kind)
+        np.testing.assert_array_equal(question.boxes, other.boxes)
+
+
+def test_a_data_set_without_grounding_is_named(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    (tmp_path / "copy" / "annotations" / "validation_proposals.parquet").unlink()
+
+    with pytest.raises(ValueError, match=r"validation_proposals\.parquet cannot be read .* `vega3d synthesize"):
+        load_grounding(tmp_path / "copy", "validation")
+    with pytest.raises(ValueError, match=r"nothing\.mp4"):
+        load_clip(made, "nothing")
 
 
 def test_marks_surround_their_objects_in_the_video(made):

@@ -34,9 +34,9 @@ from vega3d.extras import optional_module
 from vega3d.files import check_input, inside
 from vega3d.processing.clip_geometry_vega3d import check_poses
 from vega3d.processing.video_vega3d import VideoClip, read_video
-from vega3d.rooms.archives import LARGEST, read_archive
 from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import stored_rooms
+from vega3d.rooms.dataset.files import read_geometry
 
 COLOUR_SUFFIXES = (".png", ".jpg", ".jpeg")
 DEPTH_SUFFIXES = (".png", ".pgm")
@@ -266,24 +266,10 @@ def read_room(source: ClipSource, options: ReadOptions) -> PosedClip:
     folder = source.path
     video = read_video(folder / "rooms" / f"{source.name}.mp4", sys.maxsize)
     frames = video.frames
-    count, height, width = frames.shape[:3]
-    arrays = read_archive(
-        folder / "arrays" / f"{source.name}.npz",
-        ("depth_mm", "instance", "world_from_camera", "intrinsics"),
-        {
-            "depth_mm": (count, height, width),
-            "instance": (count, height, width),
-            "world_from_camera": (count, 4, 4),
-            "intrinsics": (3, 3),
-        },
-        largest=LARGEST,
-        remedy="Make the data set again with `vega3d synthesize`.",
-    )
-    depth = arrays["depth_mm"].astype(np.float32) / np.float32(1000)
-    poses, intrinsics = arrays["world_from_camera"].astype(float), arrays["intrinsics"].astype(float)
+    depth, instance, poses, intrinsics = read_geometry(folder / "arrays" / f"{source.name}.npz", frames.shape[:3])
     chosen = evenly(len(frames), options.views)
     images = frames[chosen], depth[chosen]
-    more = {"instances": arrays["instance"][chosen], "seconds": video.seconds[chosen]}
+    more = {"instances": instance[chosen], "seconds": video.seconds[chosen]}
     return PosedClip(source.name, source.scene, *images, intrinsics, intrinsics, poses[chosen], **more)
 
 

@@ -40,13 +40,17 @@ the geometry. Columns, wording and answer formats of the questions are those of 
 ```python
 from datasets import load_dataset
 
-questions = load_dataset("PATH_OF_THIS_FOLDER", split="{split}")  # or "expressions", "captions", "attributes"
+questions = load_dataset("PATH_OF_THIS_FOLDER", split="{split}")  # or {others}
 ```
 
 A question of `scene_name` NAME is about `rooms/NAME.mp4`; `arrays/NAME.npz` has its geometry: `depth_mm` along the
 optical axis [mm], `instance` ids (0: the room itself), `world_from_camera`, `intrinsics` [px], `boxes` and `names` of
 instances 1, 2, ..., and `correspondences` (frame, x, y, frame, x, y, instance). A question of the type
 `localisation_by_choice` is about four boxes `marks` (left, top, right, bottom [px]), to be drawn on frame `frame`.
+
+Grounding, in world coordinates [m]: rows of `grounding` mean none, one or several objects (`targets`, boxes of centre
+and size), among the boxes of `proposals` (`true`, or `detected` with a detector's errors); `situations` has questions
+of somebody in the room.
 
 ## Questions
 
@@ -90,6 +94,7 @@ def dataset_card(settings: dict, statistics: dict, seeds: Sequence[int], license
         for name, entry in statistics["question_types"].items()
     ]
     return CARD.format(
+        others=", ".join(f'"{table}"' for table in list(TABLES)[1:]),
         license=license_name,
         configs="\n".join(configs),
         command=making_command(settings, statistics["rooms"]),

@@ -5,7 +5,7 @@
     OUT/arrays/{scene}.npz               depth, instance ids, poses, intrinsics, boxes, correspondences
     OUT/scenes/{scene}.json              its questions and annotations; written last
     OUT/{split}.parquet                  all questions, written when all scenes are there
-    OUT/annotations/{split}_*.parquet    referring expressions, captions, attribute questions
+    OUT/annotations/{split}_*.parquet    referring expressions, captions, attribute questions, grounding
     OUT/README.md, statistics.json       the data set's card and what it counts
     OUT/preview.png                      a contact sheet, if one was asked for
 
@@ -15,10 +15,11 @@ Rooms made when they are asked for (`stored_rooms`) lie below the Hub's own cach
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 from huggingface_hub import constants
@@ -39,18 +40,20 @@ from vega3d.rooms.dataset.files import (
     write_tables,
     write_video,
 )
+from vega3d.rooms.dataset.grounding import grounding_rows
 from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import make_questions
+from vega3d.rooms.render import Clip
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.light import use_one_thread
 from vega3d.rooms.scene import UNSEEN_SPLIT, scene_seed
 from vega3d.rooms.scene.furniture import PACK, furniture_for
-from vega3d.rooms.scene.scene import sample_scene
+from vega3d.rooms.scene.scene import Scene, sample_scene
 from vega3d.rooms.scene.trajectory import sample_trajectory
 from vega3d.runs import check_same_run, sha256
 
-FORMAT = 2
+FORMAT = 3
 SETTINGS = "settings.json"
 # SHA-256 of a pack, and of the same arrays packed anew: data sets of the earlier go on with the later.
 PACKED_ANEW = {
@@ -62,26 +65,45 @@ PREVIEWED = 8  # walkthroughs on the contact sheet
 logger = logging.getLogger(__name__)
 
 
+class Walkthrough(NamedTuple):
+    """One walkthrough of a room, and all that is said of it."""
+
+    name: str
+    trajectory: int  # its number in the room
+    scene: Scene
+    clip: Clip | None  # None without videos
+    record: dict  # what its file in `scenes/` holds: rows of each table (`files.TABLES`)
+
+
+def make_walkthroughs(
+    number: int, settings: DatasetSettings, trajectories: Sequence[int] | None = None, pack: Path | None = None
+) -> Iterator[Walkthrough]:
+    """The walkthroughs of room `number`, made in memory; all of them, or those with the numbers `trajectories`."""
+    scene = sample_scene(scene_seed(settings.split, number), furniture_for(settings.split, pack))
+    renderer, observation, per_type = EmbreeRenderer(scene), None, settings.questions_per_type
+    for trajectory in range(settings.trajectories) if trajectories is None else trajectories:
+        name = settings.walkthrough_names(number)[trajectory]
+        path, clip = sample_trajectory(scene, trajectory, settings.num_frames), None
+        if settings.videos:
+            clip = renderer.render(path, settings.size, settings.size)
+        instance = renderer.geometry(path, settings.size, settings.size)[1] if clip is None else clip.instance
+        observation = observe(scene, instance, observation)
+        questions = make_questions(observation, (scene.seed, 3, trajectory), per_type)
+        record = walkthrough_record(observation, scene, name, questions)
+        record |= grounding_rows(observation, name, (scene.seed, 6, trajectory), per_type)
+        yield Walkthrough(name, trajectory, scene, clip, record)
+
+
 def make_room(number: int, output: Path, settings: DatasetSettings, pack: Path | None = None) -> None:
     """Makes the walkthroughs of one room that are not there yet; a damaged record is an error here, not at the end."""
     names = settings.walkthrough_names(number)
     missing = [trajectory for trajectory, name in enumerate(names) if not is_made(output, name, settings)]
-    if missing:
-        scene = sample_scene(scene_seed(settings.split, number), furniture_for(settings.split, pack))
-        renderer, observation = EmbreeRenderer(scene), None
-        for trajectory in missing:
-            name, path = names[trajectory], sample_trajectory(scene, trajectory, settings.num_frames)
-            if settings.videos:
-                clip = renderer.render(path, settings.size, settings.size)
-                instance = clip.instance
-                write_whole(output / "rooms" / f"{name}.mp4", partial(write_video, frames=clip.rgb))
-                arrays = partial(write_arrays, scene=scene, clip=clip, trajectory=trajectory)
-                write_whole(output / "arrays" / f"{name}.npz", arrays)
-            else:
-                _, instance = renderer.geometry(path, settings.size, settings.size)
-            observation = observe(scene, instance, observation)
-            questions = make_questions(observation, (scene.seed, 3, trajectory), settings.questions_per_type)
-            write_json(record_file(output, name), walkthrough_record(observation, scene, name, questions))
+    for made in make_walkthroughs(number, settings, missing, pack) if missing else ():
+        if made.clip is not None:
+            write_whole(output / "rooms" / f"{made.name}.mp4", partial(write_video, frames=made.clip.rgb))
+            arrays = partial(write_arrays, scene=made.scene, clip=made.clip, trajectory=made.trajectory)
+            write_whole(output / "arrays" / f"{made.name}.npz", arrays)
+        write_json(record_file(output, made.name), made.record)
     for name in names:
         read_record(output, name)
 

@@ -20,8 +20,9 @@ from vega3d.extras import optional_module
 from vega3d.files import check_input, inside, write_whole
 from vega3d.geometry import Box
 from vega3d.questions import SpatialQuestion
+from vega3d.rooms.archives import LARGEST, read_archive
 from vega3d.rooms.questions.annotations import attribute_questions, captions, expressions, frames_showing
-from vega3d.rooms.questions.observation import Observation, correspondences
+from vega3d.rooms.questions.observation import MILLIMETRES, Observation, correspondences
 from vega3d.rooms.questions.questions import GeometricQuestion
 from vega3d.rooms.render import Clip
 from vega3d.rooms.scene.scene import Scene
@@ -44,6 +45,13 @@ TABLES: dict[str, dict[str, str]] = {
     "expressions": SOURCE | {"expression": "text"} | ABOUT_OBJECT,
     "captions": SOURCE | {"name": "text", "caption": "text"} | ABOUT_OBJECT,
     "attributes": SOURCE | {"kind": "text", "question": "text", "answer": "text", "object_ids": "list of integer"},
+    "grounding": SOURCE
+    | {"task": "text", "kind": "text", "noun": "text", "relation": "text", "expression": "text"}
+    | {"object_ids": "list of integer", "targets": "list of list of number"},
+    "situations": SOURCE
+    | {"question_type": "text", "situation": "text", "question": "text", "answer": "text", "options": "list of text"}
+    | {"object_ids": "list of integer"},
+    "proposals": SOURCE | {"source": "text", "boxes": "list of list of number", "object_ids": "list of integer"},
 }
 
 
@@ -91,7 +99,7 @@ def write_arrays(path: Path, scene: Scene, clip: Clip, trajectory: int) -> None:
     with path.open("wb") as file:
         np.savez_compressed(
             file,
-            depth_mm=np.minimum(np.round(clip.depth * 1000), 65535).astype(np.uint16),
+            depth_mm=np.minimum(np.round(clip.depth * MILLIMETRES), 65535).astype(np.uint16),
             instance=clip.instance.astype(np.uint16),
             world_from_camera=clip.world_from_camera.astype(np.float32),
             intrinsics=clip.intrinsics.astype(np.float32),
@@ -102,19 +110,40 @@ def write_arrays(path: Path, scene: Scene, clip: Clip, trajectory: int) -> None:
         )
 
 
+def read_geometry(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What `write_arrays` has written of frames of a shape (T, H, W).
+
+    Returns:
+        depth float32[T, H, W] [m]; instance ids int32[T, H, W]; world_from_camera float[T, 4, 4]; intrinsics
+        float[3, 3] [px].
+
+    Raises:
+        ValueError: if the file is missing, damaged, or of other frames.
+    """
+    shapes = {"depth_mm": shape, "instance": shape, "world_from_camera": (shape[0], 4, 4), "intrinsics": (3, 3)}
+    remedy = "Make the data set again with `vega3d synthesize`."
+    arrays = read_archive(path, tuple(shapes), shapes, largest=LARGEST, remedy=remedy)
+    depth = arrays["depth_mm"].astype(np.float32) / np.float32(MILLIMETRES)
+    poses, intrinsics = (arrays[name].astype(float) for name in ("world_from_camera", "intrinsics"))
+    return depth, arrays["instance"].astype(np.int32), poses, intrinsics
+
+
 def box_row(box: Box) -> list[float]:
     """Centre and size [m], yaw [rad]."""
     return [round(float(value), 4) for value in (*box.center, *box.size, box.yaw)]
 
 
+def row_source(scene_name: str, kind: str, number: int) -> dict:
+    """The first columns of a row: its name, and the walkthrough that it is about."""
+    return {"id": f"{scene_name}_{kind}{number:03d}", "dataset": DATASET, "scene_name": scene_name}
+
+
 def walkthrough_record(
     observation: Observation, scene: Scene, scene_name: str, questions: Sequence[GeometricQuestion]
 ) -> dict:
-    """All that is said of a walkthrough: rows of each table, and what statistics count."""
+    """What statistics count of a walkthrough, and rows of the tables of questions and annotations."""
     by_id = observation.by_id
-
-    def row(kind: str, number: int) -> dict:
-        return {"id": f"{scene_name}_{kind}{number:03d}", "dataset": DATASET, "scene_name": scene_name}
+    row = partial(row_source, scene_name)
 
     def place(object_id: int) -> dict:
         item = by_id[object_id]
@@ -257,6 +286,20 @@ def is_whole_archive(path: Path, names: Collection[str]) -> bool:
         return False
 
 
+def read_rows(folder: Path, split: str, table: str) -> list[dict]:
+    """Rows of a table of a data set; raises ValueError if it cannot be read."""
+    pyarrow = optional_module("pyarrow")
+    path = folder / table_file(split, table)
+    try:
+        rows = optional_module("pyarrow.parquet").read_table(check_input(path), schema=table_schema(table)).to_pylist()
+    except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
+        reason = str(error).removesuffix(".")
+        raise ValueError(
+            f"{path} cannot be read ({reason}). Make it with `vega3d synthesize --split {split}`."
+        ) from error
+    return rows
+
+
 def load_spatial_questions(folder: str | Path, split: str) -> list[SpatialQuestion]:
     """The questions of a data set with their answers; `visual` is the path of the video.
 
@@ -269,15 +312,7 @@ def load_spatial_questions(folder: str | Path, split: str) -> list[SpatialQuesti
     Raises:
         ValueError: if the folder has no such table, lacks videos, or the table names one outside of it.
     """
-    pyarrow = optional_module("pyarrow")
-    path = Path(folder) / table_file(split, "questions")
-    try:
-        table = optional_module("pyarrow.parquet").read_table(check_input(path), schema=table_schema("questions"))
-    except (OSError, ValueError, TypeError, pyarrow.ArrowException) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}). Make it with `vega3d synthesize --split {split}`."
-        ) from error
-    questions = [spatial_question(row, Path(folder)) for row in table.to_pylist()]
+    questions = [spatial_question(row, Path(folder)) for row in read_rows(Path(folder), split, "questions")]
     missing = sorted({question.visual.name for question in questions if not question.visual.is_file()})
     if missing:
         raise ValueError(f"{folder} lacks {len(missing)} videos, the first is {missing[0]}. Make it anew with videos.")

@@ -98,7 +98,7 @@ class Observation:
     _pixel_boxes: dict[tuple[int, int], tuple[int, int, int, int]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    # stored by `object_rel_direction`; like distances, they hold for all walkthroughs of a room
+    # stored by `known_directions`; like distances, they hold for all walkthroughs of a room
     directions: dict[tuple[int, int, int], dict[str, str]] = field(default_factory=dict, repr=False, compare=False)
 
     def distance(self, first: ObservedObject, second: ObservedObject) -> float:

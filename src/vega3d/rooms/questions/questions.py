@@ -247,6 +247,16 @@ def directions(observer: ObservedObject, facing: ObservedObject, target: Observe
     }
 
 
+def known_directions(
+    observation: Observation, observer: ObservedObject, facing: ObservedObject, target: ObservedObject
+) -> dict[str, str]:
+    """What `directions` gives, found once for all walkthroughs of a room."""
+    ids = (observer.id, facing.id, target.id)
+    if ids not in observation.directions:
+        observation.directions[ids] = directions(observer, facing, target)
+    return observation.directions[ids]
+
+
 DIRECTION_QUESTIONS = {
     "easy": "is the {target} to the left or the right of the {facing}?",
     "medium": (
@@ -265,12 +275,10 @@ def object_rel_direction(level: str) -> Maker:
 
     def candidates(observation: Observation, random: np.random.Generator) -> Candidates:
         for observer, facing, target in itertools.permutations(observation.unique, 3):
-            ids = (observer.id, facing.id, target.id)
-            if ids not in observation.directions:
-                observation.directions[ids] = directions(observer, facing, target)
-            right = observation.directions[ids].get(level)
+            right = known_directions(observation, observer, facing, target).get(level)
             if right is None:
                 continue
+            ids = (observer.id, facing.id, target.id)
             asked = DIRECTION_QUESTIONS[level].format(target=target.name, facing=facing.name)
             text = f"If I am standing by the {observer.name} and facing the {facing.name}, {asked}"
             wrong = [name for name in SECTORS[level] if name != right]
