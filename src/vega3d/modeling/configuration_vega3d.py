@@ -41,6 +41,8 @@ Fusion = Literal[
     "none",
 ]
 Projector = Literal["merger_mlp", "avg", "mlp2x"]
+GroundingHead = Literal["infonce", "mlp"]
+ObjectTokens = Literal["fused", "semantic"]
 NUM_TRAIN_TIMESTEPS = 1000
 MOST_SHIFT = 1000.0
 MOST_PROMPT_ROWS = 1 << 16
@@ -277,6 +279,15 @@ class VegaConfig(PreTrainedConfig):
         questions: forms of the questions that it was trained on, and names of objects; one who asks another is told.
         answers_in_words: whether a choice or a number is said after what it stands on, behind the last full stop, as
             in "lamp 2.0 ahead 0.4 left, bed 1.2 ahead 1.0 left: left. B".
+        ground_token_id: the token `<ground>`, at which `VegaForVisualGrounding` reads what a sentence describes; None
+            for a model that was not made for grounding.
+        grounding_head: how boxes are scored: `infonce` = cosines, with a class "no target"; `mlp` = logits of each box
+            by itself.
+        grounding_temperature: tau of `infonce`.
+        grounding_tokens: which visual tokens an object vector is the mean of, `fused` or, as in the official code,
+            `semantic`: those before fusion, so that the generator reaches a box through the query alone.
+        grounding_box_weight: of the loss of the box that is found without proposals, beside the ranking of those
+            given; 0 is the published loss.
     """
 
     model_type = "vega3d"
@@ -299,6 +310,11 @@ class VegaConfig(PreTrainedConfig):
     notice: str | None = None
     questions: dict | None = None
     answers_in_words: bool = False
+    ground_token_id: int | None = None
+    grounding_head: GroundingHead = "infonce"
+    grounding_temperature: float = 0.07
+    grounding_tokens: ObjectTokens = "fused"
+    grounding_box_weight: float = 1.0
 
     def __post_init__(self, **kwargs):
         refuse_misspelled(type(self), kwargs)
