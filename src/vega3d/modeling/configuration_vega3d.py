@@ -20,6 +20,7 @@ from .layouts_vega3d import (
     check_generator,
     check_vlm,
     check_vlm_sizes,
+    is_number,
     is_official,
     latent_edge,
     official_words,
@@ -43,10 +44,12 @@ Fusion = Literal[
 Projector = Literal["merger_mlp", "avg", "mlp2x"]
 GroundingHead = Literal["infonce", "mlp"]
 ObjectTokens = Literal["fused", "semantic"]
+PositionCode = Literal["none", "sin3d"]
 NUM_TRAIN_TIMESTEPS = 1000
 MOST_SHIFT = 1000.0
 MOST_PROMPT_ROWS = 1 << 16
 MOST_GATE_BIAS = 100.0
+MOST_METRES = 1e6
 FRAME_SETTINGS = ("max_area", "frame_fit", "frame_size")  # of the processor; configs once held them too
 
 
@@ -274,6 +277,11 @@ class VegaConfig(PreTrainedConfig):
         fusion_num_layers: blocks of `cross_attention`.
         projector: `merger_mlp` = RMSNorm, 2x2 merge, MLP; `avg` = 2x2 mean, MLP; `mlp2x` = MLP on the token grid.
         projector_hidden_size: hidden width of the projector.
+        position_code: what is added to the fused tokens that have a world position: `none`, or `sin3d`, the published
+            sinusoids of its voxel.
+        position_range: lower and upper bound of x, y and z [m] of the code; what lies outside counts as on the border.
+        position_voxel: edge of a voxel of the code [m].
+        coord_token_id: token that stands for a point in a prompt; the code of the point is added to its embedding.
         initializer_range: standard deviation of new Linear weights.
         notice: text shown with every answer, such as "untrained".
         questions: forms of the questions that it was trained on, and names of objects; one who asks another is told.
@@ -306,6 +314,10 @@ class VegaConfig(PreTrainedConfig):
     fusion_num_layers: int = 1
     projector: Projector = "merger_mlp"
     projector_hidden_size: int = 2048
+    position_code: PositionCode = "none"
+    position_range: list | tuple = ((-15.0, -15.0, -5.0), (15.0, 15.0, 5.0))
+    position_voxel: float = 0.1
+    coord_token_id: int | None = None
     initializer_range: float = 0.02
     notice: str | None = None
     questions: dict | None = None
@@ -389,6 +401,25 @@ class VegaConfig(PreTrainedConfig):
             ("initializer_range", 0 < spread <= 1, "in (0, 1]", "Leave it out for the default, 0.02."),
             ("fusion_residual_init", -1 <= self.fusion_residual_init <= 1, "in [-1, 1]", scales),
             ("fusion_num_heads", divides, divisor, "Choose another number of heads."),
+        )
+
+    def validate_positions(self):
+        bounds: Any = self.position_range
+        fits = len(bounds) == 2 and all(isinstance(bound, (list, tuple)) and len(bound) == 3 for bound in bounds)
+        fits = fits and all(is_number(value) and abs(value) <= MOST_METRES for bound in bounds for value in bound)
+        fits = fits and all(lower < upper for lower, upper in zip(*bounds, strict=True))
+        ranges = "[[x, y, z], [x, y, z]] [m], the first below the second"
+        vocabulary, token = self.get_text_config().vocab_size, self.coord_token_id
+        check_fields(
+            self,
+            ("position_range", fits, ranges, "The official code has [[-15, -15, -5], [15, 15, 5]]."),
+            ("position_voxel", 1e-3 <= self.position_voxel <= MOST_METRES, "at least 0.001 m", "The default is 0.1."),
+            (
+                "coord_token_id",
+                token is None or 0 <= token < vocabulary,
+                f"in [0, {vocabulary})",
+                "See the tokenizer.",
+            ),
         )
 
 

@@ -35,12 +35,16 @@ class VisualInputs(TypedDict, total=False):
     # `VegaGenerator.encode`, on its own grid. The generator's grids may be left out in the `frame` and `views` modes,
     # where t is the number of frames.
     generator_hidden_states: Sequence[torch.Tensor] | None
+    # float[N, 3], where each visual token of the images, then of the videos, is in the world [m]; and bool[N], which
+    # of them have a position. Without the mask all have.
+    visual_positions: torch.Tensor | None
+    visual_positions_mask: torch.Tensor | None
 
 
 PATCH_GRIDS = ("image_grid_thw", "video_grid_thw")
 VISUAL_INPUTS = tuple(name for name in VisualInputs.__annotations__ if name not in PATCH_GRIDS)
 IGNORED = -100  # label of a token without a loss
-LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts")
+LANGUAGE_INPUTS = ("mm_token_type_ids", "second_per_grid_ts", "coord_positions")
 
 
 def split_visuals(inputs: Mapping[str, Any]) -> tuple[VisualInputs, dict[str, Any]]:
@@ -86,6 +90,7 @@ def checked_streams(ids: torch.Tensor, visual: VisualInputs, config: VegaConfig)
     merge = config.vlm_config.vision_config.spatial_merge_size
     tokens = {name: int((stream.grid.prod(-1) // merge**2).sum()) for name, stream in streams.items()}
     check_placeholders(ids, config, tokens)
+    check_positions(visual, sum(tokens.values()))
     for name, suffix in SUFFIXES.items():
         if visual.get(f"generator_pixel_values{suffix}") is not None and name not in streams:
             raise ValueError(
@@ -93,6 +98,28 @@ def checked_streams(ids: torch.Tensor, visual: VisualInputs, config: VegaConfig)
                 "generator only. Give both, as VegaProcessor does."
             )
     return streams
+
+
+def check_positions(visual: VisualInputs, count: int) -> None:
+    """Raises ValueError unless there is a position for each of `count` visual tokens, or there are none at all."""
+    points, mask = visual.get("visual_positions"), visual.get("visual_positions_mask")
+    if points is None:
+        if mask is not None:
+            raise ValueError("visual_positions_mask comes without visual_positions. Give both, as VegaProcessor does.")
+        return
+    if points.shape != (count, 3) or not points.is_floating_point():
+        raise ValueError(
+            f"visual_positions must be float[{count}, 3], one for each visual token, but are {points.dtype} "
+            f"{list(points.shape)}. Give those that VegaProcessor made of these visuals."
+        )
+    if mask is not None and (mask.shape != (count,) or mask.dtype != torch.bool):
+        raise ValueError(f"visual_positions_mask must be bool[{count}], but is {mask.dtype} {list(mask.shape)}.")
+    bad = ~points.isfinite().all(-1) if mask is None else mask & ~points.isfinite().all(-1)
+    if bad.any():
+        raise ValueError(
+            f"The positions of {int(bad.sum())} of {count} visual tokens are NaN or infinite. Leave them out by "
+            "visual_positions_mask."
+        )
 
 
 def visual_streams(visual: Mapping[str, Any]) -> dict[str, VisualStreams]:

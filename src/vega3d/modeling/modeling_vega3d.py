@@ -39,6 +39,7 @@ from .inputs_vega3d import (
     unpacked_clips,
     visual_rows,
 )
+from .positions_vega3d import check_coordinates, with_coordinates, with_positions
 from .turns_vega3d import NewTokens, Prompt
 
 Features = Callable[[], list[torch.Tensor]]  # float[t, h, w, C] a clip
@@ -160,7 +161,8 @@ class VegaModel(VegaPreTrainedModel):
         ids = text_ids(input_ids, inputs_embeds, self.get_input_embeddings(), self.config)
         streams = checked_streams(ids, visual, self.config)
         if self.config.fusion == "none":
-            return VegaEncoderOutput(FusedVisuals(self._semantic(streams, semantic), **visual))
+            plain = with_positions(self._semantic(streams, semantic), visual, self.config)
+            return VegaEncoderOutput(FusedVisuals(plain, **visual))
         given = visual.get("generator_hidden_states")
         if given is None:
             num_frames, features = self._computed_features(streams, noise, on_progress)
@@ -192,6 +194,8 @@ class VegaModel(VegaPreTrainedModel):
             if gate is not None and output_gates:
                 gates.update(zip(numbers, gate.unflatten(1, token_grid).squeeze(-1), strict=True))
         outputs = replaced_tokens(own_outputs, [fused[number] for number in sorted(fused)])
+        # 6. Place: the code of where each token is in the world
+        outputs = with_positions(outputs, visual, self.config)
         on_grids = by_modality(streams, [gates[number] for number in sorted(gates)])
         return VegaEncoderOutput(FusedVisuals(outputs, **visual), on_grids or None)
 
@@ -257,6 +261,25 @@ class VegaModel(VegaPreTrainedModel):
         rows = (row for name, stream in streams.items() for row in visual_rows(ids, name, stream.grid, self.config))
         return [text[row] for row in rows]
 
+    def placed_text(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        coord_positions: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor | None]:
+        """The text as the VLM gets it: ids, or embeddings if some of its tokens stand for points float[K, 3] [m].
+
+        Raises ValueError if there is not a point for each such token of the ids.
+        """
+        if input_ids is not None:
+            check_coordinates(input_ids, coord_positions, self.config)
+        elif coord_positions is not None:
+            raise ValueError("coord_positions belong to tokens of input_ids, which are not given. Give input_ids.")
+        if input_ids is None or coord_positions is None:
+            return {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+        embeds = self.get_input_embeddings()(input_ids)
+        return {"input_ids": None, "inputs_embeds": with_coordinates(embeds, input_ids, coord_positions, self.config)}
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -268,11 +291,13 @@ class VegaModel(VegaPreTrainedModel):
         mm_token_type_ids: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
         output_gates: bool = False,
+        coord_positions: torch.Tensor | None = None,
         **kwargs,
     ) -> VegaModelOutput:
         """Arguments as in `encode`, or its `mm_encoder_outputs`; `labels` only mark the answer.
 
-        With a cache that is not empty, the text is that of the new tokens, and so are the visuals. `kwargs` are the
+        `coord_positions` float[K, 3] are the points in the world [m] that the tokens `coord_token_id` of `input_ids`
+        stand for, in the order of the batch. With a cache that is not empty, the text is that of the new tokens, and so are the visuals. `kwargs` are the
         `VisualInputs`, and the VLM's own, such as `second_per_grid_ts` of Qwen2.5-VL.
 
         Raises:
@@ -282,6 +307,9 @@ class VegaModel(VegaPreTrainedModel):
         grids = {name: visual.get(name) for name in PATCH_GRIDS}  # read by the VLM, too
         ids = text_ids(input_ids, inputs_embeds, self.get_input_embeddings(), self.config)
         turn = NewTokens(self.vlm.base_model, past_key_values, ids.shape, attention_mask, ids.device)
+        text: dict[str, Any] = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+        if coord_positions is not None or not turn.is_step:
+            text = self.placed_text(input_ids, inputs_embeds, coord_positions)
         gates = None
         if mm_encoder_outputs is not None:
             check_placeholders(ids, self.config, tokens_of_outputs(mm_encoder_outputs, visual))
@@ -294,11 +322,10 @@ class VegaModel(VegaPreTrainedModel):
             given = {**grids, "second_per_grid_ts": kwargs.get("second_per_grid_ts")}
             position_ids = turn.positions(ids, self.config, given, mm_encoder_outputs, input_ids is not None)
         outputs = self.vlm.base_model(
-            input_ids=input_ids,
+            **text,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
             mm_token_type_ids=mm_token_type_ids,
             mm_encoder_outputs=mm_encoder_outputs,
             **grids,
@@ -408,6 +435,7 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
             kwargs: the processor's output and any option of `GenerationMixin.generate`; with `mm_encoder_outputs` from
                 `encode` the visuals are not encoded again. With `past_key_values` of an earlier turn, `input_ids` are
                 the whole conversation, and the visuals those of the tokens that are not in the cache.
+                `coord_positions` are those of all `input_ids`.
 
         Raises:
             ValueError: if the visuals given do not match the placeholders of the new tokens.
@@ -416,6 +444,8 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
         input_ids = kwargs.pop("input_ids", inputs)
         if input_ids is not None:
             kwargs["input_ids"] = input_ids
+        points = kwargs.pop("coord_positions", None)
+        text = self.model.placed_text(input_ids, kwargs.get("inputs_embeds"), points)
         core, embeddings = self.model.vlm.base_model, self.get_input_embeddings()
         prompt = Prompt(core, embeddings, self.config, self.generation_config, kwargs)
         if kwargs.get("mm_encoder_outputs") is None:
@@ -425,6 +455,7 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
             check_placeholders(prompt.ids, self.config, tokens_of_outputs(kwargs["mm_encoder_outputs"], visual))
         kwargs["mm_encoder_outputs"] = copied_outputs(kwargs["mm_encoder_outputs"])
         kwargs.update(prompt.language_inputs(kwargs["mm_encoder_outputs"]))
+        kwargs["inputs_embeds"] = text["inputs_embeds"]
         self.model.vlm.generation_config = self.generation_config
         generated = self.model.vlm.generate(generation_config=generation_config, **kwargs)
         prompt.remember(generated.past_key_values if isinstance(generated, ModelOutput) else None)
