@@ -1,4 +1,4 @@
-"""Upright boxes in torch: what they may be, the points that they hold, and how much they overlap.
+"""Upright boxes in torch: what they may be, and how much they overlap.
 
 A box is float[6], centre and sizes along x, y, z of the world [m], or float[7] with the yaw about z [rad] as the last,
 by which it is turned about its centre, counter-clockwise from above.
@@ -53,14 +53,6 @@ def checked_boxes(
             box = [round(value, 4) for value in values[rows[0]].tolist()]
             raise ValueError(f"{name}: box {rows[0]}, {box}, has {what}. {remedy}")
     return values
-
-
-def boxes_hold(boxes: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """bool[M, N]: whether each box float[M, 6 or 7] holds each point float[N, 3]; its surface belongs to it."""
-    offsets = points[None] - boxes[:, None, :3]
-    if boxes.shape[1] == 7:
-        offsets = torch.cat([turned(offsets[..., :2], -boxes[:, None, 6]), offsets[..., 2:]], dim=-1)
-    return (offsets.abs() <= boxes[:, None, 3:6] / 2).all(-1)
 
 
 def turned(offsets: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:

@@ -422,6 +422,18 @@ class VegaConfig(PreTrainedConfig):
             ),
         )
 
+    def validate_grounding(self):
+        vocabulary, token = self.get_text_config().vocab_size, self.ground_token_id
+        is_token = token is None or 0 <= token < vocabulary
+        heats = self.grounding_temperature
+        weight = self.grounding_box_weight
+        check_fields(
+            self,
+            ("ground_token_id", is_token, f"in [0, {vocabulary})", "See the tokenizer."),
+            ("grounding_temperature", 1e-3 <= heats <= 100, "in [0.001, 100]", "The official value is 0.07."),
+            ("grounding_box_weight", 0 <= weight <= 100, "in [0, 100]", "Use 0 for the published loss."),
+        )
+
 
 # `transformers serve` finds a model's kind by this name alone; importing the package or its code on the Hub sets it.
 MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES[VegaConfig.model_type] = "VegaForSpatialReasoning"

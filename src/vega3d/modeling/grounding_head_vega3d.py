@@ -1,4 +1,4 @@
-"""Heads that find what a query means among boxes, or among visual tokens: scores, losses, and which boxes are chosen."""
+"""Heads that find what a query means among boxes, or among visual tokens: scores, losses, the boxes chosen."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -25,6 +25,8 @@ def two_layer_head(in_features: int, hidden: int, out_features: int) -> nn.Seque
 
 class InfoNCEHead(nn.Module):
     """Scores are cosines of query and object, each through an MLP; the last one is that of "no target"."""
+
+    has_no_target = True
 
     def __init__(self, config: VegaConfig):
         super().__init__()
@@ -67,6 +69,7 @@ class InfoNCEHead(nn.Module):
 class MLPHead(nn.Module):
     """Scores are logits, the products of the query, through an MLP, with the objects as they are."""
 
+    has_no_target = False
     temperature = 1.0
 
     def __init__(self, config: VegaConfig):
@@ -149,5 +152,14 @@ def check_ranking(ranking: str) -> None:
 
 
 def ranked(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """int[M]: the M = `count` boxes by their scores float[M or M + 1], the best first; equal ones as they were given."""
+    """int[M]: the M = `count` boxes by their scores float[M or M + 1], the best first; equal ones as given."""
     return scores[:count].argsort(descending=True, stable=True)
+
+
+class GroundingHead(nn.Module):
+    """The new weights of a model for grounding: `ranking` of boxes, and `box` for a clip without them."""
+
+    def __init__(self, config: VegaConfig):
+        super().__init__()
+        self.ranking = HEADS[config.grounding_head](config)
+        self.box = BoxHead(config)
