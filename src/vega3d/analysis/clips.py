@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from vega3d.configs import check_count
+from vega3d.processing.clip_geometry_vega3d import ClipGeometry, array_type, check_poses
+from vega3d.processing.video_vega3d import VideoClip
 
 DEFAULT_VIEWS = 32
-RIGID = 1e-2  # largest deviation of R^T R from the identity that rounding in text files leaves
 COVERED = 0.1  # share of a frame's edge by which the field of view of the depth may miss it
 
 
@@ -32,6 +33,7 @@ class PosedClip:
     world_from_camera: np.ndarray  # float[T, 4, 4], rigid [m]
     left_out: tuple[str, ...] = ()  # frames of the source that could not be used, for the result file
     instances: np.ndarray | None = None  # int[T, h, w]: the object of each depth pixel, 0 for none; None if not known
+    seconds: np.ndarray | None = None  # float64[T], times of the frames, increasing [s]; None if not known
 
     def __post_init__(self):
         count = len(self.frames)
@@ -54,6 +56,17 @@ class PosedClip:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def video(self) -> VideoClip:
+        """The frames with their depth and cameras, as `VegaProcessor`, a session and the collator take a video."""
+        height, width = self.frames.shape[1:3]
+        frame_from_depth = self.intrinsics @ np.linalg.inv(self.depth_intrinsics)
+        corners = np.linalg.solve(frame_from_depth, np.array([[0, 0, 1], [width, height, 1.0]]).T)[:2].T
+        geometry = ClipGeometry(
+            self.depth, self.depth_intrinsics, self.world_from_camera, tuple(corners.ravel().tolist()), self.name
+        )
+        seconds = np.arange(float(len(self))) if self.seconds is None else self.seconds
+        return VideoClip(self.frames, seconds, self.name, self.seconds is not None, geometry)
+
 
 class ClipSource(NamedTuple):
     """A clip on disk that is not read yet."""
@@ -71,32 +84,6 @@ class ReadOptions(NamedTuple):
     skip_lost: bool = False  # whether frames whose pose was lost are left out (and reported), or are an error
     # fx, fy, cx, cy [px] instead of the layout's, where the layout stores none
     intrinsics: tuple[float, ...] | None = None
-
-
-def array_type(array: np.ndarray) -> str:
-    """Such as `uint8[4, 48, 64, 3]`."""
-    return f"{array.dtype}{list(array.shape)}"
-
-
-def check_poses(poses: np.ndarray, count: int, name: str) -> None:
-    """Raises ValueError, naming the first bad view, unless poses are finite and rigid float[count, 4, 4]."""
-    if poses.shape != (count, 4, 4):
-        raise ValueError(f"{name}: poses must be [{count}, 4, 4], one a frame, but got {list(poses.shape)}.")
-    lost = np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))
-    if len(lost):
-        raise ValueError(
-            f"{name}: the poses of {len(lost)} of {count} views are NaN or infinite, the first is view {lost[0]}. "
-            "Leave those frames out."
-        )
-    rotation = poses[:, :3, :3]
-    deviation = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
-    mirrored, last_row = np.linalg.det(rotation) < 0, (poses[:, 3] != (0, 0, 0, 1)).any(axis=1)
-    bad = np.flatnonzero((deviation > RIGID) | mirrored | last_row)
-    if len(bad):
-        raise ValueError(
-            f"{name}: the pose of view {bad[0]} is not rigid (R^T R differs from the identity by "
-            f"{deviation[bad[0]]:.3g}, at most {RIGID} is rounding). Give camera-to-world matrices in metres."
-        )
 
 
 def check_cameras(clip: PosedClip) -> None:

@@ -27,10 +27,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from vega3d.analysis.clips import ClipSource, PosedClip, ReadOptions, checked_intrinsics, evenly
+from vega3d.analysis.clips import DEFAULT_VIEWS, ClipSource, PosedClip, ReadOptions, checked_intrinsics, evenly
 from vega3d.extras import optional_module
 from vega3d.files import check_input, inside
-from vega3d.processing.video_vega3d import read_video
+from vega3d.processing.video_vega3d import VideoClip, read_video
 from vega3d.rooms.archives import LARGEST, read_archive
 from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import stored_rooms
@@ -261,7 +261,8 @@ def read_room(source: ClipSource, options: ReadOptions) -> PosedClip:
     if options.intrinsics is not None:
         raise ValueError("Rooms store their intrinsics. Leave out --intrinsics.")
     folder = source.path
-    frames = read_video(folder / "rooms" / f"{source.name}.mp4", sys.maxsize).frames
+    video = read_video(folder / "rooms" / f"{source.name}.mp4", sys.maxsize)
+    frames = video.frames
     count, height, width = frames.shape[:3]
     arrays = read_archive(
         folder / "arrays" / f"{source.name}.npz",
@@ -279,8 +280,8 @@ def read_room(source: ClipSource, options: ReadOptions) -> PosedClip:
     poses, intrinsics = arrays["world_from_camera"].astype(float), arrays["intrinsics"].astype(float)
     chosen = evenly(len(frames), options.views)
     images = frames[chosen], depth[chosen]
-    instances = arrays["instance"][chosen]
-    return PosedClip(source.name, source.scene, *images, intrinsics, intrinsics, poses[chosen], instances=instances)
+    more = {"instances": arrays["instance"][chosen], "seconds": video.seconds[chosen]}
+    return PosedClip(source.name, source.scene, *images, intrinsics, intrinsics, poses[chosen], **more)
 
 
 def is_scan(folder: Path) -> bool:
@@ -386,7 +387,9 @@ def read_recording(source: ClipSource, options: ReadOptions) -> PosedClip:
     intrinsics = checked_intrinsics(options.intrinsics or published_intrinsics(folder))
     chosen_poses = quaternion_poses([poses[frame] for frame in pose_of[chosen]], folder / "groundtruth.txt")
     left_out = tuple(colours[frame][0] for frame in np.flatnonzero(~paired))
-    return PosedClip(source.name, source.scene, frames, depth, intrinsics, intrinsics, chosen_poses, left_out)
+    seconds = colour_times[chosen] - colour_times[chosen[0]]
+    images = frames, depth, intrinsics, intrinsics
+    return PosedClip(source.name, source.scene, *images, chosen_poses, left_out, seconds=seconds)
 
 
 def nearest(wanted: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -479,6 +482,35 @@ def read_clip(source: ClipSource, options: ReadOptions | None = None) -> PosedCl
     options = options or ReadOptions()
     evenly(2, options.views)
     return LAYOUTS[source.layout].read(source, options)
+
+
+def read_posed_video(
+    folder: str | Path,
+    views: int = DEFAULT_VIEWS,
+    layout: str | None = None,
+    skip_lost: bool = False,
+    intrinsics: Sequence[float] | None = None,
+) -> VideoClip:
+    """The one posed clip of a folder with its depth and cameras, as `VegaProcessor`, a session and a row take a video.
+
+    Args:
+        folder: in one of `LAYOUTS`.
+        views: frames taken evenly; a session or a processor may sample fewer of them.
+        layout: a name of `LAYOUTS`; by default the one whose files are there.
+        skip_lost: leave frames out whose pose was lost, instead of refusing them.
+        intrinsics: fx, fy, cx, cy [px], where the layout stores none.
+
+    Raises:
+        ValueError: if there is no clip, or several; or as `read_clip` does.
+    """
+    clips = find_clips(folder, layout)
+    if len(clips) > 1:
+        raise ValueError(
+            f"{folder} has {len(clips)} clips, the first two {clips[0].name} and {clips[1].name}. Give the folder of "
+            "one; of rooms read one of `find_clips` with `read_clip(...).video()`."
+        )
+    given = None if intrinsics is None else tuple(intrinsics)
+    return read_clip(clips[0], ReadOptions(views, skip_lost, given)).video()
 
 
 def make_rooms(

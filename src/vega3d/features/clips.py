@@ -65,7 +65,8 @@ def sampled_clip(
         place = int(np.abs(visual.seconds[chosen] - visual.seconds[marked_frame]).argmin())
         chosen[place] = marked_frame
         frames[place] = draw_marks(visual.frames[marked_frame], marks)
-    return VideoClip(frames, visual.seconds[chosen], visual.source, visual.timed)
+    geometry = None if visual.geometry is None else visual.geometry.of_frames(chosen, len(visual))
+    return VideoClip(frames, visual.seconds[chosen], visual.source, visual.timed, geometry)
 
 
 class CorpusClip(NamedTuple):

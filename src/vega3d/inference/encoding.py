@@ -16,6 +16,7 @@ from vega3d.features.cache import FeatureCache, without_pixels
 from vega3d.features.clips import sampled_clip
 from vega3d.modeling.fusion_vega3d import ONE_GATE_A_TOKEN
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.modeling.positions_vega3d import with_positions
 from vega3d.processing.media_files_vega3d import check_file, local_path
 from vega3d.processing.media_vega3d import flatten_videos, load_clips, load_image_array
 from vega3d.processing.video_vega3d import VideoClip
@@ -91,7 +92,11 @@ def content_hash(content: Path | VideoClip) -> str:
     if isinstance(content, Path):
         return xxhash.xxh3_128_hexdigest(content.read_bytes())
     state = xxhash.xxh3_128(repr(content.frames.shape).encode())
-    for array in (content.seconds, content.frames):
+    arrays = [content.seconds, content.frames]
+    if content.geometry is not None:
+        shown = np.array(content.geometry.shown or ())
+        arrays += [content.geometry.depth, content.geometry.intrinsics, content.geometry.world_from_camera, shown]
+    for array in arrays:
         state.update(np.ascontiguousarray(array).data)
     return state.hexdigest()
 
@@ -113,6 +118,11 @@ def semantic_tokens(model: VegaForSpatialReasoning, kind: str, inputs: Mapping) 
     if kind == "image":
         return join_visuals([vlm.get_image_features(inputs["pixel_values"], grid, return_dict=True)])
     return join_visuals([vlm.get_video_features(inputs["pixel_values_videos"], grid, return_dict=True)])
+
+
+def placed_tokens(model: VegaForSpatialReasoning, kind: str, tokens: ModelOutput, inputs: Mapping) -> ModelOutput:
+    """Tokens of the VLM alone with the code of their positions, if the model has one and the inputs have positions."""
+    return with_positions({kind: tokens}, inputs, model.config)[kind]
 
 
 def with_features(

@@ -27,6 +27,7 @@ from vega3d.inference.encoding import (
     content_hash,
     fused_tokens,
     join_visuals,
+    placed_tokens,
     read_frames,
     semantic_tokens,
     small,
@@ -330,7 +331,8 @@ class Session:
             else:
                 new["fused"], new["gates"] = fused_tokens(self.model, kind, encoder, inputs["input_ids"])
         if wants["semantic"]:
-            new["semantic"] = semantic_tokens(self.model, kind, inputs)
+            semantic = semantic_tokens(self.model, kind, inputs)
+            new["semantic"] = placed_tokens(self.model, kind, semantic, inputs)
         return replace(stored, **new)
 
     def _described(self, question: SpatialQuestion, clip: VideoClip, inputs) -> EncodedClip:

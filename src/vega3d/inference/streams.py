@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from transformers import DynamicCache
 
-from vega3d.inference.encoding import EncodedClip, join_visuals, semantic_tokens, with_features
+from vega3d.inference.encoding import EncodedClip, join_visuals, placed_tokens, semantic_tokens, with_features
 from vega3d.inference.session import Session
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.questions import RawAnswer, SpatialQuestion
@@ -45,7 +45,7 @@ class StreamSession(Session):
         """
         clip = replace(streams, encoder={})
         if features is None:
-            return replace(clip, fused=streams.semantic), None
+            return replace(clip, fused=placed_tokens(self.model, "video", streams.semantic, streams.encoder)), None
         prompt = self._tokenise([self._prompt(question, streams)])["input_ids"]
         inputs = {**streams.encoder, "generator_hidden_states": [features]}
         encoded = self.model.encode(prompt, **inputs, semantic={"video": streams.semantic}, output_gates=True)

@@ -196,9 +196,9 @@ class VegaModel(VegaPreTrainedModel):
                 gates.update(zip(numbers, gate.unflatten(1, token_grid).squeeze(-1), strict=True))
         outputs = replaced_tokens(own_outputs, [fused[number] for number in sorted(fused)])
         # 6. Place: the code of where each token is in the world
-        outputs = with_positions(outputs, visual, self.config)
+        placed = with_positions(outputs, visual, self.config)
         on_grids = by_modality(streams, [gates[number] for number in sorted(gates)])
-        return VegaEncoderOutput(FusedVisuals(outputs, **visual), on_grids or None)
+        return VegaEncoderOutput(FusedVisuals(placed, **visual), on_grids or None)
 
     def generator_features(
         self,
@@ -298,8 +298,9 @@ class VegaModel(VegaPreTrainedModel):
         """Arguments as in `encode`, or its `mm_encoder_outputs`; `labels` only mark the answer.
 
         `coord_positions` float[K, 3] are the points in the world [m] that the tokens `coord_token_id` of `input_ids`
-        stand for, in the order of the batch. With a cache that is not empty, the text is that of the new tokens, and so are the visuals. `kwargs` are the
-        `VisualInputs`, and the VLM's own, such as `second_per_grid_ts` of Qwen2.5-VL.
+        stand for, in the order of the batch. With a cache that is not empty, the text is that of the new tokens, and
+        so are the visuals. `kwargs` are the `VisualInputs`, and the VLM's own, such as `second_per_grid_ts` of
+        Qwen2.5-VL.
 
         Raises:
             ValueError: if the visuals given do not match the placeholders of the text, so that some would go unseen.

@@ -1,12 +1,13 @@
 """Where visual tokens are in the world: the published code of a position, and the tokens that lie in a box."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from transformers.utils import ModelOutput
 
 from .configuration_vega3d import VegaConfig
-from .inputs_vega3d import VisualInputs, replaced_tokens
+from .inputs_vega3d import replaced_tokens
 
 TEMPERATURE = 10000.0
 
@@ -49,10 +50,12 @@ def position_code(points: torch.Tensor, config: VegaConfig) -> torch.Tensor:
     return code
 
 
-def with_positions(outputs: Mapping[str, ModelOutput], visual: VisualInputs, config: VegaConfig):
+def with_positions(
+    outputs: Mapping[str, ModelOutput], visual: Mapping[str, Any], config: VegaConfig
+) -> Mapping[str, ModelOutput]:
     """Encoder outputs with the code of its position added to each token that has one.
 
-    They stay as they are if the model has no position code, or no positions are given.
+    They stay as they are if the model has no position code, or `visual`, the `VisualInputs`, has no positions.
     """
     points, mask = visual.get("visual_positions"), visual.get("visual_positions_mask")
     if config.position_code == "none" or points is None:
@@ -85,7 +88,7 @@ def with_coordinates(
     embeds: torch.Tensor, input_ids: torch.Tensor, points: torch.Tensor, config: VegaConfig
 ) -> torch.Tensor:
     """float[B, L, D]: embeddings of int[B, L] with the code of its point added to each token that stands for one."""
-    is_point = input_ids == config.coord_token_id
+    is_point = torch.eq(input_ids, config.coord_token_id)  # type: ignore[arg-type]  # `check_coordinates` knows it
     code = position_code(points.to(embeds.device), config)
     return embeds.masked_scatter(is_point[..., None], embeds[is_point] + code.to(embeds))
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .clip_geometry_vega3d import ClipGeometry
 from .media_files_vega3d import (
     check_file,
     is_picture,
@@ -89,7 +91,13 @@ def load_image_array(image) -> np.ndarray:
 
 
 def load_clips(
-    videos: list, seconds, video_metadata, num_frames: int | None, fps: float | None, do_sample_frames: bool
+    videos: list,
+    seconds,
+    video_metadata,
+    num_frames: int | None,
+    fps: float | None,
+    do_sample_frames: bool,
+    geometries: Sequence[ClipGeometry | None] | None = None,
 ) -> list[VideoClip]:
     """The videos of `flatten_videos`, read and sampled.
 
@@ -101,6 +109,7 @@ def load_clips(
         num_frames: frames sampled evenly.
         fps: frames a second sampled instead.
         do_sample_frames: False keeps every frame.
+        geometries: for each video the depth and cameras of all its frames, or None.
 
     Raises:
         ValueError: as `read_video`, `read_images`, `clip_from_frames` and `sample_clip` do; if times are given for a
@@ -110,7 +119,8 @@ def load_clips(
     if not check_flag("do_sample_frames", do_sample_frames):
         num_frames, fps = sys.maxsize, None
     given = _times_of_videos(videos, seconds, video_metadata)
-    return [_load_clip(video, times, num_frames, fps) for video, times in zip(videos, given, strict=True)]
+    parts = zip(videos, given, geometries or [None] * len(videos), strict=True)
+    return [_load_clip(video, times, geometry, num_frames, fps) for video, times, geometry in parts]
 
 
 def read_visual(
@@ -142,7 +152,7 @@ def read_visual(
     return read_video(path, num_frames, fps), is_image
 
 
-def _load_clip(video, given, num_frames: int | None, fps: float | None) -> VideoClip:
+def _load_clip(video, given, geometry: ClipGeometry | None, num_frames: int | None, fps: float | None) -> VideoClip:
     """One video, read and sampled; `given` are its times [s], its metadata, or None."""
     if isinstance(video, VideoClip) or (isinstance(video, (str, Path)) and not local_path(video, "video").is_dir()):
         if given is not None:
@@ -152,14 +162,22 @@ def _load_clip(video, given, num_frames: int | None, fps: float | None) -> Video
                 "(None for the other videos of the list)."
             )
         if isinstance(video, VideoClip):
-            return sample_clip(video, num_frames=num_frames, fps=fps)
-        return read_video(video, num_frames=num_frames, fps=fps)
+            return sample_clip(with_geometry(video, geometry), num_frames=num_frames, fps=fps)
+        return read_video(video, num_frames, fps, geometry)
     if isinstance(video, (str, Path)):
         video = list_pictures(local_path(video, "video"))
     times = metadata_times(given, len(video)) if isinstance(given, Mapping) else given
     if _is_list_of(video, (str, Path)):
-        return read_images(video, num_frames=num_frames, fps=fps, seconds=times)
-    return sample_clip(clip_from_frames(video, seconds=times), num_frames=num_frames, fps=fps)
+        return read_images(video, num_frames, fps, times, geometry)
+    clip = with_geometry(clip_from_frames(video, seconds=times), geometry)
+    return sample_clip(clip, num_frames=num_frames, fps=fps)
+
+
+def with_geometry(clip: VideoClip, geometry: ClipGeometry | None) -> VideoClip:
+    """The clip with depth and cameras that are given beside it; raises ValueError if it has its own."""
+    if geometry is not None and clip.geometry is not None:
+        raise ValueError(f"{clip.source} has depth and cameras of its own. Leave those given beside it out.")
+    return clip if geometry is None else replace(clip, geometry=geometry)
 
 
 def _times_of_videos(videos: list, seconds, video_metadata) -> list:

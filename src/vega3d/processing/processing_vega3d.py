@@ -1,5 +1,6 @@
 """`VegaProcessor`: messages, images and videos to one batch with both pixel streams."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from .clip_geometry_vega3d import (
+    DEPTH_HOLES,
+    ClipGeometry,
+    check_geometries,
+    given_geometry,
+    token_positions,
+)
 from .generator_frames_vega3d import DEFAULT_MAX_AREA, FrameSettings, fit_frames, pack_patches
 from .media_vega3d import (
     at_least_a_patch,
@@ -48,6 +56,8 @@ class VegaProcessor(ProcessorMixin):
         generator_frame_fit: `resize` keeps the whole frame at its own aspect ratio, so that both streams see the same
             place at the same relative position; `center_crop` is the official preparation, for converted checkpoints.
         generator_frame_size: [height, width] of the centre crop [px].
+        depth_holes: `mask` leaves pixels without depth out of the position of a token; `average` counts them as points
+            in the camera, as the official code does.
     """
 
     _auto_class = "AutoProcessor"  # a saved processor names its code
@@ -64,6 +74,7 @@ class VegaProcessor(ProcessorMixin):
         generator_max_area=DEFAULT_MAX_AREA,
         generator_frame_fit="resize",
         generator_frame_size=None,
+        depth_holes="mask",
     ):
         self.vlm_processor_class = vlm_processor_class
         self.num_frames = num_frames
@@ -71,7 +82,10 @@ class VegaProcessor(ProcessorMixin):
         self.generator_max_area = generator_max_area
         self.generator_frame_fit = generator_frame_fit
         self.generator_frame_size = None if generator_frame_size is None else list(generator_frame_size)
+        self.depth_holes = depth_holes
         check_sampling(num_frames, None)
+        if depth_holes not in DEPTH_HOLES:
+            raise ValueError(f"`depth_holes` must be one of {DEPTH_HOLES}, but got {depth_holes!r}.")
         _ = self.frame_settings, self._vlm_processor_type()  # both raise a ValueError for a setting that cannot be
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
 
@@ -149,6 +163,8 @@ class VegaProcessor(ProcessorMixin):
             "generator_image_grid_thw",
             "generator_pixel_values_videos",
             "generator_video_grid_thw",
+            "visual_positions",
+            "visual_positions_mask",
         ]
 
     def __call__(
@@ -163,6 +179,9 @@ class VegaProcessor(ProcessorMixin):
         do_sample_frames: bool = True,
         return_metadata: bool = False,
         return_tensors: str | None = "pt",
+        depth=None,
+        intrinsics=None,
+        world_from_camera=None,
         **kwargs,
     ) -> BatchFeature:
         """Prepares a batch of prompts.
@@ -183,6 +202,12 @@ class VegaProcessor(ProcessorMixin):
             return_metadata: also return `video_metadata`, one for each video; its `timestamps` are the times of the
                 frames used [s].
             return_tensors: "pt" for tensors; None leaves the token ids as lists.
+            depth: float[T, H, W] along the optical axis [m] of all frames of a video, float[H, W] of an image, of the
+                size of the frames; 0, NaN and infinity are holes. Of several visuals a list with an entry for each
+                image, then each video, None where there is none. A `VideoClip` may have a `geometry` of its own.
+            intrinsics: float[3, 3] [px], with the first pixel's centre at (0.5, 0.5): one for all, or for each visual
+                one or one a frame.
+            world_from_camera: float[T, 4, 4] of a video, float[4, 4] of an image: rigid poses [m], z up.
             **kwargs: for the VLM's processor (`padding`, `text_kwargs`, `images_kwargs`, ...). `size`, `min_pixels`
                 and `max_pixels` concern the VLM's pixels alone. An option that has no effect, or would cut only one of
                 the two pixel streams, is refused.
@@ -191,6 +216,9 @@ class VegaProcessor(ProcessorMixin):
             What the VLM's processor returns, and for N images or videos of P patches in all:
             `generator_pixel_values`, `generator_pixel_values_videos`: uint8[P, 3 * patch_size ** 2];
             `generator_image_grid_thw`, `generator_video_grid_thw`: int64[N, 3], frames and patches per frame.
+            If some have depth, also `visual_positions` float32[M, 3], the mean world point [m] of the pixels of each
+            of the M visual tokens of all images, then all videos, zeros where there is none; and
+            `visual_positions_mask` bool[M], where there is one.
 
         Raises:
             ValueError: if images or videos and placeholders differ in number, or an input cannot be used.
@@ -207,12 +235,17 @@ class VegaProcessor(ProcessorMixin):
         if text is not None and not kwargs.get("sanitize_control_tokens"):
             self._check_counts(text, images, videos)
         pictures = [load_image_array(image) for image in flatten_images(images)]
-        clips = load_clips(flatten_videos(videos), seconds, video_metadata, **sampling)
+        videos = flatten_videos(videos)
+        given = given_geometry(depth, intrinsics, world_from_camera, len(pictures), len(videos))
+        clips = load_clips(videos, seconds, video_metadata, **sampling, geometries=given[len(pictures) :])
+        geometries = [*given[: len(pictures)], *(clip.geometry for clip in clips)]
+        check_geometries(pictures, geometries)
         semantic = self._semantic_stream(text, pictures, clips, videos_kwargs, return_tensors, kwargs)
         generative = self._generative_stream(pictures, clips)
+        positions = self._positions(geometries, semantic)
         metadata = {"video_metadata": [clip.metadata() for clip in clips]} if return_metadata and clips else {}
         return BatchFeature(
-            {**semantic, **generative, **metadata},
+            {**semantic, **generative, **positions, **metadata},
             tensor_type=return_tensors,
             skip_tensor_conversion=self.skip_tensor_conversion,
         )
@@ -224,12 +257,16 @@ class VegaProcessor(ProcessorMixin):
         *,
         num_frames: int | None = None,
         fps: float | None = None,
+        depth=None,
+        intrinsics=None,
+        world_from_camera=None,
         processor_kwargs: Mapping[str, Any] | None = None,
         **kwargs,
     ):
         """Renders conversations and, with `tokenize=True`, prepares their images and videos too.
 
-        As in transformers, with `num_frames` and `fps` for the videos: content `{"type": "video", "video": ...}` or
+        As in transformers, with `num_frames` and `fps` for the videos, and depth and cameras as `__call__` takes them:
+        content `{"type": "video", "video": ...}` or
         `{"type": "video", "path": ...}` is any video, `{"type": "image", "image" | "path" | "url": ...}` any image
         that `__call__` accepts. With `tokenize=True` other entries of a content item are refused.
 
@@ -239,6 +276,7 @@ class VegaProcessor(ProcessorMixin):
         sampling = {"num_frames": num_frames, "fps": fps}
         given = dict(processor_kwargs or {})
         merged = {name: one_of(name, value, given.pop(name, None)) for name, value in sampling.items()}
+        merged.update(depth=depth, intrinsics=intrinsics, world_from_camera=world_from_camera)
         processor_kwargs = {**given, **{name: value for name, value in merged.items() if value is not None}}
         if kwargs.get("tokenize"):
             check_conversations(conversation)
@@ -332,6 +370,24 @@ class VegaProcessor(ProcessorMixin):
             patches, grid = self._pack([clip.frames for clip in clips])
             stream.update(generator_pixel_values_videos=patches, generator_video_grid_thw=grid)
         return stream
+
+    def _positions(self, geometries: Sequence[ClipGeometry | None], semantic: Mapping[str, Any]) -> dict:
+        """Where the visual tokens are, of all images, then all videos; empty if none of them has depth."""
+        if not any(geometries):
+            return {}
+        merge = self.image_processor.merge_size
+        grids = [grid for name in ("image", "video") for grid in np.asarray(semantic.get(f"{name}_grid_thw", ()))]
+        points, masks = [], []
+        for geometry, (t, h, w) in zip(geometries, grids, strict=True):
+            grid = (int(t), int(h) // merge, int(w) // merge)
+            if geometry is None:
+                count = math.prod(grid)
+                found, mask = np.zeros((count, 3), np.float32), np.zeros(count, bool)
+            else:
+                found, mask = token_positions(geometry, grid, self.depth_holes)
+            points.append(torch.from_numpy(found))
+            masks.append(torch.from_numpy(mask))
+        return {"visual_positions": torch.cat(points), "visual_positions_mask": torch.cat(masks)}
 
     def _pack(self, clips: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns patches uint8[P, 3 * patch_size ** 2] and grids int64[N, 3] of N clips uint8[T, H, W, 3]."""

@@ -1,7 +1,7 @@
 """`VideoClip`, frames and the time of each: of a video, of a folder of images, or of frames in memory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from transformers.video_utils import VideoMetadata
 
+from .clip_geometry_vega3d import ClipGeometry
 from .media_files_vega3d import (
     check_file,
     is_picture,
@@ -36,15 +37,18 @@ class VideoClip:
         seconds: float64[T], presentation time of each frame [s] from the start of its video, strictly increasing.
         source: where the frames come from, for messages.
         timed: False when no real times are known; `seconds` then counts frames (0, 1, 2, ...).
+        geometry: depth and cameras of the frames; None if they are not known.
 
     Raises:
-        ValueError: if the arrays have another dtype or shape, hold no frame, or the times do not increase.
+        ValueError: if the arrays have another dtype or shape, hold no frame, or the times do not increase; or if the
+            geometry is of other frames.
     """
 
     frames: np.ndarray
     seconds: np.ndarray
     source: str = "frames in memory"
     timed: bool = True
+    geometry: ClipGeometry | None = None
 
     def __post_init__(self):
         if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3 or not self.frames.size:
@@ -61,6 +65,8 @@ class VideoClip:
             raise ValueError(
                 f"{self.source}: the times of the frames must increase, but got {self.seconds.tolist()} s."
             )
+        if self.geometry is not None:
+            self.geometry.check_frames(self.frames.shape)
         # torch takes neither reversed nor read-only arrays; a frozen dataclass is set through `object`.
         object.__setattr__(self, "frames", np.require(self.frames, requirements=["C", "W"]))
 
@@ -95,10 +101,16 @@ def sample_clip(clip: VideoClip, num_frames: int | None = None, fps: float | Non
     """
     _check_timed(clip.source, clip.timed, fps)
     indices = choose_frames(clip.seconds, num_frames, fps)
-    return VideoClip(clip.frames[indices], clip.seconds[indices], clip.source, clip.timed)
+    geometry = None if clip.geometry is None else clip.geometry.of_frames(indices, len(clip))
+    return replace(clip, frames=clip.frames[indices], seconds=clip.seconds[indices], geometry=geometry)
 
 
-def read_video(path: str | Path, num_frames: int | None = None, fps: float | None = None) -> VideoClip:
+def read_video(
+    path: str | Path,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    geometry: ClipGeometry | None = None,
+) -> VideoClip:
     """Evenly spaced frames of a video file; only the chosen frames are ever held in memory.
 
     The content of a file decides what it is, not its name. The times are those stored in the file, counted from the
@@ -110,6 +122,7 @@ def read_video(path: str | Path, num_frames: int | None = None, fps: float | Non
         path: a file that FFmpeg can decode, or an animated GIF, PNG, WebP or AVIF; a still image is one frame.
         num_frames: number of frames, `DEFAULT_NUM_FRAMES` if `fps` is not given either; a shorter video gives all.
         fps: frames a second instead.
+        geometry: depth and cameras of all its frames.
 
     Raises:
         ValueError: if the file is missing, no video, cut off or damaged as far as its decoder notices, stores no
@@ -122,22 +135,38 @@ def read_video(path: str | Path, num_frames: int | None = None, fps: float | Non
         num_frames = DEFAULT_NUM_FRAMES
     path = check_file(path, "video")
     if is_picture(path):
-        return _read_picture_file(path, num_frames, fps)
+        return _read_picture_file(path, num_frames, fps, geometry)
     # Packets without a time, or that never become a frame (VP8's alternate references), need the slower reading.
     for timeline in filter(None, (read(path) for read in (read_timeline, decode_timeline))):
         chosen = choose_frames(timeline.seconds, num_frames, fps)
         frames = decode_frames(path, timeline, chosen)
         if frames is not None:
-            return VideoClip(np.stack(frames), timeline.seconds[chosen], str(path))
+            return _chosen_clip(frames, timeline.seconds, chosen, str(path), True, geometry)
     raise ValueError(f"{path}: decoding it twice gave different frame times. Re-encode it.")
 
 
-def _read_picture_file(path: Path, num_frames: int | None, fps: float | None) -> VideoClip:
+def _read_picture_file(
+    path: Path, num_frames: int | None, fps: float | None, geometry: ClipGeometry | None
+) -> VideoClip:
     animation = read_animation(path)
     if animation is None:
-        return VideoClip(read_picture(path)[None], np.zeros(1), str(path))
+        return _chosen_clip([read_picture(path)], np.zeros(1), np.zeros(1, int), str(path), True, geometry)
     chosen = choose_frames(animation.seconds, num_frames, fps)
-    return VideoClip(np.stack(read_pages(path, animation.pages[chosen])), animation.seconds[chosen], str(path))
+    pages = read_pages(path, animation.pages[chosen])
+    return _chosen_clip(pages, animation.seconds, chosen, str(path), True, geometry)
+
+
+def _chosen_clip(
+    frames: Sequence[np.ndarray],
+    seconds: np.ndarray,
+    chosen: np.ndarray,
+    source: str,
+    timed: bool,
+    geometry: ClipGeometry | None,
+) -> VideoClip:
+    """The clip of the chosen frames; times and geometry are those of all."""
+    part = None if geometry is None else geometry.of_frames(chosen, len(seconds))
+    return VideoClip(np.stack(frames), seconds[chosen], source, timed, part)
 
 
 def read_images(
@@ -145,6 +174,7 @@ def read_images(
     num_frames: int | None = None,
     fps: float | None = None,
     seconds: Sequence[float] | np.ndarray | None = None,
+    geometry: ClipGeometry | None = None,
 ) -> VideoClip:
     """The images of a folder in natural order (2.png before 10.png), or of a list of files in the given order.
 
@@ -156,6 +186,7 @@ def read_images(
         num_frames: number of images, evenly spaced; without `fps` and `num_frames` all are read.
         fps: images a second instead; needs `seconds`.
         seconds: the time of each image [s]; without it the clip's `seconds` count the images.
+        geometry: depth and cameras of all the images.
 
     Raises:
         ValueError: if there is no image, a file is missing or no image, two images differ in size, or as `sample_clip`
@@ -172,7 +203,7 @@ def read_images(
     chosen = np.arange(len(files)) if num_frames is None and fps is None else choose_frames(times, num_frames, fps)
     frames = [read_picture(files[index]) for index in chosen]
     _check_one_size(frames, [str(files[index]) for index in chosen])
-    return VideoClip(np.stack(frames), times[chosen], source, timed=seconds is not None)
+    return _chosen_clip(frames, times, chosen, source, seconds is not None, geometry)
 
 
 def clip_from_frames(
