@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vega3d.geometry import Box, box_contains
-from vega3d.modeling.boxes_vega3d import box_iou, boxes_hold, checked_boxes, enclosing_boxes, generalised_iou
+from vega3d.modeling.boxes_vega3d import box_iou, checked_boxes, enclosing_boxes, generalised_iou
 
 LOWER, UPPER = (-15.0, -15.0, -5.0), (15.0, 15.0, 5.0)
 
@@ -22,22 +22,6 @@ def random_boxes(seed: int, count: int, yaw: bool) -> torch.Tensor:
 def as_geometry(box: torch.Tensor) -> Box:
     values = box.double().numpy()
     return Box(values[:3], values[3:6], float(values[6]) if len(values) == 7 else 0.0)
-
-
-@pytest.mark.parametrize("yaw", [False, True])
-def test_points_in_boxes_are_those_of_geometry(yaw):
-    boxes = random_boxes(0, 6, yaw)
-    points = torch.rand(500, 3, generator=torch.Generator().manual_seed(1)) * 2 - 1
-
-    held = boxes_hold(boxes, points)
-
-    assert held.any(1).all() and not held.all(1).any()
-    for box, row in zip(boxes, held, strict=True):
-        assert np.array_equal(box_contains(as_geometry(box), points.numpy()), row.numpy())
-
-
-def test_a_point_on_the_surface_is_in_the_box():
-    assert boxes_hold(torch.tensor([[0.0, 0, 0, 2, 2, 2]]), torch.tensor([[1.0, 1, -1]])).all()
 
 
 @pytest.mark.parametrize(("first", "second"), [(False, False), (True, True), (True, False)])

@@ -191,6 +191,25 @@ def test_five_hundred_boxes_and_one(grounding, scene):
     close(grounding(**inputs, boxes=[boxes[:1]]).scores[0][0], many.scores[0][0])
 
 
+@pytest.mark.parametrize("boxes", [True, False])
+def test_sixteen_bits_find_the_same_place(grounding, checkpoint, scene, tmp_path, boxes):
+    """By weights in bfloat16, and by autocast; positions and scores stay in 32 bits."""
+    grounding.save_pretrained(tmp_path)
+    half = VegaForVisualGrounding.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    inputs = scene([5, VIDEO, 7])
+    given = [around(inputs["visual_positions"][:4])] if boxes else None
+
+    exact = grounding(**inputs, boxes=given)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = grounding(**inputs, boxes=given)
+
+    for output in (half(**inputs, boxes=given), cast):
+        assert output.scores[0].dtype == output.boxes[0].dtype == torch.float32
+        close(output.scores[0], exact.scores[0], 0.1)
+        if not boxes:
+            close(output.boxes[0], exact.boxes[0], 0.1)
+
+
 # --- Loss --------------------------------------------------------------------------------------------------------
 
 

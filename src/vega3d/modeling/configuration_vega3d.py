@@ -294,6 +294,8 @@ class VegaConfig(PreTrainedConfig):
         grounding_temperature: tau of `infonce`.
         grounding_tokens: which visual tokens an object vector is the mean of, `fused` or, as in the official code,
             `semantic`: those before fusion, so that the generator reaches a box through the query alone.
+        grounding_margin: by which boxes are grown on every side before tokens are looked up in them [m]: surfaces lie on
+            the faces of exact boxes, where rounding decides. The published way has none.
         grounding_box_weight: of the loss of the box that is found without proposals, beside the ranking of those
             given; 0 is the published loss.
     """
@@ -326,6 +328,7 @@ class VegaConfig(PreTrainedConfig):
     grounding_head: GroundingHead = "infonce"
     grounding_temperature: float = 0.07
     grounding_tokens: ObjectTokens = "fused"
+    grounding_margin: float = 0.02
     grounding_box_weight: float = 1.0
 
     def __post_init__(self, **kwargs):
@@ -425,12 +428,12 @@ class VegaConfig(PreTrainedConfig):
     def validate_grounding(self):
         vocabulary, token = self.get_text_config().vocab_size, self.ground_token_id
         is_token = token is None or 0 <= token < vocabulary
-        heats = self.grounding_temperature
-        weight = self.grounding_box_weight
+        heats, weight, margin = self.grounding_temperature, self.grounding_box_weight, self.grounding_margin
         check_fields(
             self,
             ("ground_token_id", is_token, f"in [0, {vocabulary})", "See the tokenizer."),
             ("grounding_temperature", 1e-3 <= heats <= 100, "in [0.001, 100]", "The official value is 0.07."),
+            ("grounding_margin", 0 <= margin <= MOST_METRES, "0 m or more", "The default is 0.02."),
             ("grounding_box_weight", 0 <= weight <= 100, "in [0, 100]", "Use 0 for the published loss."),
         )
 

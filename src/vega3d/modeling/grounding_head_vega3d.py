@@ -23,6 +23,11 @@ def two_layer_head(in_features: int, hidden: int, out_features: int) -> nn.Seque
     )
 
 
+def products(keys: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """float32[M] of float32[M, D] and float32[1, D]; a matrix product would be rounded to 16 bits by autocast."""
+    return (keys * query).sum(-1)
+
+
 class InfoNCEHead(nn.Module):
     """Scores are cosines of query and object, each through an MLP; the last one is that of "no target"."""
 
@@ -39,7 +44,8 @@ class InfoNCEHead(nn.Module):
     def scores(self, query: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
         """float32[M + 1] in [-1, 1] for a query float[D] and objects float[M, D]."""
         keys = self.object_mlp(torch.cat([objects, self.no_target.to(objects)[None]]))
-        return F.normalize(keys.float(), dim=-1) @ F.normalize(self.query_mlp(query[None])[0].float(), dim=-1)
+        wanted = self.query_mlp(query[None])
+        return products(F.normalize(keys.float(), dim=-1), F.normalize(wanted.float(), dim=-1))
 
     def loss(self, scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """`-log(sum of exp(s / tau) over the right ones / over all)`; without a right one "no target" is right.
@@ -78,7 +84,7 @@ class MLPHead(nn.Module):
 
     def scores(self, query: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
         """float32[M] for a query float[D] and objects float[M, D]."""
-        return objects.float() @ self.query_mlp(query[None])[0].float()
+        return products(objects.float(), self.query_mlp(query[None]).float())
 
     def loss(self, scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         """Mean binary cross-entropy, in which the right ones weigh as much as all others together.
@@ -120,9 +126,9 @@ class BoxHead(nn.Module):
         self, query: torch.Tensor, tokens: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor
     ) -> torch.Tensor:
         """float32[6] for a query float[D], tokens float[N, D] at float[N, 3] with weights float32[N] of sum 1."""
-        pooled = (weights @ tokens.float()).to(query)
+        pooled = (weights[:, None] * tokens.float()).sum(0).to(query)
         offset, size = self.mlp(torch.cat([query, pooled])[None])[0].float().split(3)
-        return torch.cat([weights @ positions.float() + offset, F.softplus(size)])
+        return torch.cat([(weights[:, None] * positions.float()).sum(0) + offset, F.softplus(size)])
 
 
 def box_loss(box: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,7 @@ PROMPT = "Find what is described in this scene: {expression}"
 POSITIONS = ("visual_positions", "visual_positions_mask")
 HOW_TO_MAKE = "Make one of any checkpoint by VegaForVisualGrounding.from_reasoning, or `vega3d assemble --grounding`."
 Boxes = Sequence[torch.Tensor | None] | None
+TokenBox = tuple[torch.Tensor, torch.Tensor]  # scores of the visual tokens, and the box that is read off them
 
 
 @dataclass
@@ -193,7 +194,7 @@ class VegaForVisualGrounding(VegaTaskModel):
         Raises ValueError as `VegaModel.encode`, and if the visuals have no positions.
         """
         streams = checked_streams(input_ids, visual, self.config)
-        points, mask = (visual.get(name) for name in POSITIONS)
+        points, mask = visual.get("visual_positions"), visual.get("visual_positions_mask")
         if points is None:
             raise ValueError(
                 "There are no visual_positions, so boxes in the world cannot be compared with what is seen. Give the "
@@ -248,20 +249,23 @@ class VegaForVisualGrounding(VegaTaskModel):
         """
         check_ranking(ranking)
         ground_places(input_ids, self.config)
-        count, device = len(input_ids), input_ids.device
-        boxes = self._checked(boxes, "boxes", count, device)
-        targets = None if labels is None else self._checked(labels, "labels", count, device)
+        boxes = self._checked(boxes, "boxes", len(input_ids))
+        targets = None if labels is None else self._checked_labels(labels, len(input_ids))
         visual, language = split_visuals(kwargs)
         if scene is None:
             scene = self.encode_scene(input_ids, attention_mask, output_gates, **visual)
         prompts = self._prompted(input_ids, attention_mask, boxes, scene, visual, language)
 
-        results = [self._found(prompt, ranking) for prompt in prompts]
+        learns = targets is not None and self.config.grounding_box_weight > 0
+        found_free = [
+            self._token_box(one) if one.boxes is None or (learns and len(one.tokens)) else None for one in prompts
+        ]
+        results = [self._found(prompt, free, ranking) for prompt, free in zip(prompts, found_free, strict=True)]
         scores, chosen, found = (tuple(items) for items in zip(*results, strict=True))
         loss, iou = None, None
         if targets is not None:
-            pairs = list(zip(prompts, scores, targets, strict=True))
-            loss = torch.stack([self._loss(*pair) for pair in pairs]).mean()
+            parts = zip(prompts, scores, found_free, targets, strict=True)
+            loss = torch.stack([self._loss(*part) for part in parts]).mean()
             iou = torch.stack([best_iou(one, target) for one, target in zip(found, targets, strict=True)])
         return VegaGroundingOutput(
             loss=loss, scores=scores, chosen=chosen, boxes=found, iou=iou, gates=scene.gates if output_gates else None
@@ -292,7 +296,7 @@ class VegaForVisualGrounding(VegaTaskModel):
         expressions = [expression] if isinstance(expression, str) else list(expression)
         texts = [ground_text(processor, one) for one in expressions]
         if boxes is not None:
-            boxes = self._checked([boxes], "boxes", 1, self.device)[0]
+            boxes = self._checked([boxes], "boxes", 1)[0]
         batch: dict[str, Any] = dict(processor(text=texts[:1], videos=[video], **inputs).to(self.device))
         ids = batch.pop("input_ids")
         for name in ("attention_mask", "mm_token_type_ids"):  # of the first sentence
@@ -307,7 +311,12 @@ class VegaForVisualGrounding(VegaTaskModel):
             found.append(self._grounding(prompt))
         return found[0] if isinstance(expression, str) else found
 
-    def _checked(self, boxes: Any, name: str, count: int, device: torch.device) -> list[torch.Tensor | None]:
+    @property
+    def _head_device(self) -> torch.device:
+        """Where boxes are compared: other parts may lie on other devices."""
+        return next(self.grounding_head.parameters()).device
+
+    def _checked(self, boxes: Any, name: str, count: int) -> list[torch.Tensor | None]:
         """The boxes of each prompt, checked; raises ValueError if they are of another number of prompts."""
         if boxes is None:
             return [None] * count
@@ -315,11 +324,22 @@ class VegaForVisualGrounding(VegaTaskModel):
             raise ValueError(
                 f"There are {count} prompts, but {name} for {len(boxes)}. Give a list, one float[M, 6 or 7] a prompt."
             )
-        limits: Any = self.config.position_range
+        lower, upper = self.config.position_range
+        device = self._head_device
         return [
-            None if one is None else checked_boxes(one, *limits, f"{name} of prompt {number}", device)
+            None if one is None else checked_boxes(one, lower, upper, f"{name} of prompt {number}", device)
             for number, one in enumerate(boxes)
         ]
+
+    def _checked_labels(self, labels: Any, count: int) -> list[torch.Tensor]:
+        """The true boxes of each prompt, checked; raises ValueError as `_checked`, and for a prompt without."""
+        checked = self._checked(labels, "labels", count)
+        given = [one for one in checked if one is not None]
+        if len(given) < count:
+            raise ValueError(
+                "labels has None for a prompt. Give float[0, 6] if nothing fits, or leave the prompt out."
+            )
+        return given
 
     def _prompted(
         self,
@@ -331,7 +351,7 @@ class VegaForVisualGrounding(VegaTaskModel):
         language: Mapping[str, Any],
     ) -> list[Prompted]:
         """Query, placed tokens and boxes of each prompt."""
-        grids = {name: visual.get(name) for name in PATCH_GRIDS}
+        grids: dict[str, Any] = {name: visual.get(name) for name in PATCH_GRIDS}
         outputs = scene.mm_encoder_outputs
         hidden = self.model(
             input_ids=input_ids,
@@ -339,19 +359,22 @@ class VegaForVisualGrounding(VegaTaskModel):
             mm_encoder_outputs=outputs,
             **{"use_cache": False, **grids, **language},
         ).last_hidden_state
-        queries = hidden[torch.arange(len(hidden), device=hidden.device), ground_places(input_ids, self.config)]
+        places = ground_places(input_ids, self.config).to(hidden.device)
+        queries = hidden[torch.arange(len(hidden), device=hidden.device), places].to(self._head_device)
         rows = [
             row for name in outputs for row in visual_rows(input_ids, name, grids[f"{name}_grid_thw"], self.config)
         ]
-        visuals = list(zip(rows, scene.tokens, scene.positions, scene.placed, strict=True))
+        placed = [
+            (items[mask].to(queries), points[mask].to(queries.device, torch.float32))
+            for items, points, mask in zip(scene.tokens, scene.positions, scene.placed, strict=True)
+        ]
         prompts = []
         for row, (query, own_boxes) in enumerate(zip(queries, boxes, strict=True)):
-            tokens = [item[placed] for number, item, _, placed in visuals if number == row]
-            points = [item[placed] for number, _, item, placed in visuals if number == row]
+            own = [visual for number, visual in zip(rows, placed, strict=True) if number == row]
             prompt = Prompted(
                 query=query,
-                tokens=torch.cat([query.new_zeros(0, len(query)), *tokens]),
-                positions=torch.cat([query.new_zeros(0, 3, dtype=torch.float32), *points]),
+                tokens=torch.cat([query.new_zeros(0, len(query)), *(items for items, _ in own)]),
+                positions=torch.cat([query.new_zeros(0, 3, dtype=torch.float32), *(points for _, points in own)]),
                 boxes=own_boxes,
             )
             if own_boxes is None and len(prompt.tokens) == 0:
@@ -368,41 +391,52 @@ class VegaForVisualGrounding(VegaTaskModel):
             return vectors
         return vectors + position_code(points, self.config).to(vectors)
 
-    def _box_scores(self, prompt: Prompted) -> torch.Tensor:
-        objects = object_vectors(prompt.tokens, prompt.positions, None, prompt.boxes)
-        return self.grounding_head.ranking.scores(prompt.query, self._coded(objects, prompt.boxes[:, :3]))
+    def _grown(self, boxes: torch.Tensor) -> torch.Tensor:
+        """The boxes float[M, 6 or 7] with `grounding_margin` on every side."""
+        grown = boxes.clone()
+        grown[:, 3:6] += 2 * self.config.grounding_margin
+        return grown
 
-    def _token_box(self, prompt: Prompted) -> tuple[torch.Tensor, torch.Tensor]:
+    def _box_scores(self, prompt: Prompted, boxes: torch.Tensor) -> torch.Tensor:
+        objects = object_vectors(prompt.tokens, prompt.positions, None, self._grown(boxes))
+        return self.grounding_head.ranking.scores(prompt.query, self._coded(objects, boxes[:, :3]))
+
+    def _token_box(self, prompt: Prompted) -> TokenBox:
         """Scores of the placed tokens, as of boxes, and the box float32[6] that is read off them."""
         head, tokens = self.grounding_head, self._coded(prompt.tokens, prompt.positions)
         scores = head.ranking.scores(prompt.query, tokens)
         weights = (scores[: len(tokens)] / head.ranking.temperature).softmax(0)
         return scores, head.box(prompt.query, prompt.tokens, prompt.positions, weights)
 
-    def _found(self, prompt: Prompted, ranking: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Scores, the numbers of the boxes chosen, and these boxes."""
+    def _found(
+        self, prompt: Prompted, free: TokenBox | None, ranking: str
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Scores, the numbers of the boxes chosen, and these boxes; without boxes those of `_token_box`."""
         head = self.grounding_head.ranking
         if prompt.boxes is None:
-            scores, box = self._token_box(prompt)
+            assert free is not None
+            scores, box = free
             takes = ranking == "scanrefer" or len(head.chosen(scores)) > 0
             return scores, torch.arange(int(takes), device=scores.device), box[None][: int(takes)]
-        scores = self._box_scores(prompt)
+        scores = self._box_scores(prompt, prompt.boxes)
         chosen = ranked(scores, len(prompt.boxes))[:1] if ranking == "scanrefer" else head.chosen(scores)
         return scores, chosen, prompt.boxes[chosen]
 
-    def _loss(self, prompt: Prompted, scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _loss(
+        self, prompt: Prompted, scores: torch.Tensor, free: TokenBox | None, targets: torch.Tensor
+    ) -> torch.Tensor:
         """That of the ranking of the boxes, and of the box that is found without them."""
         weight = 1.0 if prompt.boxes is None else self.config.grounding_box_weight
         loss = scores.sum() * 0
         if prompt.boxes is not None:
             loss = loss + self._ranking_loss(scores, right_boxes(prompt.boxes, targets), targets)
-        if weight > 0 and len(prompt.tokens) > 0:
-            token_scores, box = self._token_box(prompt)
-            held = points_in_boxes(prompt.positions, targets).any(0)
-            free = self._ranking_loss(token_scores, held, targets)
+        if free is not None:
+            token_scores, box = free
+            held = points_in_boxes(prompt.positions, self._grown(targets)).any(0)
+            found = self._ranking_loss(token_scores, held, targets)
             if len(targets) > 0:
-                free = free + box_loss(box, targets)
-            loss = loss + weight * free
+                found = found + box_loss(box, targets)
+            loss = loss + weight * found
         return loss
 
     def _ranking_loss(self, scores: torch.Tensor, right: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -415,20 +449,20 @@ class VegaForVisualGrounding(VegaTaskModel):
         head = self.grounding_head.ranking
         numbers: list[int | None] = [None]
         if prompt.boxes is not None:
-            scores = self._box_scores(prompt)
+            scores = self._box_scores(prompt, prompt.boxes)
             numbers = ranked(scores, len(prompt.boxes))[:2].tolist()
             best = [(prompt.boxes[number], scores[number]) for number in numbers]
         else:
             scores, box = self._token_box(prompt)
             best = [(box, scores[: len(prompt.tokens)].max())]
-            outside = ~points_in_boxes(prompt.positions, box[None])[0]
+            outside = ~points_in_boxes(prompt.positions, self._grown(box[None]))[0]
             if outside.any():
                 rest = replace(prompt, tokens=prompt.tokens[outside], positions=prompt.positions[outside])
                 rest_scores, second = self._token_box(rest)
                 best.append((second, rest_scores[: len(rest.tokens)].max()))
-        (box, score), (runner_up, runner_up_score) = [*best, (None, None), (None, None)][:2]
+        (first, score), (runner_up, runner_up_score) = [*best, (None, None), (None, None)][:2]
         return Grounding(
-            box=listed(box),
+            box=listed(first),
             number=numbers[0] if numbers else None,
             score=listed(score),
             runner_up=listed(runner_up),
@@ -447,7 +481,8 @@ def add_tokens(model: VegaTaskModel, tokenizer: Any, seed: int) -> dict[str, int
     new = [token for token in (GROUND_TOKEN, COORD_TOKEN) if token not in known]
     tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
     ids = tokenizer.convert_tokens_to_ids([GROUND_TOKEN, COORD_TOKEN])
-    vlm, old_rows = model.model.vlm, model.get_input_embeddings().num_embeddings
+    vlm: Any = model.model.vlm
+    old_rows = vlm.get_input_embeddings().num_embeddings
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         if max(ids) >= old_rows:
@@ -466,7 +501,7 @@ def add_tokens(model: VegaTaskModel, tokenizer: Any, seed: int) -> dict[str, int
 
 def ground_places(input_ids: torch.Tensor, config: VegaConfig) -> torch.Tensor:
     """int[B]: where `<ground>` stands in each row of int[B, L]; raises ValueError unless each row has one."""
-    found = input_ids == config.ground_token_id
+    found = torch.eq(input_ids, config.ground_token_id)  # type: ignore[arg-type]  # `__init__` saw that there is one
     counts = found.sum(-1).tolist()
     wrong = [row for row, count in enumerate(counts) if count != 1]
     if wrong:

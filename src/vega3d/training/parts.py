@@ -79,8 +79,8 @@ def choose_parts(
         seed: of the adapters' first weights; the global random state stays.
 
     Returns:
-        The model, or PEFT's wrapper around it. `projector`, `gate`, `vision` and `ground` named beside `llm-lora` are saved with
-        the adapter (`modules_to_save`).
+        The model, or PEFT's wrapper around it. Whole parts named beside `llm-lora`, such as the projector, are saved
+        with the adapter (`modules_to_save`).
 
     Raises:
         ValueError: as `check_parts`; if a part has no parameters; if an adapter would sit outside the language model.

@@ -9,6 +9,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import is_datasets_available
 
 from vega3d.extras import optional_module
+from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.training.parts import RESIDUAL_SCALE_RATE
 
@@ -158,6 +159,12 @@ def check_options(args: TrainingArguments, model: Any, options: Mapping) -> None
     if model is None or options.get("model_init") is not None:
         raise ValueError(
             "VegaTrainer trains the model of choose_parts and makes none: give model, and leave model_init out."
+        )
+    has_boxes = any(isinstance(module, VegaForVisualGrounding) for module in model.modules())
+    if has_boxes and args.label_smoothing_factor:
+        raise ValueError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}, but the labels of a model for grounding are "
+            "boxes, which have no next token to smooth. Leave it out."
         )
     if options.get("compute_loss_func") is None:
         return
