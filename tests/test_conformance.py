@@ -5,6 +5,7 @@ Sizes come from the fixtures' metadata, so other fixtures can be tried:
 """
 
 import json
+import re
 
 import pytest
 import torch
@@ -38,7 +39,10 @@ from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
 from vega3d.modeling.alignment_vega3d import PROJECTORS, align_space
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.grounding_head_vega3d import HEADS
+from vega3d.modeling.inputs_vega3d import IGNORED
 from vega3d.modeling.noise_vega3d import add_noise, flow_matching_step
+from vega3d.modeling.positions_vega3d import object_vectors, position_code, sinusoids, voxels, with_coordinates
+from vega3d.processing.clip_geometry_vega3d import cell_sums, cells
 from vega3d.processing.generator_frames_vega3d import resize_and_center_crop
 from vega3d.questions import CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT, PRE_PROMPT
 
@@ -297,6 +301,167 @@ def test_grounding_head(name):
         right[labels] = True
         close(scores, GROUNDING[f"expected.{name}.case{case}.scores"], 1e-5)
         close(head.loss(scores, right), GROUNDING[f"expected.{name}.case{case}.loss"], 1e-5)
+
+
+# --- Positions ---------------------------------------------------------------------------------------------------
+
+POSITION = Fixture("position")
+PATCH = POSITION.config["patch_size"]  # [px]; the official code cuts off what is left at the right and the bottom
+NOT_OFFERED = {  # modes of the official code that no published model uses, and its own plumbing
+    "mlp": "a learned code of positions",
+    "minmax_in_patch": "corners of a token's points",
+    "sample_points.": "single points of a token",
+    "pool2d_average": "SigLIP's 27 x 27 tokens to 13 x 13",
+    "pool2d_max": "SigLIP's 27 x 27 tokens to 13 x 13",
+    "grid_with_newline": "a newline token a row, which Qwen-VL does not have",
+    "instruction_ctx.": "weights of the words of a question; ours count alike",
+}
+COVERED_POSITIONS = ("sine.", "discrete_out", "avg_in_patch", "formula_avg27", "pool2d_bilinear")
+
+
+def position_config(config: dict, hidden_size: int, **options):
+    bounds = config["min_xyz_range"], config["max_xyz_range"]
+    return fusion_config(
+        hidden_size, "token_gated_norm", position_range=bounds, position_voxel=config["voxel_size"], **options
+    )
+
+
+def patch_means(points: torch.Tensor) -> torch.Tensor:
+    """float[V, rows, columns, 3]: the mean over whole patches of points [V, H, W, 3], by the processor's sums."""
+    weights = [cells(size, 0, size // PATCH * PATCH, size // PATCH) for size in points.shape[1:3]]
+    sums = [cell_sums(points[..., axis].double().numpy(), *weights) for axis in range(3)]
+    return torch.stack([torch.from_numpy(part) for part in sums], dim=-1).float() / PATCH**2
+
+
+def world_points(formula: str, views: int) -> torch.Tensor:
+    """float32[V, H, W, 3] by the formula of a fixture's metadata, as `x=0.01*h+v, y=0.02*w-v, z=0.03*(h mod 97)`."""
+    sizes = [int(size) for size in re.findall(r",(\d+),(\d+),3\]", formula)[0]]
+    v, h, w = torch.meshgrid(*map(torch.arange, (views, *sizes)), indexing="ij")
+    texts = dict(re.findall(r"([xyz])=(.+?)(?:, (?=[xyz]=)|$)", formula))
+    names = {"v": v.float(), "h": h.float(), "w": w.float()}
+    axes = [eval(texts[axis].replace("mod", "%"), {}, names) for axis in "xyz"]
+    return torch.stack(axes, dim=-1)
+
+
+def test_every_value_of_positions_is_covered_or_named():
+    known = (*COVERED_POSITIONS, *NOT_OFFERED)
+    assert [name for name in POSITION.under("expected.") if not name.startswith(known)] == []
+
+
+@pytest.mark.parametrize("name", POSITION.under("expected.sine."))
+def test_sinusoids_of_positions(name):
+    size, kind = name.removeprefix("D").split("_")
+    values = POSITION[f"input.coords_{kind}"]
+    if values.ndim == 4:  # several points a token: point by point, each x, y, z
+        values = values.flatten(-2)
+    close(sinusoids(values, int(size)), POSITION[f"expected.sine.{name}"], 1e-5)
+
+
+def test_voxels_of_positions():
+    config = position_config(POSITION.config["discrete"], 12)
+    found = voxels(POSITION["input.discrete_in"], config.position_range, config.position_voxel)
+    assert torch.equal(found, POSITION["expected.discrete_out"])
+
+
+def test_means_of_positions():
+    close(patch_means(POSITION["input.world_coords"]), POSITION["expected.avg_in_patch"], 1e-5)
+    # Official sums of 729 numbers are float32, which puts them 2e-5 m off the exact mean at 4.7 m.
+    expected = POSITION["expected.formula_avg27"]
+    points = world_points(POSITION.config["formula_world_coords"], len(expected))
+    close(patch_means(points), expected, 1e-5 * float(expected.abs().max()))
+
+
+def test_pooling_of_positions():
+    values, expected = POSITION["input.pool2d"], POSITION["expected.pool2d_bilinear"]
+    side, pooled = (round(tokens.shape[1] ** 0.5) for tokens in (values, expected))
+    close(align_space(values.unflatten(1, (1, side, side)), pooled, pooled).flatten(1, 3), expected, 1e-5)
+
+
+# --- The prompt of the 3D tasks, whole ---------------------------------------------------------------------------
+
+PREFIX = Fixture("main_prefix")
+
+
+@pytest.fixture(scope="module")
+def prefix_parts():
+    """Our config, projector and fusion with the official weights; and the points of the two frames' pixels."""
+    config = position_config(
+        PREFIX.config,
+        PREFIX.config["hidden_size"],
+        projector="mlp2x",
+        projector_hidden_size=PREFIX["state.generative_projector.0.weight"].shape[0],
+        generator_config={
+            "transformer": {"num_attention_heads": 1, "attention_head_dim": PREFIX.config["generative_dim"]}
+        },
+        position_code="sin3d",
+        coord_token_id=PREFIX.config["coord_token_id"],
+    )
+    projector, fusion = PROJECTORS["mlp2x"](config), FUSIONS["token_gated_norm"](config)
+    projector.load_state_dict(rename(PREFIX.under("state.generative_projector."), PROJECTOR), strict=True)
+    fusion.load_state_dict(rename(PREFIX.under("state.feature_fusion."), FUSION["token_gated_norm"]), strict=True)
+    points = world_points(PREFIX.config["formula_world_coords"], PREFIX.config["num_frames"])
+    return config, projector.eval(), fusion.eval(), points
+
+
+def semantic_patches() -> torch.Tensor:
+    """float[V, 27, 27, D]: SigLIP's tokens in the width of the language model, before they are pooled."""
+    first, second = (PREFIX.under(f"state.mm_projector.{layer}.") for layer in (0, 2))
+    hidden = F.gelu(F.linear(PREFIX["input.vision_features"], **first))
+    tokens = F.linear(hidden, **second)
+    side = round(tokens.shape[1] ** 0.5)
+    return tokens.unflatten(1, (side, side))
+
+
+def official_prefix(prefix_parts, ids: torch.Tensor, generative: torch.Tensor, points=None) -> torch.Tensor:
+    """float[1, L, D]: project, pool, fuse, place; then the official newline after each row, between the text."""
+    config, projector, fusion, world = prefix_parts
+    generative = projector.project(generative.permute(0, 2, 3, 1)[None])
+    semantic = align_space(semantic_patches()[None], *generative.shape[2:4])
+    grid = tuple(generative.shape[1:4])
+    fused, _ = fusion(semantic.flatten(1, 3), generative.flatten(1, 3), grid, None)
+    placed = fused[0] + position_code(patch_means(world).flatten(0, 2), config)
+    rows = placed.unflatten(0, grid)
+    newline = PREFIX["state.image_newline"].expand(*grid[:2], 1, -1)
+    visual = torch.cat([rows, newline], dim=2).flatten(0, 2)
+    (place,) = (ids[0] == PREFIX.config["image_token_index"]).nonzero()[0].tolist()
+    text = ids.clamp(min=0)
+    embeds = PREFIX["state.embed_tokens.weight"][text]
+    if points is not None:
+        embeds = with_coordinates(embeds, text, points, config)
+    return torch.cat([embeds[0, :place], visual, embeds[0, place + 1 :]])[None]
+
+
+def test_the_prompt_of_the_3d_tasks(prefix_parts):
+    generative = PREFIX["input.generative_features"]
+    ids = PREFIX["input.input_ids"]
+    close(official_prefix(prefix_parts, ids, generative), PREFIX["expected.plain.inputs_embeds"], 1e-4)
+    coord = official_prefix(prefix_parts, PREFIX["input.input_ids_coord"], generative, PREFIX["input.box_input"])
+    close(coord, PREFIX["expected.coord.inputs_embeds"], 1e-4)
+    labels = PREFIX["input.labels"][0]
+    (place,) = (ids[0] == PREFIX.config["image_token_index"]).nonzero()[0].tolist()
+    added = PREFIX["expected.plain.labels"].shape[1] - len(labels) + 1
+    expected = torch.cat([labels[:place], labels.new_full((added,), IGNORED), labels[place + 1 :]])
+    assert torch.equal(expected[None], PREFIX["expected.plain.labels"])
+
+
+def test_the_prompt_from_cached_features(prefix_parts):
+    """Cached features are bfloat16, as ours are; the three calls with videos of their own ran the tower, this not."""
+    generative = PREFIX["input.generative_features"].bfloat16().float()
+    cached = official_prefix(prefix_parts, PREFIX["input.input_ids"], generative)
+    close(cached, PREFIX["expected.cached.inputs_embeds"], 1e-4)
+    assert int(PREFIX["expected.n_tower_calls"]) == 3
+
+
+def test_vectors_of_objects(prefix_parts):
+    config, _, _, world = prefix_parts
+    tokens = semantic_patches().flatten(0, 2)
+    side = round(PREFIX["input.vision_features"].shape[1] ** 0.5)
+    patch = world.shape[1] // side
+    patches = world[:, : side * patch, : side * patch].unflatten(1, (side, patch)).unflatten(3, (side, patch))
+    pixels = patches.transpose(2, 3).flatten(3, 4).flatten(0, 2)  # float[N, P, 3]
+    boxes = PREFIX["input.objects"]
+    found = object_vectors(tokens, pixels, None, boxes, share=0.5) + position_code(boxes[:, :3], config)
+    close(found, PREFIX["expected.objects.object_features"], 1e-4)
 
 
 # --- The fused model, whole --------------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 
 import vega3d
+from analysis.posed_clips import room_clip
 from tiny_checkpoints import FROZEN, VLM_PROCESSORS, save_checkpoint
 from vega3d.features.cache import FeatureCache
 from vega3d.hub.load import load_vega
 from vega3d.inference.answer import letter_probabilities
 from vega3d.inference.session import Session
+from vega3d.inference.streams import StreamSession
 from vega3d.processing.video_vega3d import read_video
 from vega3d.questions import SpatialQuestion
 from vega3d.shipped import example_clip
@@ -318,3 +320,25 @@ def test_frames_per_second(tiny):
     answer = Session(*tiny, fps=2.0).answer(CHOICE)
     expected = np.arange(0, whole.seconds[-1], 0.5)
     assert answer.frame_seconds == pytest.approx(expected, abs=0.13)
+
+
+def test_positions_of_a_posed_clip_reach_the_answer(tmp_path):
+    """The answer of the bare model, stored apart from the same frames elsewhere, with and without the generator."""
+    model, processor = load_vega(save_checkpoint(tmp_path, "qwen2_5_vl", position_code="sin3d"), device="cpu")
+    clip = replace(room_clip(4, 64, 48), seconds=np.arange(4) / 2).video()
+    assert clip.geometry is not None
+    poses = clip.geometry.world_from_camera.copy()
+    poses[:, :3, 3] += 3.0
+    elsewhere = replace(clip, geometry=replace(clip.geometry, world_from_camera=poses))
+    session = Session(model, processor, num_frames=4)
+    answers = []
+    for visual in (clip, elsewhere, replace(clip, geometry=None)):
+        question = SpatialQuestion(visual, CLOSEST, OBJECTS)
+        options = session.answer(question).options
+        assert options == pytest.approx(bare_answer(model, processor, question, 4)[1], abs=1e-5)
+        streams = StreamSession(model, processor, num_frames=4)
+        fused, _ = streams.fused(streams.streams(visual), None, question)
+        without = session.answer(question, with_generator=False).options
+        assert streams.answer_about(fused, [question])[0][1] == pytest.approx(without, abs=1e-5)
+        answers += [options, without]
+    assert all(answers[i] != answers[j] for i in range(6) for j in range(i))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from training_data import write_clip
 
+from analysis.posed_clips import room_clip
 from tiny_checkpoints import FROZEN
 from vega3d.hub.load import load_vega
 from vega3d.processing.video_vega3d import read_video
@@ -229,3 +230,24 @@ def test_cached_features_take_the_place_of_pixels(tiny, clips, tmp_path):
 def test_a_cache_needs_the_generators_identity(tiny, tmp_path):
     with pytest.raises(ValueError, match="identity"):
         VegaCollator(tiny[1], cache=object())
+
+
+def test_posed_clips_bring_the_positions_of_their_tokens(collator, clips):
+    """A row with a posed clip and a point, beside one of a file; each as if it were alone."""
+    posed = room_clip(3, 64, 64).video()
+    talk = [{"role": "user", "content": "<video>What is at <coord>?"}, {"role": "assistant", "content": "a bed"}]
+    rows = [
+        {"id": "posed", "messages": talk, "videos": [posed], "coord_positions": [[1.0, 2.0, 0.5]]},
+        {"id": "plain", "messages": TALK, "videos": [str(clip) for clip in clips]},
+    ]
+    batch, alone = collator(rows), collator(rows[:1])
+    count = len(alone["visual_positions"])
+
+    assert batch["coord_positions"].tolist() == [[1.0, 2.0, 0.5]]
+    assert torch.equal(batch["visual_positions"][:count], alone["visual_positions"])
+    assert batch["visual_positions_mask"][:count].all()
+    assert not batch["visual_positions_mask"][count:].any()
+    assert not {"visual_positions", "coord_positions"} & collator(rows[1:]).keys()
+    for wrong in ([[1.0, 2.0]], [[0.0] * 3] * 2, [[float("nan"), 0.0, 0.0]]):
+        with pytest.raises(ValueError, match="Row posed cannot be trained on: its `coord_positions`"):
+            collator([{**rows[0], "coord_positions": wrong}])

@@ -294,8 +294,8 @@ class VegaConfig(PreTrainedConfig):
         grounding_temperature: tau of `infonce`.
         grounding_tokens: which visual tokens an object vector is the mean of, `fused` or, as in the official code,
             `semantic`: those before fusion, so that the generator reaches a box through the query alone.
-        grounding_margin: by which boxes are grown on every side before tokens are looked up in them [m]: surfaces lie on
-            the faces of exact boxes, where rounding decides. The published way has none.
+        grounding_margin: by which boxes are grown on every side before tokens are looked up in them [m], since
+            surfaces lie on the faces of exact boxes, where rounding decides; 0 is the published way.
         grounding_box_weight: of the loss of the box that is found without proposals, beside the ranking of those
             given; 0 is the published loss.
     """

@@ -25,7 +25,8 @@ class VegaCollator:
 
     Called with a list of rows (`TrainingExample`, `SpatialQuestion`, or a mapping with `messages`), it returns the
     processor's output, padded on the right, and `labels` int[B, L]: the tokens of the assistant's answers with the
-    token that ends each turn, and -100 elsewhere.
+    token that ends each turn, and -100 elsewhere. Videos that are a `VideoClip` with a geometry bring the positions of
+    their tokens, and rows with `coord_positions` those of the `<coord>` in their texts.
 
     Args:
         processor: writes the texts and samples the pixels as the model was made for.
@@ -79,6 +80,9 @@ class VegaCollator:
         for row, example in enumerate(examples):
             answers = answer_tokens(offsets[row], spans[row], replaced[row], example.id)
             inputs["labels"][row, answers] = inputs["input_ids"][row, answers]
+        points = [point for example in examples for point in example.coord_positions]
+        if points:
+            inputs["coord_positions"] = torch.tensor(points, dtype=torch.float32)
         if self.cache is not None:
             inputs = dict(self.cache.attach(inputs, self.identity, self.processor.generator_patch_size))
         return {**inputs, "ids": [example.id for example in examples]} if self.return_ids else inputs

@@ -8,11 +8,12 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vega3d.extras import optional_module
@@ -25,6 +26,7 @@ MEDIA = ("image", "video")
 MARKERS = re.compile(r"<(image|video)>")
 NAMED = 5  # rows named in a message
 PART_FORM = "give type text with its text, image or video"
+COORD = "<coord>"  # stands in a text for a point of `coord_positions`
 ADDRESS = re.compile(r"^(https?://|data:)")
 
 
@@ -47,12 +49,14 @@ class TrainingExample:
             `{"type": "video"}`. Each placeholder stands for the next of the images or videos below.
         images: one for each placeholder, in order, as `VegaProcessor` takes them.
         videos: the same; a `MarkedVideo` is one with boxes to draw.
+        coord_positions: x, y, z [m] of each `<coord>` in the messages, in order.
     """
 
     id: str
     messages: list[dict]
     images: list
     videos: list
+    coord_positions: list = field(default_factory=list)
 
     def media_files(self) -> list[Path]:
         """Files and folders that this row needs; media in memory and addresses are none."""
@@ -71,7 +75,8 @@ def training_example(
     """The example that a row means.
 
     Args:
-        row: a mapping with `messages` and, for their placeholders, `images` and `videos`; or a question with answer.
+        row: a mapping with `messages` and, for their placeholders, `images` and `videos`, and for each `<coord>` in
+            them a point in `coord_positions`; or a question with answer.
         id: names the row, unless it has an `id` of its own.
         folder: that paths in the row are relative to, unless the row names one (`folder`, as streams do).
 
@@ -137,7 +142,17 @@ def messages_example(row: Mapping, id: str, folder: Path | None) -> TrainingExam
     roles = [message["role"] for message in messages]
     turns = [{"role": role, "content": content} for role, content in zip(roles, plain, strict=True)]
     check_answers(turns)
-    return TrainingExample(id, turns, found["image"], found["video"])
+    return TrainingExample(id, turns, found["image"], found["video"], points_of(row, turns))
+
+
+def points_of(row: Mapping, turns: list[dict]) -> list[list[float]]:
+    """x, y, z [m] of each `<coord>` in a conversation; raises ValueError if it has points of another number."""
+    points = row.get("coord_positions")
+    points = [] if points is None else points.tolist() if isinstance(points, np.ndarray) else list(points)
+    count = sum(part.get("text", "").count(COORD) for turn in turns for part in turn["content"])
+    if points and (len(points) != count or any(len(point) != 3 or not np.isfinite(point).all() for point in points)):
+        raise ValueError(f"its `coord_positions` are {points}, but must be x, y, z [m] for each of {count} {COORD}.")
+    return [[float(value) for value in point] for point in points]
 
 
 def listed_media(row: Mapping, column: str) -> list:
@@ -253,9 +268,8 @@ class RowsByNumber:
 
     def __call__(self, batch: Mapping) -> dict[str, list]:
         chosen = [self.examples[number] for number in batch["number"]]
-        return {
-            name: [getattr(example, name) for example in chosen] for name in ("id", "messages", "images", "videos")
-        }
+        names = ("id", "messages", "images", "videos", "coord_positions")
+        return {name: [getattr(example, name) for example in chosen] for name in names}
 
 
 def as_datasets(dataset: ExampleDataset) -> Any:
@@ -335,5 +349,6 @@ def fingerprint(dataset: ExampleDataset) -> str:
     for example in dataset.examples:
         sizes = [path.stat().st_size for path in example.media_files() if path.is_file()]
         media = [[str(video) for video in kind] for kind in (example.images, example.videos)]
-        digest.update(json.dumps([example.id, example.messages, media, sizes]).encode())
+        points = [example.coord_positions] if example.coord_positions else []  # runs without any keep their hash
+        digest.update(json.dumps([example.id, example.messages, media, sizes, *points]).encode())
     return digest.hexdigest()
