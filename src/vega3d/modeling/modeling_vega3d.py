@@ -196,7 +196,7 @@ class VegaModel(VegaPreTrainedModel):
                 gates.update(zip(numbers, gate.unflatten(1, token_grid).squeeze(-1), strict=True))
         outputs = replaced_tokens(own_outputs, [fused[number] for number in sorted(fused)])
         # 6. Place: the code of where each token is in the world
-        placed = with_positions(outputs, visual, self.config)
+        placed = with_positions(outputs, visual, self.config, in_place=True)
         on_grids = by_modality(streams, [gates[number] for number in sorted(gates)])
         return VegaEncoderOutput(FusedVisuals(placed, **visual), on_grids or None)
 

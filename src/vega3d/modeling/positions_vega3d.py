@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
 from .configuration_vega3d import VegaConfig
 from .inputs_vega3d import replaced_tokens
 
 TEMPERATURE = 10000.0
+ROWS = 256  # tokens whose code is added at a time, so that it stays in a CPU's cache
 
 
 def voxels(points: torch.Tensor, position_range: Sequence[Sequence[float]], voxel: float) -> torch.Tensor:
@@ -37,38 +39,50 @@ def sinusoids(values: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def position_code(points: torch.Tensor, config: VegaConfig) -> torch.Tensor:
-    """float[N, D]: the published code of points float[N, 3] in the world [m], one third of the channels an axis.
+    """float[N, D]: the published code of points float[N, 3] in the world [m], one third of the channels an axis."""
+    return add_code(points.new_zeros(len(points), config.hidden_size, dtype=torch.float32), points, None, config)
 
-    Tokens share voxels, so waves are computed once for each coordinate that occurs along an axis.
+
+def add_code(
+    tokens: torch.Tensor, points: torch.Tensor, mask: torch.Tensor | None, config: VegaConfig
+) -> torch.Tensor:
+    """Adds to tokens float[N, D], in place, the code of points float[N, 3] [m], where bool[N] says that there is one.
+
+    Tokens share voxels, so waves are computed once for each coordinate that occurs along an axis. No second array of
+    the tokens' size is made: on a CPU its memory would cost more than the code.
     """
+    if mask is not None:
+        points = points.masked_fill(~mask[:, None], 0.0)
     places = voxels(points.float(), config.position_range, config.position_voxel)
-    code = places.new_zeros(len(points), config.hidden_size)
-    waves = config.hidden_size // 3
+    waves = tokens.shape[-1] // 3
     for axis, column in enumerate(places.unbind(-1)):
         found, numbers = column.unique(return_inverse=True)
-        code[:, axis * waves : (axis + 1) * waves] = sinusoids(found[:, None], waves)[numbers]
-    return code
+        table = F.pad(sinusoids(found[:, None], waves), (0, 0, 0, 1)).to(tokens.dtype)
+        if mask is not None:
+            numbers = torch.where(mask, numbers, len(found))  # the row of zeros
+        for start in range(0, len(tokens), ROWS):
+            rows = slice(start, start + ROWS)
+            tokens[rows, axis * waves : (axis + 1) * waves] += table.index_select(0, numbers[rows])
+    return tokens
 
 
 def with_positions(
-    outputs: Mapping[str, ModelOutput], visual: Mapping[str, Any], config: VegaConfig
+    outputs: Mapping[str, ModelOutput], visual: Mapping[str, Any], config: VegaConfig, in_place: bool = False
 ) -> Mapping[str, ModelOutput]:
     """Encoder outputs with the code of its position added to each token that has one.
 
-    They stay as they are if the model has no position code, or `visual`, the `VisualInputs`, has no positions.
+    They stay as they are if the model has no position code, or `visual`, the `VisualInputs`, has no positions. With
+    `in_place` the tokens are nobody else's, and may be changed where no gradient needs them.
     """
     points, mask = visual.get("visual_positions"), visual.get("visual_positions_mask")
     if config.position_code == "none" or points is None:
         return outputs
     tokens = [item for output in outputs.values() for item in output.pooler_output]
-    points = points.to(tokens[0].device)
-    if mask is None:
-        code = position_code(points, config)
-    else:
-        mask = mask.to(points.device)[:, None]
-        code = position_code(points.masked_fill(~mask, 0.0), config) * mask
-    parts = code.split([len(item) for item in tokens])
-    return replaced_tokens(outputs, [item + part.to(item) for item, part in zip(tokens, parts, strict=True)])
+    sizes, device = [len(item) for item in tokens], tokens[0].device
+    masks = [None] * len(tokens) if mask is None else mask.to(device).split(sizes)
+    own = [item if in_place and not item.requires_grad else item.clone() for item in tokens]
+    parts = zip(own, points.to(device).split(sizes), masks, strict=True)
+    return replaced_tokens(outputs, [add_code(*part, config) for part in parts])
 
 
 def check_coordinates(input_ids: torch.Tensor, points: torch.Tensor | None, config: VegaConfig) -> None:
@@ -128,5 +142,8 @@ def object_vectors(
         inside &= mask
     if inside.ndim == 3:
         inside = inside.sum(-1) >= max(1, int(share * inside.shape[-1]))
-    member = inside.to(tokens.dtype)
-    return (member @ tokens) / inside.sum(-1, keepdim=True).clamp(min=1).to(tokens.dtype)
+    if tokens.device.type == "cpu":  # few tokens are in a box, so reading those is faster than a product
+        sums = torch.stack([tokens[members].sum(0) for members in inside]) if len(inside) else tokens[:0]
+    else:
+        sums = inside.to(tokens.dtype) @ tokens
+    return sums / inside.sum(-1, keepdim=True).clamp(min=1).to(tokens.dtype)
