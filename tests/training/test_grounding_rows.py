@@ -117,8 +117,7 @@ def test_rows_that_are_refused(loaded, changes, message):
 # --- Training ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("boxes", [BOXES, None])
-def test_gradient_checkpointing_changes_no_loss(checkpoint, tmp_path, boxes):
+def test_gradient_checkpointing_changes_no_loss(checkpoint, tmp_path):
     losses = []
     for checkpointing in (False, True):
         model, processor = load_task(VegaForVisualGrounding, checkpoint, device="cpu", dtype="float32")
@@ -133,8 +132,8 @@ def test_gradient_checkpointing_changes_no_loss(checkpoint, tmp_path, boxes):
             ),
             rates={"gate": 1e-2, "projector": 1e-3, "llm": 1e-3, "ground": 1e-2},
             data_collator=GroundingCollator(processor, num_frames=4),
-            train_dataset=rows(boxes),
-            eval_dataset=rows(boxes),
+            train_dataset=rows() + rows(None),
+            eval_dataset=rows() + rows(None),
         )
         trainer.train()
         log = trainer.state.log_history
@@ -214,8 +213,9 @@ def test_ground_is_forward_for_a_sentence(loaded, boxes):
     for one, scores, best in zip(found, output.scores, output.boxes, strict=True):
         assert one.no_target_score == pytest.approx(scores[-1].item(), abs=1e-5)
         if boxes is not None and len(boxes) == 0:
-            assert one.box is None and one.score is None and not one.is_found
+            assert one.box is None and one.score is None and not one.is_found and one.boxes == []
             continue
+        assert one.boxes == [one.box] and one.scores == [one.score]
         assert one.box == pytest.approx(best[0].tolist(), abs=1e-4)
         assert one.is_found == (one.score > one.no_target_score)
         if boxes is None:
@@ -224,6 +224,19 @@ def test_ground_is_forward_for_a_sentence(loaded, boxes):
             order = scores[: len(boxes)].argsort(descending=True)
             assert one.number == order[0]
             assert one.runner_up == (boxes[order[1]].tolist() if len(boxes) > 1 else None)
+
+
+@pytest.mark.parametrize("boxes", [BOXES, None])
+def test_ground_by_the_rule_of_several_boxes(loaded, boxes):
+    model, processor = loaded
+    sentences = ["the lamp on the desk", "a chair", "the whale"]
+
+    found = model.ground(processor, CLIP.video(), sentences, boxes, "multi3drefer", num_frames=4)
+
+    output = model(**GroundingCollator(processor, num_frames=4)(rows(boxes)), ranking="multi3drefer")
+    for one, taken in zip(found, output.boxes, strict=True):
+        assert one.boxes == [pytest.approx(box, abs=1e-4) for box in taken.tolist()]
+        assert len(one.scores) == len(taken)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Grounding: the box in the world that a sentence describes, among boxes given or from the visual tokens alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 import torch
@@ -85,8 +85,9 @@ class Grounding:
         number: of the box among those given; None without them.
         score: cosine or logit of the box; without boxes the highest of the tokens that it was read off.
         runner_up: the next best box, or None.
-        runner_up_score: its score.
         no_target_score: that nothing fits; None for the head `mlp`.
+        boxes: those that the ranking takes, the best first: of `multi3drefer` none, one or several.
+        scores: cosines or logits of `boxes`, one each.
     """
 
     box: list[float] | None
@@ -95,6 +96,8 @@ class Grounding:
     runner_up: list[float] | None = None
     runner_up_score: float | None = None
     no_target_score: float | None = None
+    boxes: list[list[float]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
 
     @property
     def is_found(self) -> bool:
@@ -278,6 +281,7 @@ class VegaForVisualGrounding(VegaTaskModel):
         video: Any,
         expression: str | Sequence[str],
         boxes: Any = None,
+        ranking: Ranking = "scanrefer",
         **inputs,
     ) -> "Grounding | list[Grounding]":
         """The box that a sentence describes, or those of several sentences about the same scene.
@@ -287,12 +291,14 @@ class VegaForVisualGrounding(VegaTaskModel):
             video: posed frames, as the processor takes a video.
             expression: one sentence, or several, for which the scene is encoded once.
             boxes: float[M, 6 or 7], proposals [m]; None to do without.
+            ranking: decides on `Grounding.boxes`, as in `forward`.
             inputs: `depth`, `intrinsics`, `world_from_camera` of the frames, `num_frames` and other arguments of the
                 processor.
 
         Raises:
             ValueError: as `forward` and the processor, and for a sentence that is empty or holds special tokens.
         """
+        check_ranking(ranking)
         expressions = [expression] if isinstance(expression, str) else list(expression)
         texts = [ground_text(processor, one) for one in expressions]
         if boxes is not None:
@@ -308,7 +314,7 @@ class VegaForVisualGrounding(VegaTaskModel):
             if scene is None or (self.model.fusion is not None and self.model.fusion.needs_instruction):
                 scene = self.encode_scene(prompt_ids, **visual)
             [prompt] = self._prompted(prompt_ids, None, [boxes], scene, visual, language)
-            found.append(self._grounding(prompt))
+            found.append(self._grounding(prompt, ranking))
         return found[0] if isinstance(expression, str) else found
 
     @property
@@ -444,22 +450,30 @@ class VegaForVisualGrounding(VegaTaskModel):
             return scores.sum() * 0  # all miss: neither they nor "no target" are right
         return self.grounding_head.ranking.loss(scores, right)
 
-    def _grounding(self, prompt: Prompted) -> Grounding:
-        """The best box and the next one; without boxes that of what lies outside the best."""
+    def _free_boxes(self, prompt: Prompted) -> tuple[TokenBox, list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Scores and box of the tokens; and this box, then that of what lies outside of it, with their scores."""
+        free = self._token_box(prompt)
+        best = [(free[1], free[0][: len(prompt.tokens)].max())]
+        outside = ~points_in_boxes(prompt.positions, self._grown(free[1][None]))[0]
+        if outside.any():
+            rest = replace(prompt, tokens=prompt.tokens[outside], positions=prompt.positions[outside])
+            scores, box = self._token_box(rest)
+            best.append((box, scores[: len(rest.tokens)].max()))
+        return free, best
+
+    def _grounding(self, prompt: Prompted, ranking: str) -> Grounding:
+        """The best box, the next one, and those that the ranking takes."""
         head = self.grounding_head.ranking
-        numbers: list[int | None] = [None]
-        if prompt.boxes is not None:
-            scores = self._box_scores(prompt, prompt.boxes)
-            numbers = ranked(scores, len(prompt.boxes))[:2].tolist()
-            best = [(prompt.boxes[number], scores[number]) for number in numbers]
+        numbers: list[int] = []
+        if prompt.boxes is None:
+            free, best = self._free_boxes(prompt)
+            scores, _, taken = self._found(prompt, free, ranking)
+            taken_scores = best[0][1].repeat(len(taken))
         else:
-            scores, box = self._token_box(prompt)
-            best = [(box, scores[: len(prompt.tokens)].max())]
-            outside = ~points_in_boxes(prompt.positions, self._grown(box[None]))[0]
-            if outside.any():
-                rest = replace(prompt, tokens=prompt.tokens[outside], positions=prompt.positions[outside])
-                rest_scores, second = self._token_box(rest)
-                best.append((second, rest_scores[: len(rest.tokens)].max()))
+            scores, chosen, taken = self._found(prompt, None, ranking)
+            numbers = ranked(scores, len(prompt.boxes)).tolist()
+            best = [(prompt.boxes[number], scores[number]) for number in numbers[:2]]
+            taken_scores = scores[chosen]
         (first, score), (runner_up, runner_up_score) = [*best, (None, None), (None, None)][:2]
         return Grounding(
             box=listed(first),
@@ -468,6 +482,8 @@ class VegaForVisualGrounding(VegaTaskModel):
             runner_up=listed(runner_up),
             runner_up_score=listed(runner_up_score),
             no_target_score=float(scores[-1]) if head.has_no_target else None,
+            boxes=taken.tolist(),
+            scores=taken_scores.tolist(),
         )
 
 
