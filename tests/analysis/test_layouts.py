@@ -64,6 +64,20 @@ def test_scannet_with_depth_of_another_size(tmp_path):
     assert min(likeness) > 0.5  # JPEG of noise
 
 
+def test_scannet_in_the_aligned_world(tmp_path):
+    folder = write_scannet(tmp_path / "scene0001_00", CLIP)
+    alignment = np.eye(4)
+    alignment[:3] = [[0.0, -1.0, 0.0, 2.0], [1.0, 0.0, 0.0, -1.0], [0.0, 0.0, 1.0, 0.5]]
+    text = " ".join(map(str, alignment.ravel()))
+    (folder / "scene0001_00.txt").write_text(f"numDepthFrames = 6\naxisAlignment = {text} \nsceneType = Office\n")
+    (source,) = find_clips(folder)
+    np.testing.assert_allclose(read_clip(source).world_from_camera, alignment @ CLIP.world_from_camera, atol=1e-9)
+    for wrong, message in (("1 0 0", "has no 16 numbers"), (text.replace("2.0", "nan"), "NaN or infinite")):
+        (folder / "scene0001_00.txt").write_text(f"axisAlignment = {wrong}\n")
+        with pytest.raises(ValueError, match=f"axisAlignment.*{message}"):
+            read_clip(source)
+
+
 def test_seven_scenes(tmp_path):
     write_seven_scenes(tmp_path / "chess" / "seq-01", CLIP)
     (source,) = find_clips(tmp_path)

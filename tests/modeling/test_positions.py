@@ -97,6 +97,7 @@ def test_a_point_in_the_prompt_is_added_to_its_own_token(assemble, batch):
     ("change", "message"),
     [
         ({"visual_positions": torch.zeros(3, 3)}, r"must be float\[\d+, 3\], one for each visual token"),
+        ({"visual_positions": torch.zeros(18, 3, dtype=torch.bfloat16)}, "half precision would move them"),
         ({"visual_positions_mask": None}, "NaN or infinite. Leave them out by visual_positions_mask"),
         ({"visual_positions_mask": torch.ones(3)}, r"visual_positions_mask must be bool\["),
         ({"visual_positions": None}, "visual_positions_mask comes without visual_positions"),

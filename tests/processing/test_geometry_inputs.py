@@ -68,6 +68,16 @@ def test_a_token_is_at_the_mean_of_its_pixels_in_both_of_its_frames(processor):
     assert not mask[0, 0, 1]
 
 
+def test_frames_without_any_depth_leave_their_tokens_without_a_position(processor):
+    depth = CLIP.depth.copy()
+    depth[:2] = 0
+    points, mask = positions(processor, CLIP.frames, **{**arrays(CLIP), "depth": depth})
+    whole, _ = positions(processor, CLIP.frames, **arrays(CLIP))
+    assert not mask[0].any()
+    assert mask[1:].all()
+    assert torch.equal(points[1:], whole[1:])
+
+
 @pytest.mark.parametrize("size", [(96, 128), (101, 77), (240, 90), (30, 50)])  # these are resized, the last enlarged
 def test_a_marked_patch_arrives_with_its_point(processor, size):
     """A bright square on a wall: the brightest token is the one whose position is nearest to it."""

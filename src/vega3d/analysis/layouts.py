@@ -5,6 +5,8 @@
 `scannet`: exported scans, `color/N.jpg`, `depth/N.png` [mm], `pose/N.txt`, `intrinsic/intrinsic_{color,depth}.txt`.
 Colour and depth differ in size and intrinsics; their cameras are taken to be one, as ScanNet's own tools do (the
 exported extrinsics are the identity). Poses are camera-to-world; of frames where tracking was lost they are infinite.
+Where the scan's own `NAME.txt` has an `axisAlignment`, they are turned into the aligned world, in which the boxes of
+its benchmarks are.
 
 `7scenes`: Microsoft 7-Scenes, `frame-XXXXXX.{color.png,depth.png,pose.txt}` in folders `seq-XX`; colour may be JPEG.
 Depth in mm, 65535 where there is none; poses are camera-to-world. The published calibration is a focal length of 585
@@ -30,6 +32,7 @@ from PIL import Image
 from vega3d.analysis.clips import DEFAULT_VIEWS, ClipSource, PosedClip, ReadOptions, checked_intrinsics, evenly
 from vega3d.extras import optional_module
 from vega3d.files import check_input, inside
+from vega3d.processing.clip_geometry_vega3d import check_poses
 from vega3d.processing.video_vega3d import VideoClip, read_video
 from vega3d.rooms.archives import LARGEST, read_archive
 from vega3d.rooms.dataset import DatasetSettings
@@ -315,9 +318,24 @@ def read_scan(source: ClipSource, options: ReadOptions) -> PosedClip:
         read_stack(depth_paths, read_depth),
         pixel_centres_at_half(read_matrix(folder / "intrinsic" / "intrinsic_color.txt")),
         pixel_centres_at_half(read_matrix(folder / "intrinsic" / "intrinsic_depth.txt")),
-        poses,
+        axis_alignment(folder) @ poses,
         lost,
     )
+
+
+def axis_alignment(folder: Path) -> np.ndarray:
+    """float64[4, 4], aligned world from the scan's own; the identity where its text file is not there or has none."""
+    path = folder / f"{folder.resolve().name}.txt"
+    lines = read_text(path).splitlines() if path.exists() else []
+    given = [line.partition("=")[2].split() for line in lines if line.split("=")[0].strip() == "axisAlignment"]
+    if not given:
+        return np.eye(4)
+    try:
+        matrix = np.array(given[0], float).reshape(1, 4, 4)
+    except ValueError as error:
+        raise ValueError(f"{path}: axisAlignment has no 16 numbers: {error}. Export the scan again.") from error
+    check_poses(matrix, 1, f"{path}: axisAlignment")
+    return matrix[0]
 
 
 def is_sequence(folder: Path) -> bool:

@@ -62,13 +62,14 @@ def fit_clip(clip: PosedClip, settings: FrameSettings, clip_mode: str) -> Fitted
     fit = frame_fit(clip.frames.shape[1], clip.frames.shape[2], settings)
     views, seen = read_views(len(clip), clip_mode), clip
     if len(views) < len(clip):
-        poses, instances = clip.world_from_camera[views], clip.instances
+        poses, instances, seconds = clip.world_from_camera[views], clip.instances, clip.seconds
         seen = replace(
             clip,
             frames=clip.frames[views],
             depth=clip.depth[views],
             world_from_camera=poses,
             instances=None if instances is None else instances[views],
+            seconds=None if seconds is None else seconds[views],
         )
     frames = generator_frames(clip.frames, fit)
     return FittedClip(seen, fit, frames, content_hash(clip, frames))

@@ -35,7 +35,7 @@ class VisualInputs(TypedDict, total=False):
     # `VegaGenerator.encode`, on its own grid. The generator's grids may be left out in the `frame` and `views` modes,
     # where t is the number of frames.
     generator_hidden_states: Sequence[torch.Tensor] | None
-    # float[N, 3], where each visual token of the images, then of the videos, is in the world [m]; and bool[N], which
+    # float32[N, 3], where each visual token of the images, then of the videos, is in the world [m]; and bool[N], which
     # of them have a position. Without the mask all have.
     visual_positions: torch.Tensor | None
     visual_positions_mask: torch.Tensor | None
@@ -107,10 +107,15 @@ def check_positions(visual: VisualInputs, count: int) -> None:
         if mask is not None:
             raise ValueError("visual_positions_mask comes without visual_positions. Give both, as VegaProcessor does.")
         return
-    if points.shape != (count, 3) or not points.is_floating_point():
+    if points.shape != (count, 3):
         raise ValueError(
-            f"visual_positions must be float[{count}, 3], one for each visual token, but are {points.dtype} "
-            f"{list(points.shape)}. Give those that VegaProcessor made of these visuals."
+            f"visual_positions must be float[{count}, 3], one for each visual token, but are {list(points.shape)}. "
+            "Give those that VegaProcessor made of these visuals."
+        )
+    if points.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"visual_positions are {points.dtype}, but must be float32: half precision would move them by "
+            "centimetres. Call `.to(device)` on the processor's output without a dtype; the model casts by itself."
         )
     if mask is not None and (mask.shape != (count,) or mask.dtype != torch.bool):
         raise ValueError(f"visual_positions_mask must be bool[{count}], but is {mask.dtype} {list(mask.shape)}.")
