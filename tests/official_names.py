@@ -102,6 +102,14 @@ QWEN_VLM: KeyTable = [
 ]
 
 
+GROUNDING_HEAD: KeyTable = [
+    (r"^ground_head_query\.", "query_mlp."),
+    (r"^ground_head_obj\.", "object_mlp."),
+    (r"^ground_head_zero_target$", "no_target"),
+    (r"^ground_head\.", "query_mlp."),
+]
+
+
 def rename(state: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, torch.Tensor]:
     """State dict under our names.
 

@@ -22,7 +22,7 @@ from golden_models import (
     wan_transformer,
     wan_vae,
 )
-from official_names import FUSION, FUSION_NAMES, PROJECTOR, QWEN_VLM, rename
+from official_names import FUSION, FUSION_NAMES, GROUNDING_HEAD, PROJECTOR, QWEN_VLM, rename
 from vega3d import VegaForSpatialReasoning
 from vega3d.evaluation.metrics import (
     CATEGORIES,
@@ -47,6 +47,7 @@ from vega3d.evaluation.scenes.texts import bleu, clean_answer
 from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
 from vega3d.modeling.alignment_vega3d import PROJECTORS, align_space
 from vega3d.modeling.fusion_vega3d import FUSIONS
+from vega3d.modeling.grounding_head_vega3d import HEADS
 from vega3d.modeling.inputs_vega3d import IGNORED
 from vega3d.modeling.noise_vega3d import add_noise, flow_matching_step
 from vega3d.modeling.positions_vega3d import object_vectors, position_code, sinusoids, voxels, with_coordinates
@@ -284,6 +285,31 @@ def instruction_of(fixture: Fixture, output: str, item: int) -> torch.Tensor | N
     if output == "out_ctx_1d":
         return context[None]
     return context[item, None] if output == "out_ctx_2d" else context[:1]
+
+
+# --- Grounding ---------------------------------------------------------------------------------------------------
+
+
+GROUNDING = Fixture("grounding_head")
+
+
+@pytest.mark.parametrize("name", GROUNDING.names("state."))
+def test_grounding_head(name):
+    config = GROUNDING.config
+    options = {"grounding_head": name, "grounding_temperature": config["temperature"]}
+    head = HEADS[name](fusion_config(config["hidden_size"], "add", **options))
+    head.load_state_dict(rename(GROUNDING.under(f"state.{name}."), GROUNDING_HEAD), strict=True)
+    place = torch.isin(GROUNDING["input.labels"][0], torch.tensor(config["ground_token_ids"]))
+    query, objects = GROUNDING["input.hidden_states"][0, place][0], GROUNDING["input.object_features"]
+
+    scores = head.scores(query, objects)
+
+    close(scores, GROUNDING[f"expected.{name}.nolabel.scores"], 1e-5)
+    for case, labels in enumerate(config["box_label_cases"]):
+        right = torch.zeros(len(objects), dtype=torch.bool)
+        right[labels] = True
+        close(scores, GROUNDING[f"expected.{name}.case{case}.scores"], 1e-5)
+        close(head.loss(scores, right), GROUNDING[f"expected.{name}.case{case}.loss"], 1e-5)
 
 
 # --- Positions ---------------------------------------------------------------------------------------------------

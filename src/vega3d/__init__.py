@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vega3d.hub.load import load
     from vega3d.modeling.configuration_vega3d import VegaConfig, VegaGeneratorConfig
     from vega3d.modeling.generator_vega3d import VegaGenerator
+    from vega3d.modeling.grounding_vega3d import Grounding, VegaForVisualGrounding, VegaGroundingOutput
     from vega3d.modeling.modeling_vega3d import (
         VegaCausalLMOutput,
         VegaEncoderOutput,
@@ -27,36 +28,44 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Grounding",
     "VegaCausalLMOutput",
     "VegaConfig",
     "VegaEncoderOutput",
     "VegaForSpatialReasoning",
+    "VegaForVisualGrounding",
     "VegaGenerator",
     "VegaGeneratorConfig",
+    "VegaGroundingOutput",
     "VegaModel",
     "VegaModelOutput",
     "VegaProcessor",
     "load",
 ]
 HOMES = {  # public name: the module that defines it
+    "Grounding": "vega3d.modeling.grounding_vega3d",
     "VegaCausalLMOutput": "vega3d.modeling.modeling_vega3d",
     "VegaConfig": "vega3d.modeling.configuration_vega3d",
     "VegaEncoderOutput": "vega3d.modeling.modeling_vega3d",
     "VegaForSpatialReasoning": "vega3d.modeling.modeling_vega3d",
+    "VegaForVisualGrounding": "vega3d.modeling.grounding_vega3d",
     "VegaGenerator": "vega3d.modeling.generator_vega3d",
     "VegaGeneratorConfig": "vega3d.modeling.configuration_vega3d",
+    "VegaGroundingOutput": "vega3d.modeling.grounding_vega3d",
     "VegaModel": "vega3d.modeling.modeling_vega3d",
     "VegaModelOutput": "vega3d.modeling.modeling_vega3d",
     "VegaProcessor": "vega3d.processing.processing_vega3d",
     "load": "vega3d.hub.load",
 }
-AUTO_TABLES = {  # module of transformers: its tables that name a class for each kind of model, and which is ours
+AUTO_TABLES: dict[str, dict[str, Any]] = {  # module of transformers: its tables, and which class of ours they name
     "transformers.models.auto.configuration_auto": {"CONFIG_MAPPING": "VegaConfig"},
     "transformers.models.auto.processing_auto": {"PROCESSOR_MAPPING": "VegaProcessor"},
-    "transformers.models.auto.modeling_auto": dict.fromkeys(
-        ("MODEL_MAPPING", "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", "MODEL_FOR_MULTIMODAL_LM_MAPPING"),
-        "VegaForSpatialReasoning",
-    ),
+    "transformers.models.auto.modeling_auto": {
+        "MODEL_MAPPING": ("VegaForSpatialReasoning", "VegaForVisualGrounding"),  # a config's `architectures` decide
+        "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING": "VegaForSpatialReasoning",
+        "MODEL_FOR_MULTIMODAL_LM_MAPPING": "VegaForSpatialReasoning",
+        "MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING": "VegaForVisualGrounding",
+    },
 }
 
 

@@ -43,10 +43,13 @@ def assemble(
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto is the VLM's.")
     ] = "auto",
     seed: Annotated[int, typer.Option(**common.SEED, help="Seed of the new weights of projector and fusion.")] = 0,
+    grounding: Annotated[
+        bool, typer.Option("--grounding", help="Make a model that finds boxes, with the tokens <ground> and <coord>.")
+    ] = False,
 ) -> None:
     """Make a checkpoint from a pretrained VLM and a pretrained generator."""
     given = common.parse_settings(settings or [])
-    for name in given.keys() & {"block", "timestep", "fusion", "dtype", "seed", "vlm", "generator"}:
+    for name in given.keys() & {"block", "timestep", "fusion", "dtype", "seed", "vlm", "generator", "grounding"}:
         raise ValueError(f"{name} has an option of its own: give --{name} in place of --set {name}=...")
     common.quieten(False)
     with common.loading("the two models"):
@@ -55,9 +58,8 @@ def assemble(
 
     fields = {"block": block, "timestep": timestep, "fusion": fusion, **given}
     split_settings(fields)
-    folder = write_checkpoint(
-        vlm, generator, output, lambda line: typer.echo(line, err=True), dtype=dtype, seed=seed, **fields
-    )
+    options = {"dtype": dtype, "seed": seed, "grounding": grounding, **fields}
+    folder = write_checkpoint(vlm, generator, output, lambda line: typer.echo(line, err=True), **options)
     typer.echo(f"{folder}")
 
 

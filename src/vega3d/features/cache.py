@@ -29,7 +29,7 @@ from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_ident
 from vega3d.files import read_json, sync, write_json
 from vega3d.modeling.generator_vega3d import VegaGenerator
 from vega3d.modeling.inputs_vega3d import unpacked_clips
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.modeling.modeling_vega3d import VegaTaskModel
 
 MARKER = "vega3d_features.json"
 READ_FORMATS = (1, FORMAT)  # formats of folders; no key leads to an entry of an earlier format
@@ -172,9 +172,7 @@ class FeatureCache:
             return dict(inputs)
         return without_pixels(inputs, found)
 
-    def fill(
-        self, model: VegaForSpatialReasoning, inputs: Mapping, on_progress: Callable[[int], None] | None = None
-    ) -> dict:
+    def fill(self, model: VegaTaskModel, inputs: Mapping, on_progress: Callable[[int], None] | None = None) -> dict:
         """The inputs as `attach` makes them, after computing and storing the hidden states that are missing.
 
         Inputs without generator pixels stay as they are. `on_progress` is called with the number of frames newly done.

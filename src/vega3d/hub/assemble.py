@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 from transformers import AutoProcessor, ProcessorMixin
 
-from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig, VegaProcessor
+from vega3d import VegaConfig, VegaForSpatialReasoning, VegaForVisualGrounding, VegaGeneratorConfig, VegaProcessor
 from vega3d.files import check_new_folder, whole_folder
-from vega3d.hub.load import check_dtype_name, check_vlm_processor
+from vega3d.hub.load import check_dtype_name, check_vlm_processor, load_vega
 from vega3d.modeling.backbones_vega3d import check_seed, find_backbones, split_config
 from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
 from vega3d.modeling.files_vega3d import value_errors
+from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.modeling.noise_vega3d import noise_level
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
 from vega3d.processing.processor_checks_vega3d import check_vlm_parts
@@ -60,6 +61,7 @@ def assemble(
     prompt_embeds: torch.Tensor | None = None,
     dtype: torch.dtype | str = "auto",
     seed: int = 0,
+    grounding: bool = False,
     **config,
 ) -> Path:
     """Writes a new checkpoint, model and processor; `output` appears only when it is whole.
@@ -72,6 +74,7 @@ def assemble(
         prompt_embeds: as in `VegaForSpatialReasoning.from_backbones`, as are the next three.
         dtype: that of the weights; "auto" keeps that of the VLM's files.
         seed: decides the new weights, those of projector and fusion.
+        grounding: make a `VegaForVisualGrounding`, with the tokens `<ground>` and `<coord>`.
         config: fields of the two configs; and `max_area`, `frame_fit`, `frame_size`, which go to the processor.
 
     Raises:
@@ -90,9 +93,27 @@ def assemble(
         download = f"{size_text(wanted)} to download" if wanted else "nothing to download"
         written = size_text(backbones.output_bytes())
         report(f"{download}; {output} will take about {written} in the VLM's own dtype")
-    model = VegaForSpatialReasoning.from_backbones(vlm, generator, prompt_embeds, dtype, seed, **config)
+    model: VegaTaskModel = VegaForSpatialReasoning.from_backbones(vlm, generator, prompt_embeds, dtype, seed, **config)
+    if grounding:
+        model = VegaForVisualGrounding.from_reasoning(model, processor.tokenizer, seed)
     with whole_folder(output) as partial:
         model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+    return output
+
+
+def add_grounding(name_or_path: str | Path, output: str | Path, seed: int = 0, **options) -> Path:
+    """Writes a checkpoint for grounding around the weights of another one; `output` appears only when it is whole.
+
+    `seed` and `options` are those of `VegaForVisualGrounding.from_reasoning`. Raises ValueError as it does, or if
+    there is no such model, or `output` is in use.
+    """
+    output = check_new_folder(output)
+    check_seed(seed)
+    model, processor = load_vega(name_or_path, device="cpu")
+    grounding = VegaForVisualGrounding.from_reasoning(model, processor.tokenizer, seed, **options)
+    with whole_folder(output) as partial:
+        grounding.save_pretrained(partial)
         processor.save_pretrained(partial)
     return output
 
@@ -120,7 +141,9 @@ def describe(folder: Path) -> dict:
     config = VegaConfig.from_pretrained(folder)
     generator = config.generator_config
     with value_errors(f"The config of {folder} describes no model that can be built: it"), torch.device("meta"):
-        model = VegaForSpatialReasoning(config).model
+        is_grounding = config.architectures == ["VegaForVisualGrounding"]
+        whole_model = VegaForVisualGrounding(config) if is_grounding else VegaForSpatialReasoning(config)
+        model = whole_model.model
         used = WanTransformer3DModel.from_config({**generator.transformer, "num_layers": generator.num_blocks_read})
         whole = WanTransformer3DModel.from_config(generator.transformer)
         vae = AutoencoderKLWan.from_config(generator.vae)
@@ -133,6 +156,8 @@ def describe(folder: Path) -> dict:
         "projector": count(model.projector),
         "fusion": count(model.fusion),
     }
+    if is_grounding:
+        parameters["grounding head"] = count(whole_model.grounding_head)
     dtype = config.dtype or torch.float32
     return {
         "parameters": parameters,

@@ -1,6 +1,7 @@
 """Loading a model with its processor by name: the embedded one, a folder, a Hub id."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from transformers import BitsAndBytesConfig
@@ -12,9 +13,11 @@ from vega3d.inference.session import Session
 from vega3d.inference.vision_attention import pack_vision_attention
 from vega3d.modeling.backbones_vega3d import embed_empty_prompt
 from vega3d.modeling.files_vega3d import read_generator_info, read_part_config
+from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.processing.generator_frames_vega3d import FrameSettings
 from vega3d.shipped import EMBEDDED, model_folder
 
+Model = TypeVar("Model", bound=VegaTaskModel)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -59,13 +62,24 @@ def load_vega(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "auto",
 ) -> tuple[VegaForSpatialReasoning, VegaProcessor]:
-    """The model, in eval mode on its device, and its processor; the other arguments are those of `load`.
+    """The model that answers questions, in eval mode on its device, and its processor; as `load_task`."""
+    return load_task(VegaForSpatialReasoning, name_or_path, four_bit, device, dtype)
+
+
+def load_task(
+    model_class: type[Model],
+    name_or_path: str | Path,
+    four_bit: bool = False,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "auto",
+) -> tuple[Model, VegaProcessor]:
+    """A model of a task, in eval mode on its device, and its processor; the other arguments are those of `load`.
 
     On a GPU and in 16 bits the vision tower attends to all its windows at once (`pack_vision_attention`).
 
     Args:
-        four_bit: quantise the language model to 4 bits (nf4, bitsandbytes); generator, projector, fusion and vision
-            tower keep their precision.
+        model_class: `VegaForSpatialReasoning` or `VegaForVisualGrounding`, whose checkpoints answer questions, too.
+        four_bit: quantise the language model to 4 bits (nf4, bitsandbytes); all else keeps its precision.
 
     Raises:
         ValueError: if there is no such model or device, its files are broken, or its processor is of another model.
@@ -83,7 +97,7 @@ def load_vega(
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
         )
-    model = VegaForSpatialReasoning.from_pretrained(folder, **options)
+    model = model_class.from_pretrained(folder, **options)
     pack_vision_attention(model)
     return model.eval(), processor
 

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class CheckpointedModel(PreTrainedModel):
     """`from_pretrained`, `save_pretrained` and `from_backbones` of the fused model."""
 
     weights_prefix = ""  # path of the `VegaModel` inside the class
+    own_parts: tuple[str, ...] = ()  # modules beside the `VegaModel`, new at assembly
+    auto_map = AUTO_MAP
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
@@ -70,7 +72,9 @@ class CheckpointedModel(PreTrainedModel):
             if (folder / "generation_config.json").exists():
                 read_json(folder / "generation_config.json")  # transformers takes a broken one for none
         if kwargs.get("quantization_config") is not None:
-            kwargs["quantization_config"] = keep_unquantised(kwargs["quantization_config"], cls.weights_prefix)
+            kwargs["quantization_config"] = keep_unquantised(
+                kwargs["quantization_config"], cls.weights_prefix, cls.own_parts
+            )
         with (
             value_errors(f"The checkpoint {pretrained_model_name_or_path}"),
             loading(pretrained_model_name_or_path, kwargs),
@@ -79,7 +83,7 @@ class CheckpointedModel(PreTrainedModel):
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
         check_complete(pretrained_model_name_or_path, info["missing_keys"], COPY_AGAIN)
-        check_weights_are_finite(model.base_model, pretrained_model_name_or_path)
+        check_weights_are_finite(model, pretrained_model_name_or_path)
         avoid_packed_kernel(model)
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         source = model.config.generator_config.source
@@ -131,7 +135,7 @@ class CheckpointedModel(PreTrainedModel):
                 "memory. Load the model with `from_pretrained` or `from_backbones`, and keep its folder."
             )
         self.exclude_generator_weights()
-        self.config.auto_map = dict(AUTO_MAP)
+        self.config.auto_map = dict(self.auto_map)
         kwargs["save_original_format"] = False  # Trainer cannot resume from Qwen2.5-VL's legacy key names
         hub = {name: kwargs.pop(name) for name in UPLOAD_OPTIONS if push_to_hub and name in kwargs}
         folder = Path(save_directory)
@@ -160,6 +164,15 @@ class CheckpointedModel(PreTrainedModel):
             self.save_pretrained(folder, max_shard_size=max_shard_size)
             return upload(Path(folder), repo_id, **hub)
 
+    def make_weights(self, parts: Sequence[torch.nn.Module], like: PreTrainedModel, seed: int) -> None:
+        """First weights of new parts, decided by the seed, where another model is and in its dtype."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for part in parts:
+                part.to_empty(device=like.device)
+                part.apply(self._init_weights)
+                cast(part, like.dtype)
+
     @classmethod
     def from_backbones(
         cls,
@@ -178,7 +191,7 @@ class CheckpointedModel(PreTrainedModel):
                 `text_encoder/`, by which the empty prompt is embedded once.
             prompt_embeds: float[P, text_dim], used in place of the embedding of the empty prompt.
             dtype: of the weights; "auto" keeps the VLM's.
-            seed: of the new weights of projector and fusion.
+            seed: of the new weights, those of projector and fusion, and of the class's own parts.
             config: fields of `VegaConfig` (`fusion`, `projector`, ...) and `VegaGeneratorConfig` (`block`, ...).
 
         Raises:
@@ -201,13 +214,8 @@ class CheckpointedModel(PreTrainedModel):
             model = cls(vega_config)
         core = model.base_model
         core.vlm = vlm_model
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for part in (core.projector, core.fusion):
-                if part is not None:
-                    part.to_empty(device=vlm_model.device)
-                    part.apply(core._init_weights)
-                    cast(part, vlm_model.dtype)
+        new_parts = [core.projector, core.fusion, *(model.get_submodule(name) for name in cls.own_parts)]
+        model.make_weights([part for part in new_parts if part is not None], vlm_model, seed)
         core.generator.to_empty(device=vlm_model.device)
         core.generator.prompt_embeds = prompt_embeds.to(vlm_model.device, vlm_model.dtype)
         core.generator.load_files(folder)
@@ -216,12 +224,15 @@ class CheckpointedModel(PreTrainedModel):
         return model.eval()
 
 
-def check_weights_are_finite(core: Any, name: Any) -> None:
-    """Raises ValueError if projector, fusion or prompt hold NaN or infinity, which every answer would be made of."""
+def check_weights_are_finite(model: Any, name: Any) -> None:
+    """Raises ValueError if projector, fusion, heads or prompt hold NaN or infinity, which answers would be made of."""
+    core = model.base_model
     weights = {"generator.prompt_embeds": core.generator.prompt_embeds}
-    for part in ("projector", "fusion"):
-        module = core.get_submodule(part) if core.config.fusion != "none" else None
-        weights |= {} if module is None else {f"{part}.{key}": value for key, value in module.named_parameters()}
+    modules = {part: model.get_submodule(part) for part in model.own_parts}
+    if core.config.fusion != "none":
+        modules |= {part: core.get_submodule(part) for part in ("projector", "fusion")}
+    for part, module in modules.items():
+        weights |= {f"{part}.{key}": value for key, value in module.named_parameters()}
     for key, value in weights.items():
         if value.device.type != "meta" and value.is_floating_point() and not torch.isfinite(value).all():
             raise ValueError(

@@ -42,6 +42,8 @@ Fusion = Literal[
     "none",
 ]
 Projector = Literal["merger_mlp", "avg", "mlp2x"]
+GroundingHead = Literal["infonce", "mlp"]
+ObjectTokens = Literal["fused", "semantic"]
 PositionCode = Literal["none", "sin3d"]
 NUM_TRAIN_TIMESTEPS = 1000
 MOST_SHIFT = 1000.0
@@ -286,6 +288,17 @@ class VegaConfig(PreTrainedConfig):
         answers_in_words: whether a choice or a number is said after what it stands on, behind the last full stop, as
             in "lamp 2.0 ahead 0.4 left, bed 1.2 ahead 1.0 left: left. B".
         boxes_in_words: whether marked boxes are told in words ("frame 7, row 5, column 9"), and not drawn.
+        ground_token_id: the token `<ground>`, at which `VegaForVisualGrounding` reads what a sentence describes; None
+            for a model that was not made for grounding.
+        grounding_head: how boxes are scored: `infonce` = cosines, with a class "no target"; `mlp` = logits of each box
+            by itself.
+        grounding_temperature: tau of `infonce`.
+        grounding_tokens: which visual tokens an object vector is the mean of, `fused` or, as in the official code,
+            `semantic`: those before fusion, so that the generator reaches a box through the query alone.
+        grounding_margin: by which boxes are grown on every side before tokens are looked up in them [m], since
+            surfaces lie on the faces of exact boxes, where rounding decides; 0 is the published way.
+        grounding_box_weight: of the loss of the box that is found without proposals, beside the ranking of those
+            given; 0 is the published loss.
     """
 
     model_type = "vega3d"
@@ -313,6 +326,12 @@ class VegaConfig(PreTrainedConfig):
     questions: dict | None = None
     answers_in_words: bool = False
     boxes_in_words: bool = False
+    ground_token_id: int | None = None
+    grounding_head: GroundingHead = "infonce"
+    grounding_temperature: float = 0.07
+    grounding_tokens: ObjectTokens = "fused"
+    grounding_margin: float = 0.02
+    grounding_box_weight: float = 1.0
 
     def __post_init__(self, **kwargs):
         refuse_misspelled(type(self), kwargs)
@@ -406,6 +425,18 @@ class VegaConfig(PreTrainedConfig):
                 f"in [0, {vocabulary})",
                 "See the tokenizer.",
             ),
+        )
+
+    def validate_grounding(self):
+        vocabulary, token = self.get_text_config().vocab_size, self.ground_token_id
+        is_token = token is None or 0 <= token < vocabulary
+        heats, weight, margin = self.grounding_temperature, self.grounding_box_weight, self.grounding_margin
+        check_fields(
+            self,
+            ("ground_token_id", is_token, f"in [0, {vocabulary})", "See the tokenizer."),
+            ("grounding_temperature", 1e-3 <= heats <= 100, "in [0.001, 100]", "The official value is 0.07."),
+            ("grounding_margin", 0 <= margin <= MOST_METRES, "0 m or more", "The default is 0.02."),
+            ("grounding_box_weight", 0 <= weight <= 100, "in [0, 100]", "Use 0 for the published loss."),
         )
 
 

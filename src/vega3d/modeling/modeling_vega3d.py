@@ -83,6 +83,7 @@ class VegaPreTrainedModel(CheckpointedModel):
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _keep_in_fp32_modules_strict = ["fusion.residual_scale"]  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected = [r"^grounding_head\."]  # noqa: RUF012 (a model for grounding answers, too)
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -342,23 +343,13 @@ class VegaModel(VegaPreTrainedModel):
         )
 
 
-class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
-    """Answers questions about the space that images and videos show.
-
-    Example:
-
-    ```python
-    model = VegaForSpatialReasoning.from_pretrained("org/vega3d", device_map="auto")
-    processor = AutoProcessor.from_pretrained("org/vega3d")
-    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
-    answer = model.generate(**inputs.to(model.device), max_new_tokens=16)
-    ```
-    """
-
-    _auto_class = "AutoModelForImageTextToText"  # a saved model names its code
+class VegaTaskModel(VegaPreTrainedModel, GenerationMixin):
+    """What the models of all tasks share: a `VegaModel`, and text that is generated about visuals."""
 
     weights_prefix = "model."
-    accepts_loss_kwargs = False  # the loss is a mean over the answer tokens of each batch, as in the VLM
+    accepts_loss_kwargs = (
+        False  # the loss is a mean over the answer tokens of each batch, as in the VLM, or over prompts
+    )
 
     def __init__(self, config: VegaConfig):
         super().__init__(config)
@@ -380,39 +371,6 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.model.vlm.set_output_embeddings(value)
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **kwargs,
-    ) -> VegaCausalLMOutput:
-        """Logits of the answer, and the loss if there are labels.
-
-        Args:
-            input_ids: int[B, L]; so is `attention_mask`.
-            labels: int[B, L], -100 where no loss is wanted.
-            logits_to_keep: number of last positions, or their indices, for which logits are computed; 0 = all.
-            kwargs: as in `VegaModel.forward`.
-        """
-        outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.get_output_embeddings()(outputs.last_hidden_state[:, kept])  # float[B, L, V]
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.get_input_embeddings().num_embeddings
-            )
-        return VegaCausalLMOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            gates=outputs.gates,
-        )
 
     def encode(self, input_ids: torch.Tensor | None = None, **inputs) -> VegaEncoderOutput:
         """Fused visual tokens of a batch, as in `VegaModel.encode`; hand them to `generate` to ask several questions.
@@ -461,3 +419,52 @@ class VegaForSpatialReasoning(VegaPreTrainedModel, GenerationMixin):
         generated = self.model.vlm.generate(generation_config=generation_config, **kwargs)
         prompt.remember(generated.past_key_values if isinstance(generated, ModelOutput) else None)
         return generated
+
+
+class VegaForSpatialReasoning(VegaTaskModel):
+    """Answers questions about the space that images and videos show.
+
+    Example:
+
+    ```python
+    model = VegaForSpatialReasoning.from_pretrained("org/vega3d", device_map="auto")
+    processor = AutoProcessor.from_pretrained("org/vega3d")
+    inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    answer = model.generate(**inputs.to(model.device), max_new_tokens=16)
+    ```
+    """
+
+    _auto_class = "AutoModelForImageTextToText"  # a saved model names its code
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> VegaCausalLMOutput:
+        """Logits of the answer, and the loss if there are labels.
+
+        Args:
+            input_ids: int[B, L]; so is `attention_mask`.
+            labels: int[B, L], -100 where no loss is wanted.
+            logits_to_keep: number of last positions, or their indices, for which logits are computed; 0 = all.
+            kwargs: as in `VegaModel.forward`.
+        """
+        outputs = self.model(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **kwargs)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.get_output_embeddings()(outputs.last_hidden_state[:, kept])  # float[B, L, V]
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.get_input_embeddings().num_embeddings
+            )
+        return VegaCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            gates=outputs.gates,
+        )

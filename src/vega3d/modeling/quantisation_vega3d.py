@@ -6,6 +6,7 @@ row's peak that saves a pass over the widest tensor.
 """
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,12 +28,13 @@ def is_no_kernel_hint(record: logging.LogRecord) -> bool:
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(is_no_kernel_hint)
 
 
-def keep_unquantised(quantization_config, prefix: str):
+def keep_unquantised(quantization_config, prefix: str, beside: Sequence[str] = ()):
     """Fills the list of modules that bitsandbytes leaves alone, unless the caller did.
 
-    Its patterns anchor at the full module name, and without a list it would quantise generator and gate.
+    Its patterns anchor at the full module name, and without a list it would quantise generator and gate. `prefix` is
+    the path of the `VegaModel`; `beside` names modules outside of it.
     """
-    modules = [prefix + name for name in UNQUANTISED]
+    modules = [*(prefix + name for name in UNQUANTISED), *beside]
     if isinstance(quantization_config, dict):
         given = quantization_config.get("llm_int8_skip_modules")
         return {**quantization_config, "llm_int8_skip_modules": modules if given is None else given}

@@ -9,6 +9,8 @@ from typing import Any
 MODULES = {  # of each public name
     "PARTS": "parts",
     "DataSource": "config",
+    "GroundingCollator": "grounding",
+    "GroundingExample": "grounding",
     "TrainingConfig": "config",
     "TrainingExample": "data",
     "VegaCollator": "collator",

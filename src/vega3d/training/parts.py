@@ -9,7 +9,7 @@ from vega3d.extras import optional_module
 if TYPE_CHECKING:
     from torch import nn
 
-    from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+    from vega3d.modeling.modeling_vega3d import VegaTaskModel
 
 PARTS = {  # in the order of the table in docs/training.md: what each word means
     "gate": "the fusion",
@@ -17,10 +17,16 @@ PARTS = {  # in the order of the table in docs/training.md: what each word means
     "llm": "the language model, with its embeddings and head",
     "llm-lora": "low-rank adapters on the language model's linear layers",
     "vision": "the VLM's vision tower, with its merger",
+    "ground": "the heads of a model for grounding",
 }
-LEARNING_RATES = {"gate": 1e-3, "projector": 1e-4, "llm": 1e-5, "llm-lora": 1e-4, "vision": 2e-6}
+LEARNING_RATES = {"gate": 1e-3, "projector": 1e-4, "llm": 1e-5, "llm-lora": 1e-4, "vision": 2e-6, "ground": 1e-4}
 RESIDUAL_SCALE_RATE = 1e-2
-PREFIXES = {"gate": "model.fusion.", "projector": "model.projector.", "vision": "model.vlm.model.visual."}
+PREFIXES = {
+    "gate": "model.fusion.",
+    "projector": "model.projector.",
+    "vision": "model.vlm.model.visual.",
+    "ground": "grounding_head.",
+}
 LANGUAGE_PREFIXES = ("model.vlm.model.language_model.", "model.vlm.lm_head.")
 GENERATOR_PREFIX = "model.generator."
 LORA_TARGETS = r".*\.language_model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
@@ -54,7 +60,7 @@ def parameter_part(name: str) -> str | None:
 
 
 def choose_parts(
-    model: "VegaForSpatialReasoning",
+    model: "VegaTaskModel",
     tune: Sequence[str],
     lora_rank: int = 16,
     lora_alpha: float = 32.0,
@@ -73,8 +79,8 @@ def choose_parts(
         seed: of the adapters' first weights; the global random state stays.
 
     Returns:
-        The model, or PEFT's wrapper around it. `projector`, `gate` and `vision` named beside `llm-lora` are saved with
-        the adapter (`modules_to_save`).
+        The model, or PEFT's wrapper around it. Whole parts named beside `llm-lora`, such as the projector, are saved
+        with the adapter (`modules_to_save`).
 
     Raises:
         ValueError: as `check_parts`; if a part has no parameters; if an adapter would sit outside the language model.

@@ -79,6 +79,7 @@ def train(
         MissingExtraError: if matplotlib is not installed, before the first step.
     """
     optional_module("matplotlib.figure")  # of the curves, which are drawn at the end
+    check_task(model_folder)
     data, settings = load_data(config)
     eval_data = load_examples(config.eval_data) if config.eval_data else None
     dtype = VegaConfig.from_pretrained(model_folder).dtype if config.dtype == "auto" else config.dtype
@@ -106,6 +107,15 @@ def train(
             write_json(config.output / RESULT_FILE, result)
         trainer.accelerator.wait_for_everyone()
         return result if trainer.is_world_process_zero() else None
+
+
+def check_task(model_folder: Path) -> None:
+    """Raises ValueError for a model for grounding, whose heads would be lost."""
+    if VegaConfig.from_pretrained(model_folder).architectures == ["VegaForVisualGrounding"]:
+        raise ValueError(
+            f"{model_folder} is a model for grounding, but a run trains answers in words. Train it by VegaTrainer "
+            "with a GroundingCollator (docs/grounding.md)."
+        )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from vega3d.modeling.modeling_vega3d import Gates, VegaForSpatialReasoning
+from vega3d.modeling.modeling_vega3d import Gates, VegaTaskModel
 from vega3d.training import checkpoints
 from vega3d.training.collator import IGNORED, VegaCollator
 from vega3d.training.parts import RESIDUAL_SCALE_RATE, learning_rates, parameter_groups, trained_counts
@@ -85,9 +85,9 @@ class VegaTrainer(Trainer):
         self._gates: Gates | None = None
         self._passed = {"clips": 0, "tokens": 0, "since": time.perf_counter()}
 
-    def vega(self) -> VegaForSpatialReasoning:
+    def vega(self) -> VegaTaskModel:
         """The model inside the wrappers of PEFT and of several processes."""
-        return next(m for m in self.model.modules() if isinstance(m, VegaForSpatialReasoning))
+        return next(m for m in self.model.modules() if isinstance(m, VegaTaskModel))
 
     def residual_scale(self) -> float | None:
         trained = [p.detach() for name, p in self.model.named_parameters() if name.endswith(".residual_scale")]

@@ -9,7 +9,8 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import is_datasets_available
 
 from vega3d.extras import optional_module
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
+from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.training.parts import RESIDUAL_SCALE_RATE
 
 DEFAULT_RATE = TrainingArguments.__dataclass_fields__["learning_rate"].default
@@ -159,6 +160,12 @@ def check_options(args: TrainingArguments, model: Any, options: Mapping) -> None
         raise ValueError(
             "VegaTrainer trains the model of choose_parts and makes none: give model, and leave model_init out."
         )
+    has_boxes = any(isinstance(module, VegaForVisualGrounding) for module in model.modules())
+    if has_boxes and args.label_smoothing_factor:
+        raise ValueError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}, but the labels of a model for grounding are "
+            "boxes, which have no next token to smooth. Leave it out."
+        )
     if options.get("compute_loss_func") is None:
         return
     if args.label_smoothing_factor:
@@ -166,7 +173,7 @@ def check_options(args: TrainingArguments, model: Any, options: Mapping) -> None
             f"compute_loss_func takes the place of the loss that label_smoothing_factor={args.label_smoothing_factor} "
             "would smooth. Leave one of them out."
         )
-    fusions = {module.config.fusion for module in model.modules() if isinstance(module, VegaForSpatialReasoning)}
+    fusions = {module.config.fusion for module in model.modules() if isinstance(module, VegaTaskModel)}
     if "instruction_gated" in fusions:
         raise ValueError(
             "compute_loss_func takes the labels from the model, and the fusion 'instruction_gated' would read the "
