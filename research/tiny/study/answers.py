@@ -9,6 +9,7 @@ once, and the letter of an option hardly at all unless its word was said before.
 """
 
 import itertools
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -72,8 +73,14 @@ def floor_axes(world_from_camera: np.ndarray) -> np.ndarray:
     return np.array([ahead, (ahead[1], -ahead[0])]).T
 
 
-def reasoned_answer(question: GeometricQuestion, observation: Observation, plan: FloorPlan) -> str:
-    """The answer with what it stands on; the bare answer for counts and sizes."""
+def reasoned_answer(
+    question: GeometricQuestion, observation: Observation, plan: FloorPlan, has_letters: bool = True
+) -> str:
+    """The answer with what it stands on; the bare answer for counts and sizes.
+
+    Of orders the reason tells each option by its frames if `has_letters`, that is if the letters of options are shown:
+    four names in one order are hard to tell from the same in another, rising numbers are not.
+    """
     names = [observation.by_id[number].name for number in question.object_ids]
     kind = question.question_type
     if kind.startswith(DIRECTION):
@@ -85,8 +92,9 @@ def reasoned_answer(question: GeometricQuestion, observation: Observation, plan:
     elif kind == "object_rel_distance":
         reason = f"{plan.listed(names[:1])}; {distances(question, observation, plan, question.options)}"
     elif kind == "obj_appearance_order":
-        asked = sorted(question.options[question.right].split(", "))
-        reason = ", ".join(f"{name} {first_frame(observation, name)}" for name in asked)
+        frames = {name: first_frame(observation, name) for name in sorted(question.options[0].split(", "))}
+        reason = ", ".join(f"{name} {frame}" for name, frame in frames.items())
+        reason += f"; {orders(question.options, frames)}" if has_letters else ""
     elif kind == BOXES:
         return f"{plan.listed(names[:1])}; {boxes(question, observation, names)}. {question.answer}"
     else:
@@ -108,13 +116,21 @@ def distances(question: GeometricQuestion, observation: Observation, plan: Floor
 
 
 def boxes(question: GeometricQuestion, observation: Observation, names: Sequence[str]) -> str:
-    """What each box shows, and how far what is asked for is from the anchor."""
+    """What each box shows, by its letter, and how far what is asked for is from the anchor."""
     anchor, *shown = (observation.by_id[number] for number in question.object_ids)
     wanted = shown[question.right].name
     return ", ".join(
-        item.name if item.name != wanted else f"{item.name} {observation.distance(anchor, item):.1f} away"
-        for item in shown
+        f"{letter} {item.name}"
+        if item.name != wanted
+        else f"{letter} {item.name} {observation.distance(anchor, item):.1f} away"
+        for letter, item in zip(string.ascii_uppercase, shown, strict=False)
     )
+
+
+def orders(options: Sequence[str], frames: Mapping[str, int | None]) -> str:
+    """Such as `A 10 8 13 0, B 0 8 10 13`: the frames of each option's names, in its order."""
+    told = [" ".join(str(frames[name]) for name in option.split(", ")) for option in options]
+    return ", ".join(f"{letter} {numbers}" for letter, numbers in zip(string.ascii_uppercase, told, strict=False))
 
 
 def first_frame(observation: Observation, name: str) -> int | None:

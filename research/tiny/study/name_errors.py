@@ -25,7 +25,7 @@ UNITS = {PLACE: "m", BEARING: "deg", FRAME: "frames"}
 PATTERNS = {
     PLACE: re.compile(r"(.+?) (\d+\.\d) (ahead|behind) (\d+\.\d) (left|right)(?: \d+\.\d away)?"),
     BEARING: re.compile(r"(.+ to .+) (\d+)"),
-    FRAME: re.compile(r"(.+) (\d+)"),
+    FRAME: re.compile(r"(\D+) (\d+)"),
 }
 ROUNDING = 1e-9  # of sums of shares
 Mentions = dict[tuple[str, str], tuple[float, ...]]  # by kind and name: ahead and right [m], bearing [deg], or frame

@@ -85,7 +85,7 @@ def plain_rows(
         if random.random() >= PLAIN_SHARE:
             continue
         asked = reworded(kind, names, random, "" if question.options else question.answer, question.options)
-        reason, answer = reason_and_answer(reasoned_answer(question, observation, plan))
+        reason, answer = reason_and_answer(reasoned_answer(question, observation, plan, asked.needs_options))
         if question.options:
             stem = reason if kind == BOXES else reason.rpartition(": ")[0]
             word = asked.options[question.right]
