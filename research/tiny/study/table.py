@@ -77,7 +77,7 @@ def pairs(arms: Iterable[str], against: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
-def arm_scores(results: Iterable[Mapping], scoring: str, draws: Draws) -> Scores:
+def arm_scores(results: Sequence[Mapping], scoring: str, draws: Draws) -> Scores:
     """`report.side_scores` of the seeds of an arm, and the mean of the rows that need space."""
     scores = side_scores(results, scoring, draws, 0)
     spatial = [scores[name] for name in NEED_SPACE if name in scores]

@@ -50,7 +50,7 @@ class AnyAnswerer(Protocol):
 
     settings: dict
 
-    def answer(self, records: Any) -> list: ...
+    def answer(self, records: Any) -> Sequence[Any]: ...
 
 
 class Marking(NamedTuple):

@@ -200,7 +200,7 @@ def by_size(observation: Observation, random: np.random.Generator) -> Relations:
 
 
 def by_colour(observation: Observation, random: np.random.Generator) -> Relations:
-    for colour in sorted({own_colour(item) for item in observation.visible} - {None}, key=str):
+    for colour in sorted({colour for item in observation.visible if (colour := own_colour(item)) is not None}):
 
         def judge(item: ObservedObject, colour=colour) -> Judgement:
             found = own_colour(item)
@@ -341,7 +341,7 @@ def even_shares(expressions: Sequence[ReferringExpression], probabilities: np.nd
         return shares
     for number in range(len(expressions[0].options)):
         (places,) = np.nonzero(right == number)
-        group = [expressions[place] for place in places]
+        group = [expressions[place] for place in places.tolist()]
         alike = Counter((said.relation, said.noun == ANYTHING) for said in group)
         share = probabilities[places].min(axis=1) / probabilities[places, number]
         share /= [alike[said.relation, said.noun == ANYTHING] for said in group]
