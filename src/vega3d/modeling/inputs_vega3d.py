@@ -443,7 +443,8 @@ def instruction_embeddings(
         is_text &= labels == IGNORED
     if not is_text.any(-1).all():
         raise ValueError(
-            "fusion='instruction_gated' needs a question, but a prompt of the batch has no text tokens. Give input_ids."
+            "fusion='instruction_gated' needs a question, but a prompt of the batch has no text tokens. Give input_ids "
+            "with one."
         )
     embedded = embeddings(input_ids)
     weight = (is_text / is_text.sum(-1, keepdim=True)).to(embedded.dtype)

@@ -88,8 +88,8 @@ def before_saving(layer: Any, prefix: str, keep_vars: bool) -> None:
 
 
 def unpack(layer: Any) -> None:
-    """Undoes the packing of a layer exactly: bitsandbytes has moved the weights, and the scales are those remembered."""
-    layer._save_to_state_dict({}, "", False)  # moves the weights back
+    """Undoes the packing of a layer: bitsandbytes puts its weights back in order, and the scales are as remembered."""
+    layer._save_to_state_dict({}, "", False)  # puts the weights back
     scales = vars(layer.weight.quant_state)
     scales.clear()
     scales.update(vars(layer.unpacked_scales))
