@@ -233,8 +233,8 @@ def unpack_patches(
 ) -> list[torch.Tensor]:
     """Packed patches -> one [t, 3, h * size, w * size] a clip, where `size` is the edge of a patch [px].
 
-    `patches` [P, 3 * size * size] lie in (t, h, w) order, clip after clip, or there is one such tensor for each clip;
-    `grid` int[n, 3] is (t, h, w) of each clip in patches. Raises ValueError if they do not fill the grid, or have none.
+    `patches` [P, 3 * size * size] lie in (t, h, w) order, clip after clip, or are one such tensor for each clip; `grid`
+    int[n, 3] is (t, h, w) of each clip in patches. Raises ValueError if they do not fill the grid, or have none.
     """
     if patches is None:
         return []
@@ -443,8 +443,8 @@ def instruction_embeddings(
         is_text &= labels == IGNORED
     if not is_text.any(-1).all():
         raise ValueError(
-            "fusion='instruction_gated' needs a question, but a prompt of the batch has no text tokens. Give input_ids "
-            "with one."
+            "fusion='instruction_gated' needs a question, but a prompt of the batch has no text tokens. "
+            "Give input_ids with one."
         )
     embedded = embeddings(input_ids)
     weight = (is_text / is_text.sum(-1, keepdim=True)).to(embedded.dtype)
