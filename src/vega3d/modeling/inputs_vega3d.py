@@ -233,7 +233,7 @@ def unpack_patches(
 ) -> list[torch.Tensor]:
     """Packed patches -> one [t, 3, h * size, w * size] a clip, where `size` is the edge of a patch [px].
 
-    `patches` [P, 3 * size * size] lie in (t, h, w) order, clip after clip, or are one such tensor for each clip; `grid`
+    `patches` [P, 3 * size * size] lie in (t, h, w) order, clip after clip, or are one such tensor a clip; `grid`
     int[n, 3] is (t, h, w) of each clip in patches. Raises ValueError if they do not fill the grid, or have none.
     """
     if patches is None:
