@@ -179,10 +179,14 @@ def test_the_fused_tokens_are_those_of_a_session_bit_by_bit(tiny, auditor, scene
     assert torch.equal(without.fused.pooler_output[0], expected.semantic.pooler_output[0])
 
 
-def test_questions_about_one_clip_are_answered_as_in_a_batch(tiny, auditor, scene):
-    questions = [question for question in scene.questions if not question.marks]
-    questions.append(replace(plain_choice(scene), question="Where?", options=("left", "right")))
-    streams = auditor.streams(auditor.own_clip(questions[0]))
+@pytest.mark.parametrize("slower", [1, 8])
+def test_questions_about_one_clip_are_answered_as_in_a_batch(tiny, auditor, scene, slower):
+    """Also where the frames of the clip are far apart in time."""
+    clip = auditor.own_clip(plain_choice(scene))
+    clip = replace(clip, seconds=clip.seconds * slower)
+    questions = [replace(question, visual=clip) for question in scene.questions if not question.marks]
+    questions.append(replace(plain_choice(scene), visual=clip, question="Where?", options=("left", "right")))
+    streams = auditor.streams(clip)
     fused, _ = auditor.session.fused(streams, features_of(streams), questions[0])
 
     together = auditor.session.answer_about(fused, questions)

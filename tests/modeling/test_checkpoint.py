@@ -265,6 +265,42 @@ def test_four_bit_quantises_the_language_model_only(wide_checkpoint, tmp_path, b
         assert_same(reloaded(**inputs).logits, model(**inputs).logits)
 
 
+def in_four_bits(checkpoint: Path) -> VegaForSpatialReasoning:
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    return VegaForSpatialReasoning.from_pretrained(checkpoint, quantization_config=config)
+
+
+def test_four_bit_weights_are_saved_as_they_were_loaded(wide_checkpoint, tmp_path, batch):
+    """An answer on a CPU packs them, and rounds their scales."""
+    model, inputs = in_four_bits(wide_checkpoint), batch(*CASES["mixture"])
+    model.save_pretrained(tmp_path / "before")
+    for name in ("after", "again"):
+        with torch.no_grad():
+            expected = model(**inputs).logits
+
+        model.save_pretrained(tmp_path / name)
+
+        before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("before", name))
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before)
+        with torch.no_grad():
+            assert torch.equal(VegaForSpatialReasoning.from_pretrained(tmp_path / name)(**inputs).logits, expected)
+            assert torch.equal(model(**inputs).logits, expected)
+
+
+def test_four_bit_layers_have_gradients_after_an_answer(wide_checkpoint, batch):
+    inputs, gradients = batch(*CASES["mixture"]), []
+    for answers_first in (False, True):
+        model = in_four_bits(wide_checkpoint)
+        if answers_first:
+            with torch.no_grad():
+                model(**inputs)
+        model(**inputs).logits.square().mean().backward()
+        gradients.append(model.model.fusion.gate.weight.grad)
+
+    assert gradients[0].abs().max() > 0 and torch.equal(*gradients)
+
+
 @pytest.mark.parametrize("width", [48, 96])
 def test_four_bit_layers_of_any_width(tmp_path, width):
     """Neither width is one that bitsandbytes' packed kernel for CPUs takes in all layers."""

@@ -1,6 +1,7 @@
 """Whatever visuals come in are fused or refused: with caches, embeddings, encoder outputs, in later turns."""
 
 import copy
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ from transformers import AutoModelForImageTextToText, DynamicCache, StaticCache
 
 from tiny_inputs import CASES, IMAGE, SHORT_VIDEO, VIDEO, Visual, without_generator
 from tiny_models import IMAGE_TOKEN, VIDEO_TOKEN, every_vlm
-from vega3d.modeling.inputs_vega3d import FusedVisuals
+from vega3d.modeling.inputs_vega3d import FusedVisuals, token_type_ids
 
 pytestmark = every_vlm
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
@@ -173,6 +174,73 @@ def test_generated_turns_on_a_cache_equal_the_whole_conversation(model, batch, t
         ids, cache = kept.sequences, kept.past_key_values
         conversation.append(cache.get_seq_length())
     assert conversation == sorted(set(conversation))
+
+
+@contextmanager
+def heard_positions(model):
+    """Collects the positions int[3, B, L] of each pass of the language model."""
+    heard: list[torch.Tensor] = []
+    language_model = model.model.vlm.model.language_model
+    hook = language_model.register_forward_pre_hook(
+        lambda _, given, named: heard.append(named["position_ids"][-3:]), with_kwargs=True
+    )
+    try:
+        yield heard
+    finally:
+        hook.remove()
+
+
+def rates_of(prompt, vlm_type: str, seconds: float) -> dict:
+    """Of Qwen2.5-VL alone: how far the frames of each video are apart, the second twice as far as the first, ..."""
+    count = sum(isinstance(item, Visual) and item.is_video for item in prompt)
+    is_told = vlm_type == "qwen2_5_vl" and count > 0
+    return {"second_per_grid_ts": seconds * torch.arange(1, count + 1)} if is_told else {}
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("door", ["forward", "generate"])
+@pytest.mark.parametrize("turns", TURNS)
+def test_new_tokens_stand_where_the_whole_conversation_has_them(model, batch, vlm_type, turns, door, seconds):
+    ids, seen, cache = torch.zeros(1, 0, dtype=torch.long), [], DynamicCache()
+    with heard_positions(model) as heard:
+        for turn in TURNS[turns]:
+            new, seen = batch(turn)["input_ids"], [*seen, *turn]
+            rates = rates_of(seen, vlm_type, seconds)
+            count = sum(isinstance(item, Visual) and item.is_video for item in turn)
+            given = {**visuals(batch, turn), **{name: rate[len(rate) - count :] for name, rate in rates.items()}}
+            if door == "forward":
+                model(input_ids=new, **given, past_key_values=cache)
+                ids = torch.cat([ids, new], dim=1)
+            else:
+                prompt = torch.cat([ids, new], dim=1)
+                kept = model.generate(input_ids=prompt, **given, past_key_values=cache, **GREEDY, max_new_tokens=3)
+                ids = kept.sequences
+
+    types = token_type_ids(ids, model.config)
+    grids = {name: value for name, value in visuals(batch, seen).items() if name.endswith("_grid_thw")}
+    whole, _ = model.model.vlm.model.get_rope_index(ids, types, **grids, **rates_of(seen, vlm_type, seconds))
+    positions = torch.cat(heard, dim=-1)
+    assert torch.equal(positions, whole[..., : positions.shape[-1]])
+    assert ids.shape[1] - positions.shape[-1] == (door == "generate")  # the last token was not read any more
+
+
+def test_rates_of_the_whole_conversation_end_with_those_of_new_videos(model, batch, vlm_type):
+    turns = [5, VIDEO, 7], [8, OTHER, 9]
+    whole, rates = batch([*turns[0], *turns[1]]), rates_of([*turns[0], *turns[1]], vlm_type, 3.0)
+    cache = DynamicCache()
+    model(**batch(turns[0]), **{name: rate[:1] for name, rate in rates.items()}, past_key_values=cache)
+    outputs = model.encode(**batch(turns[1])).mm_encoder_outputs
+    start = cache.get_seq_length()
+
+    logits = model(
+        input_ids=whole["input_ids"][:, start:],
+        video_grid_thw=whole["video_grid_thw"],
+        mm_encoder_outputs=outputs,
+        past_key_values=cache,
+        **rates,
+    ).logits
+
+    torch.testing.assert_close(logits, model(**whole, **rates).logits[:, start:], **TOLERANCE)
 
 
 def test_batched_turns_with_padding(model, batch):

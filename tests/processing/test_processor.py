@@ -523,6 +523,45 @@ def test_every_output_is_a_model_input(vlm):
     assert set(batch) <= set(processor.model_input_names)
 
 
+def test_each_pixel_processor_claims_its_outputs(processor):
+    """Serving engines cut a batch into its images and videos by these names."""
+    batch = processor(text=f"{IMAGE}{VIDEO}", videos=random_frames(4), images=random_frames(1)[0])
+    images, videos = (
+        {name for name in batch if name in part.model_input_names}
+        for part in (processor.image_processor, processor.video_processor)
+    )
+
+    pixels = {name for name in batch if "pixel" in name or "grid_thw" in name}
+    assert images == {name for name in pixels if "video" not in name} and videos == pixels - images
+    assert "model_input_names" not in processor.to_json_string()
+    assert len(processor.model_input_names) == len(set(processor.model_input_names))
+
+
+def test_the_processor_of_the_vlm_keeps_its_names(processor):
+    own = processor.vlm_processor
+    own.image_processor = type(own.image_processor)(**own.image_processor.to_dict())
+    del own.image_processor.model_input_names
+
+    VegaProcessor.from_vlm_processor(own)
+
+    assert own.image_processor.model_input_names == ["pixel_values", "image_grid_thw"]
+
+
+def test_numbers_of_placeholders_are_known_before_there_is_anything_to_prepare(processor):
+    images, videos = [(48, 64), (20, 200), (256, 300)], [(1, 48, 64), (4, 96, 60), (5, 300, 256)]
+
+    told = processor._get_num_multimodal_tokens(image_sizes=images, video_sizes=videos)
+
+    for number, (height, width) in enumerate(images):
+        batch = processor(text=IMAGE, images=random_frames(1, height, width)[0])
+        assert told["num_image_patches"][number] == len(batch["pixel_values"])
+        assert told["num_image_tokens"][number] == (batch["input_ids"] == processor.image_token_id).sum()
+    for number, size in enumerate(videos):
+        batch = processor(text=VIDEO, videos=random_frames(*size))
+        assert told["num_video_tokens"][number] == (batch["input_ids"] == processor.video_token_id).sum()
+    assert "num_video_tokens" in told and processor._get_num_multimodal_tokens(images)["num_video_tokens"] is None
+
+
 def without_auto_map(values):
     """A save notes where the code is, in the processor and in its parts."""
     if not isinstance(values, dict):

@@ -31,7 +31,7 @@ from .files_vega3d import (
     resolve_files,
     value_errors,
 )
-from .quantisation_vega3d import avoid_packed_kernel, keep_unquantised
+from .quantisation_vega3d import avoid_packed_kernel, keep_scales, keep_unquantised
 
 PARTIAL_SAVE = ".saving-"
 UPLOAD_OPTIONS = ("repo_id", "private", "token", "revision", "commit_message", "commit_description", "create_pr")
@@ -85,6 +85,7 @@ class CheckpointedModel(PreTrainedModel):
         check_complete(pretrained_model_name_or_path, info["missing_keys"], COPY_AGAIN)
         check_weights_are_finite(model, pretrained_model_name_or_path)
         avoid_packed_kernel(model)
+        keep_scales(model)
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         source = model.config.generator_config.source
         # The folder of an adapter names that of its model.

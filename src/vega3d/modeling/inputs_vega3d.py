@@ -25,9 +25,9 @@ class VisualInputs(TypedDict, total=False):
     image_grid_thw: torch.Tensor | None
     video_grid_thw: torch.Tensor | None
     # uint8[P, 3 * size * size] or float in [-1, 1], generative stream of the images, in patches of size x size px;
-    # then that of the videos.
-    generator_pixel_values: torch.Tensor | None
-    generator_pixel_values_videos: torch.Tensor | None
+    # then that of the videos. Or one such tensor a visual, as serving engines hand them on.
+    generator_pixel_values: torch.Tensor | Sequence[torch.Tensor] | None
+    generator_pixel_values_videos: torch.Tensor | Sequence[torch.Tensor] | None
     # int[n, 3], grid (t, h, w) of the generator's patches of each image, and of each video; t is its number of frames.
     generator_image_grid_thw: torch.Tensor | None
     generator_video_grid_thw: torch.Tensor | None
@@ -67,7 +67,7 @@ class VisualStreams:
 
     pixels: torch.Tensor
     grid: torch.Tensor
-    generator_patches: torch.Tensor | None
+    generator_patches: torch.Tensor | Sequence[torch.Tensor] | None
     generator_grid: torch.Tensor | None
 
     @property
@@ -228,24 +228,34 @@ def cached_frames(
     return num_frames
 
 
-def unpack_patches(patches: torch.Tensor | None, grid: torch.Tensor | None, size: int) -> list[torch.Tensor]:
+def unpack_patches(
+    patches: torch.Tensor | Sequence[torch.Tensor] | None, grid: torch.Tensor | None, size: int
+) -> list[torch.Tensor]:
     """Packed patches -> one [t, 3, h * size, w * size] a clip, where `size` is the edge of a patch [px].
 
-    `patches` [P, 3 * size * size] lie in (t, h, w) order, clip after clip; `grid` int[n, 3] is (t, h, w) of each clip
-    in patches. Raises ValueError if they do not fill the grid, or have none.
+    `patches` [P, 3 * size * size] lie in (t, h, w) order, clip after clip, or are one such tensor a clip; `grid`
+    int[n, 3] is (t, h, w) of each clip in patches. Raises ValueError if they do not fill the grid, or have none.
     """
     if patches is None:
         return []
     if grid is None:
         raise ValueError("The generator's pixels come without their grid (t, h, w in patches). Use VegaProcessor.")
-    counts = grid.prod(-1).tolist()
-    if patches.ndim != 2 or patches.shape != (sum(counts), 3 * size * size):
+    counts, values = grid.prod(-1).tolist(), 3 * size * size
+    if isinstance(patches, torch.Tensor) and patches.ndim == 2:
+        if patches.shape != (sum(counts), values):
+            raise ValueError(
+                f"The generator's pixels must be [{sum(counts)}, {values}] for the grid {grid.tolist()}, "
+                f"but are {list(patches.shape)}."
+            )
+        patches = patches.split(counts)
+    shapes = [list(packed.shape) for packed in patches]
+    if shapes != [[count, values] for count in counts]:
         raise ValueError(
-            f"The generator's pixels must be [{sum(counts)}, {3 * size * size}] for the grid {grid.tolist()}, "
-            f"but are {list(patches.shape)}."
+            f"The generator's pixels, one tensor a clip, must be {[[count, values] for count in counts]} for the grid "
+            f"{grid.tolist()}, but are {shapes}."
         )
     clips = []
-    for packed, (t, h, w) in zip(patches.split(counts), grid.tolist(), strict=True):
+    for packed, (t, h, w) in zip(patches, grid.tolist(), strict=True):
         windows = packed.reshape(t, h, w, 3, size, size)
         clips.append(windows.permute(0, 3, 1, 4, 2, 5).reshape(t, 3, h * size, w * size))
     return clips
@@ -270,6 +280,16 @@ def token_type_ids(input_ids: torch.Tensor, config: VegaConfig) -> torch.Tensor:
     for modality, number in TOKEN_TYPES.items():
         types[input_ids == token_id(modality, config)] = number
     return types
+
+
+def placeholder_ids(visual: Mapping[str, Any], config: VegaConfig) -> torch.Tensor:
+    """int[1, N]: the placeholders alone of visuals that are given without a text."""
+    merge = config.vlm_config.vision_config.spatial_merge_size
+    ids = [
+        torch.full((int(stream.grid.prod(-1).sum()) // merge**2,), token_id(name, config), device=stream.grid.device)
+        for name, stream in visual_streams(visual).items()
+    ]
+    return torch.cat(ids)[None]
 
 
 def text_ids(
@@ -422,7 +442,10 @@ def instruction_embeddings(
     if labels is not None:
         is_text &= labels == IGNORED
     if not is_text.any(-1).all():
-        raise ValueError("fusion='instruction_gated' needs a question, but a prompt of the batch has no text tokens.")
+        raise ValueError(
+            "fusion='instruction_gated' needs a question, but a prompt of the batch has no text tokens. "
+            "Give input_ids with one."
+        )
     embedded = embeddings(input_ids)
     weight = (is_text / is_text.sum(-1, keepdim=True)).to(embedded.dtype)
     return torch.einsum("bl,bld->bd", weight, embedded)

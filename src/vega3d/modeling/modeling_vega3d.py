@@ -39,6 +39,7 @@ from .inputs_vega3d import (
     unpacked_clips,
     visual_rows,
 )
+from .native_vega3d import NativeInterface
 from .positions_vega3d import check_coordinates, with_coordinates, with_positions
 from .turns_vega3d import NewTokens, Prompt
 
@@ -75,7 +76,7 @@ class VegaCausalLMOutput(CausalLMOutputWithPast):
     gates: Gates | None = None
 
 
-class VegaPreTrainedModel(CheckpointedModel):
+class VegaPreTrainedModel(NativeInterface, CheckpointedModel):
     config_class = VegaConfig
     config: VegaConfig
     base_model_prefix = "model"
@@ -122,6 +123,10 @@ class VegaModel(VegaPreTrainedModel):
     def generator_module(self) -> VegaGenerator:
         return self.generator
 
+    @property
+    def vlm_core(self) -> Any:
+        return self.vlm.base_model
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.vlm.get_input_embeddings()
 
@@ -138,6 +143,7 @@ class VegaModel(VegaPreTrainedModel):
         noise: Sequence[torch.Tensor] | None = None,
         on_progress: Callable[[int], None] | None = None,
         semantic: Mapping[str, ModelOutput] | None = None,
+        vision_options: Mapping[str, Any] | None = None,
         **visual: Unpack[VisualInputs],
     ) -> VegaEncoderOutput:
         """Both streams of all images and videos of a batch, aligned and fused.
@@ -152,6 +158,7 @@ class VegaModel(VegaPreTrainedModel):
             noise: as in `VegaGenerator.encode`; so is `on_progress`.
             semantic: the VLM's own encoder outputs of these visuals under `image` and `video`, so that they are not
                 computed again where the generator's features alone differ.
+            vision_options: of the VLM's encoder, such as `output_hidden_states`.
             visual: the images and videos.
 
         Raises:
@@ -162,7 +169,7 @@ class VegaModel(VegaPreTrainedModel):
         ids = text_ids(input_ids, inputs_embeds, self.get_input_embeddings(), self.config)
         streams = checked_streams(ids, visual, self.config)
         if self.config.fusion == "none":
-            plain = with_positions(self._semantic(streams, semantic), visual, self.config)
+            plain = with_positions(self._semantic(streams, semantic, vision_options), visual, self.config)
             return VegaEncoderOutput(FusedVisuals(plain, **visual))
         given = visual.get("generator_hidden_states")
         if given is None:
@@ -173,7 +180,7 @@ class VegaModel(VegaPreTrainedModel):
         grids = [grid for stream in streams.values() for grid in stream.grids]
 
         # 2. Semantic stream: float[N, D] a visual
-        own_outputs = self._semantic(streams, semantic)
+        own_outputs = self._semantic(streams, semantic, vision_options)
         tokens = [item for output in own_outputs.values() for item in output.pooler_output]
         # 3. Generative stream: float[t, h, w, C] a visual
         hidden = features()
@@ -218,7 +225,10 @@ class VegaModel(VegaPreTrainedModel):
         return self.generator.encode(clips, noise, on_progress)
 
     def _semantic(
-        self, streams: dict[str, VisualStreams], given: Mapping[str, ModelOutput] | None
+        self,
+        streams: dict[str, VisualStreams],
+        given: Mapping[str, ModelOutput] | None,
+        options: Mapping[str, Any] | None = None,
     ) -> Mapping[str, ModelOutput]:
         """The VLM's own encoder outputs, given or computed; their `pooler_output` is a tuple of float[N, D].
 
@@ -235,7 +245,10 @@ class VegaModel(VegaPreTrainedModel):
                 )
             return given
         encoders = {"image": self.vlm.get_image_features, "video": self.vlm.get_video_features}
-        return {name: encoders[name](stream.pixels, stream.grid, return_dict=True) for name, stream in streams.items()}
+        return {
+            name: encoders[name](stream.pixels, stream.grid, return_dict=True, **(options or {}))
+            for name, stream in streams.items()
+        }
 
     def _computed_features(self, streams: dict[str, VisualStreams], noise, on_progress) -> tuple[list[int], Features]:
         """Frames of each clip, and its features, which are computed when they are called for."""
@@ -308,7 +321,7 @@ class VegaModel(VegaPreTrainedModel):
         visual, vlm_kwargs = split_visuals(kwargs)
         grids = {name: visual.get(name) for name in PATCH_GRIDS}  # read by the VLM, too
         ids = text_ids(input_ids, inputs_embeds, self.get_input_embeddings(), self.config)
-        turn = NewTokens(self.vlm.base_model, past_key_values, ids.shape, attention_mask, ids.device)
+        turn = NewTokens(self.vlm_core, past_key_values, ids.shape, attention_mask, ids.device)
         text: dict[str, Any] = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
         if coord_positions is not None or not turn.is_step:
             text = self.placed_text(input_ids, inputs_embeds, coord_positions)
@@ -323,7 +336,7 @@ class VegaModel(VegaPreTrainedModel):
         if position_ids is None:
             given = {**grids, "second_per_grid_ts": kwargs.get("second_per_grid_ts")}
             position_ids = turn.positions(ids, self.config, given, mm_encoder_outputs, input_ids is not None)
-        outputs = self.vlm.base_model(
+        outputs = self.vlm_core(
             **text,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -359,6 +372,10 @@ class VegaTaskModel(VegaPreTrainedModel, GenerationMixin):
     @property
     def generator_module(self) -> VegaGenerator:
         return self.model.generator
+
+    @property
+    def vlm_core(self) -> Any:
+        return self.model.vlm_core
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -405,7 +422,7 @@ class VegaTaskModel(VegaPreTrainedModel, GenerationMixin):
             kwargs["input_ids"] = input_ids
         points = kwargs.pop("coord_positions", None)
         text = self.model.placed_text(input_ids, kwargs.get("inputs_embeds"), points)
-        core, embeddings = self.model.vlm.base_model, self.get_input_embeddings()
+        core, embeddings = self.vlm_core, self.get_input_embeddings()
         prompt = Prompt(core, embeddings, self.config, self.generation_config, kwargs)
         if kwargs.get("mm_encoder_outputs") is None:
             encoded = self.encode(**prompt.new, **visual)

@@ -5,6 +5,7 @@ same cosine, but compiling its tensor subclasses took minutes instead of seconds
 row's peak that saves a pass over the widest tensor.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -54,6 +55,44 @@ def avoid_packed_kernel(model: nn.Module) -> None:
     for layer in layers:
         if layer.out_features % PACKED_ROWS or layer.in_features % layer.weight.blocksize:
             layer.support_avx512bf16_for_cpu = False
+
+
+def keep_scales(model: nn.Module) -> None:
+    """Layers that bitsandbytes packs for a CPU are saved with the weights that they were loaded with.
+
+    It packs a layer at its first pass without gradients, and rounds the scales of its blocks to 16 bits on the way.
+    Its own way back, before a save, can only quantise the rounded ones anew. A packed layer has no gradients either.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.register_forward_pre_hook(before_forward)
+            module.register_state_dict_pre_hook(before_saving)
+
+
+def is_packed(layer: Any) -> bool:
+    scales = layer.weight.quant_state  # None on the meta device
+    return scales is not None and vars(scales).get("packing_format_for_cpu", False)
+
+
+def before_forward(layer: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Remembers the scales of a layer that may be packed now, and unpacks one that needs gradients."""
+    if not is_packed(layer):
+        vars(layer)["unpacked_scales"] = copy.copy(layer.weight.quant_state)
+    elif layer.training or (torch.is_grad_enabled() and inputs[0].requires_grad):
+        unpack(layer)
+
+
+def before_saving(layer: Any, prefix: str, keep_vars: bool) -> None:
+    if is_packed(layer):
+        unpack(layer)
+
+
+def unpack(layer: Any) -> None:
+    """Undoes the packing of a layer: bitsandbytes puts its weights back in order, and the scales are as remembered."""
+    layer._save_to_state_dict({}, "", False)  # puts the weights back
+    scales = vars(layer.weight.quant_state)
+    scales.clear()
+    scales.update(vars(layer.unpacked_scales))
 
 
 def keep_shared_weights(model: nn.Module) -> None:

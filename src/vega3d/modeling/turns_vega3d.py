@@ -81,8 +81,11 @@ def remember(cache: Cache | None, cached: int, offsets: torch.Tensor) -> None:
 
 
 def offsets_of(positions: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """int[B, L] for positions int[3, B, L] or int[B, L], and the numbers of tokens up to each, int[B, L]."""
-    highest = positions if positions.ndim == 2 else positions[-3:].amax(0)
+    """int[B, L] for positions int[3, B, L] or int[B, L], and the numbers of tokens up to each, int[B, L].
+
+    The VLM goes on after a visual from the longer side of its grid, however far its frames are apart in time.
+    """
+    highest = positions if positions.ndim == 2 else positions[-2:].amax(0)  # of rows and columns, not of time
     return highest.cummax(-1).values + 1 - attended
 
 
@@ -171,7 +174,7 @@ class NewTokens:
 
 
 def new_grids(grids: Mapping[str, Any], outputs: Mapping[str, ModelOutput]) -> dict[str, Any]:
-    """Grids of the visuals encoded; those of a whole conversation end with them.
+    """Grids, and rates of videos, of the visuals encoded; those of a whole conversation end with them.
 
     Raises ValueError if there are too few.
     """
@@ -184,6 +187,9 @@ def new_grids(grids: Mapping[str, Any], outputs: Mapping[str, ModelOutput]) -> d
                 "grid of each."
             )
         chosen[f"{name}_grid_thw"] = grid[len(grid) - count :]
+        seconds = grids.get("second_per_grid_ts")
+        if name == "video" and seconds is not None:
+            chosen["second_per_grid_ts"] = seconds[len(seconds) - count :]
     return chosen
 
 

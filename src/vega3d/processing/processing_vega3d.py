@@ -1,5 +1,6 @@
 """`VegaProcessor`: messages, images and videos to one batch with both pixel streams."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from .clip_geometry_vega3d import (
     DEPTH_HOLES,
@@ -88,6 +89,10 @@ class VegaProcessor(ProcessorMixin):
             raise ValueError(f"`depth_holes` must be one of {DEPTH_HOLES}, but got {depth_holes!r}.")
         _ = self.frame_settings, self._vlm_processor_type()  # both raise a ValueError for a setting that cannot be
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
+        self.image_processor = with_inputs(self.image_processor, "generator_pixel_values", "generator_image_grid_thw")
+        self.video_processor = with_inputs(
+            self.video_processor, "generator_pixel_values_videos", "generator_video_grid_thw"
+        )
 
     @classmethod
     def from_vlm_processor(cls, processor: ProcessorMixin, **settings) -> "VegaProcessor":
@@ -158,14 +163,28 @@ class VegaProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         return [
-            *self.vlm_processor.model_input_names,
-            "generator_pixel_values",
-            "generator_image_grid_thw",
-            "generator_pixel_values_videos",
-            "generator_video_grid_thw",
+            *self.vlm_processor.model_input_names,  # and the generator's
             "visual_positions",
             "visual_positions_mask",
         ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers; what `with_inputs` adds is no setting, and not saved."""
+        values = super().to_dict()
+        for part in ("image_processor", "video_processor"):
+            values[part].pop("model_input_names", None)
+        return values
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes: Sequence | None = None, video_sizes: Sequence | None = None, **kwargs
+    ) -> MultiModalData:
+        """Numbers of placeholders of images (height, width) and of videos (frames sampled, height, width) [px].
+
+        Serving engines ask for them before there is anything to prepare; `kwargs` are the VLM's processor's.
+        """
+        return self.vlm_processor._get_num_multimodal_tokens(
+            image_sizes=image_sizes, video_sizes=video_sizes, **kwargs
+        )
 
     def __call__(
         self,
@@ -396,3 +415,10 @@ class VegaProcessor(ProcessorMixin):
         packed = [pack_patches(fit_frames(clip, settings), settings.patch_size) for clip in frames]
         patches, grids = zip(*packed, strict=True)
         return torch.cat(patches), torch.stack(grids)
+
+
+def with_inputs(part: Any, *names: str) -> Any:
+    """A copy of a sub-processor that claims inputs of the model, so that serving engines know their modality."""
+    part = copy.copy(part)
+    part.model_input_names = list(dict.fromkeys([*part.model_input_names, *names]))
+    return part
