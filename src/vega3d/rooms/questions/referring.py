@@ -214,7 +214,8 @@ def by_size(observation: Observation, random: np.random.Generator) -> Relations:
 
 
 def by_colour(observation: Observation, random: np.random.Generator) -> Relations:
-    for colour in sorted({own_colour(item) for item in observation.visible} - {None}, key=str):
+    named = [own_colour(item) for item in observation.visible]
+    for colour in sorted({colour for colour in named if colour is not None}):
 
         def judge(item: ObservedObject, colour=colour) -> Judgement:
             found = own_colour(item)
@@ -363,7 +364,7 @@ def even_shares(expressions: Sequence[ReferringExpression], probabilities: np.nd
     objects = sorted({target for said in expressions for target in said.targets})
     is_meant = np.array([[target in said.targets for target in objects] for said in expressions], float)
     held = pattern_masses(share, pattern, right, len(names), len(groups))
-    share = share * (held > 0).all(axis=1)[pattern]
+    share = share * np.all(held > 0, axis=1)[pattern]
     for _ in range(FITTINGS if share.any() else 0):
         for number in groups[1:]:
             mine = right == number
