@@ -43,7 +43,7 @@ from vega3d.rooms.scene.scene import sample_scene
 from vega3d.rooms.scene.trajectory import sample_trajectory
 
 SIZE, NUM_FRAMES = 128, 17
-RESIDUAL_PENALTIES = (1.0, 4.0)  # of referring expressions, in each round
+RESIDUAL_PENALTIES = (4.0, 16.0, 64.0)  # of referring expressions, in each round
 COMMON = 40  # referring expressions that a clue must be in
 DRAWN = 12  # referring expressions of a walkthrough, for each number of objects that they mean
 PENALTIES = (10.0, 30.0, 100.0, 300.0)  # precision of a normal prior on each weight
@@ -222,6 +222,8 @@ def fit_referring(
                 found = problem.fit(penalty, drawn * ~held)
                 losses[penalty] = problem.loss(found, 0.0, drawn * held)[0] / (drawn * held).sum()
             penalty = min(losses, key=losses.__getitem__)
+            if losses[penalty] >= np.log(len(COUNTS[name])):
+                break  # what is drawn tells no more than chance
             total += problem.fit(penalty, drawn)
             metrics["rounds"].append({"penalty": penalty, "held_out_loss": float(losses[penalty])})
             print(name, metrics["rounds"][-1], f"chance {np.log(len(COUNTS[name])):.4f}", flush=True)

@@ -3,9 +3,9 @@
 Two tasks. `one`: the expression means one object, and which of the boxes is asked, as in ScanRefer. `any`: it means
 none, one or several, as in Multi3DRefer ("every chair less than 1 m from the bed", "the piano" where there is none).
 
-Neither words nor boxes alone tell what is meant. Each object that can be meant is so equally often. In `any`, none,
-one and several are equally often meant in each walkthrough, and equally likely by the words, as far as `text_prior` is
-right.
+So that neither words nor boxes alone tell what is meant, each object that can be meant is so as often as another, as
+nearly as possible. In `any`, each walkthrough has as many expressions that mean none, one and several, and those with
+"every" have the same patterns; `text_prior` makes revealing words rarer. `docs/results.md` has what is left.
 What geometry leaves in doubt for one object of the class, seen or not, is not said at all.
 """
 
@@ -28,7 +28,7 @@ ANYTHING = "object"  # the noun that means things of all classes that the walkth
 PAIRS = 8  # of anchors that are drawn for a relation to two of them
 ABSENT = 3  # classes that the room lacks, which are asked for
 LIMITS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # [m] within which objects are asked for
-LIMITS_DRAWN = 3  # for each anchor
+CLASS_LIMITS = (1.0, 2.0)  # those within which objects of a class are asked for
 TOUCHING = 0.05  # [m]; shorter distances are not told apart
 FITTINGS = 20  # rounds in which the objects that are meant are made even
 LONG = 1.5  # [m] from which on there is room between two objects
@@ -80,6 +80,12 @@ class ReferringExpression:
         return min(len(self.targets), 2)
 
     @property
+    def pattern(self) -> str:
+        """What expressions of a walkthrough have in common that mean none, one and several: all but the anchors."""
+        words = [self.noun, self.relation, *(self.clues[:1] if self.relation == "near" else ())]
+        return " ".join(words) if self.question_type == "referring_every" else ""
+
+    @property
     def names(self) -> list[str]:
         """What `text_prior` knows of the words."""
         return [self.noun, self.relation, *self.clues]
@@ -93,6 +99,7 @@ class Relation(NamedTuple):
     judge: Judge  # of all objects of the noun, which are meant
     anchors: tuple[ObservedObject, ...] = ()  # objects of the words, which are never meant themselves
     amount: tuple[str, ...] = ()  # a colour, or a distance
+    is_broad: bool = False  # whether it is said of things of all classes alone
     is_superlative: bool = False  # whether it means one object, wherever there are any
 
     @property
@@ -146,10 +153,17 @@ def by_distance(observation: Observation, random: np.random.Generator) -> Relati
         yield Relation("closest", f"{{}} closest to {words}", closest, (anchor,), is_superlative=True)
         farthest = least(nearness, DISTANCE_MARGIN)
         yield Relation("farthest", f"{{}} farthest from {words}", farthest, (anchor,), is_superlative=True)
-        for limit in sorted(random.permutation(LIMITS)[:LIMITS_DRAWN].tolist()):
+        for limit in LIMITS:
             amount = f"{limit:g} m"
             near = each(partial(is_below, value=reach, limit=limit))
-            yield Relation("near", f"{{}} less than {amount} from {words}", near, (anchor,), (amount,))
+            yield Relation(
+                "near",
+                f"{{}} less than {amount} from {words}",
+                near,
+                (anchor,),
+                (amount,),
+                is_broad=limit not in CLASS_LIMITS,
+            )
 
 
 def by_side(observation: Observation, random: np.random.Generator) -> Relations:
@@ -200,7 +214,8 @@ def by_size(observation: Observation, random: np.random.Generator) -> Relations:
 
 
 def by_colour(observation: Observation, random: np.random.Generator) -> Relations:
-    for colour in sorted({colour for item in observation.visible if (colour := own_colour(item)) is not None}):
+    named = [own_colour(item) for item in observation.visible]
+    for colour in sorted({colour for colour in named if colour is not None}):
 
         def judge(item: ObservedObject, colour=colour) -> Judgement:
             found = own_colour(item)
@@ -265,7 +280,7 @@ def said(relation: Relation, noun: str, observation: Observation) -> Iterator[Re
             return
     else:
         items = observation.named(noun)
-        if any(item.id in anchors for item in items):
+        if relation.is_broad or any(item.id in anchors for item in items):
             return
     meant = relation.judge(items)
     targets = tuple(item.id for item, is_meant in zip(items, meant, strict=True) if is_meant)
@@ -327,31 +342,47 @@ def balanced(
 def even_shares(expressions: Sequence[ReferringExpression], probabilities: np.ndarray) -> np.ndarray:
     """float[n]: how often each expression with one determiner is drawn among those that mean as many objects.
 
-    Less often if its words tell how many it means, and so that each object is meant equally often, as nearly as they
-    allow: proportional fitting, where an expression takes the geometric mean of the corrections of its targets. All
-    are zero if some number of objects is never meant.
+    Three conditions are fitted by turns. The words of an expression tell little of how many it means. What means none,
+    one and several has the same patterns (`ReferringExpression.pattern`); one that lacks any of them is not used. Each
+    object is meant equally often, as nearly as the others allow: an expression takes the geometric mean of the
+    corrections of its targets. All shares are zero if no pattern is left.
 
     Args:
         expressions: candidates of a walkthrough.
         probabilities: float[n, options], of each number of objects by the words.
     """
-    right = np.array([said.right for said in expressions], int)
-    shares = np.zeros(len(expressions))
-    if not expressions or set(right.tolist()) != set(range(len(expressions[0].options))):
-        return shares
-    for number in range(len(expressions[0].options)):
-        (places,) = np.nonzero(right == number)
-        group = [expressions[place] for place in places.tolist()]
-        alike = Counter((said.relation, said.noun == ANYTHING) for said in group)
-        share = probabilities[places].min(axis=1) / probabilities[places, number]
-        share /= [alike[said.relation, said.noun == ANYTHING] for said in group]
-        objects = sorted({target for said in group for target in said.targets})
-        is_meant = np.array([[target in said.targets for target in objects] for said in group])
-        for _ in range(FITTINGS if objects else 0):
-            meant = share @ is_meant
-            share = share * np.exp(is_meant @ np.log(meant.mean() / meant) / is_meant.sum(axis=1))
-        shares[places] = share / share.sum()
-    return shares
+    count = len(expressions)
+    if not count:
+        return np.zeros(0)
+    right = np.array([said.right for said in expressions])
+    groups = range(probabilities.shape[1])
+    names = sorted({said.pattern for said in expressions})
+    pattern = np.array([names.index(said.pattern) for said in expressions])
+    alike = Counter((said.right, said.relation, said.noun == ANYTHING) for said in expressions)
+    share = probabilities.min(axis=1) / probabilities[np.arange(count), right]
+    share /= [alike[said.right, said.relation, said.noun == ANYTHING] for said in expressions]
+    objects = sorted({target for said in expressions for target in said.targets})
+    is_meant = np.array([[target in said.targets for target in objects] for said in expressions], float)
+    held = pattern_masses(share, pattern, right, len(names), len(groups))
+    share = share * np.all(held > 0, axis=1)[pattern]
+    for _ in range(FITTINGS if share.any() else 0):
+        for number in groups[1:]:
+            mine = right == number
+            meant = share[mine] @ is_meant[mine]
+            ratio = np.where(meant > 0, meant.sum() / (meant > 0).sum() / np.where(meant > 0, meant, 1), 1)
+            share[mine] *= np.exp(is_meant[mine] @ np.log(ratio) / is_meant[mine].sum(axis=1))
+        held = pattern_masses(share, pattern, right, len(names), len(groups))
+        wanted = np.exp(np.log(np.where(held > 0, held, 1)).mean(axis=1, keepdims=True))
+        share = share * (wanted / np.where(held > 0, held, 1))[pattern, right]
+        share /= share.sum() / len(groups)
+    return share
+
+
+def pattern_masses(
+    share: np.ndarray, pattern: np.ndarray, right: np.ndarray, patterns: int, options: int
+) -> np.ndarray:
+    """float[patterns, options]: sum of the shares of each pattern and number of objects."""
+    return np.bincount(pattern * options + right, share, patterns * options).reshape(patterns, options)
 
 
 def referring_expressions(observation: Observation, seed: Sequence[int], per_type: int) -> list[ReferringExpression]:
