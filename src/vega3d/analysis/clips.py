@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from vega3d.configs import check_count
 from vega3d.processing.clip_geometry_vega3d import ClipGeometry, array_type, check_poses
-from vega3d.processing.video_vega3d import VideoClip
+
+if TYPE_CHECKING:  # it imports torch, which a refusal does not wait for
+    from vega3d.processing.video_vega3d import VideoClip
 
 DEFAULT_VIEWS = 32
 COVERED = 0.1  # share of a frame's edge by which the field of view of the depth may miss it
@@ -56,8 +58,10 @@ class PosedClip:
     def __len__(self) -> int:
         return len(self.frames)
 
-    def video(self) -> VideoClip:
+    def video(self) -> "VideoClip":
         """The frames with their depth and cameras, as `VegaProcessor`, a session and the collator take a video."""
+        from vega3d.processing.video_vega3d import VideoClip
+
         height, width = self.frames.shape[1:3]
         frame_from_depth = self.intrinsics @ np.linalg.inv(self.depth_intrinsics)
         corners = np.linalg.solve(frame_from_depth, np.array([[0, 0, 1], [width, height, 1.0]]).T)[:2].T

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 RIGID = 1e-2  # largest deviation of R^T R from the identity that rounding in text files leaves
 FARTHEST = 200.0  # median depth [m] above which it is taken for millimetres
@@ -80,10 +79,16 @@ class ClipGeometry:
 
 def float_array(name: str, given: Any, dtype: type, source: str) -> np.ndarray:
     """The values as an array of `dtype`; raises ValueError if they are no numbers, or depth counts whole units."""
-    array = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
+    array = given if isinstance(given, np.ndarray) else np.asarray(given.cpu() if is_tensor(given) else given)
     if array.dtype.kind not in ("f" if name == "depth" else "fiu"):
         raise ValueError(f"{source}: {name} is {array_type(array)}, but must be floating point. Convert it to metres.")
     return array.astype(dtype, copy=False)
+
+
+def is_tensor(given: Any) -> bool:
+    import torch  # not above: a refusal of poses on disk does not wait for it
+
+    return isinstance(given, torch.Tensor)
 
 
 def array_type(array: np.ndarray) -> str:
@@ -306,7 +311,7 @@ def check_geometries(pictures: Sequence[np.ndarray], geometries: Sequence[ClipGe
 
 def entries(name: str, given: Any, count: int) -> list:
     """A list of `count`, of what is given for one visual, for each of several, or as one matrix for all."""
-    if isinstance(given, (np.ndarray, torch.Tensor)):
+    if isinstance(given, np.ndarray) or is_tensor(given):
         if count == 1 or (name == "intrinsics" and given.ndim == 2):
             return [given] * count
     elif isinstance(given, (list, tuple)) and len(given) == count:

@@ -118,6 +118,9 @@ def test_questions_of_a_pack_do_not_see_each_other(parts):
 def test_answers_are_those_of_the_model(parts, monkeypatch):
     reader, processor, streams, clips = parts(clip_mode="clip")
     model, tools = reader.model, reader.tools
+    for name, value in model.named_parameters():
+        if "language_model.layers" in name and value.ndim > 1:
+            value.mul_(8)  # as it is begun, it says one thing whatever is asked
     prompts = ["How many chair(s) are in this room?", "Where is the bed, from the first frame?"]
     monkeypatch.setattr("research.tiny.study.answering.NEW_TOKENS", 8)
     packed = PackedAnswerer(
