@@ -279,15 +279,11 @@ class Experiment:
     def result_file(self, split: str, arm_name: str, seed: int, wordings: str = "") -> Path:
         return self.results_folder(split, wordings) / f"{arm_name}-seed{seed}.json"
 
-    def reader(self, arm_name: str, seed: int) -> Reader:
-        """The arm's model as it is before its training; all of it but the tower from the seed, or from a finished run.
-
-        Raises ValueError if the run is not finished.
-        """
+    def reader(self, arm_name: str, seed: int, start: Path | None = None) -> Reader:
+        """The arm's model as it is before its training; all of it but the tower from the seed, or of a run `start`."""
         arm = self.recipe.arms[arm_name]
         model: VegaTaskModel = arm_model(self.recipe, arm, self.vlm, self.generator_folder(arm), seed)
         if self.recipe.grounding is not None:
-            start = self.start_folder(arm_name, seed)
             if start is not None:
                 load_arm(model, start)
             tokenizer = copy.deepcopy(self.tools.words.tokenizer)
@@ -298,11 +294,13 @@ class Experiment:
         return Reader(model, points, self.tools).to(self.device)
 
     def start_folder(self, arm_name: str, seed: int) -> Path | None:
-        """The run of another study that this one goes on with."""
+        """The run of another study that this one goes on with; raises ValueError if it is not finished."""
         grounding = self.recipe.grounding
         if grounding is None or grounding.start is None:
             return None
-        return self.output / grounding.start / "arms" / self.of_equal_stream(arm_name) / f"seed{seed}"
+        folder = self.output / grounding.start / "arms" / self.of_equal_stream(arm_name) / f"seed{seed}"
+        check_finished(folder)
+        return folder
 
     def grounding_identity(self, arm_name: str, seed: int) -> dict:
         """What a run depends on beside, in a study that grounds."""
@@ -338,10 +336,11 @@ class Experiment:
         if not missing:
             return
         self.deadline.check(f"training of {arm_name}")
+        starts = {seed: self.start_folder(arm_name, seed) for seed in missing}
         train, validation = self.batches(TRAIN, arm_name), self.batches(VALIDATION, arm_name)
         for seed in missing:
             self.deadline.check(f"training of {arm_name}, seed {seed}")
-            folder, reader = self.run_folder(arm_name, seed), self.reader(arm_name, seed)
+            folder, reader = self.run_folder(arm_name, seed), self.reader(arm_name, seed, starts[seed])
             train.make.seeded(seed)
             log = train_arm(reader, train, validation, folder, self.identity(arm_name, seed))
             write_json(folder / POINTS, point_errors(reader, self.data(VALIDATION), validation.streams))
@@ -462,9 +461,13 @@ class Experiment:
 
 def load_arm(model: VegaTaskModel, folder: Path) -> None:
     """Puts the weights of a finished run into the arm's model; raises ValueError if it is not finished."""
-    if not (folder / RESULT).is_file():
-        raise ValueError(f"{folder} holds no finished training. Train this arm and seed first.")
+    check_finished(folder)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_part(name) in ("llm", "projector", "gate", "ground"))
     load_trained(model, folder)
     model.requires_grad_(False)
+
+
+def check_finished(folder: Path) -> None:
+    if not (folder / RESULT).is_file():
+        raise ValueError(f"{folder} holds no finished training. Train this arm and seed first.")
