@@ -24,7 +24,7 @@ from vega3d.rooms.dataset.grounding import questions_from_rows
 from vega3d.statistics import RESAMPLES
 
 TASKS = {"scanrefer": "one", "multi3drefer": "any"}  # of rooms, by the benchmark whose rules are theirs
-BLIND = "blind"
+BLIND = "blind box"
 
 
 def grounding_records(data: SplitData, benchmark: str, source: str) -> list[GroundingRecord]:
@@ -114,7 +114,7 @@ def box_values(
     benchmark: str,
     resamples: int = RESAMPLES,
 ) -> dict[str, dict]:
-    """`table.paired_values` of arms and baselines, by scoring; differences of arms from controls and from `blind`.
+    """`table.paired_values` of arms and baselines, by scoring; differences of arms from controls and from `BLIND`.
 
     Args:
         results: of all arms, each with as many seeds.
@@ -124,7 +124,7 @@ def box_values(
         resamples: of the bootstrap.
     """
     seeds = len(next(iter(results.values())))
-    columns = {**results, **{name: [result] * seeds for name, result in baselines.items()}}
+    columns = {**results, **{f"{name} box": [result] * seeds for name, result in baselines.items()}}
     values = {}
     for scoring in SCENE_RULES[benchmark].scorings:
         found = paired_values(columns, [*against, BLIND], scoring, resamples)
@@ -139,9 +139,9 @@ def box_table(split: str, values: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
         f"## Grounding, {split}",
         "",
-        "Percent, with 95 % intervals over seeds and scenes. `oracle` is what the proposals allow, `blind` takes the "
-        "largest box, `chance` any. Differences in points, of the same seeds on the same scenes; bold where the "
-        "interval leaves out 0.",
+        "Percent, with 95 % intervals over seeds and scenes. `oracle box` is the best that the proposals allow, "
+        "`blind box` the largest, `chance box` any. Differences in points, of the same seeds on the same scenes; bold "
+        "where the interval leaves out 0.",
         "",
     ]
     for name, scorings in values.items():
