@@ -127,7 +127,7 @@ def box_values(
     columns = {**results, **{f"{name} box": [result] * seeds for name, result in baselines.items()}}
     values = {}
     for scoring in SCENE_RULES[benchmark].scorings:
-        found = paired_values(columns, [*against, BLIND], scoring, resamples)
+        found = paired_values(columns, [BLIND, *against], scoring, resamples)
         pairs = found["differences"].items()
         of_arms = {pair: value for pair, value in pairs if pair.split(" - ")[0] in results}
         values[scoring] = {**found, "differences": of_arms}
