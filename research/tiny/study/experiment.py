@@ -226,8 +226,9 @@ class Experiment:
     def of_equal_stream(self, arm_name: str) -> str:
         """The first arm with the stream of this one."""
         arm = self.recipe.arms[arm_name]
-        own = {"fusion": arm.fusion, "position_code": arm.position_code}
-        return next(name for name, other in self.recipe.arms.items() if replace(other, **own) == arm)
+        arms = self.recipe.arms.items()
+        alike = (replace(other, fusion=arm.fusion, position_code=arm.position_code) == arm for _, other in arms)
+        return next(name for (name, _), is_alike in zip(arms, alike, strict=True) if is_alike)
 
     def stream_identity(self, arm: ArmRecipe) -> dict:
         """What an arm's stream depends on, beside the frames."""

@@ -211,12 +211,13 @@ class Batches:
         return [*streamed, *(value.to(device, non_blocking=True) for value in values)]
 
 
-def arm_losses(reader: Reader, *batch: torch.Tensor | None) -> Losses:
+def arm_losses(reader: Reader, *batch: torch.Tensor) -> Losses:
     """`Reader.losses` of plain tensors, of which an arm without a second stream has one less."""
-    if reader.model.model.fusion is None:
-        batch = batch[0], None, *batch[1:]
-    streamed, packs, wanted = batch[:4], batch[4:12], batch[12:]
-    return reader.losses(*streamed, Pack(*packs[:4]), Pack(*packs[4:]), Wanted(*wanted) if wanted else None)
+    streams = 1 if reader.model.model.fusion is None else 2
+    hidden = batch[1] if streams == 2 else None
+    points, labels, *packs = batch[streams:]
+    wanted = Wanted(*packs[8:]) if packs[8:] else None
+    return reader.losses(batch[0], hidden, points, labels, Pack(*packs[:4]), Pack(*packs[4:8]), wanted)
 
 
 def train_arm(reader: Reader, train: Batches, validation: Batches, folder: Path, identity: dict) -> list[dict]:
