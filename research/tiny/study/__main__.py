@@ -21,6 +21,7 @@ import torch
 
 from research.tiny.study.experiment import Experiment
 from research.tiny.study.export import export
+from research.tiny.study.found_boxes import TASKS, box_table, box_values
 from research.tiny.study.held_out import CONDITIONS, TRAINED, wording_table
 from research.tiny.study.loop import LOOKED_AT_EVERY, Deadline, OutOfTimeError
 from research.tiny.study.name_errors import name_table, name_values
@@ -28,6 +29,7 @@ from research.tiny.study.point_table import point_table, point_values
 from research.tiny.study.recipe import TEST_SPLITS, VALIDATION, Recipe, read_recipe
 from research.tiny.study.table import archive, experiment_values, markdown, paired_values, read_results, write_tables
 from vega3d.files import write_json, write_whole
+from vega3d.rooms.questions.proposals import PROPOSALS
 
 STAGES = ("rooms", "tower", "arms", "tables", "wordings", "export")
 TOLD_EVERY = 100  # steps
@@ -101,6 +103,8 @@ def run(options: argparse.Namespace) -> None:
             experiment.train_arm(arm)
             for split in evaluated:
                 experiment.evaluate_arm(arm, split)
+                if recipe.grounding is not None:
+                    experiment.ground_arm(arm, split)
     if "tables" in options.stages:
         tables(experiment, arms, evaluated)
     if "wordings" in options.stages:
@@ -127,6 +131,20 @@ def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
     if recipe.answers == "words":
         names = {split: name_values(found, experiment.data(split).rows, controls) for split, found in results.items()}
         write_report(experiment.own / "names", names, name_table)
+    if recipe.grounding is not None:
+        boxes = {split: boxes_found(experiment, arms, split, controls) for split in splits}
+        write_report(experiment.own / "grounding", boxes, box_table)
+
+
+def boxes_found(experiment: Experiment, arms: list[str], split: str, controls: list[str]) -> dict[str, dict]:
+    """`found_boxes.box_values` of a split, by benchmark and proposals."""
+    values = {}
+    for benchmark, source in itertools.product(TASKS, PROPOSALS):
+        name = f"{benchmark} {source}"
+        results = read_results(experiment.results_folder(split, name), arms, experiment.recipe.seeds)
+        baselines = experiment.grounding_baselines(split, benchmark, source)
+        values[name] = box_values(results, baselines, controls, benchmark)
+    return values
 
 
 def wordings(experiment: Experiment, arms: list[str], splits: list[str]) -> None:

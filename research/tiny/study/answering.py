@@ -11,7 +11,7 @@ from research.tiny.study.data import Words
 from research.tiny.study.packs import Prefix
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.inference.answer import letter_probabilities
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.questions import ReasonedAnswer, reason_and_answer
 
 NEW_TOKENS = 96  # the most of an answer; the longest in words has some 70
@@ -29,7 +29,7 @@ class PackedAnswerer:
 
     def __init__(
         self,
-        model: VegaForSpatialReasoning,
+        model: VegaTaskModel,
         words: Words,
         prefix: Prefix,
         tokens_of: TokensOf,

@@ -15,7 +15,8 @@ from research.tiny.study.network import use_packed_attention
 from research.tiny.study.recipe import ArmRecipe, Recipe, TowerRecipe, TrainingRecipe
 from vega3d.files import whole_folder
 from vega3d.modeling.backbones_vega3d import read_part_config
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning, VegaTaskModel
 from vega3d.training.parts import choose_parts, parameter_groups
 
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -82,13 +83,14 @@ def tower_groups(model: VegaForSpatialReasoning, stage: TowerRecipe) -> list[dic
     return [with_muon(group) for group in groups]
 
 
-def tune(model: VegaForSpatialReasoning, stage: TrainingRecipe) -> list[dict]:
+def tune(model: VegaTaskModel, stage: TrainingRecipe) -> list[dict]:
     """Freezes what an arm does not train; returns the optimizer's groups.
 
     Raises:
         ValueError: if a trained part has no learning rate.
     """
     parts = ["llm"] if model.config.fusion == "none" else ["gate", "projector", "llm"]
+    parts += ["ground"] if isinstance(model, VegaForVisualGrounding) else []
     lacking = [part for part in parts if part not in stage.learning_rates]
     if lacking:
         raise ValueError(f"Trained are {', '.join(parts)}, but {', '.join(lacking)} has no learning rate.")
@@ -98,7 +100,7 @@ def tune(model: VegaForSpatialReasoning, stage: TrainingRecipe) -> list[dict]:
     return [with_muon(group) for group in groups]
 
 
-def matrices(model: VegaForSpatialReasoning) -> list[str]:
+def matrices(model: VegaTaskModel) -> list[str]:
     """Names of the matrices and kernels, which Muon trains; not the embeddings."""
     embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
     return [name for name, value in model.named_parameters() if value.ndim > 1 and id(value) not in embeddings]

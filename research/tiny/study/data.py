@@ -46,6 +46,8 @@ class SplitData:
         rows: of all clips, clip after clip.
         asked: for each clip the numbers of its rows.
         plans: for each clip its floor plan as text.
+        expressions: for each clip its rows of the table `grounding` of a data set of rooms.
+        proposals: for each clip those of the table `proposals`.
     """
 
     def __init__(self, shards: RoomShards, kinds: Sequence[str]):
@@ -53,6 +55,8 @@ class SplitData:
         self.rows: list[Row] = []
         self.asked: list[list[int]] = []
         self.plans: list[str] = []
+        self.expressions: list[list[dict]] = []
+        self.proposals: list[list[dict]] = []
         self._places: list[tuple[int, int]] = []
         self._arrays: list[list[np.ndarray]] = []
         for number in range(len(shards)):
@@ -79,6 +83,8 @@ class SplitData:
                 self.rows.append(Row(name, clip["scene"], len(self.asked), row["type"], *texts, row["is_plain"]))
         self.asked.append(list(range(start, len(self.rows))))
         self.plans.append(clip["plan"])
+        self.expressions.append(clip["grounding"])
+        self.proposals.append(clip["proposals"])
 
     def frames(self, clips: Sequence[int]) -> np.ndarray:
         """uint8[B, T, H, W, 3]"""
@@ -100,6 +106,10 @@ class SplitData:
     def all_points(self, clips: Sequence[int]) -> np.ndarray:
         """float16[B, T, h, w, 5] of `points.patch_points`, of all frames."""
         return self._stacked(2, clips)
+
+    def positions(self, clips: Sequence[int]) -> np.ndarray:
+        """float32[B, N, 3], where visual tokens are in the world [m]."""
+        return self._stacked(3, clips).astype(np.float32) / 1000
 
     def _stacked(self, kind: int, clips: Sequence[int]) -> np.ndarray:
         places = [self._places[clip] for clip in clips]

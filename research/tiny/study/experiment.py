@@ -6,10 +6,13 @@
     OUT/NAME/arms/{arm}/seed{n}/...  the trainings
     OUT/NAME/results/{split}/{arm}-seed{n}.json   result files of the evaluation
     OUT/NAME/results/{split}/{wordings}/{arm}-seed{n}.json   the same questions as people type them (`held_out.py`)
+    OUT/NAME/results/{split}/{benchmark}-{proposals}/{arm}-seed{n}.json   of a study that grounds (`found_boxes.py`)
 
 Recipes with other names may share OUT, and with it rooms, tower and streams, where these are equal.
 """
 
+import copy
+import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -20,10 +23,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from research.tiny.study.answering import PackedAnswerer
+from research.tiny.study.answering import PackedAnswerer, TokensOf
 from research.tiny.study.arms import arm_model, write_placeholder_generator, write_shuffled
 from research.tiny.study.data import SplitData, Words
+from research.tiny.study.found_boxes import TASKS, BoxAnswerer, grounding_records
 from research.tiny.study.fusion_watch import is_void
+from research.tiny.study.grounding import Expressions, add_ground_tokens
 from research.tiny.study.held_out import PlainAnswerer, plain_questions
 from research.tiny.study.loop import RESULT, TRAINED, Deadline
 from research.tiny.study.name_alone import NameAlone
@@ -58,12 +63,15 @@ from research.tiny.study.train import (
 from research.tiny.study.vlm import VLMRecipe, write_vlm
 from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.result_files import read_result
-from vega3d.evaluation.run import evaluate
+from vega3d.evaluation.run import AnyAnswerer, evaluate
+from vega3d.evaluation.scenes.answerers import BASELINES, scene_baseline
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.files import read_json, whole_folder, write_json
 from vega3d.hub.assemble import make_processor
 from vega3d.modeling.files_vega3d import hash_files
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
+from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning, VegaTaskModel
+from vega3d.rooms.questions.proposals import PROPOSALS
 from vega3d.runs import sha256
 from vega3d.training.checkpoints import load_trained
 from vega3d.training.parts import parameter_part
@@ -92,6 +100,7 @@ class Experiment:
         self.device = torch.device(device)
         self.deadline, self.workers, self.furniture, self.tell = deadline or Deadline(), workers, furniture, tell
         self._data: dict[str, SplitData] = {}
+        self._expressions: dict[str, Expressions] = {}
 
     # Rooms
 
@@ -128,6 +137,17 @@ class Experiment:
         if split not in self._data:
             self._data[split] = SplitData(self.shards(split), [*self.recipe.categories, *PLAN_KINDS, *TALK_KINDS])
         return self._data[split]
+
+    def expressions(self, split: str) -> Expressions:
+        """Of a study that grounds."""
+        assert self.recipe.grounding is not None
+        if split not in self._expressions:
+            tools, tokenizer = self.tools, copy.deepcopy(self.tools.words.tokenizer)
+            ground = add_ground_tokens(tokenizer)
+            self._expressions[split] = Expressions(
+                self.data(split), tools.words, tools.clip.prefix, self.recipe.grounding, ground
+            )
+        return self._expressions[split]
 
     # The VLM and its tower
 
@@ -199,11 +219,16 @@ class Experiment:
         if arm_name is None:
             identity = {"rooms": rooms, "vlm": sha256(self.vlm / "model.safetensors")}
             return StoredStream(self.output / "streams" / split / "semantic", len(self.data(split)), identity)
+        identity = {"rooms": rooms, **self.stream_identity(self.recipe.arms[arm_name])}
+        folder = self.output / "streams" / split / self.of_equal_stream(arm_name)
+        return StoredStream(folder, len(self.data(split)), identity)
+
+    def of_equal_stream(self, arm_name: str) -> str:
+        """The first arm with the stream of this one."""
         arm = self.recipe.arms[arm_name]
-        alike = [replace(other, fusion=arm.fusion) == arm for other in self.recipe.arms.values()]
-        same = list(self.recipe.arms)[alike.index(True)]
-        identity = {"rooms": rooms, **self.stream_identity(arm)}
-        return StoredStream(self.output / "streams" / split / same, len(self.data(split)), identity)
+        arms = self.recipe.arms.items()
+        alike = (replace(other, fusion=arm.fusion, position_code=arm.position_code) == arm for _, other in arms)
+        return next(name for (name, _), is_alike in zip(arms, alike, strict=True) if is_alike)
 
     def stream_identity(self, arm: ArmRecipe) -> dict:
         """What an arm's stream depends on, beside the frames."""
@@ -255,18 +280,42 @@ class Experiment:
     def result_file(self, split: str, arm_name: str, seed: int, wordings: str = "") -> Path:
         return self.results_folder(split, wordings) / f"{arm_name}-seed{seed}.json"
 
-    def reader(self, arm_name: str, seed: int) -> Reader:
-        """The arm's model as it is before its training; all of it but the tower from the seed."""
+    def reader(self, arm_name: str, seed: int, start: Path | None = None) -> Reader:
+        """The arm's model as it is before its training; all of it but the tower from the seed, or of a run `start`."""
         arm = self.recipe.arms[arm_name]
-        model = arm_model(self.recipe, arm, self.vlm, self.generator_folder(arm), seed)
+        model: VegaTaskModel = arm_model(self.recipe, arm, self.vlm, self.generator_folder(arm), seed)
+        if self.recipe.grounding is not None:
+            if start is not None:
+                load_arm(model, start)
+            tokenizer = copy.deepcopy(self.tools.words.tokenizer)
+            model = VegaForVisualGrounding.from_reasoning(model, tokenizer, seed, position_code=arm.position_code)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             points = PointHead(width_of(model))
         return Reader(model, points, self.tools).to(self.device)
 
+    def start_folder(self, arm_name: str, seed: int) -> Path | None:
+        """The run of another study that this one goes on with; raises ValueError if it is not finished."""
+        grounding = self.recipe.grounding
+        if grounding is None or grounding.start is None:
+            return None
+        folder = self.output / grounding.start / "arms" / self.of_equal_stream(arm_name) / f"seed{seed}"
+        check_finished(folder)
+        return folder
+
+    def grounding_identity(self, arm_name: str, seed: int) -> dict:
+        """What a run depends on beside, in a study that grounds."""
+        grounding, start = self.recipe.grounding, self.start_folder(arm_name, seed)
+        if grounding is None:
+            return {}
+        code = self.recipe.arms[arm_name].position_code
+        begun = None if start is None else sha256(start / TRAINED)
+        return {"grounding": {**asdict(grounding), "position_code": code, "start": begun}}
+
     def identity(self, arm_name: str, seed: int) -> dict:
         arm = self.recipe.arms[arm_name]
         return {
+            **self.grounding_identity(arm_name, seed),
             "recipe": self.recipe.digest(*TRAINING, "precision"),
             "vlm": sha256(self.vlm / "model.safetensors"),
             "arm": {"fusion": arm.fusion, **self.stream_identity(arm)},
@@ -277,8 +326,10 @@ class Experiment:
     def batches(self, split: str, arm_name: str) -> Batches:
         """What trainings of an arm see of a split."""
         tools, packs, in_words = self.tools, self.recipe.training.packs, self.recipe.answers == "words"
-        make = PackMaker(self.data(split), tools.words, tools.clip.prefix, packs, in_words, 0)
-        return Batches(make, self.streams(split, arm_name), tools.clip.temporal)
+        expressions = None if self.recipe.grounding is None else self.expressions(split)
+        first = None if expressions is None else expressions.first
+        make = PackMaker(self.data(split), tools.words, tools.clip.prefix, packs, in_words, 0, first)
+        return Batches(make, self.streams(split, arm_name), tools.clip.temporal, expressions)
 
     def train_arm(self, arm_name: str) -> None:
         """All seeds of an arm."""
@@ -286,10 +337,11 @@ class Experiment:
         if not missing:
             return
         self.deadline.check(f"training of {arm_name}")
+        starts = {seed: self.start_folder(arm_name, seed) for seed in missing}
         train, validation = self.batches(TRAIN, arm_name), self.batches(VALIDATION, arm_name)
         for seed in missing:
             self.deadline.check(f"training of {arm_name}, seed {seed}")
-            folder, reader = self.run_folder(arm_name, seed), self.reader(arm_name, seed)
+            folder, reader = self.run_folder(arm_name, seed), self.reader(arm_name, seed, starts[seed])
             train.make.seeded(seed)
             log = train_arm(reader, train, validation, folder, self.identity(arm_name, seed))
             write_json(folder / POINTS, point_errors(reader, self.data(VALIDATION), validation.streams))
@@ -304,24 +356,7 @@ class Experiment:
         tools, data, streams = self.tools, self.data(split), self.streams(split, arm_name)
         for seed in missing:
             self.deadline.check(f"evaluation of {arm_name}, seed {seed}, on {split}")
-            folder = self.run_folder(arm_name, seed)
-            model = self.reader(arm_name, seed).model.eval()
-            load_arm(model, folder)
-
-            def tokens_of(clips: list[int], model=model, streams=streams) -> torch.Tensor:
-                with tools.autocast():
-                    return fused_tokens(model, *rows_of(streams, clips), tools.clip.prefix)[0]
-
-            settings = {
-                "name": f"{self.recipe.name}/{arm_name}",
-                "kind": "packed",
-                "arm": arm_name,
-                "seed": seed,
-                "split": split,
-                "trained": sha256(folder / TRAINED),
-                "precision": self.recipe.precision,
-                "notice": None,
-            }
+            model, tokens_of, settings = self.finished(arm_name, seed, split, streams)
             packed = PackedAnswerer(model, tools.words, tools.clip.prefix, tokens_of, settings, tools.precision)
             answerer: Answerer = packed
             asked: Sequence[AnnotatedQuestion] = data.records()
@@ -332,6 +367,67 @@ class Experiment:
             result = evaluate(answerer, asked, files[seed], "rooms", batch_size=RECORDS_AT_A_TIME)
             scores = {name: value["score"] for name, value in result["summary"]["official"]["figures"].items()}
             self.tell({"evaluated": arm_name, "seed": seed, "split": split, "wordings": wordings, **scores})
+
+    def finished(self, arm_name: str, seed: int, split: str, streams: Streams) -> tuple[VegaTaskModel, TokensOf, dict]:
+        """The model of a finished run, the fused tokens of a split's clips, and settings for result files."""
+        tools, folder = self.tools, self.run_folder(arm_name, seed)
+        model = self.reader(arm_name, seed).model.eval()
+        load_arm(model, folder)
+
+        def tokens_of(clips: list[int]) -> torch.Tensor:
+            with tools.autocast():
+                return fused_tokens(model, *rows_of(streams, clips), tools.clip.prefix)[0]
+
+        return (
+            model,
+            tokens_of,
+            {
+                "name": f"{self.recipe.name}/{arm_name}",
+                "kind": "packed",
+                "arm": arm_name,
+                "seed": seed,
+                "split": split,
+                "trained": sha256(folder / TRAINED),
+                "precision": self.recipe.precision,
+                "notice": None,
+            },
+        )
+
+    def ground_arm(self, arm_name: str, split: str) -> None:
+        """Result files of the boxes that all seeds of an arm find, by task and source of proposals."""
+        ways = list(itertools.product(self.recipe.seeds, TASKS, PROPOSALS))
+        files = {way: self.result_file(split, arm_name, way[0], f"{way[1]} {way[2]}") for way in ways}
+        missing = [way for way, file in files.items() if not file.is_file()]
+        if not missing:
+            return
+        expressions, streams = self.expressions(split), self.streams(split, arm_name)
+        for seed in dict.fromkeys(seed for seed, _, _ in missing):
+            self.deadline.check(f"grounding of {arm_name}, seed {seed}, on {split}")
+            model, tokens_of, settings = self.finished(arm_name, seed, split, streams)
+            assert isinstance(model, VegaForVisualGrounding)
+            scores = {}
+            for way in (way for way in missing if way[0] == seed):
+                _, benchmark, source = way
+                answerer = BoxAnswerer(model, expressions, self.tools, tokens_of, settings, benchmark, source)
+                result = self.evaluate_boxes(answerer, split, benchmark, source, files[way])
+                main = next(iter(result["summary"].values()))["figures"]
+                scores[f"{benchmark} {source}"] = main["overall"]["score"]
+            self.tell({"grounded": arm_name, "seed": seed, "split": split, **scores})
+
+    def evaluate_boxes(self, answerer: AnyAnswerer, split: str, benchmark: str, source: str, output: Path) -> dict:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        records = grounding_records(self.data(split), benchmark, source)
+        return evaluate(answerer, records, output, benchmark, batch_size=RECORDS_AT_A_TIME)
+
+    def grounding_baselines(self, split: str, benchmark: str, source: str) -> dict[str, dict]:
+        """Results without a model: the ceiling that the boxes allow, by chance, and blind."""
+        folder = self.results_folder(split, f"{benchmark} {source}")
+        return {
+            name: self.evaluate_boxes(
+                scene_baseline(name, benchmark, ()), split, benchmark, source, folder / f"{name}.json"
+            )
+            for name in BASELINES
+        }
 
     def name_alone(self, split: str) -> dict:
         """Result of what the names in the questions of a split give away, learnt from the rows of `train`."""
@@ -364,11 +460,15 @@ class Experiment:
         return {arm: runs for arm, runs in void.items() if runs}
 
 
-def load_arm(model: VegaForSpatialReasoning, folder: Path) -> None:
+def load_arm(model: VegaTaskModel, folder: Path) -> None:
     """Puts the weights of a finished run into the arm's model; raises ValueError if it is not finished."""
-    if not (folder / RESULT).is_file():
-        raise ValueError(f"{folder} holds no finished training. Train this arm and seed first.")
+    check_finished(folder)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(parameter_part(name) in ("llm", "projector", "gate"))
+        parameter.requires_grad_(parameter_part(name) in ("llm", "projector", "gate", "ground"))
     load_trained(model, folder)
     model.requires_grad_(False)
+
+
+def check_finished(folder: Path) -> None:
+    if not (folder / RESULT).is_file():
+        raise ValueError(f"{folder} holds no finished training. Train this arm and seed first.")

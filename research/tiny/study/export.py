@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from research.tiny.study.experiment import Experiment, load_arm
+from research.tiny.study.grounding import add_ground_tokens
 from research.tiny.study.model_card import model_card
 from research.tiny.study.recipe import VALIDATION, Recipe
 from research.tiny.study.table import NEED_SPACE, ROWS, markdown
@@ -17,7 +18,8 @@ from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
 from vega3d.evaluation.report import percent, read_result, span
 from vega3d.files import LOCK, check_new_folder, whole_folder, write_whole
 from vega3d.hub.assemble import describe, make_processor
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
+from vega3d.modeling.modeling_vega3d import VegaTaskModel
 
 LARGEST_FILE, LARGEST_FOLDER = 16_000_000, 25_000_000  # bytes
 
@@ -77,7 +79,7 @@ def export(
     return {"seed": seed, "disk": sum(sizes.values()), "files": sizes}
 
 
-def save_model(model: VegaForSpatialReasoning, experiment: Experiment, folder: Path, dtype: torch.dtype) -> None:
+def save_model(model: VegaTaskModel, experiment: Experiment, folder: Path, dtype: torch.dtype) -> None:
     model.cast_weights(dtype)
     model.save_pretrained(folder)
     rooms = experiment.recipe.rooms
@@ -90,6 +92,8 @@ def save_model(model: VegaForSpatialReasoning, experiment: Experiment, folder: P
     for part in (processor.image_processor, processor.video_processor):
         # Larger frames have more tokens than it was trained on, at places that it has never seen.
         part.size = {"shortest_edge": part.size["shortest_edge"], "longest_edge": rooms.size**2}
+    if isinstance(model, VegaForVisualGrounding):
+        add_ground_tokens(processor.tokenizer)
     processor.save_pretrained(folder)
     strip_local(folder)
 

@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from research.tiny.study.packs import Pack, Prefix, pack_mask, sees
 from vega3d.modeling.alignment_vega3d import align_space
 from vega3d.modeling.inputs_vega3d import IGNORED
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.modeling.modeling_vega3d import VegaTaskModel
 
 EQUAL_WINDOWS = "flash_equal_windows"  # "flash" tells transformers to hand over packed windows
 PREFIXED, BLOCKS = "prefixed", "blocks"  # attention of packs, the latter in compiled layers
@@ -106,7 +106,7 @@ def compiled_block_mask() -> Any:
 
 
 @contextmanager
-def compiled_layers(model: VegaForSpatialReasoning) -> Iterator[None]:
+def compiled_layers(model: VegaTaskModel) -> Iterator[None]:
     """The language model's layers compiled, while it is entered: few kernels in place of many short ones."""
     language = model.model.vlm.base_model.language_model
     language.config._attn_implementation = BLOCKS
@@ -139,7 +139,7 @@ def use_packed_attention(model: PreTrainedModel) -> None:
 
 
 def fused_tokens(
-    model: VegaForSpatialReasoning, semantic: torch.Tensor, hidden: torch.Tensor | None, prefix: Prefix
+    model: VegaTaskModel, semantic: torch.Tensor, hidden: torch.Tensor | None, prefix: Prefix
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Projects and fuses a batch of clips at once.
 
@@ -165,7 +165,7 @@ def fused_tokens(
     return core.fusion(semantic, projected_tokens(model, hidden.to(semantic.dtype), prefix), prefix.grid)
 
 
-def projected_tokens(model: VegaForSpatialReasoning, hidden: torch.Tensor, prefix: Prefix) -> torch.Tensor:
+def projected_tokens(model: VegaTaskModel, hidden: torch.Tensor, prefix: Prefix) -> torch.Tensor:
     """float[B, N, D]: generative tokens of float[B, t, h, w, C], aligned with the semantic ones."""
     projector = model.model.projector
     _, rows, columns = prefix.grid
@@ -174,7 +174,7 @@ def projected_tokens(model: VegaForSpatialReasoning, hidden: torch.Tensor, prefi
 
 
 def packed_outputs(
-    model: VegaForSpatialReasoning, tokens: torch.Tensor | None, pack: Pack, prefix: Prefix, **options: Any
+    model: VegaTaskModel, tokens: torch.Tensor | None, pack: Pack, prefix: Prefix, **options: Any
 ) -> BaseModelOutputWithPast:
     """What the language model gives of a pack, the visual tokens float[B, N, D] in their places; `options` are its."""
     embedded = model.get_input_embeddings()(pack.ids)
@@ -196,7 +196,7 @@ def packed_outputs(
     )
 
 
-def answer_loss(model: VegaForSpatialReasoning, states: torch.Tensor, pack: Pack, prefix: Prefix) -> torch.Tensor:
+def answer_loss(model: VegaTaskModel, states: torch.Tensor, pack: Pack, prefix: Prefix) -> torch.Tensor:
     """Mean cross-entropy over all answer tokens of the batch, in float32, as the model's own loss."""
     start = len(prefix.ids)  # there is no answer before
     logits = model.get_output_embeddings()(states[:, start:-1]).float()

@@ -22,6 +22,8 @@ PADDING = -1
 PLANNED = ("object_rel_direction_easy", "object_rel_direction_medium", "object_rel_direction_hard", "route_planning")
 SHORT = dict.fromkeys((PLACE, FIRST_FRAME, CELL), 3)  # rows of kinds with few tokens that are asked in a turn
 Asked = tuple[np.ndarray, np.ndarray]  # token ids of a prompt and of its answer, which may be empty
+NOTHING = np.empty(0, np.int64)  # the answer to what is not answered in words
+First = Callable[[int, int, Sequence[int]], list[list[Asked]]]  # seed, step, clips -> what is asked of each at first
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,21 @@ class PackSizes:
 class PackMaker:
     """The packs of each step of a training, as a function of the seed and the number of the step alone.
 
-    Every clip comes once before any comes again; of each are asked as many rows as fit, its kinds in turn. Rows
-    without pictures have the floor plan of a clip in words before the question.
+    Every clip comes once before any comes again; of each are asked as many rows as fit behind `first`, its kinds in
+    turn. Rows without pictures have the floor plan of a clip in words before the question.
     """
 
-    def __init__(self, data: SplitData, words: Words, prefix: Prefix, sizes: PackSizes, in_words: bool, seed: int):
-        self.data, self.prefix, self.sizes = data, prefix, sizes
+    def __init__(
+        self,
+        data: SplitData,
+        words: Words,
+        prefix: Prefix,
+        sizes: PackSizes,
+        in_words: bool,
+        seed: int,
+        first: First | None = None,
+    ):
+        self.data, self.prefix, self.sizes, self.first = data, prefix, sizes, first
         self.text = text_prefix(words)
         self.pad = words.tokenizer.pad_token_id
         answers = words.answers([row.words if in_words else row.answer for row in data.rows])
@@ -133,8 +144,12 @@ class PackMaker:
         """Clips of the step, a pack of each, packs of rows without pictures, and the ids of the rows."""
         random = np.random.default_rng([self.seed, 1, step])
         clips = self.clips(step)
-        chosen = [self._fitting(clip, self.sizes.length - len(self.prefix.ids), random) for clip in clips]
-        seen = pack(self.prefix, [[self.asked[row] for row in rows] for rows in chosen], self.sizes.length, self.pad)
+        first = self.first(self.seed, step, clips) if self.first is not None else [[] for _ in clips]
+        room = self.sizes.length - len(self.prefix.ids)
+        rooms = [room - sum(len(prompt) for prompt, _ in asked) for asked in first]
+        chosen = [self._fitting(clip, left, random) for clip, left in zip(clips, rooms, strict=True)]
+        rows = [[*asked, *(self.asked[row] for row in rows)] for asked, rows in zip(first, chosen, strict=True)]
+        seen = pack(self.prefix, rows, self.sizes.length, self.pad)
         texts = [self._text_rows(random) for _ in range(self.sizes.text_packs if self.planned else 0)]
         read = pack(self.text, texts, self.sizes.text_length, self.pad)
         return clips, seen, read, [self.data.rows[row].id for rows in chosen for row in rows]

@@ -14,6 +14,7 @@ from torch import nn
 from research.tiny.study.answers import floor_axes
 from research.tiny.study.tower import PATCH
 from vega3d.geometry import unproject
+from vega3d.processing.clip_geometry_vega3d import ClipGeometry, token_positions
 from vega3d.rooms.render import Clip
 
 DEPTH, TURN, AHEAD, RIGHT, UP = range(5)  # of a point: [m], [rad], [m], [m], [m]
@@ -46,6 +47,20 @@ def patch_points(clip: Clip) -> np.ndarray:
     turns = np.broadcast_to(np.arctan2(right, ahead)[:, None, None], depth.shape)
     up = points[..., 2] - first[2, 3]
     return np.stack([depth, turns, away[..., 0], away[..., 1], up], axis=-1).astype(np.float16)
+
+
+def token_millimetres(clip: Clip) -> np.ndarray:
+    """int16[N, 3]: where each visual token is in the world, as the processor says it, rounded to millimetres.
+
+    Raises:
+        ValueError: for a token without depth; rooms are closed, so that there is none.
+    """
+    frames, height, width = clip.depth.shape
+    grid = ((frames + 1) // 2, height // PATCH, width // PATCH)
+    places, is_placed = token_positions(ClipGeometry(clip.depth, clip.intrinsics, clip.world_from_camera), grid)
+    if not is_placed.all():
+        raise ValueError(f"{int((~is_placed).sum())} visual tokens see nothing of the room. Mend the trajectory.")
+    return (1000 * places).round().astype(np.int16)
 
 
 def point_classes(points: torch.Tensor) -> torch.Tensor:

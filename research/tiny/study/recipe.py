@@ -57,7 +57,7 @@ class TrainingRecipe:
     packs: PackSizes = field(default_factory=PackSizes)
     learning_rates: dict[str, float] = field(default_factory=dict)  # the peak of each part (`training.parts.PARTS`)
     residual_scale_rate: float = 1e-3  # of the fusion's r
-    weights: dict[str, float] = field(default_factory=dict)  # of the losses `text`, `points`, `places`; 1 by default
+    weights: dict[str, float] = field(default_factory=dict)  # of the losses by the names in the log; 1 by default
     warmup: int = 100  # steps until the peak; a half cosine falls to a tenth of it
     weight_decay: float = 0.05  # of matrices
     max_grad_norm: float = 1.0  # above which gradients are scaled down
@@ -77,6 +77,22 @@ class ArmRecipe:
     options: dict[str, Any] = field(default_factory=dict)  # of the generator, such as block, timestep, clip_mode
     shuffled: bool = False  # whether the entries of each weight of the generator's transformer are in another order
     fusion: str = "token_gated_residual"  # of `VegaConfig`; `none` without a stream
+    position_code: Literal["none", "sin3d"] = "none"  # of `VegaConfig`, where a study grounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroundingRecipe:
+    """Boxes that expressions mean, learnt beside the questions, by clips whose tokens have places in the world."""
+
+    start: str | None = (
+        None  # name of a study in the same folder, whose trained arms are gone on with; None begins anew
+    )
+    clips: int = 8  # of a step, that have positions and expressions; the others have questions alone
+    expressions: int = 8  # the most about each of them
+    boxes: int = 64  # the most among which is chosen
+
+    def __post_init__(self):
+        check_range(self, "clips", "expressions", "boxes", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +107,7 @@ class Recipe:
     vlm: dict[str, Any] = field(default_factory=dict)  # seed and sizes (`vlm.VLMRecipe`)
     generators: dict[str, str] = field(default_factory=dict)  # folder of each, in diffusers layout
     seeds: list[int] = field(default_factory=lambda: [0])  # of initialisation and data order, shared by all arms
+    grounding: GroundingRecipe | None = None  # None for questions alone
     categories: list[str] = field(default_factory=lambda: list(QUESTION_TYPES))  # question types
     answers: Literal["words", "letters"] = "words"  # with what they stand on, or bare
     projector_hidden_size: int = 192
@@ -120,6 +137,13 @@ class Recipe:
                 raise ValueError(
                     f"Arm {name!r} is shuffled, but the stream {arm.stream!r} has no weights. Leave it out."
                 )
+            if arm.position_code != "none" and self.grounding is None:
+                raise ValueError(f"Arm {name!r} has a position code, but without `grounding` nothing has positions.")
+        if self.grounding is not None and self.grounding.clips > self.training.packs.clips:
+            raise ValueError(
+                f"grounding.clips is {self.grounding.clips}, but a step has {self.training.packs.clips} clips "
+                "(training.packs.clips). Ask about as many or fewer."
+            )
         unknown = [name for name in self.categories if name not in QUESTION_TYPES]
         if unknown or not self.categories:
             raise ValueError(f"categories are {self.categories}; give some of {', '.join(QUESTION_TYPES)}.")

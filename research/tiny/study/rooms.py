@@ -2,8 +2,10 @@
 
     OUT/{split}/{number:05d}.npy         uint8[clips, T, H, W, 3]
     OUT/{split}/{number:05d}.labels.npy  uint8[clips, T, h, w], what each patch of 16 px shows (`tower.py`)
-    OUT/{split}/{number:05d}.points.npy  int8[clips, T, h, w, 4], and where that is (`points.py`)
-    OUT/{split}/{number:05d}.json        for each clip its scene, its floor plan as text, and its rows
+    OUT/{split}/{number:05d}.points.npy  float16[clips, T, h, w, 5], and where that is (`points.py`)
+    OUT/{split}/{number:05d}.positions.npy  int16[clips, N, 3], where visual tokens are in the world [mm]
+    OUT/{split}/{number:05d}.json        for each clip its scene, its floor plan as text, its rows, and those of
+                                         the tables `grounding` and `proposals` of a data set of rooms
 
 A shard is a few rooms. Its JSON is written last, so a shard is there whole or is made again.
 """
@@ -18,10 +20,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from research.tiny.study.answers import floor_plan
-from research.tiny.study.points import patch_points
+from research.tiny.study.points import patch_points, token_millimetres
 from research.tiny.study.rows import clip_rows
 from research.tiny.study.tower import patch_labels
 from vega3d.files import read_json, write_array, write_whole
+from vega3d.rooms.dataset.grounding import grounding_rows
 from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.render import Clip
@@ -33,6 +36,8 @@ from vega3d.rooms.scene.furniture import furniture_for
 from vega3d.rooms.scene.scene import Scene, sample_scene
 from vega3d.rooms.scene.trajectory import Trajectory, sample_trajectories
 from vega3d.runs import check_same_run
+
+EXPRESSIONS_PER_TYPE = 2  # of a clip: up to 4 that mean one object, and up to 10 that mean none, one or several
 
 
 @dataclass(frozen=True)
@@ -82,11 +87,10 @@ class RoomShards:
         """Number of shards."""
         return -(-self.rooms // self.rooms_per_shard)
 
-    def files(self, number: int) -> tuple[Path, Path, Path, Path]:
-        """Frames, labels, points and rows of a shard."""
+    def files(self, number: int) -> list[Path]:
+        """Frames, labels, points, positions and rows of a shard."""
         stem = str(self.folder / self.split / f"{number:05d}")
-        frames, labels, points, rows = (Path(stem + end) for end in (".npy", ".labels.npy", ".points.npy", ".json"))
-        return frames, labels, points, rows
+        return [Path(stem + end) for end in (".npy", ".labels.npy", ".points.npy", ".positions.npy", ".json")]
 
     @property
     def settings(self) -> dict:
@@ -152,8 +156,8 @@ def read_shard(path: Path, shards: RoomShards) -> dict:
     return values
 
 
-def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, dict]]:
-    """uint8[T, H, W, 3], `patch_labels`, `patch_points` and the record of each trajectory through a room."""
+def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]]:
+    """uint8[T, H, W, 3], `patch_labels`, `patch_points`, `token_millimetres` and the record of each trajectory."""
     scene = sample_scene(scene_seed(shards.split, room), furniture_for(shards.split, shards.furniture))
     trajectories = sample_trajectories(scene, shards.trajectories, shards.num_frames)
     observation = None
@@ -162,8 +166,11 @@ def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.n
         plan = floor_plan(observation, clip.world_from_camera[0])
         labels, seed = patch_labels(observation), (scene.seed, 3, number)
         rows = clip_rows(observation, plan, labels, seed, shards.questions_per_type, shards.with_plain)
-        record = {"scene": f"{shards.split}_{room:06d}_{number:02d}", "plan": plan.listed(plan.places), "rows": rows}
-        yield np.array(clip.rgb), labels, patch_points(clip), record
+        name = f"{shards.split}_{room:06d}_{number:02d}"
+        tables = grounding_rows(observation, name, (scene.seed, 6, number), EXPRESSIONS_PER_TYPE)
+        record = {"scene": name, "plan": plan.listed(plan.places), "rows": rows}
+        record |= {table: tables[table] for table in ("grounding", "proposals")}
+        yield np.array(clip.rgb), labels, patch_points(clip), token_millimetres(clip), record
 
 
 def rendered(scene: Scene, trajectories: list[Trajectory], shards: RoomShards) -> Iterator[Clip]:

@@ -249,13 +249,13 @@ def marked(columns: Mapping[str, Any], void: Mapping[str, Mapping]) -> dict[str,
     }
 
 
-def table_rows(columns: Mapping[str, Mapping]) -> list[str]:
-    return [name for name in ROWS if any(name in column for column in columns.values())]
+def table_rows(columns: Mapping[str, Mapping], rows: Sequence[str]) -> list[str]:
+    return [name for name in rows if any(name in column for column in columns.values())]
 
 
-def score_table(scores: Mapping[str, Mapping]) -> list[str]:
+def score_table(scores: Mapping[str, Mapping], rows: Sequence[str] = ROWS) -> list[str]:
     lines = [f"| category | {' | '.join(scores)} |", f"|---|{'---|' * len(scores)}"]
-    for name in table_rows(scores):
+    for name in table_rows(scores, rows):
         cells = [cell(Interval(**column[name])) if name in column else "-" for column in scores.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
@@ -265,9 +265,9 @@ def cell(interval: Interval) -> str:
     return f"{percent(interval.score)} {span(interval.low, interval.high)}"
 
 
-def difference_table(differences: Mapping[str, Mapping]) -> list[str]:
+def difference_table(differences: Mapping[str, Mapping], rows: Sequence[str] = ROWS) -> list[str]:
     lines = [f"| category | {' | '.join(differences)} |", f"|---|{'---|' * len(differences)}"]
-    for name in table_rows(differences):
+    for name in table_rows(differences, rows):
         cells = [difference_cell(column[name]) if name in column else "-" for column in differences.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines

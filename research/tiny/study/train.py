@@ -14,6 +14,7 @@ from research.tiny.study.ahead import Ahead
 from research.tiny.study.arms import head_group, tower_groups, tune
 from research.tiny.study.data import SplitData, Words
 from research.tiny.study.fusion_watch import FusionWatch
+from research.tiny.study.grounding import Expressions, Wanted, ground_losses, read_tokens
 from research.tiny.study.loop import LOOKED_AT_EVERY, Deadline, Loop, LoopSettings, Losses
 from research.tiny.study.network import (
     answer_loss,
@@ -28,7 +29,7 @@ from research.tiny.study.points import PlaceCodes, PointHead, name_loss, point_c
 from research.tiny.study.recipe import Recipe
 from research.tiny.study.streams import ClipFormat, StreamRows, semantic_tokens
 from research.tiny.study.tower import LabelHead
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.modeling.modeling_vega3d import VegaTaskModel
 
 VALIDATION_BATCHES = 4
 PLACED_LAYER = 1  # of the language model, after which visual tokens are to tell their places; later ones use them
@@ -63,12 +64,12 @@ class Tools:
         return LoopSettings(folder, identity, recipe.checkpoint_seconds, recipe.checkpoint_steps)
 
 
-def width_of(model: VegaForSpatialReasoning) -> int:
+def width_of(model: VegaTaskModel) -> int:
     """Of the language model."""
     return model.config.vlm_config.text_config.hidden_size
 
 
-def embeddings(model: VegaForSpatialReasoning) -> torch.Tensor:
+def embeddings(model: VegaTaskModel) -> torch.Tensor:
     """float[V, D], of the tokens of the vocabulary."""
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
@@ -76,7 +77,7 @@ def embeddings(model: VegaForSpatialReasoning) -> torch.Tensor:
 
 
 def train_tower(
-    model: VegaForSpatialReasoning, head: LabelHead, data: SplitData, tools: Tools, folder: Path, identity: dict
+    model: VegaTaskModel, head: LabelHead, data: SplitData, tools: Tools, folder: Path, identity: dict
 ) -> list[dict]:
     """Vision tower and head of labels on the classes of patches; returns the log."""
     stage = tools.recipe.tower
@@ -108,9 +109,7 @@ def train_tower(
 
 
 @torch.no_grad()
-def label_accuracy(
-    model: VegaForSpatialReasoning, head: LabelHead, data: SplitData, tools: Tools, batch: int = 16
-) -> float:
+def label_accuracy(model: VegaTaskModel, head: LabelHead, data: SplitData, tools: Tools, batch: int = 16) -> float:
     """Share of the patches that show an object whose class is known."""
     model.eval()
     right = asked = 0
@@ -132,7 +131,7 @@ class Reader(nn.Module):
 
     shares: torch.Tensor
 
-    def __init__(self, model: VegaForSpatialReasoning, points: PointHead, tools: Tools):
+    def __init__(self, model: VegaTaskModel, points: PointHead, tools: Tools):
         super().__init__()
         self.model, self.points, self.tools = model, points, tools
         self.codes = PlaceCodes(width_of(model), tools.clip.prefix.grid, tools.device)
@@ -158,6 +157,7 @@ class Reader(nn.Module):
         labels: torch.Tensor,
         seen: Pack,
         read: Pack,
+        wanted: Wanted | None = None,
     ) -> Losses:
         """The weighted sum, and each loss by itself.
 
@@ -166,11 +166,13 @@ class Reader(nn.Module):
             points: float[B, N, 5], what each visual token looks at.
             labels: int[B, N], what it shows.
             seen, read: packs about the clips, and of rows without pictures.
+            wanted: what the expressions mean that packs about the first clips begin with; of a model that grounds.
         """
         recipe = self.tools.recipe.training
         with self.tools.autocast():
             tokens, _ = fused_tokens(self.model, semantic, hidden, self.tools.clip.prefix)
-            states, placed, near, mapped = self.looking(tokens, seen)
+            shown = tokens if wanted is None else read_tokens(self.model, tokens, wanted)
+            states, placed, near, mapped = self.looking(shown, seen)
             found = {
                 "answers": answer_loss(self.model, states, seen, self.tools.clip.prefix),
                 "points": self.points.loss(near, mapped, point_classes(points)),
@@ -180,6 +182,8 @@ class Reader(nn.Module):
             if len(read.ids):
                 text = packed_outputs(self.model, None, read, self.tools.text).last_hidden_state
                 found["text"] = answer_loss(self.model, text, read, self.tools.text)
+            if wanted is not None:
+                found |= ground_losses(self.model, states, tokens, wanted)
         total = torch.stack([recipe.weights.get(name, 1.0) * loss for name, loss in found.items()]).sum()
         return {"loss": total, **found}
 
@@ -191,13 +195,15 @@ class Batches:
     make: PackMaker
     streams: Streams
     temporal: int  # frames that a visual token sees
+    expressions: Expressions | None = None  # of a study that grounds
 
     def prepare(self, step: int) -> tuple[list[int], list[torch.Tensor], list[str]]:
         """Clips, all tensors of `Reader.losses` but the streams, and the ids of the rows."""
         clips, seen, read, ids = self.make(step)
         data = self.make.data
         shown = (data.points(clips, self.temporal), data.token_labels(clips, self.temporal))
-        return clips, [*map(torch.from_numpy, shown), *seen, *read], ids
+        wanted = () if self.expressions is None else self.expressions.of_step(self.make.seed, step, clips)
+        return clips, [*map(torch.from_numpy, shown), *seen, *read, *wanted], ids
 
     def on_device(self, clips: list[int], values: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
         """The arguments of `arm_losses`."""
@@ -207,9 +213,11 @@ class Batches:
 
 def arm_losses(reader: Reader, *batch: torch.Tensor) -> Losses:
     """`Reader.losses` of plain tensors, of which an arm without a second stream has one less."""
-    *streamed, points, labels = batch[:-8]
-    hidden = streamed[1] if len(streamed) > 1 else None
-    return reader.losses(streamed[0], hidden, points, labels, Pack(*batch[-8:-4]), Pack(*batch[-4:]))
+    streams = 1 if reader.model.model.fusion is None else 2
+    hidden = batch[1] if streams == 2 else None
+    points, labels, *packs = batch[streams:]
+    wanted = Wanted(*packs[8:]) if packs[8:] else None
+    return reader.losses(batch[0], hidden, points, labels, Pack(*packs[:4]), Pack(*packs[4:8]), wanted)
 
 
 def train_arm(reader: Reader, train: Batches, validation: Batches, folder: Path, identity: dict) -> list[dict]:
@@ -219,9 +227,10 @@ def train_arm(reader: Reader, train: Batches, validation: Batches, folder: Path,
     learnt by heart.
     """
     model, tools = reader.model, reader.tools
-    stage = tools.recipe.training
-    even_gate(model)
-    match_scale(model, rows_of(train.streams, train.make.clips(0)), tools)
+    stage, grounding = tools.recipe.training, tools.recipe.grounding
+    if grounding is None or grounding.start is None:
+        even_gate(model)
+        match_scale(model, rows_of(train.streams, train.make.clips(0)), tools)
     groups = [*tune(model, stage), head_group(reader.points, stage.learning_rates["llm"])]
     watch, settings = FusionWatch(model.model.fusion), tools.loop_settings(folder, identity)
 
@@ -263,7 +272,7 @@ def rows_of(streams: Streams, clips: list[int]) -> tuple[torch.Tensor, torch.Ten
 
 
 @torch.no_grad()
-def even_gate(model: VegaForSpatialReasoning) -> None:
+def even_gate(model: VegaTaskModel) -> None:
     """Gates of one half for every token at the start.
 
     As long as generative tokens tell nothing they disturb, and all that can shut them out does so: a random gate also
@@ -276,7 +285,7 @@ def even_gate(model: VegaForSpatialReasoning) -> None:
 
 
 @torch.no_grad()
-def match_scale(model: VegaForSpatialReasoning, rows: tuple[torch.Tensor, torch.Tensor | None], tools: Tools) -> None:
+def match_scale(model: VegaTaskModel, rows: tuple[torch.Tensor, torch.Tensor | None], tools: Tools) -> None:
     """Scales the projector's last layer, so that generative tokens begin as large as the semantic ones.
 
     Initialisation from data (Mishkin & Matas, 2016). Tokens of a trained tower are large: without it the mix of a new

@@ -54,7 +54,7 @@ class InfoNCEHead(nn.Module):
         """
         scaled = scores / self.temperature
         wanted = torch.cat([right, ~right.any()[None]])
-        return scaled.logsumexp(0) - scaled[wanted].logsumexp(0)
+        return scaled.logsumexp(0) - scaled.masked_fill(~wanted, -torch.inf).logsumexp(0)  # shapes stay, for vmap
 
     def probabilities(self, scores: torch.Tensor) -> torch.Tensor:
         """float[M], which together with that of "no target" add up to 1."""

@@ -3,6 +3,7 @@
 import argparse
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,8 @@ BASE = {
         ({"tower": {}}, "does not say tower.steps"),
         ({"training": {"steps": 0}}, "steps is 0, but must be at least 1"),
         ({"training": {"steps": 1, "packs": {"clip": 3}}}, "There is no setting 'training.packs.clip'"),
+        ({"grounding": {"clips": 17}}, r"grounding\.clips is 17, but a step has 16 clips"),
+        ({"arms": {"a": {"fusion": "none", "position_code": "sin3d"}}}, "without `grounding` nothing has positions"),
     ],
 )
 def test_bad_recipes_are_named(tmp_path, changes, message):
@@ -62,6 +65,15 @@ def test_the_published_recipe_compares_eight_arms_on_rooms_that_no_run_scored():
     recipe = read_recipe(TINY / "configs" / "study.yaml")
     assert list(recipe.arms) == ["semantic", "trained", "twin", "random", "shuffled", "vae", "pixels", "oracle"]
     assert recipe.rooms.first_test >= 1000 and recipe.rooms.test >= 1000 and len(recipe.seeds) >= 3
+
+
+def test_grounding_goes_on_with_arms_of_the_published_recipe():
+    study, grounding = (read_recipe(TINY / "configs" / f"{name}.yaml") for name in ("study", "grounding"))
+    assert grounding.grounding.start == study.name and set(grounding.seeds) <= set(study.seeds)
+    for part in ("rooms", "vlm", "tower", "generators", "projector_hidden_size", "precision"):
+        assert getattr(grounding, part) == getattr(study, part)
+    for arm in grounding.arms.values():
+        assert replace(arm, position_code="none") in study.arms.values()
 
 
 @pytest.mark.parametrize(
