@@ -22,7 +22,6 @@ from golden_models import (
     wan_transformer,
     wan_vae,
 )
-from official_names import FUSION, FUSION_NAMES, GROUNDING_HEAD, PROJECTOR, QWEN_VLM, rename
 from vega3d import VegaForSpatialReasoning
 from vega3d.evaluation.metrics import (
     CATEGORIES,
@@ -45,6 +44,7 @@ from vega3d.evaluation.scenes.records import (
 )
 from vega3d.evaluation.scenes.texts import bleu, clean_answer
 from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
+from vega3d.hub.official_names import FUSION, FUSION_NAMES, GROUNDING_HEAD, PROJECTOR, QWEN_VLM, rename
 from vega3d.modeling.alignment_vega3d import PROJECTORS, align_space
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.grounding_head_vega3d import HEADS
