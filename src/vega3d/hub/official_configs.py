@@ -17,38 +17,14 @@ TOWER_TYPES = {"sr": ("wan_t2v_online", "wan_online", "wan_vace_online"), "main"
 TOWER_SIZES = {"sr": "832*480", "main": "1280*720"}  # width*height [px], if the config does not say
 TOWER_KEYS = {
     f"generative_vision_tower_{name}"
-    for name in [
-        "type",
-        "checkpoint",
-        "task",
-        "size",
-        "timestep",
-        "shift",
-        "context_scale",
-        "feat_block_idx",
-        "condition_on_first_frame",
-        "weight_name",
-        "model_version",
-        "input_size",
-        "output_spatial",
-        "height",
-        "width",
-        "num_frames",
-        "num_inference_steps",
-        "pool_kernel",
-        "model_name",
-        "img_size",
-        "tubelet_size",
-        "pretrained",
-        "clip_checkpoint",
-        "sd21_checkpoint",
-        "empty_prompt_path",
-        "prompt_emb_path",
-        "dtype",
-        "chunk_size",
-        "cfg_min",
-        "camera_scale",
-    ]
+    for names in (
+        ("type", "checkpoint", "task", "size", "timestep", "shift", "feat_block_idx", "prompt_emb_path", "dtype"),
+        ("context_scale", "condition_on_first_frame", "weight_name", "model_name", "model_version", "pretrained"),
+        ("input_size", "output_spatial", "height", "width", "num_frames", "img_size", "tubelet_size", "chunk_size"),
+        ("num_inference_steps", "pool_kernel", "clip_checkpoint", "sd21_checkpoint", "empty_prompt_path"),
+        ("cfg_min", "camera_scale"),
+    )
+    for name in names
 }
 SPATIAL_KEYS = TOWER_KEYS | {
     "use_generative_encoder",
@@ -230,8 +206,11 @@ def tower_settings(config: Mapping[str, Any], kind: Any, branch: str, place: Any
     return generator, frames
 
 
-def wan_transformer_config(config: Mapping[str, Any], place: Any) -> dict[str, Any]:
-    """The config of `WanTransformer3DModel` for that of the original code; raises ValueError for another model."""
+def wan_transformer_config(config: Mapping[str, Any], place: Any) -> tuple[dict[str, Any], int]:
+    """The config of `WanTransformer3DModel` for that of the original code, and the length of a padded prompt.
+
+    Raises ValueError for another model, and keys that are not known.
+    """
     name, kind = config.get("_class_name"), config.get("model_type")
     if name != "WanModel" or kind != "t2v":
         raise ValueError(f"{place} is of {name!r} and model_type {kind!r}, but must be of WanModel and t2v.")
@@ -241,13 +220,13 @@ def wan_transformer_config(config: Mapping[str, Any], place: Any) -> dict[str, A
         require(given == value, f"{key} in {place}", given, repr(value), "Give Wan2.1-T2V.")
     sizes = {key: config.get(key) for key in ("dim", "ffn_dim", "freq_dim", "in_dim", "out_dim", "num_heads")}
     sizes |= {"num_layers": config.get("num_layers"), "text_dim": config.get("text_dim", 4096)}
+    sizes |= {"text_len": config.get("text_len", 512)}
     for key, value in sizes.items():
         require(is_size(value), f"{key} in {place}", value, "a whole number", "Copy the config again.")
     eps, width, heads = config.get("eps", 1e-6), sizes["dim"], sizes["num_heads"]
     require(is_number(eps), f"eps in {place}", eps, "a number", "Copy the config again.")
     require(width % heads == 0, f"dim in {place}", width, f"a multiple of num_heads={heads}", "Copy the config again.")
-    return {
-        "_class_name": "WanTransformer3DModel",
+    diffusers = {
         "added_kv_proj_dim": None,
         "attention_head_dim": width // heads,
         "cross_attn_norm": True,
@@ -264,3 +243,4 @@ def wan_transformer_config(config: Mapping[str, Any], place: Any) -> dict[str, A
         "rope_max_seq_len": 1024,
         "text_dim": sizes["text_dim"],
     }
+    return diffusers, sizes["text_len"]

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,12 +52,13 @@ class StoredTensor(NamedTuple):
             return opened.get_tensor(self.key)
 
 
-Tensors = Mapping[str, "StoredTensor | torch.Tensor"]
+Stored = dict[str, StoredTensor]
+Tensors = Mapping[str, StoredTensor | torch.Tensor]
 
 
-def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """All tensors of safetensors files, from their headers; raises ValueError for a file that is cut short, or none."""
-    found: dict[str, StoredTensor] = {}
+def stored_tensors(files: Iterable[Path]) -> Stored:
+    """All tensors of safetensors files, from their headers; raises ValueError for a file that is cut short."""
+    found: Stored = {}
     for file in files:
         try:
             with safe_open(file, framework="pt") as opened:
@@ -75,6 +76,12 @@ def dtype_of(name: str, file: Path) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"{file} holds {name}, but weights must be one of {list(DTYPES)}. Give unquantised ones.")
     return DTYPES[name]
+
+
+def by_file(tensors: Mapping[str, StoredTensor], files: Iterable[Path]) -> list[Stored]:
+    """Tensors as they are spread over files."""
+    groups = [{name: tensor for name, tensor in tensors.items() if tensor.file == file} for file in files]
+    return [group for group in groups if group]
 
 
 def value_of(tensor: StoredTensor | torch.Tensor) -> torch.Tensor:
@@ -97,8 +104,9 @@ def write_tensors(file: Path, tensors: Tensors) -> None:
             opened.write(value_of(tensor).contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-def write_shards(folder: Path, stem: str, shards: list[Tensors]) -> None:
+def write_shards(folder: Path, stem: str, shards: Sequence[Tensors]) -> None:
     """Writes one file for each of several sets of weights, named and indexed as transformers and diffusers do."""
+    folder.mkdir(parents=True, exist_ok=True)
     if len(shards) == 1:
         write_tensors(folder / f"{stem}.safetensors", shards[0])
         return
@@ -115,7 +123,7 @@ def write_shards(folder: Path, stem: str, shards: list[Tensors]) -> None:
 # --- Pickles ---------------------------------------------------------------------------------------------------------
 
 
-def unpickled(file: Path, folder: Path) -> dict[str, StoredTensor]:
+def unpickled(file: Path, folder: Path) -> Stored:
     """The tensors of a pickle, once a process of its own has written them to a safetensors file in `folder`.
 
     Raises ValueError if the pickle holds anything but tensors by name, or cannot be read.

@@ -235,7 +235,10 @@ def words_for_missing(generator: Repository, missing: list[str], parts: list[str
             found = read_json(generator.folder / index).get("_class_name")
             words += f" Its {index} says {found!r}." if found else ""
     if any(name.startswith(("Wan2.", "models_t5")) and name.endswith(".pth") for name in names):
-        return f"{words} It is in the layout of the original code: use the repository whose name ends in -Diffusers."
+        return (
+            f"{words} It is in the layout of the original code: use the repository whose name ends in -Diffusers, or "
+            "`vega3d convert` it first."
+        )
     if any(name.endswith(".gguf") for name in names):
         words += " GGUF files are not read."
     return f"{words} {GIVE_WAN} Its name ends in -Diffusers."
