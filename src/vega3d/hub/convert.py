@@ -44,6 +44,7 @@ from vega3d.modeling.files_vega3d import (
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.grounding_head_vega3d import HEADS
 from vega3d.modeling.layouts_vega3d import is_official
+from vega3d.processing.processor_checks_vega3d import check_vlm_parts
 
 SMALL_FILES = ("*.json", "*/config.json", "*/*.index.json", "*.txt", "*.jinja")
 SPATIAL, SCENE, WAN = "spatial", "scene", "wan"
@@ -139,6 +140,7 @@ def write_spatial(checkpoint: Repository, wan: Wan, target: Path, restore: bool,
     config = fused_config(settings, vlm, wan)
     check_fused(weights, config, checkpoint.name)
     processor = make_processor(folder, config.generator_config, **settings.processor)
+    check_vlm_parts(processor)
     check_vlm_processor(processor, config)
     with tempfile.TemporaryDirectory(dir=target) as scratch:
         source = fetch_wan(wan, Path(scratch), report)
@@ -230,7 +232,7 @@ def write_fused(config: VegaConfig, weights: Mapping[str, StoredTensor], prompt:
 
 
 def write_scene_parts(checkpoint: Repository, wan: Wan | None, target: Path, report: Report) -> None:
-    """Projector, fusion and ranking head of a 3D-scene checkpoint (`parts.safetensors`) and their fields (`parts.json`).
+    """Projector, fusion and ranking head of a 3D-scene checkpoint (`parts.safetensors`), with their fields.
 
     Its VLM is a LLaVA-Video, which cannot be fused here, and is left out. A Wan that is given goes to `generator/`.
     """
