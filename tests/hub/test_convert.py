@@ -345,6 +345,10 @@ def test_what_cannot_be_converted_ends_in_one_line(official, wan, tmp_path, name
     assert {path.name for path in tmp_path.iterdir()} == {"official"}
 
 
+def holding(name: str, content: Any) -> Callable[[Path], object]:
+    return lambda folder: torch.save(content, folder / name)
+
+
 WAN_REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown key": (changed(num_experts=2), "the first is 'num_experts'"),
     "image to video": (changed(model_type="i2v"), "model_type 'i2v', but must be of WanModel and t2v"),
@@ -431,7 +435,7 @@ def test_one_shard_is_in_memory_at_a_time(wan, tmp_path):
     official = save_official(tmp_path / "official", weights, vocab_size=vocabulary)
     largest = max(file.stat().st_size for file in official.glob("*.safetensors")) / 2**20
 
-    command = [sys.executable, "-c", PEAK, official, tmp_path / "model", wan]
+    command: list[Any] = [sys.executable, "-c", PEAK, official, tmp_path / "model", wan]
     done = subprocess.run(
         command,
         capture_output=True,
