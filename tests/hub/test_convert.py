@@ -168,6 +168,7 @@ def test_the_original_wan_becomes_a_generator_for_assemble(tmp_path):
 # --- The 3D-scene checkpoint -------------------------------------------------------------------------------------
 
 
+CHANNELS = 40  # of the Wan of `save_original_wan`
 SCENE_CONFIG: dict[str, Any] = {
     "model_type": "llava_qwen",
     "hidden_size": 48,
@@ -175,7 +176,7 @@ SCENE_CONFIG: dict[str, Any] = {
     "world_position_embedding_type": "avg-discrete-sin3d",
     "object_feature_type": "patch14-pe",
     "use_generative_feature": True,
-    "generative_feat_dim": 12,
+    "generative_feat_dim": CHANNELS,
     "generative_projector_type": "mlp2x_gelu",
     "generative_vision_tower_type": "wan_t2v_online",
     "generative_vision_tower_task": "t2v-1.3B",
@@ -193,6 +194,7 @@ def scene_weights() -> dict[str, torch.Tensor]:
     parts = ("generative_projector.", "feature_fusion.", "mm_projector.")
     weights = {f"model.{part}{key}": value for part in parts for key, value in fixture.under(f"state.{part}").items()}
     weights["model.image_newline"] = fixture["state.image_newline"]
+    weights["model.generative_projector.0.weight"] = torch.randn(48, CHANNELS)
     weights["lm_head.weight"] = torch.zeros(40, width)
     weights["ground_head_zero_target"] = torch.randn(width)
     for part in ("ground_head_obj", "ground_head_query"):
@@ -216,13 +218,13 @@ def test_the_generative_parts_of_a_scene_checkpoint(wan, tmp_path):
     assert done.exit_code == 0, done.stderr
     assert "the 6 of its VLM, a LLaVA-Video, are left out" in done.stderr
     fields, parts = read(tmp_path / "parts" / "parts.json"), load_file(tmp_path / "parts" / "parts.safetensors")
-    assert (fields["hidden_size"], fields["generator_width"]) == (48, 12)
+    assert (fields["hidden_size"], fields["generator_width"]) == (48, CHANNELS)
     assert fields["processor"]["generator_frame_size"] == [720, 1280]
     options = {key: value for key, value in fields["config"].items() if key not in ("block", "timestep", "shift")}
     text = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1}
     config = VegaConfig(
         vlm_config={"model_type": "qwen2_5_vl", "text_config": text},
-        generator_config={"transformer": {"num_attention_heads": 1, "attention_head_dim": 12}},
+        generator_config={"transformer": {"num_attention_heads": 1, "attention_head_dim": CHANNELS}},
         **options,
     )
     assert (config.fusion, config.position_code, config.grounding_tokens) == ("token_gated_norm", "sin3d", "semantic")
@@ -393,13 +395,20 @@ def test_another_original_wan_is_refused(wan, tmp_path, name):
         ({"generative_vision_tower_type": "wan_vace_online"}, "tower of type 'wan_vace_online'"),
         ({"world_position_embedding_type": "avg-mlp"}, "world_position_embedding_type 'avg-mlp'"),
         ({"feature_fusion_method": "concat"}, "No vega3d name is known for 'gate_projection"),
-        ({"ground_head_type": None}, "has 9 weights that its config does not tell of"),
+        ({"ground_head_type": None}, "has 13 weights that its config does not tell of"),
         ({"fusion_extra": 1}, "the first is 'fusion_extra'"),
     ],
 )
 def test_another_scene_checkpoint_is_refused(tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
         convert(save_scene(tmp_path / "official", **changes), tmp_path / "parts")
+
+
+def test_the_wan_of_another_scene_checkpoint_is_refused(wan, tmp_path):
+    weights = {**scene_weights(), "model.generative_projector.0.weight": torch.randn(48, 12)}
+
+    with pytest.raises(ValueError, match="takes features of 12 channels, but .* has 40"):
+        convert(save_scene(tmp_path / "official", weights), tmp_path / "parts", wan)
 
 
 def test_options_that_do_not_fit(official, wan, tmp_path):

@@ -243,6 +243,8 @@ def write_scene_parts(checkpoint: Repository, wan: Wan | None, target: Path, rep
     tensors = stored_tensors(folder / name for name in names)
     parts = scene_parts(tensors, settings.model["fusion"])
     fields = check_parts(parts, settings.model, place)
+    if wan is not None:
+        check_width(fields["generator_width"], wan, place)
     left_out = sum(re.match(SCENE_VLM, key) is not None for key in tensors)
     report(f"Of {place} {len(parts)} weights are taken; the {left_out} of its VLM, a LLaVA-Video, are left out.")
     if wan is not None:
@@ -254,6 +256,15 @@ def write_scene_parts(checkpoint: Repository, wan: Wan | None, target: Path, rep
     write_tensors(target / PARTS_FILE, parts)
     fields |= {"config": {**fields["config"], **settings.generator}, "processor": settings.processor}
     (target / FIELDS_FILE).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
+
+
+def check_width(channels: int, wan: Wan, place: str) -> None:
+    width = wan.transformer["num_attention_heads"] * wan.transformer["attention_head_dim"]
+    if width != channels:
+        raise ValueError(
+            f"The projector of {place} takes features of {channels} channels, but {wan.name} has {width}. Give the Wan "
+            "that it was trained with."
+        )
 
 
 def scene_parts(tensors: Mapping[str, StoredTensor], fusion: str) -> Stored:
