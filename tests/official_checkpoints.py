@@ -65,14 +65,15 @@ def save_official(folder: Path, weights: dict[str, torch.Tensor] | None = None, 
 
 
 def save_original_wan(
-    folder: Path, transformer: dict | None = None, vae: dict | None = None, prompt: bool = True, **config
+    folder: Path, vae: dict[str, torch.Tensor] | None = None, prompt: bool = True, pickled: bool = True, **config
 ) -> Path:
-    """Wan in the layout of the original code, with the prompt of the official code beside it, or its text encoder.
+    """Wan in the layout of the original code, with the prompt of the official VEGA-3D code beside it.
 
     Args:
         folder: a new one.
-        transformer: weights in place of those of the fixture; so are `vae`.
-        prompt: the prompt, and no text encoder.
+        vae: weights in place of those of the fixture.
+        prompt: whether the prompt is there; else there is a place for a text encoder.
+        pickled: the VAE as it is published; a process has to be started to read it.
         config: values of config.json to change.
     """
     folder.mkdir(parents=True)
@@ -81,9 +82,13 @@ def save_original_wan(
     values = {name: generative[name] for name in names}
     values |= {"_class_name": "WanModel", "model_type": "t2v", "in_dim": 16, "out_dim": 16, "eps": 1e-6}
     (folder / "config.json").write_text(json.dumps({**values, **config}))
-    transformer = QWEN.under(f"state.model.{TOWER}") if transformer is None else transformer
+    transformer = QWEN.under(f"state.model.{TOWER}")
     save_file(transformer, folder / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
-    torch.save(QWEN.under("state.vae.") if vae is None else vae, folder / "Wan2.1_VAE.pth")
+    vae = QWEN.under("state.vae.") if vae is None else vae
+    if pickled:
+        torch.save(vae, folder / "Wan2.1_VAE.pth")
+    else:
+        save_file(vae, folder / "Wan2.1_VAE.safetensors")
     if prompt:
         torch.save(QWEN["input.prompt_embeds"], folder / "wan_prompt_embedding.pt")
     return folder

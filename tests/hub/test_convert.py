@@ -33,7 +33,7 @@ from vega3d.hub.convert import check_fused, convert, fused_config, fused_weights
 from vega3d.hub.official_configs import spatial_settings
 from vega3d.hub.official_names import GROUNDING_HEAD, WAN_TRANSFORMER, rename
 from vega3d.hub.original_wan import Wan, rename_transformer
-from vega3d.hub.tensor_files import StoredTensor
+from vega3d.hub.tensor_files import StoredTensor, unpickle
 from vega3d.hub.weight_checks import check_weights
 from vega3d.modeling.alignment_vega3d import PROJECTORS
 from vega3d.modeling.backbones_vega3d import embed_empty_prompt
@@ -41,12 +41,19 @@ from vega3d.modeling.files_vega3d import Repository
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.grounding_head_vega3d import HEADS
 
+VAE = "Wan2.1_VAE.safetensors"
 DIT = "transformer/diffusion_pytorch_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def wan(tmp_path_factory) -> Path:
-    return save_original_wan(tmp_path_factory.mktemp("original") / "wan")
+def original(tmp_path_factory) -> Path:
+    return save_original_wan(tmp_path_factory.mktemp("original") / "wan", pickled=False)
+
+
+@pytest.fixture(scope="module")
+def wan(original, tmp_path_factory) -> Path:
+    """The same in diffusers' layout, with its prompt."""
+    return convert(original, tmp_path_factory.mktemp("converted") / "wan")
 
 
 @pytest.fixture(scope="module")
@@ -255,16 +262,44 @@ class Evil:
 
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(official, tmp_path):
     wan = save_original_wan(tmp_path / "wan")
-    for content in (pickle.dumps(Evil(tmp_path / "ran")), None):
-        if content is None:
-            torch.save({"weight": Evil(tmp_path / "ran")}, wan / "Wan2.1_VAE.pth")
-        else:
-            (wan / "Wan2.1_VAE.pth").write_bytes(content)
-        done = run("convert", official, tmp_path / "model", "--generator", wan)
+    (wan / "Wan2.1_VAE.pth").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
 
-        assert done.exit_code == 2
-        assert re.search(r"Wan2\.1_VAE\.pth is not read: .*Only pickles of plain tensors are", done.stderr)
-        assert not (tmp_path / "ran").exists() and not (tmp_path / "model").exists()
+    done = run("convert", official, tmp_path / "model", "--generator", wan)
+
+    assert done.exit_code == 2
+    assert re.search(r"Wan2\.1_VAE\.pth is not read: .*Only pickles of plain tensors are", done.stderr)
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda ran: {"weight": Evil(ran)}, "UnpicklingError: Weights only load failed"),
+        (lambda ran: {"model": {}}, "more than tensors by name"),
+        (lambda ran: [torch.zeros(1)], "more than tensors by name"),
+        (lambda ran: {"weight": torch.zeros(1, dtype=torch.complex64)}, "a type that safetensors lacks"),
+    ],
+)
+def test_pickles_of_more_than_tensors(tmp_path, content, words):
+    torch.save(content(tmp_path / "ran"), tmp_path / "weights.pth")
+
+    with pytest.raises(SystemExit, match=words):
+        unpickle(str(tmp_path / "weights.pth"), str(tmp_path / "weights.safetensors"))
+
+    assert {path.name for path in tmp_path.iterdir()} == {"weights.pth"}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_of_tensors_is_read_whole(tmp_path, zipped):
+    """Also what begins at another place of its memory, has no dimension, or is of the format before torch 1.6."""
+    weights = {"part": torch.arange(6.0)[2:], "turned": torch.ones(2, 3).bfloat16().T, "scalar": torch.tensor(0.5)}
+    torch.save(weights, tmp_path / "weights.pth", _use_new_zipfile_serialization=zipped)
+
+    unpickle(str(tmp_path / "weights.pth"), str(tmp_path / "weights.safetensors"))
+
+    read_back = load_file(tmp_path / "weights.safetensors")
+    assert read_back.keys() == weights.keys()
+    assert all(torch.equal(read_back[name], value) for name, value in weights.items())
 
 
 def without_block(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -347,25 +382,21 @@ def test_what_cannot_be_converted_ends_in_one_line(official, wan, tmp_path, name
     assert {path.name for path in tmp_path.iterdir()} == {"official"}
 
 
-def holding(name: str, content: Any) -> Callable[[Path], object]:
-    return lambda folder: torch.save(content, folder / name)
-
-
 WAN_REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown key": (changed(num_experts=2), "the first is 'num_experts'"),
     "image to video": (changed(model_type="i2v"), "model_type 'i2v', but must be of WanModel and t2v"),
     "windows": (changed(window_size=[4, 4]), "window_size in The config of"),
     "fewer blocks": (changed(num_layers=4), "has 3 blocks, but its config says 4"),
-    "no VAE": (lambda folder: (folder / "Wan2.1_VAE.pth").unlink(), r"has no Wan2\.1_VAE\.pth"),
+    "no VAE": (lambda folder: (folder / VAE).unlink(), r"has no Wan2\.1_VAE\.pth"),
     "no prompt": (lambda folder: (folder / "wan_prompt_embedding.pt").unlink(), "has no models_t5_umt5"),
-    "a truncated VAE": (lambda folder: os.truncate(folder / "Wan2.1_VAE.pth", 5000), r"Wan2\.1_VAE\.pth is not read"),
+    "a truncated VAE": (lambda folder: os.truncate(folder / VAE, 5000), r"Wan2\.1_VAE\.safetensors cannot be read"),
     "another VAE": (
-        lambda folder: torch.save({"encoder.conv1.weight": torch.zeros(3)}, folder / "Wan2.1_VAE.pth"),
+        lambda folder: save_file({"encoder.conv1.weight": torch.zeros(3)}, folder / VAE),
         r"is none of Wan2\.1",
     ),
-    "nested weights": (
-        lambda folder: torch.save({"model": {}}, folder / "Wan2.1_VAE.pth"),
-        "more than tensors by name",
+    "a part of a VAE": (
+        lambda folder: save_file(without_block(load_file(folder / VAE), "encoder.middle.1.proj.bias"), folder / VAE),
+        r"The VAE of .* lacks 1 weights, the first is encoder\.mid_block\.attentions\.0\.proj\.bias",
     ),
     "two prompts": (
         lambda folder: torch.save(
@@ -377,9 +408,9 @@ WAN_REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", WAN_REFUSED)
-def test_another_original_wan_is_refused(wan, tmp_path, name):
+def test_another_original_wan_is_refused(original, tmp_path, name):
     spoil, words = WAN_REFUSED[name]
-    folder = Path(shutil.copytree(wan, tmp_path / "wan"))
+    folder = Path(shutil.copytree(original, tmp_path / "wan"))
     spoil(folder)
 
     with pytest.raises(ValueError, match=words):
@@ -407,15 +438,15 @@ def test_another_scene_checkpoint_is_refused(tmp_path, changes, words):
 def test_the_wan_of_another_scene_checkpoint_is_refused(wan, tmp_path):
     weights = {**scene_weights(), "model.generative_projector.0.weight": torch.randn(48, 12)}
 
-    with pytest.raises(ValueError, match="takes features of 12 channels, but .* has 40"):
+    with pytest.raises(ValueError, match=r"takes features of 12 channels, but those of .* have 40"):
         convert(save_scene(tmp_path / "official", weights), tmp_path / "parts", wan)
 
 
-def test_options_that_do_not_fit(official, wan, tmp_path):
+def test_options_that_do_not_fit(official, original, wan, tmp_path):
     for arguments, words in (
         ((official, tmp_path / "model"), "holds neither the VAE nor the prompt.*--generator Wan-AI"),
-        ((wan, tmp_path / "model", "--generator", wan), "is a generator itself"),
-        ((wan, tmp_path / "model", "--restore"), "none to restore"),
+        ((original, tmp_path / "model", "--generator", wan), "is a generator itself"),
+        ((original, tmp_path / "model", "--restore"), "none to restore"),
         ((official, wan, "--generator", wan), "is already there"),
     ):
         done = run("convert", *arguments)

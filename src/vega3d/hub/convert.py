@@ -17,7 +17,7 @@ from torch import nn
 from transformers import GenerationConfig, Qwen2_5_VLConfig
 from transformers.dynamic_module_utils import custom_object_save
 
-from vega3d import VegaConfig, VegaForSpatialReasoning
+from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGeneratorConfig
 from vega3d.files import check_new_folder, whole_folder
 from vega3d.hub.assemble import make_processor
 from vega3d.hub.load import check_vlm_processor
@@ -259,11 +259,12 @@ def write_scene_parts(checkpoint: Repository, wan: Wan | None, target: Path, rep
 
 
 def check_width(channels: int, wan: Wan, place: str) -> None:
-    width = wan.transformer["num_attention_heads"] * wan.transformer["attention_head_dim"]
+    """Raises ValueError unless features of this Wan are as wide as the projector takes them."""
+    width = VegaGeneratorConfig(transformer=wan.transformer, block=-1).hidden_size
     if width != channels:
         raise ValueError(
-            f"The projector of {place} takes features of {channels} channels, but {wan.name} has {width}. Give the Wan "
-            "that it was trained with."
+            f"The projector of {place} takes features of {channels} channels, but those of {wan.name} have {width}. "
+            "Give the Wan that it was trained with."
         )
 
 
