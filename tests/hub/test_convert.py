@@ -251,13 +251,13 @@ def test_the_generative_parts_of_a_scene_checkpoint(wan, tmp_path):
 
 
 class Evil:
-    """A pickle that would make a file if it were loaded as any pickle is."""
+    """A pickle that would make a folder if it were loaded as any pickle is."""
 
-    def __init__(self, file: Path):
-        self.file = file
+    def __init__(self, folder: Path):
+        self.folder = folder
 
     def __reduce__(self):
-        return Path.touch, (self.file,)
+        return os.mkdir, (str(self.folder),)
 
 
 def test_a_pickle_that_runs_code_is_refused_and_does_not_run(official, tmp_path):
