@@ -55,6 +55,7 @@ def save_official(folder: Path, weights: dict[str, torch.Tensor] | None = None, 
     weights = official_weights() if weights is None else weights
     build_processor(patch=QWEN.config["vision_config"]["patch_size"]).vlm_processor.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps({**official_config(), **config}))
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": False, "pad_token_id": 0}))
     places = {key: f"model-0000{1 + key.startswith('generative_')}-of-00002.safetensors" for key in weights}
     for place in set(places.values()):
         shard = {key: weights[key].contiguous() for key in weights if places[key] == place}

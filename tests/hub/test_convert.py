@@ -14,7 +14,6 @@ import pytest
 import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
-from transformers import UMT5EncoderModel
 
 from command_line import run
 from golden_models import Fixture, wan_vae
@@ -155,7 +154,7 @@ def test_other_weights_of_the_transformer_are_not_called_random(official, wan, t
 
 def test_the_original_wan_becomes_a_generator_for_assemble(tmp_path):
     encoder, vae = umt5_encoder(24), Fixture("wan_vae")
-    wan = save_original_wan(tmp_path / "wan", vae=vae.under("state."), prompt=False)
+    wan = save_original_wan(tmp_path / "wan", vae=vae.under("state."), prompt=False, pickled=False)
     torch.save(original_text_encoder(encoder), wan / "models_t5_umt5-xxl-enc-bf16.pth")
     encoder.save_pretrained(tmp_path / "own" / "text_encoder")
 
@@ -165,11 +164,8 @@ def test_the_original_wan_becomes_a_generator_for_assemble(tmp_path):
     loaded = AutoencoderKLWan.from_pretrained(tmp_path / "generator", subfolder="vae")
     ours = wan_vae(vae.config["dim"], vae.config["num_res_blocks"], vae.under("state.")).state_dict()
     assert all(torch.equal(value, ours[key]) for key, value in loaded.state_dict().items())
-    assert loaded.config.latents_std == vae["input.latents_std"].tolist() or torch.allclose(
-        torch.tensor(loaded.config.latents_std), vae["input.latents_std"]
-    )
+    assert torch.allclose(torch.tensor(loaded.config.latents_std), vae["input.latents_std"])
     WanTransformer3DModel.from_pretrained(tmp_path / "generator", subfolder="transformer")
-    UMT5EncoderModel.from_pretrained(tmp_path / "generator" / "text_encoder")
 
 
 # --- The 3D-scene checkpoint -------------------------------------------------------------------------------------
@@ -397,12 +393,6 @@ WAN_REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a part of a VAE": (
         lambda folder: save_file(without_block(load_file(folder / VAE), "encoder.middle.1.proj.bias"), folder / VAE),
         r"The VAE of .* lacks 1 weights, the first is encoder\.mid_block\.attentions\.0\.proj\.bias",
-    ),
-    "two prompts": (
-        lambda folder: torch.save(
-            {"a": torch.ones(1, 24), "b": torch.ones(1, 24)}, folder / "wan_prompt_embedding.pt"
-        ),
-        "holds 2 tensors, but a prompt is one",
     ),
 }
 
