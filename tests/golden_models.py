@@ -8,8 +8,8 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors import safe_open
 
-from official_names import WAN_TRANSFORMER, rename, rename_vae
 from vega3d import VegaConfig, VegaGenerator, VegaGeneratorConfig
+from vega3d.hub.official_names import WAN_TRANSFORMER, rename, rename_vae
 
 GOLDEN = Path(os.environ.get("VEGA3D_GOLDEN", Path(__file__).parent / "fixtures" / "golden"))
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from golden_models import (
     GOLDEN,
@@ -22,7 +21,7 @@ from golden_models import (
     wan_transformer,
     wan_vae,
 )
-from official_names import FUSION, FUSION_NAMES, GROUNDING_HEAD, PROJECTOR, QWEN_VLM, rename
+from official_checkpoints import save_official, save_original_wan
 from vega3d import VegaForSpatialReasoning
 from vega3d.evaluation.metrics import (
     CATEGORIES,
@@ -45,6 +44,8 @@ from vega3d.evaluation.scenes.records import (
 )
 from vega3d.evaluation.scenes.texts import bleu, clean_answer
 from vega3d.evaluation.vsibench import GENERATION, AnnotatedQuestion
+from vega3d.hub.convert import convert
+from vega3d.hub.official_names import FUSION, FUSION_NAMES, GROUNDING_HEAD, PROJECTOR, rename
 from vega3d.modeling.alignment_vega3d import PROJECTORS, align_space
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.grounding_head_vega3d import HEADS
@@ -478,63 +479,11 @@ def test_vectors_of_objects(prefix_parts):
 
 @pytest.fixture(scope="module")
 def fused_model(tmp_path_factory):
-    fixture = Fixture("qwen_generative")
+    """The official checkpoint, converted as a user converts it, and loaded."""
     folder = tmp_path_factory.mktemp("golden_qwen")
-    config, generative = fixture.config, fixture.config["generative"]
-    names = [
-        "hidden_size",
-        "hidden_act",
-        "intermediate_size",
-        "max_position_embeddings",
-        "num_attention_heads",
-        "num_hidden_layers",
-        "num_key_value_heads",
-        "rms_norm_eps",
-        "vocab_size",
-        "use_sliding_window",
-    ]
-    text = {name: config[name] for name in names}
-    text["rope_parameters"] = {
-        "rope_type": "default",
-        "rope_theta": config["rope_theta"],
-        "mrope_section": config["rope_scaling"]["mrope_section"],
-    }
-    tokens = [f"{name}_token_id" for name in ("image", "video", "vision_start", "vision_end", "pad", "eos")]
-    vlm_config = Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=config["vision_config"],
-        tie_word_embeddings=config["tie_word_embeddings"],
-        attn_implementation=config["attn_implementation"],
-        **{name: config[name] for name in tokens},
-    )
-    vlm = Qwen2_5_VLForConditionalGeneration(vlm_config)
-    state = fixture.under("state.model.")
-    vlm_state = {key: value for key, value in state.items() if not key.startswith("generative_")}
-    vlm.load_state_dict(rename(vlm_state, QWEN_VLM), strict=True)
-    vlm.save_pretrained(folder / "vlm")
-    transformer, vae = encoder_parts(
-        generative, fixture.under("state.model.generative_encoder.tower.model."), fixture.under("state.vae.")
-    )
-    transformer.save_pretrained(folder / "generator" / "transformer")
-    vae.save_pretrained(folder / "generator" / "vae")
-    model = VegaForSpatialReasoning.from_backbones(
-        folder / "vlm",
-        folder / "generator",
-        prompt_embeds=fixture["input.prompt_embeds"],
-        fusion=FUSION_NAMES["sr", generative["fusion_method"]],
-        projector={"mlp": "merger_mlp", "avg": "avg"}[generative["merger_type"]],
-        projector_hidden_size=generative["merger_hidden_dim"],
-        block=generative["feat_block_idx"],
-        timestep=generative["timestep"],
-        shift=generative["shift"],
-        prompt_length=generative["text_len"],
-    )
-    core = model.model
-    core.fusion.load_state_dict(
-        rename(fixture.under("state.model.generative_fusion."), FUSION[model.config.fusion]), strict=True
-    )
-    core.projector.load_state_dict(rename(fixture.under("state.model.generative_merger."), PROJECTOR), strict=True)
-    return fixture, model
+    official, wan = save_official(folder / "official"), save_original_wan(folder / "wan")
+    convert(official, folder / "model", wan)
+    return Fixture("qwen_generative"), VegaForSpatialReasoning.from_pretrained(folder / "model", dtype="auto")
 
 
 CASES = Fixture("qwen_generative").names("expected.")

@@ -1,4 +1,4 @@
-"""`vega3d assemble`, `vega3d info` and `vega3d env`."""
+"""`vega3d assemble`, `vega3d convert`, `vega3d info` and `vega3d env`."""
 
 import json
 import platform
@@ -60,6 +60,46 @@ def assemble(
     split_settings(fields)
     options = {"dtype": dtype, "seed": seed, "grounding": grounding, **fields}
     folder = write_checkpoint(vlm, generator, output, lambda line: typer.echo(line, err=True), **options)
+    typer.echo(f"{folder}")
+
+
+@common.command(
+    "Train",
+    """    vega3d convert official-vega3d-7b vega3d-7b --generator Wan-AI/Wan2.1-T2V-1.3B-Diffusers
+
+    vega3d convert official-vega3d-7b vega3d-7b --generator Wan2.1-T2V-1.3B --restore
+
+    vega3d convert official-scene-7b scene-parts
+
+    vega3d convert Wan2.1-T2V-1.3B wan && vega3d assemble --vlm qwen --generator wan out""",
+)
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SRC", help="Hub id or folder of an official VEGA-3D checkpoint or original Wan2.1."),
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for what is made of it.")],
+    generator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WAN",
+            help="Hub id or folder of the checkpoint's Wan2.1 T2V, in diffusers' or the original layout.",
+        ),
+    ] = None,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Take WAN's transformer in place of the one in the checkpoint.")
+    ] = False,
+) -> None:
+    """Convert an official VEGA-3D checkpoint, or the original Wan, to the layouts that are read here.
+
+    Of a spatial-reasoning checkpoint a whole model is made. It says whether the generator in it is the pretrained one.
+    Of one for 3D scenes projector, fusion and grounding head are taken. Of a Wan a generator for `assemble` is made.
+    """
+    common.quieten(False)
+    with common.loading(source):
+        from vega3d.hub.convert import convert as write_converted
+
+    folder = write_converted(source, output, generator, restore, lambda line: typer.echo(line, err=True))
     typer.echo(f"{folder}")
 
 

@@ -1,5 +1,6 @@
 """The two pretrained models that a fused one is assembled from: found, checked by their small files, then loaded."""
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -44,6 +45,12 @@ GENERATOR_FILES = ("model_index.json", "config.json", "*/config.json", f"*/*{IND
 TEXT_ENCODER = "text_encoder"
 STEMS = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", TEXT_ENCODER: "model"}
 KINDS = ("json", "safetensors")
+BLOCKS_ON_DISK = {  # of the text encoder, which is used for one token
+    "shared": "cpu",
+    "encoder.embed_tokens": "cpu",
+    "encoder.block": "disk",
+    "encoder.final_layer_norm": "cpu",
+}
 DOWNLOAD_AGAIN = "Copy or download it again."
 
 
@@ -235,7 +242,10 @@ def words_for_missing(generator: Repository, missing: list[str], parts: list[str
             found = read_json(generator.folder / index).get("_class_name")
             words += f" Its {index} says {found!r}." if found else ""
     if any(name.startswith(("Wan2.", "models_t5")) and name.endswith(".pth") for name in names):
-        return f"{words} It is in the layout of the original code: use the repository whose name ends in -Diffusers."
+        return (
+            f"{words} It is in the layout of the original code: use the repository whose name ends in -Diffusers, or "
+            "`vega3d convert` it first."
+        )
     if any(name.endswith(".gguf") for name in names):
         words += " GGUF files are not read."
     return f"{words} {GIVE_WAN} Its name ends in -Diffusers."
@@ -276,12 +286,19 @@ def check_text_encoder(config: dict, transformer: dict, place: str) -> None:
 def embed_empty_prompt(folder: Path) -> torch.Tensor:
     """float[1, text_dim]: the empty prompt is the end-of-sequence token alone; Wan pads with zeros after it.
 
+    Of the encoder's blocks, 22.7 GB in the published one, one is in memory at a time.
+
     Raises ValueError if the text encoder cannot be loaded, or lacks weights.
     """
     place = folder / TEXT_ENCODER
-    with value_errors(f"The text encoder in {place}", DOWNLOAD_AGAIN):
+    with value_errors(f"The text encoder in {place}", DOWNLOAD_AGAIN), tempfile.TemporaryDirectory() as scratch:
         encoder, info = UMT5EncoderModel.from_pretrained(
-            place, dtype="auto", use_safetensors=True, output_loading_info=True
+            place,
+            dtype="auto",
+            use_safetensors=True,
+            output_loading_info=True,
+            device_map=BLOCKS_ON_DISK,
+            offload_folder=scratch,
         )
         check_complete(f"The text encoder in {place}", info["missing_keys"], DOWNLOAD_AGAIN)
         tokens = torch.tensor([[encoder.config.eos_token_id]])

@@ -244,6 +244,6 @@ def check_own_code(values: Mapping[str, Any], file: str, vlm: Any) -> None:
 
 def official_words(vlm: Any) -> str:
     return (
-        f"{vlm} is an official VEGA-3D checkpoint: its trained projector and fusion cannot be taken over, and would "
-        "be lost. Give the VLM that it was trained from, such as Qwen/Qwen2.5-VL-7B-Instruct."
+        f"{vlm} is an official VEGA-3D checkpoint: its trained projector and fusion would be lost. Make a model of it "
+        "with `vega3d convert`, or give the VLM that it was trained from, such as Qwen/Qwen2.5-VL-7B-Instruct."
     )

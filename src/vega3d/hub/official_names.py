@@ -1,14 +1,14 @@
 """Names of the official VEGA-3D and Wan checkpoints, and what they are called in diffusers, transformers and vega3d.
 
-A table is a list of (pattern, replacement) for `re.sub`, applied in order to each key; the first that matches wins.
+A table is a list of (pattern, replacement) for `re.sub`; of the patterns that match a key the first one counts.
 """
 
 import re
 from collections.abc import Mapping
-
-import torch
+from typing import TypeVar
 
 KeyTable = list[tuple[str, str]]
+Value = TypeVar("Value")
 
 WAN_ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
 
@@ -101,7 +101,6 @@ QWEN_VLM: KeyTable = [
     (r"^lm_head\.", "lm_head."),
 ]
 
-
 GROUNDING_HEAD: KeyTable = [
     (r"^ground_head_query\.", "query_mlp."),
     (r"^ground_head_obj\.", "object_mlp."),
@@ -110,8 +109,27 @@ GROUNDING_HEAD: KeyTable = [
 ]
 
 
-def rename(state: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, torch.Tensor]:
-    """State dict under our names.
+WAN_TEXT_ENCODER: KeyTable = [
+    (r"^token_embedding\.", "shared."),
+    (r"^norm\.", "encoder.final_layer_norm."),
+    (r"^blocks\.(\d+)\.norm1\.", r"encoder.block.\1.layer.0.layer_norm."),
+    (r"^blocks\.(\d+)\.attn\.(q|k|v|o)\.", r"encoder.block.\1.layer.0.SelfAttention.\2."),
+    (
+        r"^blocks\.(\d+)\.pos_embedding\.embedding\.",
+        r"encoder.block.\1.layer.0.SelfAttention.relative_attention_bias.",
+    ),
+    (r"^blocks\.(\d+)\.norm2\.", r"encoder.block.\1.layer.1.layer_norm."),
+    (r"^blocks\.(\d+)\.ffn\.gate\.0\.", r"encoder.block.\1.layer.1.DenseReluDense.wi_0."),
+    (r"^blocks\.(\d+)\.ffn\.fc1\.", r"encoder.block.\1.layer.1.DenseReluDense.wi_1."),
+    (r"^blocks\.(\d+)\.ffn\.fc2\.", r"encoder.block.\1.layer.1.DenseReluDense.wo."),
+]
+
+TOWER = "generative_encoder.tower.model."
+SCENE_VLM = r"^(lm_head|model\.(embed_tokens|layers|norm|vision_tower|vision_resampler|mm_projector|image_newline))\b"
+
+
+def rename(state: Mapping[str, Value], table: KeyTable) -> dict[str, Value]:
+    """A state dict, or whatever else goes by its keys, under our names.
 
     Raises:
         ValueError: if the table knows no name for a key.
@@ -125,7 +143,7 @@ def rename(state: Mapping[str, torch.Tensor], table: KeyTable) -> dict[str, torc
     return renamed
 
 
-def rename_vae(state: Mapping[str, torch.Tensor], num_res_blocks: int) -> dict[str, torch.Tensor]:
+def rename_vae(state: Mapping[str, Value], num_res_blocks: int) -> dict[str, Value]:
     """Official Wan VAE -> `AutoencoderKLWan`; the decoder's flat list of blocks becomes levels."""
     per_level = num_res_blocks + 2  # residual blocks, then one up-sampler
 
