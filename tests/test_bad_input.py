@@ -103,6 +103,7 @@ OPTIONS: Options = {
             "--set": ("", "=", "x", "=1", "zzz=1", "seed=1", "vlm=1", "dtype=1", "shift=inf", "max_area=[]"),
         },
     ),
+    "convert": (["convert", "folder", "out"], {"--generator": NOT_MODELS}),
     "info": (["info", "--model"], {}),
     "evaluate": (
         ["evaluate", "model", "--limit", "1", "--data", "benchmark"],
@@ -229,6 +230,11 @@ ARGUMENTS: dict[str, list[list[str]]] = {  # what is no option
     ],
     "assemble": [
         ["assemble", name, "--vlm", "folder", "--generator", "folder"] for name in (*NEW_FOLDERS, "empty text")
+    ],
+    "convert": [
+        ["convert"],
+        *(["convert", "folder", name] for name in NEW_FOLDERS),
+        *(["convert", name, "out"] for name in NOT_MODELS),
     ],
     "info": [["info", name] for name in NOT_MODELS],
     "evaluate": [

@@ -22,6 +22,7 @@ from vega3d.evaluation.run import evaluate
 from vega3d.evaluation.vsibench import load_vsibench, take_balanced
 from vega3d.features.cache import FeatureCache
 from vega3d.hub.assemble import assemble, describe
+from vega3d.hub.convert import convert
 from vega3d.hub.load import load_vega
 from vega3d.processing.video_vega3d import clip_from_frames, read_images, read_video
 from vega3d.questions import SpatialQuestion
@@ -51,11 +52,13 @@ FILES: dict[str, Callable[[Path], object]] = {
     "VegaConfig.from_pretrained": VegaConfig.from_pretrained,
     "VegaProcessor.from_pretrained": VegaProcessor.from_pretrained,
     "assemble": lambda path: assemble(path, path, "out"),
+    "convert": lambda path: convert(path, "out"),
 }
 OUTPUTS: dict[str, Callable[[Path], object]] = {
     "FeatureCache": FeatureCache,
     "synthesize": lambda path: synthesize(path, DatasetSettings(split="test", size=128), 1),
     "assemble": lambda path: assemble("vlm", "generator", path),
+    "convert": lambda path: convert("vlm", path),
 }
 NUMBERS: dict[str, tuple[Callable[[Any], object], tuple]] = {
     "read_video num_frames": (lambda value: read_video(example_clip("room"), num_frames=value), NOT_COUNTS),

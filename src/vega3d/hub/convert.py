@@ -276,7 +276,7 @@ def scene_parts(tensors: Mapping[str, StoredTensor], fusion: str) -> Stored:
         ("", HEAD, GROUNDING_HEAD),
     ]
     rest = {key: tensor for key, tensor in tensors.items() if not re.match(SCENE_VLM, key)}
-    parts = {}
+    parts: Stored = {}
     for prefix, ours, table in tables:
         own = under(rest, prefix)
         rest = {key: tensor for key, tensor in rest.items() if not key.startswith(prefix)}

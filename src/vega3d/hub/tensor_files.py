@@ -101,7 +101,7 @@ def write_tensors(file: Path, tensors: Tensors) -> None:
     with file.open("wb") as opened:
         opened.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
-            opened.write(value_of(tensor).contiguous().reshape(-1).view(torch.uint8).numpy())
+            opened.write(value_of(tensor).contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def write_shards(folder: Path, stem: str, shards: Sequence[Tensors]) -> None:
@@ -110,7 +110,8 @@ def write_shards(folder: Path, stem: str, shards: Sequence[Tensors]) -> None:
     if len(shards) == 1:
         write_tensors(folder / f"{stem}.safetensors", shards[0])
         return
-    places, size = {}, 0
+    places: dict[str, str] = {}
+    size = 0
     for number, tensors in enumerate(shards, start=1):
         file = f"{stem}-{number:05}-of-{len(shards):05}.safetensors"
         write_tensors(folder / file, tensors)
@@ -130,7 +131,7 @@ def unpickled(file: Path, folder: Path) -> Stored:
     """
     target = folder / f"{file.stem}.safetensors"
     path = [os.path.abspath(place) for place in sys.path if place]
-    command = [sys.executable, "-I", "-c", START, json.dumps(path), file, target]
+    command = [sys.executable, "-I", "-c", START, json.dumps(path), str(file), str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         said = done.stderr.strip().rpartition("\n")[2][:300] or f"its reader ended with code {done.returncode}"

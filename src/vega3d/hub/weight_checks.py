@@ -78,8 +78,8 @@ def compare(tower: Mapping[str, StoredTensor], own: Mapping[str, StoredTensor]) 
         if not torch.equal(ours.to(narrow), theirs.to(narrow)):
             different.append(name)
             is_new = is_new and looks_new(name, ours)
-    ours, theirs = (str(next(iter(part.values())).dtype).removeprefix("torch.") for part in (tower, own))
-    return Comparison(len(tower), different, (ours, theirs), bool(different) and is_new)
+    first, second = (str(next(iter(part.values())).dtype).removeprefix("torch.") for part in (tower, own))
+    return Comparison(len(tower), different, (first, second), bool(different) and is_new)
 
 
 def looks_new(name: str, weight: torch.Tensor) -> bool:
