@@ -132,7 +132,7 @@ def box_values(
     benchmark: str,
     resamples: int = RESAMPLES,
 ) -> dict[str, dict]:
-    """`table.paired_values` of arms and baselines, by scoring; differences of arms from controls and from what is `BLIND`.
+    """`table.paired_values` of arms and baselines, by scoring; differences are of arms, from controls and `BLIND`.
 
     Args:
         results: of all arms, each with as many seeds.
@@ -158,8 +158,8 @@ def box_table(split: str, values: Mapping[str, Mapping[str, Any]]) -> str:
         f"## Grounding, {split}",
         "",
         "Percent, with 95 % intervals over seeds and scenes. `oracle box` is the best that the proposals allow, "
-        "`blind box` the largest, `chance box` any, `no box` none. Differences in points, of the same seeds on the same scenes; bold "
-        "where the interval leaves out 0.",
+        "`blind box` the largest, `chance box` any, `no box` none. Differences in points, of the same seeds and "
+        "scenes; bold where the interval leaves out 0.",
         "",
     ]
     for name, scorings in values.items():
