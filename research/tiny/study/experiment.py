@@ -26,7 +26,7 @@ import torch
 from research.tiny.study.answering import PackedAnswerer, TokensOf
 from research.tiny.study.arms import arm_model, write_placeholder_generator, write_shuffled
 from research.tiny.study.data import SplitData, Words
-from research.tiny.study.found_boxes import TASKS, BoxAnswerer, grounding_records
+from research.tiny.study.found_boxes import TASKS, BoxAnswerer, baselines, grounding_records
 from research.tiny.study.fusion_watch import is_void
 from research.tiny.study.grounding import Expressions, add_ground_tokens
 from research.tiny.study.held_out import PlainAnswerer, plain_questions
@@ -64,7 +64,6 @@ from research.tiny.study.vlm import VLMRecipe, write_vlm
 from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.result_files import read_result
 from vega3d.evaluation.run import AnyAnswerer, evaluate
-from vega3d.evaluation.scenes.answerers import BASELINES, scene_baseline
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.files import read_json, whole_folder, write_json
 from vega3d.hub.assemble import make_processor
@@ -420,13 +419,11 @@ class Experiment:
         return evaluate(answerer, records, output, benchmark, batch_size=RECORDS_AT_A_TIME)
 
     def grounding_baselines(self, split: str, benchmark: str, source: str) -> dict[str, dict]:
-        """Results without a model: the ceiling that the boxes allow, by chance, and blind."""
+        """Results of `found_boxes.baselines`."""
         folder = self.results_folder(split, f"{benchmark} {source}")
         return {
-            name: self.evaluate_boxes(
-                scene_baseline(name, benchmark, ()), split, benchmark, source, folder / f"{name}.json"
-            )
-            for name in BASELINES
+            name: self.evaluate_boxes(answerer, split, benchmark, source, folder / f"{name}.json")
+            for name, answerer in baselines(benchmark).items()
         }
 
     def name_alone(self, split: str) -> dict:

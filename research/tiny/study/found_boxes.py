@@ -17,6 +17,8 @@ from research.tiny.study.table import Results, difference_table, paired_values, 
 from research.tiny.study.train import Tools
 from vega3d.evaluation.report import scene_notes
 from vega3d.evaluation.rules import OVERALL, SCENE_RULES
+from vega3d.evaluation.run import AnyAnswerer
+from vega3d.evaluation.scenes.answerers import BASELINES, scene_baseline
 from vega3d.evaluation.scenes.records import ChosenBoxes, GroundingRecord, best_proposal, with_scores
 from vega3d.evaluation.scenes.tables import SET_BENCHMARKS
 from vega3d.modeling.grounding_vega3d import PROMPT, VegaForVisualGrounding
@@ -24,7 +26,7 @@ from vega3d.rooms.dataset.grounding import questions_from_rows
 from vega3d.statistics import RESAMPLES
 
 TASKS = {"scanrefer": "one", "multi3drefer": "any"}  # of rooms, by the benchmark whose rules are theirs
-BLIND = "blind box"
+BLIND = {"scanrefer": "blind box", "multi3drefer": "no box"}  # column of answers that see nothing
 
 
 def grounding_records(data: SplitData, benchmark: str, source: str) -> list[GroundingRecord]:
@@ -45,6 +47,22 @@ def grounding_records(data: SplitData, benchmark: str, source: str) -> list[Grou
         for question in questions
         if question.task == TASKS[benchmark]
     ]
+
+
+class NoBoxAnswerer:
+    """Says that nothing fits, which is right where nothing is meant: a third of what `any` asks."""
+
+    def __init__(self) -> None:
+        self.settings = {"name": "no", "kind": "no_box"}
+
+    def answer(self, records: Sequence[GroundingRecord]) -> list[ChosenBoxes]:
+        return [ChosenBoxes(record.boxes[:0], ()) for record in records]
+
+
+def baselines(benchmark: str) -> dict[str, AnyAnswerer]:
+    """What answers without a model: the ceiling of the boxes, by chance, and blind, by name."""
+    found: dict[str, AnyAnswerer] = {name: scene_baseline(name, benchmark, ()) for name in BASELINES}
+    return found | ({"no": NoBoxAnswerer()} if benchmark in SET_BENCHMARKS else {})
 
 
 class BoxAnswerer:
@@ -114,11 +132,11 @@ def box_values(
     benchmark: str,
     resamples: int = RESAMPLES,
 ) -> dict[str, dict]:
-    """`table.paired_values` of arms and baselines, by scoring; differences of arms from controls and from `BLIND`.
+    """`table.paired_values` of arms and baselines, by scoring; differences are of arms, from controls and `BLIND`.
 
     Args:
         results: of all arms, each with as many seeds.
-        baselines: result of each of `scenes.answerers.BASELINES`.
+        baselines: result of each of `baselines`.
         against: arms that the others are compared with.
         benchmark: of the results.
         resamples: of the bootstrap.
@@ -127,7 +145,7 @@ def box_values(
     columns = {**results, **{f"{name} box": [result] * seeds for name, result in baselines.items()}}
     values = {}
     for scoring in SCENE_RULES[benchmark].scorings:
-        found = paired_values(columns, [BLIND, *against], scoring, resamples)
+        found = paired_values(columns, [BLIND[benchmark], *against], scoring, resamples)
         pairs = found["differences"].items()
         of_arms = {pair: value for pair, value in pairs if pair.split(" - ")[0] in results}
         values[scoring] = {**found, "differences": of_arms}
@@ -140,8 +158,8 @@ def box_table(split: str, values: Mapping[str, Mapping[str, Any]]) -> str:
         f"## Grounding, {split}",
         "",
         "Percent, with 95 % intervals over seeds and scenes. `oracle box` is the best that the proposals allow, "
-        "`blind box` the largest, `chance box` any. Differences in points, of the same seeds on the same scenes; bold "
-        "where the interval leaves out 0.",
+        "`blind box` the largest, `chance box` any, `no box` none. Differences in points, of the same seeds and "
+        "scenes; bold where the interval leaves out 0.",
         "",
     ]
     for name, scorings in values.items():

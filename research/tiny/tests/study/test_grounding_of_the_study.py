@@ -194,6 +194,10 @@ def test_tables_have_arms_ceiling_and_chance(grounded):
     assert overall["oracle box"] == 1.0 > overall["chance box"]
     wanted = {"trained - semantic", "unplaced - semantic", *(f"{arm} - blind box" for arm in arms)}
     assert set(exact["differences"]) == wanted
+    nothing = grounded.grounding_baselines("validation", "multi3drefer", "true")["no"]
+    kinds = [question["question_type"] for question in nothing["questions"]]
+    share = sum(kind.startswith("zt") for kind in kinds) / len(kinds)
+    assert nothing["summary"]["f1@0.5"]["figures"]["overall"]["score"] == pytest.approx(share) and 0 < share < 1
     table = box_table("validation", values)
     assert "### scanrefer detected boxes, acc@0.25: 2 scenes" in table and "| overall |" in table
     assert "| category | semantic | trained | unplaced | chance box | blind box | oracle box |" in table
