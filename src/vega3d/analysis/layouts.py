@@ -32,11 +32,11 @@ from PIL import Image
 from vega3d.analysis.clips import DEFAULT_VIEWS, ClipSource, PosedClip, ReadOptions, checked_intrinsics, evenly
 from vega3d.extras import optional_module
 from vega3d.files import check_input, inside
-from vega3d.processing.clip_geometry_vega3d import check_poses
 from vega3d.processing.video_vega3d import VideoClip, read_video
 from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import stored_rooms
 from vega3d.rooms.dataset.files import read_geometry
+from vega3d.scannet import axis_alignment
 
 COLOUR_SUFFIXES = (".png", ".jpg", ".jpeg")
 DEPTH_SUFFIXES = (".png", ".pgm")
@@ -307,21 +307,6 @@ def read_scan(source: ClipSource, options: ReadOptions) -> PosedClip:
         axis_alignment(folder) @ poses,
         lost,
     )
-
-
-def axis_alignment(folder: Path) -> np.ndarray:
-    """float64[4, 4], aligned world from the scan's own; the identity where its text file is not there or has none."""
-    path = folder / f"{folder.resolve().name}.txt"
-    lines = read_text(path).splitlines() if path.exists() else []
-    given = [line.partition("=")[2].split() for line in lines if line.split("=")[0].strip() == "axisAlignment"]
-    if not given:
-        return np.eye(4)
-    try:
-        matrix = np.array(given[0], float).reshape(1, 4, 4)
-    except ValueError as error:
-        raise ValueError(f"{path}: axisAlignment has no 16 numbers: {error}. Export the scan again.") from error
-    check_poses(matrix, 1, f"{path}: axisAlignment")
-    return matrix[0]
 
 
 def is_sequence(folder: Path) -> bool:
