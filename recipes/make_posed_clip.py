@@ -2,9 +2,9 @@
 
     python recipes/make_posed_clip.py  # writes src/vega3d/assets/clips/kitchen/
 
-A room of the test split with a number that no benchmark reaches, as `vega3d synthesize` writes one: 17 frames of 192 px
-in `rooms/`, exact depth [mm] in `arrays/`. Beside them `proposals.json`, the true boxes of all that is seen, and
-`expressions.json`, what is said of them and which boxes that means.
+A room of the test split with a number that no benchmark reaches, as `vega3d synthesize` writes one: 17 frames of
+192 px in `rooms/`, exact depth [mm] in `arrays/`. Beside them `proposals.json`, the true boxes of all that is seen,
+and `expressions.json`, what is said of them and which boxes that means.
 """
 
 import json

@@ -363,15 +363,17 @@ def load_generator(model: str, device: str | None) -> LoadedGenerator:
         return LoadedGenerator(checkpoint.config.notice, checkpoint.generator_module, processor.frame_settings)
 
 
-def grounding_folder(model: str) -> Path:
-    """The folder of a model for grounding; raises ValueError, before it is loaded, if it is none."""
+def grounding_folder(model: str, token: str = "ground_token_id") -> Path:
+    """The folder of a model whose config has a token of grounding; raises ValueError, before it is loaded, if not."""
     from vega3d import VegaConfig
     from vega3d.modeling.grounding_vega3d import HOW_TO_MAKE
     from vega3d.shipped import model_folder
 
     folder = model_folder(model)
-    if VegaConfig.from_pretrained(folder).ground_token_id is None:
-        raise ValueError(f"The model {model!r} is not made for grounding: its config has no ground_token_id. {HOW_TO_MAKE}")
+    if VegaConfig.from_pretrained(folder).to_dict()[token] is None:
+        raise ValueError(
+            f"The model {model!r} is not made for grounding: its config has no {token}. {HOW_TO_MAKE}"
+        )
     return folder
 
 

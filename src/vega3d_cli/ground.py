@@ -71,7 +71,7 @@ def ground(
         from vega3d.analysis.layouts import read_posed_video
         from vega3d.files import check_output
         from vega3d.hub.load import load_processor, load_task
-        from vega3d.inference.box_views import MARK, save_picture as write_picture, save_view as write_view
+        from vega3d.inference.box_views import MARK, save_box_picture, save_box_view
         from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding, ground_text
 
         outputs = [path and check_output(path, mark=MARK.encode()) for path in (save_view, save_picture)]
@@ -91,9 +91,9 @@ def ground(
         view, picture = outputs
         if view is not None:
             rest = {} if found.runner_up is None else {"runner-up": found.runner_up}
-            write_view(view, clip, {"box": found.box, **rest})
+            save_box_view(view, clip, {"box": found.box, **rest})
         if picture is not None:
-            write_picture(picture, clip, found.box)
+            save_box_picture(picture, clip, found.box)
     asked = Asked(expression, scan, model, None if boxes is None else len(boxes), len(clip), loaded.config.notice)
     report(found, asked, seconds, loading_seconds, as_json)
 

@@ -9,8 +9,8 @@ from scene_data import CHAIR, DOOR, box_of, download, published_files, scan_name
 from vega3d.evaluation.rules import SCENE_RULES
 from vega3d.evaluation.scenes.readers import load_scenes
 from vega3d.evaluation.scenes.scans import read_proposals, scan_objects
-from vega3d.scannet import axis_alignment
 from vega3d.geometry import rotation_about_z
+from vega3d.scannet import axis_alignment
 
 
 def load(benchmark, folder, **options):

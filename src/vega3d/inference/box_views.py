@@ -1,7 +1,8 @@
 """Views of a box that was found in a posed clip: its coloured points with the box (GLB), and frames with it drawn in.
 
-A GLB is glTF 2.0 in one file, which viewers and modelling programs open. Points are thinned to one a voxel, the mean of
-those in it. glTF has y up, so the world, which has z up, is turned as a whole; the numbers in the file are the world's.
+A GLB is glTF 2.0 in one file, which viewers and modelling programs open. Points are thinned to one a voxel, the mean
+of those in it. glTF has y up, so the world, which has z up, is turned as a whole; the numbers in the file are the
+world's.
 """
 
 import json
@@ -84,7 +85,7 @@ def thinned(points: Array, colours: Array, voxel: float = VOXEL) -> tuple[Array,
 
 
 def clip_points(clip: VideoClip, voxel: float = VOXEL) -> tuple[Array, Array]:
-    """The points float64[m, 3] [m] and colours float64[m, 3] (0 to 255) of all frames, thinned frame by frame first."""
+    """Points float64[m, 3] [m] and colours float64[m, 3] (0 to 255) of all frames, each thinned before all are."""
     parts = [thinned(*frame_points(clip, frame), voxel) for frame in range(len(clip))]
     points, colours = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return thinned(points, colours, voxel)
@@ -93,7 +94,7 @@ def clip_points(clip: VideoClip, voxel: float = VOXEL) -> tuple[Array, Array]:
 # --- GLB -----------------------------------------------------------------------------------------------------------
 
 
-def save_view(path: Path, clip: VideoClip, boxes: Mapping[str, Sequence[float]]) -> int:
+def save_box_view(path: Path, clip: VideoClip, boxes: Mapping[str, Sequence[float]]) -> int:
     """Writes a GLB of the points of a clip and of boxes by their names, as wireframes; returns the number of points.
 
     The first box is green, others are amber.
@@ -165,7 +166,7 @@ def glb(meshes: Sequence[tuple[str, int, Array, Array]]) -> bytes:
 # --- Pictures ------------------------------------------------------------------------------------------------------
 
 
-def save_picture(path: Path, clip: VideoClip, box: Sequence[float]) -> list[int]:
+def save_box_picture(path: Path, clip: VideoClip, box: Sequence[float]) -> list[int]:
     """Writes a JPEG of the frames that show most of a box, with its edges; returns their numbers in the clip."""
     frames = frames_showing(clip, box)
     pictures = [drawn(clip, frame, box) for frame in frames]
@@ -207,7 +208,7 @@ def drawn(clip: VideoClip, frame: int, box: Sequence[float]) -> Image.Image:
 
 
 def clipped(ends: Array, depth: Array) -> Array | None:
-    """float[2, 3]: the part of an edge float[2, 3] that is `NEAR` or more before the camera, or None; of its depths."""
+    """float[2, 3]: the part of an edge that is `NEAR` or more before the camera, or None if there is none."""
     if (depth < NEAR).all():
         return None
     behind = depth < NEAR
