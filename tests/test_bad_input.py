@@ -76,6 +76,19 @@ OPTIONS: Options = {
             "--zzz": ("1",),
         },
     ),
+    "ground": (
+        ["ground", "kitchen", "the chair", "--model", "model"],
+        {
+            "--proposals": INPUTS,
+            "--num-frames": COUNT,
+            "--layout": NAMES[:3],
+            "--intrinsics": SHARED_ANALYSIS["--intrinsics"],
+            "--save-view": (*OUTPUTS, "clip.mp4"),
+            "--save-picture": (*OUTPUTS, "view.png"),
+            "--model": NOT_MODELS,
+            "--device": DEVICES,
+        },
+    ),
     "cache": (
         ["cache", "clip.mp4", "--cache", "features"],
         {
@@ -217,6 +230,12 @@ ARGUMENTS: dict[str, list[list[str]]] = {  # what is no option
         ["ask", "room", "Q?", "--num-frames", "2", "--fps", "1"],
         ["ask", "room", ""],
         ["ask", "view.png", "Q?", "--fps", "4"],
+    ],
+    "ground": [
+        ["ground"],
+        ["ground", "kitchen"],
+        ["ground", "kitchen", "the chair", "--model", "model"],  # not made for grounding
+        *(["ground", name, "the chair"] for name in INPUTS),
     ],
     "cache": [
         ["cache"],

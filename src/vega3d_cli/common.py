@@ -365,15 +365,14 @@ def load_generator(model: str, device: str | None) -> LoadedGenerator:
 
 def grounding_folder(model: str, token: str = "ground_token_id") -> Path:
     """The folder of a model whose config has a token of grounding; raises ValueError, before it is loaded, if not."""
-    from vega3d import VegaConfig
-    from vega3d.modeling.grounding_vega3d import HOW_TO_MAKE
     from vega3d.shipped import model_folder
 
     folder = model_folder(model)
+    from vega3d import VegaConfig
+    from vega3d.modeling.grounding_vega3d import HOW_TO_MAKE
+
     if VegaConfig.from_pretrained(folder).to_dict()[token] is None:
-        raise ValueError(
-            f"The model {model!r} is not made for grounding: its config has no {token}. {HOW_TO_MAKE}"
-        )
+        raise ValueError(f"The model {model!r} is not made for grounding: its config has no {token}. {HOW_TO_MAKE}")
     return folder
 
 

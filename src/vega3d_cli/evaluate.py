@@ -98,7 +98,7 @@ def evaluate(
     else:
         for name, value in (("--proposals", proposals), ("--skip-lost", skip_lost or None)):
             if value is not None:
-                raise ValueError(f"{benchmark} has no boxes and no poses, so {name} would have no effect. Leave it out.")
+                raise ValueError(f"{benchmark} has no boxes or poses, so {name} would have no effect. Leave it out.")
         rooms = RoomQuestions(benchmark, data, table, limit, allow_missing, seed, workers)
         answerer, records, missing = rooms.prepared(options, baseline, train_table)
     with common.progress(benchmark, "question", len(records)) as advance:
@@ -222,6 +222,7 @@ class ScanQuestions(NamedTuple):
         from vega3d.evaluation.scenes.rooms import load_room_grounding
 
         unused = {"--table": self.table, "--allow-missing": self.allow_missing or None}
+        unused["--skip-lost"] = self.skip_lost or None
         for name in (name for name, value in unused.items() if value is not None):
             raise ValueError(f"{self.benchmark} reads a whole data set of rooms, so {name} would have no effect.")
         if self.data is None:

@@ -10,8 +10,6 @@ import typer
 
 from vega3d_cli import common
 
-VIEW_SUFFIXES, PICTURE_SUFFIXES = (".glb",), (".jpg", ".jpeg")
-
 
 @common.command(
     "Ask",
@@ -63,37 +61,35 @@ def ground(
     """
     if not expression.strip():
         raise ValueError("The expression is empty. Describe an object, such as 'the chair closest to the door'.")
-    for path, suffixes in ((save_view, VIEW_SUFFIXES), (save_picture, PICTURE_SUFFIXES)):
-        if path is not None and path.suffix.lower() not in suffixes:
-            raise ValueError(f"{path} must end in {' or '.join(suffixes)}. Give another name.")
     common.quieten(as_json)
+    view, picture = checked_place(save_view, ".glb"), checked_place(save_picture, ".jpg", ".jpeg")
+    folder = scan_folder(scan)
+    file, known = known_proposals(folder, proposals)
+    checkpoint = common.grounding_folder(model)
     with common.loading(model):
         from vega3d.analysis.layouts import read_posed_video
-        from vega3d.files import check_output
         from vega3d.hub.load import load_processor, load_task
-        from vega3d.inference.box_views import MARK, save_box_picture, save_box_view
         from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding, ground_text
 
-        outputs = [path and check_output(path, mark=MARK.encode()) for path in (save_view, save_picture)]
-        cameras = common.intrinsics(intrinsics)
-        folder, checkpoint = scan_folder(scan), common.grounding_folder(model)
-        processor = load_processor(checkpoint)
+        cameras, processor = common.intrinsics(intrinsics), load_processor(checkpoint)
         ground_text(processor, expression)  # refuses what cannot be asked
         clip = read_posed_video(folder, num_frames or processor.num_frames, layout, skip_lost, cameras)
-        boxes = proposals_of(clip.source, folder, proposals)
+        boxes = None if known is None else boxes_of(clip.source, known, file)
         start = time.perf_counter()
         loaded, processor = load_task(VegaForVisualGrounding, checkpoint, four_bit, device)
         loading_seconds = round(time.perf_counter() - start, 3)
     start = time.perf_counter()
-    found = loaded.ground(processor, clip, expression, boxes, num_frames=len(clip))
+    found: Any = loaded.ground(processor, clip, expression, boxes, num_frames=len(clip))
     seconds = round(time.perf_counter() - start, 3)
-    if found.box is not None:
-        view, picture = outputs
-        if view is not None:
-            rest = {} if found.runner_up is None else {"runner-up": found.runner_up}
-            save_box_view(view, clip, {"box": found.box, **rest})
-        if picture is not None:
-            save_box_picture(picture, clip, found.box)
+    if view is not None:
+        from vega3d.inference.box_views import save_box_view
+
+        named = {"box": found.box, "runner-up": found.runner_up}
+        save_box_view(view, clip, {name: box for name, box in named.items() if box is not None})
+    if picture is not None:
+        from vega3d.inference.box_views import save_box_picture
+
+        save_box_picture(picture, clip, found.box)
     asked = Asked(expression, scan, model, None if boxes is None else len(boxes), len(clip), loaded.config.notice)
     report(found, asked, seconds, loading_seconds, as_json)
 
@@ -109,35 +105,53 @@ class Asked(NamedTuple):
     notice: str | None  # what the model says about itself
 
 
+def checked_place(path: Path | None, *suffixes: str) -> Path | None:
+    """The file for a view, if one is wanted; raises ValueError for another suffix, or a file of another making."""
+    from vega3d.files import check_output
+    from vega3d.inference.box_views import MARK
+
+    if path is None:
+        return None
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"{path} must end in {' or '.join(suffixes)}. Give another name.")
+    return check_output(path, mark=MARK.encode())
+
+
 def scan_folder(scan: str) -> Path:
     """The folder that an argument names, or that of a shipped clip; raises ValueError if there is none."""
     from vega3d.shipped import posed_clip
 
     path = Path(scan)
-    return posed_clip(scan) if path.name == scan and not path.exists() else path
+    if path.name == scan and not path.exists():
+        return posed_clip(scan)
+    if not path.is_dir():
+        raise ValueError(f"There is no folder {scan}. Give one with a posed RGB-D clip.")
+    return path
 
 
-def proposals_of(name: str, folder: Path, given: str | None) -> Any:
-    """float64[M, 6], the boxes of the clip of this name, or None to do without; raises ValueError if there are none.
+def known_proposals(folder: Path, given: str | None) -> tuple[Path | None, dict | None]:
+    """The file of proposals that is meant, and its boxes by the names of clips; None to do without.
 
-    `given` is a file, `none`, or None for the file in the folder of the clip.
+    `given` is a file, `none`, or None for the file in the folder of the clip. Raises ValueError if it holds no boxes.
     """
     from vega3d.evaluation.scenes.scans import PROPOSAL_FILES, find_file, read_proposals
     from vega3d.evaluation.scenes.sources import WITHOUT_PROPOSALS
     from vega3d.files import check_input
 
     if given == WITHOUT_PROPOSALS:
-        return None
+        return None, None
     path = find_file(folder, PROPOSAL_FILES) if given is None else check_input(given)
-    if path is None:
-        return None
-    found = read_proposals(path)
-    if name not in found:
+    return path, None if path is None else read_proposals(path)
+
+
+def boxes_of(name: str, known: dict, file: Path | None) -> Any:
+    """float64[M, 6], the proposals of the clip of this name; raises ValueError if it has none."""
+    if name not in known:
         raise ValueError(
-            f"{path} has no boxes of {name}, but of {', '.join(sorted(found)[:5])}. Name them by the clip, or say "
-            f"--proposals {WITHOUT_PROPOSALS}."
+            f"{file} has no boxes of {name}, but of {', '.join(sorted(known)[:5])}. Name them by the clip, or say "
+            "--proposals none."
         )
-    return found[name]
+    return known[name]
 
 
 def report(found: Any, asked: Asked, seconds: float, loading_seconds: float, as_json: bool) -> None:
@@ -160,8 +174,7 @@ def report(found: Any, asked: Asked, seconds: float, loading_seconds: float, as_
         return
     if asked.notice:
         typer.echo(f"note: {asked.notice}", err=True)
-    if found.box is not None:
-        typer.echo(box_line("box", found.box, found.score))
+    typer.echo(box_line("box", found.box, found.score))
     if found.runner_up is not None:
         typer.echo(box_line("runner-up", found.runner_up, found.runner_up_score))
     if found.no_target_score is not None:

@@ -20,6 +20,8 @@ BENCHMARKS = ("rooms", "vsibench")
 PLAIN_BASELINES = ("chance", "most-frequent")  # without a model
 BASELINES = (*PLAIN_BASELINES, "blind")
 FIRST_ROOMS = 2
+
+
 class Typed(Protocol):
     """A question of a type, which limits are balanced over."""
 

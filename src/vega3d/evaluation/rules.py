@@ -4,7 +4,7 @@ Letters: S scenes, K question types, C values of a question that a scoring adds 
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -101,7 +101,16 @@ F1 = {"f1@0.25": Scoring(), "f1@0.5": Scoring()}
 SCENE_RULES = {
     "scanrefer": rules_by_kind(UNIQUE_OR_MULTIPLE, **{"acc@0.25": Scoring(), "acc@0.5": Scoring()}),
     "multi3drefer": rules_by_kind(KINDS_OF_SETS, **F1),
-    "rooms-grounding": replace(rules_by_kind((*UNIQUE_OR_MULTIPLE, *KINDS_OF_SETS), **F1), source="room"),
+    "rooms-grounding": Rules(
+        types=(*UNIQUE_OR_MULTIPLE, *KINDS_OF_SETS),
+        scorings=F1,
+        rows={
+            **{kind: (kind,) for kind in (*UNIQUE_OR_MULTIPLE, *KINDS_OF_SETS)},
+            "one": UNIQUE_OR_MULTIPLE,
+            "any": KINDS_OF_SETS,
+        },
+        source="room",
+    ),
     "scan2cap": rules_by_kind(UNIQUE_OR_MULTIPLE, cider=CIDER, bleu_4=bleu_of(4), rouge_l=Scoring()),
     "scanqa": rules_by_kind(
         ("question",), em=Scoring(), cider=CIDER, bleu_1=bleu_of(1), bleu_4=bleu_of(4), rouge_l=Scoring()

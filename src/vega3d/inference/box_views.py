@@ -9,15 +9,17 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from vega3d.files import whole_file
 from vega3d.geometry import CORNERS, Array, Box, box_contains, box_corners, project, unproject
-from vega3d.processing.clip_geometry_vega3d import ClipGeometry, has_depth
-from vega3d.processing.video_vega3d import VideoClip
+
+if TYPE_CHECKING:  # they import torch, which refusals do without
+    from vega3d.processing.clip_geometry_vega3d import ClipGeometry
+    from vega3d.processing.video_vega3d import VideoClip
 
 MARK = "vega3d ground"  # stands in both files, by which those of an earlier run are known
 VOXEL = 0.02  # edge of a voxel [m]
@@ -39,14 +41,16 @@ def upright(box: Sequence[float]) -> Box:
 # --- Points --------------------------------------------------------------------------------------------------------
 
 
-def shown_part(geometry: ClipGeometry) -> tuple[Array, Array]:
+def shown_part(geometry: "ClipGeometry") -> tuple[Array, Array]:
     """float[2] each: where the part of a depth image begins that the frames show, and its size [px]."""
     left, top, right, bottom = geometry.shown or (0.0, 0.0, *geometry.depth.shape[:0:-1])
     return np.array([left, top]), np.array([right - left, bottom - top])
 
 
-def frame_points(clip: VideoClip, frame: int, stride: int = 1) -> tuple[Array, Array]:
+def frame_points(clip: "VideoClip", frame: int, stride: int = 1) -> tuple[Array, Array]:
     """Points float64[n, 3] [m] and colours uint8[n, 3] of the pixels of a frame that have depth; n may be 0."""
+    from vega3d.processing.clip_geometry_vega3d import has_depth
+
     geometry = posed(clip)
     rows, columns = np.nonzero(has_depth(geometry.depth[frame])[::stride, ::stride])
     rows, columns = rows * stride, columns * stride
@@ -59,14 +63,14 @@ def frame_points(clip: VideoClip, frame: int, stride: int = 1) -> tuple[Array, A
     return points, clip.frames[frame, places[:, 1], places[:, 0]]
 
 
-def posed(clip: VideoClip) -> ClipGeometry:
+def posed(clip: "VideoClip") -> "ClipGeometry":
     """Depth and cameras of a clip; raises ValueError if it has none."""
     if clip.geometry is None:
         raise ValueError(f"{clip.source} has no depth and poses, so that nothing can be drawn in it.")
     return clip.geometry
 
 
-def intrinsics_of(geometry: ClipGeometry, frame: int) -> Array:
+def intrinsics_of(geometry: "ClipGeometry", frame: int) -> Array:
     """float[3, 3] of the depth image [px]."""
     return geometry.intrinsics if geometry.intrinsics.ndim == 2 else geometry.intrinsics[frame]
 
@@ -84,7 +88,7 @@ def thinned(points: Array, colours: Array, voxel: float = VOXEL) -> tuple[Array,
     return means[:, :3], means[:, 3:]
 
 
-def clip_points(clip: VideoClip, voxel: float = VOXEL) -> tuple[Array, Array]:
+def clip_points(clip: "VideoClip", voxel: float = VOXEL) -> tuple[Array, Array]:
     """Points float64[m, 3] [m] and colours float64[m, 3] (0 to 255) of all frames, each thinned before all are."""
     parts = [thinned(*frame_points(clip, frame), voxel) for frame in range(len(clip))]
     points, colours = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
@@ -94,7 +98,7 @@ def clip_points(clip: VideoClip, voxel: float = VOXEL) -> tuple[Array, Array]:
 # --- GLB -----------------------------------------------------------------------------------------------------------
 
 
-def save_box_view(path: Path, clip: VideoClip, boxes: Mapping[str, Sequence[float]]) -> int:
+def save_box_view(path: Path, clip: "VideoClip", boxes: Mapping[str, Sequence[float]]) -> int:
     """Writes a GLB of the points of a clip and of boxes by their names, as wireframes; returns the number of points.
 
     The first box is green, others are amber.
@@ -166,7 +170,7 @@ def glb(meshes: Sequence[tuple[str, int, Array, Array]]) -> bytes:
 # --- Pictures ------------------------------------------------------------------------------------------------------
 
 
-def save_box_picture(path: Path, clip: VideoClip, box: Sequence[float]) -> list[int]:
+def save_box_picture(path: Path, clip: "VideoClip", box: Sequence[float]) -> list[int]:
     """Writes a JPEG of the frames that show most of a box, with its edges; returns their numbers in the clip."""
     frames = frames_showing(clip, box)
     pictures = [drawn(clip, frame, box) for frame in frames]
@@ -180,7 +184,7 @@ def save_box_picture(path: Path, clip: VideoClip, box: Sequence[float]) -> list[
     return frames
 
 
-def frames_showing(clip: VideoClip, box: Sequence[float]) -> list[int]:
+def frames_showing(clip: "VideoClip", box: Sequence[float]) -> list[int]:
     """The `SHOWN` frames with most points in a box, in order; if none has one, frames taken evenly."""
     counts = [
         int(box_contains(upright(box), frame_points(clip, frame, STRIDE)[0], MARGIN).sum())
@@ -191,7 +195,7 @@ def frames_showing(clip: VideoClip, box: Sequence[float]) -> list[int]:
     return seen or np.unique(np.linspace(0, len(clip) - 1, SHOWN).round().astype(int)).tolist()
 
 
-def drawn(clip: VideoClip, frame: int, box: Sequence[float]) -> Image.Image:
+def drawn(clip: "VideoClip", frame: int, box: Sequence[float]) -> Image.Image:
     """A frame, enlarged to `WIDTH` if it is smaller, with the edges of a box before the camera."""
     geometry, image = posed(clip), Image.fromarray(clip.frames[frame])
     if image.width < WIDTH:

@@ -69,10 +69,11 @@ class OracleAnswerer:
 
 
 class RandomAnswerer:
-    """Proposals with random scores, taken by Multi3DRefer's rule where none or several may be meant, and the answer to another question of the same kind, drawn by chance.
+    """Proposals with random scores, and the answer to another question of the same kind, drawn by chance.
 
-    So texts are as frequent as right ones are, and score what knowing their frequencies is worth. Each answer is a
-    function of the seed and the question.
+    Proposals are taken as Multi3DRefer takes them where no object or several may be meant. Texts are as frequent as
+    right ones are, and score what knowing their frequencies is worth. Each answer is a function of the seed and the
+    question.
 
     Args:
         records: all questions, from which texts are drawn.

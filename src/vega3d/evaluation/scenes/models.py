@@ -1,4 +1,4 @@
-"""Models that answer about scans: boxes by `VegaForVisualGrounding`, texts by a `Session` that knows where things are."""
+"""Models that answer about scans: boxes by `VegaForVisualGrounding`, texts by a `Session` with positions."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,6 +9,7 @@ from vega3d.evaluation.answerers import model_settings
 from vega3d.evaluation.rules import UNIQUE_OR_MULTIPLE
 from vega3d.evaluation.scenes.records import ChosenBoxes, GroundingRecord, SceneRecord, TextRecord
 from vega3d.inference.session import Session
+from vega3d.modeling.grounding_head_vega3d import Ranking
 from vega3d.modeling.grounding_vega3d import PROMPT, VegaForVisualGrounding
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
@@ -71,9 +72,9 @@ class GroundingAnswerer:
     def answer_one(self, record: SceneRecord) -> ChosenBoxes:
         if not isinstance(record, GroundingRecord):
             raise ValueError(f"Question {record.id} asks for words, but a model for grounding gives boxes.")
-        ranking = "scanrefer" if record.kind in UNIQUE_OR_MULTIPLE else "multi3drefer"
+        ranking: Ranking = "scanrefer" if record.kind in UNIQUE_OR_MULTIPLE else "multi3drefer"
         boxes = record.boxes if len(record.boxes) else None
-        found = self.model.ground(self.processor, self.scans.of(record), record.expression, boxes, ranking)
+        found: Any = self.model.ground(self.processor, self.scans.of(record), record.expression, boxes, ranking)
         return ChosenBoxes(np.array(found.boxes).reshape(-1, 6), np.array(found.scores))
 
 

@@ -40,7 +40,9 @@ def load_room_grounding(
     """
     source = DETECTED if proposals is None else proposals
     if source not in SOURCES:
-        raise ValueError(f"--proposals is {source!r}, but of {ROOMS_GROUNDING} it must be one of {', '.join(SOURCES)}.")
+        raise ValueError(
+            f"--proposals is {source!r}, but of {ROOMS_GROUNDING} it must be one of {', '.join(SOURCES)}."
+        )
     kinds = SCENE_RULES[ROOMS_GROUNDING].types
     if data is None:
         settings = ROOMS.settings
