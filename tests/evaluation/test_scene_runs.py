@@ -221,13 +221,20 @@ def test_the_command(data, tmp_path):
 
 
 REFUSED = [
-    (["--benchmark", "scanrefer"], "Give a --baseline: chance, blind, oracle"),
+    (["--benchmark", "scanrefer"], "Give a model, or a --baseline: chance, blind, oracle"),
+    (["m", "--benchmark", "scanqa", "--train-table", "t.json"], "--train-table is only read by --baseline blind"),
+    (["vega3d-tiny", "--benchmark", "scanrefer", "--data", "x"], "not made for grounding: its config has no ground_"),
+    (["vega3d-tiny", "--benchmark", "scan2cap", "--data", "x"], "not made for grounding: its config has no coord_"),
+    (["vega3d-tiny", "--benchmark", "scanrefer", "--cache", "x"], "Grounding reads no --cache"),
+    (["--benchmark", "rooms-grounding", "--baseline", "oracle", "--proposals", "x"], "one of detected, true, none"),
+    (["--benchmark", "rooms-grounding", "--baseline", "oracle", "--table", "x"], "--table would have no effect"),
+    (["--benchmark", "scanqa", "--baseline", "chance", "--skip-lost"], "asks no model"),
     (["--benchmark", "scanrefer", "--baseline", "most-frequent"], "must be one of chance, blind, oracle"),
     (["--benchmark", "scanrefer", "--baseline", "oracle"], "Give the folder of its files with --data"),
     (["--benchmark", "scanqa", "--baseline", "blind"], "counts on the training questions of --train-table"),
     (["--benchmark", "scanqa", "--baseline", "chance", "--num-frames", "8"], "asks no model"),
     (["vega3d-tiny", "--benchmark", "scanqa", "--baseline", "chance"], "asks no model. Leave 'vega3d-tiny' out"),
-    (["--benchmark", "vsibench", "--baseline", "chance", "--proposals", "none"], "vsibench has no boxes"),
+    (["--benchmark", "vsibench", "--baseline", "chance", "--proposals", "none"], "vsibench has no boxes or poses"),
     (["--baseline", "oracle"], "--baseline is 'oracle', but must be"),
 ]
 
