@@ -262,7 +262,7 @@ class ScanQuestions(NamedTuple):
             if task is VegaForVisualGrounding:
                 return GroundingAnswerer(loaded, processor, model.name, self.reader(views), **settings)
             features = common.open_cache(model.cache)
-            return TextAnswerer(loaded, processor, model.name, self.reader(views), features, **settings)
+            return TextAnswerer(loaded, processor, model.name, self.reader(views), cache=features, **settings)
 
     def reader(self, views: int) -> Callable[[Any], Any]:
         """The clip of a question's scan, as `evaluation` takes it."""

@@ -90,7 +90,7 @@ def test_boxes_without_proposals_are_in_the_aligned_world_once(data, loaded):
 def test_a_caption_is_of_the_point_in_its_prompt(data, loaded, checkpoint):
     model, processor = load_vega(checkpoint, device="cpu")
     records = load_scenes("scan2cap", data)[0]
-    answers = TextAnswerer(model, processor, "tiny", read).answer(records)
+    answers = TextAnswerer(model, processor, "tiny", read, FRAMES).answer(records)
     assert [bool(answer) for answer in answers] == [record.box is not None for record in records]
     [record] = [record for record in records if record.box is not None and record.scan == scan_names(1)[0]]
     messages = [{"role": "user", "content": [{"type": "video", "video": read(record)}]}]
@@ -110,7 +110,7 @@ def test_boxes_and_words_are_not_mixed_up(data, loaded):
     with pytest.raises(ValueError, match="asks for words"):
         GroundingAnswerer(*loaded, "tiny", read).answer(words[:1])
     with pytest.raises(ValueError, match="asks for boxes"):
-        TextAnswerer(*loaded, "tiny", read).answer(boxes[:1])
+        TextAnswerer(*loaded, "tiny", read, FRAMES).answer(boxes[:1])
 
 
 @pytest.mark.parametrize("benchmark", ["multi3drefer", "sqa3d"])

@@ -84,7 +84,7 @@ class TextAnswerer:
     A caption whose question has no box is empty, and counts so. Arguments are those of `GroundingAnswerer`.
 
     Args:
-        cache: as in `Session`.
+        num_frames: most frames of a clip that the model sees, as in `Session`; so is `cache`.
     """
 
     def __init__(
@@ -93,14 +93,16 @@ class TextAnswerer:
         processor: VegaProcessor,
         name: str,
         read: ReadScan,
+        num_frames: int | None = None,
         cache: Any = None,
         **settings: Any,
     ):
-        self.session = Session(model, processor, cache=cache)
+        self.session = Session(model, processor, cache=cache, num_frames=num_frames)
         self.scans = LastScan(read)
         self.settings = {
             "name": name,
             "kind": "model",
+            "num_frames": self.session.num_frames,
             **settings,
             **model_settings(model),
             "position_code": model.config.position_code,
