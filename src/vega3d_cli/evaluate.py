@@ -221,10 +221,10 @@ class ScanQuestions(NamedTuple):
     def read_rooms(self, needs_scans: bool) -> list:
         from vega3d.evaluation.scenes.rooms import load_room_grounding
 
-        unused = {"--table": self.table, "--allow-missing": self.allow_missing or None}
-        unused["--skip-lost"] = self.skip_lost or None
-        for name in (name for name, value in unused.items() if value is not None):
-            raise ValueError(f"{self.benchmark} reads a whole data set of rooms, so {name} would have no effect.")
+        given = {"--table": self.table, "--allow-missing": self.allow_missing, "--skip-lost": self.skip_lost}
+        unused = [name for name, value in given.items() if value]
+        if unused:
+            raise ValueError(f"{self.benchmark} reads whole rooms, so {', '.join(unused)} would have no effect.")
         if self.data is None:
             common.needs("embreex", "pyarrow")
         with common.progress("rooms", "room") as advance:
@@ -234,8 +234,10 @@ class ScanQuestions(NamedTuple):
 
     def check_model(self, model: ModelOptions) -> None:
         """Raises ValueError, before anything is read, for a model or an option that cannot answer the benchmark."""
+        from vega3d.analysis.clips import evenly
         from vega3d.evaluation.scenes.tables import GROUNDING_BENCHMARKS
 
+        evenly(2, model.num_frames or 2)
         if self.benchmark in GROUNDING_BENCHMARKS:
             if model.cache is not None:
                 raise ValueError(f"Grounding reads no --cache, so it would have no effect on {self.benchmark}.")
