@@ -7,7 +7,7 @@ import pytest
 from scene_data import CHAIR, DOOR, box_of, download, published_files, scan_names, write, write_scan
 
 from vega3d.evaluation.rules import SCENE_RULES
-from vega3d.evaluation.scenes.readers import load_scenes
+from vega3d.evaluation.scenes.readers import TABLES, load_scenes
 from vega3d.evaluation.scenes.scans import read_proposals, scan_objects
 from vega3d.geometry import rotation_about_z
 from vega3d.scannet import axis_alignment
@@ -17,7 +17,7 @@ def load(benchmark, folder, **options):
     return load_scenes(benchmark, folder, needs_scans=False, **options)[0]
 
 
-@pytest.mark.parametrize("benchmark", SCENE_RULES)
+@pytest.mark.parametrize("benchmark", TABLES)
 def test_own_files_and_published_rows_are_the_same_questions(benchmark, tmp_path):
     own = load(benchmark, download(tmp_path / "own"))
     published = load(benchmark, published_files(tmp_path / "published"))

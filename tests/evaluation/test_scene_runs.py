@@ -10,10 +10,9 @@ from scene_data import box_of, download, proposals_of, published_files, write
 from command_line import run
 from vega3d.evaluation.report import compare_files, format_table, summarise
 from vega3d.evaluation.result_files import read_result
-from vega3d.evaluation.rules import SCENE_RULES
 from vega3d.evaluation.run import evaluate
 from vega3d.evaluation.scenes.answerers import BlindAnswerer, OracleAnswerer, RandomAnswerer
-from vega3d.evaluation.scenes.readers import load_scenes
+from vega3d.evaluation.scenes.readers import TABLES, load_scenes
 from vega3d.evaluation.scenes.records import ChosenBoxes, GroundingRecord, TextRecord
 from vega3d.evaluation.scenes.scoring import accuracy, checked_answer, f1
 from vega3d.evaluation.scenes.texts import bleu, bleu_counts
@@ -44,7 +43,7 @@ class Scripted:
         return [self.answers[record.id] for record in records]
 
 
-@pytest.mark.parametrize("benchmark", SCENE_RULES)
+@pytest.mark.parametrize("benchmark", TABLES)
 def test_the_oracle_reaches_what_the_boxes_allow(benchmark, data, tmp_path):
     result = evaluate(OracleAnswerer(), records_of(benchmark, data), tmp_path / "result.json", benchmark)
     assert read_result(tmp_path / "result.json") == result
