@@ -81,6 +81,7 @@ OPTIONS: Options = {
         {
             "--proposals": INPUTS,
             "--num-frames": COUNT,
+            "--clip": NAMES,
             "--layout": NAMES[:3],
             "--intrinsics": SHARED_ANALYSIS["--intrinsics"],
             "--save-view": (*OUTPUTS, "clip.mp4"),

@@ -19,6 +19,8 @@ from vega3d_cli import common
 
     vega3d ground scans/scene0011_00 "the brown chair by the desk" --model org/vega3d-grounding --num-frames 32 --skip-lost --proposals none
 
+    vega3d ground rooms-test "every chair" --clip test_000007_00 --model OUT
+
     vega3d ground rgbd_dataset_freiburg3_office "the teddy bear" --model OUT --proposals boxes.json --json
 
 A model for grounding is made by `vega3d assemble --grounding`, and trained (docs/grounding.md).""",  # noqa: E501
@@ -28,7 +30,7 @@ def ground(
         str,
         typer.Argument(
             metavar="SCAN",
-            help="Folder of one clip with depth and poses, as of ScanNet, 7-Scenes, TUM RGB-D or rooms; or the name "
+            help="Folder of a clip with depth and poses, as of ScanNet, 7-Scenes, TUM RGB-D or rooms; or the name "
             "of a shipped one (kitchen).",
         ),
     ],
@@ -42,6 +44,9 @@ def ground(
         ),
     ] = None,
     num_frames: common.NumFrames = None,
+    clip_name: Annotated[
+        str | None, typer.Option("--clip", help="Name of the clip, of a folder with several, such as a data set.")
+    ] = None,
     layout: common.Layout = None,
     skip_lost: common.SkipLost = False,
     intrinsics: common.Intrinsics = None,
@@ -73,7 +78,7 @@ def ground(
 
         cameras, processor = common.intrinsics(intrinsics), load_processor(checkpoint)
         ground_text(processor, expression)  # refuses what cannot be asked
-        clip = read_posed_video(folder, num_frames or processor.num_frames, layout, skip_lost, cameras)
+        clip = read_posed_video(folder, num_frames or processor.num_frames, layout, skip_lost, cameras, clip_name)
         boxes = None if known is None else boxes_of(clip.source, known, file)
         start = time.perf_counter()
         loaded, processor = load_task(VegaForVisualGrounding, checkpoint, four_bit, device)

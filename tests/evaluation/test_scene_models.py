@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from scene_data import download, published_files, scan_names, write
 
 from analysis.posed_clips import ROOM, room_clip, write_scannet
@@ -13,7 +14,9 @@ from command_line import run
 from tiny_checkpoints import FROZEN
 from vega3d import VegaForVisualGrounding
 from vega3d.analysis.layouts import read_posed_video
+from vega3d.evaluation.benchmarks import RoomsBenchmark
 from vega3d.evaluation.run import evaluate
+from vega3d.evaluation.scenes import rooms as scene_rooms
 from vega3d.evaluation.scenes.models import GroundingAnswerer, TextAnswerer
 from vega3d.evaluation.scenes.readers import load_scenes
 from vega3d.evaluation.scenes.records import GroundingRecord
@@ -23,10 +26,11 @@ from vega3d.hub.assemble import add_grounding
 from vega3d.hub.load import load_task, load_vega
 from vega3d.modeling.grounding_vega3d import PROMPT
 from vega3d.rooms.dataset import DatasetSettings
-from vega3d.rooms.dataset.dataset import synthesize
+from vega3d.rooms.dataset.dataset import stored_rooms
 
 SHIFT = 6.0  # [m] of the aligned world from the scan's own, along x
 FRAMES = 3
+SMALL_ROOMS = DatasetSettings(split="test", size=128, num_frames=5, questions_per_type=1)
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +153,15 @@ def test_published_rows_give_the_same_answers(data, loaded, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def rooms(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("rooms") / "test"
-    synthesize(folder, DatasetSettings(split="test", size=128, num_frames=5, questions_per_type=1), 2)
-    return folder
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def rooms(home) -> Path:
+    """Two rooms, where the benchmark would store them."""
+    with stored_rooms(SMALL_ROOMS, 2, cache=home / "vega3d" / "rooms") as table:
+        return table.parent
 
 
 @pytest.mark.parametrize(("proposals", "least"), [("true", 1.0), ("detected", 0.5), ("none", 1.0)])
@@ -186,6 +195,18 @@ def test_a_model_in_rooms(rooms, checkpoint, tmp_path):
             assert len(question["answer"]["boxes"]) == 1 and "iou" in question
     assert {"one", "any", "overall"} <= json.loads(output.read_text())["summary"]["f1@0.5"]["figures"].keys()
     assert PROMPTS[ROOMS_GROUNDING].format("x") == PROMPT.format(expression="x")
+
+
+def test_rooms_come_from_the_store_if_none_are_given(rooms, home, monkeypatch):
+    monkeypatch.setattr(scene_rooms, "ROOMS", RoomsBenchmark(SMALL_ROOMS, 2))
+    monkeypatch.setattr(constants, "HF_HOME", str(home))
+    progress: list[tuple[int, int]] = []
+    records = load_room_grounding(limit=3, on_progress=lambda *done: progress.append(done))
+    whole = load_room_grounding(rooms)
+    assert progress == [(1, 2)] * 2 and len(records) == 3
+    assert {record.folder for record in records} == {rooms}
+    assert {record.id for record in records} < {record.id for record in whole}
+    assert [record.id for record in load_room_grounding()] == [record.id for record in whole]
 
 
 def test_one_box_counts_where_one_is_meant():

@@ -479,8 +479,9 @@ def read_posed_video(
     layout: str | None = None,
     skip_lost: bool = False,
     intrinsics: Sequence[float] | None = None,
+    name: str | None = None,
 ) -> VideoClip:
-    """The one posed clip of a folder with its depth and cameras, as `VegaProcessor`, a session and a row take a video.
+    """A posed clip of a folder with its depth and cameras, as `VegaProcessor`, a session and a row take a video.
 
     Args:
         folder: in one of `LAYOUTS`.
@@ -488,16 +489,19 @@ def read_posed_video(
         layout: a name of `LAYOUTS`; by default the one whose files are there.
         skip_lost: leave frames out whose pose was lost, instead of refusing them.
         intrinsics: fx, fy, cx, cy [px], where the layout stores none.
+        name: of the clip, where the folder has several.
 
     Raises:
-        ValueError: if there is no clip, or several; or as `read_clip` does.
+        ValueError: if there is no such clip, or several may be meant; or as `read_clip` does.
     """
     clips = find_clips(folder, layout)
+    names = ", ".join(clip.name for clip in clips[:5])
+    if name is not None:
+        clips = [clip for clip in clips if clip.name == name]
+        if not clips:
+            raise ValueError(f"{folder} has no clip {name!r}, but {names}. Give one of them.")
     if len(clips) > 1:
-        raise ValueError(
-            f"{folder} has {len(clips)} clips, the first two {clips[0].name} and {clips[1].name}. Give the folder of "
-            "one; of rooms read one of `find_clips` with `read_clip(...).video()`."
-        )
+        raise ValueError(f"{folder} has {len(clips)} clips: {names} ... Name one, or give the folder of one.")
     given = None if intrinsics is None else tuple(intrinsics)
     return read_clip(clips[0], ReadOptions(views, skip_lost, given)).video()
 

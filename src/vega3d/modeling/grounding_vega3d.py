@@ -480,11 +480,14 @@ class VegaForVisualGrounding(VegaTaskModel):
         return self.grounding_head.ranking.loss(scores, right)
 
     def _free_boxes(self, prompt: Prompted) -> tuple[TokenBox, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Scores and box of the tokens; and this box, then that of what lies outside of it, with their scores."""
+        """Scores and box of the tokens; and this box, then that of what lies outside of it, with their scores.
+
+        Where a box holds no token at all, there is no second one: it would be the same.
+        """
         free = self._token_box(prompt)
         best = [(free[1], free[0][: len(prompt.tokens)].max())]
         outside = ~points_in_boxes(prompt.positions, self._grown(free[1][None]))[0]
-        if outside.any():
+        if outside.any() and not outside.all():
             rest = replace(prompt, tokens=prompt.tokens[outside], positions=prompt.positions[outside])
             scores, box = self._token_box(rest)
             best.append((box, scores[: len(rest.tokens)].max()))
