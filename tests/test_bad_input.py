@@ -35,6 +35,7 @@ from tiny_checkpoints import FROZEN
 from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 from vega3d.features.cache import FeatureCache
+from vega3d.hub.assemble import add_grounding
 from vega3d.shipped import example_clip
 
 LIST_OF_COUNTS = ("", "abc", "1,,2", "1.5", "1,1", "nan", "999", ",")
@@ -77,7 +78,7 @@ OPTIONS: Options = {
         },
     ),
     "ground": (
-        ["ground", "kitchen", "the chair", "--model", "model"],
+        ["ground", "kitchen", "the chair", "--model", "grounding"],
         {
             "--proposals": INPUTS,
             "--num-frames": COUNT,
@@ -308,6 +309,7 @@ def world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     special_files(folder)
     shutil.copytree(FROZEN, folder / "model")
+    add_grounding(FROZEN, folder / "grounding")
     shutil.copyfile(example_clip("room"), folder / "clip.mp4")
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "view.png")
     (folder / "scans").mkdir()
