@@ -35,6 +35,7 @@ from tiny_checkpoints import FROZEN
 from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 from vega3d.features.cache import FeatureCache
+from vega3d.hub.assemble import add_grounding
 from vega3d.shipped import example_clip
 
 LIST_OF_COUNTS = ("", "abc", "1,,2", "1.5", "1,1", "nan", "999", ",")
@@ -74,6 +75,20 @@ OPTIONS: Options = {
             "--cache": NEW_FOLDERS,
             "--options": ("", "the bed"),
             "--zzz": ("1",),
+        },
+    ),
+    "ground": (
+        ["ground", "kitchen", "the chair", "--model", "grounding"],
+        {
+            "--proposals": INPUTS,
+            "--num-frames": COUNT,
+            "--clip": NAMES,
+            "--layout": NAMES[:3],
+            "--intrinsics": SHARED_ANALYSIS["--intrinsics"],
+            "--save-view": (*OUTPUTS, "clip.mp4"),
+            "--save-picture": (*OUTPUTS, "view.png"),
+            "--model": NOT_MODELS,
+            "--device": DEVICES,
         },
     ),
     "cache": (
@@ -219,6 +234,12 @@ ARGUMENTS: dict[str, list[list[str]]] = {  # what is no option
         ["ask", "room", ""],
         ["ask", "view.png", "Q?", "--fps", "4"],
     ],
+    "ground": [
+        ["ground"],
+        ["ground", "kitchen"],
+        ["ground", "kitchen", "the chair", "--model", "model"],  # not made for grounding
+        *(["ground", name, "the chair"] for name in INPUTS),
+    ],
     "cache": [
         ["cache"],
         ["cache", "--stats", "--clear"],
@@ -294,6 +315,7 @@ def world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     special_files(folder)
     shutil.copytree(FROZEN, folder / "model")
+    add_grounding(FROZEN, folder / "grounding")
     shutil.copyfile(example_clip("room"), folder / "clip.mp4")
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "view.png")
     (folder / "scans").mkdir()

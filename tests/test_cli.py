@@ -69,7 +69,18 @@ def test_help_does_not_import_torch():
 
 
 COMMANDS = (
-    *("ask", "synthesize", "cache", "assemble", "convert", "train", "audit", "evaluate", "compare", "info", "env"),
+    "ask",
+    "ground",
+    "synthesize",
+    "cache",
+    "assemble",
+    "convert",
+    "train",
+    "audit",
+    "evaluate",
+    "compare",
+    "info",
+    "env",
     "demo",
 )
 
@@ -119,6 +130,11 @@ LIGHT = {  # errors that need no torch: of paths, options, a YAML, questions
     "both samplings": ["ask", "room", "Q?", "--num-frames", "4", "--fps", "1"],
     "a device by syntax": ["ask", "room", "Q?", "--device", "gpu"],
     "no such model": ["ask", "room", "Q?", "--model", "vega4d"],
+    "no posed clip": ["ground", "nowhere", "the chair"],
+    "nothing to look for": ["ground", "kitchen", " "],
+    "no place for a view": ["ground", "kitchen", "the chair", "--save-view", "none/x.glb"],
+    "no proposals": ["ground", "kitchen", "the chair", "--proposals", "none.json"],
+    "no model for grounding": ["ground", "kitchen", "the chair", "--model", "vega4d"],
     "no model to describe": ["info", "vega4d"],
     "no YAML": ["train", "none.yaml"],
     "a bad setting": ["train", "none.yaml", "--set", "steps"],

@@ -28,7 +28,9 @@ def test_sizes_of_the_assets():
 
     assert sum(model) < 25e6 and max(model) < 16e6
     assert sum(sizes.values()) - sum(model) < 3e6
-    assert sizes["furniture/furniture_cc0.npz.xz"] < 3e6 and sizes["text_prior.json.xz"] < 3e5  # it knows grounding, too
+    assert (
+        sizes["furniture/furniture_cc0.npz.xz"] < 3e6 and sizes["text_prior.json.xz"] < 3e5
+    )  # it knows grounding, too
     assert len(clips) == 2 and max(clips) < 300_000
     assert not list(ASSETS.rglob("*.py"))
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]

@@ -52,6 +52,7 @@ class SpatialQuestion:
         frame: number of the frame of the video that the marks are to be drawn on.
         marks: left, top, right, bottom [px] of the boxes A, B, ... that the question is about.
         name: what error messages call it, such as its id in a benchmark; empty if it needs no name.
+        points: x, y, z in the world [m] that the text speaks of, one for each `<coord>` in it.
 
     Raises:
         ValueError: if there is no question, or one option, or more options than letters.
@@ -67,6 +68,7 @@ class SpatialQuestion:
     frame: int | None = None
     marks: Sequence[Mark] = ()
     name: str = ""
+    points: Sequence[tuple[float, float, float]] = ()
 
     def __post_init__(self):
         if not isinstance(self.question, str):

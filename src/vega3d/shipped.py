@@ -15,6 +15,14 @@ def example_clip(name: str) -> Path:
     return clips[name]
 
 
+def posed_clip(name: str) -> Path:
+    """Folder of a shipped clip with depth and poses, such as `kitchen`; raises ValueError if there is none."""
+    clips = {path.name: path for path in sorted((ASSETS / "clips").iterdir()) if path.is_dir()}
+    if name not in clips:
+        raise ValueError(f"There is no posed clip {name!r}. Give a folder; shipped are {', '.join(clips)}.")
+    return clips[name]
+
+
 def model_folder(name_or_path: str | Path) -> Path:
     """Local folder of a checkpoint; one on the Hub is downloaded first. Raises ValueError if there is none."""
     name = str(name_or_path)

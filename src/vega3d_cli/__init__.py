@@ -14,6 +14,7 @@ from vega3d_cli import (  # noqa: F401 (each adds its commands to the applicatio
     data,
     demo,
     evaluate,
+    ground,
     train,
 )
 from vega3d_cli.common import app, one_line

@@ -38,9 +38,7 @@ class FeatureOptions:
     trajectories: Annotated[
         int | None, typer.Option(**common.COUNT, help="Clips of each room that is made.  [default: 1]")
     ] = None
-    layout: Annotated[
-        Literal["rooms", "scannet", "7scenes", "tum"] | None, typer.Option(help="[default: by the files]")
-    ] = None
+    layout: common.Layout = None
     views: Annotated[
         int | None,
         typer.Option(
@@ -65,8 +63,8 @@ class FeatureOptions:
         None
     )
     size: Annotated[str | None, typer.Option(help="Largest frames, WxH with commas.  [default: the model's]")] = None
-    skip_lost: Annotated[bool, typer.Option("--skip-lost", help="Leave out frames whose pose was lost.")] = False
-    intrinsics: Annotated[str | None, typer.Option(help="fx,fy,cx,cy [px], where the layout stores none.")] = None
+    skip_lost: common.SkipLost = False
+    intrinsics: common.Intrinsics = None
     cache: Annotated[Path | None, typer.Option(help="Folder of a feature cache (bf16) to read and fill.")] = None
     seed: Annotated[int, typer.Option(**common.SEED, help="Of chance and of the bootstrap.")] = 0
     workers: common.Workers = 1
@@ -79,7 +77,7 @@ class FeatureOptions:
 
     def read_options(self) -> Any:
         """How clips are read; raises ValueError, before anything is loaded, for what is out of range."""
-        from vega3d.analysis.clips import DEFAULT_VIEWS, ReadOptions, checked_intrinsics, evenly
+        from vega3d.analysis.clips import DEFAULT_VIEWS, ReadOptions, evenly
 
         preset = self.published()
         views = self.views or (preset.views if preset else DEFAULT_VIEWS)
@@ -89,14 +87,7 @@ class FeatureOptions:
             common.numbers(name, text)
         made = {"--first-room": self.first_room, "--trajectories": self.trajectories}
         refuse_beside("--data, as only rooms are made", self.data, made)
-        if self.intrinsics is None:
-            return ReadOptions(views, self.skip_lost)
-        try:
-            values = tuple(float(value) for value in self.intrinsics.split(","))
-        except ValueError as error:
-            raise ValueError(f"--intrinsics is {self.intrinsics!r}, but must be fx,fy,cx,cy [px].") from error
-        checked_intrinsics(values)
-        return ReadOptions(views, self.skip_lost, values)
+        return ReadOptions(views, self.skip_lost, common.intrinsics(self.intrinsics))
 
     def plan(self, loaded: common.LoadedGenerator, voxel: float = 0.1) -> Any:
         from vega3d.analysis.settings import make_grid

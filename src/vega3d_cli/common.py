@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_origin, get_type_hints
 
 import typer
 import typer.core
@@ -45,6 +45,12 @@ CacheOption = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")]
 FourBit = Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on standard output.")]
+Layout = Annotated[
+    Literal["rooms", "scannet", "7scenes", "tum"] | None,
+    typer.Option(help="Of the posed clips.  [default: by the files]"),
+]
+SkipLost = Annotated[bool, typer.Option("--skip-lost", help="Leave out frames whose pose was lost.")]
+Intrinsics = Annotated[str | None, typer.Option(help="fx,fy,cx,cy [px], where the layout stores none.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A setting in place of the file's.")
 ]
@@ -357,6 +363,19 @@ def load_generator(model: str, device: str | None) -> LoadedGenerator:
         return LoadedGenerator(checkpoint.config.notice, checkpoint.generator_module, processor.frame_settings)
 
 
+def grounding_folder(model: str, token: str = "ground_token_id") -> Path:
+    """The folder of a model whose config has a token of grounding; raises ValueError, before it is loaded, if not."""
+    from vega3d.shipped import model_folder
+
+    folder = model_folder(model)
+    from vega3d import VegaConfig
+    from vega3d.modeling.grounding_vega3d import HOW_TO_MAKE
+
+    if VegaConfig.from_pretrained(folder).to_dict()[token] is None:
+        raise ValueError(f"The model {model!r} is not made for grounding: its config has no {token}. {HOW_TO_MAKE}")
+    return folder
+
+
 def parse_settings(settings: list[str]) -> dict:
     """`NAME=VALUE` with JSON values; what is not JSON is text. The configs check names and types."""
     parsed = {}
@@ -379,3 +398,17 @@ def numbers(name: str, text: str | None) -> list[int] | None:
         return [int(value) for value in text.split(",")]
     except ValueError as error:
         raise ValueError(f"{name} is {text!r}, but must be whole numbers with commas, such as 10,20.") from error
+
+
+def intrinsics(text: str | None) -> tuple[float, ...] | None:
+    """Of `--intrinsics`; raises ValueError, before anything is read, for what is no fx, fy, cx, cy."""
+    from vega3d.analysis.clips import checked_intrinsics
+
+    if text is None:
+        return None
+    try:
+        values = tuple(float(value) for value in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"--intrinsics is {text!r}, but must be fx,fy,cx,cy [px].") from error
+    checked_intrinsics(values)
+    return values

@@ -3,7 +3,7 @@
 import json
 import shlex
 import sys
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -12,8 +12,8 @@ import typer
 from vega3d_cli import common
 
 READ_SUFFIXES = (".safetensors", ".jinja", ".txt", ".jsonl", ".parquet", ".mp4")
-Benchmark = Literal["rooms", "vsibench", "scanrefer", "multi3drefer", "scan2cap", "scanqa", "sqa3d"]
-ROOM_BENCHMARKS = ("rooms", "vsibench")  # the others are of scans
+Benchmark = Literal["rooms", "vsibench", "scanrefer", "multi3drefer", "scan2cap", "scanqa", "sqa3d", "rooms-grounding"]
+VIDEO_BENCHMARKS = ("rooms", "vsibench")  # the others are of scans, with depth and poses
 
 
 @common.command(
@@ -24,7 +24,9 @@ ROOM_BENCHMARKS = ("rooms", "vsibench")  # the others are of scans
 
     vega3d evaluate org/vega3d --benchmark vsibench --data VSI-Bench --num-frames 32 --4bit --output vsi.json
 
-    vega3d evaluate --benchmark scanrefer --data ScanRefer --baseline oracle --output ceiling.json""",
+    vega3d evaluate --benchmark scanrefer --data ScanRefer --baseline oracle --output ceiling.json
+
+    vega3d evaluate OUT --benchmark rooms-grounding --limit 70 --output grounding.json""",
 )
 def evaluate(
     model: common.ModelArgument = "",
@@ -41,8 +43,8 @@ def evaluate(
     proposals: Annotated[
         str | None,
         typer.Option(
-            help="Boxes to choose from, of scans: a file, 'objects' for the true ones, or 'none'.  "
-            "[default: proposals.json or .npz in the folder]"
+            help="Boxes to choose from, of scans: a file, 'objects' for the true ones, or 'none'; of rooms-grounding: "
+            "detected, true or none.  [default: proposals.json or .npz in the folder; detected]"
         ),
     ] = None,
     baseline: Annotated[
@@ -64,6 +66,7 @@ def evaluate(
     output: Annotated[Path | None, typer.Option(help="JSON file with every answer; a killed run continues.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, not as a table.")] = False,
     allow_missing: Annotated[bool, typer.Option(help="Leave out questions whose video or scan is missing.")] = False,
+    skip_lost: common.SkipLost = False,
     seed: Annotated[int, typer.Option(**common.SEED, help="Of the limit, the bootstrap and chance.")] = 0,
     workers: common.Workers = 1,
     four_bit: common.FourBit = False,
@@ -72,11 +75,13 @@ def evaluate(
 ) -> None:
     """Answer a benchmark: score by type, macro and micro average, 95 % intervals over scenes.
 
-    A model is to be named, unless the baseline is chance or most-frequent. Of scans this version has baselines alone.
+    A model is to be named, unless a baseline needs none. scanrefer, multi3drefer and rooms-grounding need a model for
+    grounding (docs/grounding.md).
     """
     named = model or None
-    of_scans = benchmark not in ROOM_BENCHMARKS
+    of_scans = benchmark not in VIDEO_BENCHMARKS
     of_model = {"--num-frames": num_frames, "--4bit": four_bit or None, "--cache": cache, "--device": device}
+    of_model["--skip-lost"] = skip_lost or None
     unused = [name for name, value in of_model.items() if value is not None]
     if baseline is not None and (of_scans or baseline != "blind") and unused:
         raise ValueError(f"--baseline {baseline} asks no model, so {', '.join(unused)} would have no effect.")
@@ -86,14 +91,15 @@ def evaluate(
     from vega3d.evaluation.run import evaluate as run_benchmark
 
     check_request(output, batch_size, *files_read(named, None if of_scans else data, train_table))
+    options = ModelOptions(model, num_frames, four_bit, cache, device)
     if of_scans:
-        scans = ScanQuestions(benchmark, data, table, proposals, limit, allow_missing, seed)
-        answerer, records, missing = scans.prepared(named, baseline, train_table)
+        scans = ScanQuestions(benchmark, data, table, proposals, limit, allow_missing, seed, workers, skip_lost)
+        answerer, records, missing = scans.prepared(options, baseline, train_table)
     else:
-        if proposals is not None:
-            raise ValueError(f"{benchmark} has no boxes, so --proposals would have no effect. Leave it out.")
+        for name, value in (("--proposals", proposals), ("--skip-lost", skip_lost or None)):
+            if value is not None:
+                raise ValueError(f"{benchmark} has no boxes or poses, so {name} would have no effect. Leave it out.")
         rooms = RoomQuestions(benchmark, data, table, limit, allow_missing, seed, workers)
-        options = ModelOptions(model, num_frames, four_bit, cache, device)
         answerer, records, missing = rooms.prepared(options, baseline, train_table)
     with common.progress(benchmark, "question", len(records)) as advance:
         result = run_benchmark(
@@ -159,7 +165,7 @@ def loaded_answerer(model: ModelOptions, is_blind: bool) -> Any:
 
 
 class ScanQuestions(NamedTuple):
-    """Questions of a benchmark of scans."""
+    """Questions about scans, of a published benchmark or of rooms."""
 
     benchmark: str
     data: Path | None
@@ -168,22 +174,107 @@ class ScanQuestions(NamedTuple):
     limit: int | None
     allow_missing: bool
     seed: int
+    workers: int
+    skip_lost: bool
 
-    def prepared(self, model: str | None, baseline: str | None, train_table: Path | None) -> tuple[Any, list, list]:
+    def prepared(self, model: ModelOptions, baseline: str | None, train_table: Path | None) -> tuple[Any, list, list]:
         """Who answers, the questions, and what is missing."""
-        from vega3d.evaluation.scenes.answerers import checked_baseline, scene_baseline
-        from vega3d.evaluation.scenes.readers import load_scenes
+        from vega3d.evaluation.scenes.answerers import check_scene_baseline, scene_baseline
 
-        name = checked_baseline(self.benchmark, baseline, model, train_table)
+        check_scene_baseline(self.benchmark, baseline, model.name or None, train_table)
+        common.needs("scipy")
+        if baseline is None:
+            self.check_model(model)
+        records, missing = self.read(needs_scans=baseline is None)
+        if baseline is None:
+            return self.answerer(model), records, missing
+        train = [] if train_table is None else self.read_table(train_table.parent, str(train_table))[0]
+        return scene_baseline(baseline, records, train, self.seed), records, missing
+
+    def read(self, needs_scans: bool) -> tuple[list, list[str]]:
+        from vega3d.evaluation.scenes.tables import ROOMS_GROUNDING
+
+        if self.benchmark == ROOMS_GROUNDING:
+            return self.read_rooms(needs_scans), []
         if self.data is None:
             raise ValueError(f"{self.benchmark} is not downloaded for you. Give the folder of its files with --data.")
-        common.needs("scipy")
-        read = partial(load_scenes, self.benchmark, proposals=self.proposals, needs_scans=False)  # no baseline looks
-        train = [] if train_table is None else read(train_table.parent, train_table)[0]
-        records, missing = read(
-            self.data, self.table, limit=self.limit, allow_missing=self.allow_missing, seed=self.seed
+        return self.read_table(self.data, self.table, self.limit, self.allow_missing, needs_scans)
+
+    def read_table(
+        self,
+        data: Path,
+        table: str | None,
+        limit: int | None = None,
+        allow_missing: bool = False,
+        needs_scans: bool = False,
+    ) -> tuple[list, list[str]]:
+        from vega3d.evaluation.scenes.readers import load_scenes
+        from vega3d.scannet import axis_alignment
+
+        records, missing = load_scenes(
+            self.benchmark, data, table, self.proposals, limit, allow_missing, needs_scans, self.seed
         )
-        return scene_baseline(name, self.benchmark, records, train, self.seed), records, missing
+        for folder in {record.folder for record in records if record.folder is not None and needs_scans}:
+            axis_alignment(folder, needed=True)  # boxes are in the aligned world
+        return records, missing
+
+    def read_rooms(self, needs_scans: bool) -> list:
+        from vega3d.evaluation.scenes.rooms import load_room_grounding
+
+        given = {"--table": self.table, "--allow-missing": self.allow_missing, "--skip-lost": self.skip_lost}
+        unused = [name for name, value in given.items() if value]
+        if unused:
+            raise ValueError(f"{self.benchmark} reads whole rooms, so {', '.join(unused)} would have no effect.")
+        if self.data is None:
+            common.needs("embreex", "pyarrow")
+        with common.progress("rooms", "room") as advance:
+            return load_room_grounding(
+                self.data, self.proposals, self.limit, needs_scans, self.seed, self.workers, advance
+            )
+
+    def check_model(self, model: ModelOptions) -> None:
+        """Raises ValueError, before anything is read, for a model or an option that cannot answer the benchmark."""
+        from vega3d.analysis.clips import evenly
+        from vega3d.evaluation.scenes.tables import GROUNDING_BENCHMARKS
+
+        evenly(2, model.num_frames or 2)
+        if self.benchmark in GROUNDING_BENCHMARKS:
+            if model.cache is not None:
+                raise ValueError(f"Grounding reads no --cache, so it would have no effect on {self.benchmark}.")
+            common.grounding_folder(model.name)
+        elif self.benchmark == "scan2cap":
+            common.grounding_folder(model.name, "coord_token_id")
+
+    def answerer(self, model: ModelOptions) -> Any:
+        """The loaded model; it sees all frames that are read of a scan."""
+        from vega3d.evaluation.scenes.tables import GROUNDING_BENCHMARKS
+
+        with common.loading(model.name):
+            from vega3d.evaluation.scenes.models import GroundingAnswerer, TextAnswerer
+            from vega3d.hub.load import load_task
+            from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
+            from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+
+            task: Any = VegaForSpatialReasoning
+            if self.benchmark in GROUNDING_BENCHMARKS:
+                task = VegaForVisualGrounding
+            loaded, processor = load_task(task, model.name, model.four_bit, model.device)
+            views = model.num_frames or processor.num_frames
+            settings = {"num_frames": views, "skip_lost": self.skip_lost, "four_bit": model.four_bit}
+            if task is VegaForVisualGrounding:
+                return GroundingAnswerer(loaded, processor, model.name, self.reader(views), **settings)
+            features = common.open_cache(model.cache)
+            return TextAnswerer(loaded, processor, model.name, self.reader(views), cache=features, **settings)
+
+    def reader(self, views: int) -> Callable[[Any], Any]:
+        """The clip of a question's scan, as `evaluation` takes it."""
+        from vega3d.analysis.clips import ReadOptions
+        from vega3d.analysis.layouts import read_clip, read_posed_video, room_source
+        from vega3d.evaluation.scenes.tables import ROOMS_GROUNDING
+
+        if self.benchmark == ROOMS_GROUNDING:
+            return lambda record: read_clip(room_source(record.folder, record.scan), ReadOptions(views)).video()
+        return lambda record: read_posed_video(record.folder, views, "scannet", self.skip_lost)
 
 
 def files_read(model: str | None, data: Path | None, train_table: Path | None) -> list[Path]:

@@ -1,6 +1,7 @@
 """Whole runs of the benchmarks of scans: baselines, what is scored, continuing, comparisons, the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +10,9 @@ from scene_data import box_of, download, proposals_of, published_files, write
 from command_line import run
 from vega3d.evaluation.report import compare_files, format_table, summarise
 from vega3d.evaluation.result_files import read_result
-from vega3d.evaluation.rules import SCENE_RULES
 from vega3d.evaluation.run import evaluate
 from vega3d.evaluation.scenes.answerers import BlindAnswerer, OracleAnswerer, RandomAnswerer
-from vega3d.evaluation.scenes.readers import load_scenes
+from vega3d.evaluation.scenes.readers import TABLES, load_scenes
 from vega3d.evaluation.scenes.records import ChosenBoxes, GroundingRecord, TextRecord
 from vega3d.evaluation.scenes.scoring import accuracy, checked_answer, f1
 from vega3d.evaluation.scenes.texts import bleu, bleu_counts
@@ -43,7 +43,7 @@ class Scripted:
         return [self.answers[record.id] for record in records]
 
 
-@pytest.mark.parametrize("benchmark", SCENE_RULES)
+@pytest.mark.parametrize("benchmark", TABLES)
 def test_the_oracle_reaches_what_the_boxes_allow(benchmark, data, tmp_path):
     result = evaluate(OracleAnswerer(), records_of(benchmark, data), tmp_path / "result.json", benchmark)
     assert read_result(tmp_path / "result.json") == result
@@ -108,7 +108,8 @@ def test_chance_and_blind(data, tmp_path):
     ]
     chance = evaluate(RandomAnswerer(many), many, benchmark="scanrefer")["summary"]["acc@0.5"]["figures"]["overall"]
     assert chance["low"] < 1 / 4 < chance["high"] and chance["high"] - chance["low"] < 0.06
-    answers = RandomAnswerer(many, several=True).answer(many)
+    several = [replace(record, kind="mt") for record in many]
+    answers = RandomAnswerer(several).answer(several)
     assert np.mean([len(answer.boxes) == 0 for answer in answers]) == pytest.approx(1 / 5, abs=0.03)  # "no target"
 
 
@@ -219,13 +220,20 @@ def test_the_command(data, tmp_path):
 
 
 REFUSED = [
-    (["--benchmark", "scanrefer"], "Give a --baseline: chance, blind, oracle"),
+    (["--benchmark", "scanrefer"], "Give a model, or a --baseline: chance, blind, oracle"),
+    (["m", "--benchmark", "scanqa", "--train-table", "t.json"], "--train-table is only read by --baseline blind"),
+    (["vega3d-tiny", "--benchmark", "scanrefer", "--data", "x"], "not made for grounding: its config has no ground_"),
+    (["vega3d-tiny", "--benchmark", "scan2cap", "--data", "x"], "not made for grounding: its config has no coord_"),
+    (["vega3d-tiny", "--benchmark", "scanrefer", "--cache", "x"], "Grounding reads no --cache"),
+    (["--benchmark", "rooms-grounding", "--baseline", "oracle", "--proposals", "x"], "one of detected, true, none"),
+    (["--benchmark", "rooms-grounding", "--baseline", "oracle", "--table", "x"], "--table would have no effect"),
+    (["--benchmark", "scanqa", "--baseline", "chance", "--skip-lost"], "asks no model"),
     (["--benchmark", "scanrefer", "--baseline", "most-frequent"], "must be one of chance, blind, oracle"),
     (["--benchmark", "scanrefer", "--baseline", "oracle"], "Give the folder of its files with --data"),
     (["--benchmark", "scanqa", "--baseline", "blind"], "counts on the training questions of --train-table"),
     (["--benchmark", "scanqa", "--baseline", "chance", "--num-frames", "8"], "asks no model"),
     (["vega3d-tiny", "--benchmark", "scanqa", "--baseline", "chance"], "asks no model. Leave 'vega3d-tiny' out"),
-    (["--benchmark", "vsibench", "--baseline", "chance", "--proposals", "none"], "vsibench has no boxes"),
+    (["--benchmark", "vsibench", "--baseline", "chance", "--proposals", "none"], "vsibench has no boxes or poses"),
     (["--baseline", "oracle"], "--baseline is 'oracle', but must be"),
 ]
 

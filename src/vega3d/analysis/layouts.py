@@ -32,11 +32,11 @@ from PIL import Image
 from vega3d.analysis.clips import DEFAULT_VIEWS, ClipSource, PosedClip, ReadOptions, checked_intrinsics, evenly
 from vega3d.extras import optional_module
 from vega3d.files import check_input, inside
-from vega3d.processing.clip_geometry_vega3d import check_poses
 from vega3d.processing.video_vega3d import VideoClip, read_video
 from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import stored_rooms
 from vega3d.rooms.dataset.files import read_geometry
+from vega3d.scannet import axis_alignment
 
 COLOUR_SUFFIXES = (".png", ".jpg", ".jpeg")
 DEPTH_SUFFIXES = (".png", ".pgm")
@@ -309,21 +309,6 @@ def read_scan(source: ClipSource, options: ReadOptions) -> PosedClip:
     )
 
 
-def axis_alignment(folder: Path) -> np.ndarray:
-    """float64[4, 4], aligned world from the scan's own; the identity where its text file is not there or has none."""
-    path = folder / f"{folder.resolve().name}.txt"
-    lines = read_text(path).splitlines() if path.exists() else []
-    given = [line.partition("=")[2].split() for line in lines if line.split("=")[0].strip() == "axisAlignment"]
-    if not given:
-        return np.eye(4)
-    try:
-        matrix = np.array(given[0], float).reshape(1, 4, 4)
-    except ValueError as error:
-        raise ValueError(f"{path}: axisAlignment has no 16 numbers: {error}. Export the scan again.") from error
-    check_poses(matrix, 1, f"{path}: axisAlignment")
-    return matrix[0]
-
-
 def is_sequence(folder: Path) -> bool:
     endings = tuple(f".color{suffix}" for suffix in COLOUR_SUFFIXES)
     return any(path.name.lower().endswith(endings) for path in folder.glob("frame-*"))
@@ -494,8 +479,9 @@ def read_posed_video(
     layout: str | None = None,
     skip_lost: bool = False,
     intrinsics: Sequence[float] | None = None,
+    name: str | None = None,
 ) -> VideoClip:
-    """The one posed clip of a folder with its depth and cameras, as `VegaProcessor`, a session and a row take a video.
+    """A posed clip of a folder with its depth and cameras, as `VegaProcessor`, a session and a row take a video.
 
     Args:
         folder: in one of `LAYOUTS`.
@@ -503,16 +489,19 @@ def read_posed_video(
         layout: a name of `LAYOUTS`; by default the one whose files are there.
         skip_lost: leave frames out whose pose was lost, instead of refusing them.
         intrinsics: fx, fy, cx, cy [px], where the layout stores none.
+        name: of the clip, where the folder has several.
 
     Raises:
-        ValueError: if there is no clip, or several; or as `read_clip` does.
+        ValueError: if there is no such clip, or several may be meant; or as `read_clip` does.
     """
     clips = find_clips(folder, layout)
+    names = ", ".join(clip.name for clip in clips[:5])
+    if name is not None:
+        clips = [clip for clip in clips if clip.name == name]
+        if not clips:
+            raise ValueError(f"{folder} has no clip {name!r}, but {names}. Give one of them.")
     if len(clips) > 1:
-        raise ValueError(
-            f"{folder} has {len(clips)} clips, the first two {clips[0].name} and {clips[1].name}. Give the folder of "
-            "one; of rooms read one of `find_clips` with `read_clip(...).video()`."
-        )
+        raise ValueError(f"{folder} has {len(clips)} clips: {names} ... Name one, or give the folder of one.")
     given = None if intrinsics is None else tuple(intrinsics)
     return read_clip(clips[0], ReadOptions(views, skip_lost, given)).video()
 

@@ -16,7 +16,7 @@ from vega3d.questions import RawAnswer, ReasonedAnswer, SpatialQuestion
 
 if TYPE_CHECKING:  # they import torch, which baselines and refusals do without
     from vega3d.features.cache import FeatureCache
-    from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+    from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning, VegaTaskModel
     from vega3d.processing.processing_vega3d import VegaProcessor
 
 
@@ -69,22 +69,14 @@ class ModelAnswerer:
         from vega3d.inference.session import Session
 
         self.session = Session(model, processor, cache=cache, num_frames=num_frames, fps=fps)
-        generator = model.config.generator_config
         self.settings = {
             "name": name,
             "kind": self.kind,
             "num_frames": self.session.num_frames,
             "fps": fps,
-            "seed": generator.noise_seed,
-            "fusion": model.config.fusion,
-            "block": generator.block,
-            "timestep": generator.timestep,
-            "dtype": str(model.dtype),
-            "device": model.device.type,
+            **model_settings(model),
             "generation": {**GENERATION, "max_new_tokens": self.session.answer_tokens},
             "cached_features": cache is not None,
-            "vision_attention": model.config.vlm_config.vision_config._attn_implementation,
-            "notice": model.config.notice,
         }
         if model.config.boxes_in_words:  # absent otherwise, so that earlier runs continue
             self.settings["boxes_in_words"] = True
@@ -98,6 +90,21 @@ class ModelAnswerer:
         if record.visual is None:
             raise ValueError(f"Question {record.id} has no video {record.dataset}/{record.scene}.mp4. Leave it out.")
         return record
+
+
+def model_settings(model: "VegaTaskModel") -> dict:
+    """What of a model its answers depend on, for the result file."""
+    generator = model.config.generator_config
+    return {
+        "seed": generator.noise_seed,
+        "fusion": model.config.fusion,
+        "block": generator.block,
+        "timestep": generator.timestep,
+        "dtype": str(model.dtype),
+        "device": model.device.type,
+        "vision_attention": model.config.vlm_config.vision_config._attn_implementation,
+        "notice": model.config.notice,
+    }
 
 
 class UnfusedAnswerer(ModelAnswerer):

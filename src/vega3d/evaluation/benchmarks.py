@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from vega3d.evaluation.answerers import Answerer, ChanceAnswerer, MostFrequentAnswerer
 from vega3d.evaluation.metrics import QUESTION_TYPES
@@ -19,6 +20,16 @@ BENCHMARKS = ("rooms", "vsibench")
 PLAIN_BASELINES = ("chance", "most-frequent")  # without a model
 BASELINES = (*PLAIN_BASELINES, "blind")
 FIRST_ROOMS = 2
+
+
+class Typed(Protocol):
+    """A question of a type, which limits are balanced over."""
+
+    @property
+    def question_type(self) -> str: ...
+
+
+Asked = TypeVar("Asked", bound=Typed)
 OnProgress = Callable[[int, int], None]  # rooms newly there, rooms wanted for now
 
 
@@ -132,10 +143,30 @@ def load_rooms(
     Raises:
         ValueError: if `limit` is below 1, or the cache holds something else.
     """
+    return read_rooms(
+        benchmark, lambda table: load_vsibench(table)[0], QUESTION_TYPES, limit, workers, cache, on_progress
+    )
+
+
+def read_rooms(
+    benchmark: RoomsBenchmark,
+    read: Callable[[Path], list[Asked]],
+    types: Sequence[str],
+    limit: int | None = None,
+    workers: int = 1,
+    cache: Path | None = None,
+    on_progress: OnProgress | None = None,
+) -> list[Asked]:
+    """What is read of the first rooms of a benchmark, as many as a limit needs; see `load_rooms`.
+
+    Args:
+        read: the questions of the rooms that the data set of a table has.
+        types: of question, over which the limit is balanced.
+    """
     cache = default_cache() if cache is None else cache
     known = 0
 
-    def first_rooms(count: int) -> list[AnnotatedQuestion]:
+    def first_rooms(count: int) -> list[Asked]:
         nonlocal known
         passed = 0
 
@@ -147,16 +178,19 @@ def load_rooms(
 
         # The table is written anew for each number of rooms, so it is read before another process may change it.
         with stored_rooms(benchmark.settings, count, workers, cache, report_new) as table:
-            records, _ = load_vsibench(table)
+            records = read(table)
         known = count
         return records
 
-    return rooms_for_limit(first_rooms, benchmark.num_rooms, limit)
+    return rooms_for_limit(first_rooms, benchmark.num_rooms, limit, types)
 
 
 def rooms_for_limit(
-    first_rooms: Callable[[int], Sequence[AnnotatedQuestion]], num_rooms: int, limit: int | None
-) -> list[AnnotatedQuestion]:
+    first_rooms: Callable[[int], Sequence[Asked]],
+    num_rooms: int,
+    limit: int | None,
+    types: Sequence[str] = QUESTION_TYPES,
+) -> list[Asked]:
     """Questions of the first 2, 4, 8 ... rooms, until each type has its share of `limit`, or of all rooms.
 
     The number of rooms follows from `limit` alone, so the questions do not depend on what a cache holds. `first_rooms`
@@ -166,11 +200,11 @@ def rooms_for_limit(
         return list(first_rooms(num_rooms))
     if limit < 1:
         raise ValueError(f"The limit is {limit}, but must be at least 1 question.")
-    share = -(-limit // len(QUESTION_TYPES))
+    share = -(-limit // len(types))
     count = min(FIRST_ROOMS, num_rooms)
     while True:
         records = list(first_rooms(count))
         counts = Counter(record.question_type for record in records)
-        if count == num_rooms or all(counts[name] >= share for name in QUESTION_TYPES):
+        if count == num_rooms or all(counts[name] >= share for name in types):
             return records
         count = min(2 * count, num_rooms)

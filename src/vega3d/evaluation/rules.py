@@ -96,10 +96,20 @@ def rules_by_kind(kinds: tuple[str, ...], **scorings: Scoring) -> Rules:
 
 UNIQUE_OR_MULTIPLE = ("unique", "multiple")
 CIDER = Scoring(most=MOST_CIDER)
+KINDS_OF_SETS = ("zt_wo_d", "zt_w_d", "st_wo_d", "st_w_d", "mt")  # of Multi3DRefer
+F1 = {"f1@0.25": Scoring(), "f1@0.5": Scoring()}
 SCENE_RULES = {
     "scanrefer": rules_by_kind(UNIQUE_OR_MULTIPLE, **{"acc@0.25": Scoring(), "acc@0.5": Scoring()}),
-    "multi3drefer": rules_by_kind(
-        ("zt_wo_d", "zt_w_d", "st_wo_d", "st_w_d", "mt"), **{"f1@0.25": Scoring(), "f1@0.5": Scoring()}
+    "multi3drefer": rules_by_kind(KINDS_OF_SETS, **F1),
+    "rooms-grounding": Rules(
+        types=(*UNIQUE_OR_MULTIPLE, *KINDS_OF_SETS),
+        scorings=F1,
+        rows={
+            **{kind: (kind,) for kind in (*UNIQUE_OR_MULTIPLE, *KINDS_OF_SETS)},
+            "one": UNIQUE_OR_MULTIPLE,
+            "any": KINDS_OF_SETS,
+        },
+        source="room",
     ),
     "scan2cap": rules_by_kind(UNIQUE_OR_MULTIPLE, cider=CIDER, bleu_4=bleu_of(4), rouge_l=Scoring()),
     "scanqa": rules_by_kind(

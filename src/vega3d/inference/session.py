@@ -110,6 +110,7 @@ class Session:
         is_image: bool = False,
         frame: int | None = None,
         marks: Sequence[Mark] = (),
+        points: Sequence[tuple[float, float, float]] = (),
         **settings: Any,
     ) -> Answer:
         """Answers one question about a video or image.
@@ -117,14 +118,21 @@ class Session:
         Args:
             visual: a path, the name of a shipped clip (`room`, `study`), a `VideoClip`, or frames, as `VegaProcessor`
                 takes them.
-            question: the text; this and the next five as in `SpatialQuestion`. A model with `boxes_in_words` is
+            question: the text; this and the next six as in `SpatialQuestion`. A model with `boxes_in_words` is
                 told the marks in the place of the options `box A`, `box B`, ...
             settings: those of `answer`.
 
         Errors are those of `SpatialQuestion` and `answer`.
         """
         asked = SpatialQuestion(
-            visual, question, options, is_image=is_image, is_numeric=is_numeric, frame=frame, marks=marks
+            visual,
+            question,
+            options,
+            is_image=is_image,
+            is_numeric=is_numeric,
+            frame=frame,
+            marks=marks,
+            points=points,
         )
         return self.answer(asked, **settings)
 
@@ -418,6 +426,9 @@ class Session:
             values = [clip.language[name] for clip in clips if clip is not None and name in clip.language]
             if values:
                 inputs[name] = torch.cat(values)
+        points = [point for question in questions for point in question.points]
+        if points:
+            inputs["coord_positions"] = torch.tensor(points, device=self.model.device)
         if tokens:
             inputs["mm_encoder_outputs"] = {kind: join_visuals(visuals) for kind, visuals in tokens.items()}
         return inputs, gates

@@ -105,6 +105,25 @@ class Grounding:
         return self.score is not None and (self.no_target_score is None or self.score > self.no_target_score)
 
 
+@dataclass(frozen=True)
+class SeenVideo:
+    """A video that `VegaForVisualGrounding.look` has read, for any number of sentences.
+
+    Args:
+        text: prompt that it was read with, up to `<ground>`.
+        input_ids: int[1, L], of that prompt.
+        visual: the visuals of `encode_scene`.
+        language: what `VegaModel.forward` takes beside them.
+        scene: encoded; None for a fusion that reads the sentence, which encodes it for each.
+    """
+
+    text: str
+    input_ids: torch.Tensor
+    visual: VisualInputs
+    language: Mapping[str, Any]
+    scene: PlacedVisuals | None
+
+
 @dataclass
 class Prompted:
     """What one prompt of a batch is about: float[D], float[N, D], float32[N, 3] of the N placed tokens, and boxes."""
@@ -288,7 +307,7 @@ class VegaForVisualGrounding(VegaTaskModel):
 
         Args:
             processor: `VegaProcessor` of this model.
-            video: posed frames, as the processor takes a video.
+            video: posed frames, as the processor takes a video; or what `look` made of them.
             expression: one sentence, or several, for which the scene is encoded once.
             boxes: float[M, 6 or 7], proposals [m]; None to do without.
             ranking: decides on `Grounding.boxes`, as in `forward`.
@@ -303,19 +322,29 @@ class VegaForVisualGrounding(VegaTaskModel):
         texts = [ground_text(processor, one) for one in expressions]
         if boxes is not None:
             boxes = self._checked([boxes], "boxes", 1)[0]
-        batch: dict[str, Any] = dict(processor(text=texts[:1], videos=[video], **inputs).to(self.device))
-        ids = batch.pop("input_ids")
-        for name in ("attention_mask", "mm_token_type_ids"):  # of the first sentence
-            batch.pop(name, None)
-        visual, language = split_visuals(batch)
-        scene, found = None, []
+        seen = video if isinstance(video, SeenVideo) else self.look(processor, video, expressions[0], **inputs)
+        found = []
         for text in texts:
-            prompt_ids = with_other_text(ids, texts[0], text, processor)
-            if scene is None or (self.model.fusion is not None and self.model.fusion.needs_instruction):
-                scene = self.encode_scene(prompt_ids, **visual)
-            [prompt] = self._prompted(prompt_ids, None, [boxes], scene, visual, language)
+            prompt_ids = with_other_text(seen.input_ids, seen.text, text, processor)
+            scene = self.encode_scene(prompt_ids, **seen.visual) if seen.scene is None else seen.scene
+            [prompt] = self._prompted(prompt_ids, None, [boxes], scene, seen.visual, seen.language)
             found.append(self._grounding(prompt, ranking))
         return found[0] if isinstance(expression, str) else found
+
+    @torch.no_grad()
+    def look(self, processor: Any, video: Any, expression: str = "it", **inputs) -> SeenVideo:
+        """A video read and encoded once, for `ground` to find several things in; `expression` is any sentence.
+
+        Arguments are those of `ground`, and so are the errors.
+        """
+        text = ground_text(processor, expression)
+        batch: dict[str, Any] = dict(processor(text=[text], videos=[video], **inputs).to(self.device))
+        ids = batch.pop("input_ids")
+        for name in ("attention_mask", "mm_token_type_ids"):  # of this sentence
+            batch.pop(name, None)
+        visual, language = split_visuals(batch)
+        reads = self.model.fusion is not None and self.model.fusion.needs_instruction
+        return SeenVideo(text, ids, visual, language, None if reads else self.encode_scene(ids, **visual))
 
     @property
     def _head_device(self) -> torch.device:
@@ -451,11 +480,14 @@ class VegaForVisualGrounding(VegaTaskModel):
         return self.grounding_head.ranking.loss(scores, right)
 
     def _free_boxes(self, prompt: Prompted) -> tuple[TokenBox, list[tuple[torch.Tensor, torch.Tensor]]]:
-        """Scores and box of the tokens; and this box, then that of what lies outside of it, with their scores."""
+        """Scores and box of the tokens; and this box, then that of what lies outside of it, with their scores.
+
+        Where a box holds no token at all, there is no second one: it would be the same.
+        """
         free = self._token_box(prompt)
         best = [(free[1], free[0][: len(prompt.tokens)].max())]
         outside = ~points_in_boxes(prompt.positions, self._grown(free[1][None]))[0]
-        if outside.any():
+        if outside.any() and not outside.all():
             rest = replace(prompt, tokens=prompt.tokens[outside], positions=prompt.positions[outside])
             scores, box = self._token_box(rest)
             best.append((box, scores[: len(rest.tokens)].max()))

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from vega3d.evaluation.answerers import most_frequent
+from vega3d.evaluation.rules import UNIQUE_OR_MULTIPLE
 from vega3d.evaluation.scenes.matching import OVERLAPS, matched_pairs
 from vega3d.evaluation.scenes.records import (
     ChosenBoxes,
@@ -20,7 +21,7 @@ from vega3d.evaluation.scenes.records import (
     likely_proposals,
     with_scores,
 )
-from vega3d.evaluation.scenes.tables import GROUNDING_BENCHMARKS, SET_BENCHMARKS
+from vega3d.evaluation.scenes.tables import GROUNDING_BENCHMARKS
 
 BASELINES = ("chance", "blind", "oracle")
 
@@ -68,21 +69,20 @@ class OracleAnswerer:
 
 
 class RandomAnswerer:
-    """Proposals with scores by chance, and the answer to another question of the same kind, drawn by chance.
+    """Proposals with random scores, and the answer to another question of the same kind, drawn by chance.
 
-    So texts are as frequent as right ones are, and score what knowing their frequencies is worth. Each answer is a
-    function of the seed and the question.
+    Proposals are taken as Multi3DRefer takes them where no object or several may be meant. Texts are as frequent as
+    right ones are, and score what knowing their frequencies is worth. Each answer is a function of the seed and the
+    question.
 
     Args:
         records: all questions, from which texts are drawn.
-        several: whether an expression may mean no object or several: proposals are then taken as Multi3DRefer takes
-            them, from random cosines of all and of "no target".
         seed: of all draws.
     """
 
-    def __init__(self, records: Sequence[SceneRecord], several: bool = False, seed: int = 0):
-        self.settings = {"name": "chance", "kind": "chance", "seed": seed, "several": several}
-        self.several, self.seed = several, seed
+    def __init__(self, records: Sequence[SceneRecord], seed: int = 0):
+        self.settings = {"name": "chance", "kind": "chance", "seed": seed}
+        self.seed = seed
         self.answers: dict[str, list[str]] = {}
         for record in records:
             if isinstance(record, TextRecord):
@@ -96,7 +96,8 @@ class RandomAnswerer:
         chance = random.Random(f"{self.seed}:{record.dataset}:{record.scan}:{record.id}")
         if isinstance(record, GroundingRecord):
             scores = [chance.uniform(-1, 1) for _ in range(len(record.boxes) + 1)]
-            places = likely_proposals(scores) if self.several else best_proposal(scores[:-1])
+            means_one = record.kind in UNIQUE_OR_MULTIPLE
+            places = best_proposal(scores[:-1]) if means_one else likely_proposals(scores)
             return with_scores(record.boxes, scores, places)
         if record.kind not in self.answers:
             raise ValueError(f"Question {record.id} is of the kind {record.kind}, of which no answers were given.")
@@ -140,22 +141,23 @@ class BlindAnswerer:
 
 
 def scene_baseline(
-    name: str, benchmark: str, records: Sequence[SceneRecord], train: Sequence[SceneRecord] = (), seed: int = 0
+    name: str, records: Sequence[SceneRecord], train: Sequence[SceneRecord] = (), seed: int = 0
 ) -> SceneAnswerer:
     """The baseline of one of `BASELINES`; `train` is what `blind` counts on."""
     if name == "oracle":
         return OracleAnswerer()
-    return RandomAnswerer(records, benchmark in SET_BENCHMARKS, seed) if name == "chance" else BlindAnswerer(train)
+    return RandomAnswerer(records, seed) if name == "chance" else BlindAnswerer(train)
 
 
-def checked_baseline(benchmark: str, baseline: str | None, model: str | None, train_table: Path | None) -> str:
-    """The baseline that is asked for; raises ValueError, before anything is read, unless the arguments fit it."""
+def check_scene_baseline(benchmark: str, baseline: str | None, model: str | None, train_table: Path | None) -> None:
+    """Raises ValueError, before anything is read, unless a model or a baseline is asked for, and the rest fits it."""
     names = ", ".join(BASELINES)
     if baseline is None:
-        raise ValueError(
-            f"This version asks models about {benchmark} from Python alone, as a SceneAnswerer (docs/evaluation.md). "
-            f"Give a --baseline: {names}."
-        )
+        if model is None:
+            raise ValueError(f"Give a model, or a --baseline: {names}.")
+        if train_table is not None:
+            raise ValueError("--train-table is only read by --baseline blind. Leave it out, or give the baseline.")
+        return
     if baseline not in BASELINES:
         raise ValueError(f"--baseline is {baseline!r}, but of {benchmark} it must be one of {names}.")
     if model is not None:
@@ -164,4 +166,3 @@ def checked_baseline(benchmark: str, baseline: str | None, model: str | None, tr
     if counts != (train_table is not None):
         need = "counts on the training questions of --train-table. Give it" if counts else "reads no --train-table"
         raise ValueError(f"--baseline {baseline} of {benchmark} {need}{'.' if counts else '. Leave it out.'}")
-    return baseline

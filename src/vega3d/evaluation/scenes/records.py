@@ -67,6 +67,11 @@ class SceneRecord:
             raise ValueError(f"Question {self.id} has no words. Leave it out.")
 
     @property
+    def question_type(self) -> str:
+        """The kind, by the name that it has in result files."""
+        return self.kind
+
+    @property
     def order(self) -> tuple:
         """What is asked first of the questions on one scene: those on one scan one after another."""
         return (self.scan,)

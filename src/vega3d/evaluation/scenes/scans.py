@@ -20,12 +20,11 @@ from vega3d.evaluation.scenes.records import checked_boxes
 from vega3d.files import check_input, inside, read_json
 from vega3d.geometry import transform_points
 from vega3d.rooms.archives import read_archive
+from vega3d.scannet import EXPORT, axis_alignment
 
 PROPOSAL_FILES = ("proposals.json", "proposals.npz", "scannet_val_pred_box.json")
 OBJECT_FILES = ("objects.json", "objects.npz", "scannet_val_gt_box.json")
 LARGEST = 1 << 28  # bytes, of boxes
-ALIGNMENT = "axisAlignment"
-EXPORT = "Export the scan again."
 PLY_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4"}
 PLY_TYPES |= {"double": "f8", "int8": "i1", "uint8": "u1", "int32": "i4", "uint32": "u4", "float32": "f4"}
 LONGEST_HEADER = 1 << 16  # bytes, of a PLY file
@@ -90,33 +89,6 @@ def numbered(boxes: Any, place: str) -> Objects:
     return dict(zip(names or map(str, range(len(array))), array, strict=True))
 
 
-def axis_alignment(folder: Path) -> np.ndarray:
-    """float64[4, 4], aligned world from the scan's own: `world_from_camera = axis_alignment(scan) @ pose`.
-
-    It is the identity where the scan's text file names none, as those of ScanNet's test split.
-
-    Raises:
-        ValueError: if the file is missing, or its matrix is not rigid.
-    """
-    path = folder / f"{folder.name}.txt"
-    try:
-        lines = check_input(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise ValueError(f"{path}, with the axis alignment of the scan, cannot be read: {error} {EXPORT}") from error
-    given = [line.partition("=")[2].split() for line in lines if line.partition("=")[0].strip() == ALIGNMENT]
-    if not given:
-        return np.eye(4)
-    try:
-        matrix = np.array(given[0], float).reshape(4, 4)
-    except ValueError as error:
-        words = " ".join(given[0])
-        raise ValueError(f"{path} has the {ALIGNMENT} {words!r}, which are not 16 numbers. {EXPORT}") from error
-    rotation = matrix[:3, :3]
-    if not np.isfinite(matrix).all() or np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-2:
-        raise ValueError(f"{path} has the {ALIGNMENT} {matrix.tolist()}, which is not rigid. {EXPORT}")
-    return matrix
-
-
 def scan_objects(folder: Path) -> Objects:
     """The boxes of a scan's objects, from its mesh and its segments: the least and greatest of their vertices.
 
@@ -126,7 +98,7 @@ def scan_objects(folder: Path) -> Objects:
         ValueError: if a file is missing or damaged, or they do not fit each other.
     """
     stem = f"{folder.name}_vh_clean_2"
-    points = transform_points(axis_alignment(folder), read_vertices(folder / f"{stem}.ply"))
+    points = transform_points(axis_alignment(folder, needed=True), read_vertices(folder / f"{stem}.ply"))
     segments_file = folder / f"{stem}.0.010000.segs.json"
     segments = np.asarray(read_json(segments_file, EXPORT).get("segIndices"))
     if segments.shape != (len(points),) or segments.dtype.kind not in "iu":

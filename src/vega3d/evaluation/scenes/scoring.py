@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vega3d.evaluation.rules import UNIQUE_OR_MULTIPLE
 from vega3d.evaluation.scenes.matching import OVERLAPS, first_overlap, set_f1
 from vega3d.evaluation.scenes.records import ChosenBoxes, GroundingRecord, SceneAnswer, SceneRecord, TextRecord
 from vega3d.evaluation.scenes.texts import (
@@ -68,6 +69,18 @@ def f1(records: Sequence[GroundingRecord], answers: Sequence[dict]) -> list[Scor
     """Multi3DRefer's F1@IoU of the boxes that are chosen."""
     found = [set_f1(chosen(answer), record.targets) for record, answer in zip(records, answers, strict=True)]
     return [Scores({f"f1@{least:g}": score for least, score in scores.items()}, {}) for scores in found]
+
+
+def one_or_several(records: Sequence[GroundingRecord], answers: Sequence[dict]) -> list[Scores]:
+    """F1@IoU, and where exactly one object is meant Acc@IoU, which is the F1 of one box."""
+    scores = []
+    for record, answer in zip(records, answers, strict=True):
+        if record.kind in UNIQUE_OR_MULTIPLE:
+            [one] = accuracy([record], [answer])
+            scores.append(Scores({name.replace("acc", "f1"): value for name, value in one.scores.items()}, one.shown))
+        else:
+            scores += f1([record], [answer])
+    return scores
 
 
 def chosen(answer: dict) -> np.ndarray:
@@ -135,6 +148,7 @@ Scorer = Callable[[Sequence[Any], Sequence[Any]], list[Scores]]
 SCORERS: dict[str, Scorer] = {
     "scanrefer": accuracy,
     "multi3drefer": f1,
+    "rooms-grounding": one_or_several,
     "scan2cap": captions,
     "scanqa": open_answers,
     "sqa3d": cleaned_answers,

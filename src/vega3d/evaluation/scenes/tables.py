@@ -6,9 +6,10 @@ from pathlib import Path
 from vega3d.configs import shown
 from vega3d.files import read_json_value
 
-GROUNDING_BENCHMARKS = ("scanrefer", "multi3drefer")
+ROOMS_GROUNDING = "rooms-grounding"
+GROUNDING_BENCHMARKS = ("scanrefer", "multi3drefer", ROOMS_GROUNDING)
 SET_BENCHMARKS = ("multi3drefer",)  # whose expressions may mean no object or several
-PROMPTS = {  # as VEGA-3D and Video-3D-LLM put them
+PROMPTS = {  # as VEGA-3D and Video-3D-LLM put them, and of rooms as a model for grounding does
     "scanrefer": "Identify the object according to the following description.\n{}",
     "multi3drefer": (
         "Identify the object according to the following description.\n{}\nThere may be no corresponding object, or "
@@ -17,6 +18,7 @@ PROMPTS = {  # as VEGA-3D and Video-3D-LLM put them
     "scan2cap": "Given an object located at <coord> , describe the object in detail.",
     "scanqa": "{} Answer the question simply.",
     "sqa3d": "{} Answer the question using a single word or phrase.",
+    ROOMS_GROUNDING: "Find what is described in this scene: {}",
 }
 
 Prepared = list[tuple[str, Mapping, str]]  # id, row, place for errors
