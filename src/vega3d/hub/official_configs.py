@@ -218,9 +218,8 @@ def wan_transformer_config(config: Mapping[str, Any], place: Any) -> tuple[dict[
     for key, value in WAN_ALWAYS.items():
         given = config.get(key, value)
         require(given == value, f"{key} in {place}", given, repr(value), "Give Wan2.1-T2V.")
-    sizes: dict[str, Any] = {
-        key: config.get(key) for key in ("dim", "ffn_dim", "freq_dim", "in_dim", "out_dim", "num_heads")
-    }
+    names = ("dim", "ffn_dim", "freq_dim", "in_dim", "out_dim", "num_heads", "num_layers")
+    sizes: dict[str, Any] = {key: config.get(key) for key in names}
     sizes |= {"text_dim": config.get("text_dim", 4096), "text_len": config.get("text_len", 512)}
     for key, value in sizes.items():
         require(is_size(value), f"{key} in {place}", value, "a whole number", "Copy the config again.")
