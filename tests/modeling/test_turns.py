@@ -136,6 +136,7 @@ TURNS = {
     "image, video, text": ([5, IMAGE, 7], [8, SHORT_VIDEO, 9], [10, 11]),
     "text, image, image and video": ([5, 6, 7], [8, IMAGE, 9], [10, IMAGE, OTHER, 11]),
     "text, text, video": ([5, 6], [7, 8], [VIDEO, 9]),
+    "videos, image, text": ([VIDEO, 5, OTHER], [6, IMAGE, 7], [8, 9]),
 }
 
 
