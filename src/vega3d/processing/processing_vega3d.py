@@ -182,6 +182,8 @@ class VegaProcessor(ProcessorMixin):
 
         Serving engines ask for them before there is anything to prepare; `kwargs` are the VLM's processor's.
         """
+        if video_sizes is not None:  # a single frame is given twice, as by `at_least_a_patch`
+            video_sizes = [(2 if frames == 1 else frames, *size) for frames, *size in video_sizes]
         return self.vlm_processor._get_num_multimodal_tokens(
             image_sizes=image_sizes, video_sizes=video_sizes, **kwargs
         )
