@@ -6,6 +6,7 @@ Of rooms, the task `one` is scored as ScanRefer is, and `any` as Multi3DRefer is
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from research.tiny.study.answering import CLIPS_AT_A_TIME, TokensOf
@@ -56,12 +57,12 @@ class NoBoxAnswerer:
         self.settings = {"name": "no", "kind": "no_box"}
 
     def answer(self, records: Sequence[GroundingRecord]) -> list[ChosenBoxes]:
-        return [ChosenBoxes(record.boxes[:0], ()) for record in records]
+        return [ChosenBoxes(record.boxes[:0], np.zeros(0)) for record in records]
 
 
 def baselines(benchmark: str) -> dict[str, AnyAnswerer]:
     """What answers without a model: the ceiling of the boxes, by chance, and blind, by name."""
-    found: dict[str, AnyAnswerer] = {name: scene_baseline(name, benchmark, ()) for name in BASELINES}
+    found: dict[str, AnyAnswerer] = {name: scene_baseline(name, ()) for name in BASELINES}
     return found | ({"no": NoBoxAnswerer()} if benchmark in SET_BENCHMARKS else {})
 
 
