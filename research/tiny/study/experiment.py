@@ -377,40 +377,34 @@ class Experiment:
             with tools.autocast():
                 return fused_tokens(model, *rows_of(streams, clips), tools.clip.prefix)[0]
 
-        return (
-            model,
-            tokens_of,
-            {
-                "name": f"{self.recipe.name}/{arm_name}",
-                "kind": "packed",
-                "arm": arm_name,
-                "seed": seed,
-                "split": split,
-                "trained": sha256(folder / TRAINED),
-                "precision": self.recipe.precision,
-                "notice": None,
-            },
-        )
+        settings = {
+            "name": f"{self.recipe.name}/{arm_name}",
+            "kind": "packed",
+            "arm": arm_name,
+            "seed": seed,
+            "split": split,
+            "trained": sha256(folder / TRAINED),
+            "precision": self.recipe.precision,
+            "notice": None,
+        }
+        return model, tokens_of, settings
 
     def ground_arm(self, arm_name: str, split: str) -> None:
         """Result files of the boxes that all seeds of an arm find, by task and source of proposals."""
-        ways = list(itertools.product(self.recipe.seeds, TASKS, PROPOSALS))
-        files = {way: self.result_file(split, arm_name, way[0], f"{way[1]} {way[2]}") for way in ways}
-        missing = [way for way, file in files.items() if not file.is_file()]
-        if not missing:
-            return
-        expressions, streams = self.expressions(split), self.streams(split, arm_name)
-        for seed in dict.fromkeys(seed for seed, _, _ in missing):
+        ways = list(itertools.product(TASKS, PROPOSALS))
+        for seed in self.recipe.seeds:
+            files = {way: self.result_file(split, arm_name, seed, " ".join(way)) for way in ways}
+            if all(file.is_file() for file in files.values()):
+                continue
             self.deadline.check(f"grounding of {arm_name}, seed {seed}, on {split}")
+            streams, scores = self.streams(split, arm_name), {}
             model, tokens_of, settings = self.finished(arm_name, seed, split, streams)
             assert isinstance(model, VegaForVisualGrounding)
-            scores = {}
-            for way in (way for way in missing if way[0] == seed):
-                _, benchmark, source = way
-                answerer = BoxAnswerer(model, expressions, self.tools, tokens_of, settings, benchmark, source)
-                result = self.evaluate_boxes(answerer, split, benchmark, source, files[way])
-                main = next(iter(result["summary"].values()))["figures"]
-                scores[f"{benchmark} {source}"] = main["overall"]["score"]
+            for way, file in files.items():
+                answerer = BoxAnswerer(model, self.expressions(split), self.tools, tokens_of, settings, *way)
+                result = self.evaluate_boxes(answerer, split, *way, file)
+                main, *_ = result["summary"].values()
+                scores[" ".join(way)] = main["figures"]["overall"]["score"]
             self.tell({"grounded": arm_name, "seed": seed, "split": split, **scores})
 
     def evaluate_boxes(self, answerer: AnyAnswerer, split: str, benchmark: str, source: str, output: Path) -> dict:
