@@ -71,7 +71,7 @@ def test_help_does_not_import_torch():
 COMMANDS = ("ask", "synthesize", "cache", "assemble", "train", "audit", "evaluate", "compare", "info", "env", "demo")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "ground", "analyze correspondence", "analyze sweep", "analyze choose"])
+@pytest.mark.parametrize("command", [*COMMANDS, "analyze correspondence", "analyze sweep", "analyze choose"])
 def test_help_has_examples_that_can_be_copied(command):
     result = run(*command.split(), "--help")
     assert result.exit_code == 0
