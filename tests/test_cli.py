@@ -68,7 +68,20 @@ def test_help_does_not_import_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-COMMANDS = ("ask", "synthesize", "cache", "assemble", "train", "audit", "evaluate", "compare", "info", "env", "demo")
+COMMANDS = (
+    "ask",
+    "ground",
+    "synthesize",
+    "cache",
+    "assemble",
+    "train",
+    "audit",
+    "evaluate",
+    "compare",
+    "info",
+    "env",
+    "demo",
+)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "analyze correspondence", "analyze sweep", "analyze choose"])
