@@ -83,7 +83,8 @@ def ground(
         clip = read_posed_video(folder, num_frames or processor.num_frames, layout, skip_lost, cameras, clip_name)
         boxes = None if known is None else boxes_of(clip.source, known, file)
         if boxes is not None:
-            checked_boxes(boxes, *VegaConfig.from_pretrained(checkpoint).position_range, f"The boxes of {file}")
+            lower, upper = VegaConfig.from_pretrained(checkpoint).position_range
+            checked_boxes(boxes, lower, upper, f"The boxes of {file}")
         start = time.perf_counter()
         loaded, processor = load_task(VegaForVisualGrounding, checkpoint, four_bit, device)
         loading_seconds = round(time.perf_counter() - start, 3)
