@@ -127,6 +127,9 @@ def test_proposals_go_by_the_name_of_the_clip(checkpoint, tmp_path):
     named = found(tmp_path, "a lamp", "--model", checkpoint, "--clip", other.name)
     assert named["box"] == found(other, "a lamp", "--model", checkpoint)["box"]
     assert "has no clip 'x'" in run("ground", tmp_path, "a lamp", "--model", checkpoint, "--clip", "x").stderr
+    (tmp_path / "far.json").write_text(json.dumps({scan.name: [[99.0, 2, 1, 1, 1, 1]]}))
+    far = run("ground", scan, "a lamp", "--model", checkpoint, "--proposals", tmp_path / "far.json")
+    assert far.exit_code == 2 and "outside the scene" in far.stderr
     (scan / "proposals.json").write_text(json.dumps({"scene0000_01": boxes}))
     done = run("ground", scan, "a lamp", "--model", checkpoint)
     assert done.exit_code == 2 and "has no boxes of scene0000_00, but of scene0000_01" in done.stderr

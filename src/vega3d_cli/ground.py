@@ -72,14 +72,19 @@ def ground(
     file, known = known_proposals(folder, proposals)
     checkpoint = common.grounding_folder(model)
     with common.loading(model):
+        from vega3d import VegaConfig
         from vega3d.analysis.layouts import read_posed_video
         from vega3d.hub.load import load_processor, load_task
+        from vega3d.modeling.boxes_vega3d import checked_boxes
         from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding, ground_text
 
         cameras, processor = common.intrinsics(intrinsics), load_processor(checkpoint)
         ground_text(processor, expression)  # refuses what cannot be asked
         clip = read_posed_video(folder, num_frames or processor.num_frames, layout, skip_lost, cameras, clip_name)
         boxes = None if known is None else boxes_of(clip.source, known, file)
+        if boxes is not None:
+            lower, upper = VegaConfig.from_pretrained(checkpoint).position_range
+            checked_boxes(boxes, lower, upper, f"The boxes of {file}")
         start = time.perf_counter()
         loaded, processor = load_task(VegaForVisualGrounding, checkpoint, four_bit, device)
         loading_seconds = round(time.perf_counter() - start, 3)
