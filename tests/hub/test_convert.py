@@ -140,6 +140,17 @@ def test_a_transformer_begun_anew_is_told_of_and_kept_or_restored(wan, tmp_path,
     assert VegaForSpatialReasoning.from_pretrained(tmp_path / "model").model.generator.tower is not None
 
 
+def test_a_head_that_is_tied_to_the_embeddings_may_be_left_out(wan, tmp_path):
+    official = save_official(
+        tmp_path / "official", without_block(official_weights(), "lm_head."), tie_word_embeddings=True
+    )
+
+    model = VegaForSpatialReasoning.from_pretrained(convert(official, tmp_path / "model", wan))
+
+    embeddings = official_weights()["model.embed_tokens.weight"]
+    assert torch.equal(model.get_output_embeddings().weight, embeddings)
+
+
 def test_other_weights_of_the_transformer_are_not_called_random(official, wan, tmp_path):
     weights = official_weights()
     weights[f"{TOWER}blocks.1.ffn.0.weight"] = weights[f"{TOWER}blocks.1.ffn.0.weight"] + 0.1
