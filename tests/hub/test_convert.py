@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from safetensors.torch import load_file, save_file
 
-from command_line import run
+from command_line import answer, run
 from golden_models import Fixture, wan_vae
 from hub.published_layouts import LAYOUTS, WAN, read, write
 from official_checkpoints import (
@@ -27,6 +27,7 @@ from official_checkpoints import (
     save_original_wan,
     umt5_encoder,
 )
+from processing.builders import build_processor
 from vega3d import VegaConfig, VegaForSpatialReasoning
 from vega3d.hub.convert import check_fused, convert, fused_config, fused_weights, under
 from vega3d.hub.official_configs import spatial_settings
@@ -139,6 +140,17 @@ def test_a_transformer_begun_anew_is_told_of_and_kept_or_restored(wan, tmp_path,
     assert VegaForSpatialReasoning.from_pretrained(tmp_path / "model").model.generator.tower is not None
 
 
+def test_a_head_that_is_tied_to_the_embeddings_may_be_left_out(wan, tmp_path):
+    official = save_official(
+        tmp_path / "official", without_block(official_weights(), "lm_head."), tie_word_embeddings=True
+    )
+
+    model = VegaForSpatialReasoning.from_pretrained(convert(official, tmp_path / "model", wan))
+
+    embeddings = official_weights()["model.embed_tokens.weight"]
+    assert torch.equal(model.get_output_embeddings().weight, embeddings)
+
+
 def test_other_weights_of_the_transformer_are_not_called_random(official, wan, tmp_path):
     weights = official_weights()
     weights[f"{TOWER}blocks.1.ffn.0.weight"] = weights[f"{TOWER}blocks.1.ffn.0.weight"] + 0.1
@@ -147,6 +159,20 @@ def test_other_weights_of_the_transformer_are_not_called_random(official, wan, t
     convert(save_official(tmp_path / "official", weights), tmp_path / "model", wan, report=lines.append)
 
     assert re.search(r"^1 of the \d+ weights .* blocks\.1\.ffn\.net\.0\.proj\.weight.*pretrained ones\. ", lines[-1])
+
+
+def test_a_converted_model_answers(wan, tmp_path):
+    tokenizer = build_processor().tokenizer
+    names = {"image": "image_pad", "video": "video_pad", "vision_start": "vision_start", "vision_end": "vision_end"}
+    tokens = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{token}|>") for name, token in names.items()}
+    wider = {key: torch.randn(300, 64) for key in ("model.embed_tokens.weight", "lm_head.weight")}
+    official = save_official(tmp_path / "official", {**official_weights(), **wider}, vocab_size=300, **tokens)
+
+    folder = convert(official, tmp_path / "model", wan)
+
+    assert read(folder / "processor_config.json")["generator_frame_size"] == [80, 112]
+    asked = ("Which is nearer?", "--options", "bed", "door", "--num-frames", "2")
+    assert sum(answer("room", *asked, model=folder)["options"].values()) == pytest.approx(1)
 
 
 # --- The original Wan --------------------------------------------------------------------------------------------
