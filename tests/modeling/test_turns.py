@@ -242,6 +242,20 @@ def test_rates_of_the_whole_conversation_end_with_those_of_new_videos(model, bat
     torch.testing.assert_close(logits, model(**whole, **rates).logits[:, start:], **TOLERANCE)
 
 
+def test_grids_of_several_whole_conversations_are_refused(model, batch):
+    """Each conversation ends with its own new visual, and not all of them together."""
+    firsts, seconds = ([5, VIDEO], [6, SHORT_VIDEO]), ([7, SHORT_VIDEO], [8, VIDEO])
+    first, second = batch(*firsts), batch(*seconds)
+    cache = model(**first, use_cache=True).past_key_values
+    outputs = model.encode(**second).mm_encoder_outputs
+    grids = batch(*(a + b for a, b in zip(firsts, seconds, strict=True)))["video_grid_thw"]
+    mask = torch.cat([first["attention_mask"], second["attention_mask"]], dim=1)
+    new = {"input_ids": second["input_ids"], "attention_mask": mask, "mm_encoder_outputs": outputs}
+
+    with pytest.raises(ValueError, match="2 new videos of 2 conversations, but video_grid_thw has 4"):
+        model(**new, video_grid_thw=grids, past_key_values=cache)
+
+
 def test_batched_turns_with_padding(model, batch):
     firsts, seconds = ([5, VIDEO, 7, 8], [IMAGE, 4]), ([9, IMAGE, 10], [6, SHORT_VIDEO, 10, 11])
     first, second = batch(*firsts), batch(*seconds)

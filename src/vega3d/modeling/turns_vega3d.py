@@ -148,7 +148,7 @@ class NewTokens:
             return None
         if is_text or not are_given:
             return self.of_text()
-        return self._of_visuals(types, ids, new_grids(grids, outputs or {}))
+        return self._of_visuals(types, ids, new_grids(grids, outputs or {}, self.rows))
 
     def of_text(self) -> torch.Tensor:
         """int[3, B, L], with padding not counted."""
@@ -173,10 +173,10 @@ class NewTokens:
         remember(cache, self.cached, offsets_of(positions, attended))
 
 
-def new_grids(grids: Mapping[str, Any], outputs: Mapping[str, ModelOutput]) -> dict[str, Any]:
+def new_grids(grids: Mapping[str, Any], outputs: Mapping[str, ModelOutput], rows: int) -> dict[str, Any]:
     """Grids, and rates of videos, of the visuals encoded; those of a whole conversation end with them.
 
-    Raises ValueError if there are too few.
+    Raises ValueError if there are too few, or more of several conversations (`rows`).
     """
     chosen = dict(grids)
     for name, output in outputs.items():
@@ -185,6 +185,11 @@ def new_grids(grids: Mapping[str, Any], outputs: Mapping[str, ModelOutput]) -> d
             raise ValueError(
                 f"There are {count} new {name}s, but {name}_grid_thw has {0 if grid is None else len(grid)}. Give the "
                 "grid of each."
+            )
+        if rows > 1 and len(grid) > count:
+            raise ValueError(
+                f"There are {count} new {name}s of {rows} conversations, but {name}_grid_thw has {len(grid)}, and the "
+                "new ones do not stand at its end. Give the grids of the new ones alone."
             )
         chosen[f"{name}_grid_thw"] = grid[len(grid) - count :]
         seconds = grids.get("second_per_grid_ts")

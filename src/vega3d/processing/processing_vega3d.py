@@ -89,9 +89,11 @@ class VegaProcessor(ProcessorMixin):
             raise ValueError(f"`depth_holes` must be one of {DEPTH_HOLES}, but got {depth_holes!r}.")
         _ = self.frame_settings, self._vlm_processor_type()  # both raise a ValueError for a setting that cannot be
         super().__init__(image_processor, tokenizer, video_processor, chat_template=chat_template)
-        self.image_processor = with_inputs(image_processor, "generator_pixel_values", "generator_image_grid_thw")
-        self.video_processor = with_inputs(
-            video_processor, "generator_pixel_values_videos", "generator_video_grid_thw"
+        self.image_processor: Any = with_inputs(
+            self.image_processor, "generator_pixel_values", "generator_image_grid_thw"
+        )
+        self.video_processor: Any = with_inputs(
+            self.video_processor, "generator_pixel_values_videos", "generator_video_grid_thw"
         )
 
     @classmethod
