@@ -286,7 +286,7 @@ def check_text_encoder(config: dict, transformer: dict, place: str) -> None:
 def embed_empty_prompt(folder: Path) -> torch.Tensor:
     """float[1, text_dim]: the empty prompt is the end-of-sequence token alone; Wan pads with zeros after it.
 
-    Of the encoder's blocks, 22.7 GB in the published one, one is in memory at a time.
+    The encoder's embeddings and one of its blocks at a time are in memory.
 
     Raises ValueError if the text encoder cannot be loaded, or lacks weights.
     """
