@@ -6,6 +6,7 @@ Of rooms, the task `one` is scored as ScanRefer is, and `any` as Multi3DRefer is
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from research.tiny.study.answering import CLIPS_AT_A_TIME, TokensOf
@@ -56,7 +57,7 @@ class NoBoxAnswerer:
         self.settings = {"name": "no", "kind": "no_box"}
 
     def answer(self, records: Sequence[GroundingRecord]) -> list[ChosenBoxes]:
-        return [ChosenBoxes(record.boxes[:0], ()) for record in records]
+        return [ChosenBoxes(record.boxes[:0], np.zeros(0)) for record in records]
 
 
 def baselines(benchmark: str) -> dict[str, AnyAnswerer]:
