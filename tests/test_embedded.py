@@ -31,7 +31,7 @@ def test_sizes_of_the_assets():
     assert (
         sizes["furniture/furniture_cc0.npz.xz"] < 3e6 and sizes["text_prior.json.xz"] < 3e5
     )  # it knows grounding, too
-    assert len(clips) == 2 and max(clips) < 300_000
+    assert len(clips) == 3 and max(clips) < 300_000
     assert not list(ASSETS.rglob("*.py"))
     assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
 
