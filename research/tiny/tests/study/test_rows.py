@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask
 
 from research.tiny.study.answers import FloorPlan, Place
 from research.tiny.study.data import SplitData
 from research.tiny.study.loop import Deadline, OutOfTimeError
-from research.tiny.study.packs import PLANNED, SHORT, PackMaker, PackSizes, pack, text_prefix
+from research.tiny.study.network import blocks_attention, prefixed_attention
+from research.tiny.study.packs import PLANNED, SHORT, PackMaker, PackSizes, pack, pack_mask, sees, text_prefix
 from research.tiny.study.question_forms import CELL, PLAN_KINDS
 from research.tiny.study.rooms import make_rooms
 from research.tiny.study.vlm import VLMRecipe, build_tokenizer, build_vlm
@@ -201,3 +203,29 @@ def test_places_of_frames_are_asked_about_in_training_alone(toy):
         labels = data.labels([row.clip])[0]
         shown = labels[frame, down * labels.shape[1] // GRID, right * labels.shape[2] // GRID]
         assert CLASSES[shown - 1] == row.words == row.answer
+
+
+def test_orders_are_told_by_the_frames_of_each_option(toy):
+    rows = [row for row in toy.data("train").rows if row.kind == "obj_appearance_order" and not row.is_plain]
+    assert rows
+    for row in rows:
+        frames = dict(re.findall(r"([a-z ]+) (\d+)(?=[,;])", row.words.partition("; ")[0] + ";"))
+        told = dict(re.findall(r"([A-D]) ((?:\d+ )*\d+)[,:]", row.words.partition("; ")[2]))
+        assert list(told) == list("ABCD"[: len(row.options)])
+        for letter, option in zip(told, row.options, strict=True):
+            numbers = [int(number) for number in told[letter].split()]
+            assert numbers == [int({k.strip(): v for k, v in frames.items()}[name]) for name in option.split(", ")]
+            assert (numbers == sorted(numbers)) == (letter == row.answer), row
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_blocks_see_what_the_mask_sees():
+    prefix, length = 130, 384
+    segments = torch.zeros(2, length, dtype=torch.long)
+    for row, middle in enumerate((170, 201)):
+        segments[row, prefix:middle], segments[row, middle:340], segments[row, 340:] = 1, 2, -1
+    states = torch.randn(3, 2, 5, length, 32, generator=torch.Generator().manual_seed(0))
+    blocks = create_block_mask(sees(segments), 2, None, length, length, device="cpu")
+    found, _ = blocks_attention(torch.nn.Identity(), *states, blocks)
+    wanted, _ = prefixed_attention(torch.nn.Identity(), *states, pack_mask(segments, prefix))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
