@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from processing.video_files import frame_number, numbered_frame, write_video
-from vega3d.processing.video_decoding_vega3d import decode_frames, read_timeline
+from vega3d.processing.video_decoding_vega3d import _matroska_crop, decode_frames, read_timeline
 from vega3d.processing.video_vega3d import read_video
 
 Disposition = av.stream.Disposition
@@ -127,6 +127,18 @@ def test_what_the_container_cuts_away_is_not_shown(tmp_path, suffix):
 
     assert frames.shape == (3, 32, 40, 3)
     assert frames[:, 2:-2, 2:-2].min() > 180
+
+
+def test_bytes_within_other_elements_are_no_crop(tmp_path):
+    """The random id of a segment can hold the bytes of a crop: now and then a film would be cut or refused."""
+    with av.open(str(write_video(tmp_path / "a.mp4", 3))) as film, av.open(str(tmp_path / "b.mkv"), "w") as copy:
+        copy.add_stream_from_template(film.streams.video[0])
+        copy.start_encoding()
+    header = (tmp_path / "b.mkv").read_bytes()
+    random = header.index(b"\x73\xa4\x90") + 3
+    crop = b"".join(b"\x54" + side + b"\x81\x07" for side in (b"\xcc", b"\xbb", b"\xdd", b"\xaa"))
+
+    assert len(crop) == 16 and _matroska_crop(header[:random] + crop + header[random + 16 :]) == (0, 0, 0, 0)
 
 
 # Colours

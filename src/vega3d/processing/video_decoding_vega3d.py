@@ -3,7 +3,6 @@
 PyAV is imported where a file is opened: who has frames in memory can do without it.
 """
 
-import re
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
@@ -429,13 +428,37 @@ def _container_crop(stream: Any) -> tuple[int, int, int, int]:
             copy.start_encoding()
     except (av.FFmpegError, ValueError):
         return 0, 0, 0, 0
-    found = dict(
-        re.findall(rb"\x54([\xaa\xbb\xcc\xdd])(?=([\x81-\x84].{4}))", header.getvalue() + bytes(4), re.DOTALL)
-    )
-    left, top, right, bottom = (_number(found.get(bytes([side]))) for side in (0xCC, 0xBB, 0xDD, 0xAA))
+    return _matroska_crop(header.getvalue())
+
+
+# Of the elements of Matroska (RFC 9559): those that lead to the video track, and its left, top, right, bottom crop.
+_TO_VIDEO = {b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0"}  # Segment, Tracks, TrackEntry, Video
+_CROPS = (b"\x54\xcc", b"\x54\xbb", b"\x54\xdd", b"\x54\xaa")
+
+
+def _matroska_crop(data: bytes) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom crop [px] of the last video track in a header; 0 where it names none."""
+    found: dict[bytes, int] = {}
+
+    def walk(at: int, end: int) -> None:
+        while at < end:
+            id_end = at + _length_of_number(data[at])
+            size_end = id_end + _length_of_number(data[id_end])
+            marker = 1 << 7 * (size_end - id_end)
+            size = int.from_bytes(data[id_end:size_end], "big") - marker
+            unknown = size == marker - 1  # the size of what is still being written; its parts go on to the end
+            element, content_end = data[at:id_end], end if unknown else min(size_end + size, end)
+            if element in _TO_VIDEO:
+                walk(size_end, content_end)
+            elif element in _CROPS:
+                found[element] = int.from_bytes(data[size_end:content_end], "big")
+            at = content_end
+
+    walk(0, len(data))
+    left, top, right, bottom = (found.get(side, 0) for side in _CROPS)
     return left, top, right, bottom
 
 
-def _number(element: bytes | None) -> int:
-    """A number of Matroska: the first byte gives the length, and as many bytes follow."""
-    return 0 if element is None else int.from_bytes(element[1 : 1 + element[0] - 0x80], "big")
+def _length_of_number(first: int) -> int:
+    """Bytes [1..8] of a number of EBML by its first byte, which has as many leading zero bits, less one."""
+    return 9 - first.bit_length()
