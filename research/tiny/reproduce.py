@@ -1,23 +1,40 @@
 """Everything from nothing: rooms, world simulator, image twin, vision tower, arms and seeds, tables, checkpoint.
 
-Each step is a command of its own, one after another; the same call goes on where it was stopped or killed.
+Each step is a command of its own with a log of its own, OUT/logs/STEP.log. A step starts as soon as those that it
+needs are done and a card is free; the same call goes on where it was stopped or killed.
 
 CONFIGS=research/tiny/configs
 python -m research.tiny.reproduce $CONFIGS/generator.yaml $CONFIGS/study.yaml --output runs/all --device cuda \\
-    --workers 15
+    --cards 2 --workers 28
 python -m research.tiny.reproduce $CONFIGS/smoke_generator.yaml $CONFIGS/smoke.yaml --output runs/smoke   # on a CPU
 """
 
 import argparse
+import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from research.tiny.study.recipe import read_recipe
+from research.tiny.study.recipe import Recipe, read_recipe
 
 FOLDERS = {"trained": "generator", "twin": "image-twin"}  # names of recipes, and of `train-generator`
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class Step:
+    """One command of `python -m`, what must be done before it, and whether it needs a card for itself."""
+
+    name: str
+    command: list[str]
+    needs: list[str] = field(default_factory=list)
+    on_card: bool = False
 
 
 def parse() -> argparse.Namespace:
@@ -26,40 +43,164 @@ def parse() -> argparse.Namespace:
     parser.add_argument("recipe", type=Path, help="of the study")
     parser.add_argument("--output", type=Path, required=True, help="folder of all that is made")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--cards", type=int, default=1, help="steps that train at the same time, each on a card")
     parser.add_argument("--workers", type=int, default=1, help="processes that make rooms")
+    parser.add_argument("--arms", nargs="+", help="arms to train, in this order; all of the recipe by default")
+    parser.add_argument("--seeds", nargs="+", type=int, help="the recipe's by default")
+    parser.add_argument("--vae", type=Path, help="folder of a trained VAE, in place of a training")
+    parser.add_argument("--trim", type=int, help="blocks of the generators to keep; the last one is read")
     parser.add_argument("--furniture", type=Path, help="pack of objects for test_unseen")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="of the world simulator")
     parser.add_argument("--checkpoint", type=Path, help="folder to export the best seed of `trained` into")
     return parser.parse_args()
 
 
-def commands(options: argparse.Namespace) -> Iterator[list[str]]:
-    """Arguments of `python -m`, step after step."""
-    simulator = options.output / "world-simulator"
-    settings = [*options.set, f"output={simulator}", f"rooms.workers={options.workers}"]
+def steps(options: argparse.Namespace, recipe: Recipe) -> Iterator[Step]:
+    """All steps; a step needs those alone that come before it."""
+    arms = options.arms or list(recipe.arms)
+    streams = [name for name in FOLDERS if name in {recipe.arms[arm].stream for arm in arms}]
+    yield from simulator_steps(options, streams)
+    study = ["research.tiny.study", str(options.recipe), "--output", str(options.output), "--device", options.device]
+    study += ["--workers", str(options.workers)]
+    for name in streams:
+        study += ["--generator", f"{name}={generator_folder(options, name)}"]
+    study += ["--furniture", str(options.furniture)] if options.furniture else []
+    study += ["--seeds", *map(str, options.seeds)] if options.seeds else []
+    yield Step("study-rooms", [*study, "--stages", "rooms"], ["simulator-rooms"])
+    yield Step("tower", [*study, "--stages", "tower"], ["study-rooms"], on_card=True)
+    for arm in arms:
+        stream = recipe.arms[arm].stream
+        needs = ["tower", *(f"read-{name}" for name in streams if name == stream)]
+        yield Step(f"arm-{arm}", [*study, "--stages", "arms", "--arms", arm], needs, on_card=True)
+    trained = [f"arm-{arm}" for arm in arms]
+    yield Step("tables", [*study, "--stages", "tables", "--arms", *arms], trained, on_card=True)
+    if options.checkpoint is not None and not options.checkpoint.exists():
+        export = ["--stages", "export", "--checkpoint", str(options.checkpoint)]
+        yield Step("export", [*study, *export], ["tables"], on_card=True)
+
+
+def simulator_steps(options: argparse.Namespace, streams: list[str]) -> Iterator[Step]:
+    """Rooms, VAE and the generators of some streams; `read-NAME` ends with the generator that the study reads."""
+    settings = [*options.set, f"output={simulator(options)}", f"rooms.workers={options.workers}"]
     train = ["research.tiny.simulator", "train-generator", str(options.generator)]
     train += [word for setting in settings for word in ("--set", setting)]
-    yield [*train, "--stage", "rooms"]
-    yield [*train, "--stage", "vae"]
-    yield [*train, "--stage", "dit"]
-    study = ["research.tiny.study", str(options.recipe), "--output", str(options.output), "--device", options.device]
-    for name in read_recipe(options.recipe).generators:
-        if name == "twin":
-            yield [*train, "--stage", "dit", "--image-twin"]
-        study += ["--generator", f"{name}={simulator / FOLDERS[name]}"] if name in FOLDERS else []
-    study += ["--workers", str(options.workers)]
-    study += ["--furniture", str(options.furniture)] if options.furniture else []
-    yield study
-    if options.checkpoint is not None and not options.checkpoint.exists():
-        yield [*study, "--stages", "export", "--checkpoint", str(options.checkpoint)]
+    yield Step("simulator-rooms", [*train, "--stage", "rooms"])
+    if options.vae is None:
+        yield Step("vae", [*train, "--stage", "vae"], ["simulator-rooms"], on_card=True)
+    vae = "simulator-rooms" if options.vae else "vae"
+    for name in streams:
+        twin = ["--image-twin"] if name == "twin" else []
+        last = f"{'dit' if options.trim else 'read'}-{name}"
+        yield Step(last, [*train, "--stage", "dit", *twin], [vae], on_card=True)
+        if options.trim:
+            whole, trimmed = simulator(options) / FOLDERS[name], generator_folder(options, name)
+            trim = ["research.tiny.simulator", "trim", str(whole), str(trimmed), "--blocks", str(options.trim)]
+            yield Step(f"read-{name}", [] if trimmed.exists() else trim, [last])
+
+
+def simulator(options: argparse.Namespace) -> Path:
+    return options.output / "world-simulator"
+
+
+def generator_folder(options: argparse.Namespace, name: str) -> Path:
+    """The generator that the study reads for a stream of the recipe."""
+    folder = simulator(options) / FOLDERS[name]
+    return folder.with_name(f"{folder.name}-read") if options.trim else folder
+
+
+class Runner:
+    """Steps in their order, as many at a time as there are cards; one that needs none runs beside them, alone.
+
+    Rooms are drawn on the cards that are free when their step starts, so that they do not slow a training.
+    """
+
+    def __init__(self, steps: list[Step], cards: int, device: str, logs: Path):
+        self.waiting, self.cards, self.device, self.logs = list(steps), cards, device, logs
+        self.done: set[str] = set()
+        self.running: dict[str, tuple[subprocess.Popen, int | None]] = {}
+        self.started = time.monotonic()
+
+    def run(self) -> int:
+        """The exit code of the first step that failed, whose neighbours are then stopped; 0 if all went well."""
+        try:
+            while self.waiting or self.running:
+                self.start_what_can()
+                time.sleep(POLL_SECONDS)
+                failed = self.collect()
+                if failed:
+                    return failed
+            return 0
+        finally:
+            for process, _ in self.running.values():
+                process.send_signal(signal.SIGINT)
+            for process, _ in self.running.values():
+                process.wait()
+
+    def free_cards(self) -> list[int]:
+        taken = [card for _, card in self.running.values()]
+        return [card for card in range(self.cards) if card not in taken]
+
+    def start_what_can(self) -> None:
+        for step in list(self.waiting):
+            card = next(iter(self.free_cards()), None) if step.on_card else None
+            alone = any(card is None for _, card in self.running.values())
+            if not self.done.issuperset(step.needs) or (card is None if step.on_card else alone):
+                continue
+            self.waiting.remove(step)
+            if step.command:
+                self.start(step, card)
+            else:
+                self.done.add(step.name)
+
+    def start(self, step: Step, card: int | None) -> None:
+        environment = dict(os.environ)
+        if self.device == "cuda":
+            cards = self.free_cards() if card is None else [card]
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.cards)))).split(",")
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[card] for card in cards)
+        command = [sys.executable, "-u", "-m", *step.command]
+        self.tell(f"$ python -m {shlex.join(step.command)}   # {step.name}")
+        with open(self.logs / f"{step.name}.log", "ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        self.running[step.name] = process, card
+
+    def collect(self) -> int:
+        for name, (process, _) in list(self.running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self.running[name]
+            self.tell(f"{name}: {'done' if code == 0 else f'exit code {code}'}")
+            if code:
+                print((self.logs / f"{name}.log").read_text(errors="replace")[-4000:], file=sys.stderr)
+                return code
+            self.done.add(name)
+        return 0
+
+    def tell(self, text: str) -> None:
+        print(f"{time.monotonic() - self.started:7.1f} s  {text}", flush=True)
+
+
+def reuse_vae(options: argparse.Namespace) -> None:
+    """Copies a trained VAE to where the trainings of the transformers look for it."""
+    for folder in FOLDERS.values():
+        target = simulator(options) / folder / "vae"
+        if not target.exists():
+            shutil.copytree(options.vae, target)
 
 
 def main() -> None:
-    for command in commands(parse()):
-        print(f"$ python -m {shlex.join(command)}", flush=True)
-        done = subprocess.run([sys.executable, "-m", *command], check=False)
-        if done.returncode:
-            sys.exit(done.returncode)
+    options = parse()
+    if options.cards < 1:
+        sys.exit(f"error: --cards is {options.cards}, but one step at a time is the least.")
+    if options.vae is not None and not (options.vae / "config.json").is_file():
+        sys.exit(f"error: --vae {options.vae} has no config.json. Name the folder `vae` of a generator.")
+    recipe = read_recipe(options.recipe)
+    logs = options.output / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    if options.vae is not None:
+        reuse_vae(options)
+    sys.exit(Runner(list(steps(options, recipe)), options.cards, options.device, logs).run())
 
 
 if __name__ == "__main__":

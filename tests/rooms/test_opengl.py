@@ -10,6 +10,7 @@ pytest.importorskip("moderngl", reason="rendering with OpenGL needs moderngl")
 
 from vega3d.extras import MissingExtraError
 from vega3d.rooms import load_furniture, sample_scene, scene_seed
+from vega3d.rooms.render.cards import egl_cards, visible_cards
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.render.opengl import OpenGLContext, OpenGLRenderer, draw_arrays
 from vega3d.rooms.scene.trajectory import sample_trajectories
@@ -150,3 +151,18 @@ def test_missing_moderngl_is_named(monkeypatch):
 def test_missing_opengl_is_named():
     with pytest.raises(ValueError, match=r"device 99 .*libegl1, .*__EGL_VENDOR_LIBRARY_FILENAMES"):
         OpenGLContext(device=99)
+
+
+@pytest.mark.parametrize(
+    ("visible", "cards"),
+    [(None, [0, 1, 2]), ("", [0, 1, 2]), ("1", [1]), ("2, 0", [2, 0]), ("7", [0, 1, 2]), ("GPU-3f1a", [0, 1, 2])],
+)
+def test_processes_draw_on_the_cards_that_are_visible(visible, cards):
+    assert visible_cards(3, visible) == cards
+
+
+def test_every_card_that_is_listed_draws(context):
+    assert egl_cards() >= 1
+    last = OpenGLContext(egl_cards() - 1)
+    assert last.device == context.device
+    last.release()

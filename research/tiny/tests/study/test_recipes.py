@@ -96,20 +96,62 @@ def test_what_the_recipe_does_not_have_is_refused(capsys, monkeypatch, tmp_path,
     assert re.match(f"error: .*{message}", text) and text.count("\n") == 1
 
 
+CONFIGS = TINY / "configs"
+
+
+def options_of(tmp_path, *arguments: str) -> argparse.Namespace:
+    command = ["reproduce", str(CONFIGS / "smoke_generator.yaml"), str(CONFIGS / "smoke.yaml"), "--output"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*command, str(tmp_path), *arguments])
+        return reproduce.parse()
+
+
 def test_everything_is_made_in_order(tmp_path):
-    configs = TINY / "configs"
-    options = argparse.Namespace(
-        generator=configs / "smoke_generator.yaml",
-        recipe=configs / "smoke.yaml",
-        output=tmp_path,
-        device="cpu",
-        workers=2,
-        furniture=None,
-        set=["dit.steps=3"],
-        checkpoint=tmp_path / "model",
+    options = options_of(tmp_path, "--workers", "2", "--set", "dit.steps=3", "--checkpoint", str(tmp_path / "model"))
+    steps = {step.name: step for step in reproduce.steps(options, read_recipe(options.recipe))}
+    simulator = [step for step in steps.values() if "--stage" in step.command]
+    assert [step.name for step in simulator] == ["simulator-rooms", "vae", "read-trained", "read-twin"]
+    assert "--image-twin" in steps["read-twin"].command and "--image-twin" not in steps["read-trained"].command
+    assert all("dit.steps=3" in step.command and "rooms.workers=2" in step.command for step in simulator)
+    assert f"twin={tmp_path / 'world-simulator' / 'image-twin'}" in steps["tower"].command
+    assert steps["arm-trained"].needs == ["tower", "read-trained"] and steps["arm-semantic"].needs == ["tower"]
+    assert steps["export"].command[-1].endswith("model")
+    before: set[str] = set()
+    for step in steps.values():
+        assert before.issuperset(step.needs)
+        before.add(step.name)
+
+
+def test_a_trained_vae_and_a_trimmed_generator_take_their_places(tmp_path):
+    options = options_of(tmp_path, "--vae", "any", "--trim", "2", "--arms", "trained")
+    steps = {step.name: step for step in reproduce.steps(options, read_recipe(options.recipe))}
+    names = ["simulator-rooms", "dit-trained", "read-trained", "study-rooms", "tower", "arm-trained", "tables"]
+    assert list(steps) == names
+    assert steps["dit-trained"].needs == ["simulator-rooms"] and steps["read-trained"].needs == ["dit-trained"]
+    assert f"trained={steps['read-trained'].command[3]}" in steps["arm-trained"].command
+
+
+def run_steps(tmp_path, *steps: tuple[str, list[str], bool], cards: int = 2) -> tuple[int, list[str]]:
+    """Exit code, and the lines that each step (its name, what it needs, on a card?) wrote as it started and ended."""
+    diary = tmp_path / "diary"
+    program = "import os, sys, time; n = sys.argv[1]; f = open(sys.argv[2], 'a', 1); \
+print('+' + n, file=f); time.sleep(0.6); print('-' + n, file=f); sys.exit(n == 'bad')"
+    (tmp_path / "one_step.py").write_text(program)
+    made = [reproduce.Step(name, ["one_step", name, str(diary)], needs, on_card) for name, needs, on_card in steps]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        code = reproduce.Runner(made, cards, "cpu", tmp_path).run()
+    return code, diary.read_text().split()
+
+
+def test_steps_run_beside_each_other_when_their_needs_are_met(tmp_path):
+    code, diary = run_steps(
+        tmp_path, ("rooms", [], False), ("a", ["rooms"], True), ("b", ["rooms"], True), ("c", ["rooms"], True)
     )
-    commands = list(reproduce.commands(options))
-    stages = [command[command.index("--stage") + 1] for command in commands if "--stage" in command]
-    assert stages == ["rooms", "vae", "dit", "dit"] and "--image-twin" in commands[3]
-    assert all("dit.steps=3" in command and "rooms.workers=2" in command for command in commands[:4])
-    assert f"twin={tmp_path / 'world-simulator' / 'image-twin'}" in commands[4] and commands[5][-1].endswith("model")
+    assert code == 0 and diary[:2] == ["+rooms", "-rooms"] and set(diary[2:4]) == {"+a", "+b"}
+    assert diary.index("+c") > min(diary.index("-a"), diary.index("-b"))
+
+
+def test_a_step_that_fails_ends_the_others(tmp_path):
+    code, diary = run_steps(tmp_path, ("bad", [], True), ("next", ["bad"], True))
+    assert code == 1 and diary == ["+bad", "-bad"]

@@ -8,6 +8,7 @@ A room comes as flat arrays (`DrawArrays`), which other processes can make. All 
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from vega3d.extras import optional_module
 from vega3d.geometry import invert_pose
 from vega3d.rooms.render import EXPOSURE, GLOW, WHITE, Clip, camera, texel_density
+from vega3d.rooms.render.cards import egl_cards, visible_cards
 from vega3d.rooms.render.light import Caster, bake_light
 from vega3d.rooms.scene.meshes import LEVELS
 from vega3d.rooms.scene.scene import Scene
@@ -301,8 +303,12 @@ class OpenGLContext:
 
 @cache
 def shared_context() -> OpenGLContext:
-    """The context that renderers of one thread share if they are given none; lives as long as the process."""
-    return OpenGLContext()
+    """The context that renderers of one thread share if they are given none; lives as long as the process.
+
+    The processes of a program draw on all cards of one kind that `CUDA_VISIBLE_DEVICES` leaves, each on one.
+    """
+    cards = visible_cards(egl_cards(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return OpenGLContext(cards[os.getpid() % len(cards)])
 
 
 def packed_words(pixels: int) -> int:
