@@ -196,6 +196,9 @@ def main() -> None:
     if options.vae is not None and not (options.vae / "config.json").is_file():
         sys.exit(f"error: --vae {options.vae} has no config.json. Name the folder `vae` of a generator.")
     recipe = read_recipe(options.recipe)
+    unknown = [arm for arm in options.arms or [] if arm not in recipe.arms]
+    if unknown:
+        sys.exit(f"error: --arms names {unknown}, but the recipe has {list(recipe.arms)}.")
     logs = options.output / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     if options.vae is not None:
