@@ -12,7 +12,7 @@ ask: $(BASE)  ## answer one question about a shipped clip; installs the base alo
 
 PROCESSES ?= 2
 test: $(INSTALLED)  ## the tests; no network, no GPU
-	$(BIN)/python -m pytest -m "not stress" --numprocesses $(PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -m "not stress" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 stress: $(INSTALLED)  ## long kill and soak tests
 	$(BIN)/python -m pytest -m stress

@@ -16,7 +16,22 @@ from vega3d import VegaForSpatialReasoning, VegaProcessor
 from vega3d.hub.load import load_vega
 from vega3d_cli import common
 
+LONG = (  # files that go first, so that no process is left alone with one at the end
+    "research/tiny/tests/study/test_symbols.py",
+    "tests/test_bad_input.py",
+    "tests/test_bad_input_of_loaders.py",
+    "tests/test_known_questions.py",
+    "tests/hub/test_hub.py",
+    "tests/test_claims.py",
+    "tests/training/test_killed_training.py",
+    "tests/training/test_finetuning_examples.py",
+)
 common.LOADING_AFTER = 60  # [s]; a busy machine loads slowly, and tests of refusals count lines
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONG)))
 
 
 @pytest.fixture(scope="session", params=["qwen2_5_vl"])
