@@ -1,6 +1,7 @@
 """The stand-in Hub in a process of its own, and its clients, which are processes as the address is read at import."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -36,3 +37,12 @@ def files_asked(root: Path) -> set[str]:
     """Files that clients asked for since the Hub began, as org/name/file."""
     log = root / ASKED
     return set(log.read_text().splitlines()) if log.is_file() else set()
+
+
+def arrange(root: Path, **values) -> None:
+    """What goes wrong at the Hub from now on.
+
+    `faults`: each `path` (a part of it), `method`, `times`, and the answer: a `status`, or `cut` after which bytes the
+    connection ends, or with `dies` the server. `gated`, `private`: repositories. `lfs`: large files are LFS objects.
+    """
+    (root / "hub.json").write_text(json.dumps(values))
