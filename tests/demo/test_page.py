@@ -1,6 +1,7 @@
 """What visitors may ask, what they are told, and the page as programs use it."""
 
 import json
+import re
 import runpy
 import shutil
 from importlib.resources import files
@@ -363,8 +364,9 @@ def test_the_space_needs_what_the_package_needs():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     plots = project["optional-dependencies"]["plots"]  # of the demo's extra; the Space brings its own Gradio
-    wanted = sorted([*project["dependencies"], *plots])
-    assert (SPACE / "requirements.txt").read_text().split("\n") == [*wanted, ""]
+    pins = dict(line.split("==") for line in (PROJECT / "constraints.txt").read_text().splitlines()[1:])
+    needed = {re.split("[>=<]", wanted)[0] for wanted in (*project["dependencies"], *plots)} | {"spaces"}
+    assert (SPACE / "requirements.txt").read_text().split() == [f"{name}=={pins[name]}" for name in sorted(needed)]
     metadata = yaml.safe_load((SPACE / "README.md").read_text().split("---")[1])
     assert metadata["sdk"] == "gradio" and metadata["sdk_version"].startswith("6.")
     assert f"gradio=={metadata['sdk_version']}" in (PROJECT / "constraints.txt").read_text()

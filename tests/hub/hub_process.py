@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from huggingface_hub import constants
+
 SERVER = Path(__file__).with_name("hub_server.py")
 ASKED = "asked.txt"  # beside the organisations: each file that was asked for, one a line
 
@@ -46,3 +49,27 @@ def arrange(root: Path, **values) -> None:
     connection ends, or with `dies` the server. `gated`, `private`: repositories. `lfs`: large files are LFS objects.
     """
     (root / "hub.json").write_text(json.dumps(values))
+
+
+def talk_to(address: str, home: Path, patch: pytest.MonkeyPatch, token: str | None = "hf_write") -> None:
+    """Lets the client in this process talk to a Hub, as its environment would at its start; without Xet."""
+    values = {
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN_PATH": str(home / "token"),
+    }
+    for name, value in values.items():
+        patch.setattr(constants, name, value)
+    if token is None:
+        patch.delenv("HF_TOKEN", raising=False)
+    else:
+        patch.setenv("HF_TOKEN", token)
+
+
+def noted(root: Path, name: str) -> list[str]:
+    """Lines that the Hub has written into one of its logs, such as `commits.jsonl`."""
+    file = root / name
+    return file.read_text().splitlines() if file.is_file() else []

@@ -174,7 +174,7 @@ def check_code(folder: Path, files: Mapping[str, Path]) -> None:
             raise ValueError(
                 f"{folder / name} has no auto_map of {missing[0]}, so transformers alone cannot load it. {SAVE_AGAIN}"
             )
-        for reference in auto_map.values():
+        for reference in (auto_map or {}).values():
             module = f"{str(reference).partition('.')[0]}.py"
             if module not in files:
                 raise ValueError(
