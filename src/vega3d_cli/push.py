@@ -75,12 +75,18 @@ def push(
     check_kind(dataset, space, [name for name, value in of_model.items() if value])
     datasets = eval_datasets(eval_dataset or [])
     common.quieten(as_json)
+    from vega3d.publishing.push import Target, check_target, check_token, find_changes, hub_errors
+    from vega3d.publishing.push import push as push_content
+
+    target = Target(repo, revision, private, create_pr, replace, message)
+    check_target(target)
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    user = None if dry_run else check_token(api)
     with common.loading(source):
         from vega3d.publishing import content as contents
-        from vega3d.publishing.push import Target, check_target, hub_errors
 
-        target = Target(repo, revision, private, create_pr, replace, message)
-        check_target(target)
         if space:
             content = contents.space_content(source)
         elif dataset:
@@ -93,13 +99,6 @@ def push(
         values |= {"card": written_card(Path(source), content) if content.kind == "model" else None}
         report(values, as_json)
         return
-    from huggingface_hub import HfApi
-
-    from vega3d.publishing.push import check_token, find_changes
-    from vega3d.publishing.push import push as push_content
-
-    api = HfApi()
-    user = check_token(api)
     if space and "/" in source:
         with hub_errors(f"The Space could not load {source}"):
             api.model_info(source)

@@ -1,6 +1,8 @@
 """What visitors may ask, what they are told, and the page as programs use it."""
 
+import inspect
 import json
+import pickle
 import re
 import runpy
 import shutil
@@ -371,3 +373,37 @@ def test_the_space_needs_what_the_package_needs():
     assert metadata["sdk"] == "gradio" and metadata["sdk_version"].startswith("6.")
     assert f"gradio=={metadata['sdk_version']}" in (PROJECT / "constraints.txt").read_text()
     assert metadata["app_file"] == "app.py" and len(metadata["short_description"]) <= 60
+
+
+class Elsewhere:
+    """As `spaces.GPU` on ZeroGPU: arguments and results go to another process and back, so they are plain values."""
+
+    def __init__(self):
+        self.sent: list[bytes] = []
+
+    def __call__(self, function):
+        def results(*arguments):
+            for value in function(*self.across(arguments)):
+                yield self.across(value)
+
+        def result(*arguments):
+            return self.across(function(*self.across(arguments)))
+
+        return results if inspect.isgeneratorfunction(function) else result
+
+    def across(self, value):
+        self.sent.append(pickle.dumps(value))
+        assert b"torch" not in self.sent[-1] and b"gradio.route_utils" not in self.sent[-1]
+        return pickle.loads(self.sent[-1])
+
+
+def test_what_goes_to_the_gpu_of_a_space_are_plain_values(tiny):
+    elsewhere, comparer = Elsewhere(), Comparer(Session(*tiny, num_frames=2))
+    handlers, here = Handlers(comparer, load_examples(), elsewhere), Handlers(comparer, load_examples())
+    asked = (ROOM, "Where?", "a choice", "here\nthere")
+
+    shown = list(handlers.ask(*asked, None, VISITOR))
+
+    assert len(shown) == len(list(here.ask(*asked, None, VISITOR))) and "there" in shown[-2][0] and elsewhere.sent
+    remote, local = (one.answer(*asked)["with_world_simulator"] for one in (handlers, here))
+    assert remote["options"] == local["options"]

@@ -46,7 +46,8 @@ def arrange(root: Path, **values) -> None:
     """What goes wrong at the Hub from now on.
 
     `faults`: each `path` (a part of it), `method`, `times`, and the answer: a `status`, or `cut` after which bytes the
-    connection ends, or with `dies` the server. `gated`, `private`: repositories. `lfs`: large files are LFS objects.
+    connection ends, or with `dies` the server, once as many LFS objects have arrived as `after` says. `gated`,
+    `private`: repositories. `lfs`: large files are LFS objects.
     """
     (root / "hub.json").write_text(json.dumps(values))
 

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -76,6 +77,8 @@ class Hub(BaseHTTPRequestHandler):
             if self.faults_done[key] >= fault.get("times", 10**6):
                 continue
             self.faults_done[key] += 1
+            while fault.get("after", 0) > len(list((self.root / ".lfs").glob("*"))):
+                time.sleep(0.01)
             if "status" in fault:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 self.refuse(fault["status"], message="arranged")
@@ -294,9 +297,9 @@ class Hub(BaseHTTPRequestHandler):
         body, oid = self.rfile.read(length), self.path.rpartition("/")[2]
         assert hashlib.sha256(body).hexdigest() == oid
         (self.root / ".lfs").mkdir(exist_ok=True)
-        (self.root / ".lfs" / oid).write_bytes(body)
         with (self.root / "put.txt").open("a") as log:
             log.write(f"{oid}\n")
+        (self.root / ".lfs" / oid).write_bytes(body)
         self.reply()
 
     def commit(self, repository: str, revision: str, body: bytes) -> None:

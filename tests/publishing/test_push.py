@@ -1,5 +1,6 @@
 """`vega3d push` against a stand-in Hub: what goes there, what does not, and that what comes back is the same."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,12 +13,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from command_line import run
-from evaluation.evaluation_data import question_rows, write_jsonl
+from evaluation.evaluation_data import question_records, question_rows, write_jsonl
 from hub.hub_process import arrange, noted, serving, talk_to
 from remote_process import run_without_package
 from tiny_checkpoints import FROZEN
 from vega3d.evaluation.answerers import ChanceAnswerer
-from vega3d.evaluation.benchmarks import load_benchmark
 from vega3d.evaluation.run import evaluate
 from vega3d.hub.load import load_vega
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
@@ -173,7 +173,10 @@ def test_a_commit_is_pinned_and_what_was_pulled_once_needs_no_hub(hub, root, min
 
 
 def test_a_push_that_the_hub_dies_in_goes_on_with_what_is_there(root, saved, tmp_path, monkeypatch):
-    arrange(root, lfs=True, faults=[{"path": "/lfs/", "method": "PUT", "cut": 40_000, "dies": True}])
+    shard = hashlib.sha256(sorted(saved.glob("model-*.safetensors"))[0].read_bytes()).hexdigest()
+    fault = {"path": shard, "method": "PUT", "cut": 10_000, "dies": True, "after": 1}
+    arrange(root, lfs=True, faults=[fault])
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts
     with serving(root) as address:
         talk_to(address, tmp_path / "home", monkeypatch)
         assert "No file was changed there" in refused("push", saved, "org/mine", *LICENSE)
@@ -194,11 +197,11 @@ def test_a_push_that_the_hub_dies_in_goes_on_with_what_is_there(root, saved, tmp
 
 def test_a_pull_that_the_hub_dies_in_loads_nothing_and_then_goes_on(root, saved, tmp_path, monkeypatch):
     shard = sorted(saved.glob("model-*.safetensors"))[-1]
-    half = shard.stat().st_size // 2
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # so that a part of a small file counts
     with serving(root) as address:
         talk_to(address, tmp_path / "home", monkeypatch)
         pushed(saved, *LICENSE)
-        arrange(root, faults=[{"path": shard.name, "method": "GET", "cut": half, "dies": True}])
+        arrange(root, faults=[{"path": shard.name, "method": "GET", "cut": 10_000, "dies": True}])
         assert "cannot be downloaded" in refused("info", "org/mine")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for load in (lambda: load_vega("org/mine"), lambda: VegaForSpatialReasoning.from_pretrained("org/mine")):
@@ -209,12 +212,13 @@ def test_a_pull_that_the_hub_dies_in_loads_nothing_and_then_goes_on(root, saved,
         talk_to(address, tmp_path / "home", monkeypatch)
         model, _ = load_vega("org/mine", device="cpu")
 
-    assert f"org/mine/{shard.name} {half}" in noted(root, "resumed.txt")
+    assert f"org/mine/{shard.name} 10000" in noted(root, "resumed.txt")
     for name, value in load_vega(saved, device="cpu")[0].state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
 
 
-def test_a_cut_connection_is_taken_up_again(hub, root, saved):
+def test_a_cut_connection_is_taken_up_again(hub, root, saved, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     pushed(saved, *LICENSE)
     shard = sorted(saved.glob("model-*.safetensors"))[0].name
     arrange(root, faults=[{"path": shard, "method": "GET", "cut": 1000, "times": 1}])
@@ -378,7 +382,7 @@ BAD = {
     "a truncated generator": (lambda f: truncate(next((f / "generator/vae").glob("*.safetensors"))), "cannot be read"),
     "no generator": (lambda f: shutil.rmtree(f / "generator"), "has no diffusion_pytorch_model.safetensors"),
     "no checkpoint": (lambda f: (f / "config.json").unlink(), "has no config.json"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "tokenizer"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "processor of"),
     "no card": (lambda f: (f / "README.md").write_text("---\nlicense: [\n---\n"), "README.md is no card"),
 }
 
@@ -393,7 +397,7 @@ def test_a_folder_that_nobody_could_load_is_not_pushed(hub, root, mine, name):
 
 
 def test_results_are_those_of_this_model(hub, root, mine, tmp_path):
-    records, _ = load_benchmark("vsibench", write_table(tmp_path), None, None, True, 0, 1)
+    records = question_records(2)
     evaluate(ChanceAnswerer(0), records, tmp_path / "chance.json", "vsibench", resamples=20)
     result = json.loads((tmp_path / "chance.json").read_text())
     config = json.loads((mine / "config.json").read_text())
@@ -411,13 +415,11 @@ def test_results_are_those_of_this_model(hub, root, mine, tmp_path):
     assert "There is no file" in refused(*line, tmp_path / "none.json")
     shutil.copyfile(tmp_path / "own.json", mine / "own.json")
     values = pushed(mine, *LICENSE)
-    assert any("only 20 questions were asked" in note for note in values["notes"])  # a part of VSI-Bench is none
+    assert any(
+        f"only {len(records)} questions were asked" in note for note in values["notes"]
+    )  # a part of VSI-Bench is none
     assert not (root / "org/mine/.eval_results").exists() and values["left_out"] == ["own.json"]
-    assert "### vsibench: 20 questions" in (root / "org/mine/README.md").read_text()
-
-
-def write_table(folder: Path) -> Path:
-    return write_jsonl(folder / "test.jsonl", question_rows(2)).parent
+    assert f"### vsibench: {len(records)} questions" in (root / "org/mine/README.md").read_text()
 
 
 def test_a_dry_run_writes_the_card_and_keeps_an_edited_one(mine):

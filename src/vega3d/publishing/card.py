@@ -37,7 +37,7 @@ of VEGA-3D ([arXiv 2603.19235](https://arxiv.org/abs/2603.19235)), in an indepen
 
 Hidden states after block {block} at noise level {step} of 1000, `clip_mode` {clip_mode}; fusion `{fusion}`;
 weights in {dtype}.
-The world simulator is loaded from its own files, {source}, and was never trained here.
+The world simulator is frozen, and is loaded from its own files, {source}.
 {bases}
 ## How to load it
 
@@ -195,9 +195,8 @@ def base_text(base_models: Sequence[str]) -> str:
 def license_text(facts: CardFacts) -> str:
     own = f"This repository: {facts.license}."
     others = [f"{name}: {BASE_LICENSES.get(name, 'see its page')}." for name in facts.base_models]
-    return " ".join(
-        [own, "Those of the pretrained models apply to what was taken from them." if others else "", *others]
-    )
+    rest = ["Those of the pretrained models apply to what was taken from them.", *others] if others else []
+    return " ".join([own, *rest])
 
 
 def limits(config: VegaConfig, weights: Stored) -> list[str]:

@@ -16,7 +16,7 @@ from vega3d.hub.load import load_processor
 from vega3d.hub.tensor_files import Stored, stored_tensors
 from vega3d.hub.weight_checks import check_weights
 from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
-from vega3d.modeling.files_vega3d import PARTS, value_errors, weight_files
+from vega3d.modeling.files_vega3d import COPY_AGAIN, PARTS, value_errors, weight_files
 from vega3d.publishing import card, scores
 from vega3d.rooms.dataset.files import ARRAYS, is_whole_archive, is_whole_video
 from vega3d.shipped import EMBEDDED, model_folder
@@ -102,7 +102,10 @@ def model_content(
     check_pickles(folder, config)
     check_code(folder, files)
     weights = checked_weights(folder, config)
-    load_processor(folder)
+    try:
+        load_processor(folder)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"The processor of {folder} does not load: {error} {COPY_AGAIN}") from error
     own = card.read_card(folder)
     recorded = (own.data.get("base_model") or []) if own is not None else []
     bases = list(base_models) or ([recorded] if isinstance(recorded, str) else list(recorded))

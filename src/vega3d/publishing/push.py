@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import (
@@ -18,8 +18,10 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from vega3d.publishing.content import Content, Kind
 from vega3d.shipped import hub_reason
+
+if TYPE_CHECKING:  # it imports torch, which refusals do without
+    from vega3d.publishing.content import Content
 
 MAIN = "main"
 LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN, by a token that may write."
@@ -100,7 +102,7 @@ def check_token(api: HfApi) -> str:
     return user["name"]
 
 
-def find_changes(api: HfApi, content: Content, target: Target) -> Changes:
+def find_changes(api: HfApi, content: "Content", target: Target) -> Changes:
     """What the push would do; raises ValueError if it may not, or would replace files that it was not asked to."""
     names = sorted(content.files)
     with hub_errors(f"{target.repo_id} cannot be looked at"):
@@ -136,7 +138,7 @@ def find_changes(api: HfApi, content: Content, target: Target) -> Changes:
     return changes
 
 
-def compared(content: Content, held: Mapping[str, RepoFile], commit: str | None) -> Changes:
+def compared(content: "Content", held: Mapping[str, RepoFile], commit: str | None) -> Changes:
     ours = content.files
     same = [name for name in ours if name in held and is_same(ours[name], held[name])]
     others = sorted(held.keys() - ours.keys())
@@ -172,7 +174,7 @@ def digest(file: Path | bytes, hashed: Any) -> str:
     return hashed.hexdigest()
 
 
-def push(api: HfApi, content: Content, target: Target, changes: Changes) -> dict[str, Any]:
+def push(api: HfApi, content: "Content", target: Target, changes: Changes) -> dict[str, Any]:
     """Makes the repository, if it is not there, and one commit, if there is something to change.
 
     Returns:
@@ -181,7 +183,7 @@ def push(api: HfApi, content: Content, target: Target, changes: Changes) -> dict
     Raises:
         ValueError: if the Hub refuses, or somebody has changed it since `changes` were found.
     """
-    kind: Kind = content.kind
+    kind = content.kind
     wanted = {*changes.added, *changes.replaced}
     operations = [CommitOperationAdd(name, content.files[name]) for name in sorted(wanted)]
     removals = [CommitOperationDelete(name) for name in changes.removed]
