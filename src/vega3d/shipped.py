@@ -44,11 +44,11 @@ def model_folder(name_or_path: str | Path) -> Path:
         check_regular(Path(name))
         return Path(name)
     remedy = f"Give {EMBEDDED[0]!r}, a folder, or the id of a repository such as 'org/vega3d'."
-    if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/")):
+    repository, _, revision = name.partition("@")
+    if Path(name).exists() or repository.count("/") != 1 or name.startswith((".", "/")):
         raise ValueError(f"There is no model {name!r}. {remedy}")
     from huggingface_hub import snapshot_download
 
-    repository, _, revision = name.partition("@")
     try:
         return Path(snapshot_download(repository, revision=revision or None))
     except Exception as error:  # of the network, too, whose errors have no common class

@@ -1,5 +1,6 @@
 """`vega3d push`."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,34 +86,37 @@ def push(
     api = HfApi()
     user = None if dry_run else check_token(api)
     with common.loading(source):
-        from vega3d.publishing import content as contents
+        from vega3d.publishing.content import dataset_content, model_content, space_content
 
         if space:
-            content = contents.space_content(source)
+            content = space_content(source)
         elif dataset:
-            content = contents.dataset_content(Path(source), repo)
+            content = dataset_content(Path(source), repo)
         else:
             given = license, base_model or [], results or [], datasets
-            content = contents.model_content(Path(source), repo, *given)
-    values = summary(content, repo)
+            content = model_content(Path(source), repo, *given)
+    values: dict[str, Any] = {
+        "repository": repo,
+        "kind": content.kind,
+        "license": content.license,
+        "files": content.sizes(),
+    }
+    values |= {"base_models": content.base_models, "left_out": content.left_out, "notes": content.notes}
     if dry_run:
-        values |= {"card": written_card(Path(source), content) if content.kind == "model" else None}
-        report(values, as_json)
+        values["card"] = written_card(Path(source), content) if content.kind == "model" else None
+        typer.echo(json.dumps(values, indent=2) if as_json else listing(values))
         return
     if space and "/" in source:
         with hub_errors(f"The Space could not load {source}"):
             api.model_info(source)
     changes = find_changes(api, content, target)
-    values |= {"user": user, "revision": revision, **changes_shown(changes)}
+    values |= {"user": user, "revision": revision, **dataclasses.asdict(changes)}
     if not as_json:
-        report(values, as_json)
+        typer.echo(listing(values))
         wanted = len(changes.added) + len(changes.replaced)
         typer.echo(f"pushing {wanted} files ..." if wanted else "everything is there already", err=True)
     values |= push_content(api, content, target, changes)
-    if as_json:
-        report(values, as_json)
-    else:
-        typer.echo(values["pull_request_url"] or values["url"])
+    typer.echo(json.dumps(values, indent=2) if as_json else values["pull_request_url"] or values["url"])
 
 
 def check_kind(dataset: bool, space: bool, of_model: Sequence[str]) -> None:
@@ -141,29 +145,6 @@ def eval_datasets(given: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def summary(content: Any, repo: str) -> dict[str, Any]:
-    """What is pushed, before anything is."""
-    return {
-        "repository": repo,
-        "kind": content.kind,
-        "license": content.license,
-        "base_models": list(content.base_models),
-        "files": content.sizes(),
-        "left_out": list(content.left_out),
-        "notes": list(content.notes),
-    }
-
-
-def changes_shown(changes: Any) -> dict[str, Any]:
-    return {
-        "added": list(changes.added),
-        "replaced": list(changes.replaced),
-        "removed": list(changes.removed),
-        "unchanged": list(changes.same),
-        "kept": list(changes.kept),
-    }
-
-
 def written_card(folder: Path, content: Any) -> str:
     """The path of the card: the user's own, or the new one, which is written there."""
     from vega3d.files import write_whole
@@ -175,10 +156,8 @@ def written_card(folder: Path, content: Any) -> str:
     return str(path)
 
 
-def report(values: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(values, indent=2))
-        return
+def listing(values: dict[str, Any]) -> str:
+    """What is pushed, and what it meets there, for a reader."""
     from vega3d.hub.assemble import size_text
     from vega3d.tables import aligned
 
@@ -192,9 +171,9 @@ def report(values: dict[str, Any], as_json: bool) -> None:
     for name in ("base_models", "left_out", "replaced", "removed", "kept"):
         if values.get(name):
             lines.append(f"{name.replace('_', ' ')}: {', '.join(values[name])}")
-    if "unchanged" in values:
-        lines.append(f"unchanged there: {len(values['unchanged'])} files")
+    if values.get("same"):
+        lines.append(f"there already: {len(values['same'])} files")
     lines += [f"note: {note}" for note in values["notes"]]
     if values.get("card"):
         lines.append(f"card: {values['card']}")
-    typer.echo("\n".join(lines))
+    return "\n".join(lines)

@@ -179,7 +179,7 @@ def test_a_push_that_the_hub_dies_in_goes_on_with_what_is_there(root, saved, tmp
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts
     with serving(root) as address:
         talk_to(address, tmp_path / "home", monkeypatch)
-        assert "No file was changed there" in refused("push", saved, "org/mine", *LICENSE)
+        assert "whole or not at all" in refused("push", saved, "org/mine", *LICENSE)
     before = noted(root, "put.txt")
     arrange(root, lfs=True)
     with serving(root) as address:
@@ -197,12 +197,15 @@ def test_a_push_that_the_hub_dies_in_goes_on_with_what_is_there(root, saved, tmp
 
 def test_a_pull_that_the_hub_dies_in_loads_nothing_and_then_goes_on(root, saved, tmp_path, monkeypatch):
     shard = sorted(saved.glob("model-*.safetensors"))[-1]
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # so that a part of a small file counts
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts
     with serving(root) as address:
         talk_to(address, tmp_path / "home", monkeypatch)
         pushed(saved, *LICENSE)
         arrange(root, faults=[{"path": shard.name, "method": "GET", "cut": 10_000, "dies": True}])
         assert "cannot be downloaded" in refused("info", "org/mine")
+    [snapshot] = (tmp_path / "home").glob("hub/*/snapshots/*")
+    arrived = [file.relative_to(snapshot) for file in snapshot.rglob("*") if file.is_file()]
+    asked = noted(root, "asked.txt")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for load in (lambda: load_vega("org/mine"), lambda: VegaForSpatialReasoning.from_pretrained("org/mine")):
         with pytest.raises((ValueError, OSError)):
@@ -212,13 +215,15 @@ def test_a_pull_that_the_hub_dies_in_loads_nothing_and_then_goes_on(root, saved,
         talk_to(address, tmp_path / "home", monkeypatch)
         model, _ = load_vega("org/mine", device="cpu")
 
-    assert f"org/mine/{shard.name} 10000" in noted(root, "resumed.txt")
+    again = noted(root, "asked.txt")[len(asked) :]
+    assert f"org/mine/{shard.name}" in again and arrived
+    assert not {f"org/mine/{name}" for name in arrived} & set(again)
     for name, value in load_vega(saved, device="cpu")[0].state_dict().items():
         assert torch.equal(value, model.state_dict()[name]), name
 
 
 def test_a_cut_connection_is_taken_up_again(hub, root, saved, monkeypatch):
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # so that a part of a small file counts
     pushed(saved, *LICENSE)
     shard = sorted(saved.glob("model-*.safetensors"))[0].name
     arrange(root, faults=[{"path": shard, "method": "GET", "cut": 1000, "times": 1}])

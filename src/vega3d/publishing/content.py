@@ -16,7 +16,7 @@ from vega3d.hub.load import load_processor
 from vega3d.hub.tensor_files import Stored, stored_tensors
 from vega3d.hub.weight_checks import check_weights
 from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
-from vega3d.modeling.files_vega3d import COPY_AGAIN, PARTS, value_errors, weight_files
+from vega3d.modeling.files_vega3d import COPY_AGAIN, INDEX, PARTS, value_errors, weight_files
 from vega3d.publishing import card, scores
 from vega3d.rooms.dataset.files import ARRAYS, is_whole_archive, is_whole_video
 from vega3d.shipped import EMBEDDED, model_folder
@@ -26,7 +26,7 @@ PACKAGE = Path(str(package_files("vega3d")))
 SPACE = PACKAGE / "demo" / "space"
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 CODE = re.compile(r"\w+_vega3d\.py")
-WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+STEM = "diffusion_pytorch_model"  # of the generator's weights
 NAMES = (  # of the files that transformers writes for a model and its processor, and those beside them
     *("config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
     *("video_preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
@@ -98,10 +98,10 @@ def model_content(
         raise ValueError(f"There is no folder {folder}. Give the folder of a checkpoint.")
     model_folder(folder)
     config = checked_config(folder)
-    files = dict(model_files(folder, config))
     check_pickles(folder, config)
+    files = dict(model_files(folder, config))
     check_code(folder, files)
-    weights = checked_weights(folder, config)
+    weights = checked_weights(folder, files, config)
     try:
         load_processor(folder)
     except (ValueError, OSError) as error:
@@ -111,6 +111,9 @@ def model_content(
     bases = list(base_models) or ([recorded] if isinstance(recorded, str) else list(recorded))
     named = card.license_of(folder, license, bases)
     benchmarks = scores.read_benchmarks(list(results) or scores.found_results(folder), config)
+    unknown = sorted((datasets or {}).keys() - {benchmark.name for benchmark in benchmarks})
+    if unknown:
+        raise ValueError(f"--eval-dataset names {unknown[0]}, of which there is no result. Give one with --results.")
     facts = card.CardFacts(repo_id, named, bases, benchmarks, datasets or {})
     text = card.model_card(folder, config, weights, facts)
     pushed: dict[str, Path | bytes] = {**files, **scores.eval_files(benchmarks, datasets or {})}
@@ -147,20 +150,28 @@ def checked_config(folder: Path) -> VegaConfig:
 
 def model_files(folder: Path, config: VegaConfig) -> Iterator[tuple[str, Path]]:
     """The files of a checkpoint by their path in it."""
-    for file in sorted(folder.iterdir()):
-        if file.is_file() and (file.name in NAMES or CODE.fullmatch(file.name) or WEIGHTS.fullmatch(file.name)):
-            yield file.name, file
+    own = names_in(folder)
+    weights = weight_files(folder, "model", own, folder)
+    index = [] if weights == ["model.safetensors"] else [f"model{INDEX}"]
+    for name in own:
+        if name in (*NAMES, *weights, *index) or CODE.fullmatch(name):
+            yield name, folder / name
     if config.generator_config.is_relative:
         for part in PARTS:
             place = folder / config.generator_config.source / part
-            for file in sorted(place.iterdir()) if place.is_dir() else ():
-                if file.is_file() and file.suffix in (".json", ".safetensors"):
-                    yield file.relative_to(folder).as_posix(), file
+            for name in names_in(place):
+                if name.endswith((".json", ".safetensors")):
+                    yield f"{config.generator_config.source}/{part}/{name}", place / name
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of the regular files in a folder, which may be missing."""
+    return sorted(file.name for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
 
 
 def check_pickles(folder: Path, config: VegaConfig) -> None:
     places = [folder, *(folder / config.generator_config.source / part for part in PARTS)]
-    for file in sorted(file for place in places if place.is_dir() for file in place.iterdir()):
+    for file in (place / name for place in places for name in names_in(place)):
         if file.suffix in PICKLES:
             raise ValueError(
                 f"{file} is a pickle, which runs code when it is read, so it is not pushed. Move it away, and save "
@@ -191,16 +202,14 @@ def check_code(folder: Path, files: Mapping[str, Path]) -> None:
             raise ValueError(f"{folder / name} needs {lacking[0]}, which is not there. {SAVE_AGAIN}")
 
 
-def checked_weights(folder: Path, config: VegaConfig) -> Stored:
+def checked_weights(folder: Path, files: Mapping[str, Path], config: VegaConfig) -> Stored:
     """All weights but the generator's, from their headers; raises ValueError if some are missing or cut short."""
-    names = [file.name for file in folder.iterdir() if file.is_file()]
-    found = stored_tensors(folder / name for name in weight_files(folder, "model", names, folder))
+    found = stored_tensors(file for name, file in files.items() if "/" not in name and file.suffix == ".safetensors")
     generator = config.generator_config
     if generator.is_relative:
         for part in PARTS:
             place = folder / generator.source / part
-            held = [file.name for file in place.iterdir() if file.is_file()] if place.is_dir() else []
-            stored_tensors(place / name for name in weight_files(place, "diffusion_pytorch_model", held, place))
+            stored_tensors(place / name for name in weight_files(place, STEM, names_in(place), place))
     if config.to_dict().get("quantization_config") is None:
         grounds = config.architectures == [VegaForVisualGrounding.__name__]
         with torch.device("meta"), value_errors(f"The config of {folder}"):
@@ -234,9 +243,6 @@ def notes_on(
             yield f"{benchmark.name} is in no .eval_results, as its data set is not named; --eval-dataset names it"
         elif not benchmark.is_whole:
             yield f"{benchmark.name} is in no .eval_results, as only {benchmark.questions} questions were asked"
-    unknown = sorted(datasets.keys() - {benchmark.name for benchmark in benchmarks})
-    if unknown:
-        raise ValueError(f"--eval-dataset names {unknown[0]}, of which there is no result. Give one with --results.")
 
 
 def left_out(folder: Path, files: Mapping[str, Any]) -> list[str]:

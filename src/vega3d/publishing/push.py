@@ -109,7 +109,7 @@ def find_changes(api: HfApi, content: "Content", target: Target) -> Changes:
         try:
             info = api.repo_info(target.repo_id, repo_type=content.kind)
         except RepositoryNotFoundError as error:
-            if getattr(error.response, "status_code", None) == 401:
+            if error.response.status_code == 401:
                 raise
             if target.create_pr:
                 raise ValueError(
@@ -139,18 +139,20 @@ def find_changes(api: HfApi, content: "Content", target: Target) -> Changes:
 
 
 def compared(content: "Content", held: Mapping[str, RepoFile], commit: str | None) -> Changes:
+    """The changes against the files that the Hub lists for a commit."""
     ours = content.files
     same = [name for name in ours if name in held and is_same(ours[name], held[name])]
     others = sorted(held.keys() - ours.keys())
     folders = {name.rpartition("/")[0] for name in ours if LOADED.fullmatch(name)}
-    removed = [name for name in others if LOADED.fullmatch(name) and name.rpartition("/")[0] in folders]
+    stale = [name for name in others if LOADED.fullmatch(name) and name.rpartition("/")[0] in folders]
+    removed = stale if content.kind == "model" else []
     return Changes(
         commit,
         added=sorted(ours.keys() - held.keys()),
         replaced=sorted((ours.keys() & held.keys()) - set(same)),
-        removed=removed if content.kind == "model" else [],
+        removed=removed,
         same=sorted(same),
-        kept=[name for name in others if content.kind != "model" or name not in removed],
+        kept=[name for name in others if name not in removed],
     )
 
 
@@ -187,7 +189,7 @@ def push(api: HfApi, content: "Content", target: Target, changes: Changes) -> di
     wanted = {*changes.added, *changes.replaced}
     operations = [CommitOperationAdd(name, content.files[name]) for name in sorted(wanted)]
     removals = [CommitOperationDelete(name) for name in changes.removed]
-    after = "No file was changed there; the same command goes on with what is uploaded already"
+    after = "A commit is there whole or not at all; the same command goes on with what is uploaded already"
     url = f"{api.endpoint}/{'' if kind == 'model' else f'{kind}s/'}{target.repo_id}"
     if not operations and not removals:
         return {"url": url, "commit_url": None, "commit": changes.commit, "pull_request_url": None}

@@ -113,7 +113,8 @@ def measured(result: Mapping[str, Any]) -> Benchmark:
     figures = list(figures_of(result, rules, scenes))
     count = len(result["questions"])
     is_whole = not result["missing_videos"] and (result["benchmark"] != VSIBENCH or count == VSIBENCH_QUESTIONS)
-    said = [note.removeprefix("note: ") for note in notes(result) if result["settings"].get("notice") not in note]
+    own = f"note: {result['settings'].get('notice')}"  # which the card has elsewhere
+    said = [note.removeprefix("note: ") for note in notes(result) if note != own]
     return Benchmark(result["benchmark"], rules.main, figures, count, said, result["settings"], is_whole)
 
 
