@@ -2,10 +2,13 @@
 
 import inspect
 import json
+import os
 import pickle
 import re
 import runpy
 import shutil
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -407,3 +410,22 @@ def test_what_goes_to_the_gpu_of_a_space_are_plain_values(tiny):
     assert len(shown) == len(list(here.ask(*asked, None, VISITOR))) and "there" in shown[-2][0] and elsewhere.sent
     remote, local = (one.answer(*asked)["with_world_simulator"] for one in (handlers, here))
     assert remote["options"] == local["options"]
+
+
+ON_ZEROGPU = """
+import runpy, sys
+names = runpy.run_path(sys.argv[1], run_name="space")
+from spaces.zero.decorator import decorated_cache
+print(len({function.__qualname__ for function in decorated_cache}), names["session"].model.device)
+"""
+
+
+@pytest.mark.stress
+def test_the_space_starts_as_on_zerogpu():
+    """In its emulation of a GPU, which refuses what would begin CUDA before an answer has one."""
+    pytest.importorskip("spaces")
+    zero = {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", ON_ZEROGPU, str(SPACE / "app.py")]
+    done = subprocess.run(command, env={**os.environ, **zero}, capture_output=True, text=True, timeout=300)
+
+    assert done.stdout.split() == ["2", "cuda:0"], done.stderr

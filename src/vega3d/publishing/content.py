@@ -47,7 +47,7 @@ class Content:
     """What one push takes to the Hub.
 
     Attributes:
-        kind: of the repository.
+        kind: of the repository that it goes to, as huggingface_hub names it.
         files: by their path there, a file here, or the bytes themselves.
         license: as the Hub names it.
         base_models: Hub ids of the pretrained models.

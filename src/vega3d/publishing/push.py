@@ -60,7 +60,7 @@ class Target:
         private: whether a new repository is private.
         create_pr: propose the changes in a pull request.
         replace: whether files that are there with other content may be replaced.
-        message: of the commit.
+        message: of the commit, not blank.
     """
 
     repo_id: str

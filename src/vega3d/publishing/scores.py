@@ -8,8 +8,8 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
 from vega3d import VegaConfig
-from vega3d.evaluation.report import notes, percent, result_scenes, span, table_rows
-from vega3d.evaluation.result_files import FORMAT, read_result
+from vega3d.evaluation.report import notes, percent, result_scenes, span, summarise, table_rows
+from vega3d.evaluation.result_files import FORMAT, RESULT_REMEDY, read_result
 from vega3d.evaluation.rules import Rules, rules_of
 from vega3d.files import check_input, is_marked
 
@@ -39,7 +39,7 @@ class Benchmark(NamedTuple):
     questions: int
     notes: list[str]
     settings: dict[str, Any]
-    is_whole: bool  # no question of a published benchmark is left out; None known of others
+    is_whole: bool  # no video is missing, and of VSI-Bench no question
 
     @property
     def average(self) -> Figure:
@@ -73,7 +73,10 @@ def read_benchmarks(files: Sequence[Path], config: VegaConfig) -> list[Benchmark
     for file in files:
         result = read_result(check_input(file))
         check_model(result["settings"], config, file)
-        benchmark = measured(result)
+        try:
+            benchmark = measured(result)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"{file} lacks what a result has: {error!r:.80}. {RESULT_REMEDY}") from error
         if benchmark.name in found:
             raise ValueError(
                 f"{found[benchmark.name][0]} and {file} are both results of {benchmark.name}. Give one of them with "
@@ -109,6 +112,8 @@ def check_model(settings: Mapping[str, Any], config: VegaConfig, file: Path) -> 
 
 
 def measured(result: Mapping[str, Any]) -> Benchmark:
+    """The figures of a result file, computed anew from the scores of its answers."""
+    result = {**result, "summary": summarise(result["questions"], benchmark=result["benchmark"])}
     rules, scenes = rules_of(result["benchmark"]), result_scenes(result)
     figures = list(figures_of(result, rules, scenes))
     count = len(result["questions"])
@@ -122,7 +127,7 @@ def figures_of(result: Mapping[str, Any], rules: Rules, scenes: Mapping[str, int
     values = result["summary"][rules.main]["figures"]
     for name in table_rows(rules, values):
         if name in values:
-            types = rules.rows.get(name, rules.types)
+            types = rules.rows.get(name) or [rules.types[place] for place in rules.averaged]
             count = sum(question["question_type"] in types for question in result["questions"])
             value = values[name]
             yield Figure(name, count, scenes.get(name), value["score"], value.get("low"), value.get("high"))
