@@ -284,7 +284,7 @@ ARGUMENTS: dict[str, list[list[str]]] = {  # what is no option
         *(["push", "coded", name, "--license", "mit"] for name in ("", "mine", "a/b/c", "../..", "o/..", "Ünïcode/x")),
         *(["push", name, *PUSH[2:]] for name in (*NOT_MODELS, "model")),  # it has no code
         *(["push", name, "org/mine", "--dataset", "--dry-run"] for name in NOT_MODELS),
-        *(["push", name, "org/mine", "--space", "--dry-run"] for name in NOT_MODELS),
+        *(["push", name, "org/mine", "--space", "--dry-run"] for name in NOT_MODELS if name != "org/none"),
     ],
     "evaluate": [
         ["evaluate"],
