@@ -16,12 +16,13 @@ sys.meta_path.insert(0, Hidden())
 """
 
 
-def run_without_package(code: str, folder: Path, *arguments: str) -> str:
-    """Standard output of `code`; `folder` holds its script and its caches."""
+def run_without_package(code: str, folder: Path, *arguments: str, **variables: str) -> str:
+    """Standard output of `code`; `folder` holds its script and its caches, `variables` are more of its environment."""
     script = folder / "remote.py"
     script.write_text(HIDE_THE_PACKAGE + code)
     environment = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "PATH": "", "HOME": str(folder)}
+    environment |= variables
     command = [sys.executable, "-I", str(script), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, cwd=folder)
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -36,6 +36,7 @@ from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 from vega3d.features.cache import FeatureCache
 from vega3d.hub.assemble import add_grounding
+from vega3d.hub.load import load_vega
 from vega3d.shipped import example_clip
 
 LIST_OF_COUNTS = ("", "abc", "1,,2", "1.5", "1,1", "nan", "999", ",")
@@ -44,6 +45,7 @@ WORDS = NAMES[1:]
 RESULTS = ["--first", "a.json", "--second", "b.json"]
 ASK = ["ask", "room", "Is there a bed in this room?"]
 TRAIN = ["train", "train.yaml"]
+PUSH = ["push", "coded", "org/mine", "--license", "mit", "--dry-run"]
 SHARED_ANALYSIS = {
     "--views": COUNT,
     "--clips": COUNT,
@@ -209,6 +211,17 @@ OPTIONS: Options = {
         ["analyze", "choose", "folder"],
         {"--against": ("", "zzz", "=", "a=", "a=pipe", "a=none"), "--output": OUTPUTS, "--mode": NAMES[:3]},
     ),
+    "push": (
+        PUSH,
+        {
+            "--results": INPUTS,
+            "--license": ("", "Ünïcode", "a/b/c", "../..", "[]", "x" * 5000),
+            "--revision": ("", "Ünïcode/☃ b", "../..", "[]", "x" * 5000),
+            "--message": ("", " "),
+            "--eval-dataset": ("", "zzz", "rooms=", "rooms=a", "zzz=a/b", "rooms=a/b"),
+            "--zzz": ("1",),
+        },
+    ),
     "demo": (
         ["demo"],
         {
@@ -258,6 +271,21 @@ ARGUMENTS: dict[str, list[list[str]]] = {  # what is no option
         *(["convert", name, "out"] for name in NOT_MODELS),
     ],
     "info": [["info", name] for name in NOT_MODELS],
+    "push": [
+        ["push"],
+        ["push", "coded"],
+        ["push", "coded", "org/mine", "--dry-run"],  # no licence
+        ["push", "coded", "org/mine", "--license", "mit"],  # the tests may not reach a Hub
+        ["push", "coded", "org/mine", "--dataset", "--space"],
+        ["push", "coded", "org/mine", "--dataset", "--license", "mit"],
+        ["push", "coded", "org/mine", "--license", "mit", "--create-pr", "--private"],
+        ["push", "coded", "org/mine", "--license", "mit", "--create-pr", "--revision", "other"],
+        ["push", "coded", "org/demo", "--space", "--dry-run"],
+        *(["push", "coded", name, "--license", "mit"] for name in ("", "mine", "a/b/c", "../..", "o/..", "Ünïcode/x")),
+        *(["push", name, *PUSH[2:]] for name in (*NOT_MODELS, "model")),  # it has no code
+        *(["push", name, "org/mine", "--dataset", "--dry-run"] for name in NOT_MODELS),
+        *(["push", name, "org/mine", "--space", "--dry-run"] for name in NOT_MODELS if name != "org/none"),
+    ],
     "evaluate": [
         ["evaluate"],
         ["evaluate", "a", "b"],
@@ -299,6 +327,15 @@ FILES: Files = {
     "model/generator/transformer/diffusion_pytorch_model.safetensors": (ASK_MODEL, DAMAGE, ()),
     "model/generator/vae/config.json": (ASK_MODEL, BAD_JSON, ()),
     "model/generator/vae/diffusion_pytorch_model.safetensors": (ASK_MODEL, DAMAGE, ()),
+    **{
+        f"coded/{name}": (PUSH, damages, harmless)
+        for name, damages, harmless in (
+            ("config.json", BAD_JSON, ()),
+            ("processor_config.json", BAD_JSON, ()),
+            ("model.safetensors", DAMAGE, ()),
+            ("generator/vae/diffusion_pytorch_model.safetensors", DAMAGE, ()),
+        )
+    },
     "train.yaml": (TRAIN, BAD_YAML, ()),
     "rows.jsonl": (TRAIN, BAD_JSON, ()),
     "benchmark/test.jsonl": (["evaluate", "--baseline", "chance", "--data", "benchmark"], BAD_JSON, ()),
@@ -316,6 +353,8 @@ def world(tmp_path_factory) -> Path:
     special_files(folder)
     shutil.copytree(FROZEN, folder / "model")
     add_grounding(FROZEN, folder / "grounding")
+    for part in load_vega(FROZEN, device="cpu"):
+        part.save_pretrained(folder / "coded")
     shutil.copyfile(example_clip("room"), folder / "clip.mp4")
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(folder / "view.png")
     (folder / "scans").mkdir()

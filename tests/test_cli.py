@@ -81,6 +81,7 @@ COMMANDS = (
     "compare",
     "info",
     "env",
+    "push",
     "demo",
 )
 

@@ -4,6 +4,13 @@ from importlib.resources import files
 from pathlib import Path
 
 EMBEDDED = ("vega3d-tiny",)
+HUB_SAYS = {
+    401: "The token is missing or not valid. Log in with `hf auth login`, or set HF_TOKEN.",
+    403: "The token may not do this. Give one that may, with `hf auth login` or HF_TOKEN.",
+    404: "There is no such file.",
+    412: "Somebody has changed it meanwhile. Look at it, and try again.",
+    429: "The Hub gets too many requests. Try again in some minutes.",
+}
 ASSETS = Path(str(files("vega3d"))) / "assets"
 
 
@@ -24,7 +31,10 @@ def posed_clip(name: str) -> Path:
 
 
 def model_folder(name_or_path: str | Path) -> Path:
-    """Local folder of a checkpoint; one on the Hub is downloaded first. Raises ValueError if there is none."""
+    """Local folder of a checkpoint; one on the Hub is downloaded first, `org/name` or `org/name@REVISION`.
+
+    Raises ValueError if there is none.
+    """
     name = str(name_or_path)
     if name in EMBEDDED:
         return ASSETS / name
@@ -34,21 +44,38 @@ def model_folder(name_or_path: str | Path) -> Path:
         check_regular(Path(name))
         return Path(name)
     remedy = f"Give {EMBEDDED[0]!r}, a folder, or the id of a repository such as 'org/vega3d'."
-    if Path(name).exists() or name.count("/") != 1 or name.startswith((".", "/")):
+    repository, _, revision = name.partition("@")
+    if Path(name).exists() or repository.count("/") != 1 or name.startswith((".", "/")):
         raise ValueError(f"There is no model {name!r}. {remedy}")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
 
     try:
-        return Path(snapshot_download(name))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ValueError(f"The model {name!r} cannot be downloaded: {first_line} {remedy}") from error
+        return Path(snapshot_download(repository, revision=revision or None))
+    except Exception as error:  # of the network, too, whose errors have no common class
+        raise ValueError(f"The model {name!r} cannot be downloaded: {hub_reason(error)} {remedy}") from error
+
+
+def hub_reason(error: Exception) -> str:
+    """Why the Hub did not do what it was asked for, and what helps, in one line."""
+    from huggingface_hub import errors
+
+    cause: BaseException | None = error
+    while isinstance(cause, errors.LocalEntryNotFoundError) and cause.__cause__ is not None:
+        cause = cause.__cause__  # what kept the client from looking beyond its cache
+    if isinstance(cause, errors.GatedRepoError):
+        return "It is gated. Ask for access on its page, and log in with `hf auth login`."
+    if isinstance(cause, errors.RepositoryNotFoundError):
+        return "There is no such repository, or it is private and the token may not read it."
+    if isinstance(cause, errors.RevisionNotFoundError):
+        return "It has no such revision."
+    if isinstance(cause, errors.HfHubHTTPError) and cause.response is not None:
+        status = cause.response.status_code
+        other = "The Hub has a fault. Try again later." if status >= 500 else "The Hub refuses."
+        return f"{HUB_SAYS.get(status, other)} ({status}: {cause.server_message or 'no reason given'})"
+    if isinstance(cause, errors.OfflineModeIsEnabled):
+        return "It is not in the cache, and HF_HUB_OFFLINE is set."
+    said = " ".join(str(cause).split()) or type(cause).__name__
+    return f"{said.removesuffix('.')}."
 
 
 def check_regular(folder: Path) -> None:

@@ -1,8 +1,14 @@
 """What visitors may ask, what they are told, and the page as programs use it."""
 
+import inspect
 import json
+import os
+import pickle
+import re
 import runpy
 import shutil
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -363,9 +369,63 @@ def test_the_space_needs_what_the_package_needs():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     plots = project["optional-dependencies"]["plots"]  # of the demo's extra; the Space brings its own Gradio
-    wanted = sorted([*project["dependencies"], *plots])
-    assert (SPACE / "requirements.txt").read_text().split("\n") == [*wanted, ""]
+    pins = dict(line.split("==") for line in (PROJECT / "constraints.txt").read_text().splitlines()[1:])
+    needed = {re.split("[>=<]", wanted)[0] for wanted in (*project["dependencies"], *plots)} | {"spaces"}
+    assert (SPACE / "requirements.txt").read_text().split() == [f"{name}=={pins[name]}" for name in sorted(needed)]
     metadata = yaml.safe_load((SPACE / "README.md").read_text().split("---")[1])
     assert metadata["sdk"] == "gradio" and metadata["sdk_version"].startswith("6.")
     assert f"gradio=={metadata['sdk_version']}" in (PROJECT / "constraints.txt").read_text()
     assert metadata["app_file"] == "app.py" and len(metadata["short_description"]) <= 60
+
+
+class Elsewhere:
+    """As `spaces.GPU` on ZeroGPU: arguments and results go to another process and back, so they are plain values."""
+
+    def __init__(self):
+        self.sent: list[bytes] = []
+
+    def __call__(self, function):
+        def results(*arguments):
+            for value in function(*self.across(arguments)):
+                yield self.across(value)
+
+        def result(*arguments):
+            return self.across(function(*self.across(arguments)))
+
+        return results if inspect.isgeneratorfunction(function) else result
+
+    def across(self, value):
+        self.sent.append(pickle.dumps(value))
+        assert b"torch" not in self.sent[-1] and b"gradio.route_utils" not in self.sent[-1]
+        return pickle.loads(self.sent[-1])
+
+
+def test_what_goes_to_the_gpu_of_a_space_are_plain_values(tiny):
+    elsewhere, comparer = Elsewhere(), Comparer(Session(*tiny, num_frames=2))
+    handlers, here = Handlers(comparer, load_examples(), elsewhere), Handlers(comparer, load_examples())
+    asked = (ROOM, "Where?", "a choice", "here\nthere")
+
+    shown = list(handlers.ask(*asked, None, VISITOR))
+
+    assert len(shown) == len(list(here.ask(*asked, None, VISITOR))) and "there" in shown[-2][0] and elsewhere.sent
+    remote, local = (one.answer(*asked)["with_world_simulator"] for one in (handlers, here))
+    assert remote["options"] == local["options"]
+
+
+ON_ZEROGPU = """
+import runpy, sys
+names = runpy.run_path(sys.argv[1], run_name="space")
+from spaces.zero.decorator import decorated_cache
+print(len({function.__qualname__ for function in decorated_cache}), names["session"].model.device)
+"""
+
+
+@pytest.mark.stress
+def test_the_space_starts_as_on_zerogpu():
+    """In its emulation of a GPU, which refuses what would begin CUDA before an answer has one."""
+    pytest.importorskip("spaces")
+    zero = {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": "http://127.0.0.1:9"}
+    command = [sys.executable, "-c", ON_ZEROGPU, str(SPACE / "app.py")]
+    done = subprocess.run(command, env={**os.environ, **zero}, capture_output=True, text=True, timeout=300)
+
+    assert done.stdout.split() == ["2", "cuda:0"], done.stderr

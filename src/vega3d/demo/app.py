@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,13 @@ ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "mode
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 
 
-def build(comparer: Comparer) -> gr.Blocks:
-    """The page for a model; `launch` serves it."""
+def build(comparer: Comparer, on_gpu: Callable[[Callable], Callable] = lambda function: function) -> gr.Blocks:
+    """The page for a model; `launch` serves it. `on_gpu` is as in `Handlers`."""
     own_uploads()  # before Gradio keeps the first clip
     model = comparer.session.model
     scores = read_scores(model.name_or_path)
     examples = load_examples(KnownQuestions.from_config(model.config.questions), scores)
-    handlers = Handlers(comparer, examples)
+    handlers = Handlers(comparer, examples, on_gpu)
     first = next(iter(next(iter(examples.values())).values()))
     with GuardedBlocks(
         title=panels.TITLE, analytics_enabled=False, delete_cache=(SWEEP_SECONDS, STORED_SECONDS), fill_width=True

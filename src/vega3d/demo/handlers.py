@@ -50,10 +50,22 @@ def shown_errors(video: str | None) -> Iterator[None]:
 
 
 class Handlers:
-    """The functions behind the page's buttons and its endpoints for programs; `examples` are of `load_examples`."""
+    """The functions behind the page's buttons and its endpoints for programs.
 
-    def __init__(self, comparer: Comparer, examples: dict[str, dict[str, Example]]):
+    Args:
+        examples: of `load_examples`.
+        on_gpu: wraps each function that needs the model, as `spaces.GPU` does, which runs it in another process. So
+            their arguments and results are plain values, and who stops an answer is asked outside of them.
+    """
+
+    def __init__(
+        self,
+        comparer: Comparer,
+        examples: dict[str, dict[str, Example]],
+        on_gpu: Callable[[Callable], Callable] = lambda function: function,
+    ):
         self.comparer, self.examples = comparer, examples
+        self._compared, self._plain = on_gpu(self.compared), on_gpu(self.plain)
         self._stopped: set[str | None] = set()  # sessions whose answer is to end
 
     @property
@@ -121,20 +133,36 @@ class Handlers:
             asked = make_question(video, question, kind, choices, example)
             note = self.note(asked)
             yield (*answers(Answer(), Answer(), choices), panels.notice_panel(note), gr.skip(), gr.skip())
+            self._stopped.discard(request.session_hash)
+            for shown, if_stopped in self._compared(asked, video, choices, example, note, progress):
+                yield shown
+                if if_stopped is not None and request.session_hash in self._stopped:
+                    yield (*if_stopped, panels.STOPPED, gr.skip(), gr.skip())
+                    return
+
+    def compared(
+        self,
+        asked: SpatialQuestion,
+        video: str | None,
+        choices: list[str],
+        example: Example | None,
+        note: str | None,
+        progress: gr.Progress,
+    ) -> Iterator[tuple[tuple, tuple[str, str] | None]]:
+        """The panels of `ask` that need the model, each with both answers as they are shown if it ends there."""
+        with shown_errors(video):
             states = self.comparer.compare(
                 asked, on_progress=frame_counter(progress, self.comparer.session.num_frames)
             )
-            self._stopped.discard(request.session_hash)
             first = next(states)
             outcome = panels.outcome_panel(first, None, note)
-            yield gr.skip(), gr.skip(), outcome, panels.gate_maps(first.clip), panels.reading_panel(first.clip)
+            yield (gr.skip(), gr.skip(), outcome, panels.gate_maps(first.clip), panels.reading_panel(first.clip)), None
             for state in states:
-                yield (*answers(state.fused, state.semantic, choices), gr.skip(), gr.skip(), gr.skip())
-                if request.session_hash in self._stopped:
-                    yield (*answers(state.fused, state.semantic, choices, True), panels.STOPPED, gr.skip(), gr.skip())
-                    return
+                shown = answers(state.fused, state.semantic, choices)
+                stopped = answers(state.fused, state.semantic, choices, True)
+                yield (*shown, gr.skip(), gr.skip(), gr.skip()), stopped
             right = panels.right_answer(example, asked.question, choices)
-            yield gr.skip(), gr.skip(), panels.outcome_panel(first, right, note), gr.skip(), gr.skip()
+            yield (gr.skip(), gr.skip(), panels.outcome_panel(first, right, note), gr.skip(), gr.skip()), None
 
     def note(self, asked: SpatialQuestion) -> str | None:
         """What is to be said of this question in particular; the model's own notice stands on the page."""
@@ -157,6 +185,11 @@ class Handlers:
         with shown_errors(video):
             choices = split_options(options or "") if kind == CHOICE else []
             asked = make_question(video, question, kind, choices)
+            return self._plain(asked, video)
+
+    def plain(self, asked: SpatialQuestion, video: str | None) -> dict:
+        """What `answer` returns."""
+        with shown_errors(video):
             *_, state = self.comparer.compare(asked)
             gates = state.clip.gates
             return {
