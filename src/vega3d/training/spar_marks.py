@@ -131,9 +131,16 @@ def numbered_marks(info: Mapping) -> Iterator[tuple[Any, SparMark]]:
     for order, entry in enumerate(entries(info)):
         name, _, place = entry.partition("@")
         color, _, shape = name.partition("_")
-        number = only(info, f"{shape}_img_idx")[int(place)] if place else 0
+        number = image_number(info, f"{shape}_img_idx", int(place)) if place else 0
         label = f"object{order}" if labels else ""
         yield number, SparMark(checked_place(only(info, name), shape, name), colors[color], label)
+
+
+def image_number(info: Mapping, name: str, place: int) -> Any:
+    numbers = only(info, name)
+    if not isinstance(numbers, list) or place >= len(numbers):
+        raise ValueError(f"its `{name}` is {str(numbers)[:60]}, which has no place {place}, counted from 0. Mend it.")
+    return numbers[place]
 
 
 def entries(info: Mapping) -> tuple[str, ...]:
