@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
 from training_data import write_clip
 
 SIZE = (160, 120)  # width and height [px]
@@ -113,7 +112,11 @@ PUBLISHED = {  # format -> the file that is published, its rows
 def write_media(root: Path) -> Path:
     """All that the rows above name, below `root`."""
     for number, path in enumerate(
-        [*spar_rows()[0]["images"], *(f"llava_hound/frames/23230678/c01_{n:04}.jpeg" for n in range(5)), "procthor/1.jpg"]
+        [
+            *spar_rows()[0]["images"],
+            *(f"llava_hound/frames/23230678/c01_{n:04}.jpeg" for n in range(5)),
+            "procthor/1.jpg",
+        ]
     ):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         picture(number).save(root / path, "JPEG")

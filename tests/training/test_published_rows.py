@@ -8,8 +8,18 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from PIL import Image, ImageColor
-from published import PUBLISHED, chat, hound_rows, llava_rows, picture, spar_rows, vlm3r_rows, vsi590k_rows
-from published import write_media, write_rows
+from published import (
+    PUBLISHED,
+    chat,
+    hound_rows,
+    llava_rows,
+    picture,
+    spar_rows,
+    vlm3r_rows,
+    vsi590k_rows,
+    write_media,
+    write_rows,
+)
 
 from tiny_checkpoints import FROZEN
 from vega3d.hub.load import load_processor
@@ -256,7 +266,9 @@ def test_a_bad_row_is_refused_with_its_file_and_its_id(case, media, tmp_path):
 
     ids = [str(row.get("id", f"rows.json/{number}")) for number, row in enumerate(rows)]
     assert words in str(refused.value)
-    assert str(refused.value).startswith((f"{path}: Row {ids[0]} ", f"{path}: Row {ids[-1]} ", f"{path}: Row {ids[len(ids) // 2]} "))
+    assert str(refused.value).startswith(
+        (f"{path}: Row {ids[0]} ", f"{path}: Row {ids[-1]} ", f"{path}: Row {ids[len(ids) // 2]} ")
+    )
 
 
 def test_missing_media_and_empty_folders_are_found_before_training(media, tmp_path):
@@ -313,7 +325,9 @@ def test_options_of_a_source_that_cannot_be_used(options, words, tmp_path, monke
 def test_a_run_without_a_format_keeps_the_settings_that_it_is_known_by():
     config = make_config({"model": "m", "data": "a.jsonl", "output": "o"})
     assert config.binding()["data"] == [{"path": "a.jsonl", "split": "train"}]
-    config = make_config({"model": "m", "data": {"path": "a.json", "format": "spar", "media_root": "x"}, "output": "o"})
+    config = make_config(
+        {"model": "m", "data": {"path": "a.json", "format": "spar", "media_root": "x"}, "output": "o"}
+    )
     assert config.binding()["data"][0] == {"path": "a.json", "split": "train", "format": "spar", "media_root": "x"}
 
 

@@ -1,9 +1,7 @@
-import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from published import chat, picture, spar_rows, vlm3r_rows, write_shard
@@ -12,7 +10,7 @@ from training_data import losses_of, run_config, run_training, write_clip
 from tiny_checkpoints import FROZEN
 from vega3d.hub.load import load_processor
 from vega3d.training import DataSource, VegaCollator, load_examples, stream_examples
-from vega3d.training.shards import ShardStream, sample_example, scan_shard, shards_fingerprint
+from vega3d.training.shards import sample_example, scan_shard, shards_fingerprint
 
 
 def row(number: int, **values) -> dict:
@@ -28,7 +26,10 @@ def shards(folder: Path, count: int = 3, rows: int = 4) -> list[Path]:
             {
                 name: content
                 for number in range(shard * rows, (shard + 1) * rows)
-                for name, content in ((f"{number:06}.png", picture(number, (64, 64))), (f"{number:06}.json", row(number)))
+                for name, content in (
+                    (f"{number:06}.png", picture(number, (64, 64))),
+                    (f"{number:06}.json", row(number)),
+                )
             },
         )
         for shard in range(count)
@@ -120,7 +121,10 @@ def test_videos_frames_and_marks_of_a_shard(collator, tmp_path):
         {
             "./talk.json": {**talk, "video": "mp4"},
             "./talk.mp4": film,
-            "deep/frames.json": {"messages": [{"role": "user", "content": "<video>Where?"}, SAY], "videos": [["1.png", "0.png"]]},
+            "deep/frames.json": {
+                "messages": [{"role": "user", "content": "<video>Where?"}, SAY],
+                "videos": [["1.png", "0.png"]],
+            },
             "deep/frames.0.png": picture(1, (64, 64)),
             "deep/frames.1.png": picture(2, (64, 64)),
             **{f"spar.{name}": picture(number) for number, name in enumerate(names)},
@@ -156,7 +160,10 @@ GOOD = {"0.png": picture(0, (64, 64)), "0.json": row(0), "1.json": row(1), "1.pn
         ({**GOOD, "2.json": "{"}, "2.json is no JSON"),
         ({**GOOD, "2.json": "[1]"}, "2.json is a list, which is no object"),
         ({**GOOD, "2.json": row(2)}, "a.tar/2 cannot be trained on: its text holds <image> 1 time(s), but it has 0"),
-        ({**GOOD, "2.json": row(2, image="3.png")}, "a.tar/2 cannot be trained on: it names 3.png, but its sample has []"),
+        (
+            {**GOOD, "2.json": row(2, image="3.png")},
+            "a.tar/2 cannot be trained on: it names 3.png, but its sample has []",
+        ),
         ({**GOOD, "2.json": row(2, image="0.png")}, "it names 0.png, but its sample has []"),
         ({**GOOD, "1.npy": b"1"}, "a.tar/1 cannot be trained on: npy of its sample are in no place of it"),
         ({**GOOD, "2.json": {"id": "x", "text": "y"}}, "Row a.tar/2 cannot be trained on: it has no `conversations`"),
@@ -205,7 +212,9 @@ def test_a_file_of_a_shard_that_cannot_be_read_is_named(collator, tmp_path):
     path = write_shard(tmp_path / "a.tar", {"0.json": row(0), "0.png": b"nonsense"})
     example = sample_example(scan_shard(path)[0], "llava")
 
-    with pytest.raises(ValueError, match=rf"Row a\.tar/0 has a video or image that cannot be used: {path}/0\.png cannot"):
+    with pytest.raises(
+        ValueError, match=rf"Row a\.tar/0 has a video or image .*: {path}/0\.png cannot"
+    ):
         collator([example])
     path.write_bytes(path.read_bytes()[:1024])
     with pytest.raises(ValueError, match=rf"{path}/0\.png is cut off"):
@@ -213,7 +222,7 @@ def test_a_file_of_a_shard_that_cannot_be_read_is_named(collator, tmp_path):
 
 
 def test_shards_take_no_media_root(pattern, tmp_path):
-    with pytest.raises(ValueError, match="but the media of .* are in its shards"):
+    with pytest.raises(ValueError, match=r"but the media of .* are in its shards"):
         load_examples([DataSource(pattern, format="llava", media_root=tmp_path)])
 
 
@@ -223,37 +232,30 @@ def test_shards_are_known_by_names_and_sizes(tmp_path):
     assert first != shards_fingerprint(shards(tmp_path / "c", rows=5))
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("streaming", [True, False])
-def test_a_run_on_shards_that_was_stopped_continues_with_the_same_losses(pattern, streaming, tmp_path):
-    data = (DataSource(pattern, format="llava"),)
-    options = {"streaming": streaming, "tune": "gate,projector", "learning_rates": {}, "gradient_accumulation": 1}
-    whole, cut = (
-        replace(run_config(Path(pattern), tmp_path / name, **options), data=data) for name in ("whole", "cut")
-    )
+def test_a_streamed_run_that_was_stopped_continues_with_the_same_losses(tmp_path):
+    """Four steps of two rows, over twice the four rows of two shards."""
+    paths = shards(tmp_path / "data", count=2, rows=2)
+    data = (DataSource(str(tmp_path / "data" / "*.tar"), format="llava"),)
+    options = {"streaming": True, "tune": "gate", "learning_rates": {}, "gradient_accumulation": 1, "steps": 4}
+    whole, cut = (replace(run_config(tmp_path, tmp_path / name, **options), data=data) for name in ("whole", "cut"))
     expected = run_training(whole)
 
     def stop(done: int, steps: int) -> None:
         seen.append(done)
-        if sum(seen) == 5:
-            raise Stopped
+        if sum(seen) == 3:
+            raise StoppedError
 
     seen: list[int] = []
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         run_training(cut, stop)
     continued = run_training(cut)
 
-    assert continued["continued_from"] == "checkpoint-4"
+    assert continued["continued_from"] == "checkpoint-2"
     assert losses_of(continued["log"]) == losses_of(expected["log"])
-    assert len(losses_of(expected["log"])) == 8  # of which the last two are of the second pass over the shards
-    if streaming:
-        name = str(pattern).replace("*", "0000")
-        Path(name).write_bytes(kept := Path(name).read_bytes() + bytes(512))
-        try:
-            with pytest.raises(ValueError, match="shards_sha256"):
-                run_training(cut)
-        finally:
-            Path(name).write_bytes(kept[:-512])
+    paths[0].write_bytes(paths[0].read_bytes() + bytes(512))
+    with pytest.raises(ValueError, match="shards_sha256"):
+        run_training(cut)

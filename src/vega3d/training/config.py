@@ -247,5 +247,7 @@ def full_sources(name: str, value: Any) -> list:
     listed = value if isinstance(value, (list, tuple)) else [value]
     for one in listed:
         if not isinstance(one, (str, Mapping, DataSource)):
-            raise ValueError(f"{name} is {shown(value)}, but must be a path, or hold path, and perhaps split and format.")
+            raise ValueError(
+                f"{name} is {shown(value)}, but must be a path, or hold path, and perhaps split and format."
+            )
     return [{"path": one} if isinstance(one, str) else one for one in listed]

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from vega3d.features.clips import VIDEO_SUFFIXES
+from vega3d.files import check_input
 from vega3d.training.config import DataSource
 from vega3d.training.data import MarkedVideo, TrainingExample, training_example
 from vega3d.training.spar_marks import MarkedImage
@@ -80,7 +81,7 @@ def scan_shard(path: Path) -> list[Sample]:
     found: dict[str, dict[str, ShardFile]] = {}
     last, end = None, 0
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(check_input(path), "r:") as tar:
             for member in tar:
                 end = member.offset_data + (-(-member.size // BLOCK) * BLOCK if member.isfile() else 0)
                 if member.isdir():
@@ -88,7 +89,9 @@ def scan_shard(path: Path) -> list[Sample]:
                 folder, _, name = member.name.removeprefix("./").rpartition("/")
                 key, _, ending = name.partition(".")
                 if not member.isfile() or not key or not ending:
-                    raise ValueError(f"{path} holds {member.name}, which is no file with a key and an ending. Remove it.")
+                    raise ValueError(
+                        f"{path} holds {member.name}, which is no file with a key and an ending. Remove it."
+                    )
                 key = f"{folder}/{key}" if folder else key
                 if key != last and key in found:
                     raise ValueError(f"{path} has the files of {key} in two places. Sort them by name.")
@@ -97,7 +100,9 @@ def scan_shard(path: Path) -> list[Sample]:
                 found[key][ending] = ShardFile(path, member.name, member.offset_data, member.size)
                 last = key
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a tar: {error}. Unpack a compressed one, or download it again.") from error
+        raise ValueError(
+            f"{path} cannot be read as a tar: {error}. Unpack a compressed one, or download it again."
+        ) from error
     check_end(path, end)
     if not found:
         raise ValueError(f"{path} is a tar without files. {AGAIN}")
@@ -178,7 +183,7 @@ class ShardStream(torch.utils.data.IterableDataset):
     Args:
         shards: tar files.
         format: of the rows, one of `FORMATS`, or None for what their keys tell.
-        seed: of the order.
+        seed: decides the order, with the number of the pass over the data.
         shuffled: False keeps the order of files and of names.
     """
 

@@ -120,7 +120,9 @@ def numbered_marks(info: Mapping) -> Iterator[tuple[Any, SparMark]]:
         shape = NUMBERED[kind]
         places, numbers = (only(info, name) for name in (f"{shape}_list", f"{shape}_img_idx"))
         if not (isinstance(places, list) and isinstance(numbers, list) and 0 < len(places) <= len(numbers)):
-            raise ValueError(f"its `{shape}_list` and `{shape}_img_idx` are no lists of one length: {kind} needs them.")
+            raise ValueError(
+                f"its `{shape}_list` and `{shape}_img_idx` are no lists of one length: {kind} needs them."
+            )
         first = 1 if shape == "point" else 0  # points are A, 0, 1, ...; boxes 0, 1, ...
         for place, number in enumerate(numbers[: len(places)]):
             label = "objectA" if place < first else f"object{place - first}"
@@ -131,9 +133,9 @@ def numbered_marks(info: Mapping) -> Iterator[tuple[Any, SparMark]]:
     for order, entry in enumerate(entries(info)):
         name, _, place = entry.partition("@")
         color, _, shape = name.partition("_")
-        number = image_number(info, f"{shape}_img_idx", int(place)) if place else 0
+        image = image_number(info, f"{shape}_img_idx", int(place)) if place else 0
         label = f"object{order}" if labels else ""
-        yield number, SparMark(checked_place(only(info, name), shape, name), colors[color], label)
+        yield image, SparMark(checked_place(only(info, name), shape, name), colors[color], label)
 
 
 def image_number(info: Mapping, name: str, place: int) -> Any:
@@ -189,7 +191,7 @@ def draw_spar_marks(frame: np.ndarray, marks: tuple[SparMark, ...]) -> np.ndarra
             x, y = map(int, place)
             draw.ellipse((x - THICKNESS, y - THICKNESS, x + THICKNESS, y + THICKNESS), fill=mark.color)
         else:
-            # Labelled boxes have the middle of their edge 20 px outside of the place, others their edge from 2.5 px on.
+            # The edge of a labelled box begins 10 px outside of its place, that of another 2.5 px inside.
             out = THICKNESS * 3 / 2 if mark.label else THICKNESS * 7 / 8
             left, top, right, bottom = map(int, map(sum, zip(place, (-out, -out, out, out), strict=True)))
             draw.rectangle((left, top, right, bottom), outline=mark.color, width=THICKNESS)
