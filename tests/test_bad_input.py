@@ -186,7 +186,13 @@ OPTIONS: Options = {
                 *(
                     f'data={{"path":"{path}",{option}}}'
                     for path in ("rows.jsonl", "spar.json", "shard.tar", "scans", "org/none")
-                    for option in ('"format":"zzz"', '"format":1', '"media_root":"none"', '"media_root":"pipe"', '"x":1')
+                    for option in (
+                        '"format":"zzz"',
+                        '"format":1',
+                        '"media_root":"none"',
+                        '"media_root":"pipe"',
+                        '"x":1',
+                    )
                 ),
                 *(f'data={{"path":"{path}"}}' for path in ("none.tar", "none-*.tar", "scans/*.tar", "clip.mp4")),
                 'data={"path":"rows.jsonl","format":"spar"}',

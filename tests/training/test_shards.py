@@ -212,9 +212,7 @@ def test_a_file_of_a_shard_that_cannot_be_read_is_named(collator, tmp_path):
     path = write_shard(tmp_path / "a.tar", {"0.json": row(0), "0.png": b"nonsense"})
     example = sample_example(scan_shard(path)[0], "llava")
 
-    with pytest.raises(
-        ValueError, match=rf"Row a\.tar/0 has a video or image .*: {path}/0\.png cannot"
-    ):
+    with pytest.raises(ValueError, match=rf"Row a\.tar/0 has a video or image .*: {path}/0\.png cannot"):
         collator([example])
     path.write_bytes(path.read_bytes()[:1024])
     with pytest.raises(ValueError, match=rf"{path}/0\.png is cut off"):
