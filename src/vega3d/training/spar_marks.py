@@ -131,9 +131,9 @@ def numbered_marks(info: Mapping) -> Iterator[tuple[Any, SparMark]]:
     labels = kind in LABELLED
     colors = FILM_COLORS if labels else COLORS
     for order, entry in enumerate(entries(info)):
-        name, _, place = entry.partition("@")
+        name, _, which = entry.partition("@")
         color, _, shape = name.partition("_")
-        image = image_number(info, f"{shape}_img_idx", int(place)) if place else 0
+        image = image_number(info, f"{shape}_img_idx", int(which)) if which else 0
         label = f"object{order}" if labels else ""
         yield image, SparMark(checked_place(only(info, name), shape, name), colors[color], label)
 
