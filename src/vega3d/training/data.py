@@ -6,7 +6,6 @@ data sets of the Hub.
 """
 
 import hashlib
-import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -343,8 +342,8 @@ def source_examples(source: DataSource) -> list[TrainingExample]:
         rows = read_rows(path)
     else:
         rows = optional_module("datasets").load_dataset(source.path, split=source.split)
-    ids = (f"{path.name}/{number}" for number in itertools.count())
-    return [training_example(row, id, source.folder, source.format) for row, id in zip(rows, ids, strict=False)]
+    form = source.folder, source.format
+    return [training_example(row, f"{path.name}/{number}", *form) for number, row in enumerate(rows)]
 
 
 def stream_examples(sources: Sequence[DataSource], seed: int, shuffle_buffer: int) -> Any:
