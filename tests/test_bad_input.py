@@ -6,6 +6,7 @@ command or option gets its line here. The commands of the study have their own t
 
 import json
 import shutil
+import tarfile
 from itertools import chain
 from pathlib import Path
 
@@ -184,6 +185,20 @@ OPTIONS: Options = {
                 *(f"weight_decay={value}" for value in ("-1", "NaN", "Infinity", "[1]")),
                 *(f"tune={value}" for value in ("", "zzz", "[]", "1", "[1]", "[null]", "gate,gate")),
                 *(f"data={value}" for value in ("", "1", "[]", "{}", "null", "none.jsonl", '{"path":1}', "pipe")),
+                *(
+                    f'data={{"path":"{path}",{option}}}'
+                    for path in ("rows.jsonl", "spar.json", "shard.tar", "scans", "org/none")
+                    for option in (
+                        '"format":"zzz"',
+                        '"format":1',
+                        '"media_root":"none"',
+                        '"media_root":"pipe"',
+                        '"x":1',
+                    )
+                ),
+                *(f'data={{"path":"{path}"}}' for path in ("none.tar", "none-*.tar", "scans/*.tar", "clip.mp4")),
+                'data={"path":"rows.jsonl","format":"spar"}',
+                'data={"path":"spar.json","format":"vlm3r","media_root":"."}',
                 *(f"output={value}" for value in ("", "1", "null", "pipe", "regular", "regular/x", "train.yaml")),
                 *(f"model={value}" for value in ("", "1", "null", "none", "pipe")),
                 *(f"dtype={value}" for value in ("zzz", "1", "float16", "null", "[]")),
@@ -338,6 +353,8 @@ FILES: Files = {
     },
     "train.yaml": (TRAIN, BAD_YAML, ()),
     "rows.jsonl": (TRAIN, BAD_JSON, ()),
+    "spar.json": ([*TRAIN, "--set", "data=spar.json"], BAD_JSON, ()),
+    "shard.tar": ([*TRAIN, "--set", "data=shard.tar"], DAMAGE, ()),
     "benchmark/test.jsonl": (["evaluate", "--baseline", "chance", "--data", "benchmark"], BAD_JSON, ()),
     "a.json": (["compare", *RESULTS], BAD_JSON, ()),
     "features/vega3d_features.json": (["cache", "--stats", "--cache", "features"], BAD_JSON, ()),
@@ -370,6 +387,13 @@ def world(tmp_path_factory) -> Path:
         shutil.copyfile(example_clip("room"), folder / "scenes" / "scannet" / f"{name}.mp4")
     message = [{"role": "user", "content": "How many beds?"}, {"role": "assistant", "content": "1"}]
     (folder / "rows.jsonl").write_text(json.dumps({"id": "0", "messages": message}) + "\n")
+    mark = json.dumps({"type": "spatial_volume_infer", "red_bbox": [[0, 0, 9, 9]]})
+    turns = [{"from": "human", "value": "<image>How large?"}, {"from": "gpt", "value": "1"}]
+    spar = {"id": "0", "conversations": turns, "images": ["view.png"], "spar_info": mark}
+    (folder / "spar.json").write_text(json.dumps(spar) + "\n")
+    with tarfile.open(folder / "shard.tar", "w") as shard:
+        for number in range(12):  # more than the half that is left of it
+            shard.add(folder / "rows.jsonl", f"{number}.json")
     (folder / "train.yaml").write_text("model: model\ndata: rows.jsonl\noutput: trained\nsteps: 1\ndevice: cpu\n")
     for name, seed in (("a.json", 0), ("b.json", 1)):
         evaluate(ChanceAnswerer(seed), question_records(2), folder / name, "vsibench", resamples=20)

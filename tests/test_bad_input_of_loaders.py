@@ -31,6 +31,7 @@ from vega3d.rooms.dataset.dataset import synthesize
 from vega3d.rooms.scene.furniture import load_furniture
 from vega3d.shipped import example_clip
 from vega3d.training import DataSource, VegaCollator, load_examples, make_config, read_config
+from vega3d.training.shards import scan_shard
 
 NOT_NUMBERS: tuple[Any, ...] = ("", "2", "abc", [], [2], {}, (2,), {2}, object(), 2j, np.array([1, 2]), b"2", True)
 NOT_FINITE = (math.nan, math.inf, -math.inf)
@@ -47,6 +48,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "load_furniture": load_furniture,
     "read_config": read_config,
     "load_examples": lambda path: load_examples([DataSource(str(path))]),
+    "scan_shard": scan_shard,
     "VegaGenerator.from_folder": VegaGenerator.from_folder,
     "describe": describe,
     "VegaConfig.from_pretrained": VegaConfig.from_pretrained,

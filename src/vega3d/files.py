@@ -165,7 +165,7 @@ def read_xz(path: str | Path, largest: int) -> bytes:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table: of a `.parquet` file, or else those of a file with one JSON object a line (`.jsonl`).
+    """The rows of a table: of a `.parquet` file, or of JSON with one object a line, or (`.json`) one list of objects.
 
     Raises:
         ValueError: if it cannot be read; for JSON with the number of the line.
@@ -179,10 +179,12 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path} cannot be read as parquet: {error}. Write or download it again.") from error
     rows = []
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text: {error}. Write or download it again.") from error
-    for number, line in enumerate(lines, start=1):
+    if path.suffix == ".json" and text.lstrip().startswith("["):
+        return listed_rows(path, text)
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 rows.append(json.loads(line))
@@ -191,6 +193,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             if not isinstance(rows[-1], dict):
                 kind = type(rows[-1]).__name__
                 raise ValueError(f"{path}, line {number}, is a {kind}, which is no object with names and values.")
+    return rows
+
+
+def listed_rows(path: Path, text: str) -> list[dict[str, Any]]:
+    """The objects of a list in JSON."""
+    try:
+        rows = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}. Write or download it again.") from error
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            kind = type(row).__name__
+            raise ValueError(f"{path}, row {number}, is a {kind}, which is no object with names and values.")
     return rows
 
 

@@ -122,7 +122,7 @@ def test_missing_videos_are_found_before_training(talk):
         ("list.jsonl", "[1]\n", "is no object"),
         ("empty.jsonl", "", "There are no rows"),
         ("bad.parquet", "nonsense", "cannot be read"),
-        ("table.csv", "a,b", "no file of messages"),
+        ("table.csv", "a,b", "no file of rows"),
     ],
 )
 def test_files_that_are_no_data(tmp_path, name, text, message):

@@ -1,6 +1,7 @@
 """Rows to a batch: both pixel streams packed, labels on the answers alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from vega3d.processing.sampling_vega3d import check_sampling
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.questions import SpatialQuestion
 from vega3d.training.data import MarkedVideo, TrainingExample, check_media, training_example
+from vega3d.training.shards import ShardFile
+from vega3d.training.spar_marks import MarkedImage, draw_spar_marks
 
 Row = TrainingExample | SpatialQuestion | Mapping
 
@@ -23,7 +26,8 @@ Row = TrainingExample | SpatialQuestion | Mapping
 class VegaCollator:
     """Makes a batch of rows, with labels on the answers alone.
 
-    Called with a list of rows (`TrainingExample`, `SpatialQuestion`, or a mapping with `messages`), it returns the
+    Called with a list of rows (`TrainingExample`, `SpatialQuestion`, or a mapping with `messages`, or as a published
+    data set has it whose keys tell its format), it returns the
     processor's output, padded on the right, and `labels` int[B, L]: the tokens of the assistant's answers with the
     token that ends each turn, and -100 elsewhere. Videos that are a `VideoClip` with a geometry bring the positions of
     their tokens, and rows with `coord_positions` those of the `<coord>` in their texts.
@@ -117,15 +121,35 @@ class VegaCollator:
         """Its images uint8[H, W, 3] and the sampled frames of its videos."""
         check_media([example])
         try:
-            return [load_image_array(image) for image in example.images], [self.clip(one) for one in example.videos]
+            return [image_pixels(image) for image in example.images], [self.clip(one) for one in example.videos]
         except (ValueError, OSError) as error:
             raise ValueError(f"Row {example.id} has a video or image that cannot be used: {error}") from error
 
     def clip(self, video) -> VideoClip:
         """The sampled frames, with the boxes of the question drawn in."""
         if isinstance(video, MarkedVideo):
-            return sampled_clip(video.visual, self.num_frames, self.fps, video.frame, video.marks)
-        return load_clips([video], None, None, self.num_frames, self.fps, True)[0]
+            with on_disk(video.visual) as visual:
+                return sampled_clip(visual, self.num_frames, self.fps, video.frame, video.marks)
+        with on_disk(video) as visual:
+            return load_clips([visual], None, None, self.num_frames, self.fps, True)[0]
+
+
+def image_pixels(image) -> np.ndarray:
+    """uint8[H, W, 3] of an image of a `TrainingExample`, with its marks."""
+    if isinstance(image, MarkedImage):
+        return draw_spar_marks(image_pixels(image.visual), image.marks)
+    with on_disk(image) as visual:
+        return load_image_array(visual)
+
+
+@contextmanager
+def on_disk(visual) -> Iterator[Any]:
+    """The visual itself; of files within shards, paths of copies while the block lasts."""
+    with ExitStack() as copies:
+        if isinstance(visual, list):
+            yield [copies.enter_context(on_disk(one)) for one in visual]
+        else:
+            yield copies.enter_context(visual.extracted()) if isinstance(visual, ShardFile) else visual
 
 
 def answer_tokens(offsets: list, spans: list[tuple[int, int]], replaced: list[dict], id: str) -> list[int]:

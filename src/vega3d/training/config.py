@@ -4,36 +4,67 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from vega3d.configs import check_range, make_settings, read_settings, shown
 from vega3d.training.parts import LORA_TARGETS, RESIDUAL_SCALE_RATE, check_parts, compiled_targets, learning_rates
 
-FILES = {".jsonl": "json", ".parquet": "parquet"}  # of messages: the loader of `datasets` for each suffix
+# Of rows: the loader of `datasets` for each suffix.
+FILES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+SHARD = ".tar"
+RowFormat = Literal["messages", "llava", "spar", "llava_hound", "vlm3r", "vsi590k"]  # those of `published_rows`
 # Without effect on losses and weights; a run may be continued with other values.
 WITHOUT_EFFECT = ("output", "logging_steps", "save_steps", "save_total_limit", "report_to")
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """One data set: a folder of rooms, a file of messages, or an id on the Hub.
+    """One data set: a folder of rooms, a file of rows, tar shards, or an id on the Hub.
 
     Attributes:
-        path: a folder of rooms (`vega3d synthesize`), a `.jsonl` or `.parquet` file with a column `messages`, or the
-            id of such a data set on the Hub. Paths of media are relative to the file.
+        path: a folder of rooms (`vega3d synthesize`), a `.jsonl`, `.json` or `.parquet` file with a column `messages`
+            or `conversations`, a `.tar` or a pattern of several (`train-*.tar`), or the id of such a data set on the
+            Hub.
         split: `train`, `validation` or `test`, as the folder of rooms or the data set of the Hub names it.
+        format: that the rows are written in, one of `published_rows.FORMATS`; None recognises it by keys that no other
+            has, and refuses rows that have none.
+        media_root: the folder that paths of images and videos are relative to; None is that of the file.
     """
 
     path: str
     split: str = "train"
+    format: RowFormat | None = None
+    media_root: Path | None = None
 
     @property
     def is_rooms(self) -> bool:
         return Path(self.path).is_dir()
 
+    @property
+    def is_sharded(self) -> bool:
+        return Path(self.path).suffix == SHARD
+
+    @property
+    def folder(self) -> Path | None:
+        """That paths of media are relative to; None is the working folder, for data sets of the Hub."""
+        path = Path(self.path)
+        return self.media_root or (path.parent if path.is_file() else None)
+
+    def shards(self) -> list[Path]:
+        """The tar files that the path names, in the order of their names; raises ValueError if there is none."""
+        path = Path(self.path)
+        found = [path] if path.exists() else sorted(path.parent.glob(path.name)) if "*" in path.name else []
+        if not found or not all(one.is_file() for one in found):
+            raise ValueError(f"There is no shard {self.path}. Give a tar file, or a pattern such as `train-*.tar`.")
+        return found
+
     def check(self) -> None:
         """Raises ValueError if there is no such data, before anything is loaded."""
+        self.check_options()
         path = Path(self.path)
+        if self.is_sharded and not self.is_rooms:
+            self.shards()
+            return
         if self.is_rooms:
             from vega3d.rooms.dataset.files import table_file
 
@@ -44,10 +75,24 @@ class DataSource:
                     f"`vega3d synthesize {path} --split {self.split}`."
                 )
         if path.is_file() and path.suffix not in FILES:
-            raise ValueError(f"{path} is no file of messages: give one of {list(FILES)}.")
+            raise ValueError(f"{path} is no file of rows: give one of {[*FILES, SHARD]}.")
         is_local = path.suffix in FILES or self.path.count("/") != 1 or self.path.startswith((".", "/"))
         if is_local and not path.exists():
-            raise ValueError(f"There is no data {self.path}. Give a folder of rooms, a file of messages, or a Hub id.")
+            raise ValueError(f"There is no data {self.path}. Give a folder of rooms, a file of rows, or a Hub id.")
+
+    def check_options(self) -> None:
+        """Raises ValueError for a format that there is not, and for options that would have no effect."""
+        if self.format is not None and self.format not in get_args(RowFormat):
+            raise ValueError(f"format is {shown(self.format)}, but must be one of {list(get_args(RowFormat))}.")
+        if self.is_rooms and (self.format or self.media_root):
+            raise ValueError(
+                f"{self.path} is a folder, of which rooms are read: they have no format and no media_root. Give the "
+                "file of the rows as path, or leave both out."
+            )
+        if self.is_sharded and self.media_root is not None:
+            raise ValueError(f"media_root is {self.media_root}, but the media of {self.path} are in its shards.")
+        if self.media_root is not None and not self.media_root.is_dir():
+            raise ValueError(f"media_root is {self.media_root}, but there is no such folder. Mend the path.")
 
 
 @dataclass(frozen=True)
@@ -60,7 +105,7 @@ class TrainingConfig:
 
     # The model to start from: `vega3d-tiny` (embedded), a folder, or a Hub id.
     model: str
-    # What is trained on. In a file: one source or a list of them, each a path or `{path, split}`.
+    # What is trained on. In a file: one source or a list of them, each a path or `{path, split, format, media_root}`.
     data: tuple[DataSource, ...]
     # The folder of the run, with its checkpoints. The model that comes out lies in it.
     output: Path
@@ -160,7 +205,12 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return json.loads(json.dumps(asdict(self), default=str))
+        values = json.loads(json.dumps(asdict(self), default=str))
+        for source in (*values["data"], *values["eval_data"]):
+            for name in ("format", "media_root"):  # runs that name none keep the settings that they are known by
+                if source[name] is None:
+                    del source[name]
+        return values
 
     def binding(self) -> dict[str, Any]:
         """What must be the same for a run to be continued; the number of workers only shapes streams."""
@@ -197,5 +247,7 @@ def full_sources(name: str, value: Any) -> list:
     listed = value if isinstance(value, (list, tuple)) else [value]
     for one in listed:
         if not isinstance(one, (str, Mapping, DataSource)):
-            raise ValueError(f"{name} is {shown(value)}, but must be a path, or hold path and perhaps split.")
+            raise ValueError(
+                f"{name} is {shown(value)}, but must be a path, or hold path, and perhaps split and format."
+            )
     return [{"path": one} if isinstance(one, str) else one for one in listed]

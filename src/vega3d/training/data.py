@@ -1,14 +1,16 @@
 """The rows to train on: what a row means, and data sets of them, whole or as a stream.
 
-A row is a `SpatialQuestion` with its answer, or chat data in the `messages` form; both become a `TrainingExample`.
-Rows come from folders of rooms, files of messages, and data sets of the Hub.
+A row is a `SpatialQuestion` with its answer, chat data in the `messages` form, or a row of a published data set
+(`published_rows`); all become a `TrainingExample`. Rows come from folders of rooms, files, tar shards (`shards`), and
+data sets of the Hub.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from vega3d.extras import optional_module
 from vega3d.files import read_rows
 from vega3d.questions import Mark, SpatialQuestion
 from vega3d.training.config import FILES, DataSource
+from vega3d.training.published_rows import messages_row
+from vega3d.training.spar_marks import MarkedImage
 
 ROLES = ("system", "user", "assistant")
 MEDIA = ("image", "video")
@@ -47,7 +51,8 @@ class TrainingExample:
         id: names the row in errors.
         messages: `{"role", "content"}`; the content is a list of `{"type": "text", "text"}`, `{"type": "image"}` and
             `{"type": "video"}`. Each placeholder stands for the next of the images or videos below.
-        images: one for each placeholder, in order, as `VegaProcessor` takes them.
+        images: one for each placeholder, in order, as `VegaProcessor` takes them; a `MarkedImage` is one with marks to
+            draw. Images and videos may be files within a shard (`shards.ShardFile`).
         videos: the same; a `MarkedVideo` is one with boxes to draw.
         coord_positions: x, y, z [m] of each `<coord>` in the messages, in order.
     """
@@ -59,8 +64,9 @@ class TrainingExample:
     coord_positions: list = field(default_factory=list)
 
     def media_files(self) -> list[Path]:
-        """Files and folders that this row needs; media in memory and addresses are none."""
-        visuals = [video.visual if isinstance(video, MarkedVideo) else video for video in (*self.images, *self.videos)]
+        """Files and folders that this row needs; media in memory, in shards, and addresses are none."""
+        given = (*self.images, *self.videos)
+        visuals = [one.visual if isinstance(one, (MarkedVideo, MarkedImage)) else one for one in given]
         paths = [path for visual in visuals for path in (visual if isinstance(visual, list) else [visual])]
         return [Path(path) for path in paths if isinstance(path, Path) or is_path(path)]
 
@@ -70,15 +76,20 @@ def is_path(value: object) -> bool:
 
 
 def training_example(
-    row: TrainingExample | SpatialQuestion | Mapping, id: str, folder: Path | None = None
+    row: TrainingExample | SpatialQuestion | Mapping,
+    id: str,
+    folder: Path | None = None,
+    format: str | None = None,
 ) -> TrainingExample:
     """The example that a row means.
 
     Args:
         row: a mapping with `messages` and, for their placeholders, `images` and `videos`, and for each `<coord>` in
-            them a point in `coord_positions`; or a question with answer.
+            them a point in `coord_positions`; a row of a published data set; or a question with answer.
         id: names the row, unless it has an `id` of its own.
         folder: that paths in the row are relative to, unless the row names one (`folder`, as streams do).
+        format: that the row is written in, unless the row names one (`row_format`, as streams do); None recognises it
+            by keys that no other has.
 
     Raises:
         ValueError: naming the row, if it has no answer, or if placeholders and media differ in number.
@@ -93,7 +104,8 @@ def training_example(
         streamed = row.get("folder")
         if streamed is not None and not isinstance(streamed, (str, Path)):
             raise ValueError(f"its `folder` is {named_type(streamed)}, but must be a path.")
-        return messages_example(row, row_id(row, id), Path(streamed) if streamed else folder)
+        messages = messages_row(row, format or row.get("row_format"))
+        return messages_example(messages, row_id(row, id), Path(streamed) if streamed else folder)
     except ValueError as error:
         raise ValueError(f"Row {row_id(row, id)} cannot be trained on: {error}") from error
 
@@ -211,6 +223,8 @@ def placed_medium(part: Mapping, waiting: list, folder: Path | None):
 
 def located(medium, folder: Path | None):
     """A path relative to `folder` made whole; of a table's `{"path", "bytes"}` the path."""
+    if isinstance(medium, MarkedImage):
+        return replace(medium, visual=located(medium.visual, folder))
     if isinstance(medium, Mapping):
         if not medium.get("path"):
             raise ValueError("an image or video comes as bytes without a path. Decode it, or write it to a file.")
@@ -235,8 +249,8 @@ def check_answers(messages: list[dict]) -> None:
 
 
 def check_media(examples: Iterable[TrainingExample]) -> None:
-    """Raises ValueError, naming the first few rows, if files or folders that rows need are not there."""
-    is_there = cache(Path.exists)  # rows share videos
+    """Raises ValueError, naming the first few rows, if files or folders that rows need are not there, or are empty."""
+    is_there = cache(has_content)  # rows share videos
     missing = [(example.id, path) for example in examples for path in example.media_files() if not is_there(path)]
     if missing:
         named = ", ".join(f"{id} ({path})" for id, path in missing[:NAMED])
@@ -245,6 +259,11 @@ def check_media(examples: Iterable[TrainingExample]) -> None:
             f"{len(missing)} videos or images of the data are missing, those of the rows {named}{more}. Put them "
             "there, mend the paths, or leave the rows out; nothing takes their place."
         )
+
+
+def has_content(path: Path) -> bool:
+    """Whether there is such a file, or a folder that holds something."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
 
 
 class ExampleDataset(torch.utils.data.Dataset):
@@ -287,16 +306,34 @@ def load_examples(sources: Sequence[DataSource]) -> ExampleDataset:
     """
     for source in sources:
         source.check()
-    examples = [example for source in sources for example in source_examples(source)]
+    examples = []
+    for source in sources:
+        with named_source(source):
+            found = source_examples(source)
+            check_media(found)
+        examples += found
     if not examples:
         raise ValueError(f"There are no rows in {', '.join(source.path for source in sources)}.")
-    check_media(examples)
     return ExampleDataset(examples)
+
+
+@contextmanager
+def named_source(source: DataSource) -> Iterator[None]:
+    """Puts the path of the data before the error of one of its rows: rows of several sources may have one id."""
+    try:
+        yield
+    except ValueError as error:
+        named = str(error) if source.path in str(error) else f"{source.path}: {error}"
+        raise ValueError(named) from error
 
 
 def source_examples(source: DataSource) -> list[TrainingExample]:
     path = Path(source.path)
     rows: Iterable
+    if source.is_sharded:
+        from vega3d.training.shards import shard_examples  # which makes examples, too
+
+        return shard_examples(source)
     if source.is_rooms:
         from vega3d.rooms.dataset.files import load_spatial_questions
 
@@ -305,42 +342,52 @@ def source_examples(source: DataSource) -> list[TrainingExample]:
         rows = read_rows(path)
     else:
         rows = optional_module("datasets").load_dataset(source.path, split=source.split)
-    folder = path.parent if path.is_file() else None
-    return [training_example(row, f"{path.name}/{number}", folder) for number, row in enumerate(rows)]
+    form = source.folder, source.format
+    return [training_example(row, f"{path.name}/{number}", *form) for number, row in enumerate(rows)]
 
 
 def stream_examples(sources: Sequence[DataSource], seed: int, shuffle_buffer: int) -> Any:
-    """A `datasets.IterableDataset` whose rows hold `id`, `messages`, `images`, `videos`, shuffled within a buffer.
+    """A `datasets.IterableDataset` of rows as they are, shuffled within a buffer; of tar shards a `ShardStream`.
+
+    Shards are shuffled whole, unless `shuffle_buffer` is 1.
 
     Raises:
         ValueError: for rooms, which are tables already, or more sources than one. A missing video is found, and named
             with its row, only when the row comes up.
     """
     if len(sources) != 1 or sources[0].is_rooms:
-        raise ValueError("A stream reads one file or one data set of the Hub; rooms and several of them need none.")
+        raise ValueError(
+            "A stream reads one file, one data set of the Hub, or tar shards; rooms and several of them need none."
+        )
     (source,) = sources
     source.check()
-    path, folder = Path(source.path), None
+    if source.is_sharded:
+        from vega3d.training.shards import ShardStream  # which makes examples, too
+
+        return ShardStream(source.shards(), source.format, seed, shuffle_buffer > 1)
+    path = Path(source.path)
+    folder = None if source.folder is None else str(source.folder.resolve())
     load = optional_module("datasets").load_dataset
     if path.is_file():
         stream = load(FILES[path.suffix], data_files=str(path), split="train", streaming=True)
-        folder = str(path.parent.resolve())
     else:
         stream = load(source.path, split=source.split, streaming=True)
-    stream = stream.map(StreamedRow(path.name, folder), with_indices=True)
+    stream = stream.map(StreamedRow(path.name, folder, source.format), with_indices=True)
     return stream.shuffle(seed=seed, buffer_size=shuffle_buffer) if shuffle_buffer > 1 else stream
 
 
 @dataclass(frozen=True)
 class StreamedRow:
-    """Gives a row of a stream its id and the folder of its media."""
+    """Gives a row of a stream its id, the folder of its media, and its format."""
 
     name: str
     folder: str | None
+    format: str | None
 
     def __call__(self, row: Mapping, number: int) -> dict:
         own = row.get("id")
-        return {**row, "id": f"{self.name}/{number}" if own is None else str(own), "folder": self.folder}
+        id = f"{self.name}/{number}" if own is None else str(own)
+        return {**row, "id": id, "folder": self.folder, "row_format": self.format}
 
 
 def fingerprint(dataset: ExampleDataset) -> str:

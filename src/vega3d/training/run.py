@@ -20,6 +20,7 @@ from vega3d.training.collator import VegaCollator
 from vega3d.training.config import TrainingConfig
 from vega3d.training.data import fingerprint, load_examples, stream_examples
 from vega3d.training.parts import choose_parts
+from vega3d.training.shards import ShardStream, shards_fingerprint
 from vega3d.training.trainer import VegaTrainer, small_scale_warning
 
 SETTINGS_FILE = "training_config.json"
@@ -144,7 +145,9 @@ def earlier_checkpoint(config: TrainingConfig, settings: dict[str, Any], argumen
 def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
     """The rows, and the settings that must be the same for a run to be continued."""
     if config.streaming:
-        return stream_examples(config.data, config.seed, config.shuffle_buffer), config.binding()
+        stream = stream_examples(config.data, config.seed, config.shuffle_buffer)
+        shards = stream.shards if isinstance(stream, ShardStream) else []
+        return stream, {**config.binding(), **({"shards_sha256": shards_fingerprint(shards)} if shards else {})}
     data = load_examples(config.data)
     return data, {**config.binding(), "data_sha256": fingerprint(data)}
 
