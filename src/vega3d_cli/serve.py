@@ -120,12 +120,13 @@ def introduction(settings, notice: str | None, address: str) -> list[str]:
     asked = {"model": settings.name, "messages": [{"role": "user", "content": "What is a room?"}]}
     request = f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(asked))}"
     key = "" if settings.api_key is None else ' -H "Authorization: Bearer $KEY"'
+    root = "" if settings.files_root is None else f" ({settings.files_root})"
     lines = [] if notice is None else [f"note: {notice}"]
     return [
         *lines,
         f"model:    {settings.name}",
         f"address:  {address}",
-        f"visuals:  {settings.sources}; at most {settings.max_body // MIB} MiB each and a request",
+        f"visuals:  {settings.sources}{root}; at most {settings.max_body // MIB} MiB each and a request",
         f"clients:  {'those with the key' if settings.api_key else 'all who reach the port, without a key'}; "
         f"{settings.max_requests} requests at a time",
         f"try:      curl {address}/chat/completions{key} {request}",

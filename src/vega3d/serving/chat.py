@@ -52,7 +52,7 @@ class VegaChat(ChatCompletionHandler):
 
     Args:
         session: with the model, and the memory of encoded visuals.
-        settings: of the server.
+        settings: what is allowed, and the model's name in requests.
         finder: of visuals; by default one that follows the settings.
     """
 
@@ -80,6 +80,11 @@ class VegaChat(ChatCompletionHandler):
                 "model_not_found",
                 "model",
             )
+        if asked.limit is not None and asked.limit >= self.context:  # before any visual is read
+            words = (
+                f"max_tokens is {asked.limit}, but the model takes {self.context} tokens with the prompt. Lower it."
+            )
+            raise ApiError(400, words, "context_length_exceeded", "max_tokens")
         with tempfile.TemporaryDirectory(prefix="vega3d-serve-") as folder:
             async with self.readers:
                 shown = await asyncio.to_thread(self.finder.read, list(asked.visuals), Path(folder))
@@ -128,17 +133,19 @@ class VegaChat(ChatCompletionHandler):
         except ValueError as error:
             raise ApiError(400, str(error), "invalid_value", "messages") from error
         length = inputs["input_ids"].shape[1]
-        room = self.context - length
-        wanted = min(DEFAULT_TOKENS, room) if asked.limit is None else asked.limit
-        if wanted > room or room < 1:
+        wanted = min(DEFAULT_TOKENS, max(1, self.context - length)) if asked.limit is None else asked.limit
+        self.check_length(length, wanted)
+        return Prepared(inputs, self.sampling(asked, wanted), length)
+
+    def check_length(self, prompt: int, answer: int) -> None:
+        if prompt + answer > self.context:
             raise ApiError(
                 400,
-                f"The prompt has {length} tokens and the answer may have {wanted}, but the model takes {self.context} "
+                f"The prompt has {prompt} tokens and the answer may have {answer}, but the model takes {self.context} "
                 "together. Shorten the conversation, or lower max_tokens.",
                 "context_length_exceeded",
-                "messages" if asked.limit is None or room < 1 else "max_tokens",
+                "max_tokens" if prompt < self.context else "messages",
             )
-        return Prepared(inputs, self.sampling(asked, wanted), length)
 
     def prompt(self, asked: ChatRequest, clips: Sequence[EncodedClip]) -> str:
         """The conversation as text, with what stands for each visual in its place."""
@@ -205,7 +212,8 @@ class VegaChat(ChatCompletionHandler):
                 yield self.chunk_to_sse(self.usage_chunk(request_id, usage(prepared, answer)))
             yield DONE
         except Exception as error:
-            logger.exception("an answer ended with a fault")
+            if not isinstance(error, ApiError):
+                logger.exception("An answer ended with a fault.")
             yield f"data: {json.dumps(failure(error).body)}\n\n"
         finally:
             self.end(answer)

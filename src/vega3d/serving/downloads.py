@@ -87,7 +87,7 @@ def fetch(
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
         raise ValueError("only http and https addresses without a user's name are fetched")
-    headers = {"Host": parts.netloc, "User-Agent": "vega3d", "Accept-Encoding": "identity"}
+    headers = [("Host", parts.netloc), ("User-Agent", "vega3d"), ("Accept-Encoding", "identity")]
     timeout = {kind: max(0.1, deadline - time.monotonic()) for kind in ("connect", "read", "write", "pool")}
     with pool.stream("GET", ascii_url(address), headers=headers, extensions={"timeout": timeout}) as response:
         answer = {name.lower(): value.decode("latin-1") for name, value in response.headers}

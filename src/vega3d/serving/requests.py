@@ -200,9 +200,11 @@ def refusal(error: ValidationError) -> ApiError:
         for before, step in pairwise([None, *first["loc"]])
         if not isinstance(before, int) or isinstance(step, int)
     ]
-    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+    place = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")[:200]
     if first["type"] == "extra_forbidden":
-        return ApiError(400, f"The option {place!r} is not supported. Leave it out.", "unsupported_parameter", place)
+        allowed = " or give its default" if place in NEUTRAL else ""
+        words = f"The option {place!r} is not supported. Leave it out{allowed}."
+        return ApiError(400, words, "unsupported_parameter", place)
     if first["type"] == "missing":
         return ApiError(400, f"{place} is missing. Give it.", "missing_required_parameter", place)
     message = first["msg"].removeprefix("Value error, ").rstrip(".")

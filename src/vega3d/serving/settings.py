@@ -12,9 +12,9 @@ class ApiError(Exception):
     """A refusal as OpenAI's clients read it.
 
     Args:
-        status: of HTTP.
+        status: HTTP's, from which OpenAI's type of the error follows.
         message: for the user, with the value, the limit and the remedy.
-        code: for programs.
+        code: a word that programs may go by.
         param: the field of the request that it is about.
     """
 
@@ -67,7 +67,7 @@ class ServerSettings:
     def sources(self) -> str:
         """Where visuals may come from, in words."""
         urls = "http(s) addresses (public ones alone)" if self.allow_urls else None
-        files = f"files under {self.files_root}" if self.files_root is not None else None
+        files = "files under --files-root" if self.files_root is not None else None
         return ", ".join(filter(None, ["base64 data", urls, files]))
 
 

@@ -39,7 +39,7 @@ class Finder:
 
     Attributes:
         session: whose memory is looked into, so that no clip is decoded twice.
-        settings: of the server.
+        settings: which sources are allowed, and how large a visual may be.
         is_allowed: which IP addresses are connected to.
     """
 
@@ -132,8 +132,8 @@ class Finder:
 
             seconds = (read_timeline(file) or decode_timeline(file)).seconds  # refuses what is no video
             with av.open(str(file)) as container:
-                context = container.streams.best("video")
-                width, height = (context.width, context.height) if context is not None else (0, 0)
+                shown = container.streams.video
+                width, height = max(stream.width for stream in shown), max(stream.height for stream in shown)
         count = 1 if seconds is None else len(choose_frames(seconds, self.session.num_frames, self.session.fps))
         if count * width * height > MAX_PIXELS:
             raise ValueError(
