@@ -1,5 +1,6 @@
 """`vega3d serve`."""
 
+import contextlib
 import json
 import shlex
 from pathlib import Path
@@ -97,10 +98,9 @@ def serve(
         typer.echo(line)
     server = Server(VegaChat(session, settings), hosts)
     server.config.host, server.config.port = host, port
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # Uvicorn passes it on when the server has ended
         server.run()
-    except KeyboardInterrupt:
-        typer.echo("stopped")
+    typer.echo("stopped")
 
 
 def chosen_key(key: str | None, file: Path | None) -> str | None:
