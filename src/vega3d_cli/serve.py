@@ -4,7 +4,7 @@ import contextlib
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -49,7 +49,9 @@ def serve(
     cache: common.CacheOption = None,
     num_frames: common.NumFrames = None,
     fps: common.Fps = None,
-    dtype: Annotated[str, typer.Option(help="auto (of the files), float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the weights; auto: of the files.")
+    ] = "auto",
     device: common.Device = None,
     four_bit: common.FourBit = False,
 ) -> None:
@@ -63,26 +65,25 @@ def serve(
     common.needs("fastapi", "uvicorn", "openai")
     from vega3d.hosts import served_hosts
     from vega3d.processing.sampling_vega3d import check_sampling
+    from vega3d.serving.settings import ServerSettings
     from vega3d.shipped import model_folder
 
     hosts = served_hosts(host, allow_host or [])
     check_sampling(num_frames, fps)
     folder = model_folder(model)
-    name = folder.resolve().name if Path(model).is_dir() else model
+    settings = ServerSettings(
+        name=folder.resolve().name if Path(model).is_dir() else model,
+        allow_urls=allow_urls,
+        files_root=files_root,
+        max_body=max_body * MIB,
+        max_requests=max_requests,
+        api_key=key,
+    )
     with common.loading(model):
         from vega3d.hub.load import load
         from vega3d.serving.app import Server
         from vega3d.serving.chat import VegaChat
-        from vega3d.serving.settings import ServerSettings
 
-        settings = ServerSettings(
-            name=name,
-            allow_urls=allow_urls,
-            files_root=files_root,
-            max_body=max_body * MIB,
-            max_requests=max_requests,
-            api_key=key,
-        )
         session = load(
             folder,
             four_bit=four_bit,

@@ -1,6 +1,7 @@
 """Answers of the server: as the model gives them, as a stream, to several at once, with the options of a request."""
 
 import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -173,6 +174,24 @@ def test_more_requests_than_are_taken_are_refused(session):
         time.sleep(0.1)
 
         wait_until(lambda: not small.chat.answers)
+
+
+def test_requests_whose_clients_hung_up_count_until_their_work_has_ended(session):
+    body = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "Go on."}]}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    go_on = threading.Event()
+    with served(session, max_requests=2) as small:
+        small.chat.worker.submit(go_on.wait)
+        for count in (1, 2):
+            with small.connection() as connection:
+                connection.sendall(head.encode() + body)
+                wait_until(lambda count=count: len(small.chat.jobs) == count)
+        with pytest.raises(openai.RateLimitError):
+            small.ask("Me too.")
+        go_on.set()
+        wait_until(lambda: not small.chat.jobs)
+
+        assert small.ask("And now?").choices
 
 
 def test_a_server_that_ends_says_so_to_its_clients(session):

@@ -47,7 +47,7 @@ def build(chat: VegaChat, hosts: Hosts) -> FastAPI:
     settings = chat.settings
 
     app = FastAPI(openapi_url=None)
-    app.add_middleware(Gate, hosts=hosts, max_requests=settings.max_requests)
+    app.add_middleware(Gate, hosts=hosts, chat=chat)
     keyed = [Depends(key_check(settings.api_key))]
 
     @app.exception_handler(ApiError)
@@ -94,8 +94,9 @@ def build(chat: VegaChat, hosts: Hosts) -> FastAPI:
 class Gate:
     """Middleware that refuses requests for other names, and more at a time than are taken."""
 
-    def __init__(self, app: ASGIApp, hosts: Hosts, max_requests: int):
-        self.app, self.hosts, self.max_requests = app, hosts, max_requests
+    def __init__(self, app: ASGIApp, hosts: Hosts, chat: VegaChat):
+        self.app, self.hosts, self.chat = app, hosts, chat
+        self.max_requests = chat.settings.max_requests
         self.busy = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,12 +105,11 @@ class Gate:
             return
         refusal = self.foreign(Headers(scope=scope))
         is_chat = scope["path"].startswith(CHAT) and scope["method"] == "POST"
-        if refusal is None and is_chat and self.busy >= self.max_requests:
-            refusal = ApiError(
-                429,
-                f"{self.busy} requests are being answered, the most that are taken. Try again.",
-                "too_many_requests",
-            )
+        # Work of requests whose client hung up counts until it has ended: it holds memory.
+        busy = max(self.busy, len(self.chat.jobs))
+        if refusal is None and is_chat and busy >= self.max_requests:
+            words = f"{busy} requests are being answered, the most that are taken (--max-requests). Try again."
+            refusal = ApiError(429, words, "too_many_requests")
         if refusal is not None:
             await error_response(refusal)(scope, receive, send)
             return

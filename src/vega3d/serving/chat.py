@@ -1,7 +1,6 @@
 """`VegaChat`: the handler of transformers' server for chat completions, on a session that encodes a clip once."""
 
 import asyncio
-import contextlib
 import copy
 import json
 import logging
@@ -9,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent import futures
 from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple, TypeVar
@@ -63,6 +63,7 @@ class VegaChat(ChatCompletionHandler):
         self.worker = self.generation_state.get_manager(settings.name)
         self.readers = asyncio.Semaphore(READERS)
         self.answers: set[GeneratedAnswer] = set()
+        self.jobs: set[object] = set()
         self.stopping = Event()
         tokenizer, processor = session.processor.tokenizer, session.processor
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -87,7 +88,8 @@ class VegaChat(ChatCompletionHandler):
             raise ApiError(400, words, "context_length_exceeded", "max_tokens")
         with tempfile.TemporaryDirectory(prefix="vega3d-serve-") as folder:
             async with self.readers:
-                shown = await asyncio.to_thread(self.finder.read, list(asked.visuals), Path(folder))
+                read = self.counted(lambda: self.finder.read(list(asked.visuals), Path(folder)))
+                shown = await to_its_end(asyncio.ensure_future(asyncio.to_thread(read)))
             prepared = await self.on_model(lambda: self.prepare(asked, shown))
         if asked.stream:
             return StreamingResponse(self.events(asked, prepared, request_id), media_type="text/event-stream")
@@ -100,17 +102,27 @@ class VegaChat(ChatCompletionHandler):
         def unless_gone() -> Any:
             return None if gone.is_set() or self.stopping.is_set() else job()
 
-        # The thread ends if a future that it completes was cancelled, so the future itself never is.
-        made = asyncio.wrap_future(self.worker.submit(unless_gone))
-        made.add_done_callback(lambda done: done.exception())
         try:
-            result = await asyncio.shield(made)
+            result = await to_its_end(asyncio.wrap_future(self.worker.submit(self.counted(unless_gone))))
         except asyncio.CancelledError:
             gone.set()
             raise
         if self.stopping.is_set():
             raise stopped()
         return result
+
+    def counted(self, job: Callable[[], Result]) -> Callable[[], Result]:
+        """The job, which counts among `jobs` until it has ended, also if its request goes before."""
+        mark = object()
+        self.jobs.add(mark)
+
+        def run() -> Result:
+            try:
+                return job()
+            finally:
+                self.jobs.discard(mark)
+
+        return run
 
     def stop(self) -> None:
         """Ends the answers in progress; what waits is refused."""
@@ -120,8 +132,7 @@ class VegaChat(ChatCompletionHandler):
 
     def rest(self) -> None:
         """Waits until the model's thread has nothing to do, since a process must not end in the midst of its work."""
-        with contextlib.suppress(TimeoutError):
-            self.worker.submit(int).result(REST_SECONDS)
+        futures.wait([self.worker.submit(int)], REST_SECONDS)
 
     # --- on the model's thread ---
 
@@ -178,9 +189,11 @@ class VegaChat(ChatCompletionHandler):
         ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
         answer = GeneratedAnswer(self.session.processor.tokenizer, asked.stop, ends)
         self.answers.add(answer)
-        self.worker.submit(
-            answer.run, lambda: generate(self.session, prepared.inputs, prepared.config, asked.seed, answer)
-        )
+
+        def run() -> None:
+            answer.run(lambda: generate(self.session, prepared.inputs, prepared.config, asked.seed, answer))
+
+        self.worker.submit(self.counted(run))
         return answer
 
     def end(self, answer: GeneratedAnswer) -> None:
@@ -229,6 +242,12 @@ class VegaChat(ChatCompletionHandler):
             usage=used,
             object="chat.completion.chunk",
         )
+
+
+async def to_its_end(work: asyncio.Future[Result]) -> Result:
+    """What is awaited; who is cancelled leaves it running. The model's thread would end with a future that was."""
+    work.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return await asyncio.shield(work)
 
 
 def usage(prepared: Prepared, answer: GeneratedAnswer) -> CompletionUsage:
