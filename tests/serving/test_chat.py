@@ -9,6 +9,7 @@ from io import BytesIO
 import numpy as np
 import openai
 import pytest
+import torch
 from PIL import Image
 
 from serving.serving_client import data_url, image, served, video, wait_until
@@ -130,12 +131,18 @@ def test_sampling_follows_its_seed_whoever_else_asks(server):
         together = list(clients.map(sampled, range(4)))
 
     assert together == alone and len(set(alone)) == 4
+    wait_until(lambda: not server.chat.jobs)
+    state = torch.manual_seed(99).get_state()
+    sampled(0)
+    wait_until(lambda: not server.chat.jobs)
+    assert torch.equal(torch.get_rng_state(), state)  # one who gives no seed is not given another's
     assert server.ask(VIEW, "What?", temperature=0).choices == server.ask(VIEW, "What?").choices
 
 
 def test_a_text_that_ends_the_answer_is_no_part_of_it(server):
-    whole = server.ask(VIEW, "What?", max_tokens=20).choices[0].message.content
-    stop = whole[3:5]
+    chunks = server.ask(VIEW, "What?", max_tokens=20, stream=True)
+    pieces = [piece for chunk in chunks if (piece := chunk.choices[0].delta.content)]
+    whole, stop = "".join(pieces), pieces[2][-1] + pieces[3][0]  # begun by one piece, and ended by the next
     expected = whole[: whole.index(stop)]
 
     answer = server.ask(VIEW, "What?", max_tokens=20, stop=["never said", stop])
