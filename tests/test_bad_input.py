@@ -247,6 +247,26 @@ OPTIONS: Options = {
             "--device": DEVICES,
         },
     ),
+    "serve": (
+        ["serve"],
+        {
+            "--port": (*COUNT, "65536"),
+            "--host": ("", "zzz.invalid", "256.256.256.256", "1.2.3.4", "Ünïcode"),
+            "--allow-host": ("", "http://demo.example.org", "a b", "a:80"),
+            "--files-root": tuple(kind for kind in INPUTS if kind != "folder"),
+            "--api-key": ("", "two words", "Ünïcode"),
+            "--api-key-file": (*INPUTS, "view.png"),
+            "--max-body": COUNT,
+            "--max-requests": COUNT,
+            "--cache-size": COUNT,
+            "--num-frames": COUNT,
+            "--fps": POSITIVE,
+            "--dtype": NAMES,
+            "--cache": NEW_FOLDERS,
+            "--model": NOT_MODELS,
+            "--device": DEVICES,
+        },
+    ),
 }
 
 ARGUMENTS: dict[str, list[list[str]]] = {  # what is no option
@@ -326,6 +346,12 @@ ARGUMENTS: dict[str, list[list[str]]] = {  # what is no option
         *(["analyze", "correspondence", name] for name in NOT_MODELS),
         *(["analyze", "choose", name] for name in INPUTS),
         ["analyze", "zzz"],
+    ],
+    "serve": [
+        *(["serve", name] for name in NOT_MODELS),
+        ["serve", "a", "--model", "b"],
+        ["serve", "--api-key", "a", "--api-key-file", "train.yaml"],
+        ["serve", "--num-frames", "2", "--fps", "1"],
     ],
     "vega3d": [["zzz"], ["--zzz"], ["ask", "--", "--num-frames"]],
 }

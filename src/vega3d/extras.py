@@ -12,6 +12,9 @@ EXTRAS = {  # module: the extra of vega3d that installs it
     "datasets": "train",
     "peft": "train",
     "gradio": "demo",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "openai": "serve",
     "bitsandbytes": "quant",
     "pycocoevalcap": "meteor",
 }

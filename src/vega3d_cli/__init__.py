@@ -16,6 +16,7 @@ from vega3d_cli import (  # noqa: F401 (each adds its commands to the applicatio
     evaluate,
     ground,
     push,
+    serve,
     train,
 )
 from vega3d_cli.common import app, one_line

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -222,6 +223,16 @@ def check_device(device: str | None) -> None:
             f"The device {device!r} cannot be used: it is none of {', '.join(DEVICES)}, with or without a number as "
             "in cuda:1. Leave it out, or use 'cpu'."
         )
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises ValueError, before the model is loaded, if the address cannot be listened on."""
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        reason = error if error.errno is None else os.strerror(error.errno)
+        raise ValueError(f"Cannot listen on {host}:{port} ({reason}). Choose another --host or --port.") from error
 
 
 def needs(*packages: str) -> None:

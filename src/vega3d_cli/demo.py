@@ -1,7 +1,5 @@
 """`vega3d demo`."""
 
-import os
-import socket
 from typing import Annotated
 
 import typer
@@ -39,26 +37,16 @@ def demo(
 
     Needs Gradio: pip install 'vega3d[demo]'.
     """
-    check_port(host, port)
+    common.check_port(host, port)
     allowed = allow_host or []
     common.quieten(True)
     common.needs("gradio", "matplotlib")
     with common.loading(model):
         from vega3d.demo.app import build, launch
         from vega3d.demo.compare import Comparer
-        from vega3d.demo.guard import served_hosts
+        from vega3d.hosts import served_hosts
         from vega3d.hub.load import load
 
         served_hosts(host, allowed)  # refuses what is no name before the model is loaded
         session = load(model, four_bit=four_bit, device=device, cache=common.open_cache(cache))
     launch(build(Comparer(session)), host, port, share, allow_hosts=allowed)
-
-
-def check_port(host: str, port: int) -> None:
-    """Raises ValueError, before the model is loaded, if the address cannot be listened on."""
-    try:
-        with socket.create_server((host, port)):
-            pass
-    except OSError as error:
-        reason = error if error.errno is None else os.strerror(error.errno)
-        raise ValueError(f"Cannot listen on {host}:{port} ({reason}). Choose another --host or --port.") from error

@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from vega3d.demo.app import build, launch
 from vega3d.demo.compare import Comparer
-from vega3d.demo.guard import LOCK, PREFIX, YOUNG_SECONDS, NoRoomError, Uploads, check_name, served_hosts
+from vega3d.demo.guard import LOCK, PREFIX, YOUNG_SECONDS, NoRoomError, Uploads
+from vega3d.hosts import check_name, served_hosts
 from vega3d.hub.load import load
 from vega3d.shipped import example_clip
 

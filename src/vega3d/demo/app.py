@@ -14,8 +14,9 @@ from vega3d.demo import panels
 from vega3d.demo.checks import KINDS, MAX_MIB, MAX_SECONDS
 from vega3d.demo.compare import Comparer
 from vega3d.demo.examples import CLIPS, Example, load_examples, read_scores
-from vega3d.demo.guard import Guard, GuardedBlocks, own_uploads, served_hosts
+from vega3d.demo.guard import Guard, GuardedBlocks, own_uploads
 from vega3d.demo.handlers import Handlers
+from vega3d.hosts import served_hosts
 from vega3d.questions import KnownQuestions
 
 STORED_SECONDS, SWEEP_SECONDS = 3600, 600  # of uploads, and between removals

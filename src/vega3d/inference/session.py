@@ -275,6 +275,7 @@ class Session:
         with_frames: bool = False,
         output_gates: bool = False,
         on_progress: Progress = None,
+        frames: VideoClip | None = None,
     ) -> EncodedClip:
         """The clip of a question, encoded now if it is not in memory, with all that is wanted of it.
 
@@ -285,6 +286,7 @@ class Session:
             with_frames: small frames for pictures.
             output_gates: the gates also of a fusion that reads the question, for this question.
             on_progress: as in `answer`, as are the errors.
+            frames: of `read_frames` for this question, so that a file is not read again.
         """
         if not isinstance(question, SpatialQuestion):
             question = SpatialQuestion(question, "What is there?")
@@ -300,7 +302,8 @@ class Session:
                 "frames": with_frames and (stored is None or stored.frames is None),
             }
             if any(wants.values()):
-                clip = read_frames(question, self.num_frames, self.fps) if clip is None else clip
+                if clip is None:
+                    clip = frames if frames is not None else read_frames(question, self.num_frames, self.fps)
                 stored = self._encoded(question, clip, stored, wants, on_progress)
         assert stored is not None
         self._clips[key] = stored
@@ -409,26 +412,51 @@ class Session:
         self, questions: Sequence[SpatialQuestion], clips: Sequence[EncodedClip | None], with_generator: bool = True
     ) -> tuple[dict, list[torch.Tensor | None]]:
         """The prompts, padded on the left, with their visual tokens; and the gates of each."""
-        inputs = self._tokenise([self._prompt(*asked) for asked in zip(questions, clips, strict=True)])
-        tokens: dict[str, list] = {}
-        gates: list[torch.Tensor | None] = []
-        for clip, ids, mask in zip(clips, inputs["input_ids"], inputs["attention_mask"], strict=True):
-            gate = None
-            if clip is not None:
-                visual: Any = clip.semantic
-                if with_generator and self.model.config.fusion != "none":
-                    visual, gate = clip.fused, clip.gates
-                    if visual is None:  # they depend on the question; its prompt is int[1, L] without padding
-                        visual, gate = fused_tokens(self.model, clip.kind, clip.encoder, ids[mask.bool()][None])
-                tokens.setdefault(clip.kind, []).append(visual)
-            gates.append(gate)
-        for name in LANGUAGE_INPUTS:
-            values = [clip.language[name] for clip in clips if clip is not None and name in clip.language]
-            if values:
-                inputs[name] = torch.cat(values)
+        prompts = [self._prompt(*asked) for asked in zip(questions, clips, strict=True)]
+        shown = [[] if clip is None else [clip] for clip in clips]
+        inputs, gates = self.language_inputs(prompts, shown, with_generator)
         points = [point for question in questions for point in question.points]
         if points:
             inputs["coord_positions"] = torch.tensor(points, device=self.model.device)
+        return inputs, [gate[0] if gate else None for gate in gates]
+
+    @torch.no_grad()
+    def language_inputs(
+        self, prompts: Sequence[str], clips: Sequence[Sequence[EncodedClip]], with_generator: bool = True
+    ) -> tuple[dict, list[list[torch.Tensor | None]]]:
+        """Inputs of the language model for prompts in which each clip's `text` stands, and the gates of the clips.
+
+        Args:
+            prompts: whole, as the chat template writes them.
+            clips: of each prompt, in the order in which they stand in it.
+            with_generator: as in `answer`.
+
+        Raises:
+            ValueError: if a prompt has several clips and the fusion reads the question.
+        """
+        inputs = self._tokenise(list(prompts))
+        tokens: dict[str, list] = {}
+        gates: list[list[torch.Tensor | None]] = []
+        for shown, ids, mask in zip(clips, inputs["input_ids"], inputs["attention_mask"], strict=True):
+            gates.append([])
+            for clip in shown:
+                visual: Any = clip.semantic
+                gate = None
+                if with_generator and self.model.config.fusion != "none":
+                    visual, gate = clip.fused, clip.gates
+                    if visual is None:  # they depend on the question; its prompt is int[1, L] without padding
+                        if len(shown) > 1:
+                            raise ValueError(
+                                f"fusion={self.model.config.fusion!r} reads the question with each visual, so a "
+                                f"conversation has one, but this has {len(shown)}. Ask about one."
+                            )
+                        visual, gate = fused_tokens(self.model, clip.kind, clip.encoder, ids[mask.bool()][None])
+                tokens.setdefault(clip.kind, []).append(visual)
+                gates[-1].append(gate)
+        for name in LANGUAGE_INPUTS:
+            values = [clip.language[name] for shown in clips for clip in shown if name in clip.language]
+            if values:
+                inputs[name] = torch.cat(values)
         if tokens:
             inputs["mm_encoder_outputs"] = {kind: join_visuals(visuals) for kind, visuals in tokens.items()}
         return inputs, gates
