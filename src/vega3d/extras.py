@@ -13,6 +13,7 @@ EXTRAS = {  # module: the extra of vega3d that installs it
     "peft": "train",
     "gradio": "demo",
     "bitsandbytes": "quant",
+    "vllm": "vllm",
     "pycocoevalcap": "meteor",
 }
 
