@@ -1,4 +1,4 @@
-"""What vLLM finds of the plug-in, where vLLM itself is not needed: the entry point, and that nothing else imports it."""
+"""What vLLM finds of the plug-in, where vLLM itself is not needed: entry point, versions, who imports whom."""
 
 import subprocess
 import sys
