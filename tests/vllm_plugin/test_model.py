@@ -4,10 +4,10 @@ import socket
 
 import pytest
 import torch
+from visuals import IMAGE, VIDEO, film, picture
 
 from tiny_models import every_vlm
 from vega3d import VegaForSpatialReasoning, VegaProcessor
-from visuals import IMAGE, VIDEO, film, picture
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-vllm` makes an environment that has it")
 from vllm.config import set_current_vllm_config
@@ -58,7 +58,12 @@ def test_fused(loaded, checkpoint):
             found[modality] = model.embed_multimodal(**batch)
     ours = VegaForSpatialReasoning.from_pretrained(checkpoint).eval()
     pp = VegaProcessor.from_pretrained(checkpoint)
-    inputs = pp(text=text, images=images, videos=[v for v, _ in videos], video_metadata=[{k: x for k, x in m.items() if k != "do_sample_frames"} for _, m in videos])
+    inputs = pp(
+        text=text,
+        images=images,
+        videos=[v for v, _ in videos],
+        video_metadata=[{k: x for k, x in m.items() if k != "do_sample_frames"} for _, m in videos],
+    )
     exp = ours.encode(**inputs).mm_encoder_outputs
     for modality, output in exp.items():
         for a, b in zip(found[modality], output.pooler_output, strict=True):
