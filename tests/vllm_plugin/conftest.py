@@ -21,9 +21,9 @@ def make_checkpoint(tmp_path_factory):
     Its gate is open, as training would open it.
     """
 
-    def make(vlm_type: str, **options) -> Path:
+    def make(vlm_type: str, sizes: dict | None = None, **options) -> Path:
         folder = tmp_path_factory.mktemp(vlm_type)
-        vlm = save_vlm_with_processor(folder / "vlm", vlm_type, width=64)
+        vlm = save_vlm_with_processor(folder / "vlm", vlm_type, width=64, **(sizes or {}))
         usual = {"block": BLOCK, "projector_hidden_size": 32, "fusion_residual_init": 0.5, "max_area": 4096}
         return assemble(vlm, save_generator(folder / "generator"), folder / "model", **{**usual, **options})
 

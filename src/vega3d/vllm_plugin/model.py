@@ -114,9 +114,8 @@ class VegaForVllm(nn.Module, SupportsMultiModal, SupportsMRoPE):
     def embed_multimodal(self, **inputs) -> tuple[torch.Tensor, ...]:
         """Fused tokens of each item, float[N, D]; Qwen3-VL's are followed by those of its inner layers (deepstack)."""
         tokens: tuple[torch.Tensor, ...] = ()
-        for pixels, modality in MODALITIES.items():
-            if inputs.get(pixels) is None:
-                continue
+        for pixels in (name for name in inputs if name in MODALITIES):  # vLLM reads the items in this order
+            modality = MODALITIES[pixels]
             names = (pixels, f"{modality}_grid_thw")
             visual = {name: inputs[name] for name in (*names, *(f"generator_{name}" for name in names))}
             own = self.vlm.embed_multimodal(**{name: visual[name] for name in names})
