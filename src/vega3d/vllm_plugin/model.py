@@ -17,7 +17,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 from vega3d.modeling.checkpoint_vega3d import cast, check_weights_are_finite
 from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.files_vega3d import COPY_AGAIN, check_complete, resolve_files
-from vega3d.modeling.inputs_vega3d import SUFFIXES, placeholder_ids
+from vega3d.modeling.inputs_vega3d import SUFFIXES, placeholder_ids, token_type_ids
 from vega3d.modeling.modeling_vega3d import VegaModel
 
 from .processing import make_dummy_inputs, make_info, make_processor, supported_vlm
@@ -37,6 +37,7 @@ class FusedStreams(VegaModel):
     def __init__(self, config: VegaConfig, device: torch.device, dtype: torch.dtype):
         with torch.device("meta"), set_default_torch_dtype(torch.float32):
             super().__init__(config)  # no VLM takes memory, no generator is initialised, and r stays float32
+        self.rope_index = self.vlm_core.get_rope_index  # reads the config alone
         self.vlm = None
         self.to_empty(device=device)
         cast(self, dtype)
@@ -105,8 +106,21 @@ class VegaForVllm(nn.Module, SupportsMultiModal, SupportsMRoPE):
     def get_language_model(self) -> Any:
         return self.vlm.get_language_model()
 
-    def get_mrope_input_positions(self, input_tokens, mm_features):
-        return self.vlm.get_mrope_input_positions(input_tokens, mm_features)
+    def get_mrope_input_positions(self, input_tokens: list[int], mm_features) -> tuple[torch.Tensor, int]:
+        """Positions int[3, L] of a prompt, and the highest + 1 - L, as transformers has them.
+
+        vLLM's own for Qwen2.5-VL differ where a video lasts longer than it is wide: text after it stands behind the
+        time of its last frame.
+        """
+        given: dict[str, list] = {}
+        for feature in sorted(mm_features, key=lambda one: one.mm_position.offset):
+            for name in (f"{feature.modality}_grid_thw", "second_per_grid_ts"):
+                if name in feature.data:
+                    given.setdefault(name, []).append(feature.data[name].data)
+        ids = torch.tensor([input_tokens])
+        stacked = {name: torch.stack(values) for name, values in given.items()}
+        positions, delta = self.streams.rope_index(ids, token_type_ids(ids, self.config), **stacked)
+        return positions[:, 0], int(delta)
 
     def embed_input_ids(self, *args, **kwargs) -> torch.Tensor:
         return self.vlm.embed_input_ids(*args, **kwargs)
