@@ -4,10 +4,10 @@ import importlib.util
 
 import pytest
 import torch
+from visuals import IMAGE, VIDEO, film, picture, seconds
 
 from tiny_models import every_vlm
 from vega3d import VegaForSpatialReasoning, VegaProcessor
-from visuals import IMAGE, VIDEO, film, picture, seconds
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-vllm` makes an environment that has it")
 from vllm import LLM, SamplingParams

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from visuals import IMAGE, VIDEO, film, picture, seconds
 
 from tiny_models import every_vlm
 from vega3d import VegaForSpatialReasoning, VegaProcessor
-from visuals import IMAGE, VIDEO, film, picture, seconds
 
 pytest.importorskip("vllm", reason="vLLM is not installed; `make test-vllm` makes an environment that has it")
 from vllm.config import set_current_vllm_config
