@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 BASE = $(VENV)/.base
 INSTALLED = $(VENV)/.installed
 
-.PHONY: ask test stress smoke lint style clean
+.PHONY: ask test test-vllm stress smoke lint style clean
 
 ask: $(BASE)  ## answer one question about a shipped clip; installs the base alone
 	$(BIN)/vega3d ask room "Measuring from the closest point of each object, which of these objects (teddy bear, door, nightstand, chair) is the closest to the clock?" --options "teddy bear" door nightstand chair
@@ -16,6 +16,17 @@ test: $(INSTALLED)  ## the tests; no network, no GPU
 
 stress: $(INSTALLED)  ## long kill and soak tests
 	$(BIN)/python -m pytest -m stress
+
+VLLM_VENV ?= .venv-vllm
+test-vllm: $(VLLM_VENV)/.installed  ## the plug-in of vLLM, on Linux; without a GPU all but the whole engine
+	$(VLLM_VENV)/bin/python -m pytest tests/vllm_plugin
+
+$(VLLM_VENV)/.installed: pyproject.toml
+	@echo "Installing vLLM into $(VLLM_VENV): 12 GB, 10 to 30 minutes."
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VLLM_VENV)/bin/python -m pip install --editable ".[vllm]" pytest
+	touch $@
 
 SMOKE = runs/smoke
 smoke: $(INSTALLED)  ## the whole chain at toy size: rooms, generator and twin, tower, arms, tables, checkpoint, boxes, a question
@@ -56,4 +67,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(BASE) $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM_VENV)

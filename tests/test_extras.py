@@ -46,8 +46,8 @@ NEEDS = {  # package: a command that needs it
 
 ROOMS = ["embreex", "scipy", "pyarrow"]
 SOURCE = Path(vega3d.__file__).parent
-# Nothing imports these folders but `vega3d demo` and `vega3d serve`, which ask for their packages first.
-HOMES = {"gradio": "demo", "fastapi": "serving", "uvicorn": "serving", "openai": "serving"}
+# Nothing imports these folders but `vega3d demo` and `vega3d serve`, which ask for their packages first, and vLLM.
+HOMES = {"gradio": "demo", "fastapi": "serving", "uvicorn": "serving", "openai": "serving", "vllm": "vllm_plugin"}
 
 
 def run_without(packages: list[str], arguments: list[str], folder: Path) -> subprocess.CompletedProcess:

@@ -15,12 +15,13 @@ FROZEN_CONFIG: dict[str, Any] = json.loads((FROZEN / "config.json").read_text())
 VLM_PROCESSORS = {"qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
 
 
-def save_vlm_with_processor(folder: Path, vlm_type: str) -> Path:
-    """As its makers publish it, with the token ids of the processor's tokenizer."""
+def save_vlm_with_processor(folder: Path, vlm_type: str, **sizes) -> Path:
+    """As its makers publish it, with the token ids of the processor's tokenizer; `sizes` as in `tiny_models`."""
     processor = build_processor(VLM_PROCESSORS[vlm_type]).vlm_processor
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     markers = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-    save_vlm(folder, vlm_type, **dict(zip(names, processor.tokenizer.convert_tokens_to_ids(markers), strict=True)))
+    tokens = dict(zip(names, processor.tokenizer.convert_tokens_to_ids(markers), strict=True))
+    save_vlm(folder, vlm_type, **tokens, **sizes)
     processor.save_pretrained(folder)
     return folder
 

@@ -16,6 +16,7 @@ EXTRAS = {  # module: the extra of vega3d that installs it
     "uvicorn": "serve",
     "openai": "serve",
     "bitsandbytes": "quant",
+    "vllm": "vllm",
     "pycocoevalcap": "meteor",
 }
 
