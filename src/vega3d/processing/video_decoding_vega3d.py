@@ -21,6 +21,7 @@ TEXT_FORMATS = ("tty", "concat", "hls", "dash")
 STILL_FORMATS = ("image2", "ico", "fits")  # besides those that end in `_pipe`
 STREAM_FORMATS = ("mpegts", "mpeg")  # that can be put one after the other
 _BIDIRECTIONAL = 3  # AV_PICTURE_TYPE_B
+FIRST_WITH_INDEX = 17  # version of PyAV
 
 # Numbers of transfer functions and primaries in ITU-T H.273.
 PQ, HLG = 16, 18
@@ -244,8 +245,29 @@ def _demux(path: Path) -> tuple[list[_PacketTimes], int, float]:
                     packets.append(_PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         except av.FFmpegError:
             damaged += 1
-        # MP4 indexes every frame; other containers index keyframes, or nothing.
-        return packets, max(len(stream.index_entries), len(packets) + damaged), float(stream.time_base)
+        announced = _announced(path, container, stream, len(packets) + damaged)
+        return packets, max(announced, len(packets) + damaged), float(stream.time_base)
+
+
+def _announced(path: Path, container: Any, stream: Any, found: int) -> int:
+    """How many frames an MP4 says it holds, of those that are shown; fewer for other containers.
+
+    PyAV has the index of a stream since version 17. MP4 indexes every frame, others keyframes, or nothing. Before
+    that it has the number of frames in the header of an MP4, also of those that its edit list leaves out, so what is
+    missing is counted with the list ignored.
+    """
+    import av
+
+    if int(av.__version__.partition(".")[0]) >= FIRST_WITH_INDEX:
+        return len(stream.index_entries)
+    if "mp4" not in container.format.name or stream.frames <= found:
+        return found
+    with av.open(str(path.absolute()), options={"ignore_editlist": "1"}) as whole:
+        try:
+            held = sum(packet.size > 0 for packet in whole.demux(whole.streams[stream.index]))
+        except av.FFmpegError:
+            held = found
+    return found + max(stream.frames - held, 0)
 
 
 def _check_forward(path: Path, container: Any, packets: list[_PacketTimes], packet: Any) -> None:
@@ -286,10 +308,13 @@ class Display(NamedTuple):
     Attributes:
         stretch: width of a pixel in its height; a frame keeps its height, and its width is stretched.
         crop: left, top, right, bottom [px] that the container cuts away.
+        transfer: number of the transfer function, and `primaries` of the primaries, in ITU-T H.273.
     """
 
-    stretch: float = 1.0
-    crop: tuple[int, int, int, int] = (0, 0, 0, 0)
+    stretch: float
+    crop: tuple[int, int, int, int]
+    transfer: int
+    primaries: int
 
 
 def read_display(path: Path, stream: Any) -> Display:
@@ -306,7 +331,8 @@ def read_display(path: Path, stream: Any) -> Display:
             f"{path}: its container cuts {crop} px (left, top, right, bottom) away from frames of {stream.width}x"
             f"{stream.height} px, so nothing is left. Re-encode it."
         )
-    return Display(aspect, crop)
+    colours = stream.codec_context  # frames have them since PyAV 17
+    return Display(aspect, crop, int(colours.color_trc), int(colours.color_primaries))
 
 
 def display_pixels(path: Path, frame: Any, display: Display) -> np.ndarray:
@@ -318,14 +344,13 @@ def display_pixels(path: Path, frame: Any, display: Display) -> np.ndarray:
 
     width = max(round(frame.width * display.stretch), 1)
     size: dict = {} if width == frame.width else {"width": width, "height": frame.height, "interpolation": "BICUBIC"}
-    trc = int(frame.color_trc)
-    if trc in _NOT_SHOWN:
-        raise ValueError(
-            f"{path}: its frames have a {_NOT_SHOWN[trc]} transfer function, which is not shown. Convert it to BT.709."
-        )
+    if display.transfer in _NOT_SHOWN:
+        name = _NOT_SHOWN[display.transfer]
+        raise ValueError(f"{path}: its frames have a {name} transfer function, which is not shown. Convert it to BT.709.")
     try:
-        if trc in (PQ, HLG):
-            pixels = _sdr(path, frame.to_ndarray(format="rgb48le", **size), trc, int(frame.color_primaries))
+        if display.transfer in (PQ, HLG):
+            deep = frame.to_ndarray(format="rgb48le", **size)
+            pixels = _sdr(path, deep, display.transfer, display.primaries)
         elif any(component.is_alpha for component in frame.format.components):
             pixels = _on_white(frame.to_ndarray(format="rgba", **size))
         else:
