@@ -21,7 +21,7 @@ def write_streams(path: Path, *streams: tuple[str, int, Disposition]) -> Path:
         added = []
         for codec, width, disposition in streams:
             stream = container.add_stream(codec, rate=10)
-            stream.width, stream.height, stream.disposition = width, 48, disposition
+            stream.width, stream.height, stream.disposition = width, 48, disposition.value
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             added.append(stream)
         for number in range(6):

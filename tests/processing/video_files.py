@@ -84,7 +84,7 @@ def write_audio(path: Path, cover: bool = False) -> Path:
         image = container.add_stream("mjpeg", rate=1) if cover else None
         if image is not None:
             image.width, image.height, image.pix_fmt = 64, 48, "yuvj420p"
-            image.disposition = av.stream.Disposition.attached_pic
+            image.disposition = av.stream.Disposition.attached_pic.value
         samples = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.float32), format="fltp", layout="mono")
         samples.sample_rate = 16000
         for packet in [*stream.encode(samples), *stream.encode(None)]:

@@ -21,7 +21,7 @@ TEXT_FORMATS = ("tty", "concat", "hls", "dash")
 STILL_FORMATS = ("image2", "ico", "fits")  # besides those that end in `_pipe`
 STREAM_FORMATS = ("mpegts", "mpeg")  # that can be put one after the other
 _BIDIRECTIONAL = 3  # AV_PICTURE_TYPE_B
-FIRST_WITH_INDEX = 17  # version of PyAV
+NEWER = 17  # version of PyAV that has the index of a stream, and closes decoders of several threads without a deadlock
 
 # Numbers of transfer functions and primaries in ITU-T H.273.
 PQ, HLG = 16, 18
@@ -209,8 +209,14 @@ def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
                 f"{path} is a still picture of a format that is not read ({container.format.name}). Convert it to PNG."
             )
         stream = _main_stream(path, container)
-        stream.thread_type = "AUTO"
+        stream.thread_type = "AUTO" if is_newer() else "SLICE"
         yield container, stream
+
+
+def is_newer() -> bool:
+    import av
+
+    return int(av.__version__.partition(".")[0]) >= NEWER
 
 
 def _main_stream(path: Path, container: Any) -> Any:
@@ -252,13 +258,12 @@ def _demux(path: Path) -> tuple[list[_PacketTimes], int, float]:
 def _announced(path: Path, container: Any, stream: Any, found: int) -> int:
     """How many frames an MP4 says it holds, of those that are shown; fewer for other containers.
 
-    PyAV has the index of a stream since version 17. MP4 indexes every frame, others keyframes, or nothing. Before
-    that it has the number of frames in the header of an MP4, also of those that its edit list leaves out, so what is
-    missing is counted with the list ignored.
+    MP4 indexes every frame, others keyframes, or nothing. An older PyAV has the number of frames in the header of an
+    MP4 alone, with those that its edit list leaves out, so what is missing is counted with the list ignored.
     """
     import av
 
-    if int(av.__version__.partition(".")[0]) >= FIRST_WITH_INDEX:
+    if is_newer():
         return len(stream.index_entries)
     if "mp4" not in container.format.name or stream.frames <= found:
         return found
