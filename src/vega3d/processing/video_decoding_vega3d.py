@@ -21,7 +21,9 @@ TEXT_FORMATS = ("tty", "concat", "hls", "dash")
 STILL_FORMATS = ("image2", "ico", "fits")  # besides those that end in `_pipe`
 STREAM_FORMATS = ("mpegts", "mpeg")  # that can be put one after the other
 _BIDIRECTIONAL = 3  # AV_PICTURE_TYPE_B
-NEWER = 17  # version of PyAV that has the index of a stream, and closes decoders of several threads without a deadlock
+# Version of PyAV that has the index of a stream, closes decoders of several threads without a deadlock, and converts
+# frames by their own matrix and range.
+NEWER = 17
 
 # Numbers of transfer functions and primaries in ITU-T H.273.
 PQ, HLG = 16, 18
@@ -348,18 +350,16 @@ def display_pixels(path: Path, frame: Any, display: Display) -> np.ndarray:
     import av
 
     width = max(round(frame.width * display.stretch), 1)
-    size: dict = {} if width == frame.width else {"width": width, "height": frame.height, "interpolation": "BICUBIC"}
     if display.transfer in _NOT_SHOWN:
         name = _NOT_SHOWN[display.transfer]
         raise ValueError(f"{path}: its frames have a {name} transfer function, which is not shown. Convert it to BT.709.")
     try:
         if display.transfer in (PQ, HLG):
-            deep = frame.to_ndarray(format="rgb48le", **size)
-            pixels = _sdr(path, deep, display.transfer, display.primaries)
+            pixels = _sdr(path, _converted(frame, "rgb48le", width), display.transfer, display.primaries)
         elif any(component.is_alpha for component in frame.format.components):
-            pixels = _on_white(frame.to_ndarray(format="rgba", **size))
+            pixels = _on_white(_converted(frame, "rgba", width))
         else:
-            pixels = frame.to_ndarray(format="rgb24", **size)
+            pixels = _converted(frame, "rgb24", width)
     except av.FFmpegError as error:
         raise ValueError(
             f"{path}: its frames ({frame.format.name}) cannot be converted to RGB ({error.strerror}). Re-encode it."
@@ -367,6 +367,21 @@ def display_pixels(path: Path, frame: Any, display: Display) -> np.ndarray:
     left, top, right, bottom = display.crop
     columns = slice(round(left * display.stretch), pixels.shape[1] - round(right * display.stretch))
     return _upright(path, frame, pixels[top : pixels.shape[0] - bottom, columns])
+
+
+def _converted(frame: Any, pixel_format: str, width: int) -> np.ndarray:
+    """The pixels of a frame in RGB, by its own matrix and range, stretched to a width."""
+    import av.filter
+
+    if is_newer():
+        size: dict = {} if width == frame.width else {"width": width, "height": frame.height}
+        return frame.to_ndarray(format=pixel_format, **size, **({"interpolation": "BICUBIC"} if size else {}))
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    scale = graph.add("scale", f"w={width}:h={frame.height}:flags=bicubic:out_range=full")
+    graph.link_nodes(source, scale, graph.add("format", pixel_format), graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    return graph.vpull().to_ndarray()
 
 
 def _on_white(pixels: np.ndarray) -> np.ndarray:
