@@ -108,7 +108,9 @@ def evaluate(
     if baseline is not None and (of_scans or baseline != "blind") and unused:
         raise ValueError(f"--baseline {baseline} asks no model, so {', '.join(unused)} would have no effect.")
     if parsers and of_scans:
-        raise ValueError(f"{benchmark} has scorings of its own, so --harness-parser would have no effect. Leave it out.")
+        raise ValueError(
+            f"{benchmark} has scorings of its own, so --harness-parser would have no effect. Leave it out."
+        )
     common.quieten(as_json)
     from vega3d.evaluation.run import check_request
     from vega3d.evaluation.run import evaluate as run_benchmark

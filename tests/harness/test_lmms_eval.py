@@ -1,4 +1,4 @@
-"""The real lmms-eval runs the model from its command line, on the task of docs/evaluation.md: `make test-lmms-eval`."""
+"""The real lmms-eval runs the model, on the task of docs/evaluation.md; by `make test-lmms-eval`."""
 
 import json
 import re
@@ -17,7 +17,6 @@ from vega3d.hub.load import load_vega
 
 pytest.importorskip("lmms_eval", reason="`make test-lmms-eval` installs lmms-eval")
 PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
-
 
 
 def task_folder(folder: Path) -> Path:
@@ -60,4 +59,6 @@ def test_what_a_task_may_not_ask_is_refused(tmp_path):
 
     done, _ = lmms_eval(folder, f"pretrained={FROZEN},device=cpu")
 
-    assert "Task my_rooms, row 0: its generation_kwargs have temperature=0.7, but vega3d answers greedily" in done.stderr
+    assert (
+        "Task my_rooms, row 0: its generation_kwargs have temperature=0.7, but vega3d answers greedily" in done.stderr
+    )

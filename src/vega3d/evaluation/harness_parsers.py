@@ -139,10 +139,15 @@ def format_parsers(compared: Mapping) -> str:
     rows = [["category", *scores]]
     rows += [[name, *(percent(score.get(name)) for score in scores.values())] for name in names]
     apart = sum(len(set(one["scores"].values())) > 1 for one in differ)
-    lines = [f"answers as each parser reads them: {len(differ)} of {compared['answers']} read apart, {apart} scored apart"]
+    lines = [
+        f"answers as each parser reads them: {len(differ)} of {compared['answers']} read apart, {apart} scored apart"
+    ]
     lines += aligned(rows)
     if differ:
-        lines += ["", *aligned([["question", "type", "right", *scores, "answer"], *map(differing_row, differ[:SHOWN])])]
+        lines += [
+            "",
+            *aligned([["question", "type", "right", *scores, "answer"], *map(differing_row, differ[:SHOWN])]),
+        ]
     if len(differ) > SHOWN:
         lines.append(f"and {len(differ) - SHOWN} more; --json and the result file list all")
     return "\n".join(lines)

@@ -352,7 +352,9 @@ def display_pixels(path: Path, frame: Any, display: Display) -> np.ndarray:
     width = max(round(frame.width * display.stretch), 1)
     if display.transfer in _NOT_SHOWN:
         name = _NOT_SHOWN[display.transfer]
-        raise ValueError(f"{path}: its frames have a {name} transfer function, which is not shown. Convert it to BT.709.")
+        raise ValueError(
+            f"{path}: its frames have a {name} transfer function, which is not shown. Convert it to BT.709."
+        )
     try:
         if display.transfer in (PQ, HLG):
             pixels = _sdr(path, _converted(frame, "rgb48le", width), display.transfer, display.primaries)

@@ -67,9 +67,7 @@ class LmmsEvalModel(lmms):
         check_count("batch_size", self.batch_size)
         state = PartialState()
         place = state.device if state.num_processes > 1 else device
-        self.session = load(
-            pretrained, four_bit=four_bit, device=place, cache=cache, num_frames=num_frames, fps=fps
-        )
+        self.session = load(pretrained, four_bit=four_bit, device=place, cache=cache, num_frames=num_frames, fps=fps)
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +111,11 @@ def question_of(messages: Sequence[Mapping]) -> SpatialQuestion:
     content = [part for message in messages for part in message["content"]]
     kinds = [part["type"] for part in content]
     visual, text = content[0], content[-1]
-    if len(messages) != 1 or messages[0]["role"] != "user" or kinds not in (["video", "text"], ["image", "text"], ["text"]):
+    if (
+        len(messages) != 1
+        or messages[0]["role"] != "user"
+        or kinds not in (["video", "text"], ["image", "text"], ["text"])
+    ):
         raise ValueError(
             f"it has {len(messages)} messages with {', '.join(kinds)}, but vega3d is asked by one message with one "
             "video or image, and then text."
@@ -127,7 +129,9 @@ def limits(settings: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     """`max_new_tokens` and `until` of a task; raises ValueError if it does not want the likeliest answer."""
     wrong = [f"{name}={settings[name]!r}" for name, good in GREEDY.items() if settings.get(name) not in good]
     if wrong:
-        raise ValueError(f"its generation_kwargs have {', '.join(wrong)}, but vega3d answers greedily. Leave them out.")
+        raise ValueError(
+            f"its generation_kwargs have {', '.join(wrong)}, but vega3d answers greedily. Leave them out."
+        )
     until = settings.get("until") or ()
     ends = (until,) if isinstance(until, str) else tuple(until)
     return int(settings.get("max_new_tokens", MAX_NEW_TOKENS)), tuple(end for end in ends if end and end != PARAGRAPH)
