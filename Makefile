@@ -3,29 +3,38 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 BASE = $(VENV)/.base
 INSTALLED = $(VENV)/.installed
+LOWEST = $(VENV)-lowest
+LMMS = $(VENV)-lmms-eval
+VLLM = $(VENV)-vllm
 
-.PHONY: ask test test-vllm stress smoke lint style clean
+.PHONY: ask test test-lowest test-lmms-eval test-vllm stress smoke lint style clean
 
 ask: $(BASE)  ## answer one question about a shipped clip; installs the base alone
 	$(BIN)/vega3d ask room "Measuring from the closest point of each object, which of these objects (teddy bear, door, nightstand, chair) is the closest to the clock?" --options "teddy bear" door nightstand chair
 	@echo "right: C (by the geometry of the room)"
 
 PROCESSES ?= 2
+SPREAD = -m "not stress" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED)  ## the tests; no network, no GPU
-	$(BIN)/python -m pytest -m "not stress" --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest $(SPREAD)
+
+test-lowest: $(LOWEST)/.installed  ## the same tests with the lowest versions that pyproject.toml allows, in an environment of their own
+	$(LOWEST)/bin/python -m pytest $(SPREAD)
+
+test-lmms-eval: $(LMMS)/.installed  ## vega3d as a model of lmms-eval, which has an environment of its own
+	$(LMMS)/bin/python -m pytest tests/harness
 
 stress: $(INSTALLED)  ## long kill and soak tests
 	$(BIN)/python -m pytest -m stress
 
-VLLM_VENV ?= .venv-vllm
-test-vllm: $(VLLM_VENV)/.installed  ## the plug-in of vLLM, on Linux; without a GPU all but the whole engine
-	$(VLLM_VENV)/bin/python -m pytest tests/vllm_plugin
+test-vllm: $(VLLM)/.installed  ## the plug-in of vLLM, on Linux; without a GPU all but the whole engine
+	$(VLLM)/bin/python -m pytest tests/vllm_plugin
 
-$(VLLM_VENV)/.installed: pyproject.toml
-	@echo "Installing vLLM into $(VLLM_VENV): 12 GB, 10 to 30 minutes."
-	$(PYTHON) -m venv $(VLLM_VENV)
-	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VLLM_VENV)/bin/python -m pip install --editable ".[vllm]" pytest
+$(VLLM)/.installed: pyproject.toml
+	@echo "Installing vLLM into $(VLLM): 12 GB, 10 to 30 minutes."
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --upgrade pip
+	$(VLLM)/bin/python -m pip install --editable ".[vllm]" pytest
 	touch $@
 
 SMOKE = runs/smoke
@@ -66,5 +75,21 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
 	touch $(BASE) $@
 
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -m pip install --constraint constraints-lowest.txt --editable ".[dev]"
+	touch $@
+
+# Above the packages of $(VENV), which are not installed again; lmms-eval wants an older PyAV, which goes before theirs.
+$(LMMS)/.installed: $(INSTALLED) pyproject.toml
+	$(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		$$($(LMMS)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/below.pth
+	grep -v "^av==" constraints.txt > $(LMMS)/constraints.txt
+	$(LMMS)/bin/python -m pip install --constraint $(LMMS)/constraints.txt lmms-eval==0.7.3 --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM_VENV)
+	rm -rf $(VENV) $(LOWEST) $(LMMS) $(VLLM)

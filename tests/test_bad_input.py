@@ -131,6 +131,7 @@ OPTIONS: Options = {
             "--table": NAMES,
             "--baseline": NAMES,
             "--train-table": INPUTS,
+            "--harness-parser": NAMES,
             "--limit": COUNT,
             "--num-frames": COUNT,
             "--batch-size": COUNT,

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ NEEDS = {  # package: a command that needs it
 }
 
 
+PROJECT = Path(__file__).parents[1]
 ROOMS = ["embreex", "scipy", "pyarrow"]
 SOURCE = Path(vega3d.__file__).parent
 # Nothing imports these folders but `vega3d demo` and `vega3d serve`, which ask for their packages first, and vLLM.
@@ -57,7 +59,7 @@ def run_without(packages: list[str], arguments: list[str], folder: Path) -> subp
 
 def test_the_table_of_extras_is_that_of_the_project():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     base = [requirement.partition(">=")[0] for requirement in project["dependencies"]]
     for module, extra in EXTRAS.items():
         named = [requirement.partition(">=")[0] for requirement in project["optional-dependencies"][extra]]
@@ -118,3 +120,34 @@ def test_ask_needs_no_extra(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in ("A. bed", "B. lamp")
+
+
+def test_the_lowest_versions_are_the_floors_of_the_project():
+    """`make test-lowest` installs them; a floor such as 1.11 stands for the first 1.11.x that there is."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    texts = [
+        *project["dependencies"],
+        *(text for texts in project["optional-dependencies"].values() for text in texts),
+    ]
+    floors = dict(found.groups() for found in (re.match(r"([\w-]+)>=([\d.]+)", text) for text in texts) if found)
+    lines = (PROJECT / "constraints-lowest.txt").read_text().splitlines()
+    lowest = dict(line.split("==") for line in lines if "==" in line)
+
+    assert lowest.pop("huggingface-hub").startswith("1.")  # the other major version is that of constraints.txt
+    assert lowest.keys() == floors.keys()
+    for name, floor in floors.items():
+        numbers = floor.split(".")
+        assert lowest[name].split(".")[: len(numbers)] == numbers, name
+
+
+def test_lmms_eval_finds_its_model_without_loading_it():
+    """The entry point is found in the project, and what it names imports neither torch nor lmms-eval."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+    points = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["entry-points"]["lmms_eval.models"]
+    code = "import sys, pkgutil; made = pkgutil.resolve_name(sys.argv[1]); print(callable(made), *sorted("
+    code += "{'torch', 'transformers', 'lmms_eval'} & set(sys.modules)))"
+
+    done = subprocess.run([sys.executable, "-c", code, points["vega3d"]], capture_output=True, text=True, timeout=60)
+
+    assert done.stdout.split() == ["True"], done.stderr

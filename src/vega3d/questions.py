@@ -97,6 +97,20 @@ class SpatialQuestion:
         lines = [f"{letter}. {option}" for letter, option in zip(self.letters, self.options, strict=True)]
         return "\n".join([*pre, self.question, "Options:", *lines, CHOICE_POST_PROMPT])
 
+    @classmethod
+    def of_prompt(cls, visual: Any, prompt: str, is_image: bool = False) -> "SpatialQuestion":
+        """The question that has this prompt: a choice or a number in VSI-Bench's words, or else an open one."""
+        question = prompt.removeprefix(f"{PRE_PROMPT}\n")
+        words, _, choices = question.removesuffix(f"\n{CHOICE_POST_PROMPT}").rpartition("\nOptions:\n")
+        options = [line[len("A. ") :] for line in choices.split("\n")]
+        numeric = question.removesuffix(f"\n{NUMERIC_POST_PROMPT}")
+        if words.strip() and 2 <= len(options) <= len(string.ascii_uppercase):
+            choice = cls(visual, words, options, is_image)
+            if choice.prompt == prompt:
+                return choice
+        number = cls(visual, numeric if numeric.strip() else prompt, is_image=is_image, is_numeric=True)
+        return number if number.prompt == prompt else cls(visual, prompt, is_image=is_image)
+
     def messages(self) -> list[dict]:
         """Chat messages for `VegaProcessor.apply_chat_template`."""
         kind = "image" if self.is_image else "video"

@@ -24,11 +24,14 @@ VIDEO_BENCHMARKS = ("rooms", "vsibench")  # the others are of scans, with depth 
 
     vega3d evaluate org/vega3d --benchmark vsibench --data VSI-Bench --num-frames 32 --4bit --output vsi.json
 
+    vega3d evaluate --from vsi.json --harness-parser all
+
     vega3d evaluate --benchmark scanrefer --data ScanRefer --baseline oracle --output ceiling.json
 
     vega3d evaluate OUT --benchmark rooms-grounding --limit 70 --output grounding.json""",
 )
 def evaluate(
+    context: typer.Context,
     model: common.ModelArgument = "",
     benchmark: Annotated[Benchmark, typer.Option(help="Whose questions are asked.")] = "rooms",
     data: Annotated[
@@ -67,6 +70,18 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="The summary as one JSON object, not as a table.")] = False,
     allow_missing: Annotated[bool, typer.Option(help="Leave out questions whose video or scan is missing.")] = False,
     skip_lost: common.SkipLost = False,
+    parsers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--harness-parser",
+            metavar=common.SEVERAL,
+            help="Also the scores by the parsers of other harnesses, side by side, and the answers that they read "
+            "apart: official, lmms_eval, plain, or all.",
+        ),
+    ] = None,
+    stored: Annotated[
+        Path | None, typer.Option("--from", help="Report of this result file; nothing is asked again.")
+    ] = None,
     seed: Annotated[int, typer.Option(**common.SEED, help="Of the limit, the bootstrap and chance.")] = 0,
     workers: common.Workers = 1,
     four_bit: common.FourBit = False,
@@ -78,6 +93,13 @@ def evaluate(
     A model is to be named, unless a baseline needs none. scanrefer, multi3drefer and rooms-grounding need a model for
     grounding (docs/grounding.md).
     """
+    from vega3d.evaluation.harness_parsers import chosen_parsers
+
+    named_parsers = chosen_parsers(parsers or ())
+    if stored is not None:
+        common.quieten(as_json)
+        typer.echo(report_of(read_stored(stored, context), named_parsers, as_json))
+        return
     named = model or None
     of_scans = benchmark not in VIDEO_BENCHMARKS
     of_model = {"--num-frames": num_frames, "--4bit": four_bit or None, "--cache": cache, "--device": device}
@@ -85,8 +107,11 @@ def evaluate(
     unused = [name for name, value in of_model.items() if value is not None]
     if baseline is not None and (of_scans or baseline != "blind") and unused:
         raise ValueError(f"--baseline {baseline} asks no model, so {', '.join(unused)} would have no effect.")
+    if parsers and of_scans:
+        raise ValueError(
+            f"{benchmark} has scorings of its own, so --harness-parser would have no effect. Leave it out."
+        )
     common.quieten(as_json)
-    from vega3d.evaluation.report import format_table, overview
     from vega3d.evaluation.run import check_request
     from vega3d.evaluation.run import evaluate as run_benchmark
 
@@ -105,7 +130,32 @@ def evaluate(
         result = run_benchmark(
             answerer, records, output, benchmark, missing, seed, batch_size=batch_size, on_progress=advance
         )
-    typer.echo(json.dumps(overview(result), indent=2, allow_nan=False) if as_json else format_table(result))
+    typer.echo(report_of(result, named_parsers, as_json))
+
+
+def read_stored(file: Path, context: typer.Context) -> dict:
+    """A result file; raises ValueError if the command line asks for more than a report of it."""
+    from vega3d.evaluation.result_files import read_result
+
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    used = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    unused = sorted(used - {"stored", "parsers", "as_json"})
+    if unused:
+        names = ", ".join(f"--{name.replace('_', '-').replace('four-bit', '4bit')}" for name in unused)
+        raise ValueError(f"--from {file} asks nothing again, so {names} would have no effect. Leave them out.")
+    return read_result(file)
+
+
+def report_of(result: dict, parsers: tuple[str, ...], as_json: bool) -> str:
+    """What is printed of a result: its table or its summary, and what each of some parsers makes of its answers."""
+    from vega3d.evaluation.harness_parsers import compare_parsers, format_parsers
+    from vega3d.evaluation.report import format_table, overview
+
+    compared = compare_parsers(result, parsers) if parsers else None
+    if as_json:
+        values = overview(result) | ({} if compared is None else {"parsers": compared})
+        return json.dumps(values, indent=2, allow_nan=False)
+    return format_table(result) + ("" if compared is None else f"\n\n{format_parsers(compared)}")
 
 
 class ModelOptions(NamedTuple):

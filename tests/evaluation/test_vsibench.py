@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from evaluation_data import BARE_OPTIONS, OPTIONS, download, question_records, question_rows, write_jsonl
 
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.evaluation.vsibench import AnnotatedQuestion, load_vsibench, records_from_rows, take_balanced
+from vega3d.questions import PRE_PROMPT, SpatialQuestion
 
 
 def test_a_download_loads(tmp_path):
@@ -237,3 +239,20 @@ def test_a_cut_off_parquet_file_is_refused(tmp_path):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="cannot be read as parquet"):
         load_vsibench(tmp_path, "cut.parquet")
+
+
+def test_a_question_is_told_by_its_prompt():
+    asked = [
+        SpatialQuestion("room", record.question, record.options, is_numeric=record.is_numeric)
+        for record in question_records(1)
+    ]
+    asked += [
+        SpatialQuestion("room", text)
+        for text in ("Where is the bed?", "Options:\nA. left", f"{PRE_PROMPT}\nDescribe the room.")
+    ]
+    asked += [SpatialQuestion("room", "Which is larger?", ("bed", "lamp"), is_image=True)]
+
+    for question in asked:
+        assert SpatialQuestion.of_prompt("room", question.prompt, question.is_image) == replace(
+            question, options=list(question.options) or ()
+        )

@@ -4,6 +4,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.filter
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +22,7 @@ def write_streams(path: Path, *streams: tuple[str, int, Disposition]) -> Path:
         added = []
         for codec, width, disposition in streams:
             stream = container.add_stream(codec, rate=10)
-            stream.width, stream.height, stream.disposition = width, 48, disposition
+            stream.width, stream.height, stream.disposition = width, 48, disposition.value
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             added.append(stream)
         for number in range(6):
@@ -161,7 +162,17 @@ def graded(light: np.ndarray) -> np.ndarray:
 
 def ten_bits(signal: np.ndarray) -> av.VideoFrame:
     frame = av.VideoFrame.from_ndarray(np.round(signal * 65535).astype(np.uint16), format="rgb48le")
-    return frame.reformat(format="yuv420p10le", dst_colorspace="BT2020", dst_color_range="MPEG")
+    return in_matrix(frame, "yuv420p10le", "bt2020", "limited")
+
+
+def in_matrix(frame: av.VideoFrame, pixel_format: str, matrix: str, colour_range: str) -> av.VideoFrame:
+    """The frame in YUV of a matrix and range, in the words of FFmpeg's filter `scale`."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 10))
+    scale = graph.add("scale", f"out_color_matrix={matrix}:out_range={colour_range}")
+    graph.link_nodes(source, scale, graph.add("format", pixel_format), graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    return graph.vpull()
 
 
 def test_pq_becomes_sdr(tmp_path):
@@ -191,18 +202,16 @@ def test_a_transfer_function_that_is_not_shown_is_named(tmp_path):
         read_video(path)
 
 
-@pytest.mark.parametrize("matrix", ["ITU601", "ITU709", "BT2020"])
-@pytest.mark.parametrize("colour_range", ["MPEG", "JPEG"])
+@pytest.mark.parametrize("matrix", ["bt601", "bt709", "bt2020"])
+@pytest.mark.parametrize("colour_range", ["limited", "full"])
 def test_matrix_and_range_are_those_of_the_film(tmp_path, matrix, colour_range):
-    frame = av.VideoFrame.from_ndarray(bars(), format="rgb24").reformat(
-        format="yuv444p", dst_colorspace=matrix, dst_color_range=colour_range
-    )
+    frame = in_matrix(av.VideoFrame.from_ndarray(bars(), format="rgb24"), "yuv444p", matrix, colour_range)
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=10)
         stream.width, stream.height, stream.pix_fmt = 128, 48, "yuv444p"
-        stream.codec_context.colorspace = {"ITU601": 6, "ITU709": 1, "BT2020": 9}[matrix]
-        stream.codec_context.color_range = {"MPEG": 1, "JPEG": 2}[colour_range]
+        stream.codec_context.colorspace = {"bt601": 6, "bt709": 1, "bt2020": 9}[matrix]
+        stream.codec_context.color_range = {"limited": 1, "full": 2}[colour_range]
         for picture in (frame, None):
             container.mux(stream.encode(picture))
 

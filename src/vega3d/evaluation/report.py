@@ -400,7 +400,7 @@ def comparison_values(
 
 
 def overview(result: Mapping) -> dict:
-    """A result without its questions, for a short JSON output."""
+    """A result without its questions and what parsers make of them, for a short JSON output."""
     questions = result["questions"]
     counts = {"num_questions": len(questions), "num_scenes": len({scene_name(question) for question in questions})}
-    return {**{name: value for name, value in result.items() if name != "questions"}, **counts}
+    return {**{name: value for name, value in result.items() if name not in ("questions", "parsers")}, **counts}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from vega3d.configs import check_count
+from vega3d.evaluation.harness_parsers import compare_parsers
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
 from vega3d.evaluation.report import summarise
 from vega3d.evaluation.result_files import FORMAT, JOURNAL_REMEDY, check_same_header, open_journal, read_result
@@ -91,7 +92,8 @@ def evaluate(
         `batch_size`, `bootstrap`, `summary` (see `report.summarise`), `debiased` (the summary without the questions
         that the table says are pruned; None if it does not say), and `questions` in the order of `records`, each with
         prompt, raw answer and scores, and of VSI-Bench what the answer stands on (`reason`) if the answerer gives it,
-        both parses and option probabilities. Of captions and answers in words also `meteor`.
+        both parses and option probabilities; and `parsers` (see `harness_parsers.compare_parsers`). Of captions and
+        answers in words also `meteor`.
 
     Raises:
         ValueError: if there are no questions, `batch_size` is below 1, the output cannot be written, another run is
@@ -119,6 +121,8 @@ def evaluate(
             **marking.corpus(records, given),
             "questions": questions,
         }
+        if benchmark not in SCENE_RULES:
+            result["parsers"] = compare_parsers(result)
         if output is not None and journal is not None:
             write_json(output, result)
             journal.unlink()

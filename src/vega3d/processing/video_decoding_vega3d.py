@@ -21,6 +21,9 @@ TEXT_FORMATS = ("tty", "concat", "hls", "dash")
 STILL_FORMATS = ("image2", "ico", "fits")  # besides those that end in `_pipe`
 STREAM_FORMATS = ("mpegts", "mpeg")  # that can be put one after the other
 _BIDIRECTIONAL = 3  # AV_PICTURE_TYPE_B
+# Version of PyAV that has the index of a stream, closes decoders of several threads without a deadlock, and converts
+# frames by their own matrix and range.
+NEWER = 17
 
 # Numbers of transfer functions and primaries in ITU-T H.273.
 PQ, HLG = 16, 18
@@ -208,8 +211,14 @@ def _open_video(path: Path) -> Iterator[tuple[Any, Any]]:
                 f"{path} is a still picture of a format that is not read ({container.format.name}). Convert it to PNG."
             )
         stream = _main_stream(path, container)
-        stream.thread_type = "AUTO"
+        stream.thread_type = "AUTO" if is_newer() else "SLICE"
         yield container, stream
+
+
+def is_newer() -> bool:
+    import av
+
+    return int(av.__version__.partition(".")[0]) >= NEWER
 
 
 def _main_stream(path: Path, container: Any) -> Any:
@@ -244,8 +253,28 @@ def _demux(path: Path) -> tuple[list[_PacketTimes], int, float]:
                     packets.append(_PacketTimes(packet.pts, packet.dts, packet.is_keyframe, packet.is_discard))
         except av.FFmpegError:
             damaged += 1
-        # MP4 indexes every frame; other containers index keyframes, or nothing.
-        return packets, max(len(stream.index_entries), len(packets) + damaged), float(stream.time_base)
+        announced = _announced(path, container, stream, len(packets) + damaged)
+        return packets, max(announced, len(packets) + damaged), float(stream.time_base)
+
+
+def _announced(path: Path, container: Any, stream: Any, found: int) -> int:
+    """How many frames an MP4 says it holds, of those that are shown; fewer for other containers.
+
+    MP4 indexes every frame, others keyframes, or nothing. An older PyAV has the number of frames in the header of an
+    MP4 alone, with those that its edit list leaves out, so what is missing is counted with the list ignored.
+    """
+    import av
+
+    if is_newer():
+        return len(stream.index_entries)
+    if "mp4" not in container.format.name or stream.frames <= found:
+        return found
+    with av.open(str(path.absolute()), options={"ignore_editlist": "1"}) as whole:
+        try:
+            held = sum(packet.size > 0 for packet in whole.demux(whole.streams[stream.index]))
+        except av.FFmpegError:
+            held = found
+    return found + max(stream.frames - held, 0)
 
 
 def _check_forward(path: Path, container: Any, packets: list[_PacketTimes], packet: Any) -> None:
@@ -286,10 +315,13 @@ class Display(NamedTuple):
     Attributes:
         stretch: width of a pixel in its height; a frame keeps its height, and its width is stretched.
         crop: left, top, right, bottom [px] that the container cuts away.
+        transfer: number of the transfer function, and `primaries` of the primaries, in ITU-T H.273.
     """
 
-    stretch: float = 1.0
-    crop: tuple[int, int, int, int] = (0, 0, 0, 0)
+    stretch: float
+    crop: tuple[int, int, int, int]
+    transfer: int
+    primaries: int
 
 
 def read_display(path: Path, stream: Any) -> Display:
@@ -306,7 +338,8 @@ def read_display(path: Path, stream: Any) -> Display:
             f"{path}: its container cuts {crop} px (left, top, right, bottom) away from frames of {stream.width}x"
             f"{stream.height} px, so nothing is left. Re-encode it."
         )
-    return Display(aspect, crop)
+    colours = stream.codec_context  # frames have them since PyAV 17
+    return Display(aspect, crop, int(colours.color_trc), int(colours.color_primaries))
 
 
 def display_pixels(path: Path, frame: Any, display: Display) -> np.ndarray:
@@ -317,19 +350,18 @@ def display_pixels(path: Path, frame: Any, display: Display) -> np.ndarray:
     import av
 
     width = max(round(frame.width * display.stretch), 1)
-    size: dict = {} if width == frame.width else {"width": width, "height": frame.height, "interpolation": "BICUBIC"}
-    trc = int(frame.color_trc)
-    if trc in _NOT_SHOWN:
+    if display.transfer in _NOT_SHOWN:
+        name = _NOT_SHOWN[display.transfer]
         raise ValueError(
-            f"{path}: its frames have a {_NOT_SHOWN[trc]} transfer function, which is not shown. Convert it to BT.709."
+            f"{path}: its frames have a {name} transfer function, which is not shown. Convert it to BT.709."
         )
     try:
-        if trc in (PQ, HLG):
-            pixels = _sdr(path, frame.to_ndarray(format="rgb48le", **size), trc, int(frame.color_primaries))
+        if display.transfer in (PQ, HLG):
+            pixels = _sdr(path, _converted(frame, "rgb48le", width), display.transfer, display.primaries)
         elif any(component.is_alpha for component in frame.format.components):
-            pixels = _on_white(frame.to_ndarray(format="rgba", **size))
+            pixels = _on_white(_converted(frame, "rgba", width))
         else:
-            pixels = frame.to_ndarray(format="rgb24", **size)
+            pixels = _converted(frame, "rgb24", width)
     except av.FFmpegError as error:
         raise ValueError(
             f"{path}: its frames ({frame.format.name}) cannot be converted to RGB ({error.strerror}). Re-encode it."
@@ -337,6 +369,21 @@ def display_pixels(path: Path, frame: Any, display: Display) -> np.ndarray:
     left, top, right, bottom = display.crop
     columns = slice(round(left * display.stretch), pixels.shape[1] - round(right * display.stretch))
     return _upright(path, frame, pixels[top : pixels.shape[0] - bottom, columns])
+
+
+def _converted(frame: Any, pixel_format: str, width: int) -> np.ndarray:
+    """The pixels of a frame in RGB, by its own matrix and range, stretched to a width."""
+    import av.filter
+
+    if is_newer():
+        size: dict = {} if width == frame.width else {"width": width, "height": frame.height}
+        return frame.to_ndarray(format=pixel_format, **size, **({"interpolation": "BICUBIC"} if size else {}))
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
+    scale = graph.add("scale", f"w={width}:h={frame.height}:flags=bicubic:out_range=full")
+    graph.link_nodes(source, scale, graph.add("format", pixel_format), graph.add("buffersink")).configure()
+    graph.vpush(frame)
+    return graph.vpull().to_ndarray()
 
 
 def _on_white(pixels: np.ndarray) -> np.ndarray:

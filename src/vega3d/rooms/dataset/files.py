@@ -30,6 +30,7 @@ from vega3d.rooms.scene.scene import Scene
 DATASET = "rooms"
 FPS = 4
 PIXELS = "yuv420p"
+THREADED = 17  # version of PyAV from which on it converts pixels in several threads
 X86 = ("x86_64", "amd64")  # names that systems have for it
 # Of a walkthrough.
 ARRAYS = ("depth_mm", "instance", "world_from_camera", "intrinsics", "boxes", "names", "correspondences", "seed")
@@ -87,8 +88,9 @@ def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
             options["x264-params"] = "asm=SSE4.2"
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], PIXELS
+        in_one_thread = {"threads": 1} if int(av.__version__.partition(".")[0]) >= THREADED else {}
         for frame in frames:
-            converted = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=PIXELS, threads=1)
+            converted = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=PIXELS, **in_one_thread)
             container.mux(stream.encode(converted))
         container.mux(stream.encode())
 
