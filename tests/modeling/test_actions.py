@@ -1,4 +1,4 @@
-"""`VegaForActionPrediction`: what reaches an action, units, padding, equality without a generator, loading, refusals."""
+"""`VegaForActionPrediction`: what reaches an action, units, padding, a shut gate, loading, refusals."""
 
 import copy
 import logging
