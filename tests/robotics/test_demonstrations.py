@@ -191,6 +191,11 @@ def edit_info(folder: Path, **values) -> None:
         (lambda f: edit_info(f, data_path="../{chunk_index}{file_index}.parquet"), "names no file in"),
         (lambda f: (f / "meta/episodes/chunk-000/file-000.parquet").unlink(), r"must have 0, 1, 2"),
         (lambda f: (f / "data/chunk-000/file-000.parquet").write_bytes(b"x"), "cannot be read"),
+        (lambda f: edit_info(f, video_path="{nothing}.mp4"), "no whole data set of LeRobot .KeyError"),
+        (
+            lambda f: edit_info(f, features={"observation.state": {"shape": [3]}, "action": {"shape": [3]}}),
+            "no camera",
+        ),
         (lambda f: (f / "meta/tasks.parquet").unlink(), "no file .*tasks.parquet"),
         (lambda f: (f / "videos/observation.images.wrist/chunk-000/file-000.mp4").unlink(), "no file .*mp4"),
     ],

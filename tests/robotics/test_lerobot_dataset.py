@@ -1,5 +1,6 @@
 """Data sets in the LeRobot layout: written, gone on with after a kill, and read."""
 
+import io
 import json
 import multiprocessing
 import shutil
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from robotics.demonstration_data import (
     CAMERAS,
@@ -86,6 +88,31 @@ def test_several_episodes_in_one_file_are_read_by_their_times(written, tmp_path)
         np.testing.assert_array_equal(several.numbers(number)[1], one.numbers(number)[1])
         grey = several.frames(number, "wrist", [3, 7]).mean((1, 2, 3)) - DARKER
         np.testing.assert_allclose(grey, [3 * GREY, 7 * GREY], atol=2)
+
+
+def test_images_in_the_table_are_read(written, tmp_path):
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    folder = tmp_path / "images"
+    shutil.copytree(written, folder)
+    path = folder / "meta/info.json"
+    info = json.loads(path.read_text())
+    info["features"]["observation.images.front"]["dtype"] = "image"
+    path.write_text(json.dumps(info))
+    for number in range(3):
+        path = folder / f"data/chunk-000/file-00{number}.parquet"
+        cells = []
+        for frame in toy_episode(number)["frames"]["front"]:
+            file = io.BytesIO()
+            Image.fromarray(frame).save(file, "png")
+            cells.append({"bytes": file.getvalue(), "path": None})
+        table = parquet.read_table(path)
+        parquet.write_table(table.append_column("observation.images.front", pyarrow.array(cells)), path)
+
+    frames = LeRobotFolder(folder).frames(1, "front", [4, 1])
+
+    np.testing.assert_array_equal(frames, toy_episode(1)["frames"]["front"][[4, 1]])
 
 
 def test_the_tables_are_those_that_lerobot_reads(written):

@@ -177,6 +177,21 @@ def test_a_policy_of_another_robot_is_refused(trained, tmp_path):
     assert "chunk were 3 and are 2; numbers of an action were 2 and are 4" in done.stderr
 
 
+def test_evaluation_on_another_robot_is_refused(demonstrations, tmp_path):
+    write_toy(tmp_path / "other", 1, state_size=5)
+    done = run(tmp_path, demonstrations, eval_data=str(tmp_path / "other"))
+    assert done.exit_code == 2
+    assert "have (5, 2) numbers" in done.stderr
+
+
+def test_adapters_of_four_bits_are_merged_into_the_whole_weights(demonstrations, tmp_path):
+    done = run(tmp_path, demonstrations, tune="llm-lora,act", learning_rates={"act": 1e-2}, four_bit=True, steps=2)
+    assert done.exit_code == 0, done.stderr
+    model, processor = load_task(VegaForActionPrediction, tmp_path / "out", device="cpu")
+    assert not describe(tmp_path / "out")["quantised"]
+    assert np.isfinite(model.predict_actions(processor, **asked())).all()
+
+
 def test_a_policy_does_not_lose_its_head_in_a_run_of_answers(trained, talk, tmp_path):
     done = run(tmp_path, talk, model=str(trained), tune="gate", learning_rates={}, actions=None, num_frames=2)
     assert done.exit_code == 2

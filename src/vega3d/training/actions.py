@@ -1,7 +1,7 @@
 """Demonstrations to a policy: its rows, their batches, and the model that is trained on them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,17 @@ class PolicyData(ActionWindows):
         cameras = options.cameras or None
         super().__init__(open_demonstrations(source.path), options.chunk, options.frames, cameras, skip)
         self.statistics = dataset_statistics(self.data, self.episodes)
+
+    def like(self, source: DataSource, options: ActionOptions) -> "PolicyData":
+        """Other demonstrations of the same robot; raises ValueError if they are of another one."""
+        other = PolicyData(source, replace(options, cameras=self.cameras))
+        ours, theirs = ((one.data.state_size, one.data.action_size) for one in (self, other))
+        if ours != theirs:
+            raise ValueError(
+                f"States and actions of {source.path} have {theirs} numbers, but those of {self.data.folder} {ours}. "
+                "Give demonstrations of the same robot."
+            )
+        return other
 
     def settings(self) -> dict[str, Any]:
         """What must be the same for a run to be continued."""

@@ -83,7 +83,7 @@ def train(
     optional_module("matplotlib.figure")  # of the curves, which are drawn at the end
     check_task(model_folder, config)
     data, settings = load_data(config)
-    eval_data = load_eval_data(config)
+    eval_data = load_eval_data(config, data)
     dtype = VegaConfig.from_pretrained(model_folder).dtype if config.dtype == "auto" else config.dtype
     arguments = training_arguments(config, is_bfloat16=str(dtype).endswith("bfloat16"))
     settings |= {"device": arguments.device.type, "processes": arguments.world_size}
@@ -167,13 +167,13 @@ def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
     return data, {**config.binding(), "data_sha256": fingerprint(data)}
 
 
-def load_eval_data(config: TrainingConfig) -> Any:
-    """The rows of `eval_data`, or None."""
+def load_eval_data(config: TrainingConfig, data: Any) -> Any:
+    """The rows of `eval_data`, or None; those of a policy are of the robot that `data` is of."""
     if not config.eval_data:
         return None
-    return (
-        load_examples(config.eval_data) if config.actions is None else PolicyData(config.eval_data[0], config.actions)
-    )
+    if config.actions is not None:
+        return data.like(config.eval_data[0], config.actions)
+    return load_examples(config.eval_data)
 
 
 def start(config: TrainingConfig, model: VegaTaskModel, processor: VegaProcessor, data: Any) -> VegaTaskModel:
