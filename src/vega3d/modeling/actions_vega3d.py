@@ -197,7 +197,8 @@ class VegaForActionPrediction(VegaTaskModel):
         is_one = isinstance(images, Mapping)
         several = [images] if isinstance(images, Mapping) else list(images)
         tasks = [instruction] if isinstance(instruction, str) else list(instruction)
-        states = np.asarray(state)[None] if is_one else np.asarray(state)
+        states = state if isinstance(state, torch.Tensor) else torch.from_numpy(np.asarray(state, np.float64))
+        states = states[None] if is_one or states.ndim == 0 else states
         if not len(several) == len(tasks) == len(states) or not several:
             raise ValueError(
                 f"There are images of {len(several)} robots, {len(tasks)} instructions and {len(states)} states. "
@@ -273,7 +274,7 @@ class VegaForActionPrediction(VegaTaskModel):
             )
         if kind == "sdpa":
             return seen
-        dtype = self.get_input_embeddings().weight.dtype
+        dtype = self.dtype
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 
@@ -287,7 +288,7 @@ def action_inputs(
     seen = [checked_images(one, config) for one in images]
     texts = [action_text(processor, task, config) for task in tasks]
     if config.action_frames == 1:
-        given = {"images": [frames[0] for one in seen for frames in one]}
+        given: dict[str, Any] = {"images": [frames[0] for one in seen for frames in one]}
     else:
         clips = [frames for one in seen for frames in one]
         seconds = [np.arange(config.action_frames) / (config.action_fps or 1.0)] * len(clips)

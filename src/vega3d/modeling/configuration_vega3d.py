@@ -492,7 +492,7 @@ def check_statistics(statistics: dict[str, Any]) -> None:
     """Raises ValueError unless there are statistics of `state` and `action`, lists of finite numbers of one length."""
     for name in ("state", "action"):
         found = statistics.get(name)
-        lists = [found.get(key) for key in STATISTICS] if isinstance(found, dict) else [None]
+        lists: list[Any] = [found.get(key) for key in STATISTICS] if isinstance(found, dict) else [None]
         fits = all(isinstance(one, (list, tuple)) and all(map(is_number, one)) for one in lists)
         if not fits or len({len(one) for one in lists}) != 1 or not lists[0]:
             raise ValueError(

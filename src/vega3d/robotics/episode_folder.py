@@ -36,7 +36,8 @@ class EpisodeFolder(Demonstrations):
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         about = read_json(self.folder / ABOUT, SEE)
-        fps, cameras = about.get("fps"), about.get("cameras")
+        fps: Any = about.get("fps")
+        cameras: Any = about.get("cameras")
         is_rate = isinstance(fps, (int, float)) and not isinstance(fps, bool) and fps > 0
         if not is_rate or not isinstance(cameras, list) or not cameras or not all(isinstance(c, str) for c in cameras):
             raise ValueError(
@@ -51,7 +52,7 @@ class EpisodeFolder(Demonstrations):
         if first is None:
             raise ValueError(f"{folder} has {len(self.episodes)} episodes, and none has actions. {SEE}")
         self.state_size, self.action_size = (values.shape[-1] for values in self._numbers[first])
-        self._tasks = [read_json(episode / EPISODE, SEE).get("task") for episode in self.episodes]
+        self._tasks: list[Any] = [read_json(episode / EPISODE, SEE).get("task") for episode in self.episodes]
         for episode, task in zip(self.episodes, self._tasks, strict=True):
             if not isinstance(task, str):
                 raise ValueError(f"{episode / EPISODE} has task={task!r}, but must say what the robot is told to do.")
