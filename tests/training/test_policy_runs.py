@@ -83,6 +83,16 @@ def test_a_run_leaves_a_policy_in_the_units_of_its_data(trained, demonstrations)
     assert describe(trained)["parameters"]["action head"] > 0
 
 
+def test_all_of_the_head_is_trained_beside_adapters(trained, demonstrations):
+    options = ActionOptions(chunk=CHUNK)
+    start, processor = load_vega(FROZEN, device="cpu")
+    before = policy_of(start, processor.tokenizer, PolicyData(DataSource(str(demonstrations)), options), options, 0)
+    after, _ = load_task(VegaForActionPrediction, trained, device="cpu")
+
+    for (name, was), now in zip(before.action_head.named_parameters(), after.action_head.parameters(), strict=True):
+        assert not torch.equal(was, now), name
+
+
 def test_the_same_command_again_is_at_its_end(trained, demonstrations):
     options = {"eval_data": str(demonstrations), "eval_steps": 3, "cache": str(trained.parent / "cache")}
     again = run(trained.parent, demonstrations, **options)

@@ -14,8 +14,8 @@ BOUNDS = {"quantiles": ("q01", "q99"), "min_max": ("min", "max")}
 class ActionHead(nn.Module):
     """An MLP from the hidden states of K action placeholders to K normalised actions.
 
-    `queries` float[K, D] are the embeddings of the placeholders, and `state` makes a token of the
-    robot's state.
+    `queries` float[K, D] are the embeddings of the placeholders, and `state` makes a token of the robot's
+    state.
     """
 
     def __init__(self, config: VegaConfig):
@@ -79,5 +79,4 @@ def chunk_mask(attention_mask: torch.Tensor, is_action: torch.Tensor) -> torch.T
 
 def chunk_loss(predicted: torch.Tensor, target: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
     """float32[]: mean L1 of normalised actions float[B, K, A] over those that are not padding, bool[B, K]."""
-    errors = (predicted - target).abs()[~is_pad]
-    return errors.mean()
+    return (predicted - target).abs()[~is_pad].mean()

@@ -147,8 +147,8 @@ class VegaForActionPrediction(VegaTaskModel):
         state = self._checked("state", state, (rows, config.state_size)).to(input_ids.device)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         centre, scale = scale_of(config, "state", state.device)
-        first = next(self.action_head.parameters())
-        placed = self.action_head.state(((state - centre) / scale).to(first))
+        queries = self.action_head.queries.weight
+        placed = self.action_head.state(((state - centre) / scale).to(queries))
         is_placeholder = is_action | torch.eq(input_ids, config.state_token_id)  # type: ignore[arg-type]
         outputs = self.model(
             input_ids=input_ids,
@@ -156,7 +156,7 @@ class VegaForActionPrediction(VegaTaskModel):
             labels=torch.where(is_placeholder, input_ids, IGNORED),  # no part of the instruction
             token_embeddings={
                 config.state_token_id: placed,
-                config.action_token_id: self.action_head.queries.weight.repeat(rows, 1),
+                config.action_token_id: queries.repeat(rows, 1),
             },
             language_mask=self._language_mask(chunk_mask(mask, is_action)),
             output_gates=output_gates,
@@ -164,7 +164,7 @@ class VegaForActionPrediction(VegaTaskModel):
         )
         hidden = outputs.last_hidden_state
         hidden = hidden[is_action.to(hidden.device)].unflatten(0, (rows, config.action_chunk))  # float[B, K, D]
-        predicted = self.action_head(hidden.to(first.device))
+        predicted = self.action_head(hidden.to(queries))
         centre, scale = scale_of(config, "action", predicted.device)
         loss = None
         if labels is not None:
@@ -274,7 +274,8 @@ class VegaForActionPrediction(VegaTaskModel):
             )
         if kind == "sdpa":
             return seen
-        dtype = self.dtype
+        embeddings: Any = self.get_input_embeddings()
+        dtype = embeddings.weight.dtype
         return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 
