@@ -9,7 +9,7 @@ from vega3d.robotics.episode_writer import EpisodeWriter
 
 FPS, SIZE, TASKS = 10, (32, 48), ("reach the ball", "close the drawer")
 CAMERAS = ("front", "wrist")
-GREY, DARKER = 8, 100  # of a step, and by how much the wrist camera is brighter
+GREY, DARKER, TONE = 8, 100, 15  # of a step, and by how much the wrist camera and the next episode are brighter
 
 
 def toy_episode(number: int, steps: int = 12, cameras=CAMERAS, state_size: int = 3, action_size: int = 2) -> dict:
@@ -17,7 +17,7 @@ def toy_episode(number: int, steps: int = 12, cameras=CAMERAS, state_size: int =
     random = np.random.default_rng(number)
     frames = {}
     for place, name in enumerate(cameras):
-        grey = (np.arange(steps) * GREY + place * DARKER).astype(np.uint8)
+        grey = (np.arange(steps) * GREY + place * DARKER + number * TONE).astype(np.uint8)
         frames[name] = np.broadcast_to(grey[:, None, None, None], (steps, *SIZE, 3)).copy()
     states = random.normal(size=(steps, state_size)).cumsum(0)
     actions = random.uniform(-1, 1, size=(steps, action_size))

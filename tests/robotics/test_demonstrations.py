@@ -9,7 +9,7 @@ import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
 
-from robotics.demonstration_data import CAMERAS, DARKER, FPS, GREY, SIZE, toy_episode, write_toy
+from robotics.demonstration_data import CAMERAS, DARKER, FPS, GREY, SIZE, TONE, toy_episode, write_toy
 from vega3d.robotics import statistics
 from vega3d.robotics.demonstrations import check_demonstrations
 from vega3d.robotics.episode_folder import EpisodeFolder, open_demonstrations
@@ -76,7 +76,7 @@ def test_a_window_is_what_is_seen_and_what_comes_next(both, layout):
     assert len(windows) == 24 and first["id"].endswith("/1/0") and first["task"] == toy["task"]
     assert first["images"]["wrist"].shape == (3, *SIZE, 3) and set(first["images"]) == {"wrist"}
     for row, steps in ((first, [0, 0, 0]), (last, [9, 10, 11])):
-        grey = row["images"]["wrist"].mean((1, 2, 3)) - DARKER
+        grey = row["images"]["wrist"].mean((1, 2, 3)) - DARKER - TONE
         np.testing.assert_allclose(grey, np.array(steps) * GREY, atol=2)
     np.testing.assert_array_equal(first["actions"], toy["actions"][:CHUNK].astype(np.float32))
     np.testing.assert_array_equal(last["state"], toy["states"][-1].astype(np.float32))

@@ -17,6 +17,7 @@ from robotics.demonstration_data import (
     GREY,
     SIZE,
     TASKS,
+    TONE,
     die_while_writing,
     toy_episode,
     write_toy,
@@ -54,7 +55,7 @@ def test_frames_are_those_of_their_step(written):
     for camera, brighter in zip(CAMERAS, (0, DARKER), strict=True):
         frames = data.frames(1, camera, [11, 0, 5, 5])
         assert frames.shape == (4, *SIZE, 3)
-        grey = frames.mean((1, 2, 3)) - brighter
+        grey = frames.mean((1, 2, 3)) - brighter - TONE
         np.testing.assert_allclose(grey, np.array([11, 0, 5, 5]) * GREY, atol=2)
 
 
@@ -86,7 +87,7 @@ def test_several_episodes_in_one_file_are_read_by_their_times(written, tmp_path)
 
     for number in range(3):
         np.testing.assert_array_equal(several.numbers(number)[1], one.numbers(number)[1])
-        grey = several.frames(number, "wrist", [3, 7]).mean((1, 2, 3)) - DARKER
+        grey = several.frames(number, "wrist", [3, 7]).mean((1, 2, 3)) - DARKER - number * TONE
         np.testing.assert_allclose(grey, [3 * GREY, 7 * GREY], atol=2)
 
 
