@@ -150,6 +150,12 @@ def test_a_writer_refuses_what_is_not_its_own(written, tmp_path):
         EpisodeWriter(tmp_path, FPS)
     with pytest.raises(ValueError, match="fps=10, but 20"):
         EpisodeWriter(written, 20)
+    lost = tmp_path / "lost"
+    shutil.copytree(written, lost)
+    shutil.rmtree(lost / "meta/episodes")
+    with pytest.raises(ValueError, match=r"has 3 episodes by meta/info\.json, but 0"):
+        EpisodeWriter(lost, FPS)
+    assert (lost / "data/chunk-000/file-000.parquet").is_file()
     with EpisodeWriter(written, FPS) as writer:
         with pytest.raises(ValueError, match="Another run"):
             EpisodeWriter(written, FPS)

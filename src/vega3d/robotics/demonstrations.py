@@ -13,7 +13,6 @@ import numpy as np
 from vega3d.processing.video_decoding_vega3d import Timeline, decode_frames, decode_timeline, read_timeline
 
 TIMELINES = 256  # of videos that are kept in memory
-SHOWN = 10  # episodes that an error names
 
 
 class Demonstrations(ABC):
@@ -72,11 +71,9 @@ def check_demonstrations(data: Demonstrations, skip: Collection[int] = ()) -> li
             wrong[episode] = fault
     if wrong:
         first, fault = next(iter(wrong.items()))
-        numbers = list(wrong)
-        shown = f"{numbers[:SHOWN]}{'' if len(numbers) <= SHOWN else f' and {len(numbers) - SHOWN} more'}"
         raise ValueError(
-            f"{data.folder}: episode {first} {fault}. Mend it, or leave it out: skip_episodes: {shown} "
-            "names all such episodes."
+            f"{data.folder}: episode {first} {fault}. Mend it, or leave it out: skip_episodes: {list(wrong)} names "
+            "all such episodes."
         )
     if not kept:
         raise ValueError(

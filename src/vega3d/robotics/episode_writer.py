@@ -11,6 +11,7 @@ import numpy as np
 
 from vega3d.extras import check_installed, optional_module
 from vega3d.files import check_folder, is_free, only_run, read_json, read_rows, write_json, write_whole
+from vega3d.robotics.lerobot_dataset import reading
 from vega3d.robotics.lerobot_layout import (
     ACTION,
     CAMERA,
@@ -227,16 +228,22 @@ class EpisodeWriter:
                 raise ValueError(
                     f"{self.folder} has {name}={info.get(name)!r}, but {value!r} is to be written. {OTHER}"
                 )
-        self._features = info["features"]
-        for path in sorted((self.folder / "meta/episodes").glob("*/*.parquet")):
-            for row in read_rows(path):
-                self._take_up(row)
-        if self._count:
-            rows = sorted(read_rows(self.folder / TASKS), key=lambda row: row["task_index"])
-            self._tasks = [row["task"] for row in rows]
-            self._write_summary()
+        with reading(self.folder):
+            self._features = info["features"]
+            keys = [name for name, feature in self._features.items() if feature["dtype"] == "video"]
+            for path in sorted((self.folder / "meta/episodes").glob("*/*.parquet")):
+                for row in read_rows(path):
+                    self._take_up(row)
+            if self._count < info["total_episodes"]:
+                raise ValueError(
+                    f"{self.folder} has {info['total_episodes']} episodes by {INFO}, but {self._count} in "
+                    f"meta/episodes. Copy it again. {OTHER}"
+                )
+            if self._count:
+                rows = sorted(read_rows(self.folder / TASKS), key=lambda row: row["task_index"])
+                self._tasks = [row["task"] for row in rows]
+                self._write_summary()
         unfinished = [DATA.format(**place_of(self._count))]
-        keys = [name for name, feature in self._features.items() if feature["dtype"] == "video"]
         unfinished += [VIDEO.format(video_key=key, **place_of(self._count)) for key in keys]
         for name in unfinished:
             (self.folder / name).unlink(missing_ok=True)
