@@ -29,7 +29,7 @@ def dataset_statistics(
     """Statistics of the states and actions of some episodes, as `VegaForActionPrediction.from_reasoning` takes them.
 
     Args:
-        data: demonstrations.
+        data: of which all states and actions are read, twice.
         episodes: their numbers, by default all; as `check_demonstrations` gives them.
         folder: where they are looked up and kept; by default the cache, and never the data set's own folder.
 

@@ -17,8 +17,8 @@ class ActionWindows:
 
     Args:
         data: demonstrations; all of them are looked at before the first row.
-        chunk: K.
-        frames: n.
+        chunk: K, how many actions a row has.
+        frames: n, how many of the last frames of each camera.
         cameras: names in the order wanted, by default all of the data set.
         skip: numbers of episodes that are left out.
 
