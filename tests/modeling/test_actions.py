@@ -6,13 +6,13 @@ import logging
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers import AutoModel, AutoModelForImageTextToText
 
 from fitting import fit
 from processing.builders import build_processor
 from remote_process import run_without_package
 from tiny_checkpoints import VLM_PROCESSORS, save_vlm_with_processor
-from tiny_models import BLOCK, every_vlm, randomise, save_generator, save_vlm
+from tiny_models import BLOCK, randomise, save_generator
 from vega3d import VegaForActionPrediction, VegaForSpatialReasoning
 from vega3d.modeling.actions_vega3d import action_inputs
 
@@ -78,8 +78,7 @@ def batch(policy, frames: int | None = None, tasks=TASKS) -> dict:
 # --- What reaches an action --------------------------------------------------------------------------------------
 
 
-@every_vlm
-@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize(("vlm_type", "frames"), [("qwen2_5_vl", 3), ("qwen3_vl", 1)], indirect=["vlm_type"])
 def test_images_words_and_state_reach_every_action(build, frames):
     policy = build(action_frames=frames, action_fps=5.0)
     model, processor = policy
@@ -224,7 +223,7 @@ def test_it_learns_two_chunks(build):
     model.requires_grad_(False)
     model.action_head.requires_grad_(True)
     before = model(**inputs, labels=labels).loss.item()
-    after = fit(model.action_head.parameters(), lambda: model(**inputs, labels=labels).loss, 15, 1e-2)
+    after = fit(model.action_head.parameters(), lambda: model(**inputs, labels=labels).loss, 10, 2e-2)
     assert after < 0.5 * before
     assert all(parameter.grad is not None for parameter in model.action_head.parameters())
 
@@ -262,21 +261,6 @@ with torch.no_grad():
 print("same actions")
 """
     assert "same actions" in run_without_package(code, tmp_path, str(tmp_path))
-
-
-def test_four_bits_leave_the_head_alone(tmp_path):
-    folder = tmp_path / "wide"
-    vlm, generator = save_vlm(folder / "vlm", width=64), save_generator(folder / "source")
-    processor = build_processor(generator_max_area=4096)
-    model = VegaForActionPrediction.from_backbones(
-        vlm, generator, tokenizer=processor.tokenizer, statistics=statistics(), cameras=CAMERAS, block=BLOCK
-    )
-    model.save_pretrained(folder / "model")
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-    loaded = VegaForActionPrediction.from_pretrained(folder / "model", quantization_config=config)
-    quantised = [name for name, module in loaded.named_modules() if type(module).__name__ == "Linear4bit"]
-
-    assert quantised and all(name.startswith("model.vlm.model.language_model.") for name in quantised)
 
 
 # --- Refusals ----------------------------------------------------------------------------------------------------

@@ -93,13 +93,6 @@ def test_all_of_the_head_is_trained_beside_adapters(trained, demonstrations):
         assert not torch.equal(was, now), name
 
 
-def test_the_same_command_again_is_at_its_end(trained, demonstrations):
-    options = {"eval_data": str(demonstrations), "eval_steps": 3, "cache": str(trained.parent / "cache")}
-    again = run(trained.parent, demonstrations, **options)
-    assert again.exit_code == 0, again.stderr
-    assert json.loads(again.stdout)["continued_from"] == "checkpoint-3"
-
-
 def test_a_policy_is_trained_further_and_keeps_its_statistics(trained, tmp_path):
     with EpisodeWriter(tmp_path / "calm", 10) as writer:
         toy = toy_episode(0)
@@ -199,6 +192,10 @@ def test_adapters_of_four_bits_are_merged_into_the_whole_weights(demonstrations,
     assert done.exit_code == 0, done.stderr
     model, processor = load_task(VegaForActionPrediction, tmp_path / "out", device="cpu")
     assert not describe(tmp_path / "out")["quantised"]
+    in_four_bits, _ = load_task(VegaForActionPrediction, tmp_path / "out", four_bit=True, device="cpu")
+    kinds = {name: type(module).__name__ for name, module in in_four_bits.named_modules()}
+    quantised = [name for name, kind in kinds.items() if kind == "Linear4bit"]
+    assert quantised and all(".language_model." in name for name in quantised)
     assert np.isfinite(model.predict_actions(processor, **asked())).all()
 
 
