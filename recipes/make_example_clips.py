@@ -12,10 +12,10 @@ from pathlib import Path
 
 from vega3d.files import write_whole
 from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
-from vega3d.rooms.dataset.files import write_video
 from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import make_questions
 from vega3d.rooms.render.embree import EmbreeRenderer
+from vega3d.video_files import write_video
 
 CLIPS = Path("src/vega3d/assets/clips")
 CHOSEN = {"room": (4, "bedroom", 1), "study": (9, "study", 0)}  # room, its kind, trajectory

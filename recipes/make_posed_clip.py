@@ -19,7 +19,8 @@ from vega3d.files import write_whole
 from vega3d.geometry import Box, axis_aligned
 from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import make_walkthroughs
-from vega3d.rooms.dataset.files import write_arrays, write_video
+from vega3d.rooms.dataset.files import FPS, write_arrays
+from vega3d.video_files import write_video
 
 CLIP = Path("src/vega3d/assets/clips/kitchen")
 ROOM, SETTINGS = 2009, DatasetSettings(split="test")
@@ -35,7 +36,7 @@ SENTENCES: dict[str, tuple[str, Callable | None]] = {  # the noun, and which one
 def main() -> None:
     [made] = make_walkthroughs(ROOM, SETTINGS)
     assert made.clip is not None
-    write_whole(CLIP / "rooms" / f"{made.name}.mp4", partial(write_video, frames=made.clip.rgb))
+    write_whole(CLIP / "rooms" / f"{made.name}.mp4", partial(write_video, frames=made.clip.rgb, fps=FPS))
     arrays = CLIP / "arrays" / f"{made.name}.npz"
     write_whole(arrays, partial(write_arrays, scene=made.scene, clip=made.clip, trajectory=made.trajectory))
     write_whole(arrays, partial(pack, arrays=dict(np.load(arrays))))

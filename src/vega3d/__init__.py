@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vega3d.hub.load import load
+    from vega3d.modeling.actions_vega3d import VegaActionOutput, VegaForActionPrediction
     from vega3d.modeling.configuration_vega3d import VegaConfig, VegaGeneratorConfig
     from vega3d.modeling.generator_vega3d import VegaGenerator
     from vega3d.modeling.grounding_vega3d import Grounding, VegaForVisualGrounding, VegaGroundingOutput
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Grounding",
+    "VegaActionOutput",
     "VegaCausalLMOutput",
     "VegaConfig",
     "VegaEncoderOutput",
+    "VegaForActionPrediction",
     "VegaForSpatialReasoning",
     "VegaForVisualGrounding",
     "VegaGenerator",
@@ -44,9 +47,11 @@ __all__ = [
 ]
 HOMES = {  # public name: the module that defines it
     "Grounding": "vega3d.modeling.grounding_vega3d",
+    "VegaActionOutput": "vega3d.modeling.actions_vega3d",
     "VegaCausalLMOutput": "vega3d.modeling.modeling_vega3d",
     "VegaConfig": "vega3d.modeling.configuration_vega3d",
     "VegaEncoderOutput": "vega3d.modeling.modeling_vega3d",
+    "VegaForActionPrediction": "vega3d.modeling.actions_vega3d",
     "VegaForSpatialReasoning": "vega3d.modeling.modeling_vega3d",
     "VegaForVisualGrounding": "vega3d.modeling.grounding_vega3d",
     "VegaGenerator": "vega3d.modeling.generator_vega3d",
@@ -61,7 +66,8 @@ AUTO_TABLES: dict[str, dict[str, Any]] = {  # module of transformers: its tables
     "transformers.models.auto.configuration_auto": {"CONFIG_MAPPING": "VegaConfig"},
     "transformers.models.auto.processing_auto": {"PROCESSOR_MAPPING": "VegaProcessor"},
     "transformers.models.auto.modeling_auto": {
-        "MODEL_MAPPING": ("VegaForSpatialReasoning", "VegaForVisualGrounding"),  # a config's `architectures` decide
+        # A config's `architectures` decide.
+        "MODEL_MAPPING": ("VegaForSpatialReasoning", "VegaForVisualGrounding", "VegaForActionPrediction"),
         "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING": "VegaForSpatialReasoning",
         "MODEL_FOR_MULTIMODAL_LM_MAPPING": "VegaForSpatialReasoning",
         "MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING": "VegaForVisualGrounding",

@@ -37,18 +37,17 @@ def train(
     from vega3d.training.config import read_config
 
     read = read_config(config, given)
-    for source in (*read.data, *read.eval_data):
-        source.check()
+    read.check_data()
     from vega3d.shipped import model_folder
 
     folder = model_folder(read.model)
     with common.loading(read.model):
-        from vega3d.hub.load import load_vega
+        from vega3d.hub.load import load_task, task_class
         from vega3d.training.run import train as run
     with common.progress("training", "step") as advance:
         result = run(
             read,
-            lambda device: load_vega(folder, read.four_bit, device, read.dtype),
+            lambda device: load_task(task_class(folder), folder, read.four_bit, device, read.dtype),
             folder,
             on_progress=advance,
             on_log=None if as_json else log_line,

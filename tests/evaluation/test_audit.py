@@ -41,8 +41,8 @@ from vega3d.inference.session import Session
 from vega3d.inference.streams import StreamSession
 from vega3d.modeling.inputs_vega3d import unpacked_clips
 from vega3d.processing.video_vega3d import read_video
-from vega3d.rooms.dataset.files import write_video
 from vega3d.statistics import Difference, Interval
+from vega3d.video_files import write_video
 
 FRAMES = 5
 GENERATOR = [condition.name for condition in CONDITIONS if condition.of_generator][1:]
@@ -57,7 +57,9 @@ def benchmark(folder: Path, scenes: int = 2, size: tuple[int, int] = (64, 64)) -
     kept = [row for row in rows if row["question_type"] in ("route_planning", "object_counting")]
     for scene in dict.fromkeys((row["dataset"], row["scene_name"]) for row in rows):
         (folder / scene[0]).mkdir(parents=True, exist_ok=True)
-        write_video(folder / scene[0] / f"{scene[1]}.mp4", random.integers(0, 256, (FRAMES, *size, 3), dtype=np.uint8))
+        write_video(
+            folder / scene[0] / f"{scene[1]}.mp4", random.integers(0, 256, (FRAMES, *size, 3), dtype=np.uint8), 4
+        )
     boxes = {"question_type": "localisation_by_choice", "frame": 1, "marks": [list(mark) for mark in MARKS]}
     asked = {"question": "Which box is the bed?", "options": ["A. a", "B. b", "C. c"], "ground_truth": "B"}
     kept.append({**kept[0], **boxes, **asked, "id": "boxes"})

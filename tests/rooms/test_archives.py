@@ -11,8 +11,9 @@ import pytest
 
 from vega3d.rooms import load_furniture
 from vega3d.rooms.archives import read_archive
-from vega3d.rooms.dataset.files import is_whole_archive, is_whole_video, write_video
+from vega3d.rooms.dataset.files import is_whole_archive, is_whole_video
 from vega3d.rooms.scene.furniture import PACK
+from vega3d.video_files import write_video
 
 LIMIT = 1 << 20
 
@@ -119,7 +120,7 @@ def test_a_pack_with_impossible_meshes_is_refused(tmp_path, vertices):
 
 
 def test_whole_files_are_told_from_those_cut_short(tmp_path):
-    write_video(tmp_path / "a.mp4", np.zeros((3, 32, 32, 3), np.uint8))
+    write_video(tmp_path / "a.mp4", np.zeros((3, 32, 32, 3), np.uint8), 4)
     np.savez(tmp_path / "a.npz", depth=np.zeros(9))
     checks = {
         "a.mp4": is_whole_video,

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from vega3d.rooms.dataset.files import write_video
+from vega3d.video_files import write_video
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_thirty_encodings_under_load_are_one(tmp_path):
 
     encoded = set()
     for _ in range(30):
-        write_video(tmp_path / "clip.mp4", frames)
+        write_video(tmp_path / "clip.mp4", frames, 4)
         encoded.add((tmp_path / "clip.mp4").read_bytes())
 
     assert len(encoded) == 1

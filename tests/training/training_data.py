@@ -10,9 +10,9 @@ from transformers import TrainingArguments
 
 from tiny_checkpoints import FROZEN, FROZEN_CONFIG
 from vega3d.hub.load import load_vega
-from vega3d.rooms.dataset.files import write_video
 from vega3d.training import DataSource, VegaCollator, VegaTrainer, choose_parts, load_examples, make_config, train
 from vega3d.training.config import TrainingConfig
+from vega3d.video_files import write_video
 
 TUNES = ("gate", "gate,projector", "gate,projector,llm-lora", "llm-lora,vision", "gate,projector,llm,vision")
 # Rates at which untrained weights move in few steps.

@@ -114,7 +114,7 @@ def write_samples(output: Path, seeds: list[int], videos: list, with_videos: boo
     save_picture(output / GRID, grid_of_videos(np.stack(videos)))
     if not with_videos:
         return [GRID]
-    from vega3d.rooms.dataset.files import write_video  # needs PyAV, which a machine for training may lack
+    from vega3d.video_files import write_video  # needs PyAV, which a machine for training may lack
 
     for seed, video in zip(seeds, videos, strict=True):
         write_whole(output / video_name(seed), partial(write_video, frames=video, fps=FPS))

@@ -8,7 +8,7 @@ from transformers import AutoProcessor, ProcessorMixin
 
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaForVisualGrounding, VegaGeneratorConfig, VegaProcessor
 from vega3d.files import check_new_folder, whole_folder
-from vega3d.hub.load import check_dtype_name, check_vlm_processor, load_vega
+from vega3d.hub.load import check_dtype_name, check_vlm_processor, load_vega, task_class
 from vega3d.modeling.backbones_vega3d import check_seed, find_backbones, split_config
 from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
 from vega3d.modeling.files_vega3d import value_errors
@@ -141,8 +141,7 @@ def describe(folder: Path) -> dict:
     config = VegaConfig.from_pretrained(folder)
     generator = config.generator_config
     with value_errors(f"The config of {folder} describes no model that can be built: it"), torch.device("meta"):
-        is_grounding = config.architectures == ["VegaForVisualGrounding"]
-        whole_model = VegaForVisualGrounding(config) if is_grounding else VegaForSpatialReasoning(config)
+        whole_model = task_class(folder)(config)
         model = whole_model.model
         used = WanTransformer3DModel.from_config({**generator.transformer, "num_layers": generator.num_blocks_read})
         whole = WanTransformer3DModel.from_config(generator.transformer)
@@ -156,8 +155,7 @@ def describe(folder: Path) -> dict:
         "projector": count(model.projector),
         "fusion": count(model.fusion),
     }
-    if is_grounding:
-        parameters["grounding head"] = count(whole_model.grounding_head)
+    parameters |= {name.replace("_", " "): count(whole_model.get_submodule(name)) for name in whole_model.own_parts}
     dtype = config.dtype or torch.float32
     return {
         "parameters": parameters,

@@ -6,7 +6,15 @@ from typing import TypeVar
 import torch
 from transformers import BitsAndBytesConfig
 
-from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGenerator, VegaGeneratorConfig, VegaProcessor
+from vega3d import (
+    VegaConfig,
+    VegaForActionPrediction,
+    VegaForSpatialReasoning,
+    VegaForVisualGrounding,
+    VegaGenerator,
+    VegaGeneratorConfig,
+    VegaProcessor,
+)
 from vega3d.extras import optional_module
 from vega3d.features.cache import FeatureCache
 from vega3d.inference.session import Session
@@ -78,7 +86,8 @@ def load_task(
     On a GPU and in 16 bits the vision tower attends to all its windows at once (`pack_vision_attention`).
 
     Args:
-        model_class: `VegaForSpatialReasoning` or `VegaForVisualGrounding`, whose checkpoints answer questions, too.
+        model_class: such as `VegaForVisualGrounding` or `VegaForActionPrediction`, whose checkpoints answer questions,
+            too.
         four_bit: quantise the language model to 4 bits (nf4, bitsandbytes); all else keeps its precision.
 
     Raises:
@@ -100,6 +109,13 @@ def load_task(
     model = model_class.from_pretrained(folder, **options)
     pack_vision_attention(model)
     return model.eval(), processor
+
+
+def task_class(folder: Path) -> type[VegaTaskModel]:
+    """The class of the model in a folder, as its config names it."""
+    classes: tuple[type[VegaTaskModel], ...] = (VegaForVisualGrounding, VegaForActionPrediction)
+    named = VegaConfig.from_pretrained(folder).architectures
+    return next((one for one in classes if named == [one.__name__]), VegaForSpatialReasoning)
 
 
 def load_processor(folder: Path) -> VegaProcessor:

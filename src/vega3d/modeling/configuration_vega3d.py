@@ -45,11 +45,14 @@ Projector = Literal["merger_mlp", "avg", "mlp2x"]
 GroundingHead = Literal["infonce", "mlp"]
 ObjectTokens = Literal["fused", "semantic"]
 PositionCode = Literal["none", "sin3d"]
+Normalisation = Literal["quantiles", "min_max", "mean_std"]
 NUM_TRAIN_TIMESTEPS = 1000
 MOST_SHIFT = 1000.0
 MOST_PROMPT_ROWS = 1 << 16
 MOST_GATE_BIAS = 100.0
 MOST_METRES = 1e6
+MOST_ACTIONS = 1024  # of a chunk, and frames of a camera
+STATISTICS = ("mean", "std", "min", "max", "q01", "q99")
 FRAME_SETTINGS = ("max_area", "frame_fit", "frame_size")  # of the processor; configs once held them too
 
 
@@ -299,6 +302,15 @@ class VegaConfig(PreTrainedConfig):
             surfaces lie on the faces of exact boxes, where rounding decides; 0 is the published way.
         grounding_box_weight: of the loss of the box that is found without proposals, beside the ranking of those
             given; 0 is the published loss.
+        state_token_id: the token `<state>`, which stands for the state of a robot in `VegaForActionPrediction`; None
+            for a model that is no policy. `action_token_id` is that of `<action>`.
+        action_cameras: names of the cameras, in the order in which a prompt shows them.
+        action_frames: the last frames of each camera that a prompt shows; `action_fps` are taken a second.
+        action_chunk: how many actions are predicted at once, K.
+        action_normalisation: of states and actions: `quantiles` takes those of 1 % and 99 % to -1 and 1, `min_max` the
+            extremes, and `mean_std` divides by the standard deviation.
+        action_statistics: of the data set: its name, and of `state` and `action` `mean`, `std`, `min`, `max`, `q01`
+            and `q99`, a list each.
     """
 
     model_type = "vega3d"
@@ -332,6 +344,14 @@ class VegaConfig(PreTrainedConfig):
     grounding_tokens: ObjectTokens = "fused"
     grounding_margin: float = 0.02
     grounding_box_weight: float = 1.0
+    state_token_id: int | None = None
+    action_token_id: int | None = None
+    action_cameras: list | tuple = ()
+    action_frames: int = 1
+    action_fps: float | None = None
+    action_chunk: int = 8
+    action_normalisation: Normalisation = "quantiles"
+    action_statistics: dict | None = None
 
     def __post_init__(self, **kwargs):
         refuse_misspelled(type(self), kwargs)
@@ -388,6 +408,16 @@ class VegaConfig(PreTrainedConfig):
         """Width D of the visual tokens."""
         return self.get_text_config().hidden_size
 
+    @property
+    def state_size(self) -> int:
+        """How many numbers the state of the robot has, P."""
+        return len((self.action_statistics or {})["state"]["mean"])
+
+    @property
+    def action_size(self) -> int:
+        """How many numbers an action has, A."""
+        return len((self.action_statistics or {})["action"]["mean"])
+
     def validate_fusion(self):
         for name, value, most in (
             ("fusion_num_layers", self.fusion_num_layers, MOST_LAYERS),
@@ -438,6 +468,37 @@ class VegaConfig(PreTrainedConfig):
             ("grounding_margin", 0 <= margin <= MOST_METRES, "0 m or more", "The default is 0.02."),
             ("grounding_box_weight", 0 <= weight <= 100, "in [0, 100]", "Use 0 for the published loss."),
         )
+
+    def validate_actions(self):
+        vocabulary, cameras, fps = self.get_text_config().vocab_size, self.action_cameras, self.action_fps
+        for name in ("state_token_id", "action_token_id"):
+            token = getattr(self, name)
+            fits = token is None or 0 <= token < vocabulary
+            require(fits, name, token, f"in [0, {vocabulary})", "See the tokenizer.")
+        are_names = all(isinstance(name, str) and name.strip() for name in cameras)
+        are_names = are_names and len(set(cameras)) == len(cameras)
+        require_size("action_chunk", self.action_chunk, "Use 8 if in doubt.", MOST_ACTIONS)
+        require_size("action_frames", self.action_frames, "Use 1 if in doubt.", MOST_ACTIONS)
+        check_fields(
+            self,
+            ("action_cameras", are_names, "names, each once", "Name them as the data set does."),
+            ("action_fps", fps is None or 0 < fps <= 1e4, "in (0, 10000]", "It is that of the data set."),
+        )
+        if self.action_statistics is not None:
+            check_statistics(self.action_statistics)
+
+
+def check_statistics(statistics: dict[str, Any]) -> None:
+    """Raises ValueError unless there are statistics of `state` and `action`, lists of finite numbers of one length."""
+    for name in ("state", "action"):
+        found = statistics.get(name)
+        lists: list[Any] = [found.get(key) for key in STATISTICS] if isinstance(found, dict) else [None]
+        fits = all(isinstance(one, (list, tuple)) and all(map(is_number, one)) for one in lists)
+        if not fits or len({len(one) for one in lists}) != 1 or not lists[0]:
+            raise ValueError(
+                f"action_statistics of {name} are {found}, but must be {', '.join(STATISTICS)}, a list of finite "
+                "numbers each, of one length. Take those of vega3d.robotics.statistics.dataset_statistics."
+            )
 
 
 # `transformers serve` finds a model's kind by this name alone; importing the package or its code on the Hub sets it.

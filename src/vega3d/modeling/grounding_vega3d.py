@@ -24,8 +24,10 @@ from .grounding_head_vega3d import (
 from .inputs_vega3d import PATCH_GRIDS, VisualInputs, checked_streams, split_visuals, visual_rows
 from .modeling_vega3d import Gates, VegaForSpatialReasoning, VegaTaskModel
 from .positions_vega3d import object_vectors, points_in_boxes, position_code, with_positions
+from .tokens_vega3d import checked_words, prompt_text
 
 GROUND_TOKEN, COORD_TOKEN = "<ground>", "<coord>"
+TOKENS = {"ground_token_id": GROUND_TOKEN, "coord_token_id": COORD_TOKEN}
 PROMPT = "Find what is described in this scene: {expression}"
 POSITIONS = ("visual_positions", "visual_positions_mask")
 HOW_TO_MAKE = "Make one of any checkpoint by VegaForVisualGrounding.from_reasoning, or `vega3d assemble --grounding`."
@@ -188,21 +190,7 @@ class VegaForVisualGrounding(VegaTaskModel):
         Raises:
             ValueError: for an option that is none of these.
         """
-        config = model.config
-        known = [name for name in vars(config) if name.startswith(("position_", "grounding_"))]
-        unknown = sorted(options.keys() - {*known, "notice", "questions"})
-        if unknown:
-            raise ValueError(f"from_reasoning got the options {unknown}, but takes {known}, notice and questions.")
-        VegaConfig.from_dict({**config.to_dict(), **options})  # raises for a bad value, before anything is changed
-        for name, value in {**options, **add_tokens(model, tokenizer, seed)}.items():
-            setattr(config, name, value)
-        with torch.device("meta"):
-            grounding = cls(config)
-        grounding.model = model.model
-        grounding.make_weights([grounding.grounding_head], model, seed)
-        grounding.generation_config = model.generation_config
-        grounding.exclude_generator_weights()
-        return grounding.eval()
+        return cls.around(model, tokenizer, TOKENS, options, ("position_", "grounding_"), seed)
 
     def encode_scene(
         self,
@@ -519,34 +507,6 @@ class VegaForVisualGrounding(VegaTaskModel):
         )
 
 
-def add_tokens(model: VegaTaskModel, tokenizer: Any, seed: int) -> dict[str, int]:
-    """Gives tokenizer and embeddings the tokens `<ground>` and `<coord>`; returns their ids as fields of the config.
-
-    A new token's embedding is drawn about the mean of all, with their spread, and its row of the output head is the
-    mean, so that it is not generated. Tokens that the tokenizer has keep their rows.
-    """
-    known = tokenizer.get_vocab()
-    new = [token for token in (GROUND_TOKEN, COORD_TOKEN) if token not in known]
-    tokenizer.add_special_tokens({"extra_special_tokens": new}, replace_extra_special_tokens=False)
-    ids = tokenizer.convert_tokens_to_ids([GROUND_TOKEN, COORD_TOKEN])
-    vlm: Any = model.model.vlm
-    old_rows = vlm.get_input_embeddings().num_embeddings
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
-        if max(ids) >= old_rows:
-            vlm.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
-            model.config.get_text_config().vocab_size = max(ids) + 1
-        embeddings, head = vlm.get_input_embeddings().weight, vlm.get_output_embeddings().weight
-        for token in new:
-            row = tokenizer.convert_tokens_to_ids(token)
-            written = embeddings[: min(old_rows, len(known))].float()
-            drawn = torch.randn(written.shape[1]).to(written)
-            if head is not embeddings:
-                head[row] = head[: len(written)].float().mean(0).to(head)
-            embeddings[row] = (written.mean(0) + written.std(0) * drawn).to(embeddings)
-    return dict(zip(("ground_token_id", "coord_token_id"), ids, strict=True))
-
-
 def ground_places(input_ids: torch.Tensor, config: VegaConfig) -> torch.Tensor:
     """int[B]: where `<ground>` stands in each row of int[B, L]; raises ValueError unless each row has one."""
     found = torch.eq(input_ids, config.ground_token_id)  # type: ignore[arg-type]  # `__init__` saw that there is one
@@ -565,15 +525,10 @@ def ground_text(processor: Any, expression: str) -> str:
 
     Raises ValueError for a sentence that is empty, or that holds `<ground>` or placeholders of visuals.
     """
-    if not isinstance(expression, str) or not expression.strip():
-        raise ValueError(f"The expression is {expression!r}, but must be a sentence that describes an object.")
-    special = [processor.image_token, processor.video_token, GROUND_TOKEN, COORD_TOKEN]
-    held = [token for token in special if token in expression]
-    if held:
-        raise ValueError(f"The expression {expression!r} holds the special token {held[0]}. Leave it out.")
-    content = [{"type": "video"}, {"type": "text", "text": PROMPT.format(expression=expression.strip())}]
-    messages = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + GROUND_TOKEN
+    kind, reserved = "a sentence that describes an object", (GROUND_TOKEN, COORD_TOKEN)
+    words = checked_words(processor, expression, "The expression", kind, reserved)
+    content = [{"type": "video"}, {"type": "text", "text": PROMPT.format(expression=words)}]
+    return prompt_text(processor, content, GROUND_TOKEN)
 
 
 def with_other_text(input_ids: torch.Tensor, text: str, other: str, processor: Any) -> torch.Tensor:

@@ -41,6 +41,7 @@ from .inputs_vega3d import (
 )
 from .native_vega3d import NativeInterface
 from .positions_vega3d import check_coordinates, with_coordinates, with_positions
+from .tokens_vega3d import add_tokens
 from .turns_vega3d import NewTokens, Prompt
 
 Features = Callable[[], list[torch.Tensor]]  # float[t, h, w, C] a clip
@@ -84,7 +85,7 @@ class VegaPreTrainedModel(NativeInterface, CheckpointedModel):
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _keep_in_fp32_modules_strict = ["fusion.residual_scale"]  # noqa: RUF012
-    _keys_to_ignore_on_load_unexpected = [r"^grounding_head\."]  # noqa: RUF012 (a model for grounding answers, too)
+    _keys_to_ignore_on_load_unexpected = [r"^(grounding|action)_head\."]  # noqa: RUF012 (others answer, too)
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -280,19 +281,25 @@ class VegaModel(VegaPreTrainedModel):
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         coord_positions: torch.Tensor | None,
+        token_embeddings: Mapping[Any, torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor | None]:
         """The text as the VLM gets it: ids, or embeddings if some of its tokens stand for points float[K, 3] [m].
 
-        Raises ValueError if there is not a point for each such token of the ids.
+        `token_embeddings` are those of all tokens with an id, float[n, D], in the order of the batch. Raises
+        ValueError if there is not a point for each such token of the ids.
         """
         if input_ids is not None:
             check_coordinates(input_ids, coord_positions, self.config)
         elif coord_positions is not None:
             raise ValueError("coord_positions belong to tokens of input_ids, which are not given. Give input_ids.")
-        if input_ids is None or coord_positions is None:
+        if input_ids is None or (coord_positions is None and not token_embeddings):
             return {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
         embeds = self.get_input_embeddings()(input_ids)
-        return {"input_ids": None, "inputs_embeds": with_coordinates(embeds, input_ids, coord_positions, self.config)}
+        for token, values in (token_embeddings or {}).items():
+            embeds = embeds.masked_scatter(torch.eq(input_ids, token)[..., None], values.to(embeds))
+        if coord_positions is not None:
+            embeds = with_coordinates(embeds, input_ids, coord_positions, self.config)
+        return {"input_ids": None, "inputs_embeds": embeds}
 
     def forward(
         self,
@@ -306,14 +313,17 @@ class VegaModel(VegaPreTrainedModel):
         mm_encoder_outputs: dict[str, ModelOutput] | None = None,
         output_gates: bool = False,
         coord_positions: torch.Tensor | None = None,
+        token_embeddings: Mapping[Any, torch.Tensor] | None = None,
+        language_mask: torch.Tensor | None = None,
         **kwargs,
     ) -> VegaModelOutput:
         """Arguments as in `encode`, or its `mm_encoder_outputs`; `labels` only mark the answer.
 
         `coord_positions` float[K, 3] are the points in the world [m] that the tokens `coord_token_id` of `input_ids`
-        stand for, in the order of the batch. With a cache that is not empty, the text is that of the new tokens, and
-        so are the visuals. `kwargs` are the `VisualInputs`, and the VLM's own, such as `second_per_grid_ts` of
-        Qwen2.5-VL.
+        stand for, in the order of the batch. `token_embeddings` are those of `placed_text`. `language_mask`
+        [B, 1, L, L] says, in place of a causal mask, which tokens those of the language model see. With a cache that
+        is not empty, the text is that of the new tokens, and so are the visuals. `kwargs` are the `VisualInputs`, and
+        the VLM's own, such as `second_per_grid_ts` of Qwen2.5-VL.
 
         Raises:
             ValueError: if the visuals given do not match the placeholders of the text, so that some would go unseen.
@@ -324,7 +334,7 @@ class VegaModel(VegaPreTrainedModel):
         turn = NewTokens(self.vlm_core, past_key_values, ids.shape, attention_mask, ids.device)
         text: dict[str, Any] = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
         if coord_positions is not None or not turn.is_step:
-            text = self.placed_text(input_ids, inputs_embeds, coord_positions)
+            text = self.placed_text(input_ids, inputs_embeds, coord_positions, token_embeddings)
         gates = None
         if mm_encoder_outputs is not None:
             check_placeholders(ids, self.config, tokens_of_outputs(mm_encoder_outputs, visual))
@@ -338,7 +348,7 @@ class VegaModel(VegaPreTrainedModel):
             position_ids = turn.positions(ids, self.config, given, mm_encoder_outputs, input_ids is not None)
         outputs = self.vlm_core(
             **text,
-            attention_mask=attention_mask,
+            attention_mask=attention_mask if language_mask is None else language_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             mm_token_type_ids=mm_token_type_ids,
@@ -368,6 +378,43 @@ class VegaTaskModel(VegaPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = VegaModel(config)
         self.post_init()
+
+    @classmethod
+    def around(
+        cls,
+        model: "VegaTaskModel",
+        tokenizer: Any,
+        tokens: Mapping[str, str],
+        options: Mapping[str, Any],
+        prefixes: tuple[str, ...],
+        seed: int,
+    ):
+        """A model of this task around the weights of another one, which are shared, with own parts that are new.
+
+        Args:
+            model: its config and embeddings get the tokens, as `add_tokens` gives them to the tokenizer.
+            tokens: of each field of the config that holds the id of one.
+            options: fields of `VegaConfig` that begin with one of the `prefixes`, `notice` and `questions`.
+            seed: of the own parts' first weights, and of the embeddings of new tokens.
+
+        Raises:
+            ValueError: for an option that is none of these, or a bad value.
+        """
+        config = model.config
+        known = [name for name in vars(config) if name.startswith(prefixes) and name not in tokens]
+        unknown = sorted(options.keys() - {*known, "notice", "questions"})
+        if unknown:
+            raise ValueError(f"from_reasoning got the options {unknown}, but takes {known}, notice and questions.")
+        VegaConfig.from_dict({**config.to_dict(), **options})  # raises for a bad value, before anything is changed
+        for name, value in {**options, **add_tokens(model, tokenizer, tokens, seed)}.items():
+            setattr(config, name, value)
+        with torch.device("meta"):
+            made = cls(config)
+        made.model = model.model
+        made.make_weights([made.get_submodule(name) for name in cls.own_parts], model, seed)
+        made.generation_config = model.generation_config
+        made.exclude_generator_weights()
+        return made.eval()
 
     @property
     def generator_module(self) -> VegaGenerator:

@@ -8,6 +8,8 @@ from typing import Any
 
 MODULES = {  # of each public name
     "PARTS": "parts",
+    "ActionCollator": "actions",
+    "ActionOptions": "config",
     "DataSource": "config",
     "GroundingCollator": "grounding",
     "GroundingExample": "grounding",

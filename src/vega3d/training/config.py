@@ -95,6 +95,31 @@ class DataSource:
             raise ValueError(f"media_root is {self.media_root}, but there is no such folder. Mend the path.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ActionOptions:
+    """How a policy learns from demonstrations (docs/manipulation.md).
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+
+    # How many actions are predicted at once.
+    chunk: int = 8
+    # How many of the last frames of each camera the policy sees.
+    frames: int = 1
+    # The cameras in the order in which the policy sees them; all of the data set if none is named.
+    cameras: tuple[str, ...] = ()
+    # How states and actions are normalised, as in `VegaConfig.action_normalisation`.
+    normalisation: Literal["quantiles", "min_max", "mean_std"] = "quantiles"
+    # Whose statistics a policy that is trained further keeps: its own (`model`), or those of `data`.
+    statistics: Literal["model", "data"] = "model"
+    # The numbers of the episodes of `data` that are left out.
+    skip_episodes: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        check_range(self, "chunk", "frames", least=1, most=1024)
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """The settings of one run.
@@ -173,6 +198,8 @@ class TrainingConfig:
     save_total_limit: int = 2
     # Where transformers sends the log as well: `tensorboard`, `wandb`, or another of its integrations.
     report_to: str = "none"
+    # How a policy learns from demonstrations; None for a run that trains answers in words.
+    actions: ActionOptions | None = None
 
     def __post_init__(self):
         counts = ("batch_size", "gradient_accumulation", "logging_steps", "save_steps", "eval_steps", "shuffle_buffer")
@@ -186,6 +213,8 @@ class TrainingConfig:
         learning_rates(self.tune, self.learning_rates)
         if not self.data:
             raise ValueError("data names nothing to train on.")
+        if self.actions is not None:
+            self._check_actions()
         if self.steps is not None and self.epochs is not None:
             raise ValueError(f"steps is {self.steps} and epochs is {self.epochs}: give one of them.")
         if self.streaming and self.steps is None:
@@ -202,6 +231,24 @@ class TrainingConfig:
 
             if not torch.cuda.is_available():
                 raise ValueError("device is 'cuda', but there is no GPU here. Use 'auto' or 'cpu'.")
+
+    def _check_actions(self) -> None:
+        """Raises ValueError for what a run on demonstrations cannot have."""
+        if len(self.data) != 1 or len(self.eval_data) > 1:
+            raise ValueError(f"data names {len(self.data)} sources, but a policy learns from one. Join them first.")
+        for name in ("streaming", "num_frames"):
+            if getattr(self, name):
+                raise ValueError(f"{name} is {getattr(self, name)}, which has no effect with `actions`. Leave it out.")
+
+    def check_data(self) -> None:
+        """Raises ValueError if there is no such data, before anything is loaded."""
+        for source in (*self.data, *self.eval_data):
+            if self.actions is None:
+                source.check()
+            else:
+                from vega3d.robotics.episode_folder import open_demonstrations
+
+                open_demonstrations(source.path)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

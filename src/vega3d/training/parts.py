@@ -18,14 +18,24 @@ PARTS = {  # in the order of the table in docs/training.md: what each word means
     "llm-lora": "low-rank adapters on the language model's linear layers",
     "vision": "the VLM's vision tower, with its merger",
     "ground": "the heads of a model for grounding",
+    "act": "the head of a policy, with the token of the state and the queries of the actions",
 }
-LEARNING_RATES = {"gate": 1e-3, "projector": 1e-4, "llm": 1e-5, "llm-lora": 1e-4, "vision": 2e-6, "ground": 1e-4}
+LEARNING_RATES = {
+    "gate": 1e-3,
+    "projector": 1e-4,
+    "llm": 1e-5,
+    "llm-lora": 1e-4,
+    "vision": 2e-6,
+    "ground": 1e-4,
+    "act": 1e-4,
+}
 RESIDUAL_SCALE_RATE = 1e-2
 PREFIXES = {
     "gate": "model.fusion.",
     "projector": "model.projector.",
     "vision": "model.vlm.model.visual.",
     "ground": "grounding_head.",
+    "act": "action_head.",
 }
 LANGUAGE_PREFIXES = ("model.vlm.model.language_model.", "model.vlm.lm_head.")
 GENERATOR_PREFIX = "model.generator."

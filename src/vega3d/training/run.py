@@ -2,19 +2,21 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import AutoModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from vega3d.extras import optional_module
 from vega3d.features.cache import FeatureCache, feature_identity
 from vega3d.files import only_run, whole_file, write_json
 from vega3d.modeling.configuration_vega3d import VegaConfig
-from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.runs import check_same_settings, hash_folder, versions
+from vega3d.training.actions import ActionCollator, PolicyData, policy_of
 from vega3d.training.checkpoints import last_checkpoint, load_trained, read_state, trained_parameters, writing_into
 from vega3d.training.collator import VegaCollator
 from vega3d.training.config import TrainingConfig
@@ -55,7 +57,7 @@ class ProgressCallback(TrainerCallback):
 
 def train(
     config: TrainingConfig,
-    load_model: Callable[[torch.device], tuple[VegaForSpatialReasoning, VegaProcessor]],
+    load_model: Callable[[torch.device], tuple[VegaTaskModel, VegaProcessor]],
     model_folder: Path,
     on_progress: Callable[[int, int], None] | None = None,
     on_log: Callable[[dict], None] | None = None,
@@ -80,9 +82,9 @@ def train(
         MissingExtraError: if matplotlib is not installed, before the first step.
     """
     optional_module("matplotlib.figure")  # of the curves, which are drawn at the end
-    check_task(model_folder)
+    check_task(model_folder, config)
     data, settings = load_data(config)
-    eval_data = load_examples(config.eval_data) if config.eval_data else None
+    eval_data = load_eval_data(config, data)
     dtype = VegaConfig.from_pretrained(model_folder).dtype if config.dtype == "auto" else config.dtype
     arguments = training_arguments(config, is_bfloat16=str(dtype).endswith("bfloat16"))
     settings |= {"device": arguments.device.type, "processes": arguments.world_size}
@@ -91,6 +93,7 @@ def train(
     with output_folder(config.output) if is_first else contextlib.nullcontext():
         checkpoint = earlier_checkpoint(config, settings, arguments)
         model, processor = load_model(arguments.device)
+        model = start(config, model, processor, data)
         trainer = make_trainer(config, model, processor, arguments, data, eval_data)
         trainer.add_callback(ProgressCallback(on_progress, on_log))
         if trainer.is_world_process_zero():
@@ -103,16 +106,28 @@ def train(
             "continued_from": checkpoint.name if checkpoint else None,
         }
         if trainer.is_world_process_zero():
-            save_result(trainer, processor, config.output, model_folder if config.four_bit else None)
-            save_curves(config.output / CURVES_FILE, result["log"])
+            base = partial(unquantised, config, model_folder, processor, data) if config.four_bit else None
+            save_result(trainer, processor, config.output, base)
+            unit = "nats per token" if config.actions is None else "L1, normalised"
+            save_curves(config.output / CURVES_FILE, result["log"], unit)
             write_json(config.output / RESULT_FILE, result)
         trainer.accelerator.wait_for_everyone()
         return result if trainer.is_world_process_zero() else None
 
 
-def check_task(model_folder: Path) -> None:
-    """Raises ValueError for a model for grounding, whose heads would be lost."""
-    if VegaConfig.from_pretrained(model_folder).architectures == ["VegaForVisualGrounding"]:
+def check_task(model_folder: Path, config: TrainingConfig) -> None:
+    """Raises ValueError for a model of another task than the run trains, whose heads would be lost."""
+    [task] = VegaConfig.from_pretrained(model_folder).architectures or [None]
+    if task == "VegaForActionPrediction" and config.actions is None:
+        raise ValueError(
+            f"{model_folder} is a policy, but the run trains answers in words. Give `actions` (docs/manipulation.md)."
+        )
+    if config.actions is not None and task != "VegaForActionPrediction" and "act" not in config.tune:
+        raise ValueError(
+            f"{model_folder} is no policy yet, and tune is {list(config.tune)}: its new head would not learn. Name "
+            "'act' in tune."
+        )
+    if task == "VegaForVisualGrounding":
         raise ValueError(
             f"{model_folder} is a model for grounding, but a run trains answers in words. Train it by VegaTrainer "
             "with a GroundingCollator (docs/grounding.md)."
@@ -144,12 +159,36 @@ def earlier_checkpoint(config: TrainingConfig, settings: dict[str, Any], argumen
 
 def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
     """The rows, and the settings that must be the same for a run to be continued."""
+    if config.actions is not None:
+        windows = PolicyData(config.data[0], config.actions, config.actions.skip_episodes)
+        return windows, {**config.binding(), **windows.settings()}
     if config.streaming:
         stream = stream_examples(config.data, config.seed, config.shuffle_buffer)
         shards = stream.shards if isinstance(stream, ShardStream) else []
         return stream, {**config.binding(), **({"shards_sha256": shards_fingerprint(shards)} if shards else {})}
     data = load_examples(config.data)
     return data, {**config.binding(), "data_sha256": fingerprint(data)}
+
+
+def load_eval_data(config: TrainingConfig, data: Any) -> Any:
+    """The rows of `eval_data`, or None; those of a policy are of the robot that `data` is of."""
+    if not config.eval_data:
+        return None
+    if config.actions is not None:
+        return data.like(config.eval_data[0], config.actions)
+    return load_examples(config.eval_data)
+
+
+def start(config: TrainingConfig, model: VegaTaskModel, processor: VegaProcessor, data: Any) -> VegaTaskModel:
+    """The model of the task that the run trains, of the one that it starts from."""
+    if config.actions is None:
+        return model
+    return policy_of(model, processor.tokenizer, data, config.actions, config.seed)
+
+
+def unquantised(config: TrainingConfig, folder: Path, processor: VegaProcessor, data: Any) -> VegaTaskModel:
+    """The same with the weights in the folder as they are, for a run in 4 bits."""
+    return start(config, AutoModel.from_pretrained(folder, dtype="auto"), processor, data)
 
 
 def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval_data) -> VegaTrainer:
@@ -162,12 +201,15 @@ def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval
             parameter.data = parameter.data.float()
     if config.gradient_checkpointing:
         model.config.use_cache = False
+    collator = VegaCollator(processor, config.num_frames, cache=cache, identity=identity)
+    if config.actions is not None:
+        collator = ActionCollator(processor, cache=cache, identity=identity, config=model.config)
     trainer = VegaTrainer(
         wrapped,
         arguments,
         rates=config.learning_rates,
         residual_scale_rate=config.residual_scale_rate,
-        data_collator=VegaCollator(processor, config.num_frames, cache=cache, identity=identity),
+        data_collator=collator,
         train_dataset=data,
         eval_dataset=eval_data,
     )
@@ -239,34 +281,35 @@ def summary(trainer: VegaTrainer, config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def save_result(trainer: Trainer, processor: VegaProcessor, output: Path, unquantised: Path | None = None) -> None:
+def save_result(
+    trainer: Trainer, processor: VegaProcessor, output: Path, base: Callable[[], VegaTaskModel] | None = None
+) -> None:
     """Writes the whole model, with adapters merged into its weights, in the dtype that it was loaded in.
 
     `AutoModel.from_pretrained(output)` loads it. With adapters, `output/adapter` holds them (with the projector and
     the fusion, if they were trained) as PEFT loads them onto the model that the run started from.
 
-    `unquantised` is the folder of the model that the run started from, if it was trained in 4 bits: adapters are
-    merged into these weights, not into the rounded ones.
+    `base` gives the model that the run started from, if it was trained in 4 bits: adapters are merged into these
+    weights, not into the rounded ones.
     """
     wrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
     with writing_into(output):
-        if not isinstance(wrapped, VegaForSpatialReasoning):
+        if not isinstance(wrapped, VegaTaskModel):
             wrapped.save_pretrained(output / ADAPTER)
-        model = plain_model(wrapped, output, unquantised)
+        model = plain_model(wrapped, output, base)
         model.save_pretrained(output)
         processor.save_pretrained(output)
 
 
-def plain_model(wrapped: Any, output: Path, unquantised: Path | None) -> VegaForSpatialReasoning:
-    if unquantised is not None:
-        base = VegaForSpatialReasoning.from_pretrained(unquantised, dtype="auto")
-        return optional_module("peft").PeftModel.from_pretrained(base, output / ADAPTER).merge_and_unload()
-    model = wrapped if isinstance(wrapped, VegaForSpatialReasoning) else wrapped.merge_and_unload()
+def plain_model(wrapped: Any, output: Path, base: Callable[[], VegaTaskModel] | None) -> VegaTaskModel:
+    if base is not None:
+        return optional_module("peft").PeftModel.from_pretrained(base(), output / ADAPTER).merge_and_unload()
+    model = wrapped if isinstance(wrapped, VegaTaskModel) else wrapped.merge_and_unload()
     model.cast_weights(model.config.dtype)  # they are float32 while they are trained
     return model
 
 
-def save_curves(path: Path, log: Sequence[dict]) -> None:
+def save_curves(path: Path, log: Sequence[dict], unit: str = "nats per token") -> None:
     """Writes a PNG of the Trainer's log: loss (also of the evaluation data), r, and the gate's mean and spread."""
     figure = optional_module("matplotlib.figure").Figure(figsize=(10, 3.2), layout="constrained")
     loss, scale, gate = figure.subplots(1, 3)
@@ -278,7 +321,7 @@ def save_curves(path: Path, log: Sequence[dict]) -> None:
     steps = [entry["step"] for entry in points]
     low, high = ([entry["gate_mean"] + sign * entry["gate_std"] for entry in points] for sign in (-1, 1))
     gate.fill_between(steps, low, high, alpha=0.25)
-    titles = {loss: "loss [nats per token]", scale: "residual scale r", gate: "gate, mean ± spread"}
+    titles = {loss: f"loss [{unit}]", scale: "residual scale r", gate: "gate, mean ± spread"}
     for axes, title in titles.items():
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("step")

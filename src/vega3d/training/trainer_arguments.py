@@ -9,10 +9,15 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import is_datasets_available
 
 from vega3d.extras import optional_module
+from vega3d.modeling.actions_vega3d import VegaForActionPrediction
 from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.training.parts import RESIDUAL_SCALE_RATE
 
+LABELS: dict[type, str] = {  # of models that do not answer in words
+    VegaForVisualGrounding: "a model for grounding are boxes",
+    VegaForActionPrediction: "a policy are actions",
+}
 DEFAULT_RATE = TrainingArguments.__dataclass_fields__["learning_rate"].default
 OWN_GROUPS = ("galore", "apollo", "lomo", "adalomo")  # optimizers that group the parameters themselves
 READ_OPTIM_ARGS = (  # parts of the names of optimizers that read `optim_args`
@@ -160,11 +165,13 @@ def check_options(args: TrainingArguments, model: Any, options: Mapping) -> None
         raise ValueError(
             "VegaTrainer trains the model of choose_parts and makes none: give model, and leave model_init out."
         )
-    has_boxes = any(isinstance(module, VegaForVisualGrounding) for module in model.modules())
-    if has_boxes and args.label_smoothing_factor:
+    labels = next(
+        (words for module in model.modules() for kind, words in LABELS.items() if type(module) is kind), None
+    )
+    if labels is not None and args.label_smoothing_factor:
         raise ValueError(
-            f"label_smoothing_factor is {args.label_smoothing_factor}, but the labels of a model for grounding are "
-            "boxes, which have no next token to smooth. Leave it out."
+            f"label_smoothing_factor is {args.label_smoothing_factor}, but the labels of {labels}, which have no next "
+            "token to smooth. Leave it out."
         )
     if options.get("compute_loss_func") is None:
         return

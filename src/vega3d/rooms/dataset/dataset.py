@@ -30,6 +30,7 @@ from vega3d.rooms.dataset import ON_DISK, DatasetSettings
 from vega3d.rooms.dataset.card import dataset_card, draw_preview
 from vega3d.rooms.dataset.files import (
     ARRAYS,
+    FPS,
     check_record,
     is_whole_archive,
     is_whole_video,
@@ -38,7 +39,6 @@ from vega3d.rooms.dataset.files import (
     write_arrays,
     write_json,
     write_tables,
-    write_video,
 )
 from vega3d.rooms.dataset.grounding import grounding_rows
 from vega3d.rooms.dataset.workers import run_all
@@ -52,6 +52,7 @@ from vega3d.rooms.scene.furniture import PACK, furniture_for
 from vega3d.rooms.scene.scene import Scene, sample_scene
 from vega3d.rooms.scene.trajectory import sample_trajectory
 from vega3d.runs import check_same_run, sha256
+from vega3d.video_files import write_video
 
 FORMAT = 3
 SETTINGS = "settings.json"
@@ -100,7 +101,7 @@ def make_room(number: int, output: Path, settings: DatasetSettings, pack: Path |
     missing = [trajectory for trajectory, name in enumerate(names) if not is_made(output, name, settings)]
     for made in make_walkthroughs(number, settings, missing, pack) if missing else ():
         if made.clip is not None:
-            write_whole(output / "rooms" / f"{made.name}.mp4", partial(write_video, frames=made.clip.rgb))
+            write_whole(output / "rooms" / f"{made.name}.mp4", partial(write_video, frames=made.clip.rgb, fps=FPS))
             arrays = partial(write_arrays, scene=made.scene, clip=made.clip, trajectory=made.trajectory)
             write_whole(output / "arrays" / f"{made.name}.npz", arrays)
         write_json(record_file(output, made.name), made.record)

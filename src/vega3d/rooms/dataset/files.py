@@ -4,7 +4,6 @@ A file that was cut short, or has no bytes, is known by its ends (`is_whole_vide
 """
 
 import json
-import platform
 import string
 import struct
 import zipfile
@@ -29,9 +28,6 @@ from vega3d.rooms.scene.scene import Scene
 
 DATASET = "rooms"
 FPS = 4
-PIXELS = "yuv420p"
-THREADED = 17  # version of PyAV from which on it converts pixels in several threads
-X86 = ("x86_64", "amd64")  # names that systems have for it
 # Of a walkthrough.
 ARRAYS = ("depth_mm", "instance", "world_from_camera", "intrinsics", "boxes", "names", "correspondences", "seed")
 HEADER, LONG_HEADER = 8, 16  # bytes of a box of MP4; the second with a size of 64 bits
@@ -72,27 +68,6 @@ def table_schema(table: str) -> Any:
 def table_file(split: str, table: str) -> str:
     """Place of a table in its data set; the questions alone lie at the top, as in VSI-Bench."""
     return f"{split}.parquet" if table == "questions" else f"annotations/{split}_{table}.parquet"
-
-
-def write_video(path: Path, frames: np.ndarray, fps: int = FPS) -> None:
-    """uint8[T, H, W, 3] as H.264 in MP4: the same frames give the same bytes.
-
-    To that end x264 has one thread, gets frames of its own pixels (others are converted in several threads), and
-    leaves out AVX-512, with which its macroblock tree depends on what the memory held before.
-    """
-    import av
-
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        options = {"crf": "20", "preset": "medium", "threads": "1"}
-        if platform.machine().lower() in X86:
-            options["x264-params"] = "asm=SSE4.2"
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], PIXELS
-        in_one_thread = {"threads": 1} if int(av.__version__.partition(".")[0]) >= THREADED else {}
-        for frame in frames:
-            converted = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format=PIXELS, **in_one_thread)
-            container.mux(stream.encode(converted))
-        container.mux(stream.encode())
 
 
 def write_arrays(path: Path, scene: Scene, clip: Clip, trajectory: int) -> None:

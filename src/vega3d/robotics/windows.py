@@ -1,0 +1,63 @@
+"""`ActionWindows`, the rows that a policy learns from: what the robot sees at a step, and its next actions."""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from vega3d.robotics.demonstrations import Demonstrations, check_demonstrations
+
+
+class ActionWindows:
+    """A row for each step of each episode: images, state, task, and the next K actions.
+
+    A row has `id`, `images` (uint8[n, H, W, 3] of each camera, its last n frames; at the beginning of an episode the
+    first is repeated), `task`, `state` float32[P], `actions` float32[K, A] and `action_is_pad` bool[K]. Behind the end
+    of an episode the last action is repeated, and is padding.
+
+    Args:
+        data: demonstrations; all of them are looked at before the first row.
+        chunk: K, how many actions a row has.
+        frames: n, how many of the last frames of each camera.
+        cameras: names in the order wanted, by default all of the data set.
+        skip: numbers of episodes that are left out.
+
+    Raises:
+        ValueError: for a camera that is not there, and as `check_demonstrations`.
+    """
+
+    def __init__(
+        self,
+        data: Demonstrations,
+        chunk: int,
+        frames: int = 1,
+        cameras: Collection[str] | None = None,
+        skip: Collection[int] = (),
+    ):
+        self.data, self.chunk, self.num_frames = data, chunk, frames
+        self.cameras = data.cameras if cameras is None else tuple(cameras)
+        missing = [name for name in self.cameras if name not in data.cameras]
+        if missing or not self.cameras:
+            raise ValueError(f"{data.folder} has no camera {missing}; it has {list(data.cameras)}. Name one of these.")
+        self.episodes = check_demonstrations(data, skip)
+        self._ends = np.cumsum([data.lengths[episode] for episode in self.episodes])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        place = int(np.searchsorted(self._ends, number, side="right"))
+        episode = self.episodes[place]
+        length = self.data.lengths[episode]
+        step = number - int(self._ends[place]) + length
+        states, actions = self.data.numbers(episode)
+        ahead = np.arange(step, step + self.chunk)
+        seen = np.arange(step - self.num_frames + 1, step + 1).clip(0).tolist()
+        return {
+            "id": f"{self.data.folder.name}/{episode}/{step}",
+            "images": {name: self.data.frames(episode, name, seen) for name in self.cameras},
+            "task": self.data.task(episode, step),
+            "state": states[step],
+            "actions": actions[ahead.clip(max=length - 1)],
+            "action_is_pad": ahead >= length,
+        }
