@@ -14,6 +14,9 @@ EXTRAS = {  # module: the extra of vega3d that installs it
     "gradio": "demo",
     "bitsandbytes": "quant",
     "pycocoevalcap": "meteor",
+    "gymnasium": "robot",
+    "metaworld": "robot",
+    "mujoco": "robot",
 }
 
 
