@@ -14,7 +14,6 @@ EXTRAS = {  # module: the extra of vega3d that installs it
     "gradio": "demo",
     "bitsandbytes": "quant",
     "pycocoevalcap": "meteor",
-    "gymnasium": "robot",
     "metaworld": "robot",
     "mujoco": "robot",
 }

@@ -1,0 +1,1 @@
+"""Demonstrations of robots: read, written, counted, and cut into windows of actions."""
