@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 BASE = $(VENV)/.base
 INSTALLED = $(VENV)/.installed
 
-.PHONY: ask test stress smoke lint style clean
+.PHONY: ask test test-robot stress smoke lint style clean
 
 ask: $(BASE)  ## answer one question about a shipped clip; installs the base alone
 	$(BIN)/vega3d ask room "Measuring from the closest point of each object, which of these objects (teddy bear, door, nightstand, chair) is the closest to the clock?" --options "teddy bear" door nightstand chair
@@ -13,6 +13,10 @@ ask: $(BASE)  ## answer one question about a shipped clip; installs the base alo
 PROCESSES ?= 2
 test: $(INSTALLED)  ## the tests; no network, no GPU
 	$(BIN)/python -m pytest -m "not stress" --numprocesses $(PROCESSES) --dist loadfile
+
+test-robot: $(INSTALLED)  ## the tests with Meta-World; installs the extra `robot`, and renders with EGL
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,robot]"
+	$(BIN)/python -m pytest tests/robotics
 
 stress: $(INSTALLED)  ## long kill and soak tests
 	$(BIN)/python -m pytest -m stress

@@ -3,14 +3,13 @@
 import functools
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from vega3d_cli import common
 
 NAME = "python -m recipes.metaworld"
-BENCHMARK = "metaworld"
 TASKS = (  # the expert does them from nearly all initial states, and its actions from another state seldom do
     "button-press-topdown-v3",
     "coffee-button-v3",
@@ -37,7 +36,7 @@ Processes = Annotated[int, typer.Option(min=1, max=256, help="Simulators at a ti
 MostSteps = Annotated[int, typer.Option(min=1, max=500, help="Steps after which an episode has failed.")]
 
 
-def environments(size: int, views: tuple[str, ...], renderer: str) -> Any:
+def environments(views: tuple[str, ...], size: int, renderer: str) -> functools.partial:
     """Gives the environment of a task; it can be sent to other processes."""
     from vega3d.robotics.metaworld import MetaWorldEnvironment
 
@@ -78,7 +77,7 @@ def demonstrations(
     from recipes.metaworld.demonstrations import record_demonstrations
     from vega3d.robotics.metaworld import VIEWS
 
-    make = environments(size, tuple(VIEWS), renderer)
+    make = environments(tuple(VIEWS), size, renderer)
     with common.progress("demonstrations", "episode", episodes * len(chosen)) as advance:
         made = record_demonstrations(output, make, chosen, episodes, most_steps, processes, advance)
     for task, seeds in made["seeds"].items():
@@ -118,29 +117,21 @@ def evaluate(
     """Measure how often a policy succeeds, in the closed loop from given initial states."""
     common.quieten(False)
     chosen = checked_tasks(tasks)
+    from recipes.policies import measure
     from vega3d.robotics.closed_loop import BASELINES
-    from vega3d.robotics.metaworld import FIRST_SEED
-    from vega3d.robotics.results import evaluate_policy, format_summary
-    from vega3d.robotics.runners import Job, Plan
-    from vega3d.runs import versions
+    from vega3d.robotics.metaworld import ACTION_NAMES, FIRST_SEED, STATE_NAMES, VIEWS
+    from vega3d.robotics.results import format_summary
+    from vega3d.robotics.runners import Job
 
     if policy not in BASELINES and seed < FIRST_SEED:
         raise ValueError(f"--seed is {seed}, but seeds below {FIRST_SEED} are of demonstrations. Give a larger one.")
-    loaded = None if policy in BASELINES else load_policy(policy, device)
-    make = environments(size, () if loaded is None else loaded.views, renderer)
-    settings = {"most_steps": most_steps, "execute": execute}
-    if loaded is not None:
-        settings |= {"size": size, "renderer": renderer, "views": list(loaded.views)}
-    header = {
-        "benchmark": BENCHMARK,
-        "policy": policy if loaded is None else loaded.description,
-        "settings": settings,
-        "versions": versions("metaworld", "mujoco", "numpy", "torch", "transformers"),
-    }
+    make = functools.partial(environments, size=size, renderer=renderer)
+    robot = {"views": tuple(VIEWS), "sizes": (len(STATE_NAMES), len(ACTION_NAMES))}
+    settings = {"most_steps": most_steps, "execute": execute, "size": size, "renderer": renderer}
+    header = {"benchmark": "metaworld", "settings": settings}
     jobs = [Job(task, seed + number) for task in chosen for number in range(episodes)]
-    plan = Plan(make, policy if loaded is None else None, most_steps, execute)
-    with common.progress(f"{BENCHMARK} {policy}", "episode", len(jobs)) as advance:
-        result = evaluate_policy(plan, jobs, header, output, loaded, processes, advance)
+    with common.progress(f"{policy} in Meta-World", "episode", len(jobs)) as advance:
+        result = measure(policy, jobs, make, robot, header, output, processes, device, advance)
     typer.echo(json.dumps(result) if as_json else format_summary(result))
 
 

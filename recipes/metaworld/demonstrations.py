@@ -41,8 +41,11 @@ def record_demonstrations(
         ValueError: if the folder holds something else, or demonstrations of other settings; if the expert fails so
             often that the seeds of demonstrations do not suffice.
     """
-    header = {"format": FORMAT, "tasks": list(tasks), "episodes": episodes, "most_steps": most_steps}
-    header |= {"environment": json.loads(json.dumps(make.keywords)), "versions": versions("metaworld", "mujoco", "numpy", "av")}
+    header: dict[str, Any] = {"format": FORMAT, "tasks": list(tasks), "episodes": episodes, "most_steps": most_steps}
+    header |= {
+        "environment": json.loads(json.dumps(make.keywords)),
+        "versions": versions("metaworld", "mujoco", "numpy", "av"),
+    }
     if (output / SEEDS).is_file():
         finished = read_json(output / SEEDS)
         check_same_header({name: finished.get(name) for name in header}, header, output / SEEDS)

@@ -3,8 +3,8 @@
 Whole scenes are drawn with replacement, because what belongs to one scene is not independent (cluster bootstrap,
 percentile method: Davison and Hinkley, Bootstrap Methods and their Application, 1997, 3.8 and 5.3). Several training
 seeds are drawn likewise, each side of a comparison by itself. The bootstrap knows only what varies among the scenes
-given: where all have the same value, `constant_interval` stands for it. Successes and failures have intervals that hold
-near 0 and 1 as well: those of Wilson (1927) for one rate, and of Newcombe (1998, paired, method 10) for a difference.
+given: where all have the same value, `constant_interval` stands for it. Success rates have intervals that hold near 0
+and 1 as well: those of Wilson (1927) for one rate, and of Newcombe (1998, paired, method 10) for a difference.
 
 Letters: R resamples, S scenes, F training seeds, K metrics.
 """
@@ -203,11 +203,18 @@ def wilson_interval(successes: int, trials: int) -> Interval:
         ValueError: unless 0 <= successes <= trials, and there is a trial.
     """
     if not 0 <= successes <= trials or trials < 1:
-        raise ValueError(f"Got {successes} successes of {trials} trials; give at least one trial, and no more successes.")
+        raise ValueError(
+            f"Got {successes} successes of {trials} trials; give at least one trial, and no more successes."
+        )
+    return Interval(*wilson_limits(successes, trials))
+
+
+def wilson_limits(successes: int, trials: int) -> tuple[float, float, float]:
+    """A rate, and the ends of its interval."""
     rate, extra = successes / trials, NORMAL**2 / trials
     centre = (rate + extra / 2) / (1 + extra)
     half = math.sqrt(rate * (1 - rate) * extra + extra**2 / 4) / (1 + extra)
-    return Interval(rate, max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half)))
+    return rate, max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
 
 
 def paired_rates(first: np.ndarray, second: np.ndarray) -> Difference:
@@ -224,20 +231,22 @@ def paired_rates(first: np.ndarray, second: np.ndarray) -> Difference:
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ValueError(f"Got successes {first.shape} and {second.shape}; give those of both sides, one a trial.")
     trials = len(first)
-    one, other = (wilson_interval(int(side.sum()), trials) for side in (first, second))
-    difference = other.score - one.score
+    (one, one_low, one_high), (other, other_low, other_high) = (
+        wilson_limits(int(side.sum()), trials) for side in (first, second)
+    )
+    difference = other - one
     correlation = success_correlation(first, second)
 
     def distance(up: float, down: float) -> float:
         return math.sqrt(max(0.0, up**2 - 2 * correlation * up * down + down**2))
 
-    low = difference - distance(other.score - other.low, one.high - one.score)
-    high = difference + distance(other.high - other.score, one.score - one.low)
-    return Difference(one.score, other.score, Interval(difference, low, high), None, trials)
+    low = difference - distance(other - other_low, one_high - one)
+    high = difference + distance(other_high - other, one - one_low)
+    return Difference(one, other, Interval(difference, low, high), None, trials)
 
 
 def success_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Correlation of two bool[S], 0 if one is constant; a positive one is corrected for continuity as Newcombe does."""
+    """Correlation of two bool[S], 0 if one is constant; a positive one is corrected for continuity, as by Newcombe."""
     both, neither = int((first & second).sum()), int((~first & ~second).sum())
     only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     sides = (both + only_first) * (both + only_second) * (neither + only_first) * (neither + only_second)

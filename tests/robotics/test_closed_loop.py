@@ -44,11 +44,32 @@ def test_a_chunk_is_carried_out_before_the_next_query(execute, queries):
     carried_out = []
 
     episode = run_episode(
-        LineWorld("near"), Given(chunk), 4, 10, execute, lambda _, action: carried_out.append(round(float(action[0]), 1))
+        LineWorld("near"),
+        Given(chunk),
+        4,
+        10,
+        execute,
+        on_step=lambda _, action: carried_out.append(round(float(action[0]), 1)),
     )
 
     assert (episode.queries, episode.steps) == (queries, 10)
     assert carried_out == ([0.3, 0.2, 0.1][: execute or 3] * 10)[:10]
+
+
+def test_a_policy_sees_the_last_frames_the_first_one_repeated():
+    shown = []
+
+    class Watching(Given):
+        def predict_actions(self, images, instruction, state):
+            shown.append(images["front"][:, 0, :, 1].argmax(1).tolist())
+            return self.chunk
+
+    run_episode(LineWorld("near"), Watching(np.array([[0.5, 0], [0.5, 0]])), 4, 6, frames=3)
+
+    world = LineWorld("near")
+    places = [world.reset(4)] + [world.step(np.array([0.5, 0], np.float32))[0] for _ in range(4)]
+    columns = [observation.images["front"][0, :, 1].argmax() for observation in places]
+    assert shown == [[columns[0]] * 3, columns[:3], columns[2:5]] and len(set(columns)) == 5
 
 
 def test_actions_beyond_the_limits_are_carried_out_as_the_limit_and_counted():
@@ -105,7 +126,9 @@ def test_a_model_answers_all_processes_from_one_place():
 
 
 def test_what_was_seen_and_done_is_recorded_of_successes_alone():
-    (good, recording), (bad, nothing) = run_jobs(Plan(line_world(), "expert", record=True), [Job("near", 0), Job("near", 4)])
+    (good, recording), (bad, nothing) = run_jobs(
+        Plan(line_world(), "expert", record=True), [Job("near", 0), Job("near", 4)]
+    )
 
     assert good.success and not bad.success and nothing is None
     assert recording.frames["front"].shape == (good.steps, 4, 64, 3) and recording.states.shape == (good.steps, 1)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 SIZE = 96
 UP = np.array([0, 0, 1, -1], np.float32)
-RECORDED = (commands.environments(32, tuple(VIEWS), "egl"), ["coffee-button-v3"], 2, 300)
+RECORDED = (commands.environments(tuple(VIEWS), 32, "egl"), ["coffee-button-v3"], 2, 300)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_images_are_upright_and_views_in_order(reach):
         if view == "front" or (0 <= row < SIZE and 0 <= column < SIZE):
             pixel = image[int(row), int(column)].astype(int)
             assert pixel[0] > 2 * pixel[1:].max(), (view, row, column, pixel)
-    rows = [projected(reach, "front", observation.state[:3] + [0, 0, height])[0] for height in (0, 0.1, 0.2)]
+    rows = [projected(reach, "front", observation.state[:3] + np.array([0, 0, height]))[0] for height in (0, 0.1, 0.2)]
     assert rows == sorted(rows, reverse=True)
 
 
@@ -113,7 +113,9 @@ def test_states_and_images_are_those_of_the_environment_that_lerobot_makes(reach
     import metaworld
 
     benchmark = metaworld.MT1("reach-v3", seed=42)
-    other = benchmark.train_classes["reach-v3"](render_mode="rgb_array", camera_name="corner2", width=SIZE, height=SIZE)
+    other = benchmark.train_classes["reach-v3"](
+        render_mode="rgb_array", camera_name="corner2", width=SIZE, height=SIZE
+    )
     other.set_task(benchmark.train_tasks[0])
     other.model.cam_pos[2] = [0.75, 0.075, 0.7]
     other.model.vis.quality.shadowsize, other.model.vis.quality.offsamples = 1024, 0
@@ -254,14 +256,16 @@ def test_a_folder_of_another_making_is_refused(tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
 
     with pytest.raises(ValueError, match="holds what this command has not begun"):
-        record_demonstrations(tmp_path / "mine", commands.environments(32, ("front",), "egl"), ["reach-v3"], 1, 300)
+        record_demonstrations(tmp_path / "mine", commands.environments(("front",), 32, "egl"), ["reach-v3"], 1, 300)
 
 
 def test_baselines_are_measured_and_compared_from_the_command_line(tmp_path, capfd):
     tasks = ["--tasks", "reach-v3", "coffee-button-v3", "--episodes", "3", "--most-steps", "150"]
     for policy in ("expert", "nothing"):
         output = str(tmp_path / f"{policy}.json")
-        assert run(["evaluate", policy, "--output", output, "--processes", "2", *tasks], commands.app, commands.NAME) == 0
+        assert (
+            run(["evaluate", policy, "--output", output, "--processes", "2", *tasks], commands.app, commands.NAME) == 0
+        )
     capfd.readouterr()
     files = ["--first", str(tmp_path / "nothing.json"), "--second", str(tmp_path / "expert.json"), "--json"]
     assert run(["compare", *files], commands.app, commands.NAME) == 0
@@ -274,7 +278,7 @@ def test_baselines_are_measured_and_compared_from_the_command_line(tmp_path, cap
 
 def test_a_run_in_processes_is_that_of_one_environment():
     job = Job("coffee-button-v3", 1000)
-    make = commands.environments(32, (), "egl")
+    make = commands.environments((), 32, "egl")
 
     ((episode, _),) = run_jobs(Plan(make, "expert", 200), [job])
 

@@ -25,14 +25,22 @@ class KilledError(Exception):
     """Ends a run as a kill does."""
 
 
-def result_of(outcomes: dict[str, list[bool]], first_seed: int = 0, policy: str = "expert", most_steps: int = 40) -> dict:
+def result_of(
+    outcomes: dict[str, list[bool]], first_seed: int = 0, policy: str = "expert", most_steps: int = 40
+) -> dict:
     episodes = [
         {"task": task, "seed": first_seed + number, "success": success, "steps": 3, "queries": 3, "clipped": 0.0}
         for task, group in outcomes.items()
         for number, success in enumerate(group)
     ]
     settings = {"most_steps": most_steps}
-    return {"format": "vega3d-episodes-1", "benchmark": "line", "policy": policy, "settings": settings, "episodes": episodes}
+    return {
+        "format": "vega3d-episodes-1",
+        "benchmark": "line",
+        "policy": policy,
+        "settings": settings,
+        "episodes": episodes,
+    }
 
 
 def test_a_result_counts_successes_of_each_task_and_of_all(tmp_path):
@@ -43,7 +51,9 @@ def test_a_result_counts_successes_of_each_task_and_of_all(tmp_path):
         "further": (4, 5),
         OVERALL: (8, 10),
     }
-    assert (result["summary"]["near"]["low"], result["summary"]["near"]["high"]) == pytest.approx((0.3755, 0.9638), abs=1e-4)
+    assert (result["summary"]["near"]["low"], result["summary"]["near"]["high"]) == pytest.approx(
+        (0.3755, 0.9638), abs=1e-4
+    )
     assert json.loads((tmp_path / "expert.json").read_text()) == result == read_result(tmp_path / "expert.json")
     assert format_summary(result).splitlines()[-1].split()[:3] == ["all", "tasks", "0.80"]
     assert [file.name for file in tmp_path.iterdir()] == ["expert.json"]
@@ -91,7 +101,7 @@ def test_each_initial_state_is_given_once(jobs, tmp_path):
 def test_a_damaged_journal_is_refused(answer, tmp_path):
     episode = json.dumps(result_of({"near": [True]})["episodes"][0])
     header = {"format": "vega3d-episodes-1", **HEADER, "initial_states": {"near": [0]}}
-    lines = [json.dumps(header), '{"answers": %s}' % answer.replace("%s", episode), ""]
+    lines = [json.dumps(header), f'{{"answers": {answer.replace("%s", episode)}}}', ""]
     (tmp_path / "out.json.partial.jsonl").write_text("\n".join(lines))
 
     with pytest.raises(ValueError, match=r"near \d is .*no episode"):
@@ -128,7 +138,10 @@ def test_a_difference_is_of_pairs():
 def test_training_seeds_are_drawn_with_the_states():
     random = np.random.default_rng(0)
     arms = [
-        {f"{rate}-{seed}": result_of({"near": (random.random(60) < rate).tolist()}, policy=f"{rate} {seed}") for seed in range(3)}
+        {
+            f"{rate}-{seed}": result_of({"near": (random.random(60) < rate).tolist()}, policy=f"{rate} {seed}")
+            for seed in range(3)
+        }
         for rate in (0.3, 0.8)
     ]
 

@@ -1,11 +1,12 @@
 """The closed loop: a policy acts in an environment until the task is done, or the steps are used up.
 
-Letters: K actions of a chunk, A numbers of an action, P numbers of a state, T steps.
+Letters: K actions of a chunk, A numbers of an action, P numbers of a state, T steps, n frames that a policy sees.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,7 +30,11 @@ class ActionPolicy(Protocol):
     """Chooses actions from what is seen; it remembers nothing between two calls."""
 
     def predict_actions(self, images: dict[str, np.ndarray], instruction: str, state: np.ndarray) -> np.ndarray:
-        """float[K, A], the next actions in the environment's own units."""
+        """float[K, A], the next actions in the environment's own units.
+
+        Args:
+            images: uint8[H, W, 3] of each view, or uint8[n, H, W, 3], its last n frames, where several are asked for.
+        """
 
 
 class Environment(Protocol):
@@ -85,6 +90,7 @@ def run_episode(
     seed: int,
     most_steps: int | None = None,
     execute: int | None = None,
+    frames: int = 1,
     on_step: Seen | None = None,
 ) -> Episode:
     """One attempt of a policy; it ends with the first success, or after `most_steps`.
@@ -93,6 +99,7 @@ def run_episode(
         seed: of the initial state.
         most_steps: at most those of the environment, which are the default.
         execute: actions of each chunk that are carried out before the policy is asked again; all by default.
+        frames: n that the policy sees of each view, the newest last; at first the first one is repeated.
         on_step: called before each step.
 
     Raises:
@@ -100,9 +107,10 @@ def run_episode(
     """
     limit = checked_limit(environment, most_steps)
     observation = environment.reset(seed)
+    seen = deque([observation.images] * frames, frames)
     clipped, steps, queries, success = 0, 0, 0, False
     while steps < limit and not success:
-        actions = policy.predict_actions(observation.images, environment.instruction, observation.state)
+        actions = policy.predict_actions(stacked(seen), environment.instruction, observation.state)
         chunk = checked_chunk(actions, len(environment.rest_action), execute, f"{environment.task}, step {steps}")
         queries += 1
         for action in chunk[: limit - steps]:
@@ -111,10 +119,17 @@ def run_episode(
             if on_step is not None:
                 on_step(observation, carried_out)
             observation, success = environment.step(carried_out)
+            seen.append(observation.images)
             steps += 1
             if success:
                 break
     return Episode(environment.task, seed, success, steps, queries, clipped / (steps * len(environment.rest_action)))
+
+
+def stacked(seen: Collection[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Of each view uint8[n, H, W, 3], or its only image uint8[H, W, 3]."""
+    *_, newest = seen
+    return newest if len(seen) == 1 else {view: np.stack([images[view] for images in seen]) for view in newest}
 
 
 def checked_limit(environment: Environment, most_steps: int | None) -> int:
@@ -122,7 +137,8 @@ def checked_limit(environment: Environment, most_steps: int | None) -> int:
         return environment.most_steps
     if not 1 <= most_steps <= environment.most_steps:
         raise ValueError(
-            f"most_steps is {most_steps}, but an episode of {environment.task} has 1 to {environment.most_steps} steps."
+            f"most_steps is {most_steps}, but an episode of {environment.task} has at least 1 and at most "
+            f"{environment.most_steps} steps."
         )
     return most_steps
 
@@ -193,4 +209,9 @@ class Blind:
 
 
 OTHER_STATE = 1_000_003  # added to a seed: an initial state that no demonstration and no other episode has
-BASELINES = {"expert": Expert, "nothing": Nothing, "random": Random, "blind": Blind}
+BASELINES: dict[str, Callable[[Any, int], ActionPolicy]] = {
+    "expert": Expert,
+    "nothing": Nothing,
+    "random": Random,
+    "blind": Blind,
+}

@@ -1,6 +1,7 @@
 """`LeRobotFolder`, a data set in the LeRobot layout, version 3, read without lerobot."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,16 @@ class LeRobotFolder(Demonstrations):
         if not version.startswith("v3."):
             raise ValueError(f"{folder} is of version {version} of the LeRobot layout, but must be v3. {OLDER}")
         self._features = self._checked_features()
-        self._keys = {camera_name(key): key for key, value in self._features.items() if is_camera(value)}
+        with reading(self.folder):
+            self._keys = {camera_name(key): key for key, value in self._features.items() if is_camera(value)}
         if not self._keys:
             raise ValueError(f"{folder} has no camera: no feature in {INFO} has the dtype video or image.")
-        self.fps, self.cameras = float(self._info["fps"]), tuple(self._keys)
-        self.state_size, self.action_size = (int(self._features[key]["shape"][0]) for key in (STATE, ACTION))
-        self._episodes = read_episodes(self.folder)
-        self.lengths = [row["length"] for row in self._episodes]
-        self._tasks = {row["task_index"]: task_text(row) for row in read_rows(self.folder / TASKS)}
+        with reading(self.folder):
+            self.fps, self.cameras = float(self._info["fps"]), tuple(self._keys)
+            self.state_size, self.action_size = (int(self._features[key]["shape"][0]) for key in (STATE, ACTION))
+            self._episodes = read_episodes(self.folder)
+            self.lengths = [int(row["length"]) for row in self._episodes]
+            self._tasks = {row["task_index"]: task_text(row) for row in read_rows(self.folder / TASKS)}
         self._columns: dict[Path, dict[str, np.ndarray]] = {}
 
     def _checked_features(self) -> dict[str, Any]:
@@ -63,7 +66,7 @@ class LeRobotFolder(Demonstrations):
             raise ValueError(f"{self.folder / INFO} has no {', '.join(lacking) or 'features'}. {AGAIN}")
         for key in (STATE, ACTION):
             shape = features.get(key, {}).get("shape")
-            if not shape or len(shape) != 1:
+            if not isinstance(shape, list) or len(shape) != 1:
                 raise ValueError(
                     f"{self.folder} has the features {sorted(features)}, but needs {key} with a shape of one number, "
                     f"and has {shape}. Record or rename it."
@@ -88,16 +91,18 @@ class LeRobotFolder(Demonstrations):
 
     def frames(self, episode: int, camera: str, steps: Sequence[int]) -> np.ndarray:
         key, row = self._keys[camera], self._episodes[episode]
-        if self._features[key]["dtype"] == "image":
-            return self._images(episode, key, steps)
-        start, times = row[f"videos/{key}/from_timestamp"], self._rows(episode)["timestamp"]
-        path = self._place(row, "video_path", f"videos/{key}", video_key=key)
+        with reading(self.folder):
+            if self._features[key]["dtype"] == "image":
+                return self._images(episode, key, steps)
+            start, times = row[f"videos/{key}/from_timestamp"], self._rows(episode)["timestamp"]
+            path = self._place(row, "video_path", f"videos/{key}", video_key=key)
         return frames_by_time(path, [start + float(times[step]) for step in steps], self.fps)
 
     def _place(self, row: Mapping[str, Any], template: str, prefix: str, **names: str) -> Path:
         """The file of an episode by the numbers in its row."""
-        numbers = {name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
-        return check_input(inside(self.folder, self._info[template].format(**numbers, **names)))
+        with reading(self.folder):
+            numbers = {name: row[f"{prefix}/{name}"] for name in ("chunk_index", "file_index")}
+            return check_input(inside(self.folder, self._info[template].format(**numbers, **names)))
 
     def _rows(self, episode: int) -> dict[str, np.ndarray]:
         """Columns of the steps of an episode."""
@@ -120,6 +125,17 @@ class LeRobotFolder(Demonstrations):
         table = parquet.read_table(path, columns=[key], filters=[("episode_index", "=", episode)])
         cells = table.column(key).take(list(steps)).to_pylist()
         return np.stack([picture_pixels(Image.open(BytesIO(cell["bytes"]))) for cell in cells])
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Turns what tables that lack columns, or hold other types, end in into a ValueError that names the folder."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder} is no whole data set of LeRobot ({type(error).__name__}: {error}). {AGAIN}"
+        ) from error
 
 
 def is_camera(feature: Mapping[str, Any]) -> bool:

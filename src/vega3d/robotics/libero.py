@@ -1,11 +1,11 @@
-"""LIBERO and LIBERO-Plus: tasks of a simulated Panda arm, with the conventions of the data sets that policies learn from.
+"""LIBERO and LIBERO-Plus: tasks of a simulated Panda arm, with the conventions of the data that policies learn from.
 
 A raw frame is upside down and mirrored, the gripper's sign differs between data sets, and LIBERO-Plus writes the names
 of its variations into instructions. All of it is set right here. LIBERO and its meshes are not in an extra: its own
 page says how to install it, and LIBERO-Plus is installed in its place.
 """
 
-import importlib
+import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +51,7 @@ class LiberoEnvironment:
     """One task of LIBERO; `seed` n is its n-th initial state.
 
     Args:
-        simulator: of the task.
+        simulator: LIBERO's own, with the task's scene.
         states: float[n, S], initial states of the simulator.
         task: its name, and `instruction` what a policy is told.
         most_steps: of an episode, after it has settled.
@@ -171,12 +171,10 @@ def libero_environment(task: str, gripper: Gripper = "signed", size: int = SIZE)
         ValueError: for a suite or a number that is not there; if LIBERO is not installed.
     """
     suite, number = suite_and_number(task)
-    try:
-        benchmark, environments, paths = (
-            importlib.import_module(name) for name in ("libero.libero.benchmark", "libero.libero.envs", "libero.libero")
-        )
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{task} needs the package {error.name}. {INSTALL}") from error
+    check_libero()
+    benchmark, environments, paths = (
+        importlib.import_module(name) for name in ("libero.libero.benchmark", "libero.libero.envs", "libero.libero")
+    )
     tasks = benchmark.get_benchmark_dict()[suite]()
     if number >= tasks.n_tasks:
         raise ValueError(f"{suite} has the tasks 0 to {tasks.n_tasks - 1}, but {number} is asked.")
@@ -186,6 +184,12 @@ def libero_environment(task: str, gripper: Gripper = "signed", size: int = SIZE)
     simulator = environments.OffScreenRenderEnv(bddl_file_name=str(scene), camera_heights=size, camera_widths=size)
     instruction = plain_instruction(known.name, known.language)
     return LiberoEnvironment(simulator, read_states(states), task, instruction, MOST_STEPS[suite], gripper)
+
+
+def check_libero() -> None:
+    """Raises ValueError if LIBERO is not installed; it is not imported, for it asks where its data sets are."""
+    if importlib.util.find_spec("libero") is None:
+        raise ValueError(f"The package libero is not installed. {INSTALL}")
 
 
 def suite_and_number(task: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Success rates: episodes of a policy on given initial states, on disk, and the difference of two policies on the same.
+"""Success rates: episodes of a policy on given initial states, on disk, and the difference of two policies on them.
 
 Letters: S initial states (a task and a seed each), F training seeds of a policy.
 """
@@ -33,7 +33,7 @@ def evaluate_policy(
     processes: int = 1,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """The result of a policy in the closed loop: run, counted and written; what an earlier run has done is not repeated.
+    """The result of a policy in the closed loop: run, counted and written; what an earlier run did is not repeated.
 
     Args:
         plan: how episodes are run.
@@ -43,7 +43,7 @@ def evaluate_policy(
         on_progress: called with the number of episodes that are newly done.
 
     Raises:
-        ValueError: if the output cannot be written, or it or its journal is of another run or damaged; as `run_episode`.
+        ValueError: if the output cannot be written, or it or its journal is of another run or damaged.
         RuntimeError: as `run_jobs`.
     """
     if not jobs or len(set(jobs)) < len(jobs):
@@ -165,7 +165,9 @@ def check_training_seeds(side: Mapping[str, Mapping[str, Any]]) -> None:
     for name, result in side.items():
         policy = str(result.get("policy"))
         if policy in policies:
-            raise ValueError(f"{policies[policy]} and {name} are of one policy, {policy:.80}. Give each training seed once.")
+            raise ValueError(
+                f"{policies[policy]} and {name} are of one policy, {policy:.80}. Give each training seed once."
+            )
         policies[policy] = name
 
 
@@ -177,8 +179,8 @@ def check_same_states(name: str, reference: Mapping[str, Any], other: str, resul
     if ours != theirs:
         example = min(ours ^ theirs)
         raise ValueError(
-            f"{name} has {len(ours)} initial states and {other} {len(theirs)}, and {example} is in one alone. Evaluate "
-            "both on the same tasks and seeds."
+            f"{name} has {len(ours)} initial states and {other} {len(theirs)}, and {example} is in one alone. "
+            "Evaluate both on the same tasks and seeds."
         )
 
 
@@ -200,7 +202,7 @@ def paired_seeds(first: np.ndarray, second: np.ndarray) -> Difference:
         draws.sums([row[:, None].astype(float) for row in side], number)[:, 0] / states
         for number, side in enumerate((first, second))
     ]
-    return paired_difference(*rates, states)
+    return paired_difference(rates[0], rates[1], states)
 
 
 def format_summary(result: Mapping[str, Any]) -> str:

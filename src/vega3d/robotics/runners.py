@@ -5,16 +5,16 @@ Which process runs an episode, and how many there are, changes nothing of its re
 
 import multiprocessing
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from vega3d.robotics.closed_loop import BASELINES, ActionPolicy, Environment, Episode, Observation, run_episode
 
-MakeEnvironment = Callable[[str], Environment]  # of a task; it is sent to other processes
+MakeEnvironment = Callable[[str], Any]  # an `Environment` of a task; it is sent to other processes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Plan:
     Attributes:
         make: gives the environment of a task.
         baseline: name of the policy in `BASELINES`; None asks the policy of a model.
-        most_steps, execute: of `run_episode`.
+        most_steps, execute, frames: of `run_episode`.
         record: whether successful episodes are recorded.
     """
 
@@ -55,12 +55,13 @@ class Plan:
     baseline: str | None = None
     most_steps: int | None = None
     execute: int | None = None
+    frames: int = 1
     record: bool = False
 
 
 def run_jobs(
     plan: Plan, jobs: Sequence[Job], processes: int = 1, policy: ActionPolicy | None = None
-) -> Iterator[tuple[Episode, Recording | None]]:
+) -> Generator[tuple[Episode, Recording | None], None, None]:
     """The episodes of all jobs, in their order, and what was recorded of those that succeeded.
 
     Args:
@@ -112,7 +113,8 @@ def answered(
     for connection in runners:
         give(connection)
     while running:
-        for connection in wait(list(running)):
+        for ready in wait(list(running)):
+            connection = cast(Connection, ready)
             kind, value = received(connection, runners, jobs[running[connection]])
             if kind == "observation":
                 assert policy is not None
@@ -167,14 +169,16 @@ def run(connection: Connection, plan: Plan) -> None:
 def run_job(
     environment: Environment, plan: Plan, job: Job, connection: Connection
 ) -> tuple[Episode, Recording | None]:
-    policy = Asking(connection) if plan.baseline is None else BASELINES[plan.baseline](environment, job.seed)
+    policy: ActionPolicy = (
+        Asking(connection) if plan.baseline is None else BASELINES[plan.baseline](environment, job.seed)
+    )
     seen: list[tuple[Observation, np.ndarray]] = []
 
     def remember(observation: Observation, action: np.ndarray) -> None:
         seen.append((observation, action))
 
     on_step = remember if plan.record else None
-    episode = run_episode(environment, policy, job.seed, plan.most_steps, plan.execute, on_step)
+    episode = run_episode(environment, policy, job.seed, plan.most_steps, plan.execute, plan.frames, on_step)
     return episode, recording_of(seen) if plan.record and episode.success else None
 
 
