@@ -40,6 +40,8 @@ def environments(views: tuple[str, ...], size: int, renderer: str) -> functools.
     """Gives the environment of a task; it can be sent to other processes."""
     from vega3d.robotics.metaworld import MetaWorldEnvironment
 
+    if size % 2:
+        raise ValueError(f"--size is {size}, but must be an even number.")
     return functools.partial(MetaWorldEnvironment, size=size, views=views, renderer=renderer)
 
 

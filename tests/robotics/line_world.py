@@ -7,7 +7,7 @@ import numpy as np
 
 from vega3d.robotics.closed_loop import Observation
 
-NEAR, SPEED, WIDTH = 0.05, 0.1, 64
+NEAR, SPEED, HEIGHT, WIDTH = 0.05, 0.1, 32, 64
 
 
 class LineWorld:
@@ -40,7 +40,7 @@ class LineWorld:
         pass
 
     def _observation(self) -> Observation:
-        image = np.zeros((4, WIDTH, 3), np.uint8)
+        image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         image[:, column(self.goal), 0] = 255
         image[:, column(self.at), 1] = 255
         return Observation({"front": image}, np.array([self.at], np.float32))

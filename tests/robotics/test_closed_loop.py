@@ -131,7 +131,7 @@ def test_what_was_seen_and_done_is_recorded_of_successes_alone():
     )
 
     assert good.success and not bad.success and nothing is None
-    assert recording.frames["front"].shape == (good.steps, 4, 64, 3) and recording.states.shape == (good.steps, 1)
+    assert recording.frames["front"].shape == (good.steps, 32, 64, 3) and recording.states.shape == (good.steps, 1)
     world = LineWorld("near")
     first = world.reset(0)
     assert np.array_equal(recording.frames["front"][0], first.images["front"])

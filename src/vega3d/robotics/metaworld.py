@@ -19,7 +19,6 @@ FIRST_SEED = 1000  # of evaluations, as of lerobot-eval; demonstrations have tho
 FPS = 80  # steps a second of simulated time
 STATE_NAMES = ("x", "y", "z", "gripper")  # of the hand [m], and its opening from 0 to 1
 ACTION_NAMES = ("x", "y", "z", "gripper")  # steps of 1 cm, and the gripper: -1 opens, 1 closes
-STEP_SIZE = 0.01  # how far an action of 1 moves the hand's target [m]
 MOST_STEPS = 500  # of an episode
 VIEWS = {"front": "corner2", "wrist": "gripperPOV"}  # the third person's first; cameras of the simulator
 UPSIDE_DOWN = ("corner2",)  # cameras whose images are turned by 180 degrees
