@@ -29,7 +29,6 @@ def test_help_has_examples_to_copy(command, capsys):
             "metaworld" if NONE else "'push-v2' is no",
         ),
         (["evaluate", "model", "--output", "x.json", "--seed", "3"], "metaworld" if NONE else "--seed is 3, but"),
-        (["evaluate", "no-model", "--output", "x.json"], "metaworld" if NONE else "no-model"),
         (["demonstrations", "x", "--size", "99"], "metaworld" if NONE else "--size is 99, but must be an even number"),
         (["demonstrations", "x", "--tasks", "push-v3", "push-v3"], "metaworld" if NONE else "name each once"),
     ],
