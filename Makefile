@@ -7,7 +7,7 @@ LOWEST = $(VENV)-lowest
 LMMS = $(VENV)-lmms-eval
 VLLM = $(VENV)-vllm
 
-.PHONY: ask test test-lowest test-lmms-eval test-vllm stress smoke lint style clean
+.PHONY: ask test test-lowest test-lmms-eval test-robot test-vllm stress smoke lint style clean
 
 ask: $(BASE)  ## answer one question about a shipped clip; installs the base alone
 	$(BIN)/vega3d ask room "Measuring from the closest point of each object, which of these objects (teddy bear, door, nightstand, chair) is the closest to the clock?" --options "teddy bear" door nightstand chair
@@ -23,6 +23,10 @@ test-lowest: $(LOWEST)/.installed  ## the same tests with the lowest versions th
 
 test-lmms-eval: $(LMMS)/.installed  ## vega3d as a model of lmms-eval, which has an environment of its own
 	$(LMMS)/bin/python -m pytest tests/harness
+
+test-robot: $(INSTALLED)  ## the tests with Meta-World; installs the extra `robot`, and renders with EGL
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,robot]"
+	$(BIN)/python -m pytest tests/robotics
 
 stress: $(INSTALLED)  ## long kill and soak tests
 	$(BIN)/python -m pytest -m stress

@@ -18,6 +18,8 @@ EXTRAS = {  # module: the extra of vega3d that installs it
     "bitsandbytes": "quant",
     "vllm": "vllm",
     "pycocoevalcap": "meteor",
+    "metaworld": "robot",
+    "mujoco": "robot",
 }
 
 

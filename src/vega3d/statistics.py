@@ -1,13 +1,15 @@
-"""Bootstrap intervals over scenes and training seeds, and paired differences.
+"""Bootstrap intervals over scenes and training seeds, paired differences, and score intervals of success rates.
 
 Whole scenes are drawn with replacement, because what belongs to one scene is not independent (cluster bootstrap,
 percentile method: Davison and Hinkley, Bootstrap Methods and their Application, 1997, 3.8 and 5.3). Several training
 seeds are drawn likewise, each side of a comparison by itself. The bootstrap knows only what varies among the scenes
-given: where all have the same value, `constant_interval` stands for it.
+given: where all have the same value, `constant_interval` stands for it. Success rates have intervals that hold near 0
+and 1 as well: those of Wilson (1927) for one rate, and of Newcombe (1998, paired, method 10) for a difference.
 
 Letters: R resamples, S scenes, F training seeds, K metrics.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +21,7 @@ COVERAGE = 0.95
 LEAST_USABLE = 0.5  # share of the resamples that must have a score
 LEAST_SCENES = 2  # that an interval needs
 FEW_SCENES = 10  # below which percentile intervals cover less than they say
+NORMAL = 1.959963984540054  # quantile of the normal distribution for 95 %, two-sided
 SAME = 1e-9  # resamples that differ by no more are the same but for rounding
 
 Limits = tuple[float, float]  # the least and the largest value that a metric can have
@@ -191,3 +194,63 @@ def scene_counts(scenes: Sequence[str], values: np.ndarray) -> list[int]:
     """How many scenes have each of K metrics, float[n, K] with NaN where a row has no such metric."""
     names = np.asarray(scenes)
     return [len(np.unique(names[np.isfinite(column)])) for column in values.T]
+
+
+def wilson_interval(successes: int, trials: int) -> Interval:
+    """The share of successes among independent trials, with its 95 % interval by Wilson.
+
+    Raises:
+        ValueError: unless 0 <= successes <= trials, and there is a trial.
+    """
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(
+            f"Got {successes} successes of {trials} trials; give at least one trial, and no more successes."
+        )
+    return Interval(*wilson_limits(successes, trials))
+
+
+def wilson_limits(successes: int, trials: int) -> tuple[float, float, float]:
+    """A rate, and the ends of its interval."""
+    rate, extra = successes / trials, NORMAL**2 / trials
+    centre = (rate + extra / 2) / (1 + extra)
+    half = math.sqrt(rate * (1 - rate) * extra + extra**2 / 4) / (1 + extra)
+    return rate, max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
+
+
+def paired_rates(first: np.ndarray, second: np.ndarray) -> Difference:
+    """The difference of two success rates on the same trials, with its 95 % interval by Newcombe.
+
+    The interval has a width also where both sides succeed in the same trials, as those of a bootstrap have not.
+
+    Args:
+        first, second: bool[S], whether each side succeeded in trial s.
+
+    Raises:
+        ValueError: if they differ in length or are empty.
+    """
+    if first.shape != second.shape or first.ndim != 1 or not len(first):
+        raise ValueError(f"Got successes {first.shape} and {second.shape}; give those of both sides, one a trial.")
+    trials = len(first)
+    (one, one_low, one_high), (other, other_low, other_high) = (
+        wilson_limits(int(side.sum()), trials) for side in (first, second)
+    )
+    difference = other - one
+    correlation = success_correlation(first, second)
+
+    def distance(up: float, down: float) -> float:
+        return math.sqrt(max(0.0, up**2 - 2 * correlation * up * down + down**2))
+
+    low = difference - distance(other - other_low, one_high - one)
+    high = difference + distance(other_high - other, one - one_low)
+    return Difference(one, other, Interval(difference, low, high), None, trials)
+
+
+def success_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Correlation of two bool[S], 0 if one is constant; a positive one is corrected for continuity, as by Newcombe."""
+    both, neither = int((first & second).sum()), int((~first & ~second).sum())
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
+    sides = (both + only_first) * (both + only_second) * (neither + only_first) * (neither + only_second)
+    if not sides:
+        return 0.0
+    product = both * neither - only_first * only_second
+    return (max(0.0, product - len(first) / 2) if product > 0 else product) / math.sqrt(sides)

@@ -20,13 +20,13 @@ from vega3d.configs import check_count
 from vega3d.evaluation.answerers import ModelAnswerer
 from vega3d.evaluation.audit_report import CONDITIONS, FORMAT, audit_page, summarise_audit, token_statistics
 from vega3d.evaluation.metrics import QUESTION_TYPES
-from vega3d.evaluation.result_files import JOURNAL_REMEDY, check_same_header, open_journal
 from vega3d.evaluation.run import checked, run_header
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.features.cache import FeatureCache
 from vega3d.files import check_folder, is_free, only_run, read_json, write_json, write_whole
 from vega3d.inference.encoding import EncodedClip, content_hash, read_frames
 from vega3d.inference.streams import StreamSession
+from vega3d.journals import JOURNAL_REMEDY, check_same_header, open_journal
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor

@@ -16,11 +16,12 @@ from vega3d.configs import check_count
 from vega3d.evaluation.harness_parsers import compare_parsers
 from vega3d.evaluation.metrics import PARSERS, score_likelihood, score_parsed
 from vega3d.evaluation.report import summarise
-from vega3d.evaluation.result_files import FORMAT, JOURNAL_REMEDY, check_same_header, open_journal, read_result
+from vega3d.evaluation.result_files import FORMAT, read_result
 from vega3d.evaluation.rules import SCENE_RULES
 from vega3d.evaluation.scenes.scoring import checked_answer, corpus_values, restored_answer, scored_records
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.files import check_output, only_run, write_json
+from vega3d.journals import JOURNAL_REMEDY, check_same_header, journal_path, open_journal
 from vega3d.questions import RawAnswer, ReasonedAnswer
 from vega3d.runs import versions
 from vega3d.statistics import RESAMPLES
@@ -127,10 +128,6 @@ def evaluate(
             write_json(output, result)
             journal.unlink()
         return result
-
-
-def journal_path(output: Path) -> Path:
-    return output.with_name(f"{output.name}.partial.jsonl")
 
 
 def ask(

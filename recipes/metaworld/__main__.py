@@ -1,0 +1,7 @@
+"""`python -m recipes.metaworld demonstrations ...`, `... evaluate ...` and `... compare ...`."""
+
+from recipes.metaworld import commands
+from vega3d_cli import main
+
+if __name__ == "__main__":  # not in the worker processes
+    main(commands.app, commands.NAME)
