@@ -1,7 +1,5 @@
 """A model's policy in the closed loop, from demonstrations of an expert to a result file."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 
@@ -10,9 +8,6 @@ from tiny_checkpoints import FROZEN
 from vega3d.robotics.runners import Job, Plan, run_jobs
 
 pytest.importorskip("pyarrow", reason="pyarrow is not installed")
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("vega3d.training.actions") is None, reason="there are no policies of models"
-)
 CHUNK, ROBOT = 3, {"views": ("front",), "sizes": (1, 2)}
 HEADER = {"benchmark": "line", "settings": {"most_steps": 6, "execute": 2}}
 
@@ -24,8 +19,8 @@ def policy(request, tmp_path_factory):
     from vega3d.robotics import statistics
     from vega3d.robotics.episode_writer import EpisodeWriter
     from vega3d.training import ActionOptions, DataSource
+    from vega3d.training.actions import PolicyData, policy_of
 
-    actions = importlib.import_module("vega3d.training.actions")
     folder = tmp_path_factory.mktemp("policy")
     with EpisodeWriter(folder / "data", 10) as writer:
         plan = Plan(line_world(), "expert", record=True)
@@ -35,8 +30,8 @@ def policy(request, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics.constants, "HF_HOME", str(folder / "hf"))
         start, processor = load_vega(FROZEN, device="cpu")
-        rows = actions.PolicyData(DataSource(str(folder / "data")), options)
-        model = actions.policy_of(start, processor.tokenizer, rows, options, 0)
+        rows = PolicyData(DataSource(str(folder / "data")), options)
+        model = policy_of(start, processor.tokenizer, rows, options, 0)
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
     return folder / "model"
