@@ -46,7 +46,7 @@ def test_answers_and_scores_are_those_of_vega3d_evaluate(tmp_path):
     records, _ = load_benchmark("rooms", folder)
     ours = evaluate(ModelAnswerer(*load_vega("vega3d-tiny", device="cpu"), "vega3d-tiny"), records, batch_size=4)
     theirs = json.loads(results.read_text())["results"]["my_rooms"]["vsibench_overall,none"]
-    said = {row["doc"]["id"]: row["filtered_resps"][0] for row in map(json.loads, samples.read_text().splitlines())}
+    said = {row["doc_id"]: row["filtered_resps"] for row in map(json.loads, samples.read_text().splitlines())}
     assert said == {int(question["id"]): question["answer"] for question in ours["questions"]}
     assert theirs == pytest.approx(ours["summary"]["lmms_eval"]["figures"]["macro"]["score"], abs=1e-6)
     assert 0 < theirs < 1
