@@ -55,9 +55,9 @@ def data_set_of_two_workers(folder: Path) -> str:
 
 
 def video(folder: Path) -> str:
-    from vega3d.rooms.dataset.files import write_video
+    from vega3d.video_files import write_video
 
-    write_video(folder / "clip.mp4", frames(count=17, height=128, width=128))
+    write_video(folder / "clip.mp4", frames(count=17, height=128, width=128), fps=4)
     return digest_of((folder / "clip.mp4").read_bytes())
 
 

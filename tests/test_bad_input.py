@@ -327,6 +327,9 @@ ARGUMENTS: dict[str, list[list[str]]] = {  # what is no option
         ["evaluate", "a", "b"],
         ["evaluate", "--baseline", "chance", "--4bit"],
         ["evaluate", "--baseline", "most-frequent", "--num-frames", "2"],
+        ["evaluate", "--from", "a.json", "--limit", "1"],
+        ["evaluate", "--from", "a.json", "--harness-parser", "zzz"],
+        *(["evaluate", "--from", name] for name in INPUTS),
         *(["evaluate", name] for name in NOT_MODELS),
     ],
     "audit": [

@@ -19,7 +19,7 @@ from vega3d.hub.load import load_vega
 from vega3d.inference.answer import letter_probabilities
 from vega3d.inference.session import Session
 from vega3d.questions import SpatialQuestion
-from vega3d.rooms.dataset.files import write_video
+from vega3d.video_files import write_video
 
 OPTIONS = ["the bed", "the shelf", "the lamp"]
 
@@ -200,7 +200,7 @@ def questions(tmp_path_factory) -> list[SpatialQuestion]:
     folder, random = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
     paths = [folder / "first.mp4", folder / "second.mp4"]
     for path in paths:
-        write_video(path, random.integers(0, 256, (4, 48, 64, 3), dtype=np.uint8))
+        write_video(path, random.integers(0, 256, (4, 48, 64, 3), dtype=np.uint8), fps=4)
     return [SpatialQuestion(path, "What is nearest?", OPTIONS) for path in paths]
 
 
