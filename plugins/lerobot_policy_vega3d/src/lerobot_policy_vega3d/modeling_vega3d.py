@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from vega3d import VegaForActionPrediction, VegaForSpatialReasoning, VegaProcess
 from vega3d.hub.load import load_task, task_class
 from vega3d.modeling.action_head_vega3d import outside
 from vega3d.modeling.actions_vega3d import action_inputs
+from vega3d.modeling.checkpoint_vega3d import upload
 from vega3d.shipped import model_folder
 from vega3d.training.parts import choose_parts, learning_rates, parameter_groups
 
@@ -49,7 +51,6 @@ class Vega3dPolicy(PreTrainedPolicy):
         dataset_stats: Stats | None = None,
         dataset_meta: Any = None,
         trained: tuple[VegaForActionPrediction, VegaProcessor] | None = None,
-        **kwargs,
     ):
         super().__init__(config)
         config.validate_features()
@@ -62,14 +63,19 @@ class Vega3dPolicy(PreTrainedPolicy):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_name_or_path: str | Path, *, config: Vega3dConfig | None = None, revision=None, **kwargs
+        cls,
+        pretrained_name_or_path: str | Path,
+        *,
+        config: Vega3dConfig | None = None,
+        revision: str | None = None,
+        dataset_stats: Stats | None = None,
+        dataset_meta: Any = None,
     ) -> Self:
         """The policy of a checkpoint of LeRobot, a folder or a Hub id, in eval mode on `config.device`."""
         folder = model_folder(f"{pretrained_name_or_path}@{revision}" if revision else pretrained_name_or_path)
         config = config or Vega3dConfig.from_pretrained(folder)
         trained = load_task(VegaForActionPrediction, folder / CHECKPOINT, device=config.device, dtype="float32")
-        data = {name: kwargs.get(name) for name in ("dataset_stats", "dataset_meta")}
-        return cls(config, trained=trained, **data).eval()
+        return cls(config, dataset_stats, dataset_meta, trained).eval()
 
     def _save_pretrained(self, save_directory: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         if state_dict is not None:
@@ -77,6 +83,18 @@ class Vega3dPolicy(PreTrainedPolicy):
         self.config._save_pretrained(save_directory)
         self.model.save_pretrained(save_directory / CHECKPOINT)
         self.processor.save_pretrained(save_directory / CHECKPOINT)
+
+    def push_model_to_hub(self, cfg: Any, **kwargs) -> None:
+        """As in LeRobot, whose upload leaves out templates and code: the files of vega3d go first, all of them."""
+        with TemporaryDirectory() as folder:
+            self._save_pretrained(Path(folder), kwargs.get("state_dict"))
+            upload(Path(folder), self.config.repo_id, private=self.config.private)
+        super().push_model_to_hub(cfg, **kwargs)
+
+    def wrap_with_peft(self, *args, **kwargs):
+        raise ValueError(
+            "--peft adapters are not supported. `vega3d train` trains adapters, and its result can be the base_model."
+        )
 
     def get_optim_params(self) -> list[dict]:
         """Groups of the parameters that are trained, each with the rate of its part."""
