@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from draccus.utils import DecodingError
 from huggingface_hub import ModelCard
 from lerobot.configs import NormalizationMode
 from lerobot.configs.train import TrainPipelineConfig
@@ -153,7 +154,7 @@ def test_data_beyond_the_statistics(checkpoint, demonstrations):
     ],
 )
 def test_settings_that_cannot_be(options, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(DecodingError, match=said):
         Vega3dConfig(device="cpu", **options)
 
 

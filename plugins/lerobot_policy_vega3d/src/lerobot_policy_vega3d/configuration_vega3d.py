@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from draccus.utils import DecodingError
 from lerobot.configs import FeatureType, NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig, DiffuserSchedulerConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
@@ -30,6 +31,9 @@ class Vega3dConfig(PreTrainedConfig):
         residual_scale_rate: learning rate of the gate's scale r.
         warmup_steps: of the rates, which then fall as a cosine.
         seed: of the first weights of the head.
+
+    Raises:
+        DecodingError: for a value that cannot be.
     """
 
     base_model: str = "vega3d-tiny"
@@ -48,6 +52,12 @@ class Vega3dConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        try:
+            self._check()
+        except ValueError as error:  # the one line that LeRobot's commands print keeps the words of this class alone
+            raise DecodingError((), str(error)) from error
+
+    def _check(self) -> None:
         check_parts(self.tune)
         learning_rates(self.tune, self.learning_rates)
         if "llm-lora" in self.tune:
