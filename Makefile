@@ -6,8 +6,10 @@ INSTALLED = $(VENV)/.installed
 LOWEST = $(VENV)-lowest
 LMMS = $(VENV)-lmms-eval
 VLLM = $(VENV)-vllm
+LEROBOT = $(VENV)-lerobot
+PYTHON312 ?= python3.12
 
-.PHONY: ask test test-lowest test-lmms-eval test-robot test-vllm stress smoke lint style clean
+.PHONY: ask test test-lowest test-lmms-eval test-lerobot test-robot test-vllm stress smoke lint style clean
 
 ask: $(BASE)  ## answer one question about a shipped clip; installs the base alone
 	$(BIN)/vega3d ask room "Measuring from the closest point of each object, which of these objects (teddy bear, door, nightstand, chair) is the closest to the clock?" --options "teddy bear" door nightstand chair
@@ -23,6 +25,9 @@ test-lowest: $(LOWEST)/.installed  ## the same tests with the lowest versions th
 
 test-lmms-eval: $(LMMS)/.installed  ## vega3d as a model of lmms-eval, which has an environment of its own
 	$(LMMS)/bin/python -m pytest tests/harness
+
+test-lerobot: $(LEROBOT)/.installed  ## the plug-in of LeRobot, which has an environment of its own; needs Python 3.12, and renders with EGL
+	$(LEROBOT)/bin/python -m pytest plugins/lerobot_policy_vega3d/tests
 
 test-robot: $(INSTALLED)  ## the tests with Meta-World; installs the extra `robot`, and renders with EGL
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,robot]"
@@ -54,7 +59,7 @@ smoke: $(INSTALLED)  ## the whole chain at toy size: rooms, generator and twin, 
 		--second $(SMOKE)/smoke/results/test/trained-seed0.json $(SMOKE)/smoke/results/test/trained-seed1.json --paired-seeds
 	$(BIN)/vega3d ask room "How many window(s) are in this room?" --number --model $(SMOKE)/model --num-frames 5
 
-CODE = src tests conftest.py benchmarks examples recipes research .ci
+CODE = src tests conftest.py benchmarks examples plugins recipes research .ci
 lint: $(INSTALLED)  ## style, types, and who may import whom
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -95,5 +100,12 @@ $(LMMS)/.installed: $(INSTALLED) pyproject.toml
 	$(LMMS)/bin/python -m pip install --constraint $(LMMS)/constraints.txt lmms-eval==0.7.3 --editable .
 	touch $@
 
+$(LEROBOT)/.installed: pyproject.toml plugins/lerobot_policy_vega3d/pyproject.toml
+	@echo "Installing LeRobot into $(LEROBOT): 6 GB, 5 to 15 minutes."
+	$(PYTHON312) -m venv $(LEROBOT)
+	$(LEROBOT)/bin/python -m pip install --quiet --upgrade pip
+	$(LEROBOT)/bin/python -m pip install --editable . --editable "plugins/lerobot_policy_vega3d[test]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(LOWEST) $(LMMS) $(VLLM)
+	rm -rf $(VENV) $(LOWEST) $(LMMS) $(VLLM) $(LEROBOT)
