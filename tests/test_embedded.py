@@ -44,6 +44,9 @@ def test_it_is_loaded_by_its_name():
     assert str(model.dtype) == f"torch.{json.loads((MODEL / 'config.json').read_text())['dtype']}"
 
 
+BFLOAT16_STEP = 2**-7  # of probabilities between 0.5 and 1; two options can have the same one
+
+
 def test_the_card_has_its_scores_and_the_answers_to_the_examples():
     """Of the clip `room`: what is stored, right or wrong, is what is answered."""
     scores = read_scores(MODEL)
@@ -62,8 +65,10 @@ def test_the_card_has_its_scores_and_the_answers_to_the_examples():
             marks=example.marks,
         )
         for kind in ("model", "off"):
-            given = session.answer(asked, with_generator=kind == "model").text
-            assert given == stored["room", name][kind], (name, kind)
+            given = session.answer(asked, with_generator=kind == "model")
+            *_, second, first = sorted([0.0, 1.0] if given.options is None else given.options.values())
+            if first - second > BFLOAT16_STEP:  # which of two equal ones comes first depends on the processor
+                assert given.text == stored["room", name][kind], (name, kind)
         assert stored["room", name]["right"] == example.right
 
     assert scores_text(scores) in (MODEL / "README.md").read_text()
