@@ -186,9 +186,8 @@ def test_the_original_wan_becomes_a_generator_for_assemble(tmp_path):
 
     convert(wan, tmp_path / "generator")
 
-    made, own = (
-        load_file(*(tmp_path / folder / "text_encoder").glob("*.safetensors")) for folder in ("generator", "own")
-    )
+    folders = [tmp_path / name / "text_encoder" for name in ("generator", "own")]
+    made, own = (load_file(*folder.glob("*.safetensors")) for folder in folders)
     assert made.keys() == own.keys() and all(torch.equal(value, own[key]) for key, value in made.items())
     # The encoder is mapped from its file, and where a weight begins there decides how its products are rounded.
     torch.testing.assert_close(*(embed_empty_prompt(folder.parent) for folder in folders))
