@@ -17,14 +17,17 @@ from vega3d.hub.load import load_vega
 from vega3d_cli import common
 
 LONG = (  # files that go first, so that no process is left alone with one at the end
-    "research/tiny/tests/study/test_symbols.py",
-    "tests/test_bad_input.py",
-    "tests/test_bad_input_of_loaders.py",
-    "tests/test_known_questions.py",
-    "tests/hub/test_hub.py",
-    "tests/test_claims.py",
-    "tests/training/test_killed_training.py",
     "tests/training/test_finetuning_examples.py",
+    "tests/test_readme.py",
+    "tests/test_bad_input.py",
+    "tests/hub/test_hub.py",
+    "research/tiny/tests/study/test_symbols.py",
+    "tests/test_claims.py",
+    "tests/test_import.py",
+    "tests/features/test_cache.py",
+    "research/tiny/tests/simulator/test_generator_training.py",
+    "research/tiny/tests/study/test_training.py",
+    "tests/training/test_killed_training.py",
 )
 common.LOADING_AFTER = 60  # [s]; a busy machine loads slowly, and tests of refusals count lines
 
