@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import time
+import uuid
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -296,10 +297,13 @@ class Hub(BaseHTTPRequestHandler):
             return
         body, oid = self.rfile.read(length), self.path.rpartition("/")[2]
         assert hashlib.sha256(body).hexdigest() == oid
-        (self.root / ".lfs").mkdir(exist_ok=True)
+        for folder in (".lfs", ".arriving"):
+            (self.root / folder).mkdir(exist_ok=True)
+        arriving = self.root / ".arriving" / f"{oid}-{uuid.uuid4().hex}"
+        arriving.write_bytes(body)  # there whole or not at all, as another request may end the server meanwhile
+        arriving.replace(self.root / ".lfs" / oid)
         with (self.root / "put.txt").open("a") as log:
             log.write(f"{oid}\n")
-        (self.root / ".lfs" / oid).write_bytes(body)
         self.reply()
 
     def commit(self, repository: str, revision: str, body: bytes) -> None:
