@@ -1,11 +1,20 @@
-"""Fills a cache for ever, to be killed; its argument is the folder. Started by `test_cache.py`."""
+"""What other processes do to a cache in `test_cache.py` and `test_cache_guards.py`."""
 
+import multiprocessing
 import random
-import sys
+from multiprocessing.context import ForkServerContext
+from multiprocessing.synchronize import Event
 
 import torch
 
 from vega3d.features.cache import FeatureCache
+
+
+def forkserver() -> ForkServerContext:
+    """Starts processes that need not import everything anew."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vega3d.features.cache"])
+    return context
 
 
 def clip(number: int) -> torch.Tensor:
@@ -33,9 +42,10 @@ def put_and_clear(folder: str, seed: int) -> None:
             cache.clear()
 
 
-if __name__ == "__main__":
-    cache = FeatureCache(sys.argv[1])
-    print("ready", flush=True)
+def fill_for_ever(folder: str, began: Event) -> None:
+    """Until it is killed."""
+    cache = FeatureCache(folder)
+    began.set()
     while True:
         for number in range(40):
             cache.put(clip(number), "identity", hidden(number))

@@ -1,7 +1,6 @@
 """The cache of hidden states: keys, hits, damage, eviction, many processes, kills."""
 
 import json
-import multiprocessing
 import os
 import random
 import resource
@@ -14,15 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from cache_writer import clip as small_clip
-from cache_writer import fill
+from cache_writer import fill, fill_for_ever, forkserver
 from cache_writer import hidden as small_hidden
 from safetensors.torch import load_file, save_file
 
 from tiny_inputs import IMAGE, SHORT_VIDEO, VIDEO, batch
 from vega3d.features.cache import FeatureCache, list_entries
 from vega3d.features.identity import clip_hash, entry_key, feature_identity
-
-WRITER = Path(__file__).parent / "cache_writer.py"
 
 
 @pytest.fixture
@@ -306,9 +303,7 @@ def test_a_full_disk_leaves_nothing_behind(cache):
 
 def test_eight_processes_at_once(tmp_path):
     folder = str(tmp_path / "cache")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vega3d.features.cache"])
-    workers = [context.Process(target=fill, args=(folder, range(start, start + 20))) for start in range(0, 40, 5)]
+    workers = [forkserver().Process(target=fill, args=(folder, range(start, start + 20))) for start in range(0, 40, 5)]
     for worker in workers:
         worker.start()
 
@@ -324,11 +319,13 @@ def test_eight_processes_at_once(tmp_path):
 
 def kill_a_writer(folder: Path, seed: int) -> None:
     """Ends a writing process at a moment of chance, and looks at every entry that it left."""
-    writer = subprocess.Popen([sys.executable, str(WRITER), str(folder)], stdout=subprocess.PIPE)
-    assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
+    began = forkserver().Event()
+    writer = forkserver().Process(target=fill_for_ever, args=(str(folder), began))
+    writer.start()
+    assert began.wait(120)
     time.sleep(random.Random(seed).uniform(0, 0.5))
     writer.kill()
-    writer.wait()
+    writer.join()
     cache = FeatureCache(folder)
     entries = list_entries(folder)
     for number in range(40):

@@ -1,14 +1,13 @@
 """What a cache must not touch, hang on, or keep: files of others, pipes, links, values that are no numbers."""
 
 import json
-import multiprocessing
 import os
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from cache_writer import clip, hidden, put_and_clear
+from cache_writer import clip, forkserver, hidden, put_and_clear
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -160,9 +159,7 @@ def test_clearing_leaves_what_is_being_written(cache):
 
 def exit_codes_of_eight(folder: Path) -> list[int | None]:
     """Of processes that get, put, and now and then clear the entries of one cache."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vega3d.features.cache"])
-    workers = [context.Process(target=put_and_clear, args=(str(folder), seed)) for seed in range(8)]
+    workers = [forkserver().Process(target=put_and_clear, args=(str(folder), seed)) for seed in range(8)]
     for worker in workers:
         worker.start()
     for worker in workers:

@@ -40,7 +40,7 @@ def few_rows(rooms, tmp_path) -> tuple[Path, int]:
     examples = load_examples([DataSource(str(rooms))]).examples
     rows = [
         {"messages": example.messages, "videos": [str(path) for path in example.media_files()]}
-        for example in examples[::12]
+        for example in examples[::24]
     ]
     return write_jsonl(tmp_path / "rows.jsonl", rows), len(rows)
 
