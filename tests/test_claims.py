@@ -1,7 +1,7 @@
 """Each "same bytes", "bit for bit" and "the same" of the documentation, where it is hard to keep.
 
 The claims are made in processes that differ in what must not matter (hash seed, locale, time zone, umask, order,
-random state), while every core is busy: they run all at once, and `make stress` adds processes that do nothing but work.
+random state), while every core is busy: they run all at once, and `make stress` adds processes that only work.
 """
 
 import contextlib
