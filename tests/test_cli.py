@@ -112,7 +112,7 @@ def test_each_field_of_the_settings_of_rooms_is_an_option_with_its_words_and_def
         assert f"--{field.name.replace('_', '-')}" in words
         assert f"[default: {'videos' if field.name == 'videos' else field.default}" in words
     assert "Edge of the square frames [px], an even number from 128 to 640. [default: 192]" in words
-    assert "--trajectories, --walks" in words and "<train|validation|test|test_unseen>" in words
+    assert "--trajectories, --walks" in words and "train|validation|test|test_unseen" in words
 
 
 def test_version_and_environment():

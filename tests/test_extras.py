@@ -117,7 +117,7 @@ def test_a_command_without_its_package_ends_with_the_line_of_the_extra(package, 
 
 
 def test_ask_needs_no_extra(tmp_path):
-    done = run_without([*EXTRAS, "sentencepiece", "trl"], ASK, tmp_path)
+    done = run_without([*EXTRAS, "sentencepiece", "sklearn", "trl"], ASK, tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in ("A. bed", "B. lamp")
