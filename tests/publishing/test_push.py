@@ -222,6 +222,22 @@ def test_a_pull_that_the_hub_dies_in_loads_nothing_and_then_goes_on(root, saved,
         assert torch.equal(value, model.state_dict()[name]), name
 
 
+def test_a_repository_without_auto_map_loads_here_and_elsewhere_says_what_it_lacks(hub, root, mine, tmp_path):
+    for name in ("config.json", "processor_config.json"):
+        values = json.loads((mine / name).read_text())
+        del values["auto_map"]
+        (mine / name).write_text(json.dumps(values))
+    for file in mine.glob("*.py"):
+        file.unlink()
+    shutil.copytree(mine, root / "org" / "bare")
+    load_vega("org/bare", device="cpu")
+    VegaForSpatialReasoning.from_pretrained("org/bare")
+
+    asked = "from transformers import AutoModel\nAutoModel.from_pretrained('org/bare', trust_remote_code=True)"
+    with pytest.raises(AssertionError, match="model type `vega3d` but Transformers does not recognize this"):
+        run_without_package(asked, tmp_path, HF_ENDPOINT=hub, HF_HUB_OFFLINE="0", HF_TOKEN="hf_read")
+
+
 def test_a_cut_connection_is_taken_up_again(hub, root, saved, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # so that a part of a small file counts
     pushed(saved, *LICENSE)
