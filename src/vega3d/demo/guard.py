@@ -40,6 +40,7 @@ UPLOAD = "/gradio_api/upload"
 UNUSED = ("/gradio_api/process_recording", "/gradio_api/deep_link", "/monitoring")  # would write files, or to the log
 SHOWN = 200  # characters of a path or a message in the log
 PREFIX = "vega3d-demo-"
+NEW = "new"  # a file in a folder until its server has locked it
 MAX_TOTAL_MIB = 1000
 YOUNG_SECONDS = 60  # for which no upload makes room for another
 GRADIO_FOLDER = "GRADIO_TEMP_DIR"  # Gradio reads it at every turn
@@ -64,12 +65,13 @@ class Uploads:
     def _locked(parent: Path) -> tuple[Path, FileLock]:
         while True:
             folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-            (folder / LOCK).write_text(folder.name)
+            (folder / NEW).touch()
+            (folder / LOCK).touch()
             lock = FileLock(folder / LOCK, timeout=0)
             with contextlib.suppress(Timeout, FileNotFoundError):
                 lock.acquire()
-                if (folder / LOCK).read_text():  # an empty one was made by the lock itself
-                    return folder, lock
+                (folder / NEW).unlink()  # not there in a folder that the lock itself has made again
+                return folder, lock
             # Another server that was just starting took it for abandoned.
 
     def close(self) -> None:
