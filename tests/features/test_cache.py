@@ -70,6 +70,7 @@ def test_every_option_that_changes_features_changes_the_key(generator):
         {"noise_shared": True},
         {"noise_draws": 2},
         {"clip_mode": "views"},
+        {"frame_stride": 2},
         {"shift": 3.0},
         {"prompt_length": 100},
         {"extra_blocks": [0]},

@@ -49,7 +49,14 @@ def test_generator_values_out_of_range(option, value, message):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("clip_mode", "video"), ("family", "ltx"), ("block", 1.5), ("timestep", "300"), ("noise_shared", "no")],
+    [
+        ("clip_mode", "video"),
+        ("frame_stride", 3),
+        ("family", "ltx"),
+        ("block", 1.5),
+        ("timestep", "300"),
+        ("noise_shared", "no"),
+    ],
 )
 def test_generator_values_of_the_wrong_kind(option, value):
     with pytest.raises(ValueError, match=option):
@@ -110,3 +117,8 @@ def test_frame_settings_of_an_earlier_version_are_dropped(tmp_path):
 def test_a_config_of_another_model_is_refused(backbones):
     with pytest.raises(ValueError, match="model_type 'qwen2_5_vl', not 'vega3d'"):
         VegaConfig.from_pretrained(backbones[0])
+
+
+def test_a_stride_is_refused_where_the_vae_joins_frames():
+    with pytest.raises(ValueError, match=r"frame_stride=2 .*must be 1 with clip_mode='clip'.*Use clip_mode='frame'"):
+        VegaGeneratorConfig(**GENERATOR, clip_mode="clip", frame_stride=2)

@@ -94,6 +94,28 @@ def test_clip_mode_repeats_the_last_frame(build):
     assert torch.equal(generator.encode([frames])[0], generator.encode([padded])[0])
 
 
+@pytest.mark.parametrize("num_frames", [1, 4, 5])
+def test_a_stride_leaves_out_frames_and_changes_no_other(build, num_frames):
+    frames = clip(num_frames)
+    every, told = build(chunk_frames=2).encode([frames])[0], []
+
+    seen = build(chunk_frames=2, frame_stride=2).encode([frames], on_progress=told.append)[0]
+
+    assert torch.equal(seen, every[::2]) and sum(told) == num_frames
+    reader = build(chunk_frames=2, frame_stride=2)
+    [(_, states)] = reader.read(frames, [reader.config.block_index], [reader.config.timestep])
+    assert torch.equal(states[reader.config.block_index], seen)
+
+
+def test_a_stride_among_views_is_the_clip_of_the_frames_that_are_seen(build):
+    frames, generator = clip(5), build(clip_mode="views")
+    noise = generator.noise(0, (5, *generator.tower.encode_frames(frames[None].float()).shape[2:]), "cpu", 0)
+
+    seen = build(clip_mode="views", frame_stride=2).encode([frames])[0]
+
+    assert torch.equal(seen, generator.encode([frames[::2]], noise=[noise[::2]])[0])
+
+
 def test_padded_prompt_rows_take_part_in_attention(build):
     frames = clip(1)
     short, long = (build(prompt_length=length).encode([frames])[0] for length in (3, 300))

@@ -7,7 +7,7 @@ from transformers import AutoModelForImageTextToText, TextIteratorStreamer
 from tiny_inputs import CASES, IMAGE, SHORT_VIDEO, VIDEO, Visual, without_generator
 from tiny_models import IMAGE_TOKEN, VIDEO_TOKEN, every_vlm
 from vega3d.modeling.fusion_vega3d import FUSIONS
-from vega3d.modeling.inputs_vega3d import instruction_embeddings
+from vega3d.modeling.inputs_vega3d import instruction_embeddings, unpacked_clips
 
 pytestmark = every_vlm
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
@@ -88,6 +88,31 @@ def test_batch_generation_equals_single(model, batch):
 def test_every_clip_mode_answers(assemble, clip_mode, batch):
     model, inputs = assemble(clip_mode=clip_mode), batch(*CASES["batch"])
     assert model.generate(**inputs, max_new_tokens=3).shape[1] == inputs["input_ids"].shape[1] + 3
+
+
+def test_with_a_stride_a_token_is_of_the_first_frame_of_its_two(assemble, batch):
+    inputs = batch(*CASES["video"])
+    frames = int(inputs["generator_video_grid_thw"][0, 0])
+    every, seen = (assemble(frame_stride=stride).eval() for stride in (1, 2))
+    repeated = {**inputs, "generator_pixel_values_videos": with_first_of_two(inputs, frames)}
+
+    torch.testing.assert_close(seen(**inputs).logits, seen(**repeated).logits, atol=0, rtol=0)
+    assert not torch.allclose(seen(**inputs).logits, every(**inputs).logits)
+    hidden = seen.model.generator.encode(unpacked_clips(inputs, seen.config.generator_config.patch_size))
+    assert [len(states) for states in hidden] == [(frames + 1) // 2]
+    given = {name: value for name, value in inputs.items() if "generator_pixel" not in name}
+    cached = seen(**given, generator_hidden_states=hidden)
+    torch.testing.assert_close(cached.logits, seen(**inputs).logits, **TOLERANCE)
+    del given["generator_video_grid_thw"]
+    with pytest.raises(ValueError, match="frame_stride=2 needs the generator's grids"):
+        seen(**given, generator_hidden_states=hidden)
+
+
+def with_first_of_two(inputs, frames: int) -> torch.Tensor:
+    """The generator's pixels with each second frame replaced by the one before."""
+    patches = inputs["generator_pixel_values_videos"]
+    by_frame = patches.unflatten(0, (frames, -1))
+    return by_frame[torch.arange(frames) // 2 * 2].flatten(0, 1)
 
 
 def test_cache_equals_full_recompute(model, batch):

@@ -78,7 +78,7 @@ def setting_groups(generator: VegaGenerator, grid: SettingGrid) -> Iterator[Sett
     for family in grid.families:
         for mode in grid.modes:
             changes: dict = {"family": family, "clip_mode": mode, "block": max(grid.blocks), "extra_blocks": ()}
-            changes["shift"] = grid.shift
+            changes |= {"shift": grid.shift, "frame_stride": 1}  # every frame has a reading
             if family == "vae":
                 changes["noise_draws"] = 1
             variant = generator.variant(**changes)

@@ -170,6 +170,7 @@ def describe(folder: Path) -> dict:
         "step": step,
         "sigma": round(sigma, 6),
         "clip_mode": generator.clip_mode,
+        "frame_stride": generator.frame_stride,
         "fusion": config.fusion,
         "projector": config.projector,
         "vlm": config.vlm_config.model_type,

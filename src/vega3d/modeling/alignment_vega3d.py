@@ -35,7 +35,9 @@ def check_frames(num_frames: int, num_patches: int) -> None:
         )
 
 
-def align_time(hidden: torch.Tensor, num_frames: int, num_patches: int, clip_mode: str) -> torch.Tensor:
+def align_time(
+    hidden: torch.Tensor, num_frames: int, num_patches: int, clip_mode: str, frame_stride: int = 1
+) -> torch.Tensor:
     """Averages the generator's frames over the temporal patches of the VLM.
 
     Args:
@@ -45,6 +47,7 @@ def align_time(hidden: torch.Tensor, num_frames: int, num_patches: int, clip_mod
         num_patches: temporal patches of the VLM; patch i covers frames 2i and 2i + 1, and an odd clip repeats its last
             frame, as Qwen-VL does. An image has one frame and one patch.
         clip_mode: `frame`, `views` or `clip`.
+        frame_stride: 2 if there is one entry for each two frames.
 
     Returns:
         float[B, num_patches, h, w, C]. Raises ValueError if `num_patches` does not fit `num_frames`.
@@ -54,7 +57,7 @@ def align_time(hidden: torch.Tensor, num_frames: int, num_patches: int, clip_mod
     second = (first + 1).clamp(max=num_frames - 1)
     if clip_mode == "clip":
         first, second = ((frame + TEMPORAL_STRIDE - 1) // TEMPORAL_STRIDE for frame in (first, second))
-    if num_frames == 1:
+    if num_frames == 1 or frame_stride == 2:
         return hidden
     return (hidden[:, first] + hidden[:, second]) / 2
 
@@ -93,6 +96,7 @@ class Projector(nn.Module):
         super().__init__()
         self.merge = config.vlm_config.vision_config.spatial_merge_size
         self.clip_mode = config.generator_config.clip_mode
+        self.frame_stride = config.generator_config.frame_stride
 
     def forward(self, hidden: torch.Tensor, num_frames: int, patch_grid: tuple[int, int, int]) -> torch.Tensor:
         """Generative tokens of the clips, one for each token of the VLM.
@@ -108,7 +112,7 @@ class Projector(nn.Module):
         t, h, w = patch_grid
         if not self.on_patch_grid:
             h, w = h // self.merge, w // self.merge
-        hidden = align_time(hidden, num_frames, t, self.clip_mode)
+        hidden = align_time(hidden, num_frames, t, self.clip_mode, self.frame_stride)
         hidden = align_space(hidden, h, w)
         return self.project(hidden).flatten(1, 3)
 

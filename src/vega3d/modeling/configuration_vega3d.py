@@ -127,6 +127,8 @@ class VegaGeneratorConfig(PreTrainedConfig):
         noise_shared: one noise map for all frames; it leaks a position code into the features and is for study only.
         clip_mode: `frame` = each frame alone (the published way); `views` = frames through the VAE one by one, then
             jointly through the transformer; `clip` = consecutive frames through the causal VAE.
+        frame_stride: 2 = the generator sees the first of each two frames that the VLM joins in one patch, and half as
+            many are computed; 1 = all, whose hidden states are averaged over the patch. Not with `clip`.
         chunk_frames: frames computed at a time, of one clip, or on a GPU of several short clips of one size.
         prompt_tokens: rows of the stored prompt embedding (1 for the empty prompt).
         prompt_length: rows after zero padding, before the text projection; padded rows take part in attention.
@@ -150,6 +152,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
     noise_draws: int = 1
     noise_shared: bool = False
     clip_mode: Literal["frame", "views", "clip"] = "frame"
+    frame_stride: Literal[1, 2] = 1
     chunk_frames: int = 16
     prompt_tokens: int = 1
     prompt_length: int = 512
@@ -220,6 +223,12 @@ class VegaGeneratorConfig(PreTrainedConfig):
             self,
             ("extra_blocks", are_distinct, distinct, "Name each block once."),
             ("family", is_alone, alone, no_blocks),
+            (
+                "frame_stride",
+                self.frame_stride == 1 or self.clip_mode != "clip",
+                "1 with clip_mode='clip', whose VAE joins consecutive frames",
+                "Use clip_mode='frame' or 'views' with a stride.",
+            ),
             ("shift", 0 < self.shift <= MOST_SHIFT, f"positive, at most {MOST_SHIFT}", "Wan2.1 uses 5.0."),
             ("noise_seed", 0 <= self.noise_seed < 2**31, "in [0, 2**31)", "Use 0 if in doubt."),
             ("random_seed", 0 <= self.random_seed < 2**31, "in [0, 2**31)", "Use 0 if in doubt."),

@@ -202,8 +202,9 @@ class VegaGenerator(PreTrainedModel):
             on_progress: called after each chunk with its number of frames.
 
         Returns:
-            float[t, h, w, C] for each clip; t = T, or 1 + ceil((T - 1) / 4) in `clip` mode. With `extra_blocks` their
-            channels follow those of `block`. They are the same in training and inference, whatever autocast says.
+            float[t, h, w, C] for each clip; t = T, or ceil(T / 2) with `frame_stride=2`, or 1 + ceil((T - 1) / 4) in
+            `clip` mode. With `extra_blocks` their channels follow those of `block`. They are the same in training and
+            inference, whatever autocast says.
 
         Raises:
             ValueError: for a clip of another type, shape or range, if the weights were not loaded, or for features
@@ -225,7 +226,7 @@ class VegaGenerator(PreTrainedModel):
                     hidden = self._hidden(self._latents(frames), start, blocks, self.config.timestep, given)
                     chunks.append(torch.cat([hidden[block] for block in blocks], dim=-1))
                     if on_progress is not None:
-                        on_progress(frames.shape[0] * frames.shape[1])
+                        on_progress(frames.shape[0] * self._frames_done(start, frames.shape[1], together.shape[1]))
                 for row, number in enumerate(numbers):
                     features[number] = torch.cat([chunk[row] for chunk in chunks])
             in_order = [features[number] for number in range(len(clips))]
@@ -283,10 +284,19 @@ class VegaGenerator(PreTrainedModel):
             yield from (numbers[start : start + count] for start in range(0, len(numbers), count))
 
     def _chunks(self, clips: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-        """Frames of [B, T, 3, H, W] that go through the transformer together, with the number of the first."""
-        size = self.config.chunk_frames if self.config.clip_mode == "frame" else clips.shape[1]
-        for start in range(0, clips.shape[1], size):
-            yield start, clips[:, start : start + size]
+        """Frames of [B, T, 3, H, W] that go through the transformer together, with the number of the first.
+
+        With a stride they are those that it sees, and are numbered anew.
+        """
+        seen = clips[:, :: self.config.frame_stride]
+        size = self.config.chunk_frames if self.config.clip_mode == "frame" else seen.shape[1]
+        for start in range(0, seen.shape[1], size):
+            yield start, seen[:, start : start + size]
+
+    def _frames_done(self, start: int, seen: int, num_frames: int) -> int:
+        """Frames of a clip that are done with a chunk of frames that the generator sees, those between them too."""
+        stride = self.config.frame_stride
+        return min(stride * (start + seen), num_frames) - stride * start
 
     def _latents(self, frames: torch.Tensor) -> torch.Tensor:
         """[B, T, 3, H, W] -> float32[B, t, Z, h, w], without noise."""
@@ -319,9 +329,15 @@ class VegaGenerator(PreTrainedModel):
             return self._run(add_noise(latents, given, level.sigma), constants, blocks)
         draws = []
         for draw in range(self.config.noise_draws):
-            given = self.noise(start, latents.shape[1:], latents.device, draw)
+            given = self._seeded_noise(start, latents, draw)
             draws.append(self._run(add_noise(latents, given, level.sigma), constants, blocks))
         return draws[0] if len(draws) == 1 else {block: mean([draw[block] for draw in draws]) for block in blocks}
+
+    def _seeded_noise(self, start: int, latents: torch.Tensor, draw: int) -> torch.Tensor:
+        """The noise of each frame, which does not depend on the stride: float[t, Z, h, w]"""
+        stride = self.config.frame_stride
+        shape = (latents.shape[1] * stride, *latents.shape[2:])
+        return self.noise(start * stride, shape, latents.device, draw)[::stride]
 
     def _run(self, noisy: torch.Tensor, constants: Any, blocks: Sequence[int]) -> Hidden:
         """Frames are a batch in `frame` mode, and otherwise the time of their clip."""

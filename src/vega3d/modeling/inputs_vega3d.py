@@ -220,8 +220,9 @@ def cached_frames(
     grids = [stream.generator_grid for stream in streams.values() if stream.generator_grid is not None]
     if len(grids) == len(streams):
         num_frames = [int(t) for grid in grids for t in grid[:, 0]]
-    elif config.clip_mode == "clip":
-        raise ValueError("clip_mode='clip' needs the generator's grids: their t is the number of frames.")
+    elif config.clip_mode == "clip" or config.frame_stride > 1:
+        setting = "clip_mode='clip'" if config.clip_mode == "clip" else f"frame_stride={config.frame_stride}"
+        raise ValueError(f"{setting} needs the generator's grids: their t is the number of frames.")
     else:
         num_frames = [len(state) for state in hidden_states]
     check_lengths(streams, num_frames)
