@@ -100,10 +100,11 @@ def measure(folder: Path, preset: str, options) -> dict:
 def shown(preset: str, row: dict) -> str:
     if "out_of_memory" in row:
         return f"{preset:10} out of memory: {row['out_of_memory']}"
+    trained = sum(row["trained_parameters"].values())
     peak = "-" if row["peak_gib"] is None else f"{row['peak_gib']:.1f} GiB"
     return (
         f"{preset:10} step {row['step_ms']:9.1f} ms ({row['fastest_ms']:.1f} to {row['slowest_ms']:.1f}), "
-        f"peak {peak}, weights {row['weights_gib']:.3f} GiB, trained {sum(row['trained_parameters'].values()):,} parameters"
+        f"peak {peak}, weights {row['weights_gib']:.3f} GiB, trained {trained:,} parameters"
     )
 
 
