@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_parts import snapshot
+from training_data import snapshot
 
 from tiny_checkpoints import FROZEN
 from vega3d.hub.load import load_vega

@@ -5,8 +5,9 @@ safetensors file says their type where the config does not.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,31 @@ LANGUAGE, VISUAL, GENERATOR, VAE, TEXT, FUSION = (
 WEIGHT_PARTS = (LANGUAGE, VISUAL, GENERATOR, VAE, TEXT, FUSION)
 SMALL_FILES = (*VLM_FILES, *GENERATOR_FILES, "*/*/config.json", "generator.json")
 DEFAULT_FRAMES, DEFAULT_AREA = 32, 832 * 480
+HEADER_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 BLOCK, BLOCKS_OF_SCALES = 64, 256  # of bitsandbytes: weights that share a scale, and scales that share one
 CODES, CODES_OF_SCALES = 4 * 16, 4 * 256  # bytes of its tables; the second is one for all layers on a CPU
 INT4_GROUP = 128  # weights of a row that share a scale in torchao's int4
 ON_GPU = 2  # offloaded blocks: the one that is computed, and the next
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor of a model that is not loaded.
+
+    Attributes:
+        name: of its module.
+        part: one of `WEIGHT_PARTS`.
+        count: numbers in it, in `rows` rows.
+        is_linear: whether it is the matrix of a linear in the language model's layers, which may be in few bits.
+        own_bytes: what it takes, if the type that the model is loaded in makes no difference.
+    """
+
+    name: str
+    part: str
+    count: int
+    rows: int
+    is_linear: bool
+    own_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -72,6 +94,25 @@ class Shapes:
     has_generator: bool = True
     num_frames: int = DEFAULT_FRAMES
     area: int = DEFAULT_AREA
+
+    @cached_property
+    def weights(self) -> list[Weight]:
+        """Each weight of VLM, projector, fusion and heads once; the model is built without values."""
+        with torch.device("meta"):
+            model = self.task(self.config)
+        found: dict[int, Weight] = {}
+        for name, module in model.named_modules():
+            part = part_of(f"{name}.".removeprefix(model.weights_prefix))
+            is_language = name.startswith(f"{model.weights_prefix}vlm.model.language_model.")
+            for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is None or part == TEXT:
+                    continue
+                is_linear = is_language and isinstance(module, nn.Linear) and key == "weight"
+                is_fixed = key in module._non_persistent_buffers_set or key == "residual_scale"
+                rows = tensor.shape[0] if tensor.ndim else 1
+                own_bytes = tensor.nbytes if is_fixed else None
+                found.setdefault(id(tensor), Weight(name, part, tensor.numel(), rows, is_linear, own_bytes))
+        return list(found.values())
 
 
 def task_of(config: VegaConfig) -> type[VegaTaskModel]:
@@ -150,7 +191,9 @@ def stored_dtype(folder: Path, named: torch.dtype | None) -> torch.dtype:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as weights:
             for key in weights.keys():  # noqa: SIM118 (no mapping)
-                return weights.get_tensor(key).dtype
+                name = weights.get_slice(key).get_dtype()
+                if name in HEADER_TYPES:
+                    return HEADER_TYPES[name]
     return torch.float32
 
 
@@ -173,8 +216,8 @@ def weight_bytes(shapes: Shapes, choice: MemoryChoice, dtype: torch.dtype | None
     """What the weights take once a model is loaded.
 
     Args:
-        shapes: of the model.
-        choice: how it is held.
+        shapes: as `read_shapes` gives them.
+        choice: one of `memory_choices.CHOICES`.
         dtype: that it is loaded in; None keeps the stored one.
         device: `cuda`, or `cpu`, where nothing is offloaded.
 
@@ -185,12 +228,18 @@ def weight_bytes(shapes: Shapes, choice: MemoryChoice, dtype: torch.dtype | None
     parts = dict.fromkeys(WEIGHT_PARTS, 0)
     in_host = 0
     with value_errors("The config describes no model that can be built: it"), torch.device("meta"):
-        if shapes.has_vlm:
-            for part, count in model_tensors(shapes, choice, dtype, device):
-                parts[part] += count
+        stored: dict[str, Any] = shapes.config.to_dict().get("quantization_config") or {}
+        is_gpu = device == "cuda"
+        if shapes.has_vlm and choice.language == "nf4" and not stored and not is_gpu:
+            parts[LANGUAGE] += CODES_OF_SCALES
+        for weight in shapes.weights if shapes.has_vlm else ():
+            if weight.is_linear:
+                parts[weight.part] += language_bytes(weight, stored, choice.language, dtype, is_gpu)
+            else:
+                parts[weight.part] += weight.own_bytes or weight.count * dtype.itemsize
         if shapes.has_generator:
             blocks, rest = transformer_bytes(shapes.config.generator_config, choice, dtype)
-            offloads = choice.generator == "offload" and device == "cuda"
+            offloads = choice.generator == "offload" and is_gpu
             parts[GENERATOR] = rest + sum(sorted(blocks)[-ON_GPU:] if offloads else blocks)
             in_host = sum(blocks) if offloads else 0
             parts[VAE] = encoder_bytes(shapes.config.generator_config, dtype)
@@ -199,28 +248,20 @@ def weight_bytes(shapes: Shapes, choice: MemoryChoice, dtype: torch.dtype | None
     return Held(parts, in_host)
 
 
-def model_tensors(shapes: Shapes, choice: MemoryChoice, dtype: torch.dtype, device: str) -> Iterator[tuple[str, int]]:
-    """The part and the bytes of each tensor of VLM, projector, fusion and heads; the meta device is the default."""
-    stored: dict[str, Any] = shapes.config.to_dict().get("quantization_config") or {}
-    precision = "nf4" if stored.get("load_in_4bit") else choice.language
+def language_bytes(weight: Weight, stored: dict[str, Any], language: str, dtype: torch.dtype, is_gpu: bool) -> int:
+    """A linear of the language model; `stored` is the quantisation that a checkpoint was saved in, or empty."""
     is_double = stored.get("bnb_4bit_use_double_quant", True)
-    tables = CODES + (CODES_OF_SCALES if is_double and (stored or device == "cuda") else 0)
-    if precision == "nf4" and is_double and not (stored or device == "cuda"):
-        yield LANGUAGE, CODES_OF_SCALES
-    model, seen = shapes.task(shapes.config), set()
-    prefix = model.weights_prefix
-    for name, module in model.named_modules():
-        part = part_of(f"{name}.".removeprefix(prefix))
-        for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is None or id(tensor) in seen or part == TEXT:
-                continue
-            seen.add(id(tensor))
-            if is_quantised(name, module, key, prefix) and precision != "native":
-                yield part, tables * (precision == "nf4") + quantised_bytes(tensor, precision, is_double, dtype)
-            elif key in module._non_persistent_buffers_set or key == "residual_scale":
-                yield part, tensor.nbytes
-            else:
-                yield part, tensor.numel() * dtype.itemsize
+    precision = "nf4" if stored.get("load_in_4bit") else language
+    if precision == "native":
+        return weight.count * dtype.itemsize
+    if precision == "nf4":
+        scales = ceil(weight.count / BLOCK)
+        doubled = scales + 4 * ceil(scales / BLOCKS_OF_SCALES) + 4  # 8 bits each, with scales of their own and a mean
+        tables = CODES + (CODES_OF_SCALES if is_double and (stored or is_gpu) else 0)
+        return ceil(weight.count / 2) + (doubled if is_double else 4 * scales) + tables
+    if precision == "int4":
+        return weight.count // 2 + 2 * dtype.itemsize * (weight.count // INT4_GROUP)  # a scale and a zero point
+    return weight.count + weight.rows * (4 if precision == "fp8" else dtype.itemsize)
 
 
 def part_of(name: str) -> str:
@@ -235,24 +276,6 @@ def part_of(name: str) -> str:
     return next((part for prefix, part in places.items() if name.startswith(prefix)), FUSION)
 
 
-def is_quantised(name: str, module: nn.Module, key: str, prefix: str) -> bool:
-    """Whether a tensor is the weight of a linear of the language model's layers."""
-    is_language = name.startswith(f"{prefix}vlm.model.language_model.")
-    return is_language and isinstance(module, nn.Linear) and key == "weight"
-
-
-def quantised_bytes(weight: torch.Tensor, precision: str, is_double: bool, dtype: torch.dtype) -> int:
-    """A matrix in few bits with its scales, without tables of codes."""
-    count, rows = weight.numel(), weight.shape[0]
-    if precision == "nf4":
-        scales = ceil(count / BLOCK)
-        doubled = scales + 4 * ceil(scales / BLOCKS_OF_SCALES) + 4  # 8 bits each, with scales of their own and a mean
-        return ceil(count / 2) + (doubled if is_double else 4 * scales)
-    if precision == "int4":
-        return count // 2 + 2 * dtype.itemsize * (count // INT4_GROUP)  # a scale and a zero point
-    return count + rows * (4 if precision == "fp8" else dtype.itemsize)
-
-
 def transformer_bytes(config: VegaGeneratorConfig, choice: MemoryChoice, dtype: torch.dtype) -> tuple[list[int], int]:
     """Bytes of each block up to the deepest that is read, and of the rest of the transformer; on the meta device."""
     from vega3d.modeling.generator_wan_vega3d import WanTransformer3DModel, build_transformer
@@ -263,9 +286,9 @@ def transformer_bytes(config: VegaGeneratorConfig, choice: MemoryChoice, dtype: 
     transformer = lower_linears(build_transformer(config), precision)
     in_float32 = set(WanTransformer3DModel._keep_in_fp32_modules)
 
-    def count(module: nn.Module, prefix: str = "") -> int:
+    def count(module: nn.Module) -> int:
         weights = sum(
-            weight.numel() * (4 if in_float32.intersection(f"{prefix}{name}".split(".")) else dtype.itemsize)
+            weight.numel() * (4 if in_float32.intersection(name.split(".")) else dtype.itemsize)
             for name, weight in module.named_parameters()
         )
         return weights + sum(buffer.nbytes for buffer in module.buffers())
@@ -314,21 +337,22 @@ def check_widths(shapes: Shapes, choice: MemoryChoice) -> None:
     from vega3d.modeling.generator_wan_vega3d import build_transformer
 
     config = shapes.config.generator_config
+    for weight in shapes.weights if choice.language == "int4" and shapes.has_vlm else ():
+        columns = weight.count // weight.rows
+        if weight.is_linear and columns % INT4_GROUP:
+            raise ValueError(
+                f"memory='int4' needs inputs in multiples of {INT4_GROUP}, but {weight.name} has {columns}. "
+                "Use memory='4bit', which takes any width."
+            )
+    if choice.generator != "int8" or not shapes.has_generator or config.family == "vae":
+        return
     with torch.device("meta"):
-        if choice.language == "int4" and shapes.has_vlm:
-            model = shapes.task(shapes.config)
-            for name, module in model.named_modules():
-                if is_quantised(name, module, "weight", model.weights_prefix) and module.in_features % INT4_GROUP:
-                    raise ValueError(
-                        f"memory='int4' needs inputs in multiples of {INT4_GROUP}, but {name} has "
-                        f"{module.in_features}. Use memory='4bit', which takes any width."
-                    )
-        if choice.generator == "int8" and shapes.has_generator and config.family != "vae":
-            for number, block in enumerate(build_transformer(config).blocks):
-                for name, module in block.named_modules():
-                    sides = (module.out_features, module.in_features) if isinstance(module, nn.Linear) else ()
-                    if name not in CONSTANT_LINEARS and any(side % MULTIPLE for side in sides):
-                        raise ValueError(
-                            f"memory='low-8bit' needs linears with sides in multiples of {MULTIPLE}, but block "
-                            f"{number} of the generator has {name} of {sides[0]} x {sides[1]}. Use memory='low'."
-                        )
+        blocks = build_transformer(config).blocks
+    for number, block in enumerate(blocks):
+        for name, module in block.named_modules():
+            sides = (module.out_features, module.in_features) if isinstance(module, nn.Linear) else ()
+            if name not in CONSTANT_LINEARS and any(side % MULTIPLE for side in sides):
+                raise ValueError(
+                    f"memory='low-8bit' needs linears with sides in multiples of {MULTIPLE}, but block {number} of "
+                    f"the generator has {name} of {sides[0]} x {sides[1]}. Use memory='low'."
+                )

@@ -219,7 +219,7 @@ class OffloadedBlocks(nn.Module):
     diffusers' hooks bring them there. They act on calls of a module, so the visits take the place of `forward`.
 
     Args:
-        blocks: on the CPU.
+        blocks: in the order in which they are computed, on the CPU.
         device: where they are computed; on a GPU the next block is brought while one is computed.
     """
 

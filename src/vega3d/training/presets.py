@@ -14,7 +14,7 @@ class Preset:
     """Values of `TrainingConfig`, and what the name promises whatever else is set.
 
     Attributes:
-        meaning: in words.
+        meaning: what is trained, for messages and tables.
         values: that hold where a config does not say otherwise.
         needs: parts that are trained under this name.
         excludes: parts that are not.
