@@ -17,9 +17,11 @@ from vega3d.hub.memory import (
     VAE,
     VISUAL,
     WEIGHT_PARTS,
+    Weight,
     check_widths,
     checkpoint_shapes,
     held_bytes,
+    language_bytes,
     read_shapes,
     weight_bytes,
 )
@@ -138,7 +140,7 @@ def test_full_size_is_what_a_gpu_held(full_size):
 
 def test_choices_save_what_they_say(full_size):
     held = {name: weight_bytes(full_size, choice) for name, choice in CHOICES.items()}
-    bits = {"int8": 8, "fp8": 8, "int4": 4.25, "4bit": 4.13}
+    bits = {"int8": 8, "fp8": 8, "4bit": 4.13}
 
     matrices = (held["full"].parts[LANGUAGE] - held["int8"].parts[LANGUAGE]) / 8  # bytes a bit saved, nearly
     for name, width in bits.items():
@@ -204,6 +206,14 @@ def test_widths_that_cannot_be_are_refused_by_the_layer(tmp_path):
         check_widths(checkpoint_shapes(FROZEN), CHOICES["int4"])
     refused = describe_memory(checkpoint_shapes(folder))["choices"]
     assert "refused" in refused["low-8bit"] and "refused" not in refused["low"]
+
+
+@pytest.mark.parametrize(("rows", "columns", "padded"), [(3584, 3584, (3584, 4096)), (20, 2048, (24, 2048))])
+def test_matrices_of_int4_are_padded(rows, columns, padded):
+    weight = Weight("layer", LANGUAGE, rows * columns, rows, is_linear=True, own_bytes=None)
+
+    count = padded[0] * padded[1]
+    assert language_bytes(weight, {}, "int4", torch.bfloat16, is_gpu=True) == count // 2 + count // 128 * 4
 
 
 def test_names_that_contradict_each_other():

@@ -102,6 +102,8 @@ def load_task(
     if package is not None:
         optional_module(package)
     device = usable_device(device)
+    if memory == "int4" and device.type != "cuda":
+        raise ValueError(f"memory is 'int4', but the device is {device.type!r}, not a GPU of NVIDIA. Use '4bit'.")
     folder = model_folder(name_or_path)
     processor = load_processor(folder)
     model = load_model(model_class, folder, memory, device, dtype)
@@ -115,8 +117,11 @@ def load_model(
     """The model in a folder, in eval mode on a device, held as a choice of `CHOICES` says; raises as `load_task`."""
     choice = CHOICES[memory]
     shapes = checkpoint_shapes(folder)
+    held = shapes.dtype if dtype == "auto" else as_dtype(dtype)
+    if memory == "int4" and held != torch.bfloat16:
+        raise ValueError(f"memory is 'int4', but the weights are in {held}. Give dtype='bfloat16', or use '4bit'.")
     check_widths(shapes, choice)
-    check_memory(shapes, memory, None if dtype == "auto" else as_dtype(dtype), free_memory(device))
+    check_memory(shapes, memory, held, free_memory(device))
     options: dict = {"dtype": dtype, "device_map": {"": device}}
     if choice.language != "native":
         options["quantization_config"] = quantisation(choice.language, device)
@@ -141,7 +146,7 @@ def quantisation(language: str, device: torch.device) -> BitsAndBytesConfig | To
         )
     ao = optional_module("torchao.quantization")
     if language == "int4":
-        packing = "tile_packed_to_4d" if device.type == "cuda" else "opaque"
+        packing = "tile_packed_to_4d"
         return TorchAoConfig(ao.Int4WeightOnlyConfig(group_size=INT4_GROUP, int4_packing_format=packing))
     return TorchAoConfig(ao.Int8WeightOnlyConfig() if language == "int8" else ao.Float8WeightOnlyConfig())
 

@@ -51,6 +51,7 @@ HEADER_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float
 BLOCK, BLOCKS_OF_SCALES = 64, 256  # of bitsandbytes: weights that share a scale, and scales that share one
 CODES, CODES_OF_SCALES = 4 * 16, 4 * 256  # bytes of its tables; the second is one for all layers on a CPU
 INT4_GROUP = 128  # weights of a row that share a scale in torchao's int4
+INT4_ROWS, INT4_COLUMNS = 8, 1024  # to whose multiples its matrices are padded
 ON_GPU = 2  # offloaded blocks: the one that is computed, and the next
 
 
@@ -260,8 +261,13 @@ def language_bytes(weight: Weight, stored: dict[str, Any], language: str, dtype:
         tables = CODES + (CODES_OF_SCALES if is_double and (stored or is_gpu) else 0)
         return ceil(weight.count / 2) + (doubled if is_double else 4 * scales) + tables
     if precision == "int4":
-        return weight.count // 2 + 2 * dtype.itemsize * (weight.count // INT4_GROUP)  # a scale and a zero point
+        padded = next_multiple(weight.rows, INT4_ROWS) * next_multiple(weight.count // weight.rows, INT4_COLUMNS)
+        return padded // 2 + 4 * (padded // INT4_GROUP)  # a scale and a zero point of 16 bits for each group
     return weight.count + weight.rows * (4 if precision == "fp8" else dtype.itemsize)
+
+
+def next_multiple(number: int, of: int) -> int:
+    return ceil(number / of) * of
 
 
 def part_of(name: str) -> str:
