@@ -22,7 +22,7 @@ import torch
 import transformers
 from generator import release
 from model import question, write_checkpoint
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 import vega3d
 from vega3d import VegaForSpatialReasoning
@@ -68,12 +68,14 @@ def make_trainer(folder: Path, preset: str, options) -> VegaTrainer:
     batch = {name: value.cpu() for name, value in question(model, options, FRAMES).items()}
     batch["labels"] = torch.full_like(batch["input_ids"], -100)
     batch["labels"][:, -8:] = batch["input_ids"][:, -8:]
-    return VegaTrainer(
+    trainer = VegaTrainer(
         trainable(config, model),
         training_arguments(config, is_bfloat16=dtype == torch.bfloat16),
         data_collator=lambda rows: dict(batch),
         train_dataset=[{}] * config.steps,
     )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def measure(folder: Path, preset: str, options) -> dict:

@@ -234,7 +234,7 @@ def test_info_prints_a_table_without_a_gpu():
 
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0].split() == ["GiB", *(name for name in CHOICES if name != "int4")]
+    assert lines[0].split() == ["MiB", *(name for name in CHOICES if name != "int4")]
     assert "There is no GPU here." in lines and any(line.startswith("int4: memory='int4' needs") for line in lines)
     assert not any(line.startswith("fits") for line in lines)
 

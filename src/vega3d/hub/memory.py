@@ -263,7 +263,7 @@ def language_bytes(weight: Weight, stored: dict[str, Any], language: str, dtype:
     if precision == "int4":
         padded = next_multiple(weight.rows, INT4_ROWS) * next_multiple(weight.count // weight.rows, INT4_COLUMNS)
         return padded // 2 + 4 * (padded // INT4_GROUP)  # a scale and a zero point of 16 bits for each group
-    return weight.count + weight.rows * (4 if precision == "fp8" else dtype.itemsize)
+    return weight.count + weight.rows * (5 if precision == "int8" else 4)  # a scale in float32; int8 has a zero, too
 
 
 def next_multiple(number: int, of: int) -> int:

@@ -1,5 +1,6 @@
 """What a model needs in each way of holding it, on this GPU: weights, an estimate of activations, and what fits."""
 
+from collections.abc import Iterable
 from typing import Any, get_args
 
 import torch
@@ -10,7 +11,13 @@ from vega3d.hub.memory_choices import CHOICES, Memory, MemoryChoice
 from vega3d.modeling.layouts_vega3d import TEMPORAL_STRIDE
 from vega3d.tables import aligned
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
+TOTALS = {  # lines of the table: what they are of
+    "weights": "weights_together",
+    "activations, about": "activations_together",
+    "needed on the GPU, about": "needed",
+    "in host memory": "in_host_memory",
+}
 VISION_PATCH = 14 * 14  # [px]; 16 * 16 of Qwen3-VL makes fewer
 PROMPT_TOKENS = 100
 VAE_COPIES = 4  # of the widest states: input, residual, its norm, the result
@@ -134,37 +141,34 @@ def described_choice(shapes: Shapes, name: str, dtype: torch.dtype, free: int | 
 
 
 def memory_table(values: dict[str, Any]) -> list[str]:
-    """The lines of a table of `describe_memory`, in GiB, a column a choice, and what it is measured against."""
+    """The lines of a table of `describe_memory`, a column a choice, and what it is measured against."""
     choices = {name: one for name, one in values["choices"].items() if "refused" not in one}
+    unit, name = (MIB, "MiB") if all(one["needed"] < GIB for one in choices.values()) else (GIB, "GiB")
+
+    def row(label: str, counts: Iterable[int]) -> list[str]:
+        return [label, *(f"{count / unit:.2f}" for count in counts)]
+
     parts = [part for part in WEIGHT_PARTS if any(part in one["weights"] for one in choices.values())]
-    rows = [["GiB", *choices]]
-    rows += [[part, *(gib(one["weights"].get(part, 0)) for one in choices.values())] for part in parts]
-    for label, key in (
-        ("weights", "weights_together"),
-        ("activations, about", "activations_together"),
-        ("needed on the GPU, about", "needed"),
-        ("in host memory", "in_host_memory"),
-    ):
-        rows.append([label, *(gib(one[key]) for one in choices.values())])
+    rows = [[name, *choices]]
+    rows += [row(part, (one["weights"].get(part, 0) for one in choices.values())) for part in parts]
+    rows += [row(label, (one[key] for one in choices.values())) for label, key in TOTALS.items()]
     gpu = values["gpu"]
     if gpu is not None:
         rows.append(["fits", *("yes" if one["fits"] else "no" for one in choices.values())])
     rows.append(["missing extra", *(one["missing_extra"] or "" for one in choices.values())])
-    here = (
-        "There is no GPU here."
-        if gpu is None
-        else f"{gpu['name']}: {gib(gpu['free'])} of {gib(gpu['total'])} GiB free."
-    )
+    here = "There is no GPU here."
+    if gpu is not None:
+        here = f"{gpu['name']}: {gib(gpu['free'])} of {gib(gpu['total'])} GiB free."
     frames = (
         f"One video of {values['num_frames']} frames of {values['frame_pixels']} px, weights in {values['dtype']}."
     )
     refused = [f"{name}: {one['refused']}" for name, one in values["choices"].items() if "refused" in one]
-    formulas = [f"  {name}: {formula}" for name, formula in values["formulas"].items()]
+    formulas = [f"  {stage}: {formula}" for stage, formula in values["formulas"].items()]
     return [*aligned(rows), "", here, frames, *refused, "Activations are estimated:", *formulas]
 
 
 def gib(count: int) -> str:
-    return f"{count / GIB:.2f}" if count >= GIB / 100 or not count else f"{count / GIB:.2g}"
+    return f"{count / GIB:.2f}" if count >= GIB / 100 else f"{count / GIB:.2g}"
 
 
 def check_memory(shapes: Shapes, memory: str, dtype: torch.dtype | None, free: int | None) -> None:
