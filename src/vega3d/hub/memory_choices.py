@@ -44,7 +44,7 @@ CHOICES: dict[str, MemoryChoice] = {
 }
 
 
-def memory_choice(memory: str, four_bit: bool = False) -> str:
+def memory_choice(memory: Memory, four_bit: bool = False) -> Memory:
     """The name of the choice that `memory` and `four_bit` make together.
 
     Raises ValueError if there is none of this name, or the two contradict each other.

@@ -103,7 +103,7 @@ def free_memory(device: torch.device) -> int | None:
 
 def describe_memory(shapes: Shapes, dtype: torch.dtype | None = None) -> dict[str, Any]:
     """Bytes of weights and activations of each choice, the first GPU of this machine, and what fits on it."""
-    gpu = None
+    gpu: dict[str, Any] | None = None
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         gpu = {"name": torch.cuda.get_device_name(), "free": free, "total": total}
@@ -114,7 +114,10 @@ def describe_memory(shapes: Shapes, dtype: torch.dtype | None = None) -> dict[st
         "num_frames": shapes.num_frames,
         "frame_pixels": shapes.area,
         "formulas": FORMULAS,
-        "choices": {name: described_choice(shapes, name, dtype, gpu and gpu["free"]) for name in get_args(Memory)},
+        "choices": {
+            name: described_choice(shapes, name, dtype, None if gpu is None else gpu["free"])
+            for name in get_args(Memory)
+        },
     }
 
 
