@@ -213,7 +213,7 @@ def test_matrices_of_int4_are_padded(rows, columns, padded):
     weight = Weight("layer", LANGUAGE, rows * columns, rows, is_linear=True, own_bytes=None)
 
     count = padded[0] * padded[1]
-    assert language_bytes(weight, {}, "int4", torch.bfloat16, is_gpu=True) == count // 2 + count // 128 * 4
+    assert language_bytes(weight, {}, "int4", torch.bfloat16) == count // 2 + count // 128 * 4
 
 
 def test_names_that_contradict_each_other():

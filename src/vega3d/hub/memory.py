@@ -49,7 +49,7 @@ SMALL_FILES = (*VLM_FILES, *GENERATOR_FILES, "*/*/config.json", "generator.json"
 DEFAULT_FRAMES, DEFAULT_AREA = 32, 832 * 480
 HEADER_TYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 BLOCK, BLOCKS_OF_SCALES = 64, 256  # of bitsandbytes: weights that share a scale, and scales that share one
-CODES, CODES_OF_SCALES = 4 * 16, 4 * 256  # bytes of its tables; the second is one for all layers on a CPU
+CODES, CODES_OF_SCALES = 4 * 16, 4 * 256  # bytes of its tables, which each layer has
 INT4_GROUP = 128  # weights of a row that share a scale in torchao's int4
 INT4_ROWS, INT4_COLUMNS = 8, 1024  # to whose multiples its matrices are padded
 ON_GPU = 2  # offloaded blocks: the one that is computed, and the next
@@ -230,17 +230,14 @@ def weight_bytes(shapes: Shapes, choice: MemoryChoice, dtype: torch.dtype | None
     in_host = 0
     with value_errors("The config describes no model that can be built: it"), torch.device("meta"):
         stored: dict[str, Any] = shapes.config.to_dict().get("quantization_config") or {}
-        is_gpu = device == "cuda"
-        if shapes.has_vlm and choice.language == "nf4" and not stored and not is_gpu:
-            parts[LANGUAGE] += CODES_OF_SCALES
         for weight in shapes.weights if shapes.has_vlm else ():
             if weight.is_linear:
-                parts[weight.part] += language_bytes(weight, stored, choice.language, dtype, is_gpu)
+                parts[weight.part] += language_bytes(weight, stored, choice.language, dtype)
             else:
                 parts[weight.part] += weight.own_bytes or weight.count * dtype.itemsize
         if shapes.has_generator:
             blocks, rest = transformer_bytes(shapes.config.generator_config, choice, dtype)
-            offloads = choice.generator == "offload" and is_gpu
+            offloads = choice.generator == "offload" and device == "cuda"
             parts[GENERATOR] = rest + sum(sorted(blocks)[-ON_GPU:] if offloads else blocks)
             in_host = sum(blocks) if offloads else 0
             parts[VAE] = encoder_bytes(shapes.config.generator_config, dtype)
@@ -249,7 +246,7 @@ def weight_bytes(shapes: Shapes, choice: MemoryChoice, dtype: torch.dtype | None
     return Held(parts, in_host)
 
 
-def language_bytes(weight: Weight, stored: dict[str, Any], language: str, dtype: torch.dtype, is_gpu: bool) -> int:
+def language_bytes(weight: Weight, stored: dict[str, Any], language: str, dtype: torch.dtype) -> int:
     """A linear of the language model; `stored` is the quantisation that a checkpoint was saved in, or empty."""
     is_double = stored.get("bnb_4bit_use_double_quant", True)
     precision = "nf4" if stored.get("load_in_4bit") else language
@@ -258,7 +255,7 @@ def language_bytes(weight: Weight, stored: dict[str, Any], language: str, dtype:
     if precision == "nf4":
         scales = ceil(weight.count / BLOCK)
         doubled = scales + 4 * ceil(scales / BLOCKS_OF_SCALES) + 4  # 8 bits each, with scales of their own and a mean
-        tables = CODES + (CODES_OF_SCALES if is_double and (stored or is_gpu) else 0)
+        tables = CODES + (CODES_OF_SCALES if is_double else 0)
         return ceil(weight.count / 2) + (doubled if is_double else 4 * scales) + tables
     if precision == "int4":
         padded = next_multiple(weight.rows, INT4_ROWS) * next_multiple(weight.count // weight.rows, INT4_COLUMNS)
