@@ -60,7 +60,7 @@ class Weight:
     """A tensor of a model that is not loaded.
 
     Attributes:
-        name: of its module.
+        name: that its module has in the model, for messages.
         part: one of `WEIGHT_PARTS`.
         count: numbers in it, in `rows` rows.
         is_linear: whether it is the matrix of a linear in the language model's layers, which may be in few bits.
@@ -353,9 +353,11 @@ def check_widths(shapes: Shapes, choice: MemoryChoice) -> None:
         blocks = build_transformer(config).blocks
     for number, block in enumerate(blocks):
         for name, module in block.named_modules():
-            sides = (module.out_features, module.in_features) if isinstance(module, nn.Linear) else ()
-            if name not in CONSTANT_LINEARS and any(side % MULTIPLE for side in sides):
+            if not isinstance(module, nn.Linear) or name in CONSTANT_LINEARS:
+                continue
+            rows, columns = module.out_features, module.in_features
+            if rows % MULTIPLE or columns % MULTIPLE:
                 raise ValueError(
                     f"memory='low-8bit' needs linears with sides in multiples of {MULTIPLE}, but block {number} of "
-                    f"the generator has {name} of {sides[0]} x {sides[1]}. Use memory='low'."
+                    f"the generator has {name} of {rows} x {columns}. Use memory='low'."
                 )
