@@ -2,6 +2,7 @@
 
     python benchmarks/model.py                             # CPU, tiny shapes
     python benchmarks/model.py --full --output model.json  # GPU, Qwen2.5-VL-7B + Wan2.1-T2V-1.3B, random weights
+    python benchmarks/model.py --full --memory 4bit low low-8bit
 
 Every way loads the same checkpoint, which is written first: assembled, saved, loaded by `from_pretrained`. One
 question about 32 frames. Cached features wait in host memory. The vision tower attends to its windows one by one, as
@@ -21,10 +22,12 @@ import diffusers
 import torch
 import transformers
 from generator import release, write_generator
-from transformers import BitsAndBytesConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 import vega3d
 from vega3d import VegaForSpatialReasoning
+from vega3d.hub.load import load_model
+from vega3d.hub.memory_choices import CHOICES
 from vega3d.inference.vision_attention import pack_vision_attention
 from vega3d.training.parts import choose_parts
 
@@ -75,24 +78,24 @@ def write_checkpoint(folder: Path, options) -> Path:
     return folder / "model"
 
 
-def question(model, options) -> dict[str, torch.Tensor]:
-    """Random pixels of 32 frames, packed as the processor does: 448x336 for the VLM, 832x480 for the generator."""
+def question(model, options, frames: int = FRAMES) -> dict[str, torch.Tensor]:
+    """Random pixels of a video, packed as the processor does: 448x336 for the VLM, 832x480 for the generator."""
     random = torch.Generator().manual_seed(0)
     rows, columns = (24, 32) if options.full else (4, 6)
     token_rows, token_columns = (30, 52) if options.full else (3, 4)
-    grid = (FRAMES // 2, rows, columns)
+    grid = (frames // 2, rows, columns)
     config = model.config
-    visual = [config.vlm_config.vision_start_token_id, *[config.video_token_id] * (FRAMES // 2 * rows * columns // 4)]
+    visual = [config.vlm_config.vision_start_token_id, *[config.video_token_id] * (frames // 2 * rows * columns // 4)]
     text = torch.randint(5, 200, (QUESTION_TOKENS,), generator=random).tolist()
     ids = torch.tensor([[*visual, config.vlm_config.vision_end_token_id, *text]])
-    patches = FRAMES * token_rows * token_columns
+    patches = frames * token_rows * token_columns
     inputs = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "pixel_values_videos": torch.randn(torch.Size(grid).numel(), 3 * 2 * 14 * 14, generator=random),
         "video_grid_thw": torch.tensor([grid]),
         "generator_pixel_values_videos": torch.randint(0, 256, (patches, 768), dtype=torch.uint8, generator=random),
-        "generator_video_grid_thw": torch.tensor([(FRAMES, token_rows, token_columns)]),
+        "generator_video_grid_thw": torch.tensor([(frames, token_rows, token_columns)]),
     }
     return {name: value.to(model.device) for name, value in inputs.items()}
 
@@ -159,18 +162,11 @@ def training_step(model, inputs: dict, options) -> dict:
     return {name: seconds(functools.partial(step, batch), options.repeats) for name, batch in batches.items()}
 
 
-def measure(folder: Path, four_bit: bool, options) -> dict:
-    load: dict = {"dtype": torch.bfloat16 if options.device == "cuda" else torch.float32}
-    if four_bit:
-        load["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=load["dtype"],
-        )
+def measure(folder: Path, memory: str, options) -> dict:
     cuda = options.device == "cuda"
+    dtype = torch.bfloat16 if cuda else torch.float32
     start = time.perf_counter()
-    model = VegaForSpatialReasoning.from_pretrained(folder, device_map={"": options.device}, **load)
+    model = load_model(VegaForSpatialReasoning, folder, memory, torch.device(options.device), dtype)
     row: dict = {
         "loading_s": time.perf_counter() - start,
         "weights_gib": torch.cuda.memory_allocated() / 2**30 if cuda else None,
@@ -185,7 +181,7 @@ def measure(folder: Path, four_bit: bool, options) -> dict:
         row["cosine of logits, packed windows"] = torch.cosine_similarity(packed, windows_apart, dim=-1).item()
         row["first token, packed windows"] = first_token(model, inputs, options)
     row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
-    if not four_bit:
+    if memory == "full":
         row["training step"] = training_step(model, inputs, options)
     return row
 
@@ -206,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="shapes of Qwen2.5-VL-7B and Wan2.1-T2V-1.3B")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--4bit", dest="four_bit", action="store_true", help="also with the language model in 4 bits")
+    parser.add_argument("--memory", nargs="+", default=["full"], choices=CHOICES, help="as `vega3d ask --memory`")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
@@ -219,10 +215,10 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_checkpoint(Path(folder), options)
-        for name, four_bit in (("load dtype", False), ("language model in 4 bits", True))[: 1 + options.four_bit]:
+        for name in options.memory:
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
-            results["rows"][name] = measure(checkpoint, four_bit, options)
+            results["rows"][name] = measure(checkpoint, name, options)
             release()
             print_row(name, results["rows"][name])
     if options.output:

@@ -36,6 +36,7 @@ ASK = ["ask", "room", "Which is larger?", "--options", "bed", "lamp", "--num-fra
 NEEDS = {  # package: a command that needs it
     "matplotlib": [*ASK, "--save-gates", "gates.png"],
     "bitsandbytes": [*ASK, "--4bit"],
+    "torchao": [*ASK, "--memory", "int8"],
     "gradio": ["demo", "--port", "7999"],
     "fastapi": ["serve", "--port", "7999"],
     "openai": ["serve", "--port", "7999"],
@@ -47,7 +48,7 @@ NEEDS = {  # package: a command that needs it
 
 PROJECT = Path(__file__).parents[1]
 ROOMS = ["embreex", "scipy", "pyarrow"]
-OWN = ("robot", "vllm")  # extras whose tests have environments of their own
+OWN = ("robot", "torchao", "vllm")  # extras that the tests' own environment lacks
 SOURCE = Path(vega3d.__file__).parent
 # Nothing imports these folders but `vega3d demo` and `vega3d serve`, which ask for their packages first, and vLLM.
 HOMES = {"gradio": "demo", "fastapi": "serving", "uvicorn": "serving", "openai": "serving", "vllm": "vllm_plugin"}

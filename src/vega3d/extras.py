@@ -16,6 +16,7 @@ EXTRAS = {  # module: the extra of vega3d that installs it
     "uvicorn": "serve",
     "openai": "serve",
     "bitsandbytes": "quant",
+    "torchao": "torchao",
     "vllm": "vllm",
     "pycocoevalcap": "meteor",
     "metaworld": "robot",
@@ -41,8 +42,12 @@ def optional_module(name: str) -> ModuleType:
 def check_installed(*packages: str) -> None:
     """Raises MissingExtraError for the first of these packages that is not installed; none is imported."""
     for package in packages:
-        if importlib.util.find_spec(package) is None:
+        if not is_installed(package):
             raise missing_extra(package)
+
+
+def is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def missing_extra(package: str) -> MissingExtraError:

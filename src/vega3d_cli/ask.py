@@ -23,6 +23,8 @@ from vega3d_cli import common
 
     vega3d ask kitchen.mp4 "What is left of the door?" --model org/vega3d --4bit --save-gates gates.png
 
+    vega3d ask kitchen.mp4 "What is left of the door?" --model org/vega3d --memory low
+
 The embedded model answers VSI-Bench's questions in VSI-Bench's words, and says so if it is asked another.""",  # noqa: E501
     context_settings={"allow_interspersed_args": True},
 )
@@ -47,6 +49,7 @@ def ask(
     as_json: common.AsJson = False,
     save_gates: Annotated[Path | None, typer.Option(help="PNG file for the gate maps over the frames.")] = None,
     four_bit: common.FourBit = False,
+    memory: common.MemoryOption = "full",
     cache: common.CacheOption = None,
     device: common.Device = None,
 ) -> None:
@@ -87,7 +90,7 @@ def ask(
         clip, is_image = read_visual(paths, num_frames, fps, usual)  # once, for gate maps too
         asked = SpatialQuestion(clip.frames[0] if is_image else clip, question, options or (), is_image, number)
         start = time.perf_counter()
-        loaded, processor = load_vega(folder, four_bit, device)
+        loaded, processor = load_vega(folder, four_bit, device, memory=memory)
         loading_seconds = round(time.perf_counter() - start, 3)
     if save_gates is not None:
         check_gates(loaded.config.fusion)

@@ -103,10 +103,35 @@ def convert(
     typer.echo(f"{folder}")
 
 
-@common.command("Share", "    vega3d info vega3d-tiny --json")
-def info(model: common.ModelArgument = common.MODEL, as_json: common.AsJson = False) -> None:
+@common.command(
+    "Share",
+    """    vega3d info vega3d-tiny --json
+
+    vega3d info org/vega3d --memory
+
+    vega3d info Qwen/Qwen2.5-VL-7B-Instruct --generator Wan-AI/Wan2.1-T2V-1.3B-Diffusers --memory""",
+)
+def info(
+    model: common.ModelArgument = common.MODEL,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Show what it needs in each way of holding it; nothing is loaded.")
+    ] = False,
+    generator: Annotated[
+        str | None, typer.Option(help="With --memory, of a VLM: the generator that it is to be assembled with.")
+    ] = None,
+    num_frames: Annotated[
+        int | None, typer.Option(**common.COUNT, help="With --memory: frames of a video.  [default: the processor's]")
+    ] = None,
+    as_json: common.AsJson = False,
+) -> None:
     """Show the parts of a checkpoint: parameters, memory, block, step, fusion."""
     common.quieten(as_json)
+    if memory:
+        show_memory(model, generator, num_frames, as_json)
+        return
+    for name, value in (("--generator", generator), ("--num-frames", num_frames)):
+        if value is not None:
+            raise ValueError(f"{name} is {value}, but only --memory reads it. Give --memory, or leave it out.")
     from vega3d.shipped import model_folder
 
     folder = model_folder(model)
@@ -124,6 +149,20 @@ def info(model: common.ModelArgument = common.MODEL, as_json: common.AsJson = Fa
         if name.startswith(("parameters", "generator_parameters")):
             values[name] = f"{values[name] / 1e6:.2f} M"
     typer.echo("\n".join([*two_columns(parts), *two_columns(values)]))
+
+
+def show_memory(model: str, generator: str | None, num_frames: int | None, as_json: bool) -> None:
+    with common.loading(model):
+        from dataclasses import replace
+
+        from vega3d.hub.memory import read_shapes
+        from vega3d.hub.memory_report import describe_memory, memory_table
+
+        shapes = read_shapes(model, generator)
+        if num_frames is not None:
+            shapes = replace(shapes, num_frames=num_frames)
+        values = {"model": model, "generator": generator, **describe_memory(shapes)}
+    typer.echo(json.dumps(values, indent=2) if as_json else "\n".join(memory_table(values)))
 
 
 @common.command("Share", "    vega3d env --json")

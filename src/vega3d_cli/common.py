@@ -20,6 +20,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_origin, get_type_hin
 import typer
 import typer.core
 
+from vega3d.hub.memory_choices import CHOICES, Memory, memory_choice
+
 LONGEST_MESSAGE = 2000  # characters
 LINE_EVERY = 10  # [s] between lines of progress where there is no terminal
 LOADING_AFTER = 2  # [s] of loading, after which a line says so where there is no terminal
@@ -45,6 +47,12 @@ CacheOption = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...  [default: the GPU, if any]")]
 FourBit = Annotated[bool, typer.Option("--4bit", help="Language model in 4 bits.")]
+MemoryOption = Annotated[
+    Memory,
+    typer.Option(
+        help="How the model is held: low is for small GPUs. What each takes: vega3d info MODEL --memory.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="The result as one JSON object on standard output.")]
 Layout = Annotated[
     Literal["rooms", "scannet", "7scenes", "tum"] | None,
@@ -174,8 +182,7 @@ def command(panel: str | None, examples: str, application: typer.Typer = app, **
                 if named:
                     values["model"] = chosen_model(values["model"], values.pop("model_option"))
                 check_device(values.get("device"))
-                if values.get("four_bit"):
-                    needs("bitsandbytes")
+                needs(*quantising_packages(values.get("memory", "full"), values.get("four_bit", False)))
                 for name, kind in groups.items():
                     own = {field.name: values.pop(field.name) for field in dataclasses.fields(kind)}
                     values[name] = kind(**own)
@@ -214,6 +221,13 @@ def chosen_model(argument: str, option: str | None) -> str:
     if argument not in ("", MODEL, option):
         raise ValueError(f"Two models are named, {argument!r} and --model {option!r}. Give one of them.")
     return option
+
+
+def quantising_packages(memory: Memory | bool, four_bit: bool) -> list[str]:
+    """The packages that load a model so; raises ValueError if the two options contradict each other."""
+    name = memory if isinstance(memory, str) else "full"  # `--memory` of `info` is a flag
+    package = CHOICES[memory_choice(name, four_bit)].package
+    return [] if package is None else [package]
 
 
 def check_device(device: str | None) -> None:

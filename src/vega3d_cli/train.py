@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from vega3d.training.presets import PresetName
 from vega3d_cli import common
 
 
 @common.command(
     "Train",
     """    vega3d train gate.yaml
+
+    vega3d train gate.yaml --preset qlora --set output=qlora
 
     vega3d train gate.yaml --set steps=200 --set tune=gate,projector,llm-lora --set output=lora
 
@@ -28,11 +31,17 @@ A run that was killed continues when the same command is given again.""",
 )
 def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON file.")],
+    preset: Annotated[
+        PresetName | None,
+        typer.Option(help="Settings that go together, where the file does not say otherwise (docs/training.md)."),
+    ] = None,
     settings: common.Settings = None,
     as_json: common.AsJson = False,
 ) -> None:
     """Fine-tune a model: the gate, the projector, the language model (whole or by LoRA), the vision tower."""
     given = common.parse_settings(settings or [])
+    if preset is not None:
+        given = with_option(given, preset)
     common.quieten(as_json)
     from vega3d.training.config import read_config
 
@@ -58,6 +67,13 @@ def train(
         typer.echo(json.dumps({name: value for name, value in result.items() if name != "log"}, indent=2))
         return
     report(result)
+
+
+def with_option(settings: dict, preset: str) -> dict:
+    """The settings with the preset of the option; raises ValueError if they name another one."""
+    if settings.get("preset", preset) != preset:
+        raise ValueError(f"--preset is {preset!r}, but --set preset is {settings['preset']!r}. Give one of them.")
+    return {**settings, "preset": preset}
 
 
 def log_line(entry: dict) -> None:

@@ -2,16 +2,12 @@ import sys
 
 import pytest
 import torch
-from training_data import RATES, TUNES, losses_of, trainer_for
+from training_data import RATES, TUNES, losses_of, snapshot, trainer_for
 
 from tiny_checkpoints import FROZEN
 from vega3d.extras import MissingExtraError
 from vega3d.training import choose_parts
 from vega3d.training.parts import LEARNING_RATES, learning_rates, parameter_part
-
-
-def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("tune", TUNES)

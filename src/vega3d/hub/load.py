@@ -4,19 +4,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, TorchAoConfig
 
-from vega3d import (
-    VegaConfig,
-    VegaForActionPrediction,
-    VegaForSpatialReasoning,
-    VegaForVisualGrounding,
-    VegaGenerator,
-    VegaGeneratorConfig,
-    VegaProcessor,
-)
+from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGenerator, VegaGeneratorConfig, VegaProcessor
 from vega3d.extras import optional_module
 from vega3d.features.cache import FeatureCache
+from vega3d.hub.memory import INT4_GROUP, check_widths, checkpoint_shapes, task_of
+from vega3d.hub.memory_choices import CHOICES, Memory, memory_choice
+from vega3d.hub.memory_report import check_memory, free_memory
 from vega3d.inference.session import Session
 from vega3d.inference.vision_attention import pack_vision_attention
 from vega3d.modeling.backbones_vega3d import embed_empty_prompt
@@ -39,6 +34,7 @@ def load(
     num_frames: int | None = None,
     fps: float | None = None,
     stored_clips: int = 8,
+    memory: Memory = "full",
 ) -> Session:
     """A session with a model, which answers questions about videos and images.
 
@@ -55,12 +51,13 @@ def load(
         dtype: that of the weights; "auto" keeps that of the files.
         cache: folder in which the generator's features are looked up and stored, or a `FeatureCache`.
         num_frames: as in `Session`, as are `fps` and `stored_clips`.
+        memory: as in `load_task`.
 
     Raises:
         ValueError: as `load_vega`, and if the cache, the sampling or `stored_clips` cannot be.
     """
     features = FeatureCache(cache) if isinstance(cache, (str, Path)) else cache
-    model, processor = load_vega(name_or_path, four_bit, device, dtype)
+    model, processor = load_vega(name_or_path, four_bit, device, dtype, memory)
     return Session(model, processor, cache=features, num_frames=num_frames, fps=fps, stored_clips=stored_clips)
 
 
@@ -69,9 +66,10 @@ def load_vega(
     four_bit: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "auto",
+    memory: Memory = "full",
 ) -> tuple[VegaForSpatialReasoning, VegaProcessor]:
     """The model that answers questions, in eval mode on its device, and its processor; as `load_task`."""
-    return load_task(VegaForSpatialReasoning, name_or_path, four_bit, device, dtype)
+    return load_task(VegaForSpatialReasoning, name_or_path, four_bit, device, dtype, memory)
 
 
 def load_task(
@@ -80,6 +78,7 @@ def load_task(
     four_bit: bool = False,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype = "auto",
+    memory: Memory = "full",
 ) -> tuple[Model, VegaProcessor]:
     """A model of a task, in eval mode on its device, and its processor; the other arguments are those of `load`.
 
@@ -89,33 +88,72 @@ def load_task(
         model_class: such as `VegaForVisualGrounding` or `VegaForActionPrediction`, whose checkpoints answer questions,
             too.
         four_bit: quantise the language model to 4 bits (nf4, bitsandbytes); all else keeps its precision.
+        memory: how the model is held, one of `memory_choices.CHOICES`. `low` is for small GPUs: 4 bits, the
+            generator's blocks in host memory, frames one by one through the VAE. On a CPU the blocks stay in place.
 
     Raises:
-        ValueError: if there is no such model or device, its files are broken, or its processor is of another model.
+        ValueError: if there is no such model or device, its files are broken, or its processor is of another model;
+            if the weights take more memory than the GPU has free, before they are read.
+        MissingExtraError: if the package that quantises is not installed.
     """
     check_dtype_name(dtype)
+    memory = memory_choice(memory, four_bit)
+    package = CHOICES[memory].package
+    if package is not None:
+        optional_module(package)
     device = usable_device(device)
+    if memory == "int4" and device.type != "cuda":
+        raise ValueError(f"memory is 'int4', but the device is {device.type!r}, not a GPU of NVIDIA. Use '4bit'.")
     folder = model_folder(name_or_path)
     processor = load_processor(folder)
+    model = load_model(model_class, folder, memory, device, dtype)
+    pack_vision_attention(model)
+    return model, processor
+
+
+def load_model(
+    model_class: type[Model], folder: Path, memory: str, device: torch.device, dtype: str | torch.dtype = "auto"
+) -> Model:
+    """The model in a folder, in eval mode on a device, held as a choice of `CHOICES` says; raises as `load_task`."""
+    choice = CHOICES[memory]
+    shapes = checkpoint_shapes(folder)
+    held = shapes.dtype if dtype == "auto" else as_dtype(dtype)
+    if memory == "int4" and held != torch.bfloat16:
+        raise ValueError(f"memory is 'int4', but the weights are in {held}. Give dtype='bfloat16', or use '4bit'.")
+    check_widths(shapes, choice)
+    check_memory(shapes, memory, held, free_memory(device))
     options: dict = {"dtype": dtype, "device_map": {"": device}}
-    if four_bit:
-        optional_module("bitsandbytes")
-        options["quantization_config"] = BitsAndBytesConfig(
+    if choice.language != "native":
+        options["quantization_config"] = quantisation(choice.language, device)
+    if choice.generator == "int8":
+        shapes.config.generator_config.linear_precision = "int8"
+        options["config"] = shapes.config
+    offloads = choice.generator == "offload" and device.type != "cpu"
+    model = model_class.from_pretrained(folder, offload_generator=offloads, **options)
+    if choice.slices:
+        model.generator_module.tower.slice_frames()
+    return model.eval()
+
+
+def quantisation(language: str, device: torch.device) -> BitsAndBytesConfig | TorchAoConfig:
+    """The config by which transformers quantises the language model on loading."""
+    if language == "nf4":
+        return BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
         )
-    model = model_class.from_pretrained(folder, **options)
-    pack_vision_attention(model)
-    return model.eval(), processor
+    ao = optional_module("torchao.quantization")
+    if language == "int4":
+        packing = "tile_packed_to_4d"
+        return TorchAoConfig(ao.Int4WeightOnlyConfig(group_size=INT4_GROUP, int4_packing_format=packing))
+    return TorchAoConfig(ao.Int8WeightOnlyConfig() if language == "int8" else ao.Float8WeightOnlyConfig())
 
 
 def task_class(folder: Path) -> type[VegaTaskModel]:
     """The class of the model in a folder, as its config names it."""
-    classes: tuple[type[VegaTaskModel], ...] = (VegaForVisualGrounding, VegaForActionPrediction)
-    named = VegaConfig.from_pretrained(folder).architectures
-    return next((one for one in classes if named == [one.__name__]), VegaForSpatialReasoning)
+    return task_of(VegaConfig.from_pretrained(folder))
 
 
 def load_processor(folder: Path) -> VegaProcessor:
@@ -151,6 +189,10 @@ def check_dtype_name(dtype: str | torch.dtype) -> None:
     known = ["auto", *(str(known).removeprefix("torch.") for known in DTYPES), *DTYPES]
     if not isinstance(dtype, (str, torch.dtype)) or dtype not in known:
         raise ValueError(f"dtype is {dtype!r}, but must be auto, float32, bfloat16 or float16.")
+
+
+def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    return dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
 
 
 def check_vlm_processor(processor: VegaProcessor, config: VegaConfig) -> None:

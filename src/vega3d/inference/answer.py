@@ -48,7 +48,8 @@ def notices(config: VegaConfig, question: SpatialQuestion) -> list[str]:
     note = None if known is None else known.note(question)
     width = config.get_text_config().hidden_size
     rounded = None
-    if config.to_dict().get("quantization_config") is not None and width < NARROW:
+    quantised = config.to_dict().get("quantization_config") or {}
+    if quantised.get("load_in_4bit") and width < NARROW:
         rounded = f"A language model of {width} channels loses its words in 4 bits. Ask it without."
     return [text for text in (config.notice, note, rounded) if text]
 

@@ -148,6 +148,15 @@ def check_prompt(prompt_embeds: torch.Tensor, text_dim: int) -> None:
 
 def read_vlm(vlm: Repository) -> tuple[PreTrainedConfig, list[str]]:
     """The config of a supported VLM, and its files of weights; raises ValueError for any other model."""
+    config, names = read_vlm_config(vlm), vlm.names_in("")
+    files = weight_files(vlm.folder, "model", names, vlm.name)
+    if f"model{INDEX}" in names:
+        check_vlm_keys(read_index(vlm.folder / f"model{INDEX}"), vlm.name)
+    return config, files
+
+
+def read_vlm_config(vlm: Repository) -> PreTrainedConfig:
+    """The config of a supported VLM; raises ValueError for any other model."""
     names = vlm.names_in("")
     if "adapter_config.json" in names:
         base = read_json(vlm.folder / "adapter_config.json").get("base_model_name_or_path")
@@ -176,10 +185,7 @@ def read_vlm(vlm: Repository) -> tuple[PreTrainedConfig, list[str]]:
             f"{vlm.name} is neither a folder nor a Hub id of a vision-language model: {reason}"
         ) from error
     check_vlm(config.model_type)
-    files = weight_files(vlm.folder, "model", names, vlm.name)
-    if f"model{INDEX}" in names:
-        check_vlm_keys(read_index(vlm.folder / f"model{INDEX}"), vlm.name)
-    return config, files
+    return config
 
 
 def check_vlm_keys(keys: Mapping[str, Any] | set[str], vlm: str) -> None:

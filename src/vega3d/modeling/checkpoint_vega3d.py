@@ -52,11 +52,19 @@ class CheckpointedModel(PreTrainedModel):
     auto_map = AUTO_MAP
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args,
+        output_loading_info: bool = False,
+        offload_generator: bool = False,
+        **kwargs,
+    ):
         """As in transformers; the generator is loaded from its own files by its own loader.
 
-        With a bitsandbytes `quantization_config` the language model is quantised, and nothing else. Fields of
-        `VegaConfig` among the keywords replace those of the checkpoint.
+        With a `quantization_config` of bitsandbytes or torchao the language model is quantised, and nothing else.
+        Fields of `VegaConfig` among the keywords replace those of the checkpoint. With `offload_generator` the
+        generator's blocks wait in host memory (`VegaGenerator.load_files`).
 
         Raises:
             ValueError: for an option that cannot be followed (`check_loading_options`); if the folder holds
@@ -89,7 +97,8 @@ class CheckpointedModel(PreTrainedModel):
         hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
         source = model.config.generator_config.source
         # The folder of an adapter names that of its model.
-        model.generator_module.load_files(resolve_files(source, model.name_or_path, **hub))
+        files = resolve_files(source, model.name_or_path, **hub)
+        model.generator_module.load_files(files, offload=offload_generator)
         model.exclude_generator_weights()
         return (model, info) if output_loading_info else model
 

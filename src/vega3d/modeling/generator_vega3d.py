@@ -55,6 +55,7 @@ class VegaGenerator(PreTrainedModel):
         self.register_buffer("prompt_embeds", torch.zeros(config.prompt_tokens, text_dim))
         self.files: Path | None = None
         self.tower: Any = None  # a family's tower, once its weights are there
+        self.is_offloaded = False
         self.noise = SeededNoise(config.noise_seed, config.noise_shared)
         self._constants: dict[int, Any] = {}
         self._dtypes: dict[str, torch.dtype] = {}
@@ -113,17 +114,30 @@ class VegaGenerator(PreTrainedModel):
         generator.load_files(folder)
         return generator
 
-    def load_files(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    def load_files(self, folder: str | Path, dtype: torch.dtype | None = None, offload: bool = False) -> None:
         """Takes the weights from `folder` (`transformer/`, `vae/`), onto the device where the generator is.
 
+        Args:
+            folder: of the two parts.
+            dtype: of the weights, by default that of the prompt.
+            offload: the transformer's blocks stay in host memory, and come to the device one by one when they are
+                computed. The features are the same.
+
         Raises:
-            ValueError: if files are missing, truncated or do not fit the config.
+            ValueError: if files are missing, truncated or do not fit the config; for `offload` with `compile=True`.
         """
+        if offload and self.config.compile:
+            raise ValueError("offload is True and compile is True, but compiled blocks stay in place. Choose one.")
         from .generator_wan_vega3d import LOADERS  # and diffusers, which takes seconds, only where it is needed
 
         folder = Path(folder)
         tower = LOADERS[self.config.family](self.config, folder, dtype or self.prompt_embeds.dtype)
-        self._set_tower(tower.to(self.prompt_embeds.device))
+        if offload:
+            tower.offload(self.prompt_embeds.device)
+        else:
+            tower.to(self.prompt_embeds.device)
+        self.is_offloaded = offload
+        self._set_tower(tower)
         self.files = folder
 
     def variant(self, **changes) -> "VegaGenerator":
@@ -175,9 +189,10 @@ class VegaGenerator(PreTrainedModel):
     def settle(self) -> None:
         """Undoes casts that went past `to`, and forgets what was derived from weights that have changed since.
 
-        Raises ValueError if a cast has lost digits.
+        Offloaded weights are in another place after every pass, so nothing is looked at. Raises ValueError if a cast
+        has lost digits.
         """
-        if state_of(self) != self._state:
+        if not self.is_offloaded and state_of(self) != self._state:
             restore_dtypes(self, self._dtypes)
             self._forget_derived()
             self._state = state_of(self)

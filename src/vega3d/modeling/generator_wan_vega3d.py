@@ -7,6 +7,7 @@ the image, of the transformer.
 
 import contextlib
 import functools
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers.hooks import apply_group_offloading
 from diffusers.models.attention import FeedForward
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
 from diffusers.utils import logging as diffusers_logging
@@ -27,6 +29,9 @@ from .layouts_vega3d import LATENT_EDGE, TEMPORAL_STRIDE, check_part_class
 from .quantisation_vega3d import EightBitLinear, lower_linears
 from .vae_wan_vega3d import FoldedWanEncoder, normalise_latents
 
+Visit = Callable[[int, WanTransformerBlock], None]  # the index of a block, and the block
+VisitBlocks = Callable[[Visit, int], None]  # visits as many blocks, from the first
+OFFLOADING: dict[str, Any] = {"offload_device": "cpu", "offload_type": "block_level"}
 OTHER_FILES = "The files are of another generator: copy the checkpoint again, or assemble it anew."
 
 # --- The generator ---------------------------------------------------------------------------------------------------
@@ -93,6 +98,17 @@ class LatentTower(nn.Module):
         if config.compile and not self.is_causal:  # the causal one keeps frames between calls, which compiles badly
             self.encoder.compile()
 
+    def slice_frames(self) -> None:
+        """From now on the VAE encodes one frame at a time; the causal one, which goes by fours, one clip at a time."""
+        if self.is_causal:
+            self.encoder.vae.enable_slicing()
+        else:
+            self.encoder.pixels_at_a_time = 1
+
+    def offload(self, device: torch.device) -> None:
+        """Goes to the device, but for what a subclass leaves in host memory."""
+        self.to(device)
+
     def encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """Mean of the posterior, normalised per channel: float[B, T, 3, H, W] in [-1, 1] -> float32[B, t, Z, h, w].
 
@@ -114,6 +130,23 @@ class WanTower(LatentTower):
         self.is_compiled = config.compile
         self.run_block = torch.compile(run_block) if config.compile else run_block
         self.transformer: Any = transformer
+        self.visit_offloaded: VisitBlocks | None = None
+
+    def offload(self, device: torch.device) -> None:
+        """Goes to the device, but for the blocks: they wait in host memory, and are there one by one when needed."""
+        blocks, self.transformer.blocks = self.transformer.blocks, nn.ModuleList()
+        self.to(device)
+        self.transformer.blocks = blocks
+        # Not as a module, which would give each block a second name.
+        self.visit_offloaded = OffloadedBlocks(blocks, device).__call__
+
+    def visit_blocks(self, visit: Visit, count: int) -> None:
+        """Calls `visit` with the first blocks in their order, each where it can be computed."""
+        if self.visit_offloaded is not None:
+            self.visit_offloaded(visit, count)
+            return
+        for index in range(count):
+            visit(index, self.transformer.blocks[index])
 
     def embed_prompt(self, prompt: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The distinct rows of the projected prompt, and the logarithm of how often each occurs.
@@ -142,7 +175,12 @@ class WanTower(LatentTower):
         frequencies = embedder.timesteps_proj(torch.tensor([timestep], device=prompt.device))
         time = embedder.time_embedder(frequencies.to(embedder.time_embedder.linear_1.weight.dtype)).to(dtype)
         modulation = embedder.time_proj(embedder.act_fn(time)).unflatten(1, (6, -1)).float()  # float[1, 6, C]
-        blocks = [block_constants(block, modulation, embedded) for block in self.transformer.blocks]
+        blocks: list[BlockConstants] = []
+
+        def add(index: int, block: WanTransformerBlock) -> None:
+            blocks.append(block_constants(block, modulation, embedded))
+
+        self.visit_blocks(add, len(self.transformer.blocks))
         return WanConstants(blocks, prompt_bias.to(dtype).view(1, 1, 1, -1))
 
     def rotary(self, latents: torch.Tensor) -> torch.Tensor:
@@ -164,12 +202,47 @@ class WanTower(LatentTower):
         grid = embedded.shape[2:]
         hidden = embedded.flatten(2).transpose(1, 2).contiguous()  # float[B, L, C]
         kept = {}
-        for index in range(max(blocks) + 1):
-            block = self.transformer.blocks[index]
+
+        def run(index: int, block: WanTransformerBlock) -> None:
+            nonlocal hidden
             hidden = self.run_block(block, hidden, constants.blocks[index], constants.prompt_bias, rotary)
             if index in blocks:
                 kept[index] = hidden.unflatten(1, grid)
+
+        self.visit_blocks(run, max(blocks) + 1)
         return kept
+
+
+class OffloadedBlocks(nn.Module):
+    """Blocks of a transformer that wait in host memory; each is on the device while it is visited.
+
+    diffusers' hooks bring them there. They act on calls of a module, so the visits take the place of `forward`.
+
+    Args:
+        blocks: in the order in which they are computed, on the CPU.
+        device: where they are computed; on a GPU the next block is brought while one is computed.
+    """
+
+    start: torch.Tensor
+
+    def __init__(self, blocks: nn.ModuleList, device: torch.device):
+        super().__init__()
+        for block in blocks:
+            block.forward = functools.partial(visited, block)
+        self.blocks = blocks
+        # diffusers brings blocks ahead only for a module with a tensor beside them.
+        self.register_buffer("start", torch.zeros(()), persistent=False)
+        apply_group_offloading(
+            self, onload_device=device, num_blocks_per_group=1, use_stream=device.type == "cuda", **OFFLOADING
+        )
+
+    def forward(self, visit: Visit, count: int) -> None:
+        for index, block in enumerate(itertools.islice(self.blocks, count)):
+            block(functools.partial(visit, index))
+
+
+def visited(block: nn.Module, visit: Callable[[nn.Module], None]) -> None:
+    visit(block)
 
 
 def split_heads(hidden: torch.Tensor, num_heads: int) -> torch.Tensor:

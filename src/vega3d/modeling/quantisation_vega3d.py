@@ -1,4 +1,4 @@
-"""Weights of few bits, on request: the language model by bitsandbytes, the linears of the generator's blocks by ours.
+"""Weights of few bits, on request: the language model by bitsandbytes or torchao, the generator's linears by ours.
 
 The generator's products are in float8 or int8, everything else is as it was. torchao's dynamic quantisation has the
 same cosine, but compiling its tensor subclasses took minutes instead of seconds, and it cannot take the bound on a
@@ -30,17 +30,20 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(is_no_kernel_hint)
 
 
 def keep_unquantised(quantization_config, prefix: str, beside: Sequence[str] = ()):
-    """Fills the list of modules that bitsandbytes leaves alone, unless the caller did.
+    """Fills the list of modules that bitsandbytes or torchao leaves alone, unless the caller did.
 
-    Its patterns anchor at the full module name, and without a list it would quantise generator and gate. `prefix` is
+    The patterns anchor at the full module name, and without a list generator and gate would be quantised. `prefix` is
     the path of the `VegaModel`; `beside` names modules outside of it.
     """
     modules = [*(prefix + name for name in UNQUANTISED), *beside]
-    if isinstance(quantization_config, dict):
-        given = quantization_config.get("llm_int8_skip_modules")
-        return {**quantization_config, "llm_int8_skip_modules": modules if given is None else given}
-    if quantization_config.llm_int8_skip_modules is None:
-        quantization_config.llm_int8_skip_modules = modules
+    is_dict = isinstance(quantization_config, dict)
+    method = quantization_config.get("quant_method") if is_dict else quantization_config.quant_method
+    skipped = "modules_to_not_convert" if method == "torchao" else "llm_int8_skip_modules"
+    if is_dict:
+        given = quantization_config.get(skipped)
+        return {**quantization_config, skipped: modules if given is None else given}
+    if vars(quantization_config)[skipped] is None:
+        setattr(quantization_config, skipped, modules)
     return quantization_config
 
 

@@ -142,6 +142,7 @@ class FoldedWanEncoder(nn.Module):
     def __init__(self, vae: AutoencoderKLWan):
         super().__init__()
         encoder = vae.encoder
+        self.pixels_at_a_time = PIXELS_AT_A_TIME
         self.patch_size: int = vae.config.patch_size or 1
         check_latent_edge(vae.config)
         self.z_dim = vae.config.z_dim
@@ -159,7 +160,7 @@ class FoldedWanEncoder(nn.Module):
 
     def parts(self, frames: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Frames to encode at a time: four of 1280x720, as more take gigabytes and save no time; more if small."""
-        return frames.split(max(1, PIXELS_AT_A_TIME // (frames.shape[2] * frames.shape[3])))
+        return frames.split(max(1, self.pixels_at_a_time // (frames.shape[2] * frames.shape[3])))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """Mean of the posterior, not yet normalised: float[N, 3, H, W] in [-1, 1] -> float[N, Z, H / 8, W / 8]."""

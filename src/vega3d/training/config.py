@@ -8,13 +8,14 @@ from typing import Any, Literal, get_args
 
 from vega3d.configs import check_range, make_settings, read_settings, shown
 from vega3d.training.parts import LORA_TARGETS, RESIDUAL_SCALE_RATE, check_parts, compiled_targets, learning_rates
+from vega3d.training.presets import PresetName, check_preset, with_preset
 
 # Of rows: the loader of `datasets` for each suffix.
 FILES = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 SHARD = ".tar"
 RowFormat = Literal["messages", "llava", "spar", "llava_hound", "vlm3r", "vsi590k"]  # those of `published_rows`
 # Without effect on losses and weights; a run may be continued with other values.
-WITHOUT_EFFECT = ("output", "logging_steps", "save_steps", "save_total_limit", "report_to")
+WITHOUT_EFFECT = ("preset", "output", "logging_steps", "save_steps", "save_total_limit", "report_to")
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,8 @@ class TrainingConfig:
     report_to: str = "none"
     # How a policy learns from demonstrations; None for a run that trains answers in words.
     actions: ActionOptions | None = None
+    # Settings that go together, one of `presets.PRESETS`: those of a file or `make_config` that are not given.
+    preset: PresetName | None = None
 
     def __post_init__(self):
         counts = ("batch_size", "gradient_accumulation", "logging_steps", "save_steps", "eval_steps", "shuffle_buffer")
@@ -219,6 +222,7 @@ class TrainingConfig:
             raise ValueError(f"steps is {self.steps} and epochs is {self.epochs}: give one of them.")
         if self.streaming and self.steps is None:
             raise ValueError("A stream has no known length: give steps.")
+        check_preset(self.preset, self.tune, self.four_bit)
         if self.four_bit and "llm-lora" not in self.tune:
             raise ValueError(f"four_bit is for training with llm-lora, but tune is {list(self.tune)}.")
         if self.save_steps % self.logging_steps:
@@ -257,6 +261,8 @@ class TrainingConfig:
             for name in ("format", "media_root"):  # runs that name none keep the settings that they are known by
                 if source[name] is None:
                     del source[name]
+        if self.preset is None:
+            del values["preset"]
         return values
 
     def binding(self) -> dict[str, Any]:
@@ -280,7 +286,7 @@ def read_config(path: Path, settings: Mapping[str, Any] | None = None) -> Traini
 
 def make_config(values: Mapping[str, Any]) -> TrainingConfig:
     """The config of plain values; unknown names are refused with the nearest one that is known."""
-    values = dict(values)
+    values = with_preset(values)
     for name in ("data", "eval_data"):
         if values.get(name) is not None:
             values[name] = full_sources(name, values[name])

@@ -194,13 +194,7 @@ def unquantised(config: TrainingConfig, folder: Path, processor: VegaProcessor, 
 def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval_data) -> VegaTrainer:
     cache = FeatureCache(config.cache) if config.cache is not None else None
     identity = feature_identity(model.model.generator) if cache is not None else None
-    adapters = {name: value for name, value in vars(config).items() if name.startswith("lora_")}
-    wrapped = choose_parts(model, config.tune, **adapters, seed=config.seed)
-    if config.float32_trained:
-        for parameter in trained_parameters(wrapped).values():
-            parameter.data = parameter.data.float()
-    if config.gradient_checkpointing:
-        model.config.use_cache = False
+    wrapped = trainable(config, model)
     collator = VegaCollator(processor, config.num_frames, cache=cache, identity=identity)
     if config.actions is not None:
         collator = ActionCollator(processor, cache=cache, identity=identity, config=model.config)
@@ -215,6 +209,18 @@ def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def trainable(config: TrainingConfig, model: VegaTaskModel) -> Any:
+    """The model with the parts of a config to be trained, in the type that they are trained in; all else frozen."""
+    adapters = {name: value for name, value in vars(config).items() if name.startswith("lora_")}
+    wrapped = choose_parts(model, config.tune, **adapters, seed=config.seed)
+    if config.float32_trained:
+        for parameter in trained_parameters(wrapped).values():
+            parameter.data = parameter.data.float()
+    if config.gradient_checkpointing:
+        model.config.use_cache = False
+    return wrapped
 
 
 def training_arguments(config: TrainingConfig, is_bfloat16: bool) -> TrainingArguments:
