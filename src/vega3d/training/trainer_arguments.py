@@ -27,8 +27,11 @@ READ_OPTIM_ARGS = (  # parts of the names of optimizers that read `optim_args`
 BY_LENGTH = ("group_by_length", "batch_rebalance")
 WRONG_HERE = {  # values that are refused whatever the others are, by name: (is it one, what to do)
     "remove_unused_columns": (bool, "Set remove_unused_columns=False: the collator needs all columns."),
-    "fsdp": (bool, "VegaTrainer keeps trained weights whole on each process: start it without FSDP."),
-    "deepspeed": (bool, "VegaTrainer keeps trained weights whole on each process: start it without DeepSpeed."),
+    "fsdp": (bool, "Start without FSDP in the arguments; `accelerate launch` brings it (recipes/accelerate)."),
+    "deepspeed": (
+        bool,
+        "Start without DeepSpeed in the arguments; `accelerate launch` brings it (recipes/accelerate).",
+    ),
     "parallelism_config": (
         lambda value: value is not None,
         "Packed batches cannot be cut along their length: start without it, one whole model on each process.",

@@ -1,0 +1,145 @@
+"""What each of two processes does that `accelerate launch` starts for test_several_processes.py, with gloo."""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+for folder in (Path(__file__).parents[2], Path(__file__).parents[1], Path(__file__).parent):
+    sys.path.insert(0, str(folder))
+
+TUNES = {"full": "gate,projector,llm,vision", "lora": "gate,projector,llm-lora"}
+BATCHES = {"per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 3}
+DIES = {"step": 3, "rank": 1}
+
+
+def fingerprint(parameters) -> str:
+    """SHA-256 of the values of whole tensors."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def noted_trainer(data: Path, output: Path, tune: str, **options):
+    """A trainer, and the ids of the rows of each batch that it takes."""
+    from training_data import trainer_for
+
+    trainer = trainer_for(data, output, tune, steps=4, **{**BATCHES, **options})
+    original, rows = trainer._prepare_inputs, []
+
+    def note(inputs):
+        rows.append(list(inputs["ids"]))
+        return original(inputs)
+
+    trainer._prepare_inputs = note
+    return trainer, rows
+
+
+def trained(data: Path, output: Path, tune: str, resume: str | None = None, **options) -> dict:
+    """Trains, and says what was cut up, what moved, and how the run went."""
+    from torch.distributed.tensor import DTensor
+    from training_data import losses_of
+
+    from vega3d.training.checkpoints import trained_parameters
+    from vega3d.training.parts import parameter_part
+    from vega3d.training.several import whole
+
+    trainer, rows = noted_trainer(data, output, tune, **options)
+    chosen = set(trained_parameters(trainer.model))
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train(resume_from_checkpoint=resume and str(output / resume))
+    sharded: dict[str, list[int]] = {}
+    moved = {}
+    for name, parameter in trainer.model.named_parameters():
+        counts = sharded.setdefault(str(parameter_part(name)), [0, 0])
+        counts[isinstance(parameter, DTensor)] += 1
+        now = whole(parameter.detach())
+        moved[name] = not now.reshape(-1).equal(before[name].reshape(-1))
+    return {
+        "losses": losses_of(trainer.state.log_history),
+        "norms": [float(entry["grad_norm"]) for entry in trainer.state.log_history if "loss" in entry],
+        "scales": [entry["residual_scale"] for entry in trainer.state.log_history if "loss" in entry],
+        "rows": rows,
+        "still": sorted(name for name in chosen if not moved[name]),
+        "frozen_that_moved": sorted(name for name in set(moved) - chosen if moved[name]),
+        "parameters": sharded,
+        "generator": fingerprint(trainer.vega().generator_module.parameters()),
+        "in_optimizer": sum(len(group["params"]) for group in trainer.optimizer.param_groups),
+        "chosen": len(chosen),
+    }
+
+
+def with_fsdp(data: Path, output: Path) -> dict:
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType
+
+    # Accelerate looks for FSDP among GPUs alone; with this name it takes gloo on the CPU as well.
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    entries = {kind: trained(data, output / kind, tune) for kind, tune in TUNES.items()}
+    entries["continued"] = trained(data, output / "full", TUNES["full"], resume="checkpoint-2")
+    trainer, _ = noted_trainer(data, output / "full", TUNES["full"])
+    trainer.train(resume_from_checkpoint=str(output / "full" / "checkpoint-4"))
+    trainer.save_model(str(output / "whole"))
+    entries["refusals"] = [refusal(data, output)]
+    return entries
+
+
+def refusal(data: Path, output: Path) -> str:
+    """What is said where one process has a row with a video, and the other one without."""
+    from training_data import write_jsonl
+
+    told = [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "2"}]
+    rows = [json.loads(line) for line in data.read_text().splitlines()][:2]
+    rows = [rows[0], {"id": "text", "messages": told}]
+    mixed = write_jsonl(data.with_name(f"mixed-{os.environ['RANK']}.jsonl"), rows)
+    options = {"per_device_train_batch_size": 1, "train_sampling_strategy": "sequential", "save_strategy": "no"}
+    trainer, _ = noted_trainer(mixed, output / "mixed", TUNES["full"], **options)
+    try:
+        trainer.train()
+    except ValueError as error:
+        return str(error)
+    return "trained"
+
+
+def with_ddp(data: Path, output: Path) -> dict:
+    from accelerate import PartialState
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import DistributedType
+
+    for name in [name for name in os.environ if name.startswith("FSDP_") or name == "ACCELERATE_USE_FSDP"]:
+        del os.environ[name]
+    AcceleratorState._reset_state()
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_CPU
+    return {kind: trained(data, output / kind, tune) for kind, tune in TUNES.items()}
+
+
+def die(data: Path, output: Path) -> None:
+    """Trains until one of the processes is killed, in a step between two checkpoints."""
+    trainer, rows = noted_trainer(data, output, TUNES["full"])
+    original = trainer._prepare_inputs
+
+    def kill(inputs):
+        if trainer.state.global_step + 1 == DIES["step"] and trainer.args.process_index == DIES["rank"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(inputs)
+
+    trainer._prepare_inputs = kill
+    trainer.train()
+
+
+def main(data: Path, output: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    rank = os.environ["RANK"]
+    entries = {"fsdp": with_fsdp(data, output / "fsdp"), "ddp": with_ddp(data, output / "ddp")}
+    (output / f"rank{rank}.json").write_text(json.dumps(entries))
+    die(data, output / "dead")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
