@@ -119,7 +119,7 @@ def with_ddp(data: Path, output: Path) -> dict:
 
 def die(data: Path, output: Path) -> None:
     """Trains until one of the processes is killed, in a step between two checkpoints."""
-    trainer, rows = noted_trainer(data, output, TUNES["full"])
+    trainer, _ = noted_trainer(data, output, TUNES["full"])
     original = trainer._prepare_inputs
 
     def kill(inputs):

@@ -243,21 +243,21 @@ def check_batches(before: Batches, now: Batches, folder: Path) -> None:
         )
     if before.is_stream or now.is_stream:
         raise ValueError(
-            f"{folder} is of {before}, and here are {now}: a stream shares out its rows by these, so their order would "
-            f"be another. Continue with {before}."
+            f"{folder} is of {before}, and here are {now}: a stream shares out its rows by these, so their order "
+            f"would be another. Continue with {before}."
         )
     if before.rows != now.rows:
         steps, rest = divmod(before.rows, now.processes * now.batch_size)
         advice = f"gradient_accumulation to {steps}" if not rest else f"the three so that they make {before.rows} rows"
         raise ValueError(
-            f"{folder} is of {before}, {before.rows} rows a step, and here are {now}, {now.rows} rows: their order would "
-            f"be another. Set {advice}, or continue as before."
+            f"{folder} is of {before}, {before.rows} rows a step, and here are {now}, {now.rows} rows: their "
+            f"order would be another. Set {advice}, or continue as before."
         )
     logger.warning("%s is of %s, and continued with %s: the same rows, but other dropout.", folder, before, now)
 
 
 def last_checkpoint(folder: Path, now: Batches) -> Path | None:
-    """`last_whole_checkpoint` of this trainer; raises ValueError if rows would come in another order than before it."""
+    """`last_whole_checkpoint` of this trainer; raises ValueError if rows would come in another order after it."""
     checkpoint = last_whole_checkpoint(folder, others=FILES_OF_OTHERS)
     if checkpoint is not None:
         check_continued(checkpoint, now)

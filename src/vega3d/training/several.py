@@ -172,7 +172,7 @@ def is_of_generator(name: str) -> bool:
 def check_same_kinds(accelerator: Accelerator, inputs: Mapping, ids: Sequence[str]) -> None:
     """Raises ValueError on all processes unless all have images, or all none, and the same of videos.
 
-    Processes with sharded weights gather each layer together: one that leaves the vision tower out would be waited for.
+    Processes with sharded weights gather each layer together, and would wait for one that leaves the vision tower out.
     """
     own = torch.tensor([[name in inputs for name in KINDS]], dtype=torch.uint8, device=accelerator.device)
     found = accelerator.gather(own).tolist()
@@ -182,8 +182,8 @@ def check_same_kinds(accelerator: Accelerator, inputs: Mapping, ids: Sequence[st
     listed = ", ".join(f"process {number}: {kinds or 'none'}" for number, kinds in enumerate(words))
     raise ValueError(
         f"The processes have other visuals in one step ({listed}; here the rows {', '.join(ids)}), but with FSDP and "
-        "DeepSpeed each needs the same kinds, and at least one. Train with DDP (recipes/accelerate/ddp.yaml), or on rows "
-        "of one kind."
+        "DeepSpeed each needs the same kinds, and at least one. Train with DDP (recipes/accelerate/ddp.yaml), or on "
+        "rows of one kind."
     )
 
 
