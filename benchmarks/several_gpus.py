@@ -7,8 +7,8 @@
     python benchmarks/several_gpus.py --compare one.json two.json
 
 Without `--full` shapes are tiny, and without a GPU processes talk by gloo. Weights are random, and `--folder` keeps
-them for the next run. A sample is one question about 32 frames, a batch of one a process, of which `VegaTrainer` trains
-gate, projector and adapters (DDP), or gate, projector and the whole language model (FSDP2). Extraction goes through
+them for the next run. A sample is one question about 32 frames, a batch of one a process. `VegaTrainer` trains gate,
+projector and adapters on it (DDP), or gate, projector and the whole language model (FSDP2). Extraction goes through
 the feature cache, into one folder; the time is that of the process that ends last.
 """
 
@@ -120,7 +120,7 @@ def train(part: str, checkpoint: Path, options, state: PartialState) -> dict:
 
 
 def extract(checkpoint: Path, options, state: PartialState) -> dict:
-    """Clips a second into one cache, from the first process that begins to the last that ends; median of the rounds."""
+    """Clips a second into one cache, until the last process has ended; median of the rounds."""
     generator = load(checkpoint, state).generator_module
     height, width = (480, 832) if options.full else (48, 64)
     random = torch.Generator().manual_seed(0)

@@ -119,6 +119,8 @@ def with_ddp(data: Path, output: Path) -> dict:
 
 def die(data: Path, output: Path) -> None:
     """Trains until one of the processes is killed, in a step between two checkpoints."""
+    from vega3d.training.several import one_error
+
     trainer, _ = noted_trainer(data, output, TUNES["full"])
     original = trainer._prepare_inputs
 
@@ -128,7 +130,13 @@ def die(data: Path, output: Path) -> None:
         return original(inputs)
 
     trainer._prepare_inputs = kill
-    trainer.train()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of the launcher: the survivor is to end by itself
+    try:
+        with one_error(trainer.args.process_index, trainer.args.world_size):
+            trainer.train()
+    except ValueError as error:
+        (output / "survivor.txt").write_text(str(error))
+        raise
 
 
 def main(data: Path, output: Path) -> None:
