@@ -126,9 +126,8 @@ def whole_weights(
 
 
 def whole_of_deepspeed(parameter: nn.Parameter) -> torch.Tensor:
-    trained = optional_module("deepspeed.utils").safe_get_full_fp32_param(parameter)
-    if trained is not None:
-        return trained
+    if parameter.requires_grad:
+        return optional_module("deepspeed.utils").safe_get_full_fp32_param(parameter)
     with optional_module("deepspeed.zero").GatheredParameters([parameter]):
         return parameter.detach().clone()
 

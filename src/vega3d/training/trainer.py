@@ -179,6 +179,7 @@ class VegaTrainer(Trainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
+        norm = several.whole(norm) if isinstance(norm, torch.Tensor) else norm
         scaler = self.accelerator.scaler  # of fp16: it leaves such steps out and lowers its scale
         if scaler is None and not torch.isfinite(torch.as_tensor(norm)):
             self._stop_at("norm of the gradient", torch.as_tensor(norm))
