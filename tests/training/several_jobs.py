@@ -38,8 +38,8 @@ def noted_trainer(data: Path, output: Path, tune: str, **options):
     return trainer, rows
 
 
-def trained(data: Path, output: Path, tune: str, resume: str | None = None, **options) -> dict:
-    """Trains, and says what was cut up, what moved, and how the run went."""
+def trained(data: Path, output: Path, tune: str, resume: str | None = None, save: bool = False, **options) -> dict:
+    """Trains, and says what was cut up, what moved, and how the run went; with `save` the whole model is saved."""
     from torch.distributed.tensor import DTensor
     from training_data import losses_of
 
@@ -51,6 +51,8 @@ def trained(data: Path, output: Path, tune: str, resume: str | None = None, **op
     chosen = set(trained_parameters(trainer.model))
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
     trainer.train(resume_from_checkpoint=resume and str(output / resume))
+    if save:
+        trainer.save_model(str(output / "whole"))
     sharded: dict[str, list[int]] = {}
     moved = {}
     for name, parameter in trainer.model.named_parameters():
@@ -80,10 +82,7 @@ def with_fsdp(data: Path, output: Path) -> dict:
     PartialState(cpu=True)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     entries = {kind: trained(data, output / kind, tune) for kind, tune in TUNES.items()}
-    entries["continued"] = trained(data, output / "full", TUNES["full"], resume="checkpoint-2")
-    trainer, _ = noted_trainer(data, output / "full", TUNES["full"])
-    trainer.train(resume_from_checkpoint=str(output / "full" / "checkpoint-4"))
-    trainer.save_model(str(output / "whole"))
+    entries["continued"] = trained(data, output / "full", TUNES["full"], resume="checkpoint-2", save=True)
     entries["refusals"] = [refusal(data, output)]
     return entries
 

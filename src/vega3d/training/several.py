@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -22,6 +22,7 @@ from vega3d.training.parts import GENERATOR_PREFIX
 KINDS = ("image_grid_thw", "video_grid_thw")
 ERROR = "vega3d/error"  # in the store that the launcher gives to all processes
 CONNECTIONS = ("gloo", "NCCL", "Connection")  # words of errors of a process whose partner has gone
+FROM_FILES = "Set it to false: each process loads the frozen generator whole, from its files."
 OPTIMIZER_STEP = "step"  # a number in the state of each parameter, whole on each process
 
 
@@ -46,38 +47,34 @@ def generator_apart(model: nn.Module, device: torch.device | None = None) -> Ite
 
 def check_launch(accelerator: Accelerator) -> None:
     """Raises ValueError for settings of FSDP and DeepSpeed under which the model could not be what it is."""
-    fsdp, deepspeed = accelerator.state.fsdp_plugin, accelerator.state.deepspeed_plugin
     wrong: list[tuple[bool, str, str]] = []
-    if fsdp is not None:
-        wrong = [
-            (fsdp.fsdp_version != 2, "fsdp_version: 1", "Set fsdp_version: 2."),
-            (
-                bool(fsdp.cpu_ram_efficient_loading),
-                "fsdp_cpu_ram_efficient_loading: true",
-                "Set it to false: each process loads the frozen generator whole, from its files.",
-            ),
-            (
-                bool(fsdp.activation_checkpointing),
-                "fsdp_activation_checkpointing: true",
-                "Set it to false, and `gradient_checkpointing: true` in the config of the run.",
-            ),
-        ]
-    if deepspeed is not None:
-        config = deepspeed.hf_ds_config.config
-        wrong = [
-            (
-                bool(deepspeed.zero3_init_flag),
-                "zero3_init_flag: true",
-                "Set it to false: each process loads the frozen generator whole, from its files.",
-            ),
-            ("optimizer" in config, "an optimizer of DeepSpeed", "Leave it out: each part has a rate of its own."),
-            ("scheduler" in config, "a scheduler of DeepSpeed", "Leave it out: the config of the run names one."),
-        ]
+    if accelerator.distributed_type == DistributedType.FSDP:
+        wrong = wrong_of_fsdp(accelerator.state.fsdp_plugin)
+    elif accelerator.distributed_type == DistributedType.DEEPSPEED:
+        wrong = wrong_of_deepspeed(accelerator.state.deepspeed_plugin)
     for is_wrong, what, remedy in wrong:
         if is_wrong:
-            raise ValueError(
-                f"The config of accelerate has {what}. {remedy} recipes/accelerate has configs that work."
-            )
+            raise ValueError(f"The config of accelerate has {what}. {remedy} See those in recipes/accelerate.")
+
+
+def wrong_of_fsdp(plugin: FullyShardedDataParallelPlugin) -> list[tuple[bool, str, str]]:
+    """What may be wrong: whether it is, what, and what to do."""
+    checkpointing = "Set it to false, and `gradient_checkpointing: true` in the config of the run."
+    return [
+        (plugin.fsdp_version != 2, "fsdp_version: 1", "Set fsdp_version: 2."),
+        (bool(plugin.cpu_ram_efficient_loading), "fsdp_cpu_ram_efficient_loading: true", FROM_FILES),
+        (bool(plugin.activation_checkpointing), "fsdp_activation_checkpointing: true", checkpointing),
+    ]
+
+
+def wrong_of_deepspeed(plugin: DeepSpeedPlugin) -> list[tuple[bool, str, str]]:
+    """The same of DeepSpeed."""
+    config = plugin.deepspeed_config
+    return [
+        (bool(plugin.zero3_init_flag), "zero3_init_flag: true", FROM_FILES),
+        ("optimizer" in config, "an optimizer of DeepSpeed", "Leave it out: each part has a rate of its own."),
+        ("scheduler" in config, "a schedule of DeepSpeed", "Leave it out: the config of the run names one."),
+    ]
 
 
 def make_shardable(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> list[str]:
@@ -135,18 +132,24 @@ def whole_of_deepspeed(parameter: nn.Parameter) -> torch.Tensor:
 def whole_optimizer_state(
     optimizer: torch.optim.Optimizer, scalars: Sequence[nn.Parameter], keep: bool
 ) -> dict[str, Any] | None:
-    """`optimizer.state_dict()` with whole tensors on the CPU, as an unsharded optimizer has it; None if not kept."""
+    """`optimizer.state_dict()` with whole tensors on the CPU, as an unsharded optimizer has it; None if not kept.
+
+    All processes must ask. `scalars` are the parameters whose one dimension is not theirs.
+    """
     state = optimizer.state_dict()
     flat = {id(parameter) for parameter in scalars}
+    gathered: dict[int, dict[str, Any]] = {}
     for number, parameter in enumerate(parameters_of(optimizer)):
-        for name, value in state["state"].get(number, {}).items():
-            if not isinstance(value, torch.Tensor):
-                continue
-            tensor = whole(value)
-            if id(parameter) in flat and name != OPTIMIZER_STEP:
+        if number not in state["state"]:
+            continue
+        gathered[number] = {}
+        for name, value in state["state"][number].items():
+            tensor = whole(value) if isinstance(value, torch.Tensor) else value
+            if id(parameter) in flat and isinstance(tensor, torch.Tensor) and name != OPTIMIZER_STEP:
                 tensor = tensor.reshape(())
-            state["state"][number][name] = tensor.cpu() if keep else None
-    return state if keep else None
+            if keep:
+                gathered[number][name] = tensor.cpu() if isinstance(tensor, torch.Tensor) else tensor
+    return {**state, "state": gathered} if keep else None
 
 
 def load_whole_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
