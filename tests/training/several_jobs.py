@@ -12,6 +12,7 @@ for folder in (Path(__file__).parents[2], Path(__file__).parents[1], Path(__file
 
 TUNES = {"full": "gate,projector,llm,vision", "lora": "gate,projector,llm-lora"}
 BATCHES = {"per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 3}
+SHARDED = {"accelerator_config": {"dispatch_batches": False, "use_configured_state": True}}
 DIES = {"step": 3, "rank": 1}
 
 
@@ -27,6 +28,8 @@ def noted_trainer(data: Path, output: Path, tune: str, **options):
     """A trainer, and the ids of the rows of each batch that it takes."""
     from training_data import trainer_for
 
+    if "accelerator_config" in options:
+        call_the_cpu_a_gpu()
     trainer = trainer_for(data, output, tune, steps=4, **{**BATCHES, **options})
     original, rows = trainer._prepare_inputs, []
 
@@ -74,15 +77,21 @@ def trained(data: Path, output: Path, tune: str, resume: str | None = None, save
     }
 
 
-def with_fsdp(data: Path, output: Path) -> dict:
+def call_the_cpu_a_gpu() -> None:
+    """Accelerate starts FSDP among GPUs alone; with this name it does on a CPU, with gloo, as well."""
     from accelerate import PartialState
+    from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
 
-    # Accelerate looks for FSDP among GPUs alone; with this name it takes gloo on the CPU as well.
+    AcceleratorState._reset_state()
     PartialState(cpu=True)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    entries = {kind: trained(data, output / kind, tune) for kind, tune in TUNES.items()}
-    entries["continued"] = trained(data, output / "full", TUNES["full"], resume="checkpoint-2", save=True)
+
+
+def with_fsdp(data: Path, output: Path) -> dict:
+    entries = {kind: trained(data, output / kind, tune, **SHARDED) for kind, tune in TUNES.items()}
+    full = output / "full"
+    entries["continued"] = trained(data, full, TUNES["full"], resume="checkpoint-2", save=True, **SHARDED)
     entries["refusals"] = [refusal(data, output)]
     return entries
 
@@ -96,7 +105,7 @@ def refusal(data: Path, output: Path) -> str:
     rows = [rows[0], {"id": "text", "messages": told}]
     mixed = write_jsonl(data.with_name(f"mixed-{os.environ['RANK']}.jsonl"), rows)
     options = {"per_device_train_batch_size": 1, "train_sampling_strategy": "sequential", "save_strategy": "no"}
-    trainer, _ = noted_trainer(mixed, output / "mixed", TUNES["full"], **options)
+    trainer, _ = noted_trainer(mixed, output / "mixed", TUNES["full"], **options, **SHARDED)
     try:
         trainer.train()
     except ValueError as error:
@@ -105,14 +114,8 @@ def refusal(data: Path, output: Path) -> str:
 
 
 def with_ddp(data: Path, output: Path) -> dict:
-    from accelerate import PartialState
-    from accelerate.state import AcceleratorState
-    from accelerate.utils import DistributedType
-
     for name in [name for name in os.environ if name.startswith("FSDP_") or name == "ACCELERATE_USE_FSDP"]:
         del os.environ[name]
-    AcceleratorState._reset_state()
-    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_CPU
     return {kind: trained(data, output / kind, tune) for kind, tune in TUNES.items()}
 
 

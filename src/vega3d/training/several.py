@@ -80,8 +80,21 @@ def wrong_of_deepspeed(plugin: DeepSpeedPlugin) -> list[tuple[bool, str, str]]:
 def make_shardable(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> list[str]:
     """Readies a model for FSDP2, which cuts layers along the first dimension; returns the names of its scalars.
 
-    A scalar, such as the residual scale r, gets one dimension; `whole_weights` takes it away again.
+    A scalar, such as the residual scale r, gets one dimension; `whole_weights` takes it away again. Weights keep their
+    dtype, and inputs theirs, as with DDP: FSDP2's own mixed precision would round r and positions in the world.
+
+    Raises:
+        ValueError: if trained weights are of several dtypes.
     """
+    dtypes = {
+        str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters() if parameter.requires_grad
+    }
+    if len(dtypes) > 1:
+        raise ValueError(
+            f"The trained weights are {' and '.join(sorted(dtypes))}, but FSDP2 needs them in one dtype. Leave "
+            "float32_trained at true, or cast them."
+        )
+    plugin.mixed_precision_policy = None
     with generator_apart(model):
         scalars = [(name, parameter) for name, parameter in model.named_parameters() if parameter.ndim == 0]
         for _, parameter in scalars:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,10 @@ class VegaTrainer(Trainer):
             deepspeed_load_checkpoint(self.model_wrapped, waiting, load_module_strict=False)
             self._load_optimizer_and_scheduler(waiting)
         return prepared
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
+        """Autocast for FSDP, too, where accelerate leaves it to FSDP's own mixed precision (`make_shardable`)."""
+        return self.accelerator.autocast() if self.is_fsdp_enabled else super().autocast_smart_context_manager()
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ids = inputs.pop("ids", [])
