@@ -11,7 +11,13 @@ for folder in (Path(__file__).parents[2], Path(__file__).parents[1], Path(__file
     sys.path.insert(0, str(folder))
 
 TUNES = {"full": "gate,projector,llm,vision", "lora": "gate,projector,llm-lora"}
-BATCHES = {"per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 2, "save_total_limit": 3}
+BATCHES = {
+    "per_device_train_batch_size": 2,
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "save_total_limit": 3,
+    "adam_epsilon": 1e-3,  # with the usual one Adam makes whole steps of gradients that are rounding and nothing else
+}
 SHARDED = {"accelerator_config": {"dispatch_batches": False, "use_configured_state": True}}
 DIES = {"step": 3, "rank": 1}
 
