@@ -114,7 +114,10 @@ def test_a_checkpoint_of_two_processes_is_continued_by_one(launched, alone, talk
 
 def test_a_model_saved_by_fsdp_is_whole(launched, talk, tmp_path):
     output, _, _ = launched
-    saved = trained_parameters(VegaForSpatialReasoning.from_pretrained(output / "fsdp" / "full" / "whole"))
+    folder = output / "fsdp" / "full" / "whole"
+    code = {file.name for file in folder.glob("*.py")}
+    assert "modeling_vega3d.py" in code and all(name.endswith("_vega3d.py") for name in code)
+    saved = trained_parameters(VegaForSpatialReasoning.from_pretrained(folder))
     trainer = trainer_for(talk, tmp_path, TUNES["full"], 1)
 
     load_trained(trainer.model, output / "fsdp" / "full" / "checkpoint-4")

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vega3d.extras import optional_module
@@ -178,6 +179,18 @@ def load_whole_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     """Its parameters in the order in which their states are numbered."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+@contextlib.contextmanager
+def of_own_class(model: nn.Module) -> Iterator[None]:
+    """Gives a model that FSDP2 has prepared its own class back while it is saved: a checkpoint copies that one's code."""
+    prepared = type(model)
+    if issubclass(prepared, FSDPModule):
+        model.__class__ = prepared.__mro__[2]  # behind the class that FSDP2 makes, and FSDPModule
+    try:
+        yield
+    finally:
+        model.__class__ = prepared
 
 
 def is_of_generator(name: str) -> bool:

@@ -265,7 +265,8 @@ class VegaTrainer(Trainer):
                 named = {n: p for n, p in self.model.named_parameters() if not several.is_of_generator(n)}
                 tensors = self._whole(named, keep=self.args.should_save)
                 if self.args.should_save:
-                    self._save(output_dir or self.args.output_dir, state_dict=tensors)
+                    with several.of_own_class(self.model):
+                        self._save(output_dir or self.args.output_dir, state_dict=tensors)
             else:
                 super().save_model(output_dir, _internal_call)
 
