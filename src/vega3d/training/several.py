@@ -183,7 +183,7 @@ def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 @contextlib.contextmanager
 def of_own_class(model: nn.Module) -> Iterator[None]:
-    """Gives a model that FSDP2 has prepared its own class back while it is saved: a checkpoint copies that one's code."""
+    """Gives a model of FSDP2 its own class back while it is saved: a checkpoint copies the code of the class."""
     prepared = type(model)
     if issubclass(prepared, FSDPModule):
         model.__class__ = prepared.__mro__[2]  # behind the class that FSDP2 makes, and FSDPModule
