@@ -15,11 +15,15 @@ import torch.distributed as dist
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import FullyShardedDataParallelPlugin
+from safetensors.torch import load_file
 from several_jobs import BATCHES, DIES, TUNES, trained
-from training_data import trainer_for
+from training_data import run_config, run_training, trainer_for
 
+from tiny_checkpoints import FROZEN
+from vega3d.hub.load import load_vega
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.training.checkpoints import Batches, check_batches, damage, load_trained, trained_parameters
+from vega3d.training.run import save_whole, with_weights
 from vega3d.training.several import one_error, wrong_of_fsdp
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "accelerate"
@@ -124,6 +128,19 @@ def test_a_model_saved_by_fsdp_is_whole(launched, talk, tmp_path):
 
     for name, parameter in trained_parameters(trainer.model).items():
         assert saved[name].shape == parameter.shape and saved[name].equal(parameter), name
+
+
+def test_the_result_of_shared_weights_is_that_of_one_process(talk, tmp_path):
+    """As the first process writes it after FSDP2: of a model loaded anew, with the weights of all."""
+    config = run_config(talk, tmp_path / "run", steps=1, save_steps=1)
+    run_training(config)
+    tensors = load_file(tmp_path / "run" / "checkpoints" / "checkpoint-1" / "trained.safetensors")
+
+    wrapped = with_weights(tensors, config, lambda device: load_vega(FROZEN, False, device, "float32"), None)
+    save_whole(wrapped, load_vega(FROZEN, device="cpu")[1], tmp_path / "again")
+
+    for file in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
 
 
 def test_other_visuals_on_another_process_are_refused_with_fsdp(launched):
