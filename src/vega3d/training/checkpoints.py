@@ -228,12 +228,12 @@ def batches_of(folder: Path, now: Batches) -> Batches:
 
 
 def check_batches(before: Batches, now: Batches, folder: Path) -> None:
-    """Raises ValueError, saying why, if the rows would come in another order than in the run that is continued.
+    """Raises ValueError, saying why, if another number of processes would take rows in another order than before.
 
     In each pass rows are taken from one order, which seed and pass decide, so that equal steps get equal rows however
     many processes share them. Dropout is another with another number of processes, of which a warning tells.
     """
-    if before == now:
+    if (before.processes, before.is_deepspeed) == (now.processes, now.is_deepspeed):
         return
     if before.is_deepspeed or now.is_deepspeed:
         name = "DeepSpeed" if before.is_deepspeed else "DDP or FSDP"
