@@ -101,6 +101,13 @@ class VegaTrainer(Trainer):
         """The trained weights, whole, on the CPU of the process that writes; all processes must ask."""
         return self._whole(checkpoints.trained_parameters(self.model), keep=self.args.should_save)
 
+    def _whole_model(self) -> dict[str, torch.Tensor]:
+        """All that `model.safetensors` holds, in the same way: weights but the generator's, and stored buffers."""
+        named = {name: p for name, p in self.model.named_parameters() if not several.is_of_generator(name)}
+        stored = self.model.state_dict().keys()
+        buffers = {name: b.detach().cpu() for name, b in self.model.named_buffers() if name in stored}
+        return {**self._whole(named, keep=self.args.should_save), **buffers}
+
     def _whole(self, parameters: dict[str, nn.Parameter], keep: bool) -> dict[str, torch.Tensor]:
         is_prepared = self.is_deepspeed_enabled and self.deepspeed is not None
         return several.whole_weights(parameters, self._scalars, keep, is_prepared)
@@ -262,8 +269,7 @@ class VegaTrainer(Trainer):
                     Path(output_dir).mkdir(parents=True, exist_ok=True)
                     checkpoints.save_tensors(tensors, Path(output_dir))
             elif self.is_sharded:
-                named = {n: p for n, p in self.model.named_parameters() if not several.is_of_generator(n)}
-                tensors = self._whole(named, keep=self.args.should_save)
+                tensors = self._whole_model()
                 if self.args.should_save:
                     with several.of_own_class(self.model):
                         self._save(output_dir or self.args.output_dir, state_dict=tensors)
