@@ -39,7 +39,7 @@ def generator_apart(model: nn.Module, device: torch.device | None = None) -> Ite
     """
     owner = next(module for module in model.modules() if isinstance(module, VegaModel))
     generator: Any = owner.generator
-    owner.generator = None  # type: ignore[assignment] (it keeps its place among the modules)
+    owner.generator = None  # type: ignore[assignment]  # it keeps its place
     try:
         yield
     finally:
@@ -186,7 +186,8 @@ def of_own_class(model: nn.Module) -> Iterator[None]:
     """Gives a model of FSDP2 its own class back while it is saved: a checkpoint copies the code of the class."""
     prepared = type(model)
     if issubclass(prepared, FSDPModule):
-        model.__class__ = prepared.__mro__[2]  # behind the class that FSDP2 makes, and FSDPModule
+        own: Any = prepared.__mro__[2]  # behind the class that FSDP2 makes, and FSDPModule
+        model.__class__ = own
     try:
         yield
     finally:
