@@ -17,6 +17,7 @@ from vega3d.hub.load import load_vega
 from vega3d_cli import common
 
 LONG = (  # files that go first, so that no process is left alone with one at the end
+    "tests/training/test_several_processes.py",
     "tests/training/test_finetuning_examples.py",
     "tests/test_readme.py",
     "tests/test_bad_input.py",

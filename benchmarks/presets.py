@@ -32,7 +32,7 @@ from vega3d.hub.memory_choices import CHOICES
 from vega3d.inference.vision_attention import pack_vision_attention
 from vega3d.training import VegaTrainer, make_config
 from vega3d.training.presets import PRESETS
-from vega3d.training.run import trainable, training_arguments
+from vega3d.training.run import trained_model, training_arguments
 
 FRAMES = 16
 WARM_UP = 2  # steps that are not timed
@@ -69,7 +69,7 @@ def make_trainer(folder: Path, preset: str, options) -> VegaTrainer:
     batch["labels"] = torch.full_like(batch["input_ids"], -100)
     batch["labels"][:, -8:] = batch["input_ids"][:, -8:]
     trainer = VegaTrainer(
-        trainable(config, model),
+        trained_model(config, model),
         training_arguments(config, is_bfloat16=dtype == torch.bfloat16),
         data_collator=lambda rows: dict(batch),
         train_dataset=[{}] * config.steps,

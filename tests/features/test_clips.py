@@ -124,7 +124,7 @@ def test_the_command(rooms, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Give DATA, --stats, --verify or --clear, and one of them only, not nothing"),
+        ([], "Give DATA, --merge, --stats, --verify or --clear, and one of them only, not nothing"),
         (["nowhere", "--stats"], "not DATA and --stats"),
         (["nowhere"], "nowhere is not there"),
         (["nowhere", "--timestep", "3"], "--timestep goes with --block"),

@@ -5,28 +5,25 @@ pixels, of the generator's weights in memory and of all options that change its 
 after a change the features have another name.
 """
 
-import contextlib
-import errno
-import json
 import logging
 import os
-import re
-import stat
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-import xxhash
-from filelock import FileLock
 from huggingface_hub import constants
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
+from vega3d.features.entries import (
+    evict,
+    list_entries,
+    read_entry,
+    regular_status,
+    remove_stale,
+    write_bytes,
+    write_entry,
+)
 from vega3d.features.identity import FORMAT, clip_hash, entry_key, feature_identity, setting_identities
-from vega3d.files import read_json, sync, write_json
+from vega3d.files import read_json, write_json
 from vega3d.modeling.generator_vega3d import VegaGenerator
 from vega3d.modeling.inputs_vega3d import unpacked_clips
 from vega3d.modeling.modeling_vega3d import VegaTaskModel
@@ -34,20 +31,6 @@ from vega3d.modeling.modeling_vega3d import VegaTaskModel
 MARKER = "vega3d_features.json"
 READ_FORMATS = (1, FORMAT)  # formats of folders; no key leads to an entry of an earlier format
 LARGEST = 2**63  # bytes that a limit may have
-SUFFIX = ".safetensors"
-PARTIAL = ".partial"
-GROUP = re.compile(r"[0-9a-f]{2}")
-NAME = re.compile(r"([0-9a-f]{32})(\.safetensors|\w+\.partial)")
-METADATA = "entry"  # the one value of the metadata: safetensors writes several in an order that changes
-UNREADABLE = (
-    SafetensorError,
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    RuntimeError,  # torch opens the file once more, when another process may have removed it; RecursionError is one
-)
-STALE_SECONDS = 3600  # age at which no process is still writing a partial file
 logger = logging.getLogger(__name__)
 
 
@@ -204,6 +187,37 @@ class FeatureCache:
                 on_progress(1)
         return counts
 
+    def merge(self, folder: str | Path, on_progress: Callable[[int], None] | None = None) -> dict:
+        """Takes over the entries of another cache, byte for byte, that are not here; returns how many.
+
+        Bad entries are left out and counted. `on_progress` is called with 1 after each entry. Raises ValueError if the
+        folder is no feature cache, or this one takes no more entries.
+        """
+        counts = {"merged": 0, "there_already": 0, "bad": 0}
+        other = FeatureCache.existing(folder)
+        for entry in list_entries(other.folder):
+            target = self.folder / entry.path.parent.name / entry.path.name
+            if read_entry(target, target.stem) is not None:
+                counts["there_already"] += 1
+            elif read_entry(entry.path, entry.path.stem) is None:
+                counts["bad"] += 1
+            else:
+                self._make_room_for(entry.size)
+                write_bytes(target, entry.path.read_bytes())
+                counts["merged"] += 1
+            if on_progress is not None:
+                on_progress(1)
+        return counts
+
+    @classmethod
+    def existing(cls, folder: str | Path) -> "FeatureCache":
+        """A cache that is there; raises ValueError if the folder holds none."""
+        if not (Path(folder) / MARKER).is_file():
+            raise ValueError(
+                f"{folder} holds no feature cache. Give the folder that `vega3d cache --cache` has filled."
+            )
+        return cls(folder)
+
     def clear(self) -> int:
         """Removes all entries; returns how many. Entries that other processes are just writing stay."""
         entries = list_entries(self.folder)
@@ -222,14 +236,14 @@ class FeatureCache:
 
     def _put(self, content: str, identity: str, hidden: torch.Tensor) -> None:
         path = self._path(content, identity)
-        if self.max_bytes is not None:
-            self._make_room(hidden.numel() * hidden.element_size() + 4096)  # the header is smaller than a page
+        self._make_room_for(hidden.numel() * hidden.element_size() + 4096)  # the header is smaller than a page
         written = write_entry(path, hidden, {"key": path.stem, "clip": content, "identity": identity})
         if self._total is not None:
             self._total += written
 
-    def _make_room(self, size: int) -> None:
-        assert self.max_bytes is not None
+    def _make_room_for(self, size: int) -> None:
+        if self.max_bytes is None:
+            return
         if size > self.max_bytes:
             raise ValueError(
                 f"One clip's features take {size} bytes, more than max_bytes={self.max_bytes} allows. Raise it."
@@ -278,128 +292,3 @@ def without_pixels(inputs: Mapping, hidden: Sequence[torch.Tensor | None]) -> di
     pixels = ("generator_pixel_values", "generator_pixel_values_videos")
     others = {name: value for name, value in inputs.items() if name not in pixels}
     return {**others, "generator_hidden_states": list(hidden)}
-
-
-# --- Entries: files written whole, read with their checksum, evicted by their last use ----------------------------
-
-
-class Entry(NamedTuple):
-    path: Path
-    size: int  # [bytes]
-    used: float  # time of the last use [s]
-
-
-def write_entry(path: Path, hidden: torch.Tensor, metadata: dict[str, str]) -> int:
-    """Writes bf16[t, h, w, C] with its checksum under a temporary name and renames it; returns its size [bytes].
-
-    Raises ValueError if the values are not finite, or the folder cannot be written, or is full.
-    """
-    bad = hidden.numel() - int(hidden.isfinite().sum())
-    if bad:
-        raise ValueError(
-            f"{bad} of {hidden.numel()} features are NaN or infinite, so they are not kept. Check the weights of the "
-            "generator, and load it in float32 or bfloat16."
-        )
-    entry = json.dumps({**metadata, "checksum": checksum(hidden)}, sort_keys=True)
-    data = save({"hidden": hidden}, metadata={METADATA: entry})
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=PARTIAL, delete=False) as file:
-            partial = Path(file.name)
-            try:
-                file.write(data)
-                file.close()
-                sync(partial)
-                partial.replace(path)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            remedy = "Free some space, set a smaller max_bytes, or clear the cache."
-        else:
-            remedy = "Choose a folder that can be written."
-        raise ValueError(f"The feature cache {path.parent.parent} takes no more entries: {error}. {remedy}") from error
-    return len(data)
-
-
-def read_entry(path: Path, key: str) -> torch.Tensor | None:
-    """The hidden states bf16[t, h, w, C] of an entry, or None if it is not there, truncated, changed, or another's.
-
-    An entry of an earlier format is another's: no key of this format leads to it.
-    """
-    if regular_status(path) is None:  # opening a named pipe would wait for ever
-        return None
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {})[METADATA])
-            hidden = file.get_tensor("hidden")
-            stored = metadata["key"], metadata["checksum"]
-    except UNREADABLE:
-        return None
-    is_of_kind = hidden.dtype == torch.bfloat16 and hidden.ndim == 4
-    if not is_of_kind or stored != (key, checksum(hidden)) or not hidden.isfinite().all():
-        return None
-    with contextlib.suppress(OSError):  # a folder that can only be read keeps no order of use
-        os.utime(path)
-    return hidden
-
-
-def checksum(hidden: torch.Tensor) -> str:
-    """XXH3 of the shape and the values of hidden states bf16[t, h, w, C]."""
-    digest = xxhash.xxh3_128(str(tuple(hidden.shape)).encode())
-    digest.update(hidden.contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def list_entries(folder: Path) -> list[Entry]:
-    """All entries, those used longest ago first; other processes may remove some meanwhile."""
-    entries = [Entry(path, status.st_size, status.st_mtime) for path, status in own_files(folder, SUFFIX)]
-    return sorted(entries, key=lambda entry: (entry.used, entry.path))
-
-
-def own_files(folder: Path, suffix: str) -> Iterator[tuple[Path, os.stat_result]]:
-    """The files that a cache has written, recognised by folder, name and kind; all others are left alone."""
-    for group in sorted(folder.iterdir()):
-        if not GROUP.fullmatch(group.name) or group.is_symlink() or not group.is_dir():
-            continue
-        for path in group.iterdir():
-            name = NAME.fullmatch(path.name)
-            if name is None or not path.name.endswith(suffix) or name[1][:2] != group.name:
-                continue
-            status = regular_status(path)
-            if status is not None:
-                yield path, status
-
-
-def regular_status(path: Path) -> os.stat_result | None:
-    """The status of a regular file, or None for a link, a named pipe, a folder, or a file that is not there."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None
-
-
-def remove_stale(folder: Path) -> int:
-    """Removes the partial files of writers that were killed; returns how many. Young ones may be being written."""
-    removed = 0
-    for path, status in own_files(folder, PARTIAL):
-        if time.time() - status.st_mtime >= STALE_SECONDS:
-            path.unlink(missing_ok=True)
-            removed += 1
-    return removed
-
-
-def evict(folder: Path, keep_bytes: int) -> int:
-    """Removes the entries used longest ago until no more than `keep_bytes` are left; returns what is left [bytes]."""
-    with FileLock(folder / ".evict.lock"):
-        remove_stale(folder)
-        entries = list_entries(folder)
-        total = sum(entry.size for entry in entries)
-        for entry in entries:
-            if total <= keep_bytes:
-                break
-            entry.path.unlink(missing_ok=True)
-            total -= entry.size
-    return total

@@ -120,6 +120,12 @@ def corpus_clips(data: str | Path, split: str | None = None) -> list[CorpusClip]
     return [CorpusClip(video) for video in videos]
 
 
+def share_of_clips(clips: Sequence[CorpusClip], number: int, count: int) -> list[CorpusClip]:
+    """The clips that one of `count` processes extracts, itself `number` from 0: every `count`-th, so that shares of
+    long and of short videos take as long; together they are all clips, each once."""
+    return list(clips[number::count])
+
+
 def question_clips(folder: Path, split: str | None) -> Iterator[CorpusClip]:
     """The clips that the questions of a data set of rooms ask about, in all of its tables or in one (`split`)."""
     # Here, because it needs pyarrow, which is not installed where no data set of rooms is read.

@@ -1,14 +1,16 @@
 """Checkpoints of a run: whole or not there, with the trained weights alone.
 
 The frozen weights are those of the model that the run started from, so a checkpoint does not repeat them (nor the
-generator's files): it holds `trained.safetensors`, and the Trainer's optimizer, scheduler, random states and log. Its
-`whole.json`, written last, has the length and checksum of each file.
+generator's files): it holds `trained.safetensors`, and the Trainer's optimizer, scheduler, random states and log, each
+whole also where processes hold pieces of it (FSDP2; DeepSpeed writes its own files). `batches.json` says how rows were
+shared out. `whole.json`, written last, has the length and checksum of each file.
 """
 
 import contextlib
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +18,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
 
 from vega3d.files import read_json, whole_file, write_json
 from vega3d.runs import checksum
+from vega3d.training.several import like
 
 WHOLE_FILE = "whole.json"
 PREFIX = "checkpoint-"
 TRAINED_FILE = "trained.safetensors"
 STATE_FILE = "trainer_state.json"
+BATCHES_FILE = "batches.json"
 OPTIMIZER_FILES = ("optimizer.pt", "scheduler.pt")
 FILES_OF_OTHERS = ("config.json", "adapter_*", "model*", "pytorch_model*", "global_step*")
 logger = logging.getLogger(__name__)
@@ -32,10 +36,10 @@ logger = logging.getLogger(__name__)
 
 def mark_whole(folder: Path) -> None:
     """Says that all files of a checkpoint are written, how long they are and what they hold; written last."""
-    files = [file for file in sorted(folder.iterdir()) if file.name != WHOLE_FILE and file.is_file()]
-    write_json(
-        folder / WHOLE_FILE, {file.name: {"bytes": file.stat().st_size, "xxh3": checksum(file)} for file in files}
-    )
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    files.pop(WHOLE_FILE, None)
+    written = {name: {"bytes": file.stat().st_size, "xxh3": checksum(file)} for name, file in files.items()}
+    write_json(folder / WHOLE_FILE, written)
 
 
 def damage(folder: Path, required: Sequence[str] = ()) -> str | None:
@@ -128,15 +132,17 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_trained(model: nn.Module, folder: Path) -> None:
-    tensors = {name: parameter.detach().contiguous().cpu() for name, parameter in trained_parameters(model).items()}
+def save_tensors(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    """Writes the trained weights of a checkpoint."""
     with whole_file(folder / TRAINED_FILE) as partial:
         save_file(tensors, partial, metadata={"format": "pt"})
 
 
-@torch.no_grad()
 def load_trained(model: nn.Module, folder: Path) -> None:
-    """Puts the trained weights of a checkpoint into a model of which the same parts are trained."""
+    """Puts the trained weights of a checkpoint into a model of which the same parts are trained.
+
+    The model may be sharded (FSDP2); then each process takes its pieces.
+    """
     path = folder / TRAINED_FILE
     try:
         tensors = load_file(path)
@@ -144,14 +150,25 @@ def load_trained(model: nn.Module, folder: Path) -> None:
         raise ValueError(
             f"{path} cannot be read: {error}. Remove {folder} to continue from an earlier one."
         ) from error
+    put_trained(model, tensors, path)
+
+
+@torch.no_grad()
+def put_trained(model: nn.Module, tensors: Mapping[str, torch.Tensor], origin: Path) -> None:
+    """Puts trained weights, by name, into a model; raises ValueError if others are trained there than `origin` has."""
     parameters = trained_parameters(model)
-    wanted = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wanted = {name: shape_in_files(parameter) for name, parameter in parameters.items()}
+    found = {name: shape_in_files(tensor) for name, tensor in tensors.items()}
     if wanted != found:
         other = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
-        raise ValueError(f"{path} holds other weights than are trained here, such as {other}. Train the same parts.")
+        raise ValueError(f"{origin} holds other weights than are trained here, such as {other}. Train the same parts.")
     for name, parameter in parameters.items():
-        parameter.copy_(tensors[name])
+        parameter.copy_(like(tensors[name], parameter))
+
+
+def shape_in_files(tensor: torch.Tensor) -> tuple[int, ...]:
+    """The shape of a tensor, that of one value without dimensions: FSDP2 gives scalars one, files do not."""
+    return () if tensor.numel() == 1 else tuple(tensor.shape)
 
 
 def random_file(process: int, processes: int) -> str:
@@ -159,24 +176,107 @@ def random_file(process: int, processes: int) -> str:
     return "rng_state.pth" if processes == 1 else f"rng_state_{process}.pth"
 
 
-def needed_files(processes: int) -> list[str]:
+def needed_files(processes: int, is_deepspeed: bool = False) -> list[str]:
     """Files without which a run does not go on as it would have."""
     randoms = [random_file(process, processes) for process in range(processes)]
-    return [TRAINED_FILE, STATE_FILE, *OPTIMIZER_FILES, *randoms]
+    optimizer = OPTIMIZER_FILES[is_deepspeed:]  # DeepSpeed's lies in files of its own
+    return [TRAINED_FILE, STATE_FILE, *optimizer, *randoms]
 
 
-def last_checkpoint(folder: Path, processes: int) -> Path | None:
-    """`last_whole_checkpoint` of this trainer."""
-    return last_whole_checkpoint(folder, needed_files(processes), FILES_OF_OTHERS)
+@dataclass(frozen=True)
+class Batches:
+    """How the rows of a step are shared out, on which their order depends when a run continues."""
+
+    processes: int
+    batch_size: int
+    gradient_accumulation: int
+    is_stream: bool = False
+    is_deepspeed: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of one step."""
+        return self.processes * self.batch_size * self.gradient_accumulation
+
+    def __str__(self) -> str:
+        return (
+            f"{self.processes} process(es) x batch_size {self.batch_size} x gradient_accumulation "
+            f"{self.gradient_accumulation}"
+        )
+
+    def needed_files(self) -> list[str]:
+        return needed_files(self.processes, self.is_deepspeed)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / BATCHES_FILE, asdict(self))
 
 
-def check_checkpoint(folder: Path, processes: int) -> None:
+def batches_of_arguments(args: TrainingArguments, is_stream: bool, is_deepspeed: bool) -> Batches:
+    shares = args.world_size, args.per_device_train_batch_size, args.gradient_accumulation_steps
+    return Batches(*shares, is_stream, is_deepspeed)
+
+
+def batches_of(folder: Path, now: Batches) -> Batches:
+    """Those of a checkpoint; one of an earlier version, which does not say, has as many processes as there are now."""
+    path = folder / BATCHES_FILE
+    if not path.is_file():
+        return now
+    try:
+        return Batches(**read_json(path))
+    except TypeError as error:
+        raise ValueError(f"{path} cannot be used: {error}. Remove {folder} to use an earlier one.") from error
+
+
+def check_batches(before: Batches, now: Batches, folder: Path) -> None:
+    """Raises ValueError, saying why, if another number of processes would take rows in another order than before.
+
+    In each pass rows are taken from one order, which seed and pass decide, so that equal steps get equal rows however
+    many processes share them. Dropout is another with another number of processes, of which a warning tells.
+    """
+    if (before.processes, before.is_deepspeed) == (now.processes, now.is_deepspeed):
+        return
+    if before.is_deepspeed or now.is_deepspeed:
+        name = "DeepSpeed" if before.is_deepspeed else "DDP or FSDP"
+        raise ValueError(
+            f"{folder} is of {before} with {name}, and here are {now}: DeepSpeed stores a piece of the optimizer for "
+            f"each process. Continue with {name} and {before}."
+        )
+    if before.is_stream or now.is_stream:
+        raise ValueError(
+            f"{folder} is of {before}, and here are {now}: a stream shares out its rows by these, so their order "
+            f"would be another. Continue with {before}."
+        )
+    if before.rows != now.rows:
+        steps, rest = divmod(before.rows, now.processes * now.batch_size)
+        advice = f"gradient_accumulation to {steps}" if not rest else f"the three so that they make {before.rows} rows"
+        raise ValueError(
+            f"{folder} is of {before}, {before.rows} rows a step, and here are {now}, {now.rows} rows: their "
+            f"order would be another. Set {advice}, or continue as before."
+        )
+    logger.warning("%s is of %s, and continued with %s: the same rows, but other dropout.", folder, before, now)
+
+
+def last_checkpoint(folder: Path, now: Batches) -> Path | None:
+    """`last_whole_checkpoint` of this trainer; raises ValueError if rows would come in another order after it."""
+    checkpoint = last_whole_checkpoint(folder, others=FILES_OF_OTHERS)
+    if checkpoint is not None:
+        check_continued(checkpoint, now)
+    return checkpoint
+
+
+def check_checkpoint(folder: Path, now: Batches) -> None:
     """Raises ValueError for a checkpoint that is not whole, or from which a run would not go on as before."""
     wrong = damage(folder)
     if wrong is not None:
         raise ValueError(f"{folder} is no checkpoint of VegaTrainer, or not a whole one: {wrong}")
-    check_required(folder, needed_files(processes))
+    check_continued(folder, now)
     read_state(folder)
+
+
+def check_continued(folder: Path, now: Batches) -> None:
+    before = batches_of(folder, now)
+    check_batches(before, now, folder)
+    check_required(folder, before.needed_files())
 
 
 def read_state(folder: Path) -> TrainerState:

@@ -7,21 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from transformers import AutoModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from vega3d.extras import optional_module
 from vega3d.features.cache import FeatureCache, feature_identity
-from vega3d.files import only_run, whole_file, write_json
+from vega3d.files import only_run, read_json, whole_file, write_json
 from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.runs import check_same_settings, hash_folder, versions
 from vega3d.training.actions import ActionCollator, PolicyData, policy_of
-from vega3d.training.checkpoints import last_checkpoint, load_trained, read_state, trained_parameters, writing_into
+from vega3d.training.checkpoints import (
+    batches_of_arguments,
+    last_checkpoint,
+    load_trained,
+    put_trained,
+    read_state,
+    trained_parameters,
+    writing_into,
+)
 from vega3d.training.collator import VegaCollator
 from vega3d.training.config import TrainingConfig
 from vega3d.training.data import fingerprint, load_examples, stream_examples
 from vega3d.training.parts import choose_parts
+from vega3d.training.several import one_error
 from vega3d.training.shards import ShardStream, shards_fingerprint
 from vega3d.training.trainer import VegaTrainer, small_scale_warning
 
@@ -33,6 +43,7 @@ SAME_ARGUMENTS = (  # settings that transformers' TrainingArguments has under th
     *("seed", "weight_decay", "max_grad_norm"),
     *("logging_steps", "save_steps", "save_total_limit", "eval_steps", "report_to"),
 )
+SHARES = ("processes", "batch_size", "gradient_accumulation")  # whose product is the rows of a step
 LENGTHEN = (
     "The rates of a run are made for its length: to train longer, start from its result, with model={output} and "
     "another output."
@@ -90,7 +101,8 @@ def train(
     settings |= {"device": arguments.device.type, "processes": arguments.world_size}
     settings["model_sha256"] = hash_folder(model_folder)
     is_first = arguments.process_index == 0
-    with output_folder(config.output) if is_first else contextlib.nullcontext():
+    in_output = output_folder(config.output) if is_first else contextlib.nullcontext()
+    with one_error(arguments.process_index, arguments.world_size), in_output:
         checkpoint = earlier_checkpoint(config, settings, arguments)
         model, processor = load_model(arguments.device)
         model = start(config, model, processor, data)
@@ -105,9 +117,13 @@ def train(
             "versions": versions("torch", "transformers", "accelerate"),
             "continued_from": checkpoint.name if checkpoint else None,
         }
+        tensors = trainer.trained_tensors() if trainer.is_sharded else None
         if trainer.is_world_process_zero():
             base = partial(unquantised, config, model_folder, processor, data) if config.four_bit else None
-            save_result(trainer, processor, config.output, base)
+            wrapped = trainer.accelerator.unwrap_model(trainer.model)
+            if tensors is not None:
+                wrapped = with_weights(tensors, config, load_model, data)
+            save_whole(wrapped, processor, config.output, base)
             unit = "nats per token" if config.actions is None else "L1, normalised"
             save_curves(config.output / CURVES_FILE, result["log"], unit)
             write_json(config.output / RESULT_FILE, result)
@@ -149,12 +165,26 @@ def output_folder(folder: Path) -> Iterator[None]:
 
 def earlier_checkpoint(config: TrainingConfig, settings: dict[str, Any], arguments: TrainingArguments) -> Path | None:
     """The last whole checkpoint in the output, if there is one; raises ValueError if its settings were others."""
+    is_deepspeed = arguments.distributed_state.distributed_type == DistributedType.DEEPSPEED
+    now = batches_of_arguments(arguments, config.streaming, is_deepspeed)
     with arguments.main_process_first():
-        checkpoint = last_checkpoint(config.output / CHECKPOINTS, arguments.world_size)
+        checkpoint = last_checkpoint(config.output / CHECKPOINTS, now)
         if checkpoint is not None:
             longer = LENGTHEN.format(output=config.output)
-            check_same_settings(config.output / SETTINGS_FILE, settings, {"steps": longer, "epochs": longer})
+            path = config.output / SETTINGS_FILE
+            check_same_settings(path, with_shares_of(path, settings), {"steps": longer, "epochs": longer})
     return checkpoint
+
+
+def with_shares_of(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the shares of a run of another number of processes, whose steps have the same rows."""
+    try:
+        before = read_json(path)
+    except ValueError:
+        return settings  # which the comparison tells of
+    if before.get("processes") == settings["processes"]:
+        return settings
+    return {**settings, **{name: before.get(name) for name in SHARES}}
 
 
 def load_data(config: TrainingConfig) -> tuple[Any, dict[str, Any]]:
@@ -194,7 +224,7 @@ def unquantised(config: TrainingConfig, folder: Path, processor: VegaProcessor, 
 def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval_data) -> VegaTrainer:
     cache = FeatureCache(config.cache) if config.cache is not None else None
     identity = feature_identity(model.model.generator) if cache is not None else None
-    wrapped = trainable(config, model)
+    wrapped = trained_model(config, model)
     collator = VegaCollator(processor, config.num_frames, cache=cache, identity=identity)
     if config.actions is not None:
         collator = ActionCollator(processor, cache=cache, identity=identity, config=model.config)
@@ -208,10 +238,15 @@ def make_trainer(config: TrainingConfig, model, processor, arguments, data, eval
         eval_dataset=eval_data,
     )
     trainer.remove_callback(PrinterCallback)
+    if config.four_bit and trainer.is_sharded:
+        raise ValueError(
+            "four_bit is true, but FSDP and DeepSpeed cannot cut weights of 4 bits into pieces. Train with DDP "
+            "(recipes/accelerate/ddp.yaml), or set four_bit: false."
+        )
     return trainer
 
 
-def trainable(config: TrainingConfig, model: VegaTaskModel) -> Any:
+def trained_model(config: TrainingConfig, model: VegaTaskModel) -> Any:
     """The model with the parts of a config to be trained, in the type that they are trained in; all else frozen."""
     adapters = {name: value for name, value in vars(config).items() if name.startswith("lora_")}
     wrapped = choose_parts(model, config.tune, **adapters, seed=config.seed)
@@ -287,8 +322,21 @@ def summary(trainer: VegaTrainer, config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def save_result(
-    trainer: Trainer, processor: VegaProcessor, output: Path, base: Callable[[], VegaTaskModel] | None = None
+def with_weights(tensors: dict[str, torch.Tensor], config: TrainingConfig, load_model, data) -> Any:
+    """A model on the CPU, with adapters if the run has them, that holds trained weights which processes shared out."""
+    model, processor = load_model(torch.device("cpu"))
+    wrapped = trained_model(config, start(config, model, processor, data))
+    put_trained(wrapped, tensors, config.output)
+    return wrapped
+
+
+def save_result(trainer: Trainer, processor: VegaProcessor, output: Path) -> None:
+    """`save_whole` of the model of a trainer."""
+    save_whole(trainer.accelerator.unwrap_model(trainer.model), processor, output)
+
+
+def save_whole(
+    wrapped: Any, processor: VegaProcessor, output: Path, base: Callable[[], VegaTaskModel] | None = None
 ) -> None:
     """Writes the whole model, with adapters merged into its weights, in the dtype that it was loaded in.
 
@@ -298,7 +346,6 @@ def save_result(
     `base` gives the model that the run started from, if it was trained in 4 bits: adapters are merged into these
     weights, not into the rounded ones.
     """
-    wrapped: Any = trainer.accelerator.unwrap_model(trainer.model)
     with writing_into(output):
         if not isinstance(wrapped, VegaTaskModel):
             wrapped.save_pretrained(output / ADAPTER)

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import HubStrategy
 
 from vega3d.modeling.modeling_vega3d import Gates, VegaTaskModel
-from vega3d.training import checkpoints
+from vega3d.training import checkpoints, several
 from vega3d.training.collator import IGNORED, VegaCollator
 from vega3d.training.parts import RESIDUAL_SCALE_RATE, learning_rates, parameter_groups, trained_counts
 from vega3d.training.trainer_arguments import check_arguments, check_optimizer, check_options
@@ -74,10 +76,11 @@ class VegaTrainer(Trainer):
         self.rates = learning_rates(self.trained, rates or {})
         self.residual_scale_rate = residual_scale_rate
         super().__init__(model, args, **kwargs)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(
-                "VegaTrainer keeps trained weights whole on each process: start it without FSDP, DeepSpeed."
-            )
+        several.check_launch(self.accelerator)
+        self.is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        self._scalars: list[str] = []
+        if self.is_fsdp_enabled:
+            self._scalars = several.make_shardable(model, self.accelerator.state.fsdp_plugin)
         self.model_accepts_loss_kwargs = False  # PEFT's wrapper hides that the model's loss is a mean over the batch
         self._loss_shifts_labels = True  # Trainer knows this of the classes that it has by name
         self.label_smoother = None  # it would take labels for those of models that it has by name, and not shift them
@@ -90,8 +93,24 @@ class VegaTrainer(Trainer):
         return next(m for m in self.model.modules() if isinstance(m, VegaTaskModel))
 
     def residual_scale(self) -> float | None:
-        trained = [p.detach() for name, p in self.model.named_parameters() if name.endswith(".residual_scale")]
+        scales = {name: p for name, p in self.model.named_parameters() if name.endswith(".residual_scale")}
+        trained = list(self._whole(scales, keep=True).values())
         return float(trained[-1]) if trained else None  # of PEFT's two, the trained one comes last
+
+    def trained_tensors(self) -> dict[str, torch.Tensor]:
+        """The trained weights, whole, on the CPU of the process that writes; all processes must ask."""
+        return self._whole(checkpoints.trained_parameters(self.model), keep=self.args.should_save)
+
+    def _whole_model(self) -> dict[str, torch.Tensor]:
+        """All that `model.safetensors` holds, in the same way: weights but the generator's, and stored buffers."""
+        named = {name: p for name, p in self.model.named_parameters() if not several.is_of_generator(name)}
+        stored = self.model.state_dict().keys()
+        buffers = {name: b.detach().cpu() for name, b in self.model.named_buffers() if name in stored}
+        return {**self._whole(named, keep=self.args.should_save), **buffers}
+
+    def _whole(self, parameters: dict[str, nn.Parameter], keep: bool) -> dict[str, torch.Tensor]:
+        is_prepared = self.is_deepspeed_enabled and self.deepspeed is not None
+        return several.whole_weights(parameters, self._scalars, keep, is_prepared)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's own, over the groups of parts."""
@@ -107,6 +126,21 @@ class VegaTrainer(Trainer):
             return super().create_optimizer(model)
         finally:
             self.optimizer_cls_and_kwargs = given
+
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        """As in transformers, but for the generator, which each process keeps whole and as it is."""
+        is_own = self.is_deepspeed_enabled  # transformers would look for the frozen weights in its checkpoint, too
+        waiting, given = (resume_from_checkpoint, None) if is_own else (None, resume_from_checkpoint)
+        with several.generator_apart(self.model, self.args.device if self.is_sharded else None):
+            prepared = super()._prepare_for_training(max_steps, train_dataloader, given)
+        if waiting is not None:
+            deepspeed_load_checkpoint(self.model_wrapped, waiting, load_module_strict=False)
+            self._load_optimizer_and_scheduler(waiting)
+        return prepared
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
+        """Autocast for FSDP, too, where accelerate leaves it to FSDP's own mixed precision (`make_shardable`)."""
+        return self.accelerator.autocast() if self.is_fsdp_enabled else super().autocast_smart_context_manager()
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ids = inputs.pop("ids", [])
@@ -145,6 +179,8 @@ class VegaTrainer(Trainer):
 
     def _check_used(self, inputs: Mapping) -> None:
         """Raises ValueError for rows without a visual where several processes must use the same parameters."""
+        if self.is_sharded:
+            several.check_same_kinds(self.accelerator, inputs, self._ids)
         fixed = self.args.ddp_static_graph or not self.args.ddp_find_unused_parameters
         if fixed and self.args.world_size > 1 and not any(name in inputs for name in GRIDS):
             raise ValueError(
@@ -155,6 +191,7 @@ class VegaTrainer(Trainer):
 
     def _get_grad_norm(self, model, grad_norm=None):
         norm = super()._get_grad_norm(model, grad_norm)
+        norm = several.whole(norm) if isinstance(norm, torch.Tensor) else norm
         scaler = self.accelerator.scaler  # of fp16: it leaves such steps out and lowers its scale
         if scaler is None and not torch.isfinite(torch.as_tensor(norm)):
             self._stop_at("norm of the gradient", torch.as_tensor(norm))
@@ -194,14 +231,19 @@ class VegaTrainer(Trainer):
         self._passed = {"clips": 0, "tokens": 0, "since": now}
         return {"clips_per_second": clips / seconds, "tokens_per_second": tokens / seconds}
 
+    def batches(self) -> checkpoints.Batches:
+        """How the rows of a step are shared out here."""
+        is_stream = isinstance(self.train_dataset, torch.utils.data.IterableDataset)
+        return checkpoints.batches_of_arguments(self.args, is_stream, self.is_deepspeed_enabled)
+
     def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs):
         """As in transformers; `True` continues from the last whole checkpoint; one that is not whole is refused."""
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = checkpoints.last_checkpoint(Path(self.args.output_dir), self.args.world_size)
+            resume_from_checkpoint = checkpoints.last_checkpoint(Path(self.args.output_dir), self.batches())
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no whole checkpoint in {self.args.output_dir} to continue from.")
         if resume_from_checkpoint:
-            checkpoints.check_checkpoint(Path(resume_from_checkpoint), self.args.world_size)
+            checkpoints.check_checkpoint(Path(resume_from_checkpoint), self.batches())
             resume_from_checkpoint = str(resume_from_checkpoint)
         total = sum(self.trained.values())
         counts = ", ".join(f"{part} {count:,}" for part, count in self.trained.items())
@@ -221,11 +263,35 @@ class VegaTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The whole model as usual; within a checkpoint the trained weights alone."""
         with checkpoints.writing_into(Path(output_dir or self.args.output_dir)):
-            if not _internal_call or output_dir is None:
+            if _internal_call and output_dir is not None:
+                tensors = self.trained_tensors()
+                if self.args.should_save:
+                    Path(output_dir).mkdir(parents=True, exist_ok=True)
+                    checkpoints.save_tensors(tensors, Path(output_dir))
+            elif self.is_sharded:
+                tensors = self._whole_model()
+                if self.args.should_save:
+                    with several.of_own_class(self.model):
+                        self._save(output_dir or self.args.output_dir, state_dict=tensors)
+            else:
                 super().save_model(output_dir, _internal_call)
-            elif self.args.should_save:
-                Path(output_dir).mkdir(parents=True, exist_ok=True)
-                checkpoints.save_trained(self.model, Path(output_dir))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """As in transformers, of FSDP in the same files with whole tensors, of DeepSpeed without frozen weights."""
+        if not self.is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        if self.is_deepspeed_enabled:
+            with several.generator_apart(self.model):
+                self.model_wrapped.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        else:
+            named = dict(self.model.named_parameters())
+            scalars = [named[name] for name in self._scalars]
+            state = several.whole_optimizer_state(self.optimizer, scalars, self.args.should_save)
+            if self.args.should_save:
+                torch.save(state, Path(output_dir) / checkpoints.OPTIMIZER_FILES[0])
+        if self.args.should_save:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / checkpoints.OPTIMIZER_FILES[1])
 
     def _save_checkpoint(self, model, trial) -> None:
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
@@ -237,6 +303,7 @@ class VegaTrainer(Trainer):
     def _finish_checkpoint(self, folder: Path) -> None:
         self.accelerator.wait_for_everyone()  # each process writes its own random state
         if self.args.should_save:
+            self.batches().save(folder)
             checkpoints.mark_whole(folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -260,8 +327,15 @@ class VegaTrainer(Trainer):
         checkpoints.load_trained(self.model, folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            with checkpoints.reading(Path(checkpoint), *checkpoints.OPTIMIZER_FILES):
+        if checkpoint is None:
+            return
+        with checkpoints.reading(Path(checkpoint), *checkpoints.OPTIMIZER_FILES):
+            if self.is_fsdp_enabled:
+                optimizer, scheduler = (Path(checkpoint) / name for name in checkpoints.OPTIMIZER_FILES)
+                state = torch.load(optimizer, map_location="cpu", weights_only=True, mmap=True)
+                several.load_whole_optimizer_state(self.optimizer, state)
+                self.lr_scheduler.load_state_dict(torch.load(scheduler, weights_only=True))
+            else:
                 super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_scaler(self, checkpoint: str | None) -> None:

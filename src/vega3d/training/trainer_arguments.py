@@ -25,10 +25,11 @@ READ_OPTIM_ARGS = (  # parts of the names of optimizers that read `optim_args`
     *("schedule_free", "stable_adamw"),
 )
 BY_LENGTH = ("group_by_length", "batch_rebalance")
+BY_LAUNCH = "`accelerate launch --config_file` brings it, with a file of recipes/accelerate."
 WRONG_HERE = {  # values that are refused whatever the others are, by name: (is it one, what to do)
     "remove_unused_columns": (bool, "Set remove_unused_columns=False: the collator needs all columns."),
-    "fsdp": (bool, "VegaTrainer keeps trained weights whole on each process: start it without FSDP."),
-    "deepspeed": (bool, "VegaTrainer keeps trained weights whole on each process: start it without DeepSpeed."),
+    "fsdp": (bool, f"Start without FSDP here: {BY_LAUNCH}"),
+    "deepspeed": (bool, f"Start without DeepSpeed here: {BY_LAUNCH}"),
     "parallelism_config": (
         lambda value: value is not None,
         "Packed batches cannot be cut along their length: start without it, one whole model on each process.",
