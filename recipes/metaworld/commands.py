@@ -28,6 +28,9 @@ Tasks = Annotated[
     list[str] | None, typer.Option(metavar=common.SEVERAL, help="Such as push-v3.  [default: those of the recipe]")
 ]
 Size = Annotated[int, typer.Option(min=16, max=1024, help="Height and width of the images, an even number [px].")]
+Views = Annotated[
+    list[str] | None, typer.Option(metavar=common.SEVERAL, help="Of front and wrist.  [default: both]")
+]
 Renderer = Annotated[
     Literal["egl", "osmesa", "glfw"],
     typer.Option(help="EGL needs no display, OSMesa no graphics card either, GLFW a display."),
@@ -57,6 +60,15 @@ def checked_tasks(tasks: list[str] | None) -> list[str]:
     return chosen
 
 
+def checked_views(views: list[str] | None) -> tuple[str, ...]:
+    from vega3d.robotics.metaworld import VIEWS
+
+    chosen = tuple(VIEWS) if views is None else tuple(views)
+    if not set(chosen) <= VIEWS.keys() or len(set(chosen)) < len(chosen) or not chosen:
+        raise ValueError(f"--views names {list(chosen)}, but must name some of {list(VIEWS)}, each once.")
+    return chosen
+
+
 @common.command(
     None,
     f"""    {NAME} demonstrations runs/metaworld --processes 2
@@ -68,18 +80,18 @@ def demonstrations(
     output: Annotated[Path, typer.Argument(help="Folder of the data set; one that was begun is continued.")],
     tasks: Tasks = None,
     episodes: Annotated[int, typer.Option(min=1, max=500, help="Of each task, all of them successes.")] = 50,
+    views: Views = None,
     size: Size = 128,
     most_steps: MostSteps = 300,
     renderer: Renderer = "egl",
     processes: Processes = 1,
 ) -> None:
-    """Record scripted experts as a LeRobot data set: both views, state, action, instruction."""
+    """Record scripted experts as a LeRobot data set: views, state, action, instruction."""
     chosen = checked_tasks(tasks)
     common.needs("pyarrow")
     from recipes.metaworld.demonstrations import record_demonstrations
-    from vega3d.robotics.metaworld import VIEWS
 
-    make = environments(tuple(VIEWS), size, renderer)
+    make = environments(checked_views(views), size, renderer)
     with common.progress("demonstrations", "episode", episodes * len(chosen)) as advance:
         made = record_demonstrations(output, make, chosen, episodes, most_steps, processes, advance)
     for task, seeds in made["seeds"].items():
