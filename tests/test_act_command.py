@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from command_line import run
-from robotics.demonstration_data import FPS, write_toy
+from robotics.demonstration_data import CAMERAS, FPS, write_toy
 from robotics.line_world import LineWorld
-from tiny_checkpoints import FROZEN
+from tiny_checkpoints import FROZEN, save_policy
 from vega3d import VegaForActionPrediction
-from vega3d.hub.load import load_task, load_vega
-from vega3d.inference.action_video import EDGE, END, GREEN, LINE, PANEL, RED, attempt_frames, save_action_video
+from vega3d.hub.load import load_task
 from vega3d.inference.acting import Attempt, watch_episode
+from vega3d.inference.action_video import EDGE, END, GREEN, LINE, PANEL, RED, attempt_frames, save_action_video
 from vega3d.inference.gate_figure import gate_overlays
 from vega3d.processing.video_vega3d import read_video
 from vega3d.robotics.closed_loop import Episode
@@ -27,23 +27,6 @@ LEFT = (slice(EDGE + LINE, EDGE + LINE + 149), slice(EDGE, EDGE + PANEL))  # the
 RIGHT = (LEFT[0], slice(2 * EDGE + PANEL, 2 * EDGE + 2 * PANEL))
 
 
-def statistics_of(state: int, action: int) -> dict:
-    keys = {"mean": 0.0, "std": 1.0, "min": -1.0, "max": 1.0, "q01": -1.0, "q99": 1.0}
-    sizes = {"state": state, "action": action}
-    return {"dataset": "toy", **{name: {key: [v] * n for key, v in keys.items()} for name, n in sizes.items()}}
-
-
-def make_policy(folder: Path, cameras: tuple[str, ...], state: int, action: int, **config) -> Path:
-    """A policy around the stored checkpoint, with a gate whose values differ, that was not trained."""
-    model, processor = load_vega(FROZEN, device="cpu")
-    policy = VegaForActionPrediction.from_reasoning(
-        model, processor.tokenizer, statistics_of(state, action), cameras, action_chunk=CHUNK, **config
-    )
-    policy.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def demonstrations(tmp_path_factory) -> Path:
     return write_toy(tmp_path_factory.mktemp("data") / "toy", 2)
@@ -51,7 +34,7 @@ def demonstrations(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory) -> Path:
-    return make_policy(tmp_path_factory.mktemp("policy") / "model", ("front", "wrist"), 3, 2)
+    return save_policy(tmp_path_factory.mktemp("policy") / "model", CAMERAS, 3, 2, action_chunk=CHUNK)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +97,8 @@ def test_a_video_of_another_making_stays_and_one_of_ours_is_replaced(replayed, p
 
 
 def test_an_attempt_in_the_closed_loop_is_watched(tmp_path):
-    model, processor = load_task(VegaForActionPrediction, make_policy(tmp_path / "line", ("front",), 1, 2), device="cpu")
+    folder = save_policy(tmp_path / "line", ("front",), 1, 2, action_chunk=CHUNK)
+    model, processor = load_task(VegaForActionPrediction, folder, device="cpu")
     world, done = LineWorld("near"), []
 
     attempt = watch_episode(world, model, processor, 1000, 12, 3, done.append)
@@ -171,7 +155,7 @@ def test_bad_input_ends_in_one_line(arguments, said, demonstrations, policy, tmp
 
 
 def test_models_that_cannot_act_are_refused(demonstrations, tmp_path):
-    other = make_policy(tmp_path / "other", ("top",), 3, 2)
+    other = save_policy(tmp_path / "other", ("top",), 3, 2)
     arguments = ["--replay", demonstrations, "--output", tmp_path / "x.mp4"]
 
     assert "is no policy: its config has no action_token_id" in run("act", FROZEN, *arguments).stderr
@@ -189,7 +173,7 @@ def test_without_the_simulator_the_extra_is_named(policy, tmp_path):
 @pytest.mark.skipif(WITHOUT, reason="metaworld is not installed: `make test-robot` installs it")
 def test_two_attempts_in_the_simulator(tmp_path):
     sizes = (len(STATE_NAMES), len(ACTION_NAMES))
-    model = make_policy(tmp_path / "arm", ("front",), *sizes)
+    model = save_policy(tmp_path / "arm", ("front",), *sizes, action_chunk=CHUNK)
     arguments = ["--output", tmp_path / "x.mp4", "--most-steps", "6", "--episodes", "2", "--size", "32"]
 
     done = run("act", model, "reach-v3", *arguments, "--device", "cpu", "--json")

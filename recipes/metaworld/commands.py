@@ -28,9 +28,7 @@ Tasks = Annotated[
     list[str] | None, typer.Option(metavar=common.SEVERAL, help="Such as push-v3.  [default: those of the recipe]")
 ]
 Size = Annotated[int, typer.Option(min=16, max=1024, help="Height and width of the images, an even number [px].")]
-Views = Annotated[
-    list[str] | None, typer.Option(metavar=common.SEVERAL, help="Of front and wrist.  [default: both]")
-]
+Views = Annotated[list[str] | None, typer.Option(metavar=common.SEVERAL, help="Of front and wrist.  [default: both]")]
 Renderer = Annotated[
     Literal["egl", "osmesa", "glfw"],
     typer.Option(help="EGL needs no display, OSMesa no graphics card either, GLFW a display."),
@@ -98,6 +96,23 @@ def demonstrations(
         typer.echo(f"{task:28}  {len(seeds['recorded'])} episodes, the expert failed from seeds {seeds['failed']}")
     size_on_disk = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     typer.echo(f"{output}: {made['steps']} steps, {size_on_disk / 1e6:.1f} MB")
+
+
+@common.command(
+    None,
+    f"    {NAME} small-model runs/small",
+    app,
+)
+def small_model(
+    output: Annotated[Path, typer.Argument(help="New folder of the model.")],
+    seed: Annotated[int, typer.Option(**common.SEED, help="Of the weights.")] = 0,
+) -> None:
+    """Make a small model of random weights without fusion, for `recipes/metaworld/small.yaml`."""
+    common.quieten(False)
+    from recipes.metaworld.small_model import make_small_model
+
+    made = make_small_model(output, seed, fusion="none")
+    typer.echo(f"{made}: {(made / 'model.safetensors').stat().st_size / 1e6:.1f} MB of weights")
 
 
 @common.command(

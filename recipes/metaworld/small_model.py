@@ -1,4 +1,4 @@
-"""A small fused model of random weights, from which the embedded policy is trained: VLM, tokenizer, and a generator."""
+"""A small fused model of random weights, from which a policy is trained: VLM, tokenizer, and generator."""
 
 import tempfile
 from pathlib import Path

@@ -46,8 +46,7 @@ def check_output(
         path: where the output is wanted.
         inputs: files that the command reads; none of them may be its output.
         new_folders: whether folders on the way may be missing; they are not made here.
-        mark: what the beginning or the end of a file says that the same command made; any other file is not replaced, unless it
-            is empty.
+        mark: what a file of the same command says at its beginning or end; another, unless empty, is not replaced.
 
     Returns:
         The absolute path, without links.
@@ -79,7 +78,7 @@ def is_marked(file: Path, mark: bytes) -> bool:
     with file.open("rb") as opened:
         head = opened.read(HEAD)
         opened.seek(max(0, file.stat().st_size - HEAD))
-        return not head or mark in head or mark in opened.read()
+        return not head or mark in head + opened.read()
 
 
 def resolved(path: str | Path) -> Path:

@@ -146,7 +146,7 @@ def policy_config(model: str) -> "VegaConfig":
 
 
 def check_fit(config: "VegaConfig", model: str, data: Any, execute: int | None) -> None:
-    """Raises ValueError if the policy is of another robot than the demonstrations, or than Meta-World's without any."""
+    """Raises ValueError if the policy is of another robot than that of the demonstrations, or of Meta-World."""
     from vega3d.inference.acting import check_robot
 
     if data is not None:

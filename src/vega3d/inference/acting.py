@@ -66,7 +66,9 @@ class WatchedPolicy:
         return actions
 
 
-def camera_gates(gates: Mapping[str, Any] | None, cameras: list[str] | tuple[str, ...]) -> dict[str, np.ndarray] | None:
+def camera_gates(
+    gates: Mapping[str, Any] | None, cameras: list[str] | tuple[str, ...]
+) -> dict[str, np.ndarray] | None:
     """float32[h, w] of each camera's newest tokens, the mean over channels where they have gates of their own."""
     if not gates:
         return None

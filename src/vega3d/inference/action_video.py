@@ -139,9 +139,7 @@ def paste(canvas: Image.Image, image: np.ndarray, place: tuple[int, int]) -> Non
     canvas.paste(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), place)
 
 
-def write(
-    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, colour: tuple[int, int, int] = INK
-) -> None:
+def write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, colour: tuple[int, int, int] = INK) -> None:
     """One line of text, cut to the width of the picture."""
     font = lettering()
     while font.getlength(text) > 2 * PANEL + EDGE:

@@ -31,9 +31,7 @@ def gate_scale(gates: np.ndarray) -> tuple[float, float]:
     return start, start + SHORTEST_SCALE
 
 
-def gate_overlays(
-    frames: np.ndarray, gates: np.ndarray, ends: tuple[float, float] | None = None
-) -> list[np.ndarray]:
+def gate_overlays(frames: np.ndarray, gates: np.ndarray, ends: tuple[float, float] | None = None) -> list[np.ndarray]:
     """The first frame of each temporal patch in grey, with the gate over it in the colours of `gate_scale`.
 
     Args:
