@@ -114,7 +114,9 @@ def test_an_attempt_in_the_closed_loop_is_watched(tmp_path):
 
 def attempt_of(success: bool) -> Attempt:
     frames = {"front": np.full((3, 32, 32, 3), 90, np.uint8)}
-    return Attempt("reach", frames, np.zeros((3, 2), np.float32), [], [0] * 3, Episode("near", 1, success, 3, 1, 0.0))
+    return Attempt(
+        "reach", "none", frames, np.zeros((3, 2), np.float32), [], [0] * 3, Episode("near", 1, success, 3, 1, 0.0)
+    )
 
 
 @pytest.mark.parametrize(("success", "colour"), [(True, GREEN), (False, RED)])

@@ -35,12 +35,14 @@ class Attempt:
         instruction: what the robot was told to do.
         frames: uint8[T, H, W, 3] of each camera, before each action.
         actions: float32[T, A] that were carried out, or those that the policy predicts for a recorded episode.
+        fusion: the policy's, as in its config.
         queries: in their order, and `query_of`, which of them each step is of.
         episode: what came of it; None of a recorded one.
         recorded: float32[T, A], what was done in a recorded episode; None in the closed loop.
     """
 
     instruction: str
+    fusion: str
     frames: dict[str, np.ndarray]
     actions: np.ndarray
     queries: list[Query]
@@ -125,7 +127,9 @@ def watch_episode(
     episode = run_episode(environment, policy, seed, most_steps, execute, frames, remember)
     observations, actions, numbers = zip(*seen, strict=True)
     shown = {name: np.stack([one.images[name] for one in observations]) for name in model.config.action_cameras}
-    return Attempt(environment.instruction, shown, np.stack(actions), policy.queries, list(numbers), episode)
+    return Attempt(
+        environment.instruction, model.config.fusion, shown, np.stack(actions), policy.queries, list(numbers), episode
+    )
 
 
 def watch_replay(
@@ -156,4 +160,6 @@ def watch_replay(
         predicted += list(chunk[: len(steps) - step])
         on_progress(min(config.action_chunk, len(steps) - step))
     numbers = [step // config.action_chunk for step in steps]
-    return Attempt(data.task(episode), frames, np.stack(predicted), policy.queries, numbers, recorded=recorded)
+    return Attempt(
+        data.task(episode), config.fusion, frames, np.stack(predicted), policy.queries, numbers, recorded=recorded
+    )

@@ -25,7 +25,6 @@ PLOT = 48  # height of the plot of one number of the actions [px]
 END = 20  # frames for which the end of an attempt is shown
 INK, PALE, PAPER = (30, 30, 30), (170, 170, 170), (255, 255, 255)
 BLUE, GREEN, RED = (31, 119, 180), (0, 130, 60), (190, 30, 30)
-NO_GATES = "no gate: this model does not fuse a generator's features"
 
 
 def save_action_video(path: Path, attempts: Sequence["Attempt"], fps: int) -> tuple[float, float] | None:
@@ -89,7 +88,7 @@ def step_picture(
             paste(canvas, overlays[camera][query], (2 * EDGE + PANEL, top + LINE))
         top += PANEL + LINE + EDGE
     words, colour = end or (f"step {step + 1} of {len(attempt.actions)}, query {query + 1}", INK)
-    legend = NO_GATES if scale is None else f"gate {scale[0]:.2f} (dark: takes the generator in) to {scale[1]:.2f}"
+    legend = no_gates(attempt.fusion) if scale is None else f"gate {scale[0]:.2f} (dark: generator) to {scale[1]:.2f}"
     for text, ink in ((attempt.instruction, INK), (words, colour), (legend, INK)):
         write(draw, (EDGE, top), text, ink)
         top += LINE
@@ -97,6 +96,11 @@ def step_picture(
         plot(draw, attempt, number, step, top + EDGE)
         top += PLOT + EDGE
     return np.asarray(canvas)
+
+
+def no_gates(fusion: str) -> str:
+    """Why there is no gate map, in words."""
+    return "no generator, no gate map (fusion none)" if fusion == "none" else f"no gate map: {fusion} has no gate"
 
 
 def outcome(attempt: "Attempt") -> tuple[str, tuple[int, int, int]]:
