@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from vega3d.inference.acting import check_robot
 from vega3d.robotics.closed_loop import BASELINES
 from vega3d.robotics.results import evaluate_policy
 from vega3d.robotics.runners import Job, MakeEnvironment, Plan
@@ -31,14 +32,8 @@ class ModelPolicy:
 
         self._model, self._processor = load_task(VegaForActionPrediction, name, device=device)
         config = self._model.config
+        check_robot(config, name, views, sizes)
         self.views, self.frames = tuple(config.action_cameras), config.action_frames
-        unknown = sorted(set(self.views) - set(views))
-        if unknown or (config.state_size, config.action_size) != sizes:
-            raise ValueError(
-                f"{name} sees {list(self.views)}, with states of {config.state_size} and actions of "
-                f"{config.action_size} numbers, but here are {list(views)}, {sizes[0]} and {sizes[1]}. Give a policy "
-                "that was trained on demonstrations of this robot."
-            )
         self.description: dict[str, Any] = {"name": name, "sha256": hash_folder(model_folder(name))}
 
     def predict_actions(self, images: dict[str, np.ndarray], instruction: str, state: np.ndarray) -> np.ndarray:

@@ -32,7 +32,8 @@ from bad_values import (
     special_files,
 )
 from evaluation.evaluation_data import question_records
-from tiny_checkpoints import FROZEN
+from robotics.demonstration_data import CAMERAS, write_toy
+from tiny_checkpoints import FROZEN, save_policy
 from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
 from vega3d.features.cache import FeatureCache
@@ -46,6 +47,7 @@ WORDS = NAMES[1:]
 RESULTS = ["--first", "a.json", "--second", "b.json"]
 ASK = ["ask", "room", "Is there a bed in this room?"]
 TRAIN = ["train", "train.yaml"]
+REPLAY = ["act", "policy", "--replay", "toy"]
 PUSH = ["push", "coded", "org/mine", "--license", "mit", "--dry-run"]
 SHARED_ANALYSIS = {
     "--views": COUNT,
@@ -91,6 +93,20 @@ OPTIONS: Options = {
             "--save-view": (*OUTPUTS, "clip.mp4"),
             "--save-picture": (*OUTPUTS, "view.png"),
             "--model": NOT_MODELS,
+            "--device": DEVICES,
+        },
+    ),
+    "act": (
+        [*REPLAY, "--output", "film.mp4"],
+        {
+            "--replay": INPUTS,
+            "--episode": (*INTEGER, "-1", "1"),
+            "--execute": COUNT,
+            "--size": COUNT,
+            "--episodes": COUNT,
+            "--most-steps": (*COUNT, "501"),
+            "--seed": SEED,
+            "--renderer": NAMES,
             "--device": DEVICES,
         },
     ),
@@ -289,6 +305,14 @@ ARGUMENTS: dict[str, list[list[str]]] = {  # what is no option
         ["ground", "kitchen", "the chair", "--model", "model"],  # not made for grounding
         *(["ground", name, "the chair"] for name in INPUTS),
     ],
+    "act": [
+        ["act"],
+        REPLAY,  # no output
+        ["act", "model", *REPLAY[2:], "--output", "film.mp4"],  # no policy
+        *([*REPLAY, "--output", name] for name in (*OUTPUTS, "clip.mp4")),
+        *(["act", name, *REPLAY[2:], "--output", "film.mp4"] for name in NOT_MODELS),
+        *(["act", "policy", task, "--output", "film.mp4"] for task in NAMES),
+    ],
     "cache": [
         ["cache"],
         ["cache", "--stats", "--clear"],
@@ -400,6 +424,8 @@ def world(tmp_path_factory) -> Path:
     special_files(folder)
     shutil.copytree(FROZEN, folder / "model")
     add_grounding(FROZEN, folder / "grounding")
+    save_policy(folder / "policy", CAMERAS, 3, 2)
+    write_toy(folder / "toy", 1)
     for part in load_vega(FROZEN, device="cpu"):
         part.save_pretrained(folder / "coded")
     shutil.copyfile(example_clip("room"), folder / "clip.mp4")

@@ -71,6 +71,7 @@ def test_help_does_not_import_torch():
 COMMANDS = (
     "ask",
     "ground",
+    "act",
     "synthesize",
     "cache",
     "assemble",
@@ -136,6 +137,10 @@ LIGHT = {  # errors that need no torch: of paths, options, a YAML, questions
     "no place for a view": ["ground", "kitchen", "the chair", "--save-view", "none/x.glb"],
     "no proposals": ["ground", "kitchen", "the chair", "--proposals", "none.json"],
     "no model for grounding": ["ground", "kitchen", "the chair", "--model", "vega4d"],
+    "no task": ["act", "model", "--output", "x.mp4"],
+    "no such task": ["act", "model", "push-v2", "--output", "x.mp4"],
+    "no video": ["act", "model", "push-v3", "--output", "x.avi"],
+    "no demonstrations": ["act", "model", "--replay", "none", "--output", "x.mp4"],
     "no model to describe": ["info", "vega4d"],
     "no YAML": ["train", "none.yaml"],
     "a bad setting": ["train", "none.yaml", "--set", "steps"],

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from processing.builders import build_processor
 from tiny_models import BLOCK, save_generator, save_vlm
+from vega3d import VegaForActionPrediction
 from vega3d.hub.assemble import assemble
+from vega3d.hub.load import load_vega
 
 FROZEN = Path(__file__).parent / "fixtures" / "checkpoint"  # random weights, by make_frozen_checkpoint.py
 FROZEN_CONFIG: dict[str, Any] = json.loads((FROZEN / "config.json").read_text())
@@ -37,4 +40,21 @@ def copy_frozen(folder: Path, **values) -> Path:
     """The stored checkpoint with other values in its config.json, such as a `notice`."""
     shutil.copytree(FROZEN, folder)
     (folder / "config.json").write_text(json.dumps({**FROZEN_CONFIG, **values}))
+    return folder
+
+
+def save_policy(folder: Path, cameras: Sequence[str], state: int, action: int, **options) -> Path:
+    """A policy around the stored checkpoint, not trained, of a state and actions of so many numbers in [-1, 1].
+
+    `options` are those of `VegaForActionPrediction.from_reasoning`.
+    """
+    model, processor = load_vega(FROZEN, device="cpu")
+    numbers = {"mean": 0.0, "std": 1.0, "min": -1.0, "max": 1.0, "q01": -1.0, "q99": 1.0}
+    sizes = {"state": state, "action": action}
+    statistics: dict[str, Any] = {"dataset": "toy"}
+    for name, size in sizes.items():
+        statistics[name] = {key: [value] * size for key, value in numbers.items()}
+    policy = VegaForActionPrediction.from_reasoning(model, processor.tokenizer, statistics, cameras, **options)
+    policy.save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder

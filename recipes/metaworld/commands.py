@@ -28,6 +28,7 @@ Tasks = Annotated[
     list[str] | None, typer.Option(metavar=common.SEVERAL, help="Such as push-v3.  [default: those of the recipe]")
 ]
 Size = Annotated[int, typer.Option(min=16, max=1024, help="Height and width of the images, an even number [px].")]
+Views = Annotated[list[str] | None, typer.Option(metavar=common.SEVERAL, help="Of front and wrist.  [default: both]")]
 Renderer = Annotated[
     Literal["egl", "osmesa", "glfw"],
     typer.Option(help="EGL needs no display, OSMesa no graphics card either, GLFW a display."),
@@ -57,6 +58,15 @@ def checked_tasks(tasks: list[str] | None) -> list[str]:
     return chosen
 
 
+def checked_views(views: list[str] | None) -> tuple[str, ...]:
+    from vega3d.robotics.metaworld import VIEWS
+
+    chosen = tuple(VIEWS) if views is None else tuple(views)
+    if not set(chosen) <= VIEWS.keys() or len(set(chosen)) < len(chosen) or not chosen:
+        raise ValueError(f"--views names {list(chosen)}, but must name some of {list(VIEWS)}, each once.")
+    return chosen
+
+
 @common.command(
     None,
     f"""    {NAME} demonstrations runs/metaworld --processes 2
@@ -68,24 +78,41 @@ def demonstrations(
     output: Annotated[Path, typer.Argument(help="Folder of the data set; one that was begun is continued.")],
     tasks: Tasks = None,
     episodes: Annotated[int, typer.Option(min=1, max=500, help="Of each task, all of them successes.")] = 50,
+    views: Views = None,
     size: Size = 128,
     most_steps: MostSteps = 300,
     renderer: Renderer = "egl",
     processes: Processes = 1,
 ) -> None:
-    """Record scripted experts as a LeRobot data set: both views, state, action, instruction."""
+    """Record scripted experts as a LeRobot data set: views, state, action, instruction."""
     chosen = checked_tasks(tasks)
     common.needs("pyarrow")
     from recipes.metaworld.demonstrations import record_demonstrations
-    from vega3d.robotics.metaworld import VIEWS
 
-    make = environments(tuple(VIEWS), size, renderer)
+    make = environments(checked_views(views), size, renderer)
     with common.progress("demonstrations", "episode", episodes * len(chosen)) as advance:
         made = record_demonstrations(output, make, chosen, episodes, most_steps, processes, advance)
     for task, seeds in made["seeds"].items():
         typer.echo(f"{task:28}  {len(seeds['recorded'])} episodes, the expert failed from seeds {seeds['failed']}")
     size_on_disk = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
     typer.echo(f"{output}: {made['steps']} steps, {size_on_disk / 1e6:.1f} MB")
+
+
+@common.command(
+    None,
+    f"    {NAME} small-model runs/small",
+    app,
+)
+def small_model(
+    output: Annotated[Path, typer.Argument(help="New folder of the model.")],
+    seed: Annotated[int, typer.Option(**common.SEED, help="Of the weights.")] = 0,
+) -> None:
+    """Make a small model of random weights without fusion, for `recipes/metaworld/small.yaml`."""
+    common.quieten(False)
+    from recipes.metaworld.small_model import make_small_model
+
+    made = make_small_model(output, seed, fusion="none")
+    typer.echo(f"{made}: {(made / 'model.safetensors').stat().st_size / 1e6:.1f} MB of weights")
 
 
 @common.command(

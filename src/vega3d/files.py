@@ -28,7 +28,7 @@ LOCK_SECONDS = 10
 TOKEN_LENGTH = 8  # of the random part of a temporary name
 NAME_BYTES = 160  # of the longest file name, 255, so that a temporary name beside it fits, too
 LONGEST_NAME = 255  # bytes
-HEAD = 4096  # bytes, in which a file says what made it
+HEAD = 4096  # bytes, at the beginning or the end, in which a file says what made it
 KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
@@ -46,8 +46,7 @@ def check_output(
         path: where the output is wanted.
         inputs: files that the command reads; none of them may be its output.
         new_folders: whether folders on the way may be missing; they are not made here.
-        mark: what the beginning of a file says that the same command made; any other file is not replaced, unless it
-            is empty.
+        mark: what a file of the same command says at its beginning or end; another, unless empty, is not replaced.
 
     Returns:
         The absolute path, without links.
@@ -78,7 +77,8 @@ def check_output(
 def is_marked(file: Path, mark: bytes) -> bool:
     with file.open("rb") as opened:
         head = opened.read(HEAD)
-    return not head or mark in head
+        opened.seek(max(0, file.stat().st_size - HEAD))
+        return not head or mark in head + opened.read()
 
 
 def resolved(path: str | Path) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import typer
 
 from vega3d_cli import (  # noqa: F401 (each adds its commands to the application)
+    act,
     analyze,
     ask,
     checkpoints,

@@ -13,7 +13,7 @@ from vega3d_cli import run
 NONE = importlib.util.find_spec("metaworld") is None
 
 
-@pytest.mark.parametrize("command", ["demonstrations", "evaluate", "compare"])
+@pytest.mark.parametrize("command", ["demonstrations", "small-model", "evaluate", "compare"])
 def test_help_has_examples_to_copy(command, capsys):
     assert run([command, "--help"], commands.app, commands.NAME) == 0
     assert f"    {commands.NAME} {command} " in capsys.readouterr().out
@@ -31,6 +31,7 @@ def test_help_has_examples_to_copy(command, capsys):
         (["evaluate", "model", "--output", "x.json", "--seed", "3"], "metaworld" if NONE else "--seed is 3, but"),
         (["demonstrations", "x", "--size", "99"], "metaworld" if NONE else "--size is 99, but must be an even number"),
         (["demonstrations", "x", "--tasks", "push-v3", "push-v3"], "metaworld" if NONE else "name each once"),
+        (["demonstrations", "x", "--views", "top"], "metaworld" if NONE else "--views names ['top'], but must"),
     ],
 )
 def test_bad_input_ends_in_one_line(arguments, said, tmp_path, monkeypatch, capsys):

@@ -31,18 +31,19 @@ def gate_scale(gates: np.ndarray) -> tuple[float, float]:
     return start, start + SHORTEST_SCALE
 
 
-def gate_overlays(frames: np.ndarray, gates: np.ndarray) -> list[np.ndarray]:
+def gate_overlays(frames: np.ndarray, gates: np.ndarray, ends: tuple[float, float] | None = None) -> list[np.ndarray]:
     """The first frame of each temporal patch in grey, with the gate over it in the colours of `gate_scale`.
 
     Args:
         frames: uint8[T, H, W, 3].
         gates: float[t, h, w] in (0, 1), t = ceil(T / 2).
+        ends: gates at the ends of the colours, by default those of `gate_scale`.
 
     Returns:
         t pictures uint8[H, W, 3].
     """
     height, width = frames.shape[1:3]
-    scale = optional_module("matplotlib.colors").Normalize(*gate_scale(gates))
+    scale = optional_module("matplotlib.colors").Normalize(*(ends or gate_scale(gates)))
     colour_map = optional_module("matplotlib").colormaps[COLOURS]
     overlays = []
     for frame, gate in zip(frames[::2], gates, strict=True):

@@ -174,7 +174,6 @@ class VegaForActionPrediction(VegaTaskModel):
             loss=loss, actions=predicted * scale + centre, gates=outputs.gates if output_gates else None
         )
 
-    @torch.no_grad()
     def predict_actions(
         self,
         processor: Any,
@@ -194,6 +193,22 @@ class VegaForActionPrediction(VegaTaskModel):
         Raises:
             ValueError: for another camera, a missing one, or images, a state or an instruction that cannot be.
         """
+        actions: Any = self.query(processor, images, instruction, state).actions
+        return actions[0].cpu().numpy() if isinstance(images, Mapping) else actions.cpu().numpy()
+
+    @torch.no_grad()
+    def query(
+        self,
+        processor: Any,
+        images: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        instruction: str | Sequence[str],
+        state: Any,
+        output_gates: bool = False,
+    ) -> VegaActionOutput:
+        """What the model makes of the arguments of `predict_actions`: actions float32[B, K, A], and gates if wanted.
+
+        The gates are one a camera, in the order of the cameras, robot by robot.
+        """
         is_one = isinstance(images, Mapping)
         several = [images] if isinstance(images, Mapping) else list(images)
         tasks = [instruction] if isinstance(instruction, str) else list(instruction)
@@ -205,15 +220,18 @@ class VegaForActionPrediction(VegaTaskModel):
                 "Give one of each for each robot."
             )
         states = self._checked("state", states, (len(several), self.config.state_size))
+        self._note_outside(states)
+        batch = action_inputs(processor, self.config, several, tasks)
+        inputs = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in batch.items()}
+        return self(**inputs, state=states, output_gates=output_gates)
+
+    def _note_outside(self, states: torch.Tensor) -> None:
+        """Notes in the log, once for each number, that states are beyond those of the data set."""
         for words in outside(states, self.config, "state"):
             name = words.partition(" ")[0]
             if name not in self._noted:
                 self._noted.add(name)
                 logger.warning("%s of %s. The model has not seen such states.", words, self._dataset)
-        batch = action_inputs(processor, self.config, several, tasks)
-        inputs = {name: value.to(self.device) if torch.is_tensor(value) else value for name, value in batch.items()}
-        actions: Any = self(**inputs, state=states).actions
-        return actions[0].cpu().numpy() if is_one else actions.cpu().numpy()
 
     @property
     def _dataset(self) -> str:

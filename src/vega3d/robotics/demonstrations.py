@@ -97,6 +97,15 @@ def episode_fault(data: Demonstrations, episode: int) -> str | None:
     return None
 
 
+def check_replay(data: Demonstrations, episode: int) -> None:
+    """Raises ValueError if there is no such episode, or it cannot be shown to a policy."""
+    if not 0 <= episode < len(data):
+        raise ValueError(f"There is no episode {episode} in {data.folder}, which has 0 to {len(data) - 1}.")
+    fault = episode_fault(data, episode)
+    if fault is not None:
+        raise ValueError(f"{data.folder}: episode {episode} {fault}. Give another episode.")
+
+
 def checked_numbers(
     folder: Path, episode: int, states: np.ndarray, actions: np.ndarray, sizes: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
