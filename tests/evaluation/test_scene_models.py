@@ -23,9 +23,10 @@ from vega3d.evaluation.scenes.readers import load_scenes
 from vega3d.evaluation.scenes.records import GroundingRecord
 from vega3d.evaluation.scenes.rooms import load_room_grounding
 from vega3d.evaluation.scenes.tables import PROMPTS, ROOMS_GROUNDING
+from vega3d.features.cache import FeatureCache, list_entries, read_entry, write_entry
 from vega3d.hub.assemble import add_grounding
 from vega3d.hub.load import load_task, load_vega
-from vega3d.modeling.grounding_vega3d import PROMPT
+from vega3d.modeling.grounding_prompts_vega3d import PROMPT
 from vega3d.rooms.dataset import DatasetSettings
 from vega3d.rooms.dataset.dataset import stored_rooms
 
@@ -92,6 +93,28 @@ def test_boxes_without_proposals_are_in_the_aligned_world_once(data, loaded):
         assert SHIFT - 1 < box[0] < SHIFT + ROOM[0] + 1
 
 
+@pytest.mark.parametrize("proposals", [None, "none"])
+def test_features_on_disk_give_the_same_boxes(proposals, data, loaded, tmp_path):
+    """But for their rounding to bf16; a hit gives what the miss gave, and is read from the disk."""
+    records = load_scenes("multi3drefer", data, proposals=proposals)[0]
+    plain = GroundingAnswerer(*loaded, "tiny", read)
+    cached = GroundingAnswerer(*loaded, "tiny", read, FeatureCache(tmp_path))
+    online, missed = plain.answer(records), cached.answer(records)
+    assert cached.cache.stats()["entries"] == 2  # one for each scan
+    assert cached.settings == plain.settings | {"cached_features": True}
+    found = GroundingAnswerer(*loaded, "tiny", read, FeatureCache(tmp_path)).answer(records)
+    for one, miss, hit in zip(online, missed, found, strict=True):
+        np.testing.assert_allclose(miss.boxes, one.boxes, atol=1e-2)  # [m]
+        np.testing.assert_allclose(miss.scores, one.scores, atol=1e-2)
+        assert np.array_equal(miss.boxes, hit.boxes) and np.array_equal(miss.scores, hit.scores)
+
+    for entry in list_entries(tmp_path):
+        hidden = read_entry(entry.path, entry.path.stem)
+        write_entry(entry.path, torch.zeros_like(hidden), {"key": entry.path.stem})
+    spoiled = GroundingAnswerer(*loaded, "tiny", read, FeatureCache(tmp_path)).answer(records)
+    assert not all(same(one, other) for one, other in zip(found, spoiled, strict=True))
+
+
 def test_a_caption_is_of_the_point_in_its_prompt(data, loaded, checkpoint):
     model, processor = load_vega(checkpoint, device="cpu")
     records = load_scenes("scan2cap", data)[0]
@@ -121,9 +144,12 @@ def test_boxes_and_words_are_not_mixed_up(data, loaded):
 @pytest.mark.parametrize("benchmark", ["multi3drefer", "sqa3d"])
 def test_the_command_asks_a_model(benchmark, data, checkpoint, tmp_path):
     command = ["evaluate", checkpoint, "--benchmark", benchmark, "--data", data, "--num-frames", FRAMES]
-    done = run(*map(str, command), "--device", "cpu", "--json", "--output", tmp_path / "result.json")
+    files = ["--output", tmp_path / "result.json", "--cache", tmp_path / "features"]
+    done = run(*map(str, [*command, *files]), "--device", "cpu", "--json")
     assert done.exit_code == 0, done.stderr
+    assert FeatureCache(tmp_path / "features").stats()["entries"] == 2
     values = json.loads(done.stdout)
+    assert values["settings"]["cached_features"] is True
     assert values["num_questions"] == 6 and values["settings"]["num_frames"] == FRAMES
     assert values["settings"]["position_code"] == "sin3d"
 

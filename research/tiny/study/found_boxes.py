@@ -22,7 +22,8 @@ from vega3d.evaluation.run import AnyAnswerer
 from vega3d.evaluation.scenes.answerers import BASELINES, scene_baseline
 from vega3d.evaluation.scenes.records import ChosenBoxes, GroundingRecord, best_proposal, with_scores
 from vega3d.evaluation.scenes.tables import SET_BENCHMARKS
-from vega3d.modeling.grounding_vega3d import PROMPT, VegaForVisualGrounding
+from vega3d.modeling.grounding_prompts_vega3d import PROMPT
+from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 from vega3d.rooms.dataset.grounding import questions_from_rows
 from vega3d.statistics import RESAMPLES
 

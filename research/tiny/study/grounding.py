@@ -17,7 +17,8 @@ from research.tiny.study.packs import NOTHING, Asked, Prefix
 from research.tiny.study.recipe import GroundingRecipe
 from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.grounding_head_vega3d import box_loss, right_boxes
-from vega3d.modeling.grounding_vega3d import COORD_TOKEN, GROUND_TOKEN, PROMPT, VegaForVisualGrounding
+from vega3d.modeling.grounding_prompts_vega3d import COORD_TOKEN, GROUND_TOKEN, PROMPT
+from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 from vega3d.modeling.positions_vega3d import points_in_boxes, sinusoids, voxels
 from vega3d.rooms.questions.proposals import PROPOSALS
 

@@ -55,6 +55,37 @@ def checked_boxes(
     return values
 
 
+def checked_box_lists(
+    boxes: Any,
+    count: int,
+    lower: Sequence[float],
+    upper: Sequence[float],
+    name: str,
+    device: torch.device | None = None,
+) -> list[torch.Tensor | None]:
+    """The boxes of each of `count` prompts by `checked_boxes`, whose arguments are the others; None stays None.
+
+    Raises ValueError as it does, and if they are of another number of prompts.
+    """
+    if boxes is None:
+        return [None] * count
+    if len(boxes) != count:
+        raise ValueError(
+            f"There are {count} prompts, but {name} for {len(boxes)}. Give a list, one float[M, 6 or 7] a prompt."
+        )
+    return [
+        None if one is None else checked_boxes(one, lower, upper, f"{name} of prompt {number}", device)
+        for number, one in enumerate(boxes)
+    ]
+
+
+def grown(boxes: torch.Tensor, margin: float) -> torch.Tensor:
+    """The boxes float[M, 6 or 7] with a margin [m] on every side."""
+    larger = boxes.clone()
+    larger[:, 3:6] += 2 * margin
+    return larger
+
+
 def turned(offsets: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
     """float[..., 2] turned counter-clockwise by float[...] [rad]."""
     cos, sin = angle.cos(), angle.sin()
@@ -147,3 +178,10 @@ def generalised_iou(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     around = (torch.maximum(high, other_high) - torch.minimum(low, other_low)).prod(-1).clamp(min=1e-9)
     union = boxes[:, 3:].prod(-1) + others[:, 3:].prod(-1) - common
     return common / union.clamp(min=1e-9) - (around - union) / around
+
+
+def best_iou(boxes: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """float64[]: of the first box with the target that it overlaps most; NaN where either is missing."""
+    if len(boxes) == 0 or len(targets) == 0:
+        return torch.full((), float("nan"), dtype=torch.float64, device=boxes.device)
+    return box_iou(boxes[:1].detach(), targets).max()

@@ -1,139 +1,35 @@
 """Grounding: the box in the world that a sentence describes, among boxes given or from the visual tokens alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import ModelOutput
 
-from .boxes_vega3d import box_iou, checked_boxes
+from .boxes_vega3d import best_iou, checked_box_lists, grown
 from .checkpoint_vega3d import AUTO_MAP
 from .configuration_vega3d import VegaConfig
-from .grounding_head_vega3d import (
-    GroundingHead,
-    InfoNCEHead,
-    Ranking,
-    box_loss,
-    check_ranking,
-    ranked,
-    right_boxes,
+from .grounding_head_vega3d import GroundingHead, InfoNCEHead, Ranking, box_loss, check_ranking, ranked, right_boxes
+from .grounding_outputs_vega3d import (
+    Features,
+    Grounding,
+    PlacedVisuals,
+    Prompted,
+    SeenVideo,
+    VegaGroundingOutput,
+    listed,
 )
+from .grounding_prompts_vega3d import TOKENS, ground_places, ground_text, with_other_text
 from .inputs_vega3d import PATCH_GRIDS, VisualInputs, checked_streams, split_visuals, visual_rows
-from .modeling_vega3d import Gates, VegaForSpatialReasoning, VegaTaskModel
+from .modeling_vega3d import VegaForSpatialReasoning, VegaTaskModel
 from .positions_vega3d import object_vectors, points_in_boxes, position_code, with_positions
-from .tokens_vega3d import checked_words, prompt_text
 
-GROUND_TOKEN, COORD_TOKEN = "<ground>", "<coord>"
-TOKENS = {"ground_token_id": GROUND_TOKEN, "coord_token_id": COORD_TOKEN}
-PROMPT = "Find what is described in this scene: {expression}"
 POSITIONS = ("visual_positions", "visual_positions_mask")
 HOW_TO_MAKE = "Make one of any checkpoint by VegaForVisualGrounding.from_reasoning, or `vega3d assemble --grounding`."
 Boxes = Sequence[torch.Tensor | None] | None
 TokenBox = tuple[torch.Tensor, torch.Tensor]  # scores of the visual tokens, and the box that is read off them
-
-
-@dataclass
-class PlacedVisuals:
-    """Visual tokens of a batch with their positions, computed once for several sentences.
-
-    Args:
-        mm_encoder_outputs: as in `VegaEncoderOutput`, with the code of positions: what the language model reads.
-        tokens: float[N, D] a visual, without that code: what objects are means of.
-        positions: float32[N, 3] a visual [m].
-        placed: bool[N] a visual, which of the tokens have a position.
-        gates: as in `VegaEncoderOutput`.
-    """
-
-    mm_encoder_outputs: dict[str, ModelOutput]
-    tokens: tuple[torch.Tensor, ...]
-    positions: tuple[torch.Tensor, ...]
-    placed: tuple[torch.Tensor, ...]
-    gates: Gates | None = None
-
-
-@dataclass
-class VegaGroundingOutput(ModelOutput):
-    """What was found for each prompt of a batch.
-
-    Args:
-        loss: mean over the prompts, if there are labels.
-        scores: float32[M + 1] a prompt: cosines of its M boxes and of "no target", the last; float32[M] logits for the
-            head `mlp`. Without boxes, of its visual tokens that have a position.
-        chosen: int[K] a prompt, the numbers of its boxes that the ranking takes, the best first; without boxes [0], or
-            none.
-        boxes: float32[K, 6 or 7] a prompt, these boxes [m].
-        iou: float64[B], of the best box of each prompt with the label that it overlaps most; NaN where either is
-            missing; None without labels.
-        gates: as in `VegaEncoderOutput`.
-    """
-
-    loss: torch.Tensor | None = None
-    scores: tuple[torch.Tensor, ...] | None = None
-    chosen: tuple[torch.Tensor, ...] | None = None
-    boxes: tuple[torch.Tensor, ...] | None = None
-    iou: torch.Tensor | None = None
-    gates: Gates | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grounding:
-    """The box that a sentence describes, and the next best one.
-
-    Attributes:
-        box: centre, sizes [m], and with boxes of 7 the yaw [rad]; None if there was no box to choose from.
-        number: of the box among those given; None without them.
-        score: cosine or logit of the box; without boxes the highest of the tokens that it was read off.
-        runner_up: the next best box, or None.
-        no_target_score: that nothing fits; None for the head `mlp`.
-        boxes: those that the ranking takes, the best first: of `multi3drefer` none, one or several.
-        scores: cosines or logits of `boxes`, one each.
-    """
-
-    box: list[float] | None
-    number: int | None = None
-    score: float | None = None
-    runner_up: list[float] | None = None
-    runner_up_score: float | None = None
-    no_target_score: float | None = None
-    boxes: list[list[float]] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-
-    @property
-    def is_found(self) -> bool:
-        """Whether there is a box, and it has a higher score than "no target"."""
-        return self.score is not None and (self.no_target_score is None or self.score > self.no_target_score)
-
-
-@dataclass(frozen=True)
-class SeenVideo:
-    """A video that `VegaForVisualGrounding.look` has read, for any number of sentences.
-
-    Args:
-        text: prompt that it was read with, up to `<ground>`.
-        input_ids: int[1, L], of that prompt.
-        visual: the visuals of `encode_scene`.
-        language: what `VegaModel.forward` takes beside them.
-        scene: encoded; None for a fusion that reads the sentence, which encodes it for each.
-    """
-
-    text: str
-    input_ids: torch.Tensor
-    visual: VisualInputs
-    language: Mapping[str, Any]
-    scene: PlacedVisuals | None
-
-
-@dataclass
-class Prompted:
-    """What one prompt of a batch is about: float[D], float[N, D], float32[N, 3] of the N placed tokens, and boxes."""
-
-    query: torch.Tensor
-    tokens: torch.Tensor
-    positions: torch.Tensor
-    boxes: torch.Tensor | None
 
 
 class VegaForVisualGrounding(VegaTaskModel):
@@ -290,7 +186,7 @@ class VegaForVisualGrounding(VegaTaskModel):
         boxes: Any = None,
         ranking: Ranking = "scanrefer",
         **inputs,
-    ) -> "Grounding | list[Grounding]":
+    ) -> Grounding | list[Grounding]:
         """The box that a sentence describes, or those of several sentences about the same scene.
 
         Args:
@@ -300,7 +196,7 @@ class VegaForVisualGrounding(VegaTaskModel):
             boxes: float[M, 6 or 7], proposals [m]; None to do without.
             ranking: decides on `Grounding.boxes`, as in `forward`.
             inputs: `depth`, `intrinsics`, `world_from_camera` of the frames, `num_frames` and other arguments of the
-                processor.
+                processor; and `cache`, as of `look`.
 
         Raises:
             ValueError: as `forward` and the processor, and for a sentence that is empty or holds special tokens.
@@ -320,13 +216,18 @@ class VegaForVisualGrounding(VegaTaskModel):
         return found[0] if isinstance(expression, str) else found
 
     @torch.no_grad()
-    def look(self, processor: Any, video: Any, expression: str = "it", **inputs) -> SeenVideo:
+    def look(
+        self, processor: Any, video: Any, expression: str = "it", cache: Features | None = None, **inputs
+    ) -> SeenVideo:
         """A video read and encoded once, for `ground` to find several things in; `expression` is any sentence.
 
-        Arguments are those of `ground`, and so are the errors.
+        `cache` is a `FeatureCache`, in which the generator's features are looked up and stored, rounded to bf16.
+        The other arguments are those of `ground`, and so are the errors.
         """
         text = ground_text(processor, expression)
         batch: dict[str, Any] = dict(processor(text=[text], videos=[video], **inputs).to(self.device))
+        if cache is not None:
+            batch = cache.fill(self, batch)
         ids = batch.pop("input_ids")
         for name in ("attention_mask", "mm_token_type_ids"):  # of this sentence
             batch.pop(name, None)
@@ -340,19 +241,8 @@ class VegaForVisualGrounding(VegaTaskModel):
         return next(self.grounding_head.parameters()).device
 
     def _checked(self, boxes: Any, name: str, count: int) -> list[torch.Tensor | None]:
-        """The boxes of each prompt, checked; raises ValueError if they are of another number of prompts."""
-        if boxes is None:
-            return [None] * count
-        if len(boxes) != count:
-            raise ValueError(
-                f"There are {count} prompts, but {name} for {len(boxes)}. Give a list, one float[M, 6 or 7] a prompt."
-            )
         lower, upper = self.config.position_range
-        device = self._head_device
-        return [
-            None if one is None else checked_boxes(one, lower, upper, f"{name} of prompt {number}", device)
-            for number, one in enumerate(boxes)
-        ]
+        return checked_box_lists(boxes, count, lower, upper, name, self._head_device)
 
     def _checked_labels(self, labels: Any, count: int) -> list[torch.Tensor]:
         """The true boxes of each prompt, checked; raises ValueError as `_checked`, and for a prompt without."""
@@ -414,14 +304,8 @@ class VegaForVisualGrounding(VegaTaskModel):
             return vectors
         return vectors + position_code(points, self.config).to(vectors)
 
-    def _grown(self, boxes: torch.Tensor) -> torch.Tensor:
-        """The boxes float[M, 6 or 7] with `grounding_margin` on every side."""
-        grown = boxes.clone()
-        grown[:, 3:6] += 2 * self.config.grounding_margin
-        return grown
-
     def _box_scores(self, prompt: Prompted, boxes: torch.Tensor) -> torch.Tensor:
-        objects = object_vectors(prompt.tokens, prompt.positions, None, self._grown(boxes))
+        objects = object_vectors(prompt.tokens, prompt.positions, None, grown(boxes, self.config.grounding_margin))
         return self.grounding_head.ranking.scores(prompt.query, self._coded(objects, boxes[:, :3]))
 
     def _token_box(self, prompt: Prompted) -> TokenBox:
@@ -455,7 +339,7 @@ class VegaForVisualGrounding(VegaTaskModel):
             loss = loss + self._ranking_loss(scores, right_boxes(prompt.boxes, targets), targets)
         if free is not None:
             token_scores, box = free
-            held = points_in_boxes(prompt.positions, self._grown(targets)).any(0)
+            held = points_in_boxes(prompt.positions, grown(targets, self.config.grounding_margin)).any(0)
             found = self._ranking_loss(token_scores, held, targets)
             if len(targets) > 0:
                 found = found + box_loss(box, targets)
@@ -474,7 +358,7 @@ class VegaForVisualGrounding(VegaTaskModel):
         """
         free = self._token_box(prompt)
         best = [(free[1], free[0][: len(prompt.tokens)].max())]
-        outside = ~points_in_boxes(prompt.positions, self._grown(free[1][None]))[0]
+        outside = ~points_in_boxes(prompt.positions, grown(free[1][None], self.config.grounding_margin))[0]
         if outside.any() and not outside.all():
             rest = replace(prompt, tokens=prompt.tokens[outside], positions=prompt.positions[outside])
             scores, box = self._token_box(rest)
@@ -505,58 +389,3 @@ class VegaForVisualGrounding(VegaTaskModel):
             boxes=taken.tolist(),
             scores=taken_scores.tolist(),
         )
-
-
-def ground_places(input_ids: torch.Tensor, config: VegaConfig) -> torch.Tensor:
-    """int[B]: where `<ground>` stands in each row of int[B, L]; raises ValueError unless each row has one."""
-    found = torch.eq(input_ids, config.ground_token_id)  # type: ignore[arg-type]  # `__init__` saw that there is one
-    counts = found.sum(-1).tolist()
-    wrong = [row for row, count in enumerate(counts) if count != 1]
-    if wrong:
-        raise ValueError(
-            f"Prompt {wrong[0]} has {counts[wrong[0]]} tokens {GROUND_TOKEN} (id {config.ground_token_id}), but must "
-            f"have one. Write the prompt by `ground_text`, which puts it at the end."
-        )
-    return found.long().argmax(-1)
-
-
-def ground_text(processor: Any, expression: str) -> str:
-    """The prompt about one video that asks for what a sentence describes, up to `<ground>`.
-
-    Raises ValueError for a sentence that is empty, or that holds `<ground>` or placeholders of visuals.
-    """
-    kind, reserved = "a sentence that describes an object", (GROUND_TOKEN, COORD_TOKEN)
-    words = checked_words(processor, expression, "The expression", kind, reserved)
-    content = [{"type": "video"}, {"type": "text", "text": PROMPT.format(expression=words)}]
-    return prompt_text(processor, content, GROUND_TOKEN)
-
-
-def with_other_text(input_ids: torch.Tensor, text: str, other: str, processor: Any) -> torch.Tensor:
-    """int[1, L']: the prompt int[1, L] of `text` with what follows the video taken from `other`.
-
-    Raises ValueError if the tokens after the video depend on what stands before it.
-    """
-    if other == text:
-        return input_ids
-    tails = [one.split(processor.video_token)[1] for one in (text, other)]
-    tail, other_tail = (
-        processor.tokenizer(one, add_special_tokens=False, return_tensors="pt")["input_ids"].to(input_ids.device)
-        for one in tails
-    )
-    if not torch.equal(input_ids[:, -tail.shape[1] :], tail):
-        raise ValueError(
-            f"The processor writes {tails[0][:80]!r} after the video in another way than alone, so the video cannot "
-            "be shared between sentences. Ask about each by itself."
-        )
-    return torch.cat([input_ids[:, : -tail.shape[1]], other_tail], dim=1)
-
-
-def listed(value: torch.Tensor | None) -> Any:
-    return None if value is None else value.tolist()
-
-
-def best_iou(boxes: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """float64[]: of the first box with the target that it overlaps most; NaN where either is missing."""
-    if len(boxes) == 0 or len(targets) == 0:
-        return torch.full((), float("nan"), dtype=torch.float64, device=boxes.device)
-    return box_iou(boxes[:1].detach(), targets).max()

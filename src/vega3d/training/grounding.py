@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from vega3d.modeling.boxes_vega3d import checked_boxes
-from vega3d.modeling.grounding_vega3d import ground_text
+from vega3d.modeling.grounding_prompts_vega3d import ground_text
 from vega3d.processing.clip_geometry_vega3d import ClipGeometry
 from vega3d.processing.media_vega3d import flatten_videos, load_clips
 from vega3d.processing.video_vega3d import VideoClip

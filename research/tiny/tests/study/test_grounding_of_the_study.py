@@ -21,7 +21,8 @@ from research.tiny.study.table import read_results
 from vega3d.files import read_json
 from vega3d.hub.load import load_task
 from vega3d.modeling.grounding_head_vega3d import right_boxes
-from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding, ground_text
+from vega3d.modeling.grounding_prompts_vega3d import ground_text
+from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 from vega3d.processing.clip_geometry_vega3d import ClipGeometry
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.rooms.dataset.files import FPS
