@@ -12,6 +12,7 @@ from analysis.posed_clips import room_clip, write_scannet
 from command_line import run
 from tiny_checkpoints import FROZEN
 from vega3d.analysis.layouts import read_posed_video
+from vega3d.features.cache import FeatureCache
 from vega3d.geometry import Box, box_corners, box_iou, look_at, project
 from vega3d.hub.assemble import add_grounding
 from vega3d.inference.box_views import GREEN, MARK, clipped, drawn, frames_showing, thinned
@@ -120,7 +121,12 @@ def test_proposals_go_by_the_name_of_the_clip(checkpoint, tmp_path):
     (tmp_path / "boxes.json").write_text(json.dumps({"scannet/scene0000_00": boxes}))
     values = found(scan, "a lamp", "--model", checkpoint, "--proposals", tmp_path / "boxes.json", "--num-frames", "3")
     assert values["proposals"] == 2 and values["num_frames"] == 3
-    assert found(scan, "a lamp", "--model", checkpoint)["proposals"] is None
+    free = found(scan, "a lamp", "--model", checkpoint)
+    assert free["proposals"] is None
+    cached = found(scan, "a lamp", "--model", checkpoint, "--cache", tmp_path / "features")
+    assert FeatureCache(tmp_path / "features").stats()["entries"] == 1
+    for part in ("center", "size"):
+        assert cached["box"][part] == pytest.approx(free["box"][part], abs=1e-2)  # features are rounded to bf16
     other = write_scannet(tmp_path / "scene0001_00", room_clip(5, 64, 64))
     several = run("ground", tmp_path, "a lamp", "--model", checkpoint)
     assert several.exit_code == 2 and "has 2 clips: scene0000_00, scene0001_00" in several.stderr

@@ -289,8 +289,6 @@ class ScanQuestions(NamedTuple):
 
         evenly(2, model.num_frames or 2)
         if self.benchmark in GROUNDING_BENCHMARKS:
-            if model.cache is not None:
-                raise ValueError(f"Grounding reads no --cache, so it would have no effect on {self.benchmark}.")
             common.grounding_folder(model.name)
         elif self.benchmark == "scan2cap":
             common.grounding_folder(model.name, "coord_token_id")
@@ -305,16 +303,15 @@ class ScanQuestions(NamedTuple):
             from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
             from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 
+            features = common.open_cache(model.cache)
             task: Any = VegaForSpatialReasoning
             if self.benchmark in GROUNDING_BENCHMARKS:
                 task = VegaForVisualGrounding
             loaded, processor = load_task(task, model.name, model.four_bit, model.device)
             views = model.num_frames or processor.num_frames
             settings = {"num_frames": views, "skip_lost": self.skip_lost, "four_bit": model.four_bit}
-            if task is VegaForVisualGrounding:
-                return GroundingAnswerer(loaded, processor, model.name, self.reader(views), **settings)
-            features = common.open_cache(model.cache)
-            return TextAnswerer(loaded, processor, model.name, self.reader(views), cache=features, **settings)
+            kind: Any = GroundingAnswerer if task is VegaForVisualGrounding else TextAnswerer
+            return kind(loaded, processor, model.name, self.reader(views), cache=features, **settings)
 
     def reader(self, views: int) -> Callable[[Any], Any]:
         """The clip of a question's scan, as `evaluation` takes it."""

@@ -58,6 +58,7 @@ def ground(
         Path | None, typer.Option(help="JPEG file for the frames that show most of the box, with the box.")
     ] = None,
     four_bit: common.FourBit = False,
+    cache: common.CacheOption = None,
     device: common.Device = None,
 ) -> None:
     """Find the box that a sentence describes in a posed RGB-D clip.
@@ -76,7 +77,8 @@ def ground(
         from vega3d.analysis.layouts import read_posed_video
         from vega3d.hub.load import load_processor, load_task
         from vega3d.modeling.boxes_vega3d import checked_boxes
-        from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding, ground_text
+        from vega3d.modeling.grounding_prompts_vega3d import ground_text
+        from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 
         cameras, processor = common.intrinsics(intrinsics), load_processor(checkpoint)
         ground_text(processor, expression)  # refuses what cannot be asked
@@ -85,11 +87,12 @@ def ground(
         if boxes is not None:
             lower, upper = VegaConfig.from_pretrained(checkpoint).position_range
             checked_boxes(boxes, lower, upper, f"The boxes of {file}")
+        features = common.open_cache(cache)
         start = time.perf_counter()
         loaded, processor = load_task(VegaForVisualGrounding, checkpoint, four_bit, device)
         loading_seconds = round(time.perf_counter() - start, 3)
     start = time.perf_counter()
-    found: Any = loaded.ground(processor, clip, expression, boxes, num_frames=len(clip))
+    found: Any = loaded.ground(processor, clip, expression, boxes, cache=features, num_frames=len(clip))
     seconds = round(time.perf_counter() - start, 3)
     if view is not None:
         from vega3d.inference.box_views import save_box_view

@@ -23,7 +23,8 @@ from vega3d.evaluation.scenes.readers import load_scenes
 from vega3d.evaluation.scenes.records import GroundingRecord
 from vega3d.evaluation.scenes.rooms import load_room_grounding
 from vega3d.evaluation.scenes.tables import PROMPTS, ROOMS_GROUNDING
-from vega3d.features.cache import FeatureCache, list_entries, read_entry, write_entry
+from vega3d.features.cache import FeatureCache
+from vega3d.features.entries import list_entries, read_entry, write_entry
 from vega3d.hub.assemble import add_grounding
 from vega3d.hub.load import load_task, load_vega
 from vega3d.modeling.grounding_prompts_vega3d import PROMPT

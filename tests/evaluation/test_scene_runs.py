@@ -224,7 +224,6 @@ REFUSED = [
     (["m", "--benchmark", "scanqa", "--train-table", "t.json"], "--train-table is only read by --baseline blind"),
     (["vega3d-tiny", "--benchmark", "scanrefer", "--data", "x"], "not made for grounding: its config has no ground_"),
     (["vega3d-tiny", "--benchmark", "scan2cap", "--data", "x"], "not made for grounding: its config has no coord_"),
-    (["vega3d-tiny", "--benchmark", "scanrefer", "--cache", "x"], "Grounding reads no --cache"),
     (["--benchmark", "rooms-grounding", "--baseline", "oracle", "--proposals", "x"], "one of detected, true, none"),
     (["--benchmark", "rooms-grounding", "--baseline", "oracle", "--table", "x"], "--table would have no effect"),
     (["--benchmark", "scanqa", "--baseline", "chance", "--skip-lost"], "asks no model"),

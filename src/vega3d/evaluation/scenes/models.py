@@ -8,9 +8,11 @@ import numpy as np
 from vega3d.evaluation.answerers import model_settings
 from vega3d.evaluation.rules import UNIQUE_OR_MULTIPLE
 from vega3d.evaluation.scenes.records import ChosenBoxes, GroundingRecord, SceneRecord, TextRecord
+from vega3d.features.cache import FeatureCache
 from vega3d.inference.session import Session
 from vega3d.modeling.grounding_head_vega3d import Ranking
-from vega3d.modeling.grounding_vega3d import PROMPT, VegaForVisualGrounding
+from vega3d.modeling.grounding_prompts_vega3d import PROMPT
+from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
 from vega3d.processing.video_vega3d import VideoClip
@@ -43,13 +45,20 @@ class GroundingAnswerer:
     Args:
         name: what the result file calls the model.
         read: the clip of a question's scan, all frames of which the model sees.
+        cache: the generator's features on disk, as in `Session`.
         settings: more of what answers depend on, such as how many frames are read.
     """
 
     def __init__(
-        self, model: VegaForVisualGrounding, processor: VegaProcessor, name: str, read: ReadScan, **settings: Any
+        self,
+        model: VegaForVisualGrounding,
+        processor: VegaProcessor,
+        name: str,
+        read: ReadScan,
+        cache: FeatureCache | None = None,
+        **settings: Any,
     ):
-        self.model, self.processor, self.read = model, processor, read
+        self.model, self.processor, self.read, self.cache = model, processor, read, cache
         self.scans = LastScan(self.look)
         self.settings = {
             "name": name,
@@ -60,10 +69,12 @@ class GroundingAnswerer:
             "position_code": model.config.position_code,
             "grounding_tokens": model.config.grounding_tokens,
         }
+        if cache is not None:  # absent otherwise, so that earlier runs continue
+            self.settings["cached_features"] = True
 
     def look(self, record: SceneRecord) -> Any:
         clip = self.read(record)
-        return self.model.look(self.processor, clip, num_frames=len(clip))
+        return self.model.look(self.processor, clip, cache=self.cache, num_frames=len(clip))
 
     def answer(self, records: Sequence[SceneRecord]) -> list[ChosenBoxes]:
         """As `SceneAnswerer.answer`; raises ValueError for a question in words, and as `ground` does."""

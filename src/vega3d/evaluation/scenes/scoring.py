@@ -191,5 +191,8 @@ def corpus_values(benchmark: str, records: Sequence[Any], answers: Sequence[Any]
     if missing is not None:
         return {"meteor": {"score": None, "missing": missing}}
     pairs = [COMPARED[benchmark](record, answer) for record, answer in zip(records, answers, strict=True)]
-    score = meteor([text for text, _ in pairs], [references for _, references in pairs])
+    try:
+        score = meteor([text for text, _ in pairs], [references for _, references in pairs])
+    except RuntimeError as error:  # the answers have cost more than this number
+        return {"meteor": {"score": None, "missing": str(error)}}
     return {"meteor": {"score": score, "missing": None}}

@@ -153,7 +153,7 @@ def longest_common(first: Sequence[str], second: Sequence[str]) -> int:
 def meteor_missing() -> str | None:
     """Why METEOR cannot be computed here, or None if it can."""
     if shutil.which("java") is None:
-        return "it needs Java, and there is no java here"
+        return "it needs Java, and there is no java here. Install a Java runtime, such as default-jre-headless"
     try:
         check_installed("pycocoevalcap")
     except MissingExtraError as error:
@@ -162,11 +162,24 @@ def meteor_missing() -> str | None:
 
 
 def meteor(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """METEOR of a corpus in [0, 1], by the Java program that pycocoevalcap brings."""
+    """METEOR of a corpus in [0, 1], by the Java program that pycocoevalcap brings.
+
+    Raises RuntimeError if that program ends early, as without 2 GiB of memory.
+    """
+    wanted = {place: [on_one_line(text) for text in texts] for place, texts in enumerate(references)}
+    given = {place: [on_one_line(text)] for place, text in enumerate(answers)}
     scorer = optional_module("pycocoevalcap.meteor.meteor").Meteor()
-    wanted, given = dict(enumerate(map(list, references))), {place: [text] for place, text in enumerate(answers)}
-    score, _ = scorer.compute_score(wanted, given)
+    try:
+        score, _ = scorer.compute_score(wanted, given)
+    except (OSError, ValueError) as error:
+        scorer.lock.release()  # which its destructor waits for
+        raise RuntimeError("java ended early. METEOR takes up to 2 GiB of memory") from error
     return float(score)
+
+
+def on_one_line(text: str) -> str:
+    """A text as METEOR's program reads it: one line, without the `|||` that it has between texts."""
+    return " ".join(text.replace("|||", " ").split())
 
 
 def caption_words(text: str) -> str:
