@@ -131,7 +131,7 @@ class VegaGenerator(PreTrainedModel):
         from .generator_wan_vega3d import LOADERS  # and diffusers, which takes seconds, only where it is needed
 
         folder = Path(folder)
-        tower = LOADERS[self.config.family](self.config, folder, dtype or self.prompt_embeds.dtype)
+        tower: Any = LOADERS[self.config.family](self.config, folder, dtype or self.prompt_embeds.dtype)
         if offload:
             tower.offload(self.prompt_embeds.device)
         else:
