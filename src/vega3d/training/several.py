@@ -81,7 +81,7 @@ def wrong_of_deepspeed(plugin: DeepSpeedPlugin) -> list[tuple[bool, str, str]]:
 def give_scalars_a_dimension(model: nn.Module) -> list[str]:
     """Gives each scalar weight, such as the residual scale r, one dimension, and returns their names.
 
-    FSDP2 cuts weights along the first dimension, and DeepSpeed sends them as bytes. `whole_weights` takes it away again.
+    FSDP2 cuts weights along the first dimension, and DeepSpeed sends them as bytes. `whole_weights` takes it away.
     """
     with generator_apart(model):
         scalars = [(name, parameter) for name, parameter in model.named_parameters() if parameter.ndim == 0]
@@ -93,7 +93,7 @@ def give_scalars_a_dimension(model: nn.Module) -> list[str]:
 def prepare_plugin(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> None:
     """Tells FSDP2 which layers it cuts one by one, and leaves dtypes to autocast.
 
-    Weights keep their dtype, and inputs theirs, as with DDP: FSDP2's own mixed precision would round r and positions in
+    Weights keep their dtype, and inputs theirs, as with DDP: FSDP2 would otherwise round r and positions in
     the world. Raises ValueError if trained weights are of several dtypes.
     """
     dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
