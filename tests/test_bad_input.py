@@ -113,6 +113,7 @@ OPTIONS: Options = {
     "cache": (
         ["cache", "clip.mp4", "--cache", "features"],
         {
+            "--shard": ("2/2", "0/0", "-1/2", "1", "a/b", "0/2/2"),
             "--num-frames": COUNT,
             "--fps": POSITIVE,
             "--block": tuple(value for value in LIST_OF_COUNTS if value != "1,1"),

@@ -78,33 +78,36 @@ def wrong_of_deepspeed(plugin: DeepSpeedPlugin) -> list[tuple[bool, str, str]]:
     ]
 
 
-def make_shardable(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> list[str]:
-    """Readies a model for FSDP2, which cuts layers along the first dimension; returns the names of its scalars.
+def give_scalars_a_dimension(model: nn.Module) -> list[str]:
+    """Gives each scalar weight, such as the residual scale r, one dimension, and returns their names.
 
-    A scalar, such as the residual scale r, gets one dimension; `whole_weights` takes it away again. Weights keep their
-    dtype, and inputs theirs, as with DDP: FSDP2's own mixed precision would round r and positions in the world.
-
-    Raises:
-        ValueError: if trained weights are of several dtypes.
+    FSDP2 cuts weights along the first dimension, and DeepSpeed sends them as bytes. `whole_weights` takes it away.
     """
-    dtypes = {
-        str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters() if parameter.requires_grad
-    }
+    with generator_apart(model):
+        scalars = [(name, parameter) for name, parameter in model.named_parameters() if parameter.ndim == 0]
+    for _, parameter in scalars:
+        parameter.data = parameter.data.reshape(1)
+    return [name for name, _ in scalars]
+
+
+def prepare_plugin(model: nn.Module, plugin: FullyShardedDataParallelPlugin) -> None:
+    """Tells FSDP2 which layers it cuts one by one, and leaves dtypes to autocast.
+
+    Weights keep their dtype, and inputs theirs, as with DDP: FSDP2 would otherwise round r and positions in
+    the world. Raises ValueError if trained weights are of several dtypes.
+    """
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.requires_grad}
     if len(dtypes) > 1:
         raise ValueError(
             f"The trained weights are {' and '.join(sorted(dtypes))}, but FSDP2 needs them in one dtype. Leave "
             "float32_trained at true, or cast them."
         )
     plugin.mixed_precision_policy = None
-    with generator_apart(model):
-        scalars = [(name, parameter) for name, parameter in model.named_parameters() if parameter.ndim == 0]
-        for _, parameter in scalars:
-            parameter.data = parameter.data.reshape(1)
-        if plugin.transformer_cls_names_to_wrap is None:
+    if plugin.transformer_cls_names_to_wrap is None:
+        with generator_apart(model):
             layers = set(next(m for m in model.modules() if isinstance(m, VegaModel))._no_split_modules)
             present = {type(module).__name__ for module in model.modules()}
-            plugin.transformer_cls_names_to_wrap = sorted(layers & present)
-    return [name for name, _ in scalars]
+        plugin.transformer_cls_names_to_wrap = sorted(layers & present)
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

@@ -78,9 +78,9 @@ class VegaTrainer(Trainer):
         super().__init__(model, args, **kwargs)
         several.check_launch(self.accelerator)
         self.is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        self._scalars: list[str] = []
+        self._scalars = several.give_scalars_a_dimension(model) if self.is_sharded else []
         if self.is_fsdp_enabled:
-            self._scalars = several.make_shardable(model, self.accelerator.state.fsdp_plugin)
+            several.prepare_plugin(model, self.accelerator.state.fsdp_plugin)
         self.model_accepts_loss_kwargs = False  # PEFT's wrapper hides that the model's loss is a mean over the batch
         self._loss_shifts_labels = True  # Trainer knows this of the classes that it has by name
         self.label_smoother = None  # it would take labels for those of models that it has by name, and not shift them
@@ -139,7 +139,7 @@ class VegaTrainer(Trainer):
         return prepared
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
-        """Autocast for FSDP, too, where accelerate leaves it to FSDP's own mixed precision (`make_shardable`)."""
+        """Autocast for FSDP, too, where accelerate leaves it to FSDP's own mixed precision (`prepare_plugin`)."""
         return self.accelerator.autocast() if self.is_fsdp_enabled else super().autocast_smart_context_manager()
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
