@@ -72,7 +72,7 @@ def wrong_of_deepspeed(plugin: DeepSpeedPlugin) -> list[tuple[bool, str, str]]:
     """The same of DeepSpeed."""
     config = plugin.deepspeed_config
     return [
-        (bool(plugin.zero3_init_flag), "zero3_init_flag: true", FROM_FILES),
+        (plugin.zero_stage == 3, "zero_stage: 3", "ZeRO-3 has not trained here: fsdp2.yaml cuts up weights, too."),
         ("optimizer" in config, "an optimizer of DeepSpeed", "Leave it out: each part has a rate of its own."),
         ("scheduler" in config, "a schedule of DeepSpeed", "Leave it out: the config of the run names one."),
     ]
