@@ -1,6 +1,7 @@
 """The application, and the server that runs it: names, keys, sizes and numbers of requests are checked here."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 import time
@@ -24,6 +25,7 @@ from vega3d.serving.settings import ApiError, ServerSettings
 
 CHAT = "/v1/chat/completions"
 BODY_SECONDS = 120.0  # for a body to arrive
+PASSED_OVER_SECONDS = 1.0  # in which what comes of a refused body is read, and not kept
 CLIENT_GONE = 499  # as nginx logs it; nobody reads it
 
 
@@ -161,6 +163,8 @@ async def read_json(request: Request, settings: ServerSettings) -> Any:
         async for piece in request.stream():
             body.extend(piece)
             if len(body) > limit:
+                body.clear()
+                await pass_over(request)
                 raise ApiError(413, f"The request has more than {limit} bytes, but {most}.", "request_too_large")
 
     try:
@@ -171,6 +175,17 @@ async def read_json(request: Request, settings: ServerSettings) -> Any:
         return await asyncio.to_thread(json.loads, bytes(body), parse_constant=finite, parse_float=finite)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"The body is no JSON ({str(error)[:200]}).", "invalid_json") from error
+
+
+async def pass_over(request: Request) -> None:
+    """Reads what is on its way and keeps none of it: who closes a connection over unread bytes may lose the answer."""
+
+    async def arrive() -> None:
+        async for _ in request.stream():
+            pass
+
+    with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect):
+        await asyncio.wait_for(arrive(), PASSED_OVER_SECONDS)
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
