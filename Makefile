@@ -20,8 +20,9 @@ SPREAD = -m "not stress" --numprocesses $(PROCESSES) --dist loadfile --no-loadsc
 test: $(INSTALLED)  ## the tests; no network, no GPU
 	$(BIN)/python -m pytest $(SPREAD)
 
-test-lowest: $(LOWEST)/.installed  ## the same tests with the lowest versions that pyproject.toml allows, in an environment of their own
-	$(LOWEST)/bin/python -m pytest $(SPREAD)
+TESTS =
+test-lowest: $(LOWEST)/.installed  ## the same tests with the lowest versions that pyproject.toml allows, in an environment of their own; TESTS="tests/hub" for some
+	$(LOWEST)/bin/python -m pytest $(SPREAD) $(TESTS)
 
 test-lmms-eval: $(LMMS)/.installed  ## vega3d as a model of lmms-eval, which has an environment of its own
 	$(LMMS)/bin/python -m pytest tests/harness
