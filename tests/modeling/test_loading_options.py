@@ -4,8 +4,10 @@ import inspect
 import re
 import shutil
 
+import accelerate
 import pytest
 import torch
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
@@ -157,6 +159,7 @@ def test_attention_of_each_sub_model(checkpoint, given, outer, text, vision, gen
     assert [config._attn_implementation for config in configs] == [outer, text, vision, generator]
 
 
+@pytest.mark.skipif(Version(accelerate.__version__) < Version("1.15"), reason="accelerate leaves a part off the disk")
 @pytest.mark.parametrize(
     "options", [{"device_map": {"": "disk"}}, {"device_map": "auto", "max_memory": {"cpu": "1KB"}}]
 )
