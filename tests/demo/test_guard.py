@@ -161,6 +161,8 @@ def test_a_folder_taken_while_it_is_made_is_made_again(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
+    import matplotlib.style  # noqa: F401 (old ones warn when they are imported, which is no line of the server's log)
+
     page = build(Comparer(load(device="cpu", num_frames=2)))
     address = launch(page, "127.0.0.1", None, block=False)
     with httpx.Client(base_url=address, timeout=60, headers={"connection": "close"}) as client:
