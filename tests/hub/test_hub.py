@@ -11,11 +11,9 @@ from hub.hub_process import run as run_code
 from hub.hub_process import serving, talk_to
 from tiny_checkpoints import FROZEN, FROZEN_CONFIG
 from tiny_models import save_generator, save_vlm
-from training.training_data import trainer_for, write_clip, write_jsonl
 from vega3d import VegaForSpatialReasoning
 from vega3d.modeling.backbones_vega3d import find_backbones
 from vega3d.shipped import example_clip
-from vega3d.training.checkpoints import damage
 
 
 @pytest.fixture(scope="module")
@@ -111,29 +109,35 @@ def test_an_upload_is_whole(hub, tmp_path, monkeypatch, name):
     assert (uploaded / "modeling_vega3d.py").is_file()
 
 
-@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "end"])
-def test_each_push_of_a_training_is_a_model_that_loads(hub, tmp_path, strategy):
-    pushed = hub / "org" / strategy
-    write_clip(tmp_path / "clip.mp4", 0)
-    asked = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "How many?"}]}
-    row = {"messages": [asked, {"role": "assistant", "content": "2"}], "videos": ["clip.mp4"]}
-    data = write_jsonl(tmp_path / "rows.jsonl", [row] * 2)
-    pushing = {
-        "push_to_hub": True,
-        "hub_model_id": f"org/{strategy}",
-        "hub_strategy": strategy,
-        "hub_always_push": True,
-    }
-    trainer = trainer_for(
-        data, tmp_path / strategy, "gate,projector", 1, save_strategy="steps", save_steps=1, **pushing
-    )
+def test_each_push_of_a_training_is_a_model_that_loads(served, tmp_path):
+    """In a process of its own: a training leaves its marks on the one that it ran in."""
+    tests = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "training")]
+    code = f"""
+import json, sys, torch
+from pathlib import Path
+sys.path[:0] = {tests!r}
+from training_data import trainer_for, write_clip, write_jsonl
+from vega3d import VegaForSpatialReasoning
+from vega3d.training.checkpoints import damage
+folder, pushed = Path({str(tmp_path)!r}), Path({str(served[1])!r}) / "org"
+write_clip(folder / "clip.mp4", 0)
+asked = {{"role": "user", "content": [{{"type": "video"}}, {{"type": "text", "text": "How many?"}}]}}
+row = {{"messages": [asked, {{"role": "assistant", "content": "2"}}], "videos": ["clip.mp4"]}}
+data = write_jsonl(folder / "rows.jsonl", [row] * 2)
+for strategy in ("every_save", "checkpoint", "end"):
+    trainer = trainer_for(data, folder / strategy, "gate,projector", 1, save_strategy="steps", save_steps=1,
+        push_to_hub=True, hub_model_id="org/" + strategy, hub_strategy=strategy, hub_always_push=True)
     trainer.processing_class = trainer.data_collator.processor
-
     trainer.train()
     if strategy == "end":
-        assert not (pushed / "config.json").exists()
+        assert not (pushed / strategy / "config.json").exists()
         trainer.push_to_hub()
-
-    assert_equal(trainer.model, VegaForSpatialReasoning.from_pretrained(pushed))
+    loaded = VegaForSpatialReasoning.from_pretrained(pushed / strategy)
+    for (name, ours), theirs in zip(trainer.model.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(ours, theirs), (strategy, name)
     if strategy == "checkpoint":
-        assert damage(pushed / "last-checkpoint") is None
+        assert damage(pushed / strategy / "last-checkpoint") is None
+print("loaded")
+"""
+
+    assert "loaded" in run_code(served, code, tmp_path / "home")
