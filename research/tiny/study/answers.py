@@ -9,9 +9,10 @@ once, and the letter of an option hardly at all unless its word was said before.
 """
 
 import itertools
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -35,16 +36,15 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class FloorPlan:
-    """The places of the objects of a room that their names tell apart."""
+    """The places of the objects of a room."""
 
-    places: Mapping[str, Place]
+    places: Mapping[str, Place]  # of those that their names tell apart
+    by_id: Mapping[int, tuple[float, float]] = field(default_factory=dict)  # ahead and right [m], of all that are seen
 
     def place(self, name: str) -> str:
         """Such as `1.2 ahead 0.4 left`."""
         ahead, right, _ = self.places[name]
-        steps = (min(round(abs(value) / STEP) * STEP, FARTHEST) for value in (ahead, right))
-        words = ("ahead" if ahead >= 0 else "behind", "right" if right >= 0 else "left")
-        return " ".join(f"{value:.1f} {word}" for value, word in zip(steps, words, strict=True))
+        return told_place(ahead, right)
 
     def listed(self, names: Iterable[str]) -> str:
         """Such as `sofa 1.2 ahead 0.4 left, tv 3.0 ahead 0.4 left`."""
@@ -56,15 +56,25 @@ class FloorPlan:
         return f"{start} to {name} {round(np.degrees(np.arctan2(right, ahead)) / TURN) * TURN % 360}"
 
 
+def told_place(ahead: float, right: float) -> str:
+    steps = (min(round(abs(value) / STEP) * STEP, FARTHEST) for value in (ahead, right))
+    words = ("ahead" if ahead >= 0 else "behind", "right" if right >= 0 else "left")
+    return " ".join(f"{value:.1f} {word}" for value, word in zip(steps, words, strict=True))
+
+
 def floor_plan(observation: Observation, world_from_first_camera: np.ndarray) -> FloorPlan:
     """The plan of the objects of an observation, from the pose float[4, 4] of its first frame."""
     axes, origin = floor_axes(world_from_first_camera), world_from_first_camera[:2, 3]
+    by_id: dict[int, tuple[float, float]] = {}
+    for item in observation.visible:
+        ahead, right = ((item.place - origin) @ axes).tolist()
+        by_id[item.id] = ahead, right
     places = {}
     for item in observation.unique:
-        ahead, right = ((item.place - origin) @ axes).tolist()
         frame = int(np.flatnonzero(observation.mask_fractions[item.id] >= VISIBLE_FRACTION)[0])
+        ahead, right = by_id[item.id]
         places[item.name] = Place(ahead, right, frame)
-    return FloorPlan(places)
+    return FloorPlan(places, by_id)
 
 
 def floor_axes(world_from_camera: np.ndarray) -> np.ndarray:
@@ -78,8 +88,8 @@ def reasoned_answer(
 ) -> str:
     """The answer with what it stands on; the bare answer for counts and sizes.
 
-    Of orders the reason tells each option by its frames if `has_letters`, that is if the letters of options are shown:
-    four names in one order are hard to tell from the same in another, rising numbers are not.
+    Of orders the reason tells each option by its frames, and whether they rise, if `has_letters`, that is if the
+    letters of options are shown: four names in one order are hard to tell from the same in another, numbers are not.
     """
     names = [observation.by_id[number].name for number in question.object_ids]
     kind = question.question_type
@@ -96,7 +106,7 @@ def reasoned_answer(
         reason = ", ".join(f"{name} {frame}" for name, frame in frames.items())
         reason += f"; {orders(question.options, frames)}" if has_letters else ""
     elif kind == BOXES:
-        return f"{plan.listed(names[:1])}; {boxes(question, observation, names)}. {question.answer}"
+        return f"{plan.listed(names[:1])}; {boxes(question, observation, plan)}. {question.answer}"
     else:
         return question.answer
     return f"{reason}: {question.options[question.right]}. {question.answer}"
@@ -115,23 +125,34 @@ def distances(question: GeometricQuestion, observation: Observation, plan: Floor
     )
 
 
-def boxes(question: GeometricQuestion, observation: Observation, names: Sequence[str]) -> str:
-    """What each box shows, by its letter, and how far what is asked for is from the anchor."""
+def boxes(question: GeometricQuestion, observation: Observation, plan: FloorPlan) -> str:
+    """Such as `A 7 5 9 lamp, B 7 3 2 sofa 1.2 ahead 0.4 left 0.8 away`: each box, what it shows, and where that is.
+
+    Frame, row and column are said again, so that what is there is looked up from beside them. Places, and distances
+    from the anchor, are those of what is asked for.
+    """
     anchor, *shown = (observation.by_id[number] for number in question.object_ids)
-    wanted = shown[question.right].name
-    return ", ".join(
-        f"{letter} {item.name}"
-        if item.name != wanted
-        else f"{letter} {item.name} {observation.distance(anchor, item):.1f} away"
-        for letter, item in zip(string.ascii_uppercase, shown, strict=False)
-    )
+    told = []
+    for letter, option, item in zip(string.ascii_uppercase, question.options, shown, strict=False):
+        words = [letter, *re.findall(r"\d+", option), item.name]
+        if item.name == shown[question.right].name:
+            words += [told_place(*plan.by_id[item.id]), f"{observation.distance(anchor, item):.1f} away"]
+        told.append(" ".join(words))
+    return ", ".join(told)
 
 
-def orders(options: Sequence[str], frames: Mapping[str, int | None]) -> str:
-    """Such as `A 10 8 13 0, B 0 8 10 13`: the frames of each option's names, in its order."""
-    told = [" ".join(str(frames[name]) for name in option.split(", ")) for option in options]
-    return ", ".join(f"{letter} {numbers}" for letter, numbers in zip(string.ascii_uppercase, told, strict=False))
+def orders(options: Sequence[str], frames: Mapping[str, int]) -> str:
+    """Such as `A 10 8 13 0 no, B 0 8 10 13 yes`: the frames of each option's names, and whether they rise."""
+    told = []
+    for letter, option in zip(string.ascii_uppercase, options, strict=False):
+        numbers = [frames[name] for name in option.split(", ")]
+        rises = "yes" if numbers == sorted(numbers) else "no"
+        told.append(" ".join([letter, *map(str, numbers), rises]))
+    return ", ".join(told)
 
 
-def first_frame(observation: Observation, name: str) -> int | None:
-    return observation.first_seen(name, VISIBLE_FRACTION)
+def first_frame(observation: Observation, name: str) -> int:
+    """Of an object that an order names, all of which are seen."""
+    frame = observation.first_seen(name, VISIBLE_FRACTION)
+    assert frame is not None
+    return frame

@@ -106,6 +106,7 @@ def corpus() -> Iterator[str]:
         yield from (PRE_PROMPT, CHOICE_POST_PROMPT, NUMERIC_POST_PROMPT)
         yield from (f"{name} {tenth} ahead {tenth} left, {name} {tenth} behind {tenth} right" for tenth in tenths)
         yield f"Options:\nA. {name}\nB. Turn Right, Turn Back; {name} at 15: Turn Left. C\nuser\nassistant\n"
+        yield f"A {number} yes, B {number} no"
         yield f"frame {number}, row {number % 12}, column {number % 11}: {name}. A {name}. B {name}. C {name}. D"
         yield from (
             f"{name} to {name} {degrees}, {name} {degrees}: {name} {tenths[number % 9]} away" for degrees in range(360)
