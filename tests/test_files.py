@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from bad_values import OUTPUTS, special_files
 from vega3d.files import (
@@ -22,6 +25,7 @@ from vega3d.files import (
     whole_files,
     whole_folder,
     write_json,
+    write_whole,
 )
 
 
@@ -81,8 +85,8 @@ def test_a_file_of_the_user_with_a_partial_name_stays(tmp_path):
     (tmp_path / "g.png.partial").write_text("mine")
     (tmp_path / ".g.png-mine.partial").write_text("mine")
 
-    with whole_file(tmp_path / "g.png") as partial:
-        partial.write_text("ours")
+    with whole_file(tmp_path / "g.png") as file:
+        file.write_text("ours")
 
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "g.png": "ours",
@@ -100,8 +104,8 @@ def test_what_fails_leaves_nothing_and_the_file_as_it_was(tmp_path):
     with pytest.raises(KeyboardInterrupt), whole_file(path) as partial:
         partial.write_text("half")
         raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "new") as partial:
-        (partial / "half").write_text("half")
+    with pytest.raises(KeyboardInterrupt), whole_folder(tmp_path / "new") as folder:
+        (folder / "half").write_text("half")
         raise KeyboardInterrupt
 
     assert json.loads(path.read_text()) == {"a": 1}
@@ -109,14 +113,15 @@ def test_what_fails_leaves_nothing_and_the_file_as_it_was(tmp_path):
 
 
 def test_the_permissions_are_those_of_any_new_file_or_of_the_one_before(tmp_path):
-    plain, ours, private = tmp_path / "plain", tmp_path / "ours", tmp_path / "private"
+    plain, ours, private, strict = (tmp_path / name for name in ("plain", "ours", "private", "strict"))
     plain.write_text("")
     private.touch(mode=0o600)
 
     write_json(ours, {})
     write_json(private, {})
+    write_whole(strict, partial(save_file, {"a": torch.ones(1)}))  # which makes files that others cannot read
 
-    assert ours.stat().st_mode == plain.stat().st_mode
+    assert ours.stat().st_mode == strict.stat().st_mode == plain.stat().st_mode
     assert private.stat().st_mode & 0o777 == 0o600
 
 
@@ -154,6 +159,34 @@ def test_what_another_writer_is_writing_is_left_alone(tmp_path):
     assert hidden(tmp_path) == []
 
 
+def test_a_writer_that_replaces_the_file_it_was_given_is_left_alone(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    with whole_file(path) as first:
+        save_file({"a": torch.ones(1)}, first)
+        write_json(path, 2)
+        assert load_file(first)["a"] == 1
+
+    assert load_file(path)["a"] == 1
+    assert hidden(tmp_path) == []
+
+
+def test_writers_of_the_same_files_do_not_disturb_each_other(tmp_path):
+    code = """
+import sys
+from functools import partial
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from vega3d.files import write_whole
+for number in range(300):
+    write_whole(Path(sys.argv[1]) / f"{number % 3}", partial(save_file, {"a": torch.ones(4)}))
+"""
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.PIPE) for _ in range(4)]
+
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [(b"", 0)] * 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
+
+
 def test_a_folder_that_is_in_use_is_refused_and_an_empty_one_is_taken(tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine").write_text("")
@@ -162,8 +195,8 @@ def test_a_folder_that_is_in_use_is_refused_and_an_empty_one_is_taken(tmp_path):
     for taken in ("used", "used/mine"):
         with pytest.raises(ValueError, match="already there"):
             check_new_folder(tmp_path / taken)
-    with whole_folder(tmp_path / "empty") as partial:
-        (partial / "a").write_text("a")
+    with whole_folder(tmp_path / "empty") as folder:
+        (folder / "a").write_text("a")
 
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["a"]
 
@@ -219,12 +252,12 @@ def test_files_move_into_a_folder_that_is_there_and_none_if_one_fails(tmp_path):
     (folder / "config.json").write_text("old")
     (folder / "notes.txt").write_text("mine")
 
-    with pytest.raises(RuntimeError), whole_files(folder) as partial:
-        (partial / "config.json").write_text("half")
+    with pytest.raises(RuntimeError), whole_files(folder) as new:
+        (new / "config.json").write_text("half")
         raise RuntimeError
     assert (folder / "config.json").read_text() == "old"
-    with whole_files(folder) as partial:
-        (partial / "config.json").write_text("new")
+    with whole_files(folder) as new:
+        (new / "config.json").write_text("new")
 
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"config.json": "new", "notes.txt": "mine"}
     assert list(tmp_path.iterdir()) == [folder]

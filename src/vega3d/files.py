@@ -1,7 +1,8 @@
 """Files and folders that a command reads and makes. What it makes is whole or not there, and replaces nothing else.
 
-A file is written under a temporary name beside its place, handed to the disk, and then renamed. The temporary name is
-locked while its writer lives, so the next run knows what a killed one left behind, and removes it.
+A file is written into a temporary folder beside its place, handed to the disk, and then moved. The folder is locked
+while its writer lives, so the next run knows what a killed one left behind, and removes it. The lock is a file of its
+own: a writer may replace the file that it was given (safetensors does), and with it a lock on that.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 PARTIAL = ".partial"
 LOCK = ".lock"
 LOCK_SECONDS = 10
+FOLDERS_TRIED = 20
 TOKEN_LENGTH = 8  # of the random part of a temporary name
 NAME_BYTES = 160  # of the longest file name, 255, so that a temporary name beside it fits, too
 LONGEST_NAME = 255  # bytes
@@ -213,17 +215,16 @@ def listed_rows(path: Path, text: str) -> list[dict[str, Any]]:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Gives a temporary file to write into; it takes its place when the block ends, and is removed if that fails."""
     target = check_output(path)
-    remove_left_over(target)
-    partial = partial_path(target)
     mode = file_mode(target)
-    try:
-        with held(partial, 0o666 if mode is None else stat.S_IMODE(mode)):
-            yield partial
-            sync(partial)
-            partial.replace(target)
-        sync(target.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    with partial_folder(target) as folder:
+        partial = folder / target.name
+        partial.touch()
+        allowed = stat.S_IMODE(partial.stat().st_mode if mode is None else mode)
+        yield partial
+        partial.chmod(allowed)  # a writer that replaced it may have been stricter
+        sync(partial)
+        partial.replace(target)
+    sync(target.parent)
 
 
 @contextlib.contextmanager
@@ -261,13 +262,29 @@ def whole_files(folder: Path) -> Iterator[Path]:
 def partial_folder(target: Path) -> Iterator[Path]:
     """A new folder beside an output, locked, and removed at the end if it is still there."""
     remove_left_over(target)
-    partial = partial_path(target)
-    partial.mkdir()
+    partial, lock = held_folder(target)
     try:
-        with held(partial / LOCK, 0o666):
-            yield partial
+        yield partial
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        lock.release()
+
+
+def held_folder(target: Path) -> tuple[Path, FileLock]:
+    """A new folder beside an output, and its lock, which this process holds.
+
+    Raises:
+        ValueError: if every folder made is gone at once.
+    """
+    for _ in range(FOLDERS_TRIED):
+        partial = partial_path(target)
+        partial.mkdir()
+        lock = FileLock(partial / LOCK, timeout=LOCK_SECONDS)
+        # Another process that finds the lock free for the moment between its making and its holding removes the folder.
+        with contextlib.suppress(FileNotFoundError):
+            lock.acquire()
+            return partial, lock
+    raise ValueError(f"{target} cannot be written: what is made beside it is removed. Give another folder.")
 
 
 def is_free(path: Path) -> bool:
@@ -329,14 +346,6 @@ def remove_left_over(target: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-
-
-@contextlib.contextmanager
-def held(file: Path, mode: int) -> Iterator[None]:
-    """Makes a file, and holds its lock until the block ends or the process dies."""
-    os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, mode))
-    with FileLock(file, timeout=LOCK_SECONDS):  # another process may be asking whether it is held
-        yield
 
 
 @contextlib.contextmanager
