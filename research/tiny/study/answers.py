@@ -5,7 +5,8 @@
 Places are those of the first camera's floor plan [m]; bearings [deg] are from one place to another, clockwise from
 straight ahead of the first camera. What follows the last full stop is the answer that VSI-Bench's
 parser gets (`vega3d.questions.reason_and_answer`). A small decoder learns the word of a direction from bearings at
-once, and the letter of an option hardly at all unless its word was said before.
+once, and the letter of an option hardly at all unless its word was said before; of several words in an option, not
+before each option was judged.
 """
 
 import itertools
@@ -88,8 +89,8 @@ def reasoned_answer(
 ) -> str:
     """The answer with what it stands on; the bare answer for counts and sizes.
 
-    Of orders the reason tells each option by its frames, and whether they rise, if `has_letters`, that is if the
-    letters of options are shown: four names in one order are hard to tell from the same in another, numbers are not.
+    Of orders and routes the reason says of each option whether it is right if `has_letters`, that is if the letters of
+    options are shown: to find the one of several words that equals what was said is hard to learn in one step.
     """
     names = [observation.by_id[number].name for number in question.object_ids]
     kind = question.question_type
@@ -97,6 +98,7 @@ def reasoned_answer(
         reason = directions(plan, names, [(names[0], names[1]), (names[0], names[2])])
     elif kind == "route_planning":
         reason = directions(plan, names, list(itertools.pairwise(names)))
+        reason += f"; {judged(question.options, question.right)}" if has_letters else ""
     elif kind == "object_abs_distance":
         return f"{plan.listed(names)}. {question.answer}"
     elif kind == "object_rel_distance":
@@ -114,6 +116,14 @@ def reasoned_answer(
 
 def directions(plan: FloorPlan, names: Sequence[str], legs: Sequence[tuple[str, str]]) -> str:
     return f"{plan.listed(names)}; " + ", ".join(plan.bearing(start, name) for start, name in legs)
+
+
+def judged(options: Sequence[str], right: int) -> str:
+    """Such as `A Turn Left no, B Turn Right yes`."""
+    return ", ".join(
+        f"{letter} {option} {'yes' if number == right else 'no'}"
+        for number, (letter, option) in enumerate(zip(string.ascii_uppercase, options, strict=False))
+    )
 
 
 def distances(question: GeometricQuestion, observation: Observation, plan: FloorPlan, names: Sequence[str]) -> str:
@@ -142,12 +152,12 @@ def boxes(question: GeometricQuestion, observation: Observation, plan: FloorPlan
 
 
 def orders(options: Sequence[str], frames: Mapping[str, int]) -> str:
-    """Such as `A 10 8 13 0 no, B 0 8 10 13 yes`: the frames of each option's names, and whether they rise."""
+    """Such as `A sofa 8 lamp 0 no, B lamp 0 sofa 8 yes`: each option with its frames, and whether they rise."""
     told = []
     for letter, option in zip(string.ascii_uppercase, options, strict=False):
-        numbers = [frames[name] for name in option.split(", ")]
-        rises = "yes" if numbers == sorted(numbers) else "no"
-        told.append(" ".join([letter, *map(str, numbers), rises]))
+        names = option.split(", ")
+        rises = "yes" if names == sorted(names, key=frames.__getitem__) else "no"
+        told.append(" ".join([letter, *(f"{name} {frames[name]}" for name in names), rises]))
     return ", ".join(told)
 
 

@@ -99,6 +99,7 @@ class Experiment:
         self.device = torch.device(device)
         self.deadline, self.workers, self.furniture, self.tell = deadline or Deadline(), workers, furniture, tell
         self._data: dict[str, SplitData] = {}
+        self._packs: dict[str, PackMaker] = {}
         self._expressions: dict[str, Expressions] = {}
 
     # Rooms
@@ -324,11 +325,12 @@ class Experiment:
 
     def batches(self, split: str, arm_name: str) -> Batches:
         """What trainings of an arm see of a split."""
-        tools, packs, in_words = self.tools, self.recipe.training.packs, self.recipe.answers == "words"
         expressions = None if self.recipe.grounding is None else self.expressions(split)
-        first = None if expressions is None else expressions.first
-        make = PackMaker(self.data(split), tools.words, tools.clip.prefix, packs, in_words, 0, first)
-        return Batches(make, self.streams(split, arm_name), tools.clip.temporal, expressions)
+        if split not in self._packs:
+            tools, packs, in_words = self.tools, self.recipe.training.packs, self.recipe.answers == "words"
+            first = None if expressions is None else expressions.first
+            self._packs[split] = PackMaker(self.data(split), tools.words, tools.clip.prefix, packs, in_words, 0, first)
+        return Batches(self._packs[split], self.streams(split, arm_name), self.tools.clip.temporal, expressions)
 
     def train_arm(self, arm_name: str) -> None:
         """All seeds of an arm."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from research.tiny.study.answers import BOXES, FloorPlan, reasoned_answer
+from research.tiny.study.answers import BOXES, FloorPlan, reasoned_answer, told_place
 from research.tiny.study.question_forms import CELL, CELL_FORM, FIRST_FRAME, PLACE, PLAN_FORMS
 from research.tiny.study.tower import PATCH
 from research.tiny.study.wordings import (
@@ -61,7 +61,7 @@ def clip_rows(
     if with_plain:
         random = np.random.default_rng([*seed, PLAIN_STREAM])
         rows += [*plain_rows(questions, observation, plan, random), *talk_rows(observation, plan, random)]
-        rows += cell_rows(labels, random)
+        rows += cell_rows(observation, plan, labels, random)
     return rows
 
 
@@ -118,15 +118,23 @@ def talk_rows(observation: Observation, plan: FloorPlan, random: np.random.Gener
     yield row(DESCRIPTION, reworded(DESCRIPTION, {}, random).question, (), answer, answer, True)
 
 
-def cell_rows(labels: np.ndarray, random: np.random.Generator) -> Iterator[dict[str, Any]]:
-    """What some patches of uint8[T, h, w] show, told by place: what a box in words is about."""
+def cell_rows(
+    observation: Observation, plan: FloorPlan, labels: np.ndarray, random: np.random.Generator
+) -> Iterator[dict[str, Any]]:
+    """What some patches of uint8[T, h, w] show and where that is, told by place: what a box in words is about."""
     height, width = labels.shape[1:]
-    places = np.argwhere(labels)
+    middles = slice(PATCH // 2, None, PATCH)
+    ids = observation.ids[:, middles, middles]
+    shown = labels * np.isin(ids, list(plan.by_id))  # a middle may show another object than most of a patch
+    places = np.argwhere(shown)
     for frame, row_number, column in places[random.permutation(len(places))[:CELLS]].tolist():
+        item = observation.by_id[int(ids[frame, row_number, column])]
+        if item.name != CLASSES[labels[frame, row_number, column] - 1]:
+            continue
         left, top = column * PATCH, row_number * PATCH
         place = box_text((left, top, left + PATCH, top + PATCH), frame, width * PATCH, height * PATCH)
-        name = CLASSES[labels[frame, row_number, column] - 1]
-        yield row(CELL, CELL_FORM.format(place=place), (), name, name, True)
+        answer = f"{item.name} {told_place(*plan.by_id[item.id])}"
+        yield row(CELL, CELL_FORM.format(place=place), (), answer, answer, True)
 
 
 def drawn(names: Sequence[str], count: int, random: np.random.Generator) -> list[str]:

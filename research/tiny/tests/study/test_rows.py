@@ -202,20 +202,27 @@ def test_places_of_frames_are_asked_about_in_training_alone(toy):
         )
         labels = data.labels([row.clip])[0]
         shown = labels[frame, down * labels.shape[1] // GRID, right * labels.shape[2] // GRID]
-        assert CLASSES[shown - 1] == row.words == row.answer
+        assert row.words == row.answer
+        assert re.fullmatch(rf"{CLASSES[shown - 1]} \d\.\d (ahead|behind) \d\.\d (left|right)", row.words)
 
 
-def test_orders_are_told_by_the_frames_of_each_option(toy):
-    rows = [row for row in toy.data("train").rows if row.kind == "obj_appearance_order" and not row.is_plain]
-    assert rows
+def test_orders_and_routes_say_of_each_option_whether_it_is_right(toy):
+    rows = [row for row in toy.data("train").rows if row.kind in ("obj_appearance_order", "route_planning")]
+    assert {(row.kind, row.is_plain, bool(row.options)) for row in rows} >= {
+        ("obj_appearance_order", False, True),
+        ("route_planning", False, True),
+    }
     for row in rows:
-        frames = dict(re.findall(r"([a-z ]+) (\d+)(?=[,;])", row.words.partition("; ")[0] + ";"))
-        told = dict(re.findall(r"([A-D]) ((?:\d+ )*\d+)[,:]", row.words.partition("; ")[2]))
-        assert list(told) == list("ABCD"[: len(row.options)])
-        for letter, option in zip(told, row.options, strict=True):
-            numbers = [int(number) for number in told[letter].split()]
-            assert numbers == [int({k.strip(): v for k, v in frames.items()}[name]) for name in option.split(", ")]
-            assert (numbers == sorted(numbers)) == (letter == row.answer), row
+        told = re.findall(r"([A-D]) ([A-Za-z, \d]+?) (yes|no)(?=, [A-D] |:)", row.words)
+        assert [letter for letter, *_ in told] == list("ABCD"[: len(row.options)]), row
+        assert not row.options or [letter for letter, _, judged in told if judged == "yes"] == [row.answer], row
+        for (_, text, judged), option in zip(told, row.options, strict=True):
+            if row.kind == "route_planning":
+                assert row.is_plain or text == option
+                continue
+            frames = list(map(int, re.findall(r"\d+", text)))
+            names = ", ".join(re.split(r" \d+ ?", text)[:-1])
+            assert (frames == sorted(frames)) == (judged == "yes") and (row.is_plain or names == option), row
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
