@@ -56,7 +56,8 @@ def export_read(folder: Path, output: Path, blocks: int) -> None:
     """What features need of a generator: its first blocks, with weights of 8 bits, and the VAE's encoder.
 
     Matrices of the blocks are stored as float8 (e4m3) without scales: their entries are a hundredth to a tenth, where
-    it has three bits and an exponent. Configs stay, so the generator says how deep it was when it was trained.
+    it has three bits and an exponent. The transformer's config tells of these blocks alone; how many were trained
+    stands in `generator.json`.
 
     Args:
         folder: of `export_generator`.
@@ -67,12 +68,14 @@ def export_read(folder: Path, output: Path, blocks: int) -> None:
         ValueError: if the output is there, or the generator has fewer blocks.
     """
     check_new_folder(output)
-    layers = read_json(folder / "transformer" / "config.json")["num_layers"]
+    config = read_json(folder / "transformer" / "config.json")
+    layers = config["num_layers"]
     if not 1 <= blocks <= layers:
         raise ValueError(f"blocks is {blocks}, but {folder} has {layers}. Give a number from 1 to {layers}.")
     with whole_folder(output) as partial_folder:
         shutil.copytree(folder, partial_folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors"))
         shutil.copyfile(folder / PROMPT_FILE, partial_folder / PROMPT_FILE)
+        write_json(partial_folder / "transformer" / "config.json", {**config, "num_layers": blocks})
         for part, keep in (("transformer", partial(is_read, blocks=blocks)), ("vae", is_encoder)):
             weights = load_file(folder / part / WEIGHTS)
             kept = {name: in_8_bits(name, value) for name, value in weights.items() if keep(name)}
