@@ -48,6 +48,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", help="arms to train, in this order; all of the recipe by default")
     parser.add_argument("--seeds", nargs="+", type=int, help="the recipe's by default")
     parser.add_argument("--vae", type=Path, help="folder of a trained VAE, in place of a training")
+    parser.add_argument("--tower", type=Path, help="folder of a VLM with a trained tower, in place of a training")
+    parser.add_argument(
+        "--generator",
+        dest="generators",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="trained, in place of a training",
+    )
     parser.add_argument("--trim", type=int, help="blocks of the generators to keep; the last one is read")
     parser.add_argument("--furniture", type=Path, help="pack of objects for test_unseen")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="of the world simulator")
@@ -58,25 +67,40 @@ def parse() -> argparse.Namespace:
 def steps(options: argparse.Namespace, recipe: Recipe) -> Iterator[Step]:
     """All steps; a step needs those alone that come before it."""
     arms = options.arms or list(recipe.arms)
+    given = given_generators(options)
     streams = [name for name in FOLDERS if name in {recipe.arms[arm].stream for arm in arms}]
-    yield from simulator_steps(options, streams)
+    trained = [name for name in streams if name not in given]
+    if trained:
+        yield from simulator_steps(options, trained)
     study = ["research.tiny.study", str(options.recipe), "--output", str(options.output), "--device", options.device]
     study += ["--workers", str(options.workers)]
     for name in streams:
-        study += ["--generator", f"{name}={generator_folder(options, name)}"]
+        study += ["--generator", f"{name}={given.get(name, generator_folder(options, name))}"]
     study += ["--furniture", str(options.furniture)] if options.furniture else []
     study += ["--seeds", *map(str, options.seeds)] if options.seeds else []
-    yield Step("study-rooms", [*study, "--stages", "rooms"], ["simulator-rooms"])
+    yield Step("study-rooms", [*study, "--stages", "rooms"], ["simulator-rooms"] if trained else [])
     yield Step("tower", [*study, "--stages", "tower"], ["study-rooms"], on_card=True)
-    for arm in arms:
-        stream = recipe.arms[arm].stream
-        needs = ["tower", *(f"read-{name}" for name in streams if name == stream)]
-        yield Step(f"arm-{arm}", [*study, "--stages", "arms", "--arms", arm], needs, on_card=True)
-    trained = [f"arm-{arm}" for arm in arms]
-    yield Step("tables", [*study, "--stages", "tables", "--arms", *arms], trained, on_card=True)
+    needs = {arm: ["tower", *(f"read-{name}" for name in trained if name == recipe.arms[arm].stream)] for arm in arms}
+    groups = list(arms_together(needs, options.cards))
+    for group in groups:
+        command = [*study, "--stages", "arms", "--arms", *group]
+        yield Step(f"arms-{'-'.join(group)}", command, needs[group[0]], on_card=True)
+    done = [f"arms-{'-'.join(group)}" for group in groups]
+    yield Step("tables", [*study, "--stages", "tables", "--arms", *arms], done, on_card=True)
     if options.checkpoint is not None and not options.checkpoint.exists():
         export = ["--stages", "export", "--checkpoint", str(options.checkpoint)]
         yield Step("export", [*study, *export], ["tables"], on_card=True)
+
+
+def arms_together(needs: dict[str, list[str]], cards: int) -> Iterator[list[str]]:
+    """Arms that wait for the same steps, a process for each card: it reads rows and compiles layers once."""
+    for wanted in dict.fromkeys(map(tuple, needs.values())):
+        alike = [arm for arm in needs if tuple(needs[arm]) == wanted]
+        yield from (alike[first::cards] for first in range(min(cards, len(alike))))
+
+
+def given_generators(options: argparse.Namespace) -> dict[str, str]:
+    return {name: folder for name, _, folder in (given.partition("=") for given in options.generators)}
 
 
 def simulator_steps(options: argparse.Namespace, streams: list[str]) -> Iterator[Step]:
@@ -181,20 +205,25 @@ class Runner:
         print(f"{time.monotonic() - self.started:7.1f} s  {text}", flush=True)
 
 
-def reuse_vae(options: argparse.Namespace) -> None:
-    """Copies a trained VAE to where the trainings of the transformers look for it."""
-    for folder in FOLDERS.values():
-        target = simulator(options) / folder / "vae"
+def reuse(trained: Path, *targets: Path) -> None:
+    """Copies what is trained already to where the next steps look for it."""
+    for target in targets:
         if not target.exists():
-            shutil.copytree(options.vae, target)
+            shutil.copytree(trained, target)
 
 
 def main() -> None:
     options = parse()
     if options.cards < 1:
         sys.exit(f"error: --cards is {options.cards}, but one step at a time is the least.")
-    if options.vae is not None and not (options.vae / "config.json").is_file():
-        sys.exit(f"error: --vae {options.vae} has no config.json. Name the folder `vae` of a generator.")
+    for option, folder in (("--vae", options.vae), ("--tower", options.tower)):
+        if folder is not None and not (folder / "config.json").is_file():
+            sys.exit(f"error: {option} {folder} has no config.json. Name the folder of a trained one.")
+    for name, folder in given_generators(options).items():
+        if name not in FOLDERS or not (Path(folder) / "transformer" / "config.json").is_file():
+            sys.exit(
+                f"error: --generator {name}={folder}: give one of {', '.join(FOLDERS)}, and a generator's folder."
+            )
     recipe = read_recipe(options.recipe)
     unknown = [arm for arm in options.arms or [] if arm not in recipe.arms]
     if unknown:
@@ -202,7 +231,9 @@ def main() -> None:
     logs = options.output / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     if options.vae is not None:
-        reuse_vae(options)
+        reuse(options.vae, *(simulator(options) / folder / "vae" for folder in FOLDERS.values()))
+    if options.tower is not None:
+        reuse(options.tower, options.output / "tower" / "model")
     sys.exit(Runner(list(steps(options, recipe)), options.cards, options.device, logs).run())
 
 

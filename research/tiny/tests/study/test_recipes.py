@@ -114,7 +114,8 @@ def test_everything_is_made_in_order(tmp_path):
     assert "--image-twin" in steps["read-twin"].command and "--image-twin" not in steps["read-trained"].command
     assert all("dit.steps=3" in step.command and "rooms.workers=2" in step.command for step in simulator)
     assert f"twin={tmp_path / 'world-simulator' / 'image-twin'}" in steps["tower"].command
-    assert steps["arm-trained"].needs == ["tower", "read-trained"] and steps["arm-semantic"].needs == ["tower"]
+    assert steps["arms-trained"].needs == ["tower", "read-trained"]
+    assert steps["arms-semantic-oracle-pixels"].needs == ["tower"]
     assert steps["export"].command[-1].endswith("model")
     before: set[str] = set()
     for step in steps.values():
@@ -125,10 +126,28 @@ def test_everything_is_made_in_order(tmp_path):
 def test_a_trained_vae_and_a_trimmed_generator_take_their_places(tmp_path):
     options = options_of(tmp_path, "--vae", "any", "--trim", "2", "--arms", "trained")
     steps = {step.name: step for step in reproduce.steps(options, read_recipe(options.recipe))}
-    names = ["simulator-rooms", "dit-trained", "read-trained", "study-rooms", "tower", "arm-trained", "tables"]
+    names = ["simulator-rooms", "dit-trained", "read-trained", "study-rooms", "tower", "arms-trained", "tables"]
     assert list(steps) == names
     assert steps["dit-trained"].needs == ["simulator-rooms"] and steps["read-trained"].needs == ["dit-trained"]
-    assert f"trained={steps['read-trained'].command[3]}" in steps["arm-trained"].command
+    assert f"trained={steps['read-trained'].command[3]}" in steps["arms-trained"].command
+
+
+def test_trained_generators_take_the_place_of_the_simulators_training_and_cards_share_the_arms(tmp_path):
+    options = options_of(tmp_path, "--cards", "2", "--generator", "trained=a", "--generator", "twin=b")
+    steps = {step.name: step for step in reproduce.steps(options, read_recipe(options.recipe))}
+    arms = ["arms-semantic-twin-pixels", "arms-trained-oracle"]
+    assert list(steps) == ["study-rooms", "tower", *arms, "tables"]
+    assert steps["study-rooms"].needs == [] and all(steps[arm].needs == ["tower"] for arm in arms)
+    assert {"trained=a", "twin=b"} <= set(steps["tower"].command)
+
+
+@pytest.mark.parametrize("wrong", [["--tower", "nowhere"], ["--vae", "nowhere"], ["--generator", "trained=nowhere"]])
+def test_what_is_trained_already_must_be_there(tmp_path, wrong, monkeypatch):
+    configs = [str(CONFIGS / "smoke_generator.yaml"), str(CONFIGS / "smoke.yaml")]
+    monkeypatch.setattr(sys, "argv", ["reproduce", *configs, "--output", str(tmp_path / "out"), *wrong])
+    with pytest.raises(SystemExit, match=f"{wrong[0]}.*nowhere"):
+        reproduce.main()
+    assert not (tmp_path / "out").exists()
 
 
 def run_steps(tmp_path, *steps: tuple[str, list[str], bool], cards: int = 2) -> tuple[int, list[str]]:
