@@ -81,6 +81,13 @@ def demonstrations(
     views: Views = None,
     size: Size = 128,
     most_steps: MostSteps = 300,
+    noise: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Standard deviation of what is added to x, y, z of the expert's actions."),
+    ] = 0,
+    every: Annotated[
+        int, typer.Option(min=1, max=100, help="Steps from one image to the next: fewer images of more episodes.")
+    ] = 1,
     renderer: Renderer = "egl",
     processes: Processes = 1,
 ) -> None:
@@ -89,7 +96,7 @@ def demonstrations(
     common.needs("pyarrow")
     from recipes.metaworld.demonstrations import record_demonstrations
 
-    make = environments(checked_views(views), size, renderer)
+    make = functools.partial(environments(checked_views(views), size, renderer), noise=noise, every=every)
     with common.progress("demonstrations", "episode", episodes * len(chosen)) as advance:
         made = record_demonstrations(output, make, chosen, episodes, most_steps, processes, advance)
     for task, seeds in made["seeds"].items():
