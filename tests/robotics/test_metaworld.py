@@ -1,6 +1,5 @@
 """Meta-World: conventions of images, states and actions, its experts, and demonstrations of them."""
 
-import functools
 import importlib.util
 import json
 import warnings
@@ -216,7 +215,7 @@ def test_demonstrations_do_the_task_again_in_a_fresh_environment(recorded):
 
 def test_noise_moves_the_hand_and_the_expert_comes_back(tmp_path):
     task = "coffee-button-v3"
-    make = functools.partial(commands.environments(("front",), 32, "egl"), noise=0.2, every=4)
+    make = commands.environments(("front",), 32, "egl", noise=0.2, every=4)
     record_demonstrations(tmp_path / "noisy", make, [task], 1, 300)
     data = LeRobotFolder(tmp_path / "noisy")
     states, actions = data.numbers(0)

@@ -40,12 +40,16 @@ def policy(request, tmp_path_factory):
 def test_a_model_is_measured_as_it_answers(policy, tmp_path):
     from recipes.policies import ModelPolicy, measure
 
-    jobs = [Job("near", 1000), Job("near", 1001)]
+    jobs, shown = [Job("near", 1000), Job("near", 1001)], []
+
+    def make(views, every):
+        shown.append((views, every))
+        return line_world()
 
     result = measure(
         str(policy),
         jobs,
-        lambda views: line_world(),
+        make,
         ROBOT,
         HEADER,
         tmp_path / "out.json",
@@ -55,6 +59,7 @@ def test_a_model_is_measured_as_it_answers(policy, tmp_path):
     )
 
     answers = ModelPolicy(str(policy), "cpu", **ROBOT)
+    assert shown == [(("front",), 2 if answers.frames == 1 else 1)]
     assert result["policy"]["name"] == str(policy) and len(result["policy"]["sha256"]) == 64
     for episode, job in zip(result["episodes"], jobs, strict=True):
         world = LineWorld(job.task)
