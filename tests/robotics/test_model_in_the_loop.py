@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from robotics.line_world import LineWorld, line_world
 from tiny_checkpoints import FROZEN
@@ -82,3 +83,20 @@ def test_a_policy_of_another_robot_is_refused(policy, robot):
 
     with pytest.raises(ValueError, match=r"sees \['front'\], with states of 1 and actions of 2 numbers, but here are"):
         ModelPolicy(str(policy), "cpu", **robot)
+
+
+def test_a_policy_is_exported_in_16_bits_and_without_code(policy, tmp_path, capsys):
+    from recipes.metaworld import commands
+    from vega3d import VegaForActionPrediction
+    from vega3d_cli import run
+
+    assert run(["export", str(policy), str(tmp_path / "small")], commands.app, commands.NAME) == 0
+
+    assert f"{tmp_path / 'small'}: " in capsys.readouterr().out
+    assert list(policy.glob("*.py")) and not list((tmp_path / "small").glob("*.py"))
+    assert "auto_map" not in (tmp_path / "small" / "config.json").read_text()
+    before, after = (VegaForActionPrediction.from_pretrained(folder) for folder in (policy, tmp_path / "small"))
+    assert after.dtype == torch.bfloat16
+    for name, value in after.state_dict().items():
+        torch.testing.assert_close(value, before.state_dict()[name].to(value.dtype), rtol=0, atol=0)
+    assert run(["export", str(policy), str(tmp_path / "small")], commands.app, commands.NAME) == 2
