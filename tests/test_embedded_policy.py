@@ -12,6 +12,7 @@ import pytest
 from command_line import run
 from vega3d import VegaForActionPrediction
 from vega3d.hub.load import load_task
+from vega3d.hub.memory import small_files
 from vega3d.robotics.metaworld import ACTION_NAMES, INSTRUCTIONS, STATE_NAMES
 from vega3d.shipped import ASSETS, POLICIES, model_folder
 
@@ -33,7 +34,7 @@ def test_it_is_small_and_holds_no_code():
 def test_it_is_loaded_by_its_name_and_knows_its_robot():
     model, _ = load_task(VegaForActionPrediction, NAME, device="cpu")
 
-    assert model_folder(NAME) == ASSETS / NAME
+    assert model_folder(NAME) == small_files(NAME) == ASSETS / NAME
     assert list(model.config.action_cameras) == ["front"] and model.config.fusion == "none"
     assert (model.config.state_size, model.config.action_size) == (len(STATE_NAMES), len(ACTION_NAMES))
 
