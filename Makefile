@@ -32,7 +32,7 @@ test-lerobot: $(LEROBOT)/.installed  ## the plug-in of LeRobot, which has an env
 
 test-robot: $(INSTALLED)  ## the tests with Meta-World; installs the extra `robot`, and renders with EGL
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,robot]"
-	$(BIN)/python -m pytest tests/robotics tests/test_act_command.py
+	$(BIN)/python -m pytest tests/robotics tests/test_act_command.py tests/test_embedded_policy.py
 
 stress: $(INSTALLED)  ## long kill and soak tests
 	$(BIN)/python -m pytest -m stress

@@ -68,7 +68,7 @@ def evaluate(
     jobs = [Job(f"{suite}/{task}", state) for task in chosen for state in range(episodes)]
     with common.progress(f"{policy} in {suite}", "episode", len(jobs)) as advance:
         header = {"benchmark": "libero", "settings": settings}
-        result = measure(policy, jobs, lambda views: make, robot, header, output, processes, device, advance)
+        result = measure(policy, jobs, lambda views, every: make, robot, header, output, processes, device, advance)
     typer.echo(json.dumps(result) if as_json else format_summary(result))
 
 

@@ -34,6 +34,7 @@ class ModelPolicy:
         config = self._model.config
         check_robot(config, name, views, sizes)
         self.views, self.frames = tuple(config.action_cameras), config.action_frames
+        self.chunk = config.action_chunk
         self.description: dict[str, Any] = {"name": name, "sha256": hash_folder(model_folder(name))}
 
     def predict_actions(self, images: dict[str, np.ndarray], instruction: str, state: np.ndarray) -> np.ndarray:
@@ -43,7 +44,7 @@ class ModelPolicy:
 def measure(
     policy: str,
     jobs: Sequence[Job],
-    make: Callable[[tuple[str, ...]], MakeEnvironment],
+    make: Callable[[tuple[str, ...], int], MakeEnvironment],
     robot: Mapping[str, Any],
     header: Mapping[str, Any],
     output: Path,
@@ -54,7 +55,8 @@ def measure(
     """The result of a baseline or of a model.
 
     Args:
-        make: gives the environments that show these views.
+        make: gives the environments that show these views, every so many steps: between two queries a policy of one
+            frame sees nothing.
         robot: `views` that it has, and `sizes` of its state and action.
         header: `benchmark`, and `settings` with `most_steps` and `execute`.
     """
@@ -63,7 +65,7 @@ def measure(
     views = () if loaded is None else loaded.views
     settings = header["settings"]
     plan = Plan(
-        make(views),
+        make(views, (settings["execute"] or loaded.chunk) if loaded is not None and loaded.frames == 1 else 1),
         policy if is_baseline else None,
         settings["most_steps"],
         settings["execute"],

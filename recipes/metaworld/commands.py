@@ -37,13 +37,15 @@ Processes = Annotated[int, typer.Option(min=1, max=256, help="Simulators at a ti
 MostSteps = Annotated[int, typer.Option(min=1, max=500, help="Steps after which an episode has failed.")]
 
 
-def environments(views: tuple[str, ...], size: int, renderer: str) -> functools.partial:
+def environments(
+    views: tuple[str, ...], size: int, renderer: str, noise: float = 0, every: int = 1
+) -> functools.partial:
     """Gives the environment of a task; it can be sent to other processes."""
     from vega3d.robotics.metaworld import MetaWorldEnvironment
 
     if size % 2:
         raise ValueError(f"--size is {size}, but must be an even number.")
-    return functools.partial(MetaWorldEnvironment, size=size, views=views, renderer=renderer)
+    return functools.partial(MetaWorldEnvironment, size=size, views=views, renderer=renderer, noise=noise, every=every)
 
 
 def checked_tasks(tasks: list[str] | None) -> list[str]:
@@ -81,6 +83,13 @@ def demonstrations(
     views: Views = None,
     size: Size = 128,
     most_steps: MostSteps = 300,
+    noise: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Standard deviation of what is added to x, y, z of the expert's actions."),
+    ] = 0,
+    every: Annotated[
+        int, typer.Option(min=1, max=100, help="Steps from one image to the next: fewer images of more episodes.")
+    ] = 1,
     renderer: Renderer = "egl",
     processes: Processes = 1,
 ) -> None:
@@ -89,7 +98,7 @@ def demonstrations(
     common.needs("pyarrow")
     from recipes.metaworld.demonstrations import record_demonstrations
 
-    make = environments(checked_views(views), size, renderer)
+    make = environments(checked_views(views), size, renderer, noise, every)
     with common.progress("demonstrations", "episode", episodes * len(chosen)) as advance:
         made = record_demonstrations(output, make, chosen, episodes, most_steps, processes, advance)
     for task, seeds in made["seeds"].items():
@@ -113,6 +122,24 @@ def small_model(
 
     made = make_small_model(output, seed, fusion="none")
     typer.echo(f"{made}: {(made / 'model.safetensors').stat().st_size / 1e6:.1f} MB of weights")
+
+
+@common.command(
+    None,
+    f"    {NAME} export runs/small-policy vega3d-metaworld",
+    app,
+)
+def export(
+    policy: Annotated[Path, typer.Argument(help="Folder of a trained policy.")],
+    output: Annotated[Path, typer.Argument(help="New folder.")],
+) -> None:
+    """Write a policy in 16 bits and without code, as the embedded one is."""
+    common.quieten(False)
+    from recipes.metaworld.export import export_policy
+
+    made = export_policy(policy, output)
+    size = sum(file.stat().st_size for file in made.rglob("*") if file.is_file())
+    typer.echo(f"{made}: {size / 1e6:.2f} MB")
 
 
 @common.command(
@@ -154,7 +181,10 @@ def evaluate(
 
     if policy not in BASELINES and seed < FIRST_SEED:
         raise ValueError(f"--seed is {seed}, but seeds below {FIRST_SEED} are of demonstrations. Give a larger one.")
-    make = functools.partial(environments, size=size, renderer=renderer)
+
+    def make(views: tuple[str, ...], every: int) -> functools.partial:
+        return environments(views, size, renderer, every=every)
+
     robot = {"views": tuple(VIEWS), "sizes": (len(STATE_NAMES), len(ACTION_NAMES))}
     settings = {"most_steps": most_steps, "execute": execute, "size": size, "renderer": renderer}
     header = {"benchmark": "metaworld", "settings": settings}

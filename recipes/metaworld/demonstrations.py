@@ -56,7 +56,7 @@ def record_demonstrations(
     plan = Plan(make, "expert", most_steps, record=True)
     with (
         open_journal(journal_file, header) as (trials, journal),
-        EpisodeWriter(output, FPS, "sawyer", STATE_NAMES, ACTION_NAMES) as writer,
+        EpisodeWriter(output, FPS, "sawyer", STATE_NAMES, ACTION_NAMES, make.keywords.get("every", 1)) as writer,
     ):
         on_progress(sum(trial["success"] for trial in trials.values()))
         for task in tasks:

@@ -1,9 +1,11 @@
-"""Names without paths: the embedded model, the example clips, and where the files of a model lie."""
+"""Names without paths: the embedded models, the example clips, and where the files of a model lie."""
 
 from importlib.resources import files
 from pathlib import Path
 
-EMBEDDED = ("vega3d-tiny",)
+EMBEDDED = ("vega3d-tiny",)  # it answers questions
+POLICIES = ("vega3d-metaworld",)  # for `vega3d act`
+SHIPPED = EMBEDDED + POLICIES
 HUB_SAYS = {
     401: "The token is missing or not valid. Log in with `hf auth login`, or set HF_TOKEN.",
     403: "The token may not do this. Give one that may, with `hf auth login` or HF_TOKEN.",
@@ -36,7 +38,7 @@ def model_folder(name_or_path: str | Path) -> Path:
     Raises ValueError if there is none.
     """
     name = str(name_or_path)
-    if name in EMBEDDED:
+    if name in SHIPPED:
         return ASSETS / name
     if Path(name).is_dir():
         if not (Path(name) / "config.json").is_file():

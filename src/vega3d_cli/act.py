@@ -20,7 +20,7 @@ MOST_STEPS = 500  # of an episode of Meta-World
 
 @common.command(
     "Ask",
-    """    vega3d act OUT push-v3 --output episode.mp4
+    """    vega3d act vega3d-metaworld window-open-v3 --output episode.mp4
 
     vega3d act OUT push-v3 --output episodes.mp4 --episodes 5 --seed 1000 --json
 
@@ -29,7 +29,9 @@ MOST_STEPS = 500  # of an episode of Meta-World
 A policy is trained by `vega3d train` with `actions` (docs/manipulation.md).""",
 )
 def act(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A policy: a folder or a Hub id.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A policy: vega3d-metaworld (embedded), a folder or a Hub id.")
+    ],
     output: Annotated[Path, typer.Option(help="MP4 file of the video.")],
     task: Annotated[
         str | None, typer.Argument(metavar="[TASK]", help="Of Meta-World, such as push-v3; needs the extra robot.")

@@ -512,6 +512,7 @@ def test_a_space_of_a_pushed_model(hub, root, saved):
     assert metadata["models"] == ["org/mine"] and metadata["suggested_hardware"] == "zero-a10g"
     assert all("==" in line for line in (there / "requirements.txt").read_text().split())
     assert (there / "vega3d" / "demo" / "app.py").is_file() and not (there / "vega3d/assets/vega3d-tiny").exists()
+    assert not (there / "vega3d/assets/vega3d-metaworld").exists()
 
 
 def test_a_half_pulled_snapshot_is_none(hub, root, saved, tmp_path):

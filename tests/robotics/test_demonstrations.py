@@ -13,6 +13,7 @@ from robotics.demonstration_data import CAMERAS, DARKER, FPS, GREY, SIZE, TONE, 
 from vega3d.robotics import statistics
 from vega3d.robotics.demonstrations import check_demonstrations
 from vega3d.robotics.episode_folder import EpisodeFolder, open_demonstrations
+from vega3d.robotics.episode_writer import EpisodeWriter
 from vega3d.robotics.lerobot_dataset import LeRobotFolder
 from vega3d.robotics.statistics import dataset_statistics
 from vega3d.robotics.windows import ActionWindows
@@ -91,6 +92,23 @@ def test_windows_leave_out_episodes_and_refuse_cameras(both):
         ActionWindows(both[0], CHUNK, cameras=["top"])
     with pytest.raises(ValueError, match=r"skip_episodes names \[7\], but .* has episodes 0 to 1"):
         ActionWindows(both[0], CHUNK, skip=[7])
+
+
+def test_repeated_frames_are_no_rows(tmp_path):
+    with EpisodeWriter(tmp_path / "seldom", FPS, seen_every=5) as writer:
+        for number in range(2):
+            writer.write(**toy_episode(number))
+    data = open_demonstrations(tmp_path / "seldom")
+
+    rows = list(ActionWindows(data, CHUNK))
+
+    assert [row["id"] for row in rows] == [f"seldom/{episode}/{step}" for episode in (0, 1) for step in (0, 5, 10)]
+    for row, step in zip(rows[3:], (0, 5, 10), strict=True):
+        np.testing.assert_array_equal(row["state"], toy_episode(1)["states"][step].astype(np.float32))
+    with pytest.raises(ValueError, match=r"frames is 2, but .* has a new frame every 5 steps"):
+        ActionWindows(data, CHUNK, frames=2)
+    with pytest.raises(ValueError, match="vega3d_seen_every=5, but None is to be written"):
+        EpisodeWriter(tmp_path / "seldom", FPS)
 
 
 def test_statistics_are_those_of_all_numbers_and_are_kept(both, tmp_path, monkeypatch):

@@ -213,6 +213,28 @@ def test_demonstrations_do_the_task_again_in_a_fresh_environment(recorded):
         assert outcomes == [False] * (len(actions) - 1) + [True]
 
 
+def test_noise_moves_the_hand_and_the_expert_comes_back(tmp_path):
+    task = "coffee-button-v3"
+    make = commands.environments(("front",), 32, "egl", noise=0.2, every=4)
+    record_demonstrations(tmp_path / "noisy", make, [task], 1, 300)
+    data = LeRobotFolder(tmp_path / "noisy")
+    states, actions = data.numbers(0)
+    seen = {}
+    for noise in (0.2, 0):
+        with MetaWorldEnvironment(task, views=(), noise=noise) as environment:
+            first = environment.reset(0).state
+            seen[noise] = np.stack([first, *(environment.step(action)[0].state for action in actions[:-1])])
+
+    np.testing.assert_array_equal(seen[0.2], states)
+    assert np.abs(seen[0] - states)[:, :3].max() > 0.005
+    assert data.seen_every == 4
+    frames = data.frames(0, "front", range(12)).astype(int)
+    changed = np.abs(np.diff(frames, axis=0)).max((1, 2, 3)) > 40
+    assert changed[[3, 7]].all() and not np.delete(changed, [3, 7]).any()
+    with pytest.raises(ValueError, match="noise 2 and an image every 1 steps; noise is 0 to 1"):
+        MetaWorldEnvironment(task, noise=2)
+
+
 class KilledError(Exception):
     """Ends a run as a kill does."""
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from robotics.line_world import LineWorld, line_world
 from tiny_checkpoints import FROZEN
@@ -40,12 +41,16 @@ def policy(request, tmp_path_factory):
 def test_a_model_is_measured_as_it_answers(policy, tmp_path):
     from recipes.policies import ModelPolicy, measure
 
-    jobs = [Job("near", 1000), Job("near", 1001)]
+    jobs, shown = [Job("near", 1000), Job("near", 1001)], []
+
+    def make(views, every):
+        shown.append((views, every))
+        return line_world()
 
     result = measure(
         str(policy),
         jobs,
-        lambda views: line_world(),
+        make,
         ROBOT,
         HEADER,
         tmp_path / "out.json",
@@ -55,6 +60,7 @@ def test_a_model_is_measured_as_it_answers(policy, tmp_path):
     )
 
     answers = ModelPolicy(str(policy), "cpu", **ROBOT)
+    assert shown == [(("front",), 2 if answers.frames == 1 else 1)]
     assert result["policy"]["name"] == str(policy) and len(result["policy"]["sha256"]) == 64
     for episode, job in zip(result["episodes"], jobs, strict=True):
         world = LineWorld(job.task)
@@ -77,3 +83,20 @@ def test_a_policy_of_another_robot_is_refused(policy, robot):
 
     with pytest.raises(ValueError, match=r"sees \['front'\], with states of 1 and actions of 2 numbers, but here are"):
         ModelPolicy(str(policy), "cpu", **robot)
+
+
+def test_a_policy_is_exported_in_16_bits_and_without_code(policy, tmp_path, capsys):
+    from recipes.metaworld import commands
+    from vega3d import VegaForActionPrediction
+    from vega3d_cli import run
+
+    assert run(["export", str(policy), str(tmp_path / "small")], commands.app, commands.NAME) == 0
+
+    assert f"{tmp_path / 'small'}: " in capsys.readouterr().out
+    assert list(policy.glob("*.py")) and not list((tmp_path / "small").glob("*.py"))
+    assert "auto_map" not in (tmp_path / "small" / "config.json").read_text()
+    before, after = (VegaForActionPrediction.from_pretrained(folder) for folder in (policy, tmp_path / "small"))
+    assert after.dtype == torch.bfloat16
+    for name, value in after.state_dict().items():
+        torch.testing.assert_close(value, before.state_dict()[name].to(value.dtype), rtol=0, atol=0)
+    assert run(["export", str(policy), str(tmp_path / "small")], commands.app, commands.NAME) == 2

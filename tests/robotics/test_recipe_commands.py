@@ -13,7 +13,7 @@ from vega3d_cli import run
 NONE = importlib.util.find_spec("metaworld") is None
 
 
-@pytest.mark.parametrize("command", ["demonstrations", "small-model", "evaluate", "compare"])
+@pytest.mark.parametrize("command", ["demonstrations", "small-model", "export", "evaluate", "compare"])
 def test_help_has_examples_to_copy(command, capsys):
     assert run([command, "--help"], commands.app, commands.NAME) == 0
     assert f"    {commands.NAME} {command} " in capsys.readouterr().out

@@ -38,7 +38,7 @@ from vega3d.modeling.files_vega3d import (
 )
 from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.modeling.quantisation_vega3d import CONSTANT_LINEARS, MULTIPLE, lower_linears
-from vega3d.shipped import EMBEDDED, model_folder
+from vega3d.shipped import EMBEDDED, SHIPPED, model_folder
 
 LANGUAGE, VISUAL, GENERATOR, VAE, TEXT, FUSION = (
     *("language model", "visual tower", "generator", "VAE", "text states"),
@@ -150,8 +150,8 @@ def read_shapes(name: str | Path, generator: str | Path | None = None) -> Shapes
 
 def small_files(name: str | Path) -> Path:
     """The folder of a model; of one on the Hub its JSON files are fetched, and no weights."""
-    if str(name) in EMBEDDED or Path(name).exists():
-        return model_folder(name) if str(name) in EMBEDDED else Path(name)
+    if str(name) in SHIPPED or Path(name).exists():
+        return model_folder(name) if str(name) in SHIPPED else Path(name)
     repository, _, revision = str(name).partition("@")
     if repository.count("/") != 1 or repository.startswith((".", "/")):
         raise ValueError(f"There is no model {str(name)!r}. Give {EMBEDDED[0]!r}, a folder, or a Hub id.")

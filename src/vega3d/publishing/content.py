@@ -39,7 +39,13 @@ SAVE_AGAIN = (
     "session.processor.save_pretrained(NEW)`, and push NEW."
 )
 PLACEHOLDER = "PATH_OF_THIS_FOLDER"  # in the card of a data set
-NOT_IN_SPACE = ("demo/space", "assets/furniture", "assets/text_prior.json.xz", "assets/vega3d-tiny")
+NOT_IN_SPACE = (
+    "demo/space",
+    "assets/furniture",
+    "assets/text_prior.json.xz",
+    "assets/vega3d-metaworld",
+    "assets/vega3d-tiny",
+)
 
 
 @dataclass(frozen=True)

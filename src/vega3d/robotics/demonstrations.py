@@ -24,6 +24,7 @@ class Demonstrations(ABC):
         cameras: names, in the order of the data set.
         state_size, action_size: P and A.
         lengths: T of each episode.
+        seen_every: n; frames are new at the steps 0, n, 2n, ... of an episode, and repeated between them.
     """
 
     folder: Path
@@ -32,6 +33,7 @@ class Demonstrations(ABC):
     state_size: int
     action_size: int
     lengths: Sequence[int]
+    seen_every: int = 1
 
     @abstractmethod
     def task(self, episode: int, step: int = 0) -> str:

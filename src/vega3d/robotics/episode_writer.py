@@ -20,6 +20,7 @@ from vega3d.robotics.lerobot_layout import (
     DATA,
     EPISODES,
     INFO,
+    SEEN_EVERY,
     STATE,
     STATS,
     TASKS,
@@ -54,6 +55,7 @@ class EpisodeWriter:
         fps: steps a second.
         robot_type: of the robot, for those who read the data set.
         state_names, action_names: what each number is.
+        seen_every: n, if frames are new at the steps 0, n, 2n, ... alone; only these become rows of a policy.
 
     Raises:
         ValueError: if the folder holds something else, or episodes of other settings; if another writer holds it.
@@ -67,12 +69,14 @@ class EpisodeWriter:
         robot_type: str | None = None,
         state_names: Sequence[str] | None = None,
         action_names: Sequence[str] | None = None,
+        seen_every: int = 1,
     ):
         check_installed("pyarrow")
         if isinstance(fps, bool) or not isinstance(fps, int) or fps < 1:
             raise ValueError(f"fps is {fps!r}, but must be a whole number of steps a second, at least 1.")
         self.folder = check_folder(folder)
         self._fps, self._robot_type = fps, robot_type
+        self._seen = {SEEN_EVERY: seen_every} if seen_every > 1 else {}
         self._names = {STATE: state_names, ACTION: action_names}
         self._features: dict[str, Any] = {}
         self._stats: dict[str, Statistics] = {}
@@ -197,7 +201,7 @@ class EpisodeWriter:
         return row | {f"meta/episodes/{name}": value for name, value in place.items()}
 
     def _info(self) -> dict[str, Any]:
-        return {
+        return self._seen | {
             "codebase_version": VERSION,
             "fps": self._fps,
             "features": self._features,
@@ -223,6 +227,7 @@ class EpisodeWriter:
         """Takes up the episodes that are finished, and removes what is left of one that is not."""
         info = read_json(self.folder / INFO, OTHER)
         wanted = {"codebase_version": VERSION, "fps": self._fps, "robot_type": self._robot_type, "data_path": DATA}
+        wanted |= {SEEN_EVERY: self._seen.get(SEEN_EVERY)}
         for name, value in wanted.items():
             if info.get(name) != value:
                 raise ValueError(

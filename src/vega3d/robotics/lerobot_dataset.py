@@ -17,6 +17,7 @@ from vega3d.robotics.lerobot_layout import (
     ACTION,
     COUNTERS,
     INFO,
+    SEEN_EVERY,
     STATE,
     TASKS,
     camera_name,
@@ -53,6 +54,7 @@ class LeRobotFolder(Demonstrations):
             raise ValueError(f"{folder} has no camera: no feature in {INFO} has the dtype video or image.")
         with reading(self.folder):
             self.fps, self.cameras = float(self._info["fps"]), tuple(self._keys)
+            self.seen_every = int(self._info.get(SEEN_EVERY, 1))
             self.state_size, self.action_size = (int(self._features[key]["shape"][0]) for key in (STATE, ACTION))
             self._episodes = read_episodes(self.folder)
             self.lengths = [int(row["length"]) for row in self._episodes]

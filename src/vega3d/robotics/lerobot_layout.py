@@ -20,6 +20,7 @@ EPISODES = f"meta/episodes/{PLACE}.parquet"
 DATA = f"data/{PLACE}.parquet"
 VIDEO = "videos/{video_key}/" + PLACE + ".mp4"
 CHUNK = 1000  # files a folder
+SEEN_EVERY = "vega3d_seen_every"  # of INFO: steps from one new frame to the next, if they are more than 1
 STATE, ACTION, CAMERA = "observation.state", "action", "observation.images."
 COUNTERS = {  # columns of each step beside its state and action
     "timestamp": "float32",

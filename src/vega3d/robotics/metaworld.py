@@ -25,6 +25,7 @@ UPSIDE_DOWN = ("corner2",)  # cameras whose images are turned by 180 degrees
 FRONT_POSITION = (0.75, 0.075, 0.7)  # of corner2 [m], nearer than the simulator's own
 SHADOWS, SAMPLES = 1024, 0  # side of the shadow map [px], samples a pixel: a third of the time of the simulator's own
 RENDERERS = ("egl", "osmesa", "glfw")
+HELD = 4  # steps for which noise stays the same: it moves the hand by centimetres, not millimetres
 INSTRUCTIONS = {  # Meta-World's own descriptions, which lerobot's environment gives to a policy as well
     "assembly-v3": "Pick up a nut and place it onto a peg",
     "basketball-v3": "Dunk the basketball into the basket",
@@ -89,17 +90,31 @@ class MetaWorldEnvironment:
         size: height and width of the images [px].
         views: of `VIEWS`, in this order; without any, nothing is rendered.
         renderer: of `RENDERERS`: EGL needs no display, OSMesa no graphics card either, GLFW a display.
+        noise: standard deviation of what is added to x, y and z of each action before it is carried out, the same for
+            `HELD` steps and of the episode's seed. An expert then shows how to come back.
+        every: n, steps from one rendered image to the next; between them the last one is repeated.
 
     Raises:
-        ValueError: for a task, size, view or renderer that is not known, or another renderer than before.
+        ValueError: for a task, size, view or renderer that is not known, or another renderer than before; for noise
+            or steps that cannot be.
         MissingExtraError: without metaworld.
     """
 
     most_steps = MOST_STEPS
     rest_action = np.array([0, 0, 0, -1], np.float32)
 
-    def __init__(self, task: str, size: int = 128, views: tuple[str, ...] = tuple(VIEWS), renderer: str = "egl"):
+    def __init__(
+        self,
+        task: str,
+        size: int = 128,
+        views: tuple[str, ...] = tuple(VIEWS),
+        renderer: str = "egl",
+        noise: float = 0.0,
+        every: int = 1,
+    ):
         check_task(task)
+        if not 0 <= noise <= 1 or every < 1:
+            raise ValueError(f"Got noise {noise} and an image every {every} steps; noise is 0 to 1, steps at least 1.")
         unknown = sorted(set(views) - VIEWS.keys())
         if unknown or size < 2 or size % 2:
             raise ValueError(f"Got the views {list(views)} of {size} px; views are {list(VIEWS)}, sizes even numbers.")
@@ -109,6 +124,9 @@ class MetaWorldEnvironment:
         self._expert = optional_module("metaworld.policies").ENV_POLICY_MAP[task]()
         self._numbers = np.zeros(0)  # float64[39], all that the simulator tells of the scene
         self._renderer = self._mujoco.Renderer(self._simulation.model, size, size) if views else None
+        self._noise, self._every = noise, every
+        self._random, self._push, self._steps = np.random.default_rng(), np.zeros(3), 0
+        self._images: dict[str, np.ndarray] = {}
 
     def __enter__(self) -> "MetaWorldEnvironment":
         return self
@@ -130,10 +148,12 @@ class MetaWorldEnvironment:
         self._mujoco.mj_kinematics(self._simulation.model, self._simulation.data)
         self._mujoco.mj_camlight(self._simulation.model, self._simulation.data)
         self._numbers = self._simulation._get_obs()
+        self._random, self._steps = np.random.default_rng(seed), 0
         return self._observation()
 
     def step(self, action: np.ndarray) -> tuple[Observation, bool]:
-        self._numbers, _, _, _, info = self._simulation.step(np.asarray(action, np.float32))
+        self._numbers, _, _, _, info = self._simulation.step(self._pushed(np.asarray(action, np.float32)))
+        self._steps += 1
         return self._observation(), bool(info["success"])
 
     def expert_action(self) -> np.ndarray:
@@ -145,7 +165,17 @@ class MetaWorldEnvironment:
 
     def _observation(self) -> Observation:
         state = self._numbers[: len(STATE_NAMES)].astype(np.float32)
-        return Observation({view: self._image(VIEWS[view]) for view in self.views}, state)
+        if self._steps % self._every == 0:
+            self._images = {view: self._image(VIEWS[view]) for view in self.views}
+        return Observation(self._images, state)
+
+    def _pushed(self, action: np.ndarray) -> np.ndarray:
+        """The action that is carried out: the given one, or with noise and within the limits."""
+        if not self._noise:
+            return action
+        if self._steps % HELD == 0:
+            self._push = self._random.normal(scale=self._noise, size=3)
+        return np.append(action[:3] + self._push, action[3]).clip(SMALLEST, LARGEST).astype(np.float32)
 
     def _image(self, camera: str) -> np.ndarray:
         """uint8[H, W, 3], upright."""

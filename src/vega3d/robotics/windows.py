@@ -9,7 +9,7 @@ from vega3d.robotics.demonstrations import Demonstrations, check_demonstrations
 
 
 class ActionWindows:
-    """A row for each step of each episode: images, state, task, and the next K actions.
+    """A row for each step of each episode that has a new frame: images, state, task, and the next K actions.
 
     A row has `id`, `images` (uint8[n, H, W, 3] of each camera, its last n frames; at the beginning of an episode the
     first is repeated), `task`, `state` float32[P], `actions` float32[K, A] and `action_is_pad` bool[K]. Behind the end
@@ -23,7 +23,8 @@ class ActionWindows:
         skip: numbers of episodes that are left out.
 
     Raises:
-        ValueError: for a camera that is not there, and as `check_demonstrations`.
+        ValueError: for a camera that is not there, for several frames where they are repeated, and as
+            `check_demonstrations`.
     """
 
     def __init__(
@@ -39,8 +40,13 @@ class ActionWindows:
         missing = [name for name in self.cameras if name not in data.cameras]
         if missing or not self.cameras:
             raise ValueError(f"{data.folder} has no camera {missing}; it has {list(data.cameras)}. Name one of these.")
+        if frames > 1 and data.seen_every > 1:
+            raise ValueError(
+                f"frames is {frames}, but {data.folder} has a new frame every {data.seen_every} steps. Take one "
+                "frame, or record an image at each step."
+            )
         self.episodes = check_demonstrations(data, skip)
-        self._ends = np.cumsum([data.lengths[episode] for episode in self.episodes])
+        self._ends = np.cumsum([-(-data.lengths[episode] // data.seen_every) for episode in self.episodes])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -49,7 +55,8 @@ class ActionWindows:
         place = int(np.searchsorted(self._ends, number, side="right"))
         episode = self.episodes[place]
         length = self.data.lengths[episode]
-        step = number - int(self._ends[place]) + length
+        begin = int(self._ends[place - 1]) if place else 0
+        step = (number - begin) * self.data.seen_every
         states, actions = self.data.numbers(episode)
         ahead = np.arange(step, step + self.chunk)
         seen = np.arange(step - self.num_frames + 1, step + 1).clip(0).tolist()
