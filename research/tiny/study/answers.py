@@ -1,12 +1,12 @@
 """Answers that say what they stand on, in words, before the answer itself.
 
-    sofa 1.2 ahead 0.4 left, tv 3.0 ahead 0.4 left, lamp 2.0 ahead 1.6 right; sofa to tv 0, sofa to lamp 60: right. B
+    sofa 1.2 ahead 0.4 left, tv 3.0 ahead 0.4 left, lamp 2.0 ahead 1.6 right; sofa to tv 0, sofa to lamp 60;
+    A left no, B right yes: right. B
 
 Places are those of the first camera's floor plan [m]; bearings [deg] are from one place to another, clockwise from
 straight ahead of the first camera. What follows the last full stop is the answer that VSI-Bench's
 parser gets (`vega3d.questions.reason_and_answer`). A small decoder learns the word of a direction from bearings at
-once, and the letter of an option hardly at all unless its word was said before; of several words in an option, not
-before each option was judged.
+once, and the letter of an option hardly at all unless each option was judged before.
 """
 
 import itertools
@@ -89,15 +89,15 @@ def reasoned_answer(
 ) -> str:
     """The answer with what it stands on; the bare answer for counts and sizes.
 
-    Of orders and routes the reason says of each option whether it is right if `has_letters`, that is if the letters of
-    options are shown: to find the one of several words that equals what was said is hard to learn in one step.
+    Of directions, routes and orders the reason says of each option whether it is right if `has_letters`, that is if
+    the letters of options are shown: to find the option that equals what was said is hard to learn in one step.
     """
     names = [observation.by_id[number].name for number in question.object_ids]
     kind = question.question_type
-    if kind.startswith(DIRECTION):
-        reason = directions(plan, names, [(names[0], names[1]), (names[0], names[2])])
-    elif kind == "route_planning":
-        reason = directions(plan, names, list(itertools.pairwise(names)))
+    if kind.startswith(DIRECTION) or kind == "route_planning":
+        from_first = [(names[0], names[1]), (names[0], names[2])]
+        legs = from_first if kind.startswith(DIRECTION) else list(itertools.pairwise(names))
+        reason = directions(plan, names, legs)
         reason += f"; {judged(question.options, question.right)}" if has_letters else ""
     elif kind == "object_abs_distance":
         return f"{plan.listed(names)}. {question.answer}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from research.tiny.study.power import power_table, power_values
+from research.tiny.study.said import OFFICIAL, SAID, said_results
 from vega3d.evaluation.metrics import CATEGORIES, EXTRA_CHOICE_TYPES
 from vega3d.evaluation.report import (
     ALL,
@@ -163,7 +164,7 @@ def experiment_values(
     seeds: Sequence[int],
     against: Sequence[str],
     void: Mapping[str, Mapping[int, Mapping]],
-    scorings: Sequence[str] = ("official", "likelihood"),
+    scorings: Sequence[str] = ("official", "likelihood", SAID),
     resamples: int = RESAMPLES,
 ) -> dict:
     """All tables as plain values: for each split and scoring what `split_values` gives.
@@ -175,10 +176,16 @@ def experiment_values(
         seeds: of the results.
         against: controls.
         void: last line of the log of each run that is void, by arm and seed.
-        scorings: kinds of scores.
+        scorings: kinds of scores; `said` is the official one of what reasons say (`said.py`).
         resamples: of the bootstrap.
     """
     first = next(iter(next(iter(splits.values())).values()))[0]
+
+    def scored(split: str, scoring: str) -> dict:
+        results, is_said = splits[split], scoring == SAID
+        columns = said_results(results) if is_said else results
+        return split_values(columns, name_alone[split], against, OFFICIAL if is_said else scoring, resamples)
+
     return {
         "format": FORMAT,
         "name": name,
@@ -186,12 +193,7 @@ def experiment_values(
         "resamples": resamples,
         "versions": first["versions"],
         "void": {arm: {str(seed): entry for seed, entry in runs.items()} for arm, runs in void.items()},
-        "splits": {
-            split: {
-                scoring: split_values(results, name_alone[split], against, scoring, resamples) for scoring in scorings
-            }
-            for split, results in splits.items()
-        },
+        "splits": {split: {scoring: scored(split, scoring) for scoring in scorings} for split in splits},
     }
 
 
@@ -200,7 +202,7 @@ def markdown(values: Mapping) -> str:
     void = values["void"]
     lines = [f"# {values['name']}", "", *void_lines(void)]
     for split, scorings in values["splits"].items():
-        found = scorings["official"]
+        found = scorings[OFFICIAL]
         lines += [
             f"## {split}: {found['scenes']} scenes, {found['questions']} questions, {len(values['seeds'])} seeds",
             "",
@@ -213,6 +215,7 @@ def markdown(values: Mapping) -> str:
             "",
             *difference_table(marked(found["differences"], void)),
             "",
+            *(said_lines(scorings[SAID], void) if SAID in scorings else []),
             "Sizes and counts beside what type and names of the question alone score: the median, or the most "
             "frequent count, of training rooms. Differences in points, as above.",
             "",
@@ -223,6 +226,18 @@ def markdown(values: Mapping) -> str:
             *(f"{note}\n" for note in scene_notes(found["figure_scenes"])),
         ]
     return "\n".join(lines)
+
+
+def said_lines(found: Mapping, void: Mapping[str, Mapping]) -> list[str]:
+    """The same tables of what reasons say."""
+    return [
+        "The same of the options that reasons say, whatever letter follows; where a reason says none, of the letter.",
+        "",
+        *score_table(marked(found["scores"], void), (*NEED_SPACE, SPATIAL)),
+        "",
+        *difference_table(marked(found["differences"], void), (*NEED_SPACE, SPATIAL)),
+        "",
+    ]
 
 
 def void_lines(void: Mapping[str, Mapping]) -> list[str]:

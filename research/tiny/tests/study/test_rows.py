@@ -206,18 +206,19 @@ def test_places_of_frames_are_asked_about_in_training_alone(toy):
         assert re.fullmatch(rf"{CLASSES[shown - 1]} \d\.\d (ahead|behind) \d\.\d (left|right)", row.words)
 
 
-def test_orders_and_routes_say_of_each_option_whether_it_is_right(toy):
-    rows = [row for row in toy.data("train").rows if row.kind in ("obj_appearance_order", "route_planning")]
+def test_reasons_say_of_each_option_whether_it_is_right(toy):
+    judged_kinds = ("obj_appearance_order", "route_planning", "object_rel_direction")
+    rows = [row for row in toy.data("train").rows if row.kind.startswith(judged_kinds)]
     assert {(row.kind, row.is_plain, bool(row.options)) for row in rows} >= {
         ("obj_appearance_order", False, True),
         ("route_planning", False, True),
     }
     for row in rows:
-        told = re.findall(r"([A-D]) ([A-Za-z, \d]+?) (yes|no)(?=, [A-D] |:)", row.words)
+        told = re.findall(r"([A-D]) ([A-Za-z, \d-]+?) (yes|no)(?=, [A-D] |:)", row.words)
         assert [letter for letter, *_ in told] == list("ABCD"[: len(row.options)]), row
         assert not row.options or [letter for letter, _, judged in told if judged == "yes"] == [row.answer], row
         for (_, text, judged), option in zip(told, row.options, strict=True):
-            if row.kind == "route_planning":
+            if row.kind != "obj_appearance_order":
                 assert row.is_plain or text == option
                 continue
             frames = list(map(int, re.findall(r"\d+", text)))

@@ -11,6 +11,7 @@ from research.tiny.study.name_alone import NameAlone
 from research.tiny.study.name_errors import mentions, name_table, name_values
 from research.tiny.study.power import power_table, power_values
 from research.tiny.study.question_forms import FORMS, OPTIONS
+from research.tiny.study.said import SAID
 from research.tiny.study.table import NEED_SPACE, SPATIAL, experiment_values, markdown, split_values
 from research.tiny.study.wordings import read_texts
 from vega3d.evaluation.metrics import CATEGORIES, QUESTION_TYPES
@@ -91,6 +92,37 @@ def test_tables_show_what_names_alone_score_and_which_rows_are_missing():
     (row,) = [line for line in text.splitlines() if line.startswith("| object_counting | 100.0 [")]
     assert row.count("**-") == 2  # both arms are worse than a name that always has the same number
     assert f"note: {SPATIAL} is without route_planning" in text
+
+
+def test_what_reasons_say_is_scored_beside_the_letters():
+    records = asked(["object_rel_distance", "obj_appearance_order", "localisation_by_choice", "object_abs_distance"])
+    wrong = {record.id: f"bed 0; A bed 0 yes: {record.options[1]}" for record in records if record.options}
+    right = {name: f"bed 1.0 away: {NAMES['a']}" for name in wrong if name.endswith("object_rel_distance")}
+
+    class Misspelt:
+        def __init__(self):
+            self.settings = {"name": "misspelt", "kind": "told", "seed": 0}
+
+        def answer(self, records):
+            return [
+                ("B" if record.options else "100", None, {**wrong, **right}.get(record.id, "no place"))
+                for record in records
+            ]
+
+    misspelt = evaluate(Misspelt(), records, benchmark="rooms", resamples=2)
+    silent = evaluate(Told(0, 0.0), records, benchmark="rooms", resamples=2)
+    results = {"test": {"semantic": [silent], "trained": [misspelt]}}
+    alone = {"test": evaluate(NameAlone(records), records, benchmark="rooms", resamples=2)}
+
+    values = experiment_values("toy", results, alone, [0], ["semantic"], {}, ["official", SAID], resamples=20)
+
+    found = values["splits"]["test"]
+    assert found["official"]["scores"]["trained"]["object_rel_distance"]["score"] == 0
+    assert found[SAID]["scores"]["trained"]["object_rel_distance"]["score"] == 1
+    assert found[SAID]["scores"]["trained"]["obj_appearance_order"]["score"] == 0
+    assert found[SAID]["scores"]["semantic"]["object_rel_distance"]["score"] == 0
+    assert found[SAID]["scores"]["trained"]["object_abs_distance"]["score"] == 1
+    assert "whatever letter follows" in markdown(values)
 
 
 def test_void_runs_are_named_with_their_line_of_the_log():
