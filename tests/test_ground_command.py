@@ -26,7 +26,8 @@ LARGEST = 400_000  # bytes of the shipped clip
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    return add_grounding(FROZEN, tmp_path_factory.mktemp("grounding") / "model", position_code="sin3d")
+    """With weights whose box of `kitchen` is 0.4 m away from the closest token: rounding puts none into it."""
+    return add_grounding(FROZEN, tmp_path_factory.mktemp("grounding") / "model", seed=5, position_code="sin3d")
 
 
 def found(*arguments: str | Path) -> dict:

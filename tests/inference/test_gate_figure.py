@@ -47,8 +47,7 @@ def test_the_picture_shows_through_in_grey():
     (picture,) = gate_overlays(frames, np.full((1, 2, 2), 0.5, np.float32))
 
     step = picture[0, 59].astype(int) - picture[0, 0]
-    assert step == pytest.approx(255 * (1 - OPACITY), abs=1)
-    assert len(set(step.tolist())) == 1  # a step in grey: the hue is the gate's
+    assert step == pytest.approx(255 * (1 - OPACITY), abs=1)  # in all channels: the hue is the gate's
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

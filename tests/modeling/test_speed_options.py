@@ -1,5 +1,6 @@
 """Options that make the generator faster: compiled code, linears in 8 bits. Close to the plain features, not equal."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -7,14 +8,23 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from diffusers.models.attention import FeedForward
+from transformers.utils.import_utils import is_torch_greater_or_equal
 
 from golden_models import load_generator
 from tiny_models import WAN_TRANSFORMER, WAN_VAE, seeded
 from vega3d import VegaGenerator, VegaGeneratorConfig
 from vega3d.modeling.generator_wan_vega3d import WanTower, feed_forward, rotate
-from vega3d.modeling.quantisation_vega3d import EightBitLinear, lower_linears, round_rows
+from vega3d.modeling.quantisation_vega3d import (
+    FLOAT8_ON_CPU,
+    EightBitLinear,
+    check_float8,
+    lower_linears,
+    round_rows,
+)
 
 TRANSFORMER = {**WAN_TRANSFORMER, "attention_head_dim": 16}  # linears in multiples of 16
+HAS_FLOAT8 = is_torch_greater_or_equal(FLOAT8_ON_CPU, accept_dev=True)
+needs_float8 = pytest.mark.skipif(not HAS_FLOAT8, reason=f"float8 on a CPU needs torch {FLOAT8_ON_CPU}")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +44,7 @@ def cosine(first: torch.Tensor, second: torch.Tensor) -> float:
     return F.cosine_similarity(first.float(), second.float(), dim=-1).mean().item()
 
 
-@pytest.mark.parametrize(("precision", "least"), [("fp8", 0.998), ("int8", 0.999)])
+@pytest.mark.parametrize(("precision", "least"), [pytest.param("fp8", 0.998, marks=needs_float8), ("int8", 0.999)])
 def test_eight_bits_stay_close(generator, precision, least):
     plain = generator.encode([clip()])[0]
     lowered = generator.variant(linear_precision=precision)
@@ -72,6 +82,7 @@ def test_rows_are_rounded_by_their_own_peak(precision):
     assert rounded.element_size() == 1 and error.max() < (0.04 if precision == "fp8" else 0.005)
 
 
+@needs_float8
 def test_a_change_of_dtype_leaves_the_weights_alone():
     linear, tokens = torch.nn.Linear(32, 48), torch.randn(3, 7, 32)
     expected = linear(tokens)
@@ -82,12 +93,27 @@ def test_a_change_of_dtype_leaves_the_weights_alone():
     assert cosine(lowered(tokens.bfloat16()), expected) > 0.998
 
 
+@needs_float8
 def test_a_known_bound_takes_the_place_of_the_peak():
     lowered = EightBitLinear(torch.nn.Linear(32, 48), "fp8")
     tokens = torch.randn(6, 32)
     exact = lowered(tokens)
     assert torch.equal(lowered(tokens, tokens.abs().amax(1, keepdim=True)), exact)
     assert cosine(lowered(tokens, 2 * tokens.abs().amax(1, keepdim=True)), exact) > 0.998
+
+
+@pytest.mark.skipif(HAS_FLOAT8, reason=f"torch has float8 on a CPU from {FLOAT8_ON_CPU} on")
+def test_float8_on_a_cpu_is_refused_where_torch_lacks_it(generator):
+    lowered = generator.variant(linear_precision="fp8")
+
+    with pytest.raises(ValueError, match=f"needs torch {re.escape(FLOAT8_ON_CPU)} or newer on a CPU, but 2"):
+        lowered.encode([clip()])
+    with pytest.raises(ValueError, match="Update torch, or use linear_precision='int8'"):
+        next(lowered.read(clip(), [-1], [500]))
+
+
+def test_float8_on_a_gpu_is_not_asked_for_a_version():
+    check_float8("fp8", torch.device("cuda"))
 
 
 def test_sides_that_a_gpu_cannot_take_are_refused():
@@ -113,6 +139,7 @@ def compiled_config(generator: VegaGenerator) -> VegaGeneratorConfig:
     return VegaGeneratorConfig(**{**generator.config.to_dict(), "compile": True})
 
 
+@needs_float8
 @pytest.mark.parametrize("bias", [-0.75, 0.0, 2.0])
 def test_the_bound_of_the_feed_forward_holds(bias):
     """Also where all that goes into the GELU is negative, and all that comes out lies between -0.17 and 0."""

@@ -10,7 +10,14 @@ from training_data import write_jsonl
 from vega3d.extras import MissingExtraError
 from vega3d.questions import SpatialQuestion
 from vega3d.training import DataSource, load_examples
-from vega3d.training.data import MarkedVideo, as_datasets, fingerprint, stream_examples, training_example
+from vega3d.training.data import (
+    ExampleDataset,
+    MarkedVideo,
+    as_datasets,
+    fingerprint,
+    stream_examples,
+    training_example,
+)
 
 ASK = {"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "Where?"}]}
 SAY = {"role": "assistant", "content": "here"}
@@ -95,6 +102,18 @@ def test_files_of_either_kind_give_the_same_rows(talk, tmp_path):
     streamed = stream_examples([DataSource(str(table))], seed=0, shuffle_buffer=1)
     assert [training_example(row, "") for row in streamed] == first.examples
     assert [training_example(row, "") for row in as_datasets(first)] == first.examples
+
+
+def test_the_order_of_names_in_a_part_changes_nothing():
+    turned = {**ASK, "content": [dict(reversed(part.items())) for part in ASK["content"]]}
+    assert str(turned) != str(ASK)
+
+    first, second = (
+        ExampleDataset([training_example({"messages": [message, SAY], "videos": ["a.mp4"]}, "1")])
+        for message in (ASK, turned)
+    )
+
+    assert fingerprint(first) == fingerprint(second)
 
 
 def test_rooms_and_messages_may_be_mixed(rooms, talk):

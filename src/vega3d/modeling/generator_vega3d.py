@@ -23,6 +23,7 @@ from .files_vega3d import (
 from .inputs_vega3d import equal_items
 from .layouts_vega3d import TEMPORAL_STRIDE
 from .noise_vega3d import NoiseLevel, SeededNoise, add_noise, noise_level
+from .quantisation_vega3d import check_float8
 
 Hidden = dict[int, torch.Tensor]  # block -> float[..., t, h, w, C]
 NOT_FINITE = (
@@ -222,8 +223,8 @@ class VegaGenerator(PreTrainedModel):
             inference, whatever autocast says.
 
         Raises:
-            ValueError: for a clip of another type, shape or range, if the weights were not loaded, or for features
-                that are not finite.
+            ValueError: for a clip of another type, shape or range, if the weights were not loaded, for features that
+                are not finite, or for `fp8` on a CPU with a torch that lacks it there.
         """
         self._check(clips)
         if noise is not None and self.config.noise_draws > 1:
@@ -283,6 +284,7 @@ class VegaGenerator(PreTrainedModel):
             raise ValueError(
                 "The generator has no weights: load the model with `from_pretrained` or `from_backbones`."
             )
+        check_float8(self.config.linear_precision, self.device)
         for clip in clips:
             check_clip(clip, self.config.patch_size)
         self.settle()

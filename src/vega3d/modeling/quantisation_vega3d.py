@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils.import_utils import is_torch_greater_or_equal
 
 # --- The language model in 4 bits: what bitsandbytes leaves alone, and layers of any width on a CPU ------------------
 
@@ -116,6 +117,7 @@ def keep_shared_weights(model: nn.Module) -> None:
 
 LARGEST = {"fp8": 448.0, "int8": 127.0}  # float8 e4m3 and int8
 STORED = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+FLOAT8_ON_CPU = "2.12"  # torch before it takes one scale for a whole matrix there
 MULTIPLE = 16  # of the sides of a float8 matrix on a GPU
 CONSTANT_LINEARS = ("attn2.to_k", "attn2.to_v")  # of the constant prompt: computed once, so they keep their precision
 
@@ -172,6 +174,15 @@ def round_rows(
     scale = peak.float().clamp(min=1e-12) / LARGEST[precision]
     scaled = matrix.float() / scale
     return (scaled.round() if precision == "int8" else scaled).to(STORED[precision]), scale
+
+
+def check_float8(precision: str, device: torch.device) -> None:
+    """Raises ValueError for float8 on a CPU if the installed torch cannot multiply it there."""
+    if precision == "fp8" and device.type == "cpu" and not is_torch_greater_or_equal(FLOAT8_ON_CPU, accept_dev=True):
+        raise ValueError(
+            f"linear_precision='fp8' needs torch {FLOAT8_ON_CPU} or newer on a CPU, but {torch.__version__} is "
+            "installed. Update torch, or use linear_precision='int8'."
+        )
 
 
 def lower_linears(transformer: Any, precision: str) -> Any:

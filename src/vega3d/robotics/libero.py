@@ -155,9 +155,9 @@ def has_other_objects(file: str) -> bool:
 def read_states(path: Path) -> np.ndarray:
     """float[n, S] of a file of LIBERO, an array as torch writes it; nothing else in it is run."""
     import torch
-    from numpy._core.multiarray import _reconstruct
 
-    known: list[Any] = [_reconstruct, (_reconstruct, "numpy.core.multiarray._reconstruct")]  # as numpy 1 names it
+    rebuild = np.empty(0).__reduce__()[0]
+    known: list[Any] = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]  # 1 and 2
     known += [np.ndarray, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     with torch.serialization.safe_globals(known):
         states = np.asarray(torch.load(path, weights_only=True))

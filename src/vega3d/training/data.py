@@ -150,7 +150,7 @@ def messages_example(row: Mapping, id: str, folder: Path | None) -> TrainingExam
     for kind, left in waiting.items():
         if left:
             raise ValueError(f"it has {len(left)} {kind}(s) more than placeholders of type {kind!r}.")
-    plain = [[{k: v for k, v in part.items() if k in ("type", "text")} for part in content] for content in contents]
+    plain = [[{k: part[k] for k in ("type", "text") if k in part} for part in content] for content in contents]
     roles = [message["role"] for message in messages]
     turns = [{"role": role, "content": content} for role, content in zip(roles, plain, strict=True)]
     check_answers(turns)
