@@ -280,7 +280,7 @@ def held_folder(target: Path) -> tuple[Path, FileLock]:
         partial = partial_path(target)
         partial.mkdir()
         lock = FileLock(partial / LOCK, timeout=LOCK_SECONDS)
-        # Another process that finds the lock free for the moment between its making and its holding removes the folder.
+        # Another process that finds the lock free, between its making and its holding here, removes the folder.
         with contextlib.suppress(FileNotFoundError):
             lock.acquire()
             return partial, lock
