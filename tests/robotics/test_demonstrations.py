@@ -111,6 +111,18 @@ def test_repeated_frames_are_no_rows(tmp_path):
         EpisodeWriter(tmp_path / "seldom", FPS)
 
 
+@pytest.mark.parametrize("steps", [0, -4, 2.5, True, "4"])
+def test_steps_between_frames_are_counted(steps, tmp_path):
+    with pytest.raises(ValueError, match=r"seen_every is .* at least 1"):
+        EpisodeWriter(tmp_path / "new", FPS, seen_every=steps)
+    with EpisodeWriter(tmp_path / "old", FPS) as writer:
+        writer.write(**toy_episode(0))
+    info = tmp_path / "old" / "meta" / "info.json"
+    info.write_text(json.dumps({**json.loads(info.read_text()), "vega3d_seen_every": steps}))
+    with pytest.raises(ValueError, match=r"vega3d_seen_every in .*info\.json is .* at least 1"):
+        open_demonstrations(tmp_path / "old")
+
+
 def test_statistics_are_those_of_all_numbers_and_are_kept(both, tmp_path, monkeypatch):
     data = both[0]
     found = dataset_statistics(data)

@@ -28,6 +28,7 @@ from vega3d.robotics.lerobot_layout import (
     VIDEO,
     Statistics,
     camera_statistics,
+    check_seen_every,
     feature_statistics,
     merged_statistics,
 )
@@ -74,6 +75,7 @@ class EpisodeWriter:
         check_installed("pyarrow")
         if isinstance(fps, bool) or not isinstance(fps, int) or fps < 1:
             raise ValueError(f"fps is {fps!r}, but must be a whole number of steps a second, at least 1.")
+        check_seen_every(seen_every, "seen_every")
         self.folder = check_folder(folder)
         self._fps, self._robot_type = fps, robot_type
         self._seen = {SEEN_EVERY: seen_every} if seen_every > 1 else {}

@@ -21,6 +21,7 @@ from vega3d.robotics.lerobot_layout import (
     STATE,
     TASKS,
     camera_name,
+    check_seen_every,
 )
 
 OLDER = "Convert it with lerobot's own converter from v2.1 to v3.0 first."
@@ -54,7 +55,7 @@ class LeRobotFolder(Demonstrations):
             raise ValueError(f"{folder} has no camera: no feature in {INFO} has the dtype video or image.")
         with reading(self.folder):
             self.fps, self.cameras = float(self._info["fps"]), tuple(self._keys)
-            self.seen_every = int(self._info.get(SEEN_EVERY, 1))
+            self.seen_every = check_seen_every(self._info.get(SEEN_EVERY, 1), f"{SEEN_EVERY} in {self.folder / INFO}")
             self.state_size, self.action_size = (int(self._features[key]["shape"][0]) for key in (STATE, ACTION))
             self._episodes = read_episodes(self.folder)
             self.lengths = [int(row["length"]) for row in self._episodes]

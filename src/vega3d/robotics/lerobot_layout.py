@@ -66,3 +66,10 @@ def merged_statistics(parts: Sequence[Mapping[str, Any]]) -> Statistics:
     found = {"min": arrays["min"].min(0), "max": arrays["max"].max(0), "mean": mean, "std": np.sqrt(variance)}
     found |= {name: (weights * arrays[name]).sum(0) for name in QUANTILES}
     return found | {"count": arrays["count"].sum(0).astype(np.int64)}
+
+
+def check_seen_every(steps: Any, what: str) -> int:
+    """Steps from one new frame to the next; raises ValueError, naming `what` says so, unless they are 1 or more."""
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"{what} is {steps!r}, but must be a whole number of steps, at least 1.")
+    return steps
