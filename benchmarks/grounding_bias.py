@@ -27,7 +27,7 @@ import vega3d
 from vega3d.rooms.dataset.files import read_rows
 from vega3d.rooms.dataset.grounding import GroundingQuestion, load_grounding
 from vega3d.rooms.questions.proposals import PROPOSALS
-from vega3d.rooms.questions.text_prior import COUNTS
+from vega3d.rooms.questions.referring import COUNTS, OR
 
 ALIKE = 0.1  # largest difference of the logarithms of two sizes that are alike
 TREES = {"max_iter": 120, "max_leaf_nodes": 12, "learning_rate": 0.06, "l2_regularization": 1.0}
@@ -61,12 +61,12 @@ def interval(gains: Sequence[float], scenes: Sequence[str], seed: int) -> list[f
 
 
 class NounSizes:
-    """How likely a box is by the noun of an expression: normal distributions of the sizes of its targets."""
+    """How likely a box is by the likeliest noun of an expression: normal distributions of the sizes of its targets."""
 
     def __init__(self, questions: Sequence[GroundingQuestion]):
         sizes: dict[str, list] = defaultdict(list)
         for question in questions:
-            for place in question.positives:
+            for place in question.positives if OR not in question.noun else ():
                 sizes[question.noun].append(self.logarithms(question.boxes)[place])
         self.normal = {
             noun: (np.mean(found, axis=0), np.std(found, axis=0) + 0.1)
@@ -81,8 +81,12 @@ class NounSizes:
 
     def __call__(self, question: GroundingQuestion) -> np.ndarray:
         """float[M, 2]: the logarithm of the likelihood, and its rank."""
-        mean, deviation = self.normal.get(question.noun, (np.zeros(3), np.full(3, 9.0)))
-        fit = -(((self.logarithms(question.boxes) - mean) / deviation) ** 2 / 2 + np.log(deviation)).sum(axis=1)
+        fits = []
+        for noun in question.noun.split(OR):
+            mean, deviation = self.normal.get(noun, (np.zeros(3), np.full(3, 9.0)))
+            far = ((self.logarithms(question.boxes) - mean) / deviation) ** 2 / 2
+            fits.append(-(far + np.log(deviation)).sum(axis=1))
+        fit = np.max(fits, axis=0)
         return np.column_stack([fit, rank(-fit)])
 
 

@@ -5,13 +5,10 @@
 
     python recipes/fit_text_prior.py collect situated.jsonl.gz --types situated --rooms 600
     python recipes/fit_text_prior.py fit situated.jsonl.gz
-    python recipes/fit_text_prior.py referring --rooms 600
 
 Candidates are all questions of a type that a walkthrough allows, up to a number, before any is left out. The strength
 of the penalty on weights is chosen for each type on rooms that the fit does not see. Types that the candidates lack
-keep their weights. Referring expressions are drawn from a walkthrough with regard to the objects that they mean, so
-that their prior is fitted in rounds: to all candidates, each counting as often as the weights of the rounds before let
-it be drawn, and added to these.
+keep their weights.
 """
 
 import argparse
@@ -33,9 +30,8 @@ from vega3d.files import read_xz, write_whole
 from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import Observation, observe
 from vega3d.rooms.questions.questions import QUESTION_MAKERS, names_in, shuffled_candidates
-from vega3d.rooms.questions.referring import ReferringExpression, even_shares, referring_candidates
 from vega3d.rooms.questions.situated import SITUATED_MAKERS, clues_of, situated_candidates
-from vega3d.rooms.questions.text_prior import CLUES, COUNTS, LARGEST, WEIGHTS
+from vega3d.rooms.questions.text_prior import CLUES, LARGEST, WEIGHTS
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.scene import scene_seed
 from vega3d.rooms.scene.furniture import load_furniture
@@ -43,9 +39,6 @@ from vega3d.rooms.scene.scene import sample_scene
 from vega3d.rooms.scene.trajectory import sample_trajectory
 
 SIZE, NUM_FRAMES = 128, 17
-RESIDUAL_PENALTIES = (4.0, 16.0, 64.0)  # of referring expressions, in each round
-COMMON = 40  # referring expressions that a clue must be in
-DRAWN = 12  # referring expressions of a walkthrough, for each number of objects that they mean
 PENALTIES = (10.0, 30.0, 100.0, 300.0)  # precision of a normal prior on each weight
 RAREST = 4  # questions that a clue must be in
 SMALLEST = 0.02  # weight that is stored
@@ -83,25 +76,6 @@ def situated_questions_of(observation: Observation, seed: list[int], per_type: i
 CANDIDATES = {"choice": choice_candidates, "situated": situated_questions_of}
 
 
-def room_expressions(number: int, trajectories: int) -> list[list[ReferringExpression]]:
-    """All that can be referred to in a training room, for each walkthrough."""
-    scene = sample_scene(scene_seed("train", number), load_furniture())
-    renderer, observation, found = EmbreeRenderer(scene), None, []
-    for trajectory in range(trajectories):
-        _, instance = renderer.geometry(sample_trajectory(scene, trajectory, NUM_FRAMES), SIZE, SIZE)
-        observation = observe(scene, instance, observation)
-        found.append(referring_candidates(observation, np.random.default_rng([scene.seed, 4, trajectory, len(CLUES)])))
-    return found
-
-
-def referring(options: argparse.Namespace) -> None:
-    make = partial(room_expressions, trajectories=options.trajectories)
-    rooms = list(tqdm(run_all(make, options.rooms, options.workers), total=options.rooms, unit="room"))
-    before = stored(options.output)["weights"]
-    figures, weights = fit_referring(rooms, options.rounds, before)
-    write(options.output, figures, weights)
-
-
 def collect(options: argparse.Namespace) -> None:
     make = partial(
         room_candidates,
@@ -137,31 +111,20 @@ class Problem:
         indices = np.concatenate([np.array(row, np.int64) for row in columns])
         self.matrix = csr_array((np.ones(len(indices)), indices, ends), shape=(len(texts), len(clues)))
 
-    def loss(
-        self, weights: np.ndarray, penalty: float = 0.0, drawn: np.ndarray | None = None
-    ) -> tuple[float, np.ndarray]:
-        """Negative log-likelihood with penalty, and its gradient, over questions, each counted `drawn` times."""
-        drawn = np.ones(len(self.right)) if drawn is None else drawn
+    def loss(self, weights: np.ndarray, penalty: float = 0.0) -> tuple[float, np.ndarray]:
+        """Negative log-likelihood with penalty, and its gradient."""
         scores = self.matrix @ weights
         scores -= np.repeat(np.maximum.reduceat(scores, self.starts), self.lengths)
         odds = np.exp(scores)
         totals = np.add.reduceat(odds, self.starts)
         residual = odds / np.repeat(totals, self.lengths)
         residual[self.right] -= 1
-        value = drawn @ (np.log(totals) - scores[self.right]) + penalty / 2 * (weights**2).sum()
-        return value, self.matrix.T @ (residual * np.repeat(drawn, self.lengths)) + penalty * weights
+        value = (np.log(totals) - scores[self.right]).sum() + penalty / 2 * (weights**2).sum()
+        return value, self.matrix.T @ residual + penalty * weights
 
-    def probabilities(self, weights: np.ndarray) -> np.ndarray:
-        """float[n, options] of questions that have the same number of options."""
-        scores = (self.matrix @ weights).reshape(len(self.right), -1)
-        odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return odds / odds.sum(axis=1, keepdims=True)
-
-    def fit(self, penalty: float, drawn: np.ndarray | None = None) -> np.ndarray:
+    def fit(self, penalty: float) -> np.ndarray:
         start = np.zeros(self.matrix.shape[1])
-        return minimize(
-            self.loss, start, args=(penalty, drawn), jac=True, method="L-BFGS-B", options={"maxiter": 200}
-        ).x
+        return minimize(self.loss, start, args=(penalty,), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
 
 
 def fit_type(questions: list[list]) -> tuple[dict[str, float], dict]:
@@ -191,46 +154,6 @@ def fit_type(questions: list[list]) -> tuple[dict[str, float], dict]:
 def read(path: Path) -> Iterator[list]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         yield from map(json.loads, file)
-
-
-def fit_referring(
-    rooms: list[list[list[ReferringExpression]]], rounds: int, before: dict[str, dict[str, float]]
-) -> tuple[dict, dict]:
-    """Metrics and weights by type, of the expressions of each walkthrough of each room, from the weights of before."""
-    figures, weights = {}, {}
-    for name in COUNTS:
-        walkthroughs, rows = [], []
-        for room, found in enumerate(rooms):
-            for expressions in found:
-                walkthroughs.append([said for said in expressions if said.question_type == name])
-                rows += [[name, said.names, said.options, said.right, room] for said in walkthroughs[-1]]
-        names = Counter(clue for row in rows for option in row[2] for clue in CLUES[name](row[1], option))
-        clues = {clue: number for number, clue in enumerate(sorted(clue for clue in names if names[clue] >= COMMON))}
-        problem, held = Problem(rows, clues), np.array([row[4] % 5 == 0 for row in rows])
-        total = np.array([before.get(name, {}).get(clue, 0.0) for clue in clues])
-        metrics = {"expressions": len(rows), "rounds": []}
-        for _ in range(rounds):
-            probabilities = problem.probabilities(total)
-            ends = np.cumsum([0, *map(len, walkthroughs)])
-            shares = [
-                even_shares(expressions, probabilities[start:end])
-                for expressions, (start, end) in zip(walkthroughs, itertools.pairwise(ends), strict=True)
-            ]
-            drawn = DRAWN * np.concatenate(shares)
-            losses = {}
-            for penalty in RESIDUAL_PENALTIES:
-                found = problem.fit(penalty, drawn * ~held)
-                losses[penalty] = problem.loss(found, 0.0, drawn * held)[0] / (drawn * held).sum()
-            penalty = min(losses, key=losses.__getitem__)
-            if losses[penalty] >= np.log(len(COUNTS[name])):
-                break  # what is drawn tells no more than chance
-            total += problem.fit(penalty, drawn)
-            metrics["rounds"].append({"penalty": penalty, "held_out_loss": float(losses[penalty])})
-            print(name, metrics["rounds"][-1], f"chance {np.log(len(COUNTS[name])):.4f}", flush=True)
-        figures[name] = metrics
-        found = {clue: round(float(total[number]), 2) for clue, number in clues.items()}
-        weights[name] = {clue: weight for clue, weight in found.items() if abs(weight) >= SMALLEST}
-    return figures, weights
 
 
 def fit(options: argparse.Namespace) -> None:
@@ -275,13 +198,6 @@ def main() -> None:
     collecting.add_argument("--per-type", type=int, default=14)
     collecting.add_argument("--workers", type=int, default=2)
     collecting.set_defaults(run=collect)
-    expressions = commands.add_parser("referring")
-    expressions.add_argument("--rooms", type=int, default=600)
-    expressions.add_argument("--trajectories", type=int, default=2)
-    expressions.add_argument("--rounds", type=int, default=4)
-    expressions.add_argument("--workers", type=int, default=2)
-    expressions.add_argument("--output", type=Path, default=WEIGHTS)
-    expressions.set_defaults(run=referring)
     fitting = commands.add_parser("fit")
     fitting.add_argument("files", type=Path, nargs="+")
     fitting.add_argument("--output", type=Path, default=WEIGHTS)

@@ -24,6 +24,7 @@ from research.tiny.study.points import patch_points, token_millimetres
 from research.tiny.study.rows import clip_rows
 from research.tiny.study.tower import patch_labels
 from vega3d.files import read_json, write_array, write_whole
+from vega3d.rooms.dataset.dataset import FORMAT
 from vega3d.rooms.dataset.grounding import grounding_rows
 from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import observe
@@ -96,7 +97,8 @@ class RoomShards:
     def settings(self) -> dict:
         """What the clips of a shard depend on, beside its number."""
         names = ("split", "first", "trajectories", "num_frames", "size", "renderer", "quality")
-        return {name: self.__dict__[name] for name in (*names, "questions_per_type", "with_plain", "rooms_per_shard")}
+        names = (*names, "questions_per_type", "with_plain", "rooms_per_shard")
+        return {"format": FORMAT, **{name: self.__dict__[name] for name in names}}
 
 
 class MadeShard(NamedTuple):

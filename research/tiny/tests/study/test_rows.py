@@ -1,6 +1,7 @@
 """What is asked, how it is answered in words, and the packs that it comes in."""
 
 import itertools
+import json
 import re
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from research.tiny.study.loop import Deadline, OutOfTimeError
 from research.tiny.study.network import blocks_attention, prefixed_attention
 from research.tiny.study.packs import PLANNED, SHORT, PackMaker, PackSizes, pack, pack_mask, sees, text_prefix
 from research.tiny.study.question_forms import CELL, PLAN_KINDS
-from research.tiny.study.rooms import make_rooms
+from research.tiny.study.rooms import make_rooms, read_shard
 from research.tiny.study.vlm import VLMRecipe, build_tokenizer, build_vlm
 from vega3d.evaluation.metrics import QUESTION_TYPES
 from vega3d.modeling.inputs_vega3d import IGNORED
@@ -106,6 +107,16 @@ def test_categories_leave_out_the_rest_and_other_settings_are_refused(toy):
         SplitData(shards, ["nothing"])
     with pytest.raises(ValueError, match=r"was made with other settings: questions_per_type was \d and is 3\. Choose"):
         SplitData(replace(shards, questions_per_type=3), ["object_counting"])
+
+
+def test_a_shard_of_an_earlier_format_of_rooms_is_refused(toy, tmp_path):
+    shards = toy.shards("train")
+    values = json.loads(shards.files(0)[-1].read_text())
+    del values["settings"]["format"]
+    path = tmp_path / "00000.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"was made with other settings: format was .* and is \d\. Choose"):
+        read_shard(path, shards)
 
 
 def test_splits_of_other_first_rooms_have_other_rooms(toy, tmp_path):

@@ -1,17 +1,18 @@
 """Referring expressions about the objects of a walkthrough, and what each means by its geometry: one, none or several.
 
 Two tasks. `one`: the expression means one object, and which of the boxes is asked, as in ScanRefer. `any`: it means
-none, one or several, as in Multi3DRefer ("every chair less than 1 m from the bed", "the piano" where there is none).
+none, one or several, as in Multi3DRefer ("every chair or lamp closer to the bed than to the door").
 
 So that neither words nor boxes alone tell what is meant, each object that can be meant is so as often as another, as
-nearly as possible. In `any`, each walkthrough has as many expressions that mean none, one and several, and those with
-"every" have the same patterns; `text_prior` makes revealing words rarer. `docs/results.md` has what is left.
+nearly as possible. In `any`, each walkthrough has as many expressions that mean none, one and several, and its words
+stand as often with each: nothing of this is fitted to other rooms. `docs/results.md` has what is left.
 What geometry leaves in doubt for one object of the class, seen or not, is not said at all.
 """
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, NamedTuple
@@ -21,21 +22,24 @@ import numpy as np
 from vega3d.rooms.questions.annotations import LARGER, own_colour
 from vega3d.rooms.questions.observation import GLIMPSE_FRACTION, VISIBLE_FRACTION, Observation, ObservedObject
 from vega3d.rooms.questions.questions import DISTANCE_MARGIN, known_directions, shuffled_groups
-from vega3d.rooms.questions.text_prior import COUNTS, option_probabilities
 from vega3d.rooms.scene.classes import CLASSES
 
+# How many objects an expression of the task `any` means, by its determiner.
+COUNTS = {"referring_the": ("none", "one"), "referring_every": ("none", "one", "several")}
+OR = " or "  # between two nouns after "every"
 ANYTHING = "object"  # the noun that means things of all classes that the walkthrough shows
-PAIRS = 8  # of anchors that are drawn for a relation to two of them
+PAIRS = 24  # of anchors that are drawn for a relation to two of them
 ABSENT = 3  # classes that the room lacks, which are asked for
 LIMITS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)  # [m] within which objects are asked for
 CLASS_LIMITS = (1.0, 2.0)  # those within which objects of a class are asked for
 TOUCHING = 0.05  # [m]; shorter distances are not told apart
-FITTINGS = 20  # rounds in which the objects that are meant are made even
+NOUN_PAIRS = 40  # that are drawn for each relation
+FITTINGS, WORD_FITTINGS = 30, 3  # rounds that make objects even, and in each those that make words even
 LONG = 1.5  # [m] from which on there is room between two objects
 # Of the way from one object to another: where what is between them lies, and how far off the line, surely and at most.
 BETWEEN, BEYOND = (0.2, 0.8), (0.0, 1.0)
 NARROW, WIDE = 0.2, 0.35
-# Nouns after "every": classes of which rooms often have several.
+# Single nouns after "every": classes of which rooms often have several.
 OFTEN_SEVERAL = (
     *("book", "cabinet", "ceiling light", "chair", "chandelier", "cup", "desk", "door", "handbag", "picture"),
     *("pillow", "plant", "shelf", "stool", "teddy bear", "trash can", "window", ANYTHING),
@@ -52,11 +56,11 @@ class ReferringExpression:
 
     task: Task
     text: str  # "the chair closest to the door", without a full stop
-    noun: str  # a class, or `ANYTHING`
+    noun: str  # a class, two joined by `OR`, or `ANYTHING`
     relation: str  # what tells the objects apart, `Relation.name`
     clues: tuple[str, ...]  # other words of content: a colour or a distance, classes of anchors
     targets: tuple[int, ...]  # instances that are meant
-    others: int  # objects of the noun in the room that are not meant, anchors left out
+    others: int  # objects of the nouns in the room that are not meant, anchors left out
 
     @property
     def kind(self) -> str:
@@ -80,15 +84,11 @@ class ReferringExpression:
         return min(len(self.targets), 2)
 
     @property
-    def pattern(self) -> str:
-        """What expressions of a walkthrough have in common that mean none, one and several: all but the anchors."""
-        words = [self.noun, self.relation, *(self.clues[:1] if self.relation == "near" else ())]
-        return " ".join(words) if self.question_type == "referring_every" else ""
-
-    @property
-    def names(self) -> list[str]:
-        """What `text_prior` knows of the words."""
-        return [self.noun, self.relation, *self.clues]
+    def words(self) -> tuple[str, ...]:
+        """What must not tell how many are meant: nouns and their number, relation, both together, anchors by place."""
+        nouns = self.noun.split(OR)
+        anchors = (f"{place} {clue}" for place, clue in enumerate(self.clues))
+        return *nouns, str(len(nouns)), self.relation, *(f"{noun} {self.relation}" for noun in nouns), *anchors
 
 
 class Relation(NamedTuple):
@@ -108,6 +108,7 @@ class Relation(NamedTuple):
 
 
 Relations = Iterator[Relation]
+Judged = tuple[list[ObservedObject], list[Judgement]]  # objects of a noun, and whether each is meant
 
 
 def each(judge_one: Callable[[ObservedObject], Judgement]) -> Judge:
@@ -176,6 +177,19 @@ def by_side(observation: Observation, random: np.random.Generator) -> Relations:
 
             words = f"{{}} on the {side}, seen from the {observer.name} towards the {facing.name}"
             yield Relation(side, words, each(judge), (observer, facing))
+
+
+def by_comparison(observation: Observation, random: np.random.Generator) -> Relations:
+    for group in shuffled_groups(observation.unique, 2, random, PAIRS // 2):
+        for near, far in (group, group[::-1]):
+
+            def judge(item: ObservedObject, near=near, far=far) -> Judgement:
+                reach, other = (max(observation.distance(anchor, item), TOUCHING) for anchor in (near, far))
+                return None if 1 / DISTANCE_MARGIN <= reach / other <= DISTANCE_MARGIN else reach < other
+
+            yield Relation(
+                "closer", f"{{}} closer to the {near.name} than to the {far.name}", each(judge), (near, far)
+            )
 
 
 def by_line(observation: Observation, random: np.random.Generator) -> Relations:
@@ -249,7 +263,9 @@ def by_time(observation: Observation, random: np.random.Generator) -> Relations:
         yield Relation("before", f"{{}} seen before the {anchor.name}", each(judge), (anchor,))
 
 
-RELATIONS = (name_alone, by_distance, by_side, by_line, by_carrier, by_size, by_colour, by_time)
+RELATIONS = (name_alone, by_distance, by_side, by_comparison, by_line, by_carrier, by_size, by_colour, by_time)
+# Relations of the task `any`, of which rooms hold the opposite, too: they can mean none, one or several of any class.
+OF_ANY = ("left", "right", "closer", "before")
 OF_ONE_CLASS = ("name", "smallest", "largest")  # relations that say nothing, or little, of things of all classes
 
 
@@ -260,40 +276,61 @@ def referring_candidates(observation: Observation, random: np.random.Generator) 
     asked = [absent[i] for i in random.permutation(len(absent))[:ABSENT]]
     several = [name for name in absent if name in OFTEN_SEVERAL and name not in asked]
     asked += [several[i] for i in random.permutation(len(several))[:ABSENT]]
-    return [
-        expression
-        for maker in RELATIONS
-        for relation in maker(observation, random)
-        for noun in (*present, *asked, ANYTHING)
-        for expression in said(relation, noun, observation)
-    ]
+    found: list[ReferringExpression] = []
+    for maker in RELATIONS:
+        for relation in maker(observation, random):
+            judged = {noun: judged_objects(relation, noun, observation) for noun in (*present, *asked, ANYTHING)}
+            found += said(relation, {noun: objects for noun, objects in judged.items() if objects}, random)
+    return found
 
 
-def said(relation: Relation, noun: str, observation: Observation) -> Iterator[ReferringExpression]:
-    """What can be said of a noun by a relation: "the ...", "every ...", both or neither."""
+def judged_objects(relation: Relation, noun: str, observation: Observation) -> Judged | None:
+    """The objects of a noun, and which a relation means; None if it cannot be said of them, or leaves a doubt."""
     anchors = {anchor.id for anchor in relation.anchors}
     if noun == ANYTHING:
         shares = observation.mask_fractions
         glimpsed = [item for item in observation.objects if shares[item.id].max() >= GLIMPSE_FRACTION]
         items = [item for item in glimpsed if item.id not in anchors]
         if relation.name in OF_ONE_CLASS:
-            return
+            return None
     else:
         items = observation.named(noun)
         if relation.is_broad or any(item.id in anchors for item in items):
-            return
+            return None
     meant = relation.judge(items)
-    targets = tuple(item.id for item, is_meant in zip(items, meant, strict=True) if is_meant)
     seen = {item.id for item in observation.visible}
-    if None in meant or not seen.issuperset(targets) or (relation.is_superlative and len(items) == 1):
-        return
-    for determiner in ("the", "every"):
-        is_one = determiner == "the"
-        if len(targets) > 1 if is_one else relation.is_superlative or noun not in OFTEN_SEVERAL:
-            continue
-        text = f"{determiner} {relation.words.format(noun)}"
-        others = len(items) - len(targets)
-        yield ReferringExpression("any", text, noun, relation.name, relation.clues, targets, others)
+    is_seen = seen.issuperset(item.id for item, is_meant in zip(items, meant, strict=True) if is_meant)
+    if None in meant or not is_seen or (relation.is_superlative and len(items) == 1):
+        return None
+    return items, meant
+
+
+def said(relation: Relation, judged: dict[str, Judged], random: np.random.Generator) -> Iterator[ReferringExpression]:
+    """What can be said by a relation: "the" of a noun, "every" of a noun that often means several or of two classes.
+
+    Args:
+        judged: what the relation means, by the noun that it can be said of.
+        random: where pairs of classes are drawn from.
+    """
+    for noun, (_, meant) in judged.items():
+        if meant.count(True) < 2:
+            yield expressed("the", relation, (noun,), judged)
+    if relation.name in OF_ANY:
+        classes = [noun for noun in judged if noun != ANYTHING]
+        several = [[noun] for noun in judged if noun in OFTEN_SEVERAL]
+        for nouns in (*several, *shuffled_groups(classes, 2, random, NOUN_PAIRS)):
+            yield expressed("every", relation, nouns, judged)
+
+
+def expressed(
+    determiner: str, relation: Relation, nouns: Sequence[str], judged: dict[str, Judged]
+) -> ReferringExpression:
+    noun = OR.join(nouns)
+    objects = [pair for name in nouns for pair in zip(*judged[name], strict=True)]
+    targets = tuple(item.id for item, is_meant in objects if is_meant)
+    others = len(objects) - len(targets)
+    text = f"{determiner} {relation.words.format(noun)}"
+    return ReferringExpression("any", text, noun, relation.name, relation.clues, targets, others)
 
 
 def singled_out(
@@ -324,8 +361,7 @@ def balanced(
 
     There are as many of each, so that the boxes of a walkthrough do not tell how many are meant.
     """
-    probabilities = [option_probabilities(said.question_type, said.names, said.options) for said in expressions]
-    shares = even_shares(expressions, np.array(probabilities))
+    shares = even_shares(expressions)
     if not shares.any():
         return []
     count = min(count, int(1 / shares.max()))
@@ -339,58 +375,81 @@ def balanced(
     return chosen
 
 
-def even_shares(expressions: Sequence[ReferringExpression], probabilities: np.ndarray) -> np.ndarray:
+def even_shares(expressions: Sequence[ReferringExpression]) -> np.ndarray:
     """float[n]: how often each expression with one determiner is drawn among those that mean as many objects.
 
-    Three conditions are fitted by turns. The words of an expression tell little of how many it means. What means none,
-    one and several has the same patterns (`ReferringExpression.pattern`); one that lacks any of them is not used. Each
-    object is meant equally often, as nearly as the others allow: an expression takes the geometric mean of the
-    corrections of its targets. All shares are zero if no pattern is left.
-
-    Args:
-        expressions: candidates of a walkthrough.
-        probabilities: float[n, options], of each number of objects by the words.
+    Two conditions are fitted by turns (raking): each of `ReferringExpression.words` stands as often with none, one and
+    several, and each object is meant equally often, as nearly as the words allow. An expression takes the geometric
+    mean of the corrections of its words, and of its targets. One with a word that never stands with one of the numbers
+    is not used; all shares are zero if none is left.
     """
-    count = len(expressions)
-    if not count:
+    if not expressions:
         return np.zeros(0)
     right = np.array([said.right for said in expressions])
-    groups = range(probabilities.shape[1])
-    names = sorted({said.pattern for said in expressions})
-    pattern = np.array([names.index(said.pattern) for said in expressions])
-    alike = Counter((said.right, said.relation, said.noun == ANYTHING) for said in expressions)
-    share = probabilities.min(axis=1) / probabilities[np.arange(count), right]
-    share /= [alike[said.right, said.relation, said.noun == ANYTHING] for said in expressions]
-    objects = sorted({target for said in expressions for target in said.targets})
-    is_meant = np.array([[target in said.targets for target in objects] for said in expressions], float)
-    held = pattern_masses(share, pattern, right, len(names), len(groups))
-    share = share * np.all(held > 0, axis=1)[pattern]
+    words = Incidence([said.words for said in expressions], right)
+    targets = Incidence([said.targets for said in expressions], right)
+    share = words.used_with_each(np.ones(len(expressions)))
+    kinds = [(said.kind, said.relation) for said in expressions]
+    alike = Counter(kind for kind, left in zip(kinds, share, strict=True) if left)
+    share /= [max(alike[kind], 1) for kind in kinds]
     for _ in range(FITTINGS if share.any() else 0):
-        for number in groups[1:]:
-            mine = right == number
-            meant = share[mine] @ is_meant[mine]
-            ratio = np.where(meant > 0, meant.sum() / (meant > 0).sum() / np.where(meant > 0, meant, 1), 1)
-            share[mine] *= np.exp(is_meant[mine] @ np.log(ratio) / is_meant[mine].sum(axis=1))
-        held = pattern_masses(share, pattern, right, len(names), len(groups))
-        wanted = np.exp(np.log(np.where(held > 0, held, 1)).mean(axis=1, keepdims=True))
-        share = share * (wanted / np.where(held > 0, held, 1))[pattern, right]
-        share /= share.sum() / len(groups)
+        held = targets.masses(share)
+        means = held.sum(axis=0) / np.maximum((held > 0).sum(axis=0), 1)
+        share = targets.corrected(share, logarithms(means) - logarithms(held))
+        for _ in range(WORD_FITTINGS):
+            held = logarithms(words.masses(share))
+            share = words.corrected(share, held.mean(axis=1, keepdims=True) - held)
+            share /= np.bincount(right, share)[right]
     return share
 
 
-def pattern_masses(
-    share: np.ndarray, pattern: np.ndarray, right: np.ndarray, patterns: int, options: int
-) -> np.ndarray:
-    """float[patterns, options]: sum of the shares of each pattern and number of objects."""
-    return np.bincount(pattern * options + right, share, patterns * options).reshape(patterns, options)
+def logarithms(values: np.ndarray) -> np.ndarray:
+    """Logarithms, and 0 of what is 0."""
+    return np.log(np.where(values > 0, values, 1))
+
+
+class Incidence:
+    """Which of some things, words or objects, each expression holds.
+
+    Args:
+        held: things of each expression, none twice.
+        right: int[n], the number of objects that each expression means.
+    """
+
+    def __init__(self, held: Sequence[Sequence[Hashable]], right: np.ndarray):
+        places = {thing: place for place, thing in enumerate(dict.fromkeys(itertools.chain.from_iterable(held)))}
+        self.sizes = np.array([len(things) for things in held])
+        self.rows = np.repeat(np.arange(len(held)), self.sizes)
+        self.shape = (len(places), int(right.max()) + 1)
+        columns = np.array([places[thing] for things in held for thing in things], int)
+        self.cells = columns * self.shape[1] + right[self.rows]
+
+    def masses(self, share: np.ndarray) -> np.ndarray:
+        """float[things, options]: sum of the shares of each thing and number of objects."""
+        size = self.shape[0] * self.shape[1]
+        return np.bincount(self.cells, share[self.rows], size).reshape(self.shape)
+
+    def corrected(self, share: np.ndarray, corrections: np.ndarray) -> np.ndarray:
+        """Shares by the mean of float[things, options] of each expression's things, logarithms of factors."""
+        total = np.bincount(self.rows, corrections.ravel()[self.cells], len(share))
+        return share * np.exp(total / np.maximum(self.sizes, 1))
+
+    def used_with_each(self, share: np.ndarray) -> np.ndarray:
+        """Shares without expressions of which a thing never stands with one of the numbers of objects."""
+        while True:
+            lacks = (self.masses(share) == 0).any(axis=1)[self.cells // self.shape[1]]
+            lacking = np.bincount(self.rows, lacks, len(share)) * share > 0
+            if not lacking.any():
+                return share
+            share = np.where(lacking, 0.0, share)
 
 
 def referring_expressions(observation: Observation, seed: Sequence[int], per_type: int) -> list[ReferringExpression]:
-    """Up to 2 `per_type` expressions of the task `one`, then 2 `per_type` with "the" and 3 `per_type` with "every"."""
+    """Expressions of the task `one`, up to 2 `per_type`, then as many with "the" and half as many with "every"."""
     random = np.random.default_rng([*seed, 0])
     candidates = referring_candidates(observation, random)
     chosen = singled_out(candidates, random, 2 * per_type)
-    for question_type in COUNTS:
-        asked = [candidate for candidate in candidates if candidate.question_type == question_type]
-        chosen += balanced(asked, random, per_type)
+    for question_type, count in zip(COUNTS, (per_type, max(1, per_type // 3)), strict=True):
+        asked = [found for found in candidates if found.question_type == question_type and found.relation in OF_ANY]
+        chosen += balanced(asked, random, count)
     return chosen

@@ -49,15 +49,6 @@ def order_clues(names: Sequence[str], option: str) -> Clues:
     return ranks + [f"{first} before {second}" for first, second in itertools.combinations(order, 2)]
 
 
-def referring_clues(names: Sequence[str], option: str) -> Clues:
-    """Clues of how many objects an expression means, by its noun, its relation and the relation's other words."""
-    noun, relation, *others = names
-    words = ["", noun, relation, f"{relation} {noun}"]
-    for place, other in enumerate(others):
-        words += [f"{relation} {place} {other}", f"{noun} by {other}"]
-    return [f"{word}: {option}" for word in words]
-
-
 def situated_clues(names: Sequence[str], option: str) -> Clues:
     """Clues of an answer about the sides of who stands at the first of the objects and faces the second."""
     observer, facing, *asked = names
@@ -66,8 +57,6 @@ def situated_clues(names: Sequence[str], option: str) -> Clues:
     return [f"{word}: {option}" for word in words]
 
 
-# How many objects an expression means, by its determiner.
-COUNTS = {"referring_the": ("none", "one"), "referring_every": ("none", "one", "several")}
 CLUES = {
     "object_rel_direction_easy": direction_clues,
     "object_rel_direction_medium": direction_clues,
@@ -75,7 +64,6 @@ CLUES = {
     "object_rel_distance": distance_clues,
     "route_planning": route_clues,
     "obj_appearance_order": order_clues,
-    **dict.fromkeys(COUNTS, referring_clues),
     "situated_which": situated_clues,
     "situated_where": situated_clues,
     "situated_whether": situated_clues,
