@@ -1,12 +1,12 @@
 """Answers that say what they stand on, in words, before the answer itself.
 
-    sofa 1.2 ahead 0.4 left, tv 3.0 ahead 0.4 left, lamp 2.0 ahead 1.6 right; sofa to tv 0, sofa to lamp 60;
-    A left no, B right yes: right. B
+    sofa 1.2 ahead 0.4 left, tv 3.0 ahead 0.4 left, lamp 2.0 ahead 1.6 right; sofa to tv 0, sofa to lamp 60: right;
+    A left no, B right yes. B
 
 Places are those of the first camera's floor plan [m]; bearings [deg] are from one place to another, clockwise from
 straight ahead of the first camera. What follows the last full stop is the answer that VSI-Bench's
 parser gets (`vega3d.questions.reason_and_answer`). A small decoder learns the word of a direction from bearings at
-once, and the letter of an option hardly at all unless each option was judged before.
+once, and the letter of an option hardly at all unless its word was said and each option was judged by it.
 """
 
 import itertools
@@ -98,7 +98,6 @@ def reasoned_answer(
         from_first = [(names[0], names[1]), (names[0], names[2])]
         legs = from_first if kind.startswith(DIRECTION) else list(itertools.pairwise(names))
         reason = directions(plan, names, legs)
-        reason += f"; {judged(question.options, question.right)}" if has_letters else ""
     elif kind == "object_abs_distance":
         return f"{plan.listed(names)}. {question.answer}"
     elif kind == "object_rel_distance":
@@ -111,18 +110,21 @@ def reasoned_answer(
         return f"{plan.listed(names[:1])}; {boxes(question, observation, plan)}. {question.answer}"
     else:
         return question.answer
-    return f"{reason}: {question.options[question.right]}. {question.answer}"
+    ending = judged(kind, question.options, question.right) if has_letters else ""
+    return f"{reason}: {question.options[question.right]}{ending}. {question.answer}"
 
 
 def directions(plan: FloorPlan, names: Sequence[str], legs: Sequence[tuple[str, str]]) -> str:
     return f"{plan.listed(names)}; " + ", ".join(plan.bearing(start, name) for start, name in legs)
 
 
-def judged(options: Sequence[str], right: int) -> str:
-    """Such as `A Turn Left no, B Turn Right yes`."""
-    return ", ".join(
-        f"{letter} {option} {'yes' if number == right else 'no'}"
-        for number, (letter, option) in enumerate(zip(string.ascii_uppercase, options, strict=False))
+def judged(kind: str, options: Sequence[str], right: int) -> str:
+    """Such as `; A Turn Left no, B Turn Right yes`, of directions and routes; orders are judged by their frames."""
+    if not (kind.startswith(DIRECTION) or kind == "route_planning"):
+        return ""
+    told = zip(string.ascii_uppercase, options, strict=False)
+    return "; " + ", ".join(
+        f"{letter} {option} {'yes' if number == right else 'no'}" for number, (letter, option) in enumerate(told)
     )
 
 

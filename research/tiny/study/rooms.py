@@ -97,8 +97,8 @@ class RoomShards:
     def settings(self) -> dict:
         """What the clips of a shard depend on, beside its number."""
         names = ("split", "first", "trajectories", "num_frames", "size", "renderer", "quality")
-        names = (*names, "questions_per_type", "with_plain", "rooms_per_shard")
-        return {"format": FORMAT, **{name: self.__dict__[name] for name in names}}
+        more = ("questions_per_type", "with_plain", "rooms_per_shard")
+        return {"format": FORMAT, **{name: self.__dict__[name] for name in (*names, *more)}}
 
 
 class MadeShard(NamedTuple):

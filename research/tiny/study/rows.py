@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from research.tiny.study.answers import BOXES, FloorPlan, reasoned_answer, told_place
+from research.tiny.study.answers import FloorPlan, judged, reasoned_answer, told_place
 from research.tiny.study.question_forms import CELL, CELL_FORM, FIRST_FRAME, PLACE, PLAN_FORMS
 from research.tiny.study.tower import PATCH
 from research.tiny.study.wordings import (
@@ -87,9 +87,9 @@ def plain_rows(
         asked = reworded(kind, names, random, "" if question.options else question.answer, question.options)
         reason, answer = reason_and_answer(reasoned_answer(question, observation, plan, asked.needs_options))
         if question.options:
-            stem = reason if kind == BOXES else reason.rpartition(": ")[0]
-            word = asked.options[question.right]
-            reason, answer = (f"{stem}: {word}", answer) if asked.needs_options else (stem, word)
+            stem, word = reason.partition(": ")[0], asked.options[question.right]
+            said = f"{word}{judged(question.question_type, asked.options, question.right)}"
+            reason, answer = (f"{stem}: {said}", answer) if asked.needs_options else (stem, word)
         else:
             answer = asked.answer
         options = asked.options if asked.needs_options else ()

@@ -7,7 +7,7 @@ differs from run to run much more than what is said, so the letters of two arms 
 from collections.abc import Mapping, Sequence
 
 OFFICIAL, SAID = "official", "said"
-SAYS = ": "  # between what a reason stands on and the option that it says
+SAYS, JUDGES = ": ", "; "  # before the option that a reason says, and before the judgement of each option
 LETTER = len("A. ")  # before the text of an option
 
 
@@ -27,7 +27,7 @@ def said_result(result: Mapping) -> dict:
 def said_score(question: Mapping) -> float:
     """1 if what a reason ends with is the right option, 0 if it is another; else the official score."""
     options = {option[0]: option[LETTER:] for option in question["options"] or ()}
-    said = (question.get("reason") or "").rpartition(SAYS)[2]
+    said = (question.get("reason") or "").rpartition(SAYS)[2].partition(JUDGES)[0]
     if said not in options.values():
         return question["scores"][OFFICIAL]
     return float(said == options[question["ground_truth"]])

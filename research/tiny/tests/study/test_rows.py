@@ -58,7 +58,8 @@ def test_answers_in_words_end_with_the_official_answer(toy):
         if row.kind in PLANNED or row.kind == "object_rel_distance":
             assert PLACE_TEXT.search(row.words)
             right = row.options["ABCD".index(row.answer)]
-            assert row.words.endswith(f": {right}. {row.answer}")
+            said, _, judgement = row.words.partition(": ")[2].removesuffix(f". {row.answer}").partition("; ")
+            assert said == right and bool(judgement) == (row.kind in PLANNED)
 
 
 def test_bearings_lead_to_the_word(toy):
@@ -225,7 +226,7 @@ def test_reasons_say_of_each_option_whether_it_is_right(toy):
         ("route_planning", False, True),
     }
     for row in rows:
-        told = re.findall(r"([A-D]) ([A-Za-z, \d-]+?) (yes|no)(?=, [A-D] |:)", row.words)
+        told = re.findall(r"([A-D]) ([A-Za-z, \d-]+?) (yes|no)(?=, [A-D] |:|\.)", row.words)
         assert [letter for letter, *_ in told] == list("ABCD"[: len(row.options)]), row
         assert not row.options or [letter for letter, _, judged in told if judged == "yes"] == [row.answer], row
         for (_, text, judged), option in zip(told, row.options, strict=True):

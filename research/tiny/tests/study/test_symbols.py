@@ -35,7 +35,7 @@ def test_one_layer_learns_words_from_bearings_in_40000_questions():
     matrices = [value for value in language.layers.parameters() if value.ndim > 1]
     others = [value for value in language.parameters() if all(value is not matrix for matrix in matrices)]
     groups = [
-        {"params": matrices, "muon": True, "lr": 5e-3, "weight_decay": 0.0},
+        {"params": matrices, "muon": True, "lr": 7e-3, "weight_decay": 0.0},
         {"params": others, "lr": 1e-3, "weight_decay": 0.0},
     ]
     optimizer = Muon(groups, lr=0.0, betas=(0.9, 0.98))

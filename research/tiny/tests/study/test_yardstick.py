@@ -97,7 +97,7 @@ def test_tables_show_what_names_alone_score_and_which_rows_are_missing():
 def test_what_reasons_say_is_scored_beside_the_letters():
     records = asked(["object_rel_distance", "obj_appearance_order", "localisation_by_choice", "object_abs_distance"])
     wrong = {record.id: f"bed 0; A bed 0 yes: {record.options[1]}" for record in records if record.options}
-    right = {name: f"bed 1.0 away: {NAMES['a']}" for name in wrong if name.endswith("object_rel_distance")}
+    right = {name: f"bed 1.0 away: {NAMES['a']}; A bed yes" for name in wrong if name.endswith("object_rel_distance")}
 
     class Misspelt:
         def __init__(self):
