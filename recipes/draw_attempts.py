@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot
-from PIL import Image
+from palette import save_palette
 
 from vega3d import VegaForActionPrediction
 from vega3d.files import write_whole
@@ -39,10 +39,7 @@ def draw(path: Path, attempts: list[tuple[str, Attempt]]) -> None:
         for axis, step in zip(row.subplots(1, SHOWN), chosen, strict=True):
             axis.imshow(frames[step])
             axis.set_axis_off()
-    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
-    palette = Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE)  # a third of the size
-    palette.save(path, format="png", optimize=True)
+    save_palette(figure, path)
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot
-from PIL import Image
+from palette import save_palette
 
 from vega3d.files import write_whole
 from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
@@ -52,10 +52,7 @@ def draw(path: Path, clip: Clip, questions: list[GeometricQuestion]) -> None:
     words.text(0, 1, "\n".join(map(question_text, questions)), va="top", fontsize=7.5, linespacing=1.35)
     for axis in (picture, words):
         axis.set_axis_off()
-    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
-    pyplot.close(figure)
-    palette = Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE)  # a third of the size
-    palette.save(path, format="png", optimize=True)
+    save_palette(figure, path)
 
 
 def main() -> None:
