@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -30,6 +31,7 @@ WRITES = re.compile(r"/(preupload|commit|branch|info/lfs)/|/repos/create$|^/lfs/
 class Hub(BaseHTTPRequestHandler):
     root: Path
     faults_done: ClassVar[Counter] = Counter()
+    lock: ClassVar[threading.Lock] = threading.Lock()  # held by what another request may not see, or end, half done
 
     def log_message(self, *arguments):
         pass
@@ -58,7 +60,8 @@ class Hub(BaseHTTPRequestHandler):
     def stop_short(self) -> None:
         """The connection ends here; of a fault that says so, the whole server."""
         if self.dies:
-            os._exit(1)
+            with self.lock:
+                os._exit(1)
         self.close_connection = True
         self.connection.close()
 
@@ -75,9 +78,10 @@ class Hub(BaseHTTPRequestHandler):
             key = json.dumps(fault)
             if fault["path"] not in path or fault.get("method", self.command) != self.command:
                 continue
-            if self.faults_done[key] >= fault.get("times", 10**6):
-                continue
-            self.faults_done[key] += 1
+            with self.lock:
+                self.faults_done[key] += 1
+                if self.faults_done[key] > fault.get("times", 10**6):
+                    continue
             while fault.get("after", 0) > len(list((self.root / ".lfs").glob("*"))):
                 time.sleep(0.01)
             if "status" in fault:
@@ -301,9 +305,10 @@ class Hub(BaseHTTPRequestHandler):
             (self.root / folder).mkdir(exist_ok=True)
         arriving = self.root / ".arriving" / f"{oid}-{uuid.uuid4().hex}"
         arriving.write_bytes(body)  # there whole or not at all, as another request may end the server meanwhile
-        arriving.replace(self.root / ".lfs" / oid)
-        with (self.root / "put.txt").open("a") as log:
+        with self.lock, (self.root / "put.txt").open("a") as log:
+            arriving.replace(self.root / ".lfs" / oid)
             log.write(f"{oid}\n")
+            log.flush()
         self.reply()
 
     def commit(self, repository: str, revision: str, body: bytes) -> None:
