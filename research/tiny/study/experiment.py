@@ -124,6 +124,7 @@ class Experiment:
             rooms.quality,
             rooms.rooms_per_shard,
             self.furniture if split == "test_unseen" else None,
+            rooms.with_grounding,
         )
 
     def make_rooms(self, splits: Sequence[str]) -> None:

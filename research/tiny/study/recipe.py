@@ -32,6 +32,7 @@ class RoomsRecipe:
     renderer: Literal["opengl", "embree"] = "opengl"
     quality: Literal["fast", "full"] = "fast"  # of the light
     rooms_per_shard: int = 16  # rooms in a file
+    with_grounding: bool = True  # expressions and boxes, which a study that grounds needs; they double the time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +140,10 @@ class Recipe:
                 )
             if arm.position_code != "none" and self.grounding is None:
                 raise ValueError(f"Arm {name!r} has a position code, but without `grounding` nothing has positions.")
+        if self.grounding is not None and not self.rooms.with_grounding:
+            raise ValueError(
+                "rooms.with_grounding is false, but `grounding` needs expressions. Leave one of them out."
+            )
         if self.grounding is not None and self.grounding.clips > self.training.packs.clips:
             raise ValueError(
                 f"grounding.clips is {self.grounding.clips}, but a step has {self.training.packs.clips} clips "
@@ -151,8 +156,8 @@ class Recipe:
     def digest(self, *names: str) -> str:
         """SHA-256 of some of the fields, of `rooms` what training sees; checkpoints hold that of all they need."""
         values = asdict(self)
-        for split in (VALIDATION, *TEST_SPLITS, "first_test"):
-            del values["rooms"][split]
+        for name in (VALIDATION, *TEST_SPLITS, "first_test", "with_grounding"):
+            del values["rooms"][name]
         chosen = {name: values[name] for name in names}
         return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()
 

@@ -4,8 +4,8 @@
     OUT/{split}/{number:05d}.labels.npy  uint8[clips, T, h, w], what each patch of 16 px shows (`tower.py`)
     OUT/{split}/{number:05d}.points.npy  float16[clips, T, h, w, 5], and where that is (`points.py`)
     OUT/{split}/{number:05d}.positions.npy  int16[clips, N, 3], where visual tokens are in the world [mm]
-    OUT/{split}/{number:05d}.json        for each clip its scene, its floor plan as text, its rows, and those of
-                                         the tables `grounding` and `proposals` of a data set of rooms
+    OUT/{split}/{number:05d}.json        for each clip its scene, its floor plan as text, its rows, and, where they
+                                         are wanted, those of the tables `grounding` and `proposals` of a data set
 
 A shard is a few rooms. Its JSON is written last, so a shard is there whole or is made again.
 """
@@ -59,6 +59,7 @@ class RoomShards:
         quality: of the light (`rooms.light.bake_light`).
         rooms_per_shard: rooms made together by one process.
         furniture: pack of objects; needed for `test_unseen`.
+        with_grounding: whether there are expressions and proposals of boxes, without which rooms take half the time.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class RoomShards:
     quality: Quality = "full"
     rooms_per_shard: int = 16
     furniture: Path | None = None
+    with_grounding: bool = True
 
     def __post_init__(self):
         for name in ("rooms", "trajectories", "num_frames", "questions_per_type", "rooms_per_shard"):
@@ -97,7 +99,7 @@ class RoomShards:
     def settings(self) -> dict:
         """What the clips of a shard depend on, beside its number."""
         names = ("split", "first", "trajectories", "num_frames", "size", "renderer", "quality")
-        more = ("questions_per_type", "with_plain", "rooms_per_shard")
+        more = ("questions_per_type", "with_plain", "rooms_per_shard", "with_grounding")
         return {"format": FORMAT, **{name: self.__dict__[name] for name in (*names, *more)}}
 
 
@@ -169,9 +171,10 @@ def room_clips(room: int, shards: RoomShards) -> Iterator[tuple[np.ndarray, np.n
         labels, seed = patch_labels(observation), (scene.seed, 3, number)
         rows = clip_rows(observation, plan, labels, seed, shards.questions_per_type, shards.with_plain)
         name = f"{shards.split}_{room:06d}_{number:02d}"
-        tables = grounding_rows(observation, name, (scene.seed, 6, number), EXPRESSIONS_PER_TYPE)
-        record = {"scene": name, "plan": plan.listed(plan.places), "rows": rows}
-        record |= {table: tables[table] for table in ("grounding", "proposals")}
+        record = {"scene": name, "plan": plan.listed(plan.places), "rows": rows, "grounding": [], "proposals": []}
+        if shards.with_grounding:
+            tables = grounding_rows(observation, name, (scene.seed, 6, number), EXPRESSIONS_PER_TYPE)
+            record |= {table: tables[table] for table in ("grounding", "proposals")}
         yield np.array(clip.rgb), labels, patch_points(clip), token_millimetres(clip), record
 
 

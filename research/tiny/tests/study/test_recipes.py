@@ -45,6 +45,7 @@ BASE = {
         ({"training": {"steps": 0}}, "steps is 0, but must be at least 1"),
         ({"training": {"steps": 1, "packs": {"clip": 3}}}, "There is no setting 'training.packs.clip'"),
         ({"grounding": {"clips": 17}}, r"grounding\.clips is 17, but a step has 16 clips"),
+        ({"grounding": {}, "rooms": {**BASE["rooms"], "with_grounding": False}}, "`grounding` needs expressions"),
         ({"arms": {"a": {"fusion": "none", "position_code": "sin3d"}}}, "without `grounding` nothing has positions"),
     ],
 )
@@ -70,7 +71,8 @@ def test_the_published_recipe_compares_eight_arms_on_rooms_that_no_run_scored():
 def test_grounding_goes_on_with_arms_of_the_published_recipe():
     study, grounding = (read_recipe(TINY / "configs" / f"{name}.yaml") for name in ("study", "grounding"))
     assert grounding.grounding.start == study.name and set(grounding.seeds) <= set(study.seeds)
-    for part in ("rooms", "vlm", "tower", "generators", "projector_hidden_size", "precision"):
+    assert grounding.rooms == replace(study.rooms, with_grounding=True)
+    for part in ("vlm", "tower", "generators", "projector_hidden_size", "precision"):
         assert getattr(grounding, part) == getattr(study, part)
     for arm in grounding.arms.values():
         assert replace(arm, position_code="none") in study.arms.values()

@@ -120,6 +120,18 @@ def test_a_shard_of_an_earlier_format_of_rooms_is_refused(toy, tmp_path):
         read_shard(path, shards)
 
 
+def test_shards_without_grounding_have_the_same_rows_and_no_expressions(toy, tmp_path):
+    shards = replace(toy.shards("train"), folder=tmp_path, rooms=1, rooms_per_shard=1, trajectories=1)
+    told = []
+    for place, with_grounding in enumerate((True, False)):
+        made = replace(shards, folder=tmp_path / str(place), with_grounding=with_grounding)
+        list(make_rooms([made]))
+        [clip] = read_shard(made.files(0)[-1], made)["clips"]
+        assert bool(clip.pop("grounding")) == bool(clip.pop("proposals")) == with_grounding
+        told.append(clip)
+    assert told[0] == told[1] and told[0]["rows"]
+
+
 def test_splits_of_other_first_rooms_have_other_rooms(toy, tmp_path):
     shards = replace(toy.shards("validation"), folder=tmp_path, rooms=1, first=1)
     assert [made.clips for made in make_rooms([shards])] == [1]

@@ -130,13 +130,12 @@ def caption(item: ObservedObject, observation: Observation) -> str:
 def attribute_questions(observation: Observation) -> list[AttributeQuestion]:
     """What colour an object is, and what is on it, for objects with a name of their own in the room."""
     asked = []
-    visible = {item.id for item in observation.visible}
     for item in observation.unique:
         colour = own_colour(item)
         if colour is not None:
             asked.append(AttributeQuestion("colour", f"What color is the {item.name}?", colour, (item.id,)))
         carried = sorted((other for other in observation.objects if other.on == item.id), key=lambda other: other.name)
-        if carried and all(other.id in visible for other in carried):
+        if carried and observation.visible_ids.issuperset(other.id for other in carried):
             answer = ", ".join(other.name for other in carried)
             ids = (item.id, *(other.id for other in carried))
             asked.append(AttributeQuestion("contents", f"What is on the {item.name}?", answer, ids))

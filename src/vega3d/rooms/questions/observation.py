@@ -124,8 +124,24 @@ class Observation:
         """Objects that fill `VISIBLE_FRACTION` of some frame."""
         return tuple(item for item in self.objects if self.mask_fractions[item.id].max() >= VISIBLE_FRACTION)
 
+    @cached_property
+    def glimpsed(self) -> tuple[ObservedObject, ...]:
+        """Objects that fill `GLIMPSE_FRACTION` of some frame."""
+        return tuple(item for item in self.objects if self.mask_fractions[item.id].max() >= GLIMPSE_FRACTION)
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[ObservedObject]]:
+        by_name: dict[str, list[ObservedObject]] = {}
+        for item in self.objects:
+            by_name.setdefault(item.name, []).append(item)
+        return by_name
+
+    @cached_property
+    def visible_ids(self) -> frozenset[int]:
+        return frozenset(item.id for item in self.visible)
+
     def named(self, name: str) -> list[ObservedObject]:
-        return [item for item in self.objects if item.name == name]
+        return list(self._by_name.get(name, []))
 
     @cached_property
     def unique(self) -> tuple[ObservedObject, ...]:

@@ -77,10 +77,9 @@ def shuffled_groups(
 
 def object_counting(observation: Observation, random: np.random.Generator) -> Candidates:
     """Classes with two or more instances, all of them visible."""
-    visible = {item.id for item in observation.visible}
     for name in sorted({item.name for item in observation.objects}):
         items = observation.named(name)
-        if len(items) >= 2 and all(item.id in visible for item in items):
+        if len(items) >= 2 and observation.visible_ids.issuperset(item.id for item in items):
             text = f"How many {name}(s) are in this room?"
             ids = tuple(item.id for item in items)
             yield GeometricQuestion("object_counting", text, str(len(items)), object_ids=ids)

@@ -288,21 +288,22 @@ def judged_objects(relation: Relation, noun: str, observation: Observation) -> J
     """The objects of a noun, and which a relation means; None if it cannot be said of them, or leaves a doubt."""
     anchors = {anchor.id for anchor in relation.anchors}
     if noun == ANYTHING:
-        shares = observation.mask_fractions
-        glimpsed = [item for item in observation.objects if shares[item.id].max() >= GLIMPSE_FRACTION]
-        items = [item for item in glimpsed if item.id not in anchors]
         if relation.name in OF_ONE_CLASS:
             return None
+        items = [item for item in observation.glimpsed if item.id not in anchors]
     else:
         items = observation.named(noun)
         if relation.is_broad or any(item.id in anchors for item in items):
             return None
-    meant = relation.judge(items)
-    seen = {item.id for item in observation.visible}
-    is_seen = seen.issuperset(item.id for item, is_meant in zip(items, meant, strict=True) if is_meant)
-    if None in meant or not is_seen or (relation.is_superlative and len(items) == 1):
+    if relation.is_superlative and len(items) == 1:
         return None
-    return items, meant
+    meant = relation.judge(items)
+    if None in meant:
+        return None
+    is_seen = observation.visible_ids.issuperset(
+        item.id for item, is_meant in zip(items, meant, strict=True) if is_meant
+    )
+    return (items, meant) if is_seen else None
 
 
 def said(relation: Relation, judged: dict[str, Judged], random: np.random.Generator) -> Iterator[ReferringExpression]:
