@@ -3,9 +3,6 @@
     python recipes/fit_text_prior.py collect candidates.jsonl.gz --rooms 4000 --workers 2
     python recipes/fit_text_prior.py fit candidates.jsonl.gz  # writes src/vega3d/assets/text_prior.json.xz
 
-    python recipes/fit_text_prior.py collect situated.jsonl.gz --types situated --rooms 600
-    python recipes/fit_text_prior.py fit situated.jsonl.gz
-
 Candidates are all questions of a type that a walkthrough allows, up to a number, before any is left out. The strength
 of the penalty on weights is chosen for each type on rooms that the fit does not see. Types that the candidates lack
 keep their weights.
@@ -29,8 +26,7 @@ from tqdm import tqdm
 from vega3d.files import read_xz, write_whole
 from vega3d.rooms.dataset.workers import run_all
 from vega3d.rooms.questions.observation import Observation, observe
-from vega3d.rooms.questions.questions import QUESTION_MAKERS, names_in, shuffled_candidates
-from vega3d.rooms.questions.situated import SITUATED_MAKERS, clues_of, situated_candidates
+from vega3d.rooms.questions.questions import names_in, shuffled_candidates
 from vega3d.rooms.questions.text_prior import CLUES, LARGEST, WEIGHTS
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.scene import scene_seed
@@ -44,7 +40,7 @@ RAREST = 4  # questions that a clue must be in
 SMALLEST = 0.02  # weight that is stored
 
 
-def room_candidates(place: int, types: str, first: int, split: str, trajectories: int, per_type: int) -> list[list]:
+def room_candidates(place: int, first: int, split: str, trajectories: int, per_type: int) -> list[list]:
     """Questions on room `first` + `place`: type, classes, options, number of the right option, number of the room."""
     number = first + place
     scene = sample_scene(scene_seed(split, number), load_furniture())
@@ -52,34 +48,22 @@ def room_candidates(place: int, types: str, first: int, split: str, trajectories
     for trajectory in range(trajectories):
         _, instance = renderer.geometry(sample_trajectory(scene, trajectory, NUM_FRAMES), SIZE, SIZE)
         observation = observe(scene, instance, observation)
-        for asked, names in CANDIDATES[types](observation, [scene.seed, 4, trajectory], per_type):
+        for asked, names in candidates_of(observation, [scene.seed, 4, trajectory], per_type):
             found.append([asked.question_type, names, asked.options, asked.right, number])
     return found
 
 
-def choice_candidates(observation: Observation, seed: list[int], per_type: int) -> Iterator[tuple]:
-    """Questions of VSI-Bench's types, and the classes of their objects."""
-    for stream, name in enumerate(name for name in CLUES if name in QUESTION_MAKERS):
+def candidates_of(observation: Observation, seed: list[int], per_type: int) -> Iterator[tuple]:
+    """Questions, and the classes of their objects."""
+    for stream, name in enumerate(CLUES):
         random = np.random.default_rng([*seed, stream])
         for question in shuffled_candidates(name, observation, random)[:per_type]:
             yield question, names_in(question, observation)
 
 
-def situated_questions_of(observation: Observation, seed: list[int], per_type: int) -> Iterator[tuple]:
-    """Situated questions with their words."""
-    for stream, name in enumerate(SITUATED_MAKERS):
-        random = np.random.default_rng([*seed, len(CLUES), stream])
-        for question in situated_candidates(name, observation, random)[:per_type]:
-            yield question, clues_of(question, observation)
-
-
-CANDIDATES = {"choice": choice_candidates, "situated": situated_questions_of}
-
-
 def collect(options: argparse.Namespace) -> None:
     make = partial(
         room_candidates,
-        types=options.types,
         first=options.first,
         split=options.split,
         trajectories=options.trajectories,
@@ -190,7 +174,6 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     collecting = commands.add_parser("collect")
     collecting.add_argument("file", type=Path)
-    collecting.add_argument("--types", choices=list(CANDIDATES), default="choice")
     collecting.add_argument("--split", default="train")
     collecting.add_argument("--first", type=int, default=0, help="number of the first room")
     collecting.add_argument("--rooms", type=int, default=4000)

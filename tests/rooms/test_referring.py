@@ -1,7 +1,7 @@
 """Referring expressions and situated questions: what they mean, by a room laid out by hand and by a slow path."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from vega3d.rooms.questions.referring import (
     referring_expressions,
     singled_out,
 )
-from vega3d.rooms.questions.situated import SITUATED_MAKERS, situated_questions
+from vega3d.rooms.questions.situated import SITUATED_MAKERS, drawn, expected, sides_of, situated_questions, where
 from vega3d.rooms.render.embree import EmbreeRenderer
 from vega3d.rooms.scene.classes import CLASSES
 
@@ -276,3 +276,36 @@ def test_situated_answers(walkthroughs):
                 assert sorted(others) == sorted(question.options)
             counts[question.question_type] += 1
     assert set(counts) == set(SITUATED_MAKERS)
+
+
+def test_the_same_words_have_each_answer_as_often(walkthroughs):
+    """Of 150 draws, but for the situation; and no question comes twice in one of them."""
+    asked = defaultdict(Counter)
+    for seed in range(150):
+        _, observation = walkthroughs[seed % 2]
+        questions = situated_questions(observation, (seed,), 8)
+        assert len({(question.question, question.object_ids) for question in questions}) == len(questions)
+        for question in questions:
+            subject = question.question.replace(" or ", ", ").split(": ")
+            words = (subject[0], *sorted(subject[1].rstrip("?").split(", "))) if len(subject) > 1 else subject[0]
+            asked[seed % 2, question.question_type, words][question.options[question.right]] += 1
+    for (_, name, words), answers in asked.items():
+        options, count = (3 if name == "situated_where" else 2), answers.total()
+        bound = 5 * (count * (1 / options) * (1 - 1 / options)) ** 0.5
+        assert max(answers.values()) - count / options <= bound + 1, (words, answers)
+    assert max(answers.total() for answers in asked.values()) > 40
+
+
+def test_situations_that_words_let_one_expect_are_drawn_more_rarely(walkthroughs):
+    _, observation = walkthroughs[0]
+    random, sides = np.random.default_rng(0), sides_of(observation)
+    spread = {}
+    for asked in where(observation.unique, sides, random):
+        for right, situations in asked.answers.items():
+            chances = [expected("situated_where", asked, one, observation)[right] for one in situations]
+            if min(chances, default=0) > 1 / 3:  # likelier than another answer wherever one stands
+                spread[np.std(chances)] = asked, right, chances
+    asked, right, chances = spread[max(spread)]
+    found = [drawn("situated_where", asked, right, observation, random) for _ in range(1000)]
+    mean = np.mean([chances[asked.answers[right].index(one)] for one in found])
+    assert mean < np.mean(chances) - 4 * np.std(chances) / 1000**0.5

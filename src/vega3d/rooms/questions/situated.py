@@ -1,104 +1,140 @@
 """Situated questions: where things are for somebody who stands by one object and faces another, as SQA3D asks.
 
-The answer is a few words. Questions are left out by `text_prior`, so that words alone do not give it away.
+The answer is a few words, and the question's do not give it away: what is asked is drawn first, then the answer, each
+as likely as another, and last a situation in which it is right, the more rarely the more its words let one expect it
+(`text_prior`). What has an answer that no situation makes right is not asked.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from vega3d.rooms.questions.observation import Observation, ObservedObject
-from vega3d.rooms.questions.questions import (
-    GeometricQuestion,
-    choice,
-    known_directions,
-    names_in,
-    shuffled_groups,
-)
-from vega3d.rooms.questions.text_prior import unrevealing
+from vega3d.rooms.questions.questions import GeometricQuestion, choice, known_directions
+from vega3d.rooms.questions.text_prior import option_probabilities
 
-SIDES = {"left": "to my left", "right": "to my right", "back": "behind me"}  # of the level `medium`
-SITUATIONS = 30  # drawn of each walkthrough
-NAMED = 3  # objects that are asked about at once
-Sides = dict[str, list[ObservedObject]]
+LEVEL = "object_rel_direction_medium"  # of the directions; it has the sides of `SIDES`
+SIDES = {"left": "to my left", "right": "to my right", "back": "behind me"}
+NAMED = 2  # objects of which one is asked for
+ROUNDS = 4  # in which each object is asked about
+Situation = tuple[int, int]  # the objects that one stands by, and that one faces
+Sides = dict[Situation, dict[int, str]]  # of each object that is clearly on one
+
+
+class Asked(NamedTuple):
+    """A question without a situation, and the situations that make each answer right."""
+
+    text: str
+    objects: tuple[int, ...]
+    answers: dict[str, list[Situation]]
 
 
 def situation(observer: str, facing: str) -> str:
     return f"I am standing by the {observer} and facing the {facing}."
 
 
-def which(sides: Sides, ids: tuple[int, int], random: np.random.Generator) -> Iterator[GeometricQuestion]:
+def sides_of(observation: Observation) -> Sides:
+    sides: Sides = {}
+    for observer, facing in itertools.permutations(observation.unique, 2):
+        found = {item.id: known_directions(observation, observer, facing, item) for item in observation.unique}
+        sides[observer.id, facing.id] = {number: told["medium"] for number, told in found.items() if "medium" in told}
+    return sides
+
+
+def shuffled(things: Sequence, random: np.random.Generator) -> Iterator:
+    return (things[place] for place in random.permutation(len(things)))
+
+
+def which(items: Sequence[ObservedObject], sides: Sides, random: np.random.Generator) -> Iterator[Asked]:
     """Which of the objects is on a side; the others are clearly on other sides."""
-    for side, here in sides.items():
-        elsewhere = [item for other in sides if other != side for item in sides[other]]
-        for right in here:
-            for group in shuffled_groups(elsewhere, NAMED - 1, random, tries=1):
-                three = [right, *group]
-                named = [three[i].name for i in random.permutation(NAMED)]
-                text = f"Which of these is {SIDES[side]}: {', '.join(named[:-1])} or {named[-1]}?"
-                wrong = [item.name for item in group]
-                yield choice("situated_which", text, right.name, wrong, [*ids, *(item.id for item in three)], random)
+    groups = itertools.product(SIDES.items(), itertools.combinations(items, NAMED))
+    for (side, words), group in shuffled(list(groups), random):
+        answers: dict[str, list[Situation]] = {item.name: [] for item in group}
+        for standing, seen in sides.items():
+            here = [item.name for item in group if seen.get(item.id) == side]
+            if len(here) == 1 and all(item.id in seen for item in group):
+                answers[here[0]].append(standing)
+        names = [item.name for item in shuffled(group, random)]
+        text = f"Which of these is {words}: {', '.join(names[:-1])} or {names[-1]}?"
+        yield Asked(text, tuple(item.id for item in group), answers)
 
 
-def where(sides: Sides, ids: tuple[int, int], random: np.random.Generator) -> Iterator[GeometricQuestion]:
+def by_side(item: ObservedObject, sides: Sides) -> dict[str, list[Situation]]:
+    """The situations that have an object clearly on each side."""
+    found: dict[str, list[Situation]] = {side: [] for side in SIDES}
+    for standing, seen in sides.items():
+        if item.id in seen:
+            found[seen[item.id]].append(standing)
+    return found
+
+
+def where(items: Sequence[ObservedObject], sides: Sides, random: np.random.Generator) -> Iterator[Asked]:
     """On which side an object is."""
-    for side, here in sides.items():
-        for item in here:
+    for _ in range(ROUNDS):
+        for item in shuffled(items, random):
             text = f"Is the {item.name} to my left, to my right or behind me?"
-            wrong = [words for other, words in SIDES.items() if other != side]
-            yield choice("situated_where", text, SIDES[side], wrong, [*ids, item.id], random)
+            yield Asked(text, (item.id,), {SIDES[side]: there for side, there in by_side(item, sides).items()})
 
 
-def whether(sides: Sides, ids: tuple[int, int], random: np.random.Generator) -> Iterator[GeometricQuestion]:
+def whether(items: Sequence[ObservedObject], sides: Sides, random: np.random.Generator) -> Iterator[Asked]:
     """Whether an object is on a side."""
-    for (side, words), (other, here) in itertools.product(SIDES.items(), sides.items()):
-        for item in here:
-            right, wrong = ("yes", "no") if side == other else ("no", "yes")
-            yield choice("situated_whether", f"Is the {item.name} {words}?", right, [wrong], [*ids, item.id], random)
+    for side, item in shuffled(list(itertools.product(SIDES, items)), random):
+        found = by_side(item, sides)
+        no = [standing for other, there in found.items() if other != side for standing in there]
+        yield Asked(f"Is the {item.name} {SIDES[side]}?", (item.id,), {"yes": found[side], "no": no})
 
 
-SITUATED_MAKERS: dict[str, Callable[[Sides, tuple[int, int], np.random.Generator], Iterator[GeometricQuestion]]] = {
+SITUATED_MAKERS: dict[str, Callable[[Sequence[ObservedObject], Sides, np.random.Generator], Iterator[Asked]]] = {
     "situated_which": which,
     "situated_where": where,
     "situated_whether": whether,
 }
 
 
-def situated_candidates(
-    question_type: str, observation: Observation, random: np.random.Generator
-) -> list[GeometricQuestion]:
-    """Questions of a type that can be asked in some situations, in random order.
-
-    Their `object_ids` begin with the object that one stands by and the one that is faced.
-    """
-    found: list[GeometricQuestion] = []
-    for observer, facing in shuffled_groups(observation.unique, 2, random, SITUATIONS):
-        sides: Sides = {side: [] for side in SIDES}
-        for item in observation.unique:
-            side = known_directions(observation, observer, facing, item).get("medium")
-            if side is not None:
-                sides[side].append(item)
-        found += SITUATED_MAKERS[question_type](sides, (observer.id, facing.id), random)
-    return [found[i] for i in random.permutation(len(found))]
-
-
-def clues_of(question: GeometricQuestion, observation: Observation) -> list[str]:
-    """What `text_prior` knows of the words: the classes of observer and facing, and what is asked for."""
-    observer, facing, *others = names_in(question, observation)
-    side = question.question.partition(":")[0] if question.question_type == "situated_which" else ""
-    asked = [side] if side else others
-    if question.question_type == "situated_whether":
-        asked = [question.question, *[words for words in SIDES.values() if words in question.question]]
-    return [observer, facing, *asked]
+def expected(question_type: str, asked: Asked, standing: Situation, observation: Observation) -> dict[str, float]:
+    """How likely each answer is by the words alone, up to a factor."""
+    names = [[observation.by_id[number].name for number in (*standing, item)] for item in asked.objects]
+    sides = [
+        dict(zip(SIDES, option_probabilities(LEVEL, three, list(SIDES)).tolist(), strict=True)) for three in names
+    ]
+    if question_type == "situated_where":
+        return {SIDES[side]: probability for side, probability in sides[0].items()}
+    here = [found[side] for found in sides for side, words in SIDES.items() if words in asked.text]
+    if question_type == "situated_whether":
+        return {"yes": here[0], "no": 1 - here[0]}
+    return {name: chance / (1 - chance) for (_, _, name), chance in zip(names, here, strict=True)}
 
 
 def situated_questions(observation: Observation, seed: Sequence[int], per_type: int) -> list[GeometricQuestion]:
-    """Up to `per_type` questions of each type."""
+    """Up to `per_type` questions of each type.
+
+    Their `object_ids` begin with the object that one stands by and the one that is faced.
+    """
+    sides = sides_of(observation)
     questions: list[GeometricQuestion] = []
-    for stream, name in enumerate(SITUATED_MAKERS):
+    for stream, (question_type, maker) in enumerate(SITUATED_MAKERS.items()):
         random = np.random.default_rng([*seed, stream])
-        candidates = situated_candidates(name, observation, random)
-        kept = unrevealing(candidates, (clues_of(question, observation) for question in candidates), random)
-        questions += itertools.islice(kept, per_type)
+        made: dict[tuple[str, Situation], GeometricQuestion] = {}
+        for asked in maker(observation.unique, sides, random):
+            if len(made) == per_type:
+                break
+            if all(asked.answers.values()):
+                right, *wrong = shuffled(list(asked.answers), random)
+                standing = drawn(question_type, asked, right, observation, random)
+                ids = [*standing, *asked.objects]
+                made[asked.text, standing] = choice(question_type, asked.text, right, wrong, ids, random)
+        questions += made.values()
     return questions
+
+
+def drawn(
+    question_type: str, asked: Asked, right: str, observation: Observation, random: np.random.Generator
+) -> Situation:
+    """A situation that makes an answer right."""
+    weights = []
+    for standing in asked.answers[right]:
+        chances = expected(question_type, asked, standing, observation)
+        weights.append(min(chances.values()) / chances[right])
+    return asked.answers[right][random.choice(len(weights), p=np.array(weights) / sum(weights))]

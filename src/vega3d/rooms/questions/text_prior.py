@@ -49,14 +49,6 @@ def order_clues(names: Sequence[str], option: str) -> Clues:
     return ranks + [f"{first} before {second}" for first, second in itertools.combinations(order, 2)]
 
 
-def situated_clues(names: Sequence[str], option: str) -> Clues:
-    """Clues of an answer about the sides of who stands at the first of the objects and faces the second."""
-    observer, facing, *asked = names
-    words = ["", f"at {observer}", f"facing {facing}", *asked]
-    words += [f"{place}, {word}" for place in (observer, facing) for word in asked]
-    return [f"{word}: {option}" for word in words]
-
-
 CLUES = {
     "object_rel_direction_easy": direction_clues,
     "object_rel_direction_medium": direction_clues,
@@ -64,9 +56,6 @@ CLUES = {
     "object_rel_distance": distance_clues,
     "route_planning": route_clues,
     "obj_appearance_order": order_clues,
-    "situated_which": situated_clues,
-    "situated_where": situated_clues,
-    "situated_whether": situated_clues,
 }
 
 
