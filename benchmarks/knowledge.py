@@ -194,8 +194,10 @@ class Knowledge:
             except ValueError as error:
                 yield name, str(error)
                 continue
-            measure = self.rounded if option.is_rounding else self.measured
-            yield from self._kept(group, partial(measure, group, variant), [feature_identity(variant), option.shrink])
+            measure, identity = self.measured, [feature_identity(variant), option.shrink]
+            if option.is_rounding:
+                measure, identity = self.rounded, [*identity, self.rounding_clips]
+            yield from self._kept(group, partial(measure, group, variant), identity)
         yield from self._kept(BASELINES, self.baselines, [])
 
     def _kept(
@@ -215,7 +217,7 @@ class Knowledge:
         """All that the figures depend on but the features."""
         clips = [self.store.clip(source) for source in (*self.train, *self.test)]
         fitted = [fit_clip(clip, self.frames, "frame").content for clip in clips]
-        return [fitted, len(self.train), self.rounding_clips, self.probes, feature_identity(self.generator)]
+        return [fitted, len(self.train), self.probes, feature_identity(self.generator)]
 
     def asked(self, source: ClipSource) -> list[Asked]:
         if source not in self._asked:
