@@ -15,8 +15,8 @@ another one its second, and a figure is the mean of both. The turn is that from 
 frames earlier. Correspondence is that of every second patch, as neighbours share a latent in `clip` mode.
 
 Probes are linear (docs/analysis.md) and trained on each option's own features. Options that change features by
-rounding alone (types of weights, `compile`) are read by the probes of the reference, on the first `--rounding-clips`
-test clips: what the reference's features taught has to be found in them.
+rounding alone (types of weights, `compile`) are read by the probes of the reference, on `--rounding-clips` of the test
+clips, taken evenly: what the reference's features taught has to be found in them.
 
 Times are those of `encode` for one clip, all options in turn, forwards and backwards. On a CPU the ratio is that of
 the processor's time, which other programs disturb less. With `--cache` a run that was killed continues: features of
@@ -371,12 +371,15 @@ def milliseconds(variant: VegaGenerator, frames: torch.Tensor) -> tuple[float, f
 
 def summarise(rows: Sequence[Row], reference: Sequence[Row], resamples: int, seed: int = 0) -> dict:
     """Means with 95 % intervals over scenes, and paired differences from the reference on the same clips."""
-    names = [f"{metric}{end}" for metric in METRICS for end in ("", *(f"_{frame}" for frame in FRAMES))]
+    names, scenes = list(METRICS), [row["scene"] for row in rows]
     limits = [metric_limits(name) for name in names]
-    scenes = [row["scene"] for row in rows]
     means = mean_intervals(scenes, metric_values(rows, names), resamples, seed, limits)
     found = {"clips": len(rows), "scenes": len(set(scenes))}
     found["figures"] = {name: asdict(interval) for name, interval in zip(names, means, strict=True)}
+    found["first_and_second_frames"] = {}
+    for name in names:
+        each = metric_values(rows, [f"{name}_{frame}" for frame in FRAMES])
+        found["first_and_second_frames"][name] = [mean.score for mean in mean_intervals(scenes, each, 1)]
     paired = {row["clip"]: row for row in reference}
     if paired and rows is not reference:
         same = [paired[row["clip"]] for row in rows]

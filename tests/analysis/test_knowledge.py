@@ -230,7 +230,7 @@ def test_another_file_is_not_replaced(generator_folder, tmp_path, capsys):
     output.write_text('{"mine": true}')
 
     with pytest.raises(SystemExit):
-        knowledge.main([str(generator_folder), "--output", str(output)])
+        knowledge.main([str(generator_folder), "--output", str(output), "--frames", "6"])
 
     assert "was not made by this command" in capsys.readouterr().err
     assert output.read_text() == '{"mine": true}'
