@@ -60,19 +60,22 @@ class FittedClip(NamedTuple):
 def fit_clip(clip: PosedClip, settings: FrameSettings, clip_mode: str) -> FittedClip:
     """The clip as a generator of this `clip_mode` reads it."""
     fit = frame_fit(clip.frames.shape[1], clip.frames.shape[2], settings)
-    views, seen = read_views(len(clip), clip_mode), clip
-    if len(views) < len(clip):
-        poses, instances, seconds = clip.world_from_camera[views], clip.instances, clip.seconds
-        seen = replace(
-            clip,
-            frames=clip.frames[views],
-            depth=clip.depth[views],
-            world_from_camera=poses,
-            instances=None if instances is None else instances[views],
-            seconds=None if seconds is None else seconds[views],
-        )
+    views = read_views(len(clip), clip_mode)
+    seen = at_views(clip, views) if len(views) < len(clip) else clip
     frames = generator_frames(clip.frames, fit)
     return FittedClip(seen, fit, frames, content_hash(clip, frames))
+
+
+def at_views(clip: PosedClip, views: np.ndarray) -> PosedClip:
+    """The clip of some of its views, int[t]."""
+    return replace(
+        clip,
+        frames=clip.frames[views],
+        depth=clip.depth[views],
+        world_from_camera=clip.world_from_camera[views],
+        instances=None if clip.instances is None else clip.instances[views],
+        seconds=None if clip.seconds is None else clip.seconds[views],
+    )
 
 
 def content_hash(clip: PosedClip, frames: torch.Tensor) -> str:
