@@ -1,8 +1,8 @@
 """What each option of the generator's speed costs in knowledge: time a clip, and what can be read off its features.
 
-    python -m benchmarks.knowledge GENERATOR --timestep 700 --mode views --cache runs/knowledge --output knowledge.json
-    python -m benchmarks.knowledge vega3d-tiny --options reference frame_stride=2 half-size --clips 20 --train-clips 40
-    python -m benchmarks.knowledge org/vega3d --data scans/val --train-data scans/train --device cuda
+    python benchmarks/knowledge.py GENERATOR --timestep 700 --mode views --cache runs/knowledge --output knowledge.json
+    python benchmarks/knowledge.py vega3d-tiny --options reference frame_stride=2 half-size --clips 20 --train-clips 40
+    python benchmarks/knowledge.py org/vega3d --data scans/val --train-data scans/train --device cuda
 
 GENERATOR is what `vega3d analyze` takes: a model, or a generator in a folder. The reference is the generator as it is
 configured; every other row changes one or two options of it.
@@ -71,7 +71,7 @@ from vega3d.statistics import mean_intervals
 from vega3d.tables import aligned
 from vega3d_cli.common import load_generator
 
-NAME = "benchmarks.knowledge"
+NAME = "benchmarks/knowledge.py"
 FORMAT = 1  # of stored rows; raise it when the figures of unchanged features change
 REFERENCE = "reference"
 METRICS = {"turn_error": "turn [deg]", "depth_rmse": "depth [m]", "centred_retrieval_1": "retrieval"}
@@ -413,7 +413,7 @@ def describe(options: argparse.Namespace, knowledge: Knowledge) -> dict:
     config, on_gpu = generator.config, generator.device.type == "cuda"
     return {
         "benchmark": NAME,
-        "command": shlex.join(["python", "-m", NAME, *sys.argv[1:]]),
+        "command": shlex.join(["python", NAME, *sys.argv[1:]]),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "versions": versions(*LIBRARIES),
@@ -512,7 +512,7 @@ def measure_options(knowledge: Knowledge, chosen: Mapping[str, Option], resample
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=f"python -m {NAME}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python {NAME}", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("generator", help="model, or folder of a generator")
     parser.add_argument("--block", type=int, help="of the reference; default: the model's")
