@@ -5,7 +5,9 @@ import pytest
 from research.steps import Runner, Step
 
 
-def run_steps(tmp_path, *steps: tuple[str, list[str], bool], cards: int = 2, per_card: int = 1) -> tuple[int, list[str]]:
+def run_steps(
+    tmp_path, *steps: tuple[str, list[str], bool], cards: int = 2, per_card: int = 1
+) -> tuple[int, list[str]]:
     """Exit code, and the lines that each step (its name, what it needs, on a card?) wrote as it started and ended."""
     diary = tmp_path / "diary"
     program = "import os, sys, time; n = sys.argv[1]; f = open(sys.argv[2], 'a', 1); \
