@@ -70,7 +70,7 @@ def make_small_model(
 
     Args:
         output: a new folder.
-        seed: of the weights.
+        seed: decides all first weights.
         generator: folder of one in diffusers' layout; by default a random one of few weights, which a model without
             fusion has, and does not use.
         size: largest side of a square image; what is larger is made smaller [px].

@@ -21,7 +21,7 @@ STAGES = ("demonstrations", "train", "evaluate", "rate", "tables")
 DEMONSTRATIONS, MODELS, FEATURES, POLICIES, RESULTS = "demonstrations", "models", "features", "policies", "results"
 TRAINING = "training"  # folder of the configs of `vega3d train`
 FOLDERS = (DEMONSTRATIONS, MODELS, TRAINING, FEATURES, POLICIES, RESULTS)
-FUSED_PARTS = ("gate", "projector")  # of `tune`, which an arm without a generator has not
+MISSING = {"none": ("gate", "projector"), "add": ("gate",), "generative_only": ("gate",)}  # parts, by fusion
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -135,19 +135,19 @@ class StudyRecipe:
         return self.arms[arm].generator or self.generator, kept
 
     def training_config(self, study: "Study", arm: str, seed: int) -> dict[str, Any]:
-        """The config of `vega3d train` of an arm and a seed; without fusion there is no gate to tune, and no cache."""
+        """The config of `vega3d train` of an arm and a seed; parts that its fusion has not are not tuned."""
         name = run_name(arm, seed)
         given = {**self.training, "seed": seed, "device": study.device}
         given |= {"model": str(study.output / MODELS / name), "output": str(study.output / POLICIES / name)}
         given["data"] = str(study.output / DEMONSTRATIONS)
         if self.is_fused(arm):
             given["cache"] = str(study.output / FEATURES)
-            return given
+        missing = MISSING.get(self.arm_options(arm).get("fusion", ""), ())
         if isinstance(given.get("tune"), list):
-            given["tune"] = [part for part in given["tune"] if part not in FUSED_PARTS]
+            given["tune"] = [part for part in given["tune"] if part not in missing]
         if isinstance(given.get("learning_rates"), dict):
             rates = given["learning_rates"].items()
-            given["learning_rates"] = {part: rate for part, rate in rates if part not in FUSED_PARTS}
+            given["learning_rates"] = {part: rate for part, rate in rates if part not in missing}
         return given
 
 
@@ -169,11 +169,11 @@ class Study:
     """A recipe with what is wanted of it now.
 
     Attributes:
-        file: of the recipe.
+        file: where the recipe was read; steps read it again.
         output: folder of all that is made.
         device: cpu or cuda.
         processes: simulators at a time.
-        stages: of `STAGES`.
+        stages: those to do, of `STAGES`.
         arms: of the recipe, in its order.
         seeds: of those of the arms.
     """

@@ -92,7 +92,9 @@ def pair_values(first: Results, second: Results, seeds: Sequence[int]) -> dict[s
     states = sorted(tables[0][0])
     both = [np.array([[table[state] for state in states] for table in side], float) for side in tables]
     drawn = (both[1] - both[0]) @ draw(len(states), (len(seeds),)).scenes.T / len(states)  # float[F, R + 1]
-    return {"seeds": list(seeds), "differences": differences, "power": power_values(drawn)}
+    power = power_values(drawn)
+    is_known = power is not None and power["seed_deviation"] + power["scene_deviation"] > 0
+    return {"seeds": list(seeds), "differences": differences, "power": power if is_known else None}
 
 
 def training_values(study: Study, run: tuple[str, int]) -> dict[str, Any] | None:
@@ -134,14 +136,17 @@ def difference_tables(pairs: Mapping[str, Any]) -> Iterator[str]:
         return
     yield from ("## Differences", "")
     yield "Points of success on the same initial states, with 95 % intervals: Newcombe's for one training seed, else"
-    yield "of the bootstrap over seeds and initial states. Those of 0 within are no difference that is known."
+    yield "of the bootstrap over seeds and initial states. Where all episodes of both arms end alike there is none, or"
+    yield "one without width, which says little."
     yield ""
     yield from heading(["task", *(f"{pair} ({len(found['seeds'])})" for pair, found in pairs.items())])
     for task in next(iter(pairs.values()))["differences"]:
         cells = [found["differences"][task] for found in pairs.values()]
         yield row([task, *map(points, cells)])
     smallest = [found["power"] for found in pairs.values()]
-    yield row(["resolved by these seeds", *("-" if p is None else f"{100 * p['resolved']:.1f}" for p in smallest)])
+    yield row(
+        ["smallest that these seeds resolve", *("-" if p is None else f"{100 * p['resolved']:.1f}" for p in smallest)]
+    )
     yield ""
 
 

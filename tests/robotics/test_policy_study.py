@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from recipes.metaworld import commands, study_commands
 from recipes.metaworld.study import (
     FEATURES,
+    MISSING,
     Study,
     check_there,
     choose,
@@ -24,9 +25,11 @@ from recipes.metaworld.study import (
 from robotics.demonstration_data import write_toy
 from robotics.test_results import result_of
 from tiny_checkpoints import FROZEN, save_policy
+from vega3d import VegaConfig
 from vega3d.features.cache import FeatureCache
 from vega3d.features.identity import feature_identity
 from vega3d.hub.load import load_processor, load_vega
+from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.robotics import statistics
 from vega3d.training.actions import ActionCollator, PolicyData, policy_of
 from vega3d_cli import run
@@ -119,6 +122,14 @@ def test_trainings_of_arms_differ_in_what_they_start_from_alone(tmp_path):
     assert replace(trained, model=semantic.model, output=semantic.output, **same) == semantic
 
 
+def test_parts_that_a_fusion_has_not_are_not_tuned():
+    config = VegaConfig.from_pretrained(FROZEN)
+
+    bare = {name for name, kind in FUSIONS.items() if not list(kind(config).parameters())}
+
+    assert bare | {"none"} == MISSING.keys() and all("gate" in parts for parts in MISSING.values())
+
+
 MORE = {"more": {"options": {"fusion": "add"}}, "random": {"options": {"family": "random"}}}
 
 
@@ -197,11 +208,11 @@ def test_a_folder_of_something_else_is_not_taken(tmp_path):
 
 def test_tables_show_failures_differences_and_what_the_seeds_resolve(tmp_path, capsys):
     study = study_of(tmp_path, ("tables",), wanted=["semantic", "trained"], evaluation={"baselines": ["blind"]})
-    worse, better = {"push-v3": [True, False, False, False]}, {"push-v3": [True, True, True, False]}
-    for name, done in (("semantic", worse), ("trained", better)):
+    worse, better, best = ([True] * count + [False] * (4 - count) for count in (1, 3, 4))
+    for name, done in (("semantic", [worse, worse]), ("trained", [better, best])):
         for seed in (0, 1):
-            put(study.result(f"{name}-seed{seed}"), result_of(done, policy=f"{name} {seed}"))
-    put(study.result("blind"), result_of(worse, policy="blind"))
+            put(study.result(f"{name}-seed{seed}"), result_of({"push-v3": done[seed]}, policy=f"{name} {seed}"))
+    put(study.result("blind"), result_of({"push-v3": worse}, policy="blind"))
     log = [{"loss": 2.0}, {"loss": 1.0, "gate_mean": 0.25}]
     training = {"steps": 2, "loss_first": 2.0, "loss_last": 1.0, "residual_scale": 0.5, "warnings": ["it is deaf"]}
     put(study.policy(("trained", 0)) / "training.json", {**training, "log": log})
@@ -211,13 +222,13 @@ def test_tables_show_failures_differences_and_what_the_seeds_resolve(tmp_path, c
     values, text = json.loads((study.output / "tables.json").read_text()), capsys.readouterr().out
     assert text.strip() == (study.output / "tables.md").read_text().strip()
     found = values["arms"]["trained"]["tasks"]["push-v3"]
-    assert (found["successes"], found["failures"], found["of_each_seed"]) == (6, 2, [3, 3])
-    assert found["low"] < found["rate"] == 0.75 < found["high"]
+    assert (found["successes"], found["failures"], found["of_each_seed"]) == (7, 1, [3, 4])
+    assert found["low"] < found["rate"] == 0.875 < found["high"]
     assert values["arms"]["blind"]["tasks"]["all tasks"]["high"] == pytest.approx(0.6994, abs=1e-4)  # Wilson, 1 of 4
     pair = values["pairs"]["trained - semantic"]
-    assert pair["differences"]["push-v3"]["difference"] == 0.5 and pair["seeds"] == [0, 1]
-    assert pair["power"]["seed_deviation"] == 0 and pair["power"]["resolved"] > 0
-    assert "| push-v3 | 25 [5, 70] (1 + 3) |" in text and "(6 + 2)" in text and "+50.0 [" in text
+    assert pair["differences"]["push-v3"]["difference"] == 0.625 and pair["seeds"] == [0, 1]
+    assert pair["power"]["seed_deviation"] == pytest.approx(0.25 / 2**0.5) and pair["power"]["resolved"] > 1
+    assert "| push-v3 | 25 [5, 70] (1 + 3) | 25 [" in text and "(7 + 1)" in text and "+62.5 [" in text
     assert "- trained-seed0: it is deaf" in text and "| 0.2500 |" in text
 
 
