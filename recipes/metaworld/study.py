@@ -14,7 +14,7 @@ from vega3d.files import LOCK, is_free, read_json, write_json
 from vega3d.robotics.closed_loop import BASELINES
 from vega3d.robotics.metaworld import FIRST_SEED, check_task
 from vega3d.runs import check_same_run
-from vega3d.training.config import TrainingConfig, make_config
+from vega3d.training.config import WITHOUT_EFFECT, TrainingConfig, make_config
 
 COMMAND = "recipes.metaworld"
 STAGES = ("demonstrations", "train", "evaluate", "rate", "tables")
@@ -244,7 +244,9 @@ OTHER = "Continue it with the same settings, or give another output."
 
 def lasting(recipe: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """What must not change while a study goes on: settings, and the arms that both recipes have."""
-    kept = {name: recipe.get(name) for name in ("demonstrations", "training", "generator", "options")}
+    kept = {name: recipe.get(name) for name in ("demonstrations", "generator", "options")}
+    free = (*WITHOUT_EFFECT, "workers")
+    kept["training"] = {name: value for name, value in recipe["training"].items() if name not in free}
     kept["evaluation"] = {name: value for name, value in recipe["evaluation"].items() if name != "baselines"}
     both = recipe["arms"].keys() & other["arms"].keys()
     kept["arms"] = {arm: {**recipe["arms"][arm], "seeds": None} for arm in sorted(both)}
@@ -263,7 +265,8 @@ def check_there(study: Study) -> None:
             )
     if {"evaluate", "rate"} & set(study.stages) and "train" not in study.stages:
         for run in study.runs():
-            if not (study.policy(run) / "config.json").is_file() and not study.result(run_name(*run)).is_file():
+            is_done = "rate" not in study.stages and study.result(run_name(*run)).is_file()
+            if not is_done and not (study.policy(run) / "config.json").is_file():
                 raise ValueError(
                     f"There is no policy {study.policy(run)}. Add the stage train, or name --arms, --seeds."
                 )

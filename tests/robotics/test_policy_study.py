@@ -193,6 +193,7 @@ def test_a_study_goes_on_with_more_arms_and_seeds_and_with_no_other_settings(tmp
     claim(study_of(tmp_path))
 
     claim(study_of(tmp_path, arms={**BASE["arms"], **MORE}, seeds=[0, 1, 2]))
+    claim(study_of(tmp_path, training={**BASE["training"], "workers": 3}))
     with pytest.raises(ValueError, match=r"is of another study: training.steps was 2 and is 3"):
         claim(study_of(tmp_path, training={**BASE["training"], "steps": 3}))
     with pytest.raises(ValueError, match=r"arms.late.options.block was 3 and is 1"):
