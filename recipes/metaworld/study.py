@@ -126,9 +126,9 @@ class StudyRecipe:
 
     def features_of(self, arm: str) -> str:
         """The first arm that reads the same features: only how they are fused may differ."""
-        return next(other for other in self.arms if self.is_fused(other) and self.read(other) == self.read(arm))
+        return next(other for other in self.arms if self.is_fused(other) and self.reads(other) == self.reads(arm))
 
-    def read(self, arm: str) -> tuple[str, dict[str, Any]]:
+    def reads(self, arm: str) -> tuple[str, dict[str, Any]]:
         """The generator of an arm, and the options that its features depend on."""
         options = self.arm_options(arm).items()
         kept = {name: value for name, value in options if not name.startswith(("fusion", "projector"))}
@@ -154,6 +154,8 @@ class StudyRecipe:
 def read_study(path: Path) -> StudyRecipe:
     """The recipe in a YAML file; raises ValueError, naming the key, for one that is unknown, missing or mistyped."""
     recipe = read_settings(partial(make_settings, StudyRecipe), path, None, "seeds: [0, 1, 2]")
+    if not isinstance(recipe.training.get("actions"), dict):
+        raise ValueError(f"{path}: training has no `actions`, such as {{chunk: 16}}, and so trains no policy.")
     given = [name for name in ("model", "data", "output", "seed", "device", "cache") if name in recipe.training]
     if given:
         raise ValueError(f"{path}: training names {given}, which the study gives itself. Leave them out.")
@@ -271,7 +273,7 @@ def check_there(study: Study) -> None:
                     f"There is no policy {study.policy(run)}. Add the stage train, or name --arms, --seeds."
                 )
     if "tables" in study.stages and "evaluate" not in study.stages:
-        for name in [run_name(*run) for run in study.runs()]:
+        for name in evaluations(study):
             if not study.result(name).is_file():
                 raise ValueError(f"There is no {study.result(name)}. Add the stage evaluate, or name --arms, --seeds.")
 

@@ -68,7 +68,8 @@ def study(
     with only_run(output):
         from research.steps import Runner
 
-        code = Runner(list(steps(plan)), cards, device, logs, plan.recipe.trainings_per_card).run()
+        per_card = plan.recipe.trainings_per_card if device == "cuda" else 1
+        code = Runner(list(steps(plan)), cards, device, logs, per_card).run()
     if code:
         raise typer.Exit(code)
     if "tables" in asked:

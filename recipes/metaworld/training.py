@@ -33,7 +33,7 @@ def make_models(study: Study) -> Iterator[Path]:
     shapes of its features are the same.
     """
     (study.output / MODELS).mkdir(parents=True, exist_ok=True)
-    for (arm, seed), config in study.configs().items():
+    for arm, seed in study.runs():
         folder = study.output / MODELS / run_name(arm, seed)
         if not folder.exists():
             given = study.recipe.arms[arm].generator or study.recipe.generator
@@ -44,7 +44,6 @@ def make_models(study: Study) -> Iterator[Path]:
         file = training_file(study, (arm, seed))
         file.parent.mkdir(exist_ok=True)
         write_json(file, study.recipe.training_config(study, arm, seed))
-        assert config.output == study.policy((arm, seed))
         yield folder
 
 
@@ -68,8 +67,9 @@ def fill_features(study: Study, arm: str, on_progress: Callable[[int, int], None
     """
     configs = [config for (name, _), config in study.configs().items() if name == arm]
     config = next((one for one in configs if Path(one.model).is_dir()), None)
-    if config is None or config.actions is None:
-        raise ValueError(f"There is no model {configs[0].model}, or training has no `actions`. Make it by `models`.")
+    if config is None:
+        raise ValueError(f"There is no model {configs[0].model}. Make it with the command `models`.")
+    assert config.actions is not None  # `read_study` sees to it
     device = None if config.device == "auto" else config.device
     model, processor = load_task(VegaForSpatialReasoning, config.model, device=device, dtype=config.dtype)
     rows = PolicyData(config.data[0], config.actions, config.actions.skip_episodes)

@@ -103,6 +103,7 @@ def test_the_published_recipe_is_of_ten_tasks_three_seeds_and_unseen_states():
         ({"evaluation": {"seed": 3}}, "evaluation.seed is 3, but must be at least 1000"),
         ({"evaluation": {"baselines": ["luck"]}}, r"baselines name \['luck'\]"),
         ({"demonstrations": {"tasks": ["push-v2"]}}, "'push-v2' is no task"),
+        ({"training": {"tune": ["act"], "steps": 1}}, "training has no `actions`"),
         ({"training": {**BASE["training"], "model": "x"}}, r"training names \['model'\], which the study gives"),
     ],
 )
