@@ -30,13 +30,8 @@ def measure_rates(
     The images are random, for the time does not depend on what they show. The processor's work is within the times,
     rendering is not.
 
-    Args:
-        size: side of the images [px].
-        rounds: how often each policy is asked.
-        on_progress: called with 1 after each round.
-
-    Raises:
-        ValueError: for a model that is no policy of the robot.
+    `size` is the side of the images [px]; `on_progress` is called with 1 after each round. Raises ValueError for a
+    model that is no policy of the robot.
     """
     loaded = [load_task(VegaForActionPrediction, name, device=device) for name in policies]
     for name, (model, _) in zip(policies, loaded, strict=True):

@@ -70,17 +70,12 @@ class ArmRecipe:
     """One of the models that are compared."""
 
     options: dict[str, Any] = field(default_factory=dict)  # of `assemble`, in place of the study's
-    generator: str | None = None  # fused model whose generator is read, in place of the study's
     seeds: tuple[int, ...] | None = None  # in place of the study's
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRecipe:
-    """A study: arms that differ in their generator alone, trained on the same demonstrations and measured alike.
-
-    Raises:
-        ValueError: for a value out of range, or names that do not fit each other.
-    """
+    """A study: arms that differ in their generator alone, trained on the same demonstrations and measured alike."""
 
     demonstrations: DemonstrationsRecipe
     arms: dict[str, ArmRecipe]
@@ -128,11 +123,10 @@ class StudyRecipe:
         """The first arm that reads the same features: only how they are fused may differ."""
         return next(other for other in self.arms if self.is_fused(other) and self.reads(other) == self.reads(arm))
 
-    def reads(self, arm: str) -> tuple[str, dict[str, Any]]:
-        """The generator of an arm, and the options that its features depend on."""
+    def reads(self, arm: str) -> dict[str, Any]:
+        """The options that the features of an arm depend on."""
         options = self.arm_options(arm).items()
-        kept = {name: value for name, value in options if not name.startswith(("fusion", "projector"))}
-        return self.arms[arm].generator or self.generator, kept
+        return {name: value for name, value in options if not name.startswith(("fusion", "projector"))}
 
     def training_config(self, study: "Study", arm: str, seed: int) -> dict[str, Any]:
         """The config of `vega3d train` of an arm and a seed; parts that its fusion has not are not tuned."""
@@ -170,14 +164,7 @@ def run_name(arm: str, seed: int) -> str:
 class Study:
     """A recipe with what is wanted of it now.
 
-    Attributes:
-        file: where the recipe was read; steps read it again.
-        output: folder of all that is made.
-        device: cpu or cuda.
-        processes: simulators at a time.
-        stages: those to do, of `STAGES`.
-        arms: of the recipe, in its order.
-        seeds: of those of the arms.
+    `file` is where the recipe was read, and steps read it again; `processes` are simulators at a time.
     """
 
     recipe: StudyRecipe
@@ -189,10 +176,9 @@ class Study:
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
 
-    def runs(self, arms: tuple[str, ...] | None = None) -> list[tuple[str, int]]:
+    def runs(self) -> list[tuple[str, int]]:
         """Arm and seed of each training."""
-        chosen = self.arms if arms is None else arms
-        return [(arm, seed) for arm in chosen for seed in self.recipe.arm_seeds(arm) if seed in self.seeds]
+        return [(arm, seed) for arm in self.arms for seed in self.recipe.arm_seeds(arm) if seed in self.seeds]
 
     def configs(self) -> dict[tuple[str, int], TrainingConfig]:
         """The training of each arm and seed; raises ValueError for a setting that cannot be."""

@@ -7,15 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from recipes.metaworld.commands import NAME, Processes, Size, app
-from recipes.metaworld.study import (
-    STAGES,
-    Study,
-    check_there,
-    choose,
-    claim,
-    read_study,
-    steps,
-)
+from recipes.metaworld.study import STAGES, Study, check_there, choose, claim, read_study, steps
 from vega3d_cli import common
 
 StudyFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the study.")]
@@ -90,16 +82,8 @@ def planned(
 
     recipe = read_study(config)
     chosen_arms, chosen_seeds = choose(recipe, arms, seeds)
-    plan = Study(
-        recipe=recipe,
-        file=config,
-        output=output,
-        device=device,
-        processes=processes,
-        stages=stages,
-        arms=chosen_arms,
-        seeds=chosen_seeds,
-    )
+    asked = {"device": device, "processes": processes, "stages": stages}
+    plan = Study(recipe=recipe, file=config, output=output, arms=chosen_arms, seeds=chosen_seeds, **asked)
     if not plan.runs():
         raise ValueError(f"--arms {list(chosen_arms)} have none of the seeds {list(chosen_seeds)}.")
     check_folder(output)

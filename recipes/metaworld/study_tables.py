@@ -19,19 +19,15 @@ Results = dict[str, dict[str, Any]]  # of `evaluate`, by the names of their file
 
 
 def table_values(study: Study) -> dict[str, Any]:
-    """All numbers of the tables.
-
-    Raises:
-        ValueError: if a result is missing, is none, or is of other initial states than the others.
-    """
+    """All numbers of the tables; raises ValueError for results of different initial states."""
     recipe = study.recipe
-    arms = {arm: results_of(study, [run_name(*run) for run in study.runs((arm,))]) for arm in study.arms}
+    arms = {arm: results_of(study, [run_name(*run) for run in study.runs() if run[0] == arm]) for arm in study.arms}
     baselines = {name: results_of(study, [name]) for name in recipe.evaluation.baselines}
     pairs: dict[str, Any] = {}
     for first, second in recipe.pairs:
         seeds = [seed for seed in recipe.shared_seeds((first, second)) if seed in study.seeds]
         if seeds and {first, second} <= set(study.arms):
-            sides = [{name: arms[arm][name] for name in names_of(study, arm, seeds)} for arm in (first, second)]
+            sides = [results_of(study, [run_name(arm, seed) for seed in seeds]) for arm in (first, second)]
             pairs[f"{second} - {first}"] = pair_values(*sides, seeds)
     rates = [read_json(study.rates(device)) for device in DEVICES if study.rates(device).is_file()]
     return {
@@ -41,10 +37,6 @@ def table_values(study: Study) -> dict[str, Any]:
         "trainings": {run_name(*run): found for run in study.runs() if (found := training_values(study, run))},
         "rates": [one for one in rates if one.get("format") == RATES],
     }
-
-
-def names_of(study: Study, arm: str, seeds: Sequence[int]) -> list[str]:
-    return [str(study.result(run_name(arm, seed))) for seed in seeds]
 
 
 def results_of(study: Study, names: Sequence[str]) -> Results:

@@ -36,10 +36,9 @@ def make_models(study: Study) -> Iterator[Path]:
     for arm, seed in study.runs():
         folder = study.output / MODELS / run_name(arm, seed)
         if not folder.exists():
-            given = study.recipe.arms[arm].generator or study.recipe.generator
             options = study.recipe.arm_options(arm)
             if study.recipe.is_fused(arm):
-                options = {**generator_options(given), **options}
+                options = {**generator_options(study.recipe.generator), **options}
             make_small_model(folder, seed, size=study.recipe.demonstrations.size, **options)
         file = training_file(study, (arm, seed))
         file.parent.mkdir(exist_ok=True)
@@ -47,7 +46,7 @@ def make_models(study: Study) -> Iterator[Path]:
         yield folder
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def generator_options(model: str) -> dict[str, Any]:
     """Arguments of `make_small_model` by which it has the generator of a fused model, with its settings and prompt."""
     fused, processor = load_vega(model, device="cpu")

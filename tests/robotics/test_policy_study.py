@@ -81,14 +81,7 @@ def test_recipes_that_are_published_can_be_read(name, tmp_path):
         before.add(step.name)
     assert {config.seed for config in study.configs().values()} == set(recipe.seeds)
     assert {("semantic", "trained"), ("semantic", "random")} <= set(recipe.pairs)
-
-
-def test_the_published_recipe_is_of_ten_tasks_three_seeds_and_unseen_states():
-    recipe = read_study(RECIPES / "study.yaml")
-
-    assert list(recipe.demonstrations.tasks) == list(commands.TASKS) and recipe.demonstrations.episodes >= 50
-    assert all(len(recipe.arm_seeds(arm)) >= 3 for arm in ("semantic", "trained", "random"))
-    assert recipe.evaluation.episodes >= 20 and recipe.evaluation.seed >= 1000
+    assert name != "study" or list(recipe.demonstrations.tasks) == list(commands.TASKS)
 
 
 @pytest.mark.parametrize(
@@ -99,10 +92,7 @@ def test_the_published_recipe_is_of_ten_tasks_three_seeds_and_unseen_states():
         ({"arms": {"../x": {}}, "pairs": []}, "The arm '../x' names files"),
         ({"seeds": [0, 0]}, r"The seeds of 'semantic' are \(0, 0\)"),
         ({"pairs": [["semantic", "nobody"]]}, "each must be two of the arms"),
-        ({"pairs": [["semantic"]]}, "each must be two of the arms"),
         ({"evaluation": {"seed": 3}}, "evaluation.seed is 3, but must be at least 1000"),
-        ({"evaluation": {"baselines": ["luck"]}}, r"baselines name \['luck'\]"),
-        ({"demonstrations": {"tasks": ["push-v2"]}}, "'push-v2' is no task"),
         ({"training": {"tune": ["act"], "steps": 1}}, "training has no `actions`"),
         ({"training": {**BASE["training"], "model": "x"}}, r"training names \['model'\], which the study gives"),
     ],
@@ -199,11 +189,8 @@ def test_a_study_goes_on_with_more_arms_and_seeds_and_with_no_other_settings(tmp
         claim(study_of(tmp_path, training={**BASE["training"], "steps": 3}))
     with pytest.raises(ValueError, match=r"arms.late.options.block was 3 and is 1"):
         claim(study_of(tmp_path, arms={**BASE["arms"], "late": {"options": {"block": 1}}}))
-
-
-def test_a_folder_of_something_else_is_not_taken(tmp_path):
-    put(tmp_path / "out" / "mine.json", {})
-
+    put(tmp_path / "out" / "study.json", {})
+    (tmp_path / "out" / "study.json").rename(tmp_path / "out" / "mine.json")
     with pytest.raises(ValueError, match=r"holds mine\.json, and no study"):
         claim(study_of(tmp_path))
 
@@ -329,20 +316,11 @@ def test_rates_of_policies_are_medians_of_one_run(tmp_path, capsys):
     assert "actions/s" in capsys.readouterr().out
 
 
-def test_a_policy_of_another_robot_has_no_rate(tmp_path, capsys):
-    folder = save_policy(tmp_path / "policy", ("top",), 4, 4)
-
-    assert run(["rate", str(folder), "--device", "cpu"], commands.app, commands.NAME) == 2
-    assert "sees ['top']" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--stages", "cook"], "--stages names ['cook']"),
         (["--stages", "train", "--arms", "nobody"], "--arms names ['nobody'], but the recipe has"),
-        (["--stages", "train", "--seeds", "7"], "--seeds names [7], but the recipe has [0, 1]"),
-        (["--stages", "train", "--cards", "0"], "--cards"),
         (["--stages", "train"], "Add the stage demonstrations"),
         (["--stages", "evaluate"], "metaworld" if NONE else "Add the stage train"),
     ],
@@ -354,10 +332,3 @@ def test_bad_input_to_a_study_ends_in_one_line(arguments, said, tmp_path, capsys
 
     assert code == 2 and said in capsys.readouterr().err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == [file]
-
-
-def test_features_of_an_arm_without_a_generator_are_refused(tmp_path, capsys):
-    arguments = ["features", str(write_recipe(tmp_path)), "--output", str(tmp_path / "out"), "--arm", "semantic"]
-
-    assert run(arguments, commands.app, commands.NAME) == 2
-    assert "has fusion none" in capsys.readouterr().err
