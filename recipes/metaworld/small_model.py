@@ -20,6 +20,7 @@ from vega3d.modeling.actions_vega3d import PROMPT
 from vega3d.robotics.metaworld import INSTRUCTIONS, VIEWS
 
 PATCH = 8  # of the images [px]; 2 x 2 of them are a token
+SIZE = 96  # largest side of the images of the embedded policy [px]
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -60,21 +61,26 @@ WAN_VAE = {
 }
 
 
-def make_small_model(output: Path, seed: int = 0, generator: Path | None = None, **options: Any) -> Path:
+def make_small_model(
+    output: Path, seed: int = 0, generator: Path | None = None, size: int = SIZE, **options: Any
+) -> Path:
     """Writes an untrained model of 0.6 million parameters for images of about 100 px.
+
+    The weights of the VLM depend on the seed alone, those of projector and fusion on the seed and their shapes.
 
     Args:
         output: a new folder.
-        seed: of the weights.
+        seed: decides all first weights.
         generator: folder of one in diffusers' layout; by default a random one of few weights, which a model without
             fusion has, and does not use.
+        size: largest side of a square image; what is larger is made smaller [px].
         options: of `assemble`, such as `fusion`.
     """
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = small_tokenizer()
-        small_vlm(tokenizer).save_pretrained(Path(folder) / "vlm")
-        small_processor(tokenizer).save_pretrained(Path(folder) / "vlm")
+        small_vlm(tokenizer, size).save_pretrained(Path(folder) / "vlm")
+        small_processor(tokenizer, size).save_pretrained(Path(folder) / "vlm")
         if generator is None:
             generator = random_generator(Path(folder) / "generator")
             options = {"block": 0, "prompt_embeds": torch.zeros(1, WAN_TRANSFORMER["text_dim"]), **options}
@@ -103,8 +109,8 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def small_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
-    size = {"shortest_edge": 64 * 64, "longest_edge": 96 * 96}
+def small_processor(tokenizer: PreTrainedTokenizerFast, largest: int) -> Qwen3VLProcessor:
+    size = {"shortest_edge": 64 * 64, "longest_edge": largest**2}
     return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(patch_size=PATCH, merge_size=2, size=size),
         tokenizer=tokenizer,
@@ -113,7 +119,7 @@ def small_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLProcessor:
     )
 
 
-def small_vlm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
+def small_vlm(tokenizer: PreTrainedTokenizerFast, largest: int) -> Qwen3VLForConditionalGeneration:
     """A Qwen3-VL, whose vision tower has a learned code of each place, without deepstack."""
     names = ("vision_start", "vision_end", "image", "video")
     markers = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -143,7 +149,7 @@ def small_vlm(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGenera
         "patch_size": PATCH,
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
-        "num_position_embeddings": 144,
+        "num_position_embeddings": (largest // PATCH) ** 2,
         "deepstack_visual_indexes": [],
     }
     config = Qwen3VLConfig(

@@ -10,31 +10,15 @@ python -m research.tiny.reproduce $CONFIGS/smoke_generator.yaml $CONFIGS/smoke.y
 """
 
 import argparse
-import os
-import shlex
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from research.steps import Runner, Step
 from research.tiny.study.recipe import Recipe, read_recipe
 
 FOLDERS = {"trained": "generator", "twin": "image-twin"}  # names of recipes, and of `train-generator`
-POLL_SECONDS = 0.2
-
-
-@dataclass
-class Step:
-    """One command of `python -m`, what must be done before it, and whether it needs a card for itself."""
-
-    name: str
-    command: list[str]
-    needs: list[str] = field(default_factory=list)
-    on_card: bool = False
 
 
 def parse() -> argparse.Namespace:
@@ -130,79 +114,6 @@ def generator_folder(options: argparse.Namespace, name: str) -> Path:
     """The generator that the study reads for a stream of the recipe."""
     folder = simulator(options) / FOLDERS[name]
     return folder.with_name(f"{folder.name}-read") if options.trim else folder
-
-
-class Runner:
-    """Steps in their order, as many at a time as there are cards; one that needs none runs beside them, alone.
-
-    Rooms are drawn on the cards that are free when their step starts, so that they do not slow a training.
-    """
-
-    def __init__(self, steps: list[Step], cards: int, device: str, logs: Path):
-        self.waiting, self.cards, self.device, self.logs = list(steps), cards, device, logs
-        self.done: set[str] = set()
-        self.running: dict[str, tuple[subprocess.Popen, int | None]] = {}
-        self.started = time.monotonic()
-
-    def run(self) -> int:
-        """The exit code of the first step that failed, whose neighbours are then stopped; 0 if all went well."""
-        try:
-            while self.waiting or self.running:
-                self.start_what_can()
-                time.sleep(POLL_SECONDS)
-                failed = self.collect()
-                if failed:
-                    return failed
-            return 0
-        finally:
-            for process, _ in self.running.values():
-                process.send_signal(signal.SIGINT)
-            for process, _ in self.running.values():
-                process.wait()
-
-    def free_cards(self) -> list[int]:
-        taken = [card for _, card in self.running.values()]
-        return [card for card in range(self.cards) if card not in taken]
-
-    def start_what_can(self) -> None:
-        for step in list(self.waiting):
-            card = next(iter(self.free_cards()), None) if step.on_card else None
-            alone = any(card is None for _, card in self.running.values())
-            if not self.done.issuperset(step.needs) or (card is None if step.on_card else alone):
-                continue
-            self.waiting.remove(step)
-            if step.command:
-                self.start(step, card)
-            else:
-                self.done.add(step.name)
-
-    def start(self, step: Step, card: int | None) -> None:
-        environment = dict(os.environ)
-        if self.device == "cuda":
-            cards = self.free_cards() if card is None else [card]
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(self.cards)))).split(",")
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[card] for card in cards)
-        command = [sys.executable, "-u", "-m", *step.command]
-        self.tell(f"$ python -m {shlex.join(step.command)}   # {step.name}")
-        with open(self.logs / f"{step.name}.log", "ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-        self.running[step.name] = process, card
-
-    def collect(self) -> int:
-        for name, (process, _) in list(self.running.items()):
-            code = process.poll()
-            if code is None:
-                continue
-            del self.running[name]
-            self.tell(f"{name}: {'done' if code == 0 else f'exit code {code}'}")
-            if code:
-                print((self.logs / f"{name}.log").read_text(errors="replace")[-4000:], file=sys.stderr)
-                return code
-            self.done.add(name)
-        return 0
-
-    def tell(self, text: str) -> None:
-        print(f"{time.monotonic() - self.started:7.1f} s  {text}", flush=True)
 
 
 def reuse(trained: Path, *targets: Path) -> None:

@@ -111,6 +111,25 @@ def test_repeated_frames_are_no_rows(tmp_path):
         EpisodeWriter(tmp_path / "seldom", FPS)
 
 
+@pytest.mark.parametrize(("every", "frames"), [(1, 3), (5, 1)])
+def test_rows_are_the_same_from_images_in_memory(tmp_path, every, frames):
+    with EpisodeWriter(tmp_path / "seldom", FPS, seen_every=every) as writer:
+        for number in range(2):
+            writer.write(**toy_episode(number))
+    data = open_demonstrations(tmp_path / "seldom")
+    rows = list(ActionWindows(data, CHUNK, frames))
+
+    kept = ActionWindows(data, CHUNK, frames, cameras=["wrist", "front"], in_memory=True)
+    for video in (tmp_path / "seldom").rglob("*.mp4"):
+        video.unlink()
+
+    assert len(kept) == len(rows)
+    for one, other in zip(kept, rows, strict=True):
+        assert list(one["images"]) == ["wrist", "front"]
+        for camera, images in one["images"].items():
+            np.testing.assert_array_equal(images, other["images"][camera])
+
+
 @pytest.mark.parametrize("steps", [0, -4, 2.5, True, "4"])
 def test_steps_between_frames_are_counted(steps, tmp_path):
     with pytest.raises(ValueError, match=r"seen_every is .* at least 1"):

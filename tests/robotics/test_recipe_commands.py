@@ -6,14 +6,15 @@ import json
 import pytest
 
 from recipes import libero
-from recipes.metaworld import commands
+from recipes.metaworld import commands, study_commands  # noqa: F401 (the second adds its commands)
 from robotics.test_results import result_of
 from vega3d_cli import run
 
+COMMANDS = ["demonstrations", "small-model", "export", "evaluate", "compare", "study", "models", "features", "rate"]
 NONE = importlib.util.find_spec("metaworld") is None
 
 
-@pytest.mark.parametrize("command", ["demonstrations", "small-model", "export", "evaluate", "compare"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples_to_copy(command, capsys):
     assert run([command, "--help"], commands.app, commands.NAME) == 0
     assert f"    {commands.NAME} {command} " in capsys.readouterr().out

@@ -222,3 +222,10 @@ def test_rows_that_are_refused(trained, demonstrations, change, message):
 
 def test_runs_without_actions_are_known_by_the_same_settings():
     assert make_config({"model": "vega3d-tiny", "data": "rooms", "output": "out"}).binding()["actions"] is None
+
+
+def test_where_images_are_held_is_no_setting_of_a_run():
+    values = {"model": "vega3d-tiny", "data": "reach", "output": "out", "tune": ["act"]}
+    plain, held = (make_config({**values, "actions": {"in_memory": kept}}).binding() for kept in (False, True))
+
+    assert plain == held and "in_memory" not in plain["actions"] and plain["actions"]["chunk"] == 8

@@ -21,6 +21,7 @@ class ActionWindows:
         frames: n, how many of the last frames of each camera.
         cameras: names in the order wanted, by default all of the data set.
         skip: numbers of episodes that are left out.
+        in_memory: decode all images now, each once, and keep them: 3 H W bytes each. The rows are the same.
 
     Raises:
         ValueError: for a camera that is not there, for several frames where they are repeated, and as
@@ -34,6 +35,7 @@ class ActionWindows:
         frames: int = 1,
         cameras: Collection[str] | None = None,
         skip: Collection[int] = (),
+        in_memory: bool = False,
     ):
         self.data, self.chunk, self.num_frames = data, chunk, frames
         self.cameras = data.cameras if cameras is None else tuple(cameras)
@@ -47,6 +49,18 @@ class ActionWindows:
             )
         self.episodes = check_demonstrations(data, skip)
         self._ends = np.cumsum([-(-data.lengths[episode] // data.seen_every) for episode in self.episodes])
+        self._kept: dict[tuple[int, str], np.ndarray] = {}
+        if in_memory:
+            self._kept = {(one, name): self._decoded(one, name) for one in self.episodes for name in self.cameras}
+
+    def _decoded(self, episode: int, camera: str) -> np.ndarray:
+        """uint8[n, H, W, 3]: all images of an episode that are new."""
+        return self.data.frames(episode, camera, range(0, self.data.lengths[episode], self.data.seen_every))
+
+    def _frames(self, episode: int, camera: str, steps: list[int]) -> np.ndarray:
+        if (episode, camera) not in self._kept:
+            return self.data.frames(episode, camera, steps)
+        return self._kept[episode, camera][[step // self.data.seen_every for step in steps]]
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -62,7 +76,7 @@ class ActionWindows:
         seen = np.arange(step - self.num_frames + 1, step + 1).clip(0).tolist()
         return {
             "id": f"{self.data.folder.name}/{episode}/{step}",
-            "images": {name: self.data.frames(episode, name, seen) for name in self.cameras},
+            "images": {name: self._frames(episode, name, seen) for name in self.cameras},
             "task": self.data.task(episode, step),
             "state": states[step],
             "actions": actions[ahead.clip(max=length - 1)],

@@ -65,7 +65,8 @@ class PolicyData(ActionWindows):
 
     def __init__(self, source: DataSource, options: ActionOptions, skip: Sequence[int] = ()):
         cameras = options.cameras or None
-        super().__init__(open_demonstrations(source.path), options.chunk, options.frames, cameras, skip)
+        data = open_demonstrations(source.path)
+        super().__init__(data, options.chunk, options.frames, cameras, skip, options.in_memory)
         self.statistics = dataset_statistics(self.data, self.episodes)
 
     def like(self, source: DataSource, options: ActionOptions) -> "PolicyData":

@@ -116,6 +116,8 @@ class ActionOptions:
     statistics: Literal["model", "data"] = "model"
     # The numbers of the episodes of `data` that are left out.
     skip_episodes: tuple[int, ...] = ()
+    # Whether all images are decoded once, before the first step, and stay in memory; of no effect on what is learned.
+    in_memory: bool = False
 
     def __post_init__(self):
         check_range(self, "chunk", "frames", least=1, most=1024)
@@ -268,7 +270,10 @@ class TrainingConfig:
     def binding(self) -> dict[str, Any]:
         """What must be the same for a run to be continued; the number of workers only shapes streams."""
         left_out = WITHOUT_EFFECT if self.streaming else (*WITHOUT_EFFECT, "workers")
-        return {name: value for name, value in self.to_dict().items() if name not in left_out}
+        values = {name: value for name, value in self.to_dict().items() if name not in left_out}
+        if self.actions is not None:
+            del values["actions"]["in_memory"]
+        return values
 
 
 def read_config(path: Path, settings: Mapping[str, Any] | None = None) -> TrainingConfig:

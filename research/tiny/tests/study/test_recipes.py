@@ -150,29 +150,3 @@ def test_what_is_trained_already_must_be_there(tmp_path, wrong, monkeypatch):
     with pytest.raises(SystemExit, match=f"{wrong[0]}.*nowhere"):
         reproduce.main()
     assert not (tmp_path / "out").exists()
-
-
-def run_steps(tmp_path, *steps: tuple[str, list[str], bool], cards: int = 2) -> tuple[int, list[str]]:
-    """Exit code, and the lines that each step (its name, what it needs, on a card?) wrote as it started and ended."""
-    diary = tmp_path / "diary"
-    program = "import os, sys, time; n = sys.argv[1]; f = open(sys.argv[2], 'a', 1); \
-print('+' + n, file=f); time.sleep(0.6); print('-' + n, file=f); sys.exit(n == 'bad')"
-    (tmp_path / "one_step.py").write_text(program)
-    made = [reproduce.Step(name, ["one_step", name, str(diary)], needs, on_card) for name, needs, on_card in steps]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(tmp_path))
-        code = reproduce.Runner(made, cards, "cpu", tmp_path).run()
-    return code, diary.read_text().split()
-
-
-def test_steps_run_beside_each_other_when_their_needs_are_met(tmp_path):
-    code, diary = run_steps(
-        tmp_path, ("rooms", [], False), ("a", ["rooms"], True), ("b", ["rooms"], True), ("c", ["rooms"], True)
-    )
-    assert code == 0 and diary[:2] == ["+rooms", "-rooms"] and set(diary[2:4]) == {"+a", "+b"}
-    assert diary.index("+c") > min(diary.index("-a"), diary.index("-b"))
-
-
-def test_a_step_that_fails_ends_the_others(tmp_path):
-    code, diary = run_steps(tmp_path, ("bad", [], True), ("next", ["bad"], True))
-    assert code == 1 and diary == ["+bad", "-bad"]
