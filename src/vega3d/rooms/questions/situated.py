@@ -1,8 +1,8 @@
 """Situated questions: where things are for somebody who stands by one object and faces another, as SQA3D asks.
 
 The answer is a few words, and the question's do not give it away: what is asked is drawn first, then the answer, each
-as likely as another, and last a situation in which it is right, the more rarely the more its words let one expect it
-(`text_prior`). What has an answer that no situation makes right is not asked.
+as likely as another, and last a situation in which it is right, the more rarely the more its words let one expect an
+answer, this one or another (`text_prior`). What has an answer that no situation makes right is not asked.
 """
 
 import itertools
@@ -71,11 +71,20 @@ def by_side(item: ObservedObject, sides: Sides) -> dict[str, list[Situation]]:
 
 
 def where(items: Sequence[ObservedObject], sides: Sides, random: np.random.Generator) -> Iterator[Asked]:
-    """On which side an object is."""
+    """On which side an object is, from a place that has it on each side as one turns, if there is one."""
     for _ in range(ROUNDS):
         for item in shuffled(items, random):
+            answers = {SIDES[side]: there for side, there in by_side(item, sides).items()}
+            by_place = [
+                {
+                    words: [standing for standing in there if standing[0] == observer.id]
+                    for words, there in answers.items()
+                }
+                for observer in items
+            ]
+            whole = [turned for turned in by_place if all(turned.values())]
             text = f"Is the {item.name} to my left, to my right or behind me?"
-            yield Asked(text, (item.id,), {SIDES[side]: there for side, there in by_side(item, sides).items()})
+            yield Asked(text, (item.id,), whole[random.integers(len(whole))] if whole else answers)
 
 
 def whether(items: Sequence[ObservedObject], sides: Sides, random: np.random.Generator) -> Iterator[Asked]:
@@ -132,9 +141,14 @@ def situated_questions(observation: Observation, seed: Sequence[int], per_type: 
 def drawn(
     question_type: str, asked: Asked, right: str, observation: Observation, random: np.random.Generator
 ) -> Situation:
-    """A situation that makes an answer right."""
+    """A situation that makes an answer right.
+
+    By weights of f / p, where p is the probability of the answer by the words and f any function of the words alone,
+    each answer stands as often with the words as another. f = min(p)**2 prefers words that tell little, so that errors
+    of p matter less.
+    """
     weights = []
     for standing in asked.answers[right]:
         chances = expected(question_type, asked, standing, observation)
-        weights.append(min(chances.values()) / chances[right])
+        weights.append(min(chances.values()) ** 2 / chances[right])
     return asked.answers[right][random.choice(len(weights), p=np.array(weights) / sum(weights))]
