@@ -15,7 +15,7 @@ from vega3d.rooms.questions.observation import Observation, ObservedObject
 from vega3d.rooms.questions.questions import GeometricQuestion, choice, known_directions
 from vega3d.rooms.questions.text_prior import option_probabilities
 
-LEVEL = "object_rel_direction_medium"  # of the directions; it has the sides of `SIDES`
+LEVEL = "medium"  # of the directions; it has the sides of `SIDES`
 SIDES = {"left": "to my left", "right": "to my right", "back": "behind me"}
 NAMED = 2  # objects of which one is asked for
 ROUNDS = 4  # in which each object is asked about
@@ -39,7 +39,7 @@ def sides_of(observation: Observation) -> Sides:
     sides: Sides = {}
     for observer, facing in itertools.permutations(observation.unique, 2):
         found = {item.id: known_directions(observation, observer, facing, item) for item in observation.unique}
-        sides[observer.id, facing.id] = {number: told["medium"] for number, told in found.items() if "medium" in told}
+        sides[observer.id, facing.id] = {number: told[LEVEL] for number, told in found.items() if LEVEL in told}
     return sides
 
 
@@ -105,9 +105,9 @@ SITUATED_MAKERS: dict[str, Callable[[Sequence[ObservedObject], Sides, np.random.
 def expected(question_type: str, asked: Asked, standing: Situation, observation: Observation) -> dict[str, float]:
     """How likely each answer is by the words alone, up to a factor."""
     names = [[observation.by_id[number].name for number in (*standing, item)] for item in asked.objects]
-    sides = [
-        dict(zip(SIDES, option_probabilities(LEVEL, three, list(SIDES)).tolist(), strict=True)) for three in names
-    ]
+    direction = f"object_rel_direction_{LEVEL}"
+    told = [option_probabilities(direction, three, list(SIDES)).tolist() for three in names]
+    sides = [dict(zip(SIDES, probabilities, strict=True)) for probabilities in told]
     if question_type == "situated_where":
         return {SIDES[side]: probability for side, probability in sides[0].items()}
     here = [found[side] for found in sides for side, words in SIDES.items() if words in asked.text]
