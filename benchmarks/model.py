@@ -10,12 +10,14 @@ transformers does without flash-attn, and then packed (`pack_vision_attention`).
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import platform
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import diffusers
@@ -62,7 +64,15 @@ def vlm_config(full: bool) -> Qwen2_5_VLConfig:
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **tokens, **markers)
 
 
-def write_checkpoint(folder: Path, options) -> Path:
+def made_checkpoint(folder: Path, options) -> Path:
+    """The checkpoint that an earlier run left in `folder`, or a new one."""
+    model = folder / "model"
+    if not (model / "config.json").is_file():
+        write_checkpoint(folder, options)
+    return model
+
+
+def write_checkpoint(folder: Path, options) -> None:
     torch.manual_seed(0)
     with torch.device(options.device):
         vlm = Qwen2_5_VLForConditionalGeneration._from_config(vlm_config(options.full), dtype=torch.bfloat16)
@@ -75,7 +85,17 @@ def write_checkpoint(folder: Path, options) -> Path:
         folder / "vlm", folder / "generator", prompt_embeds=prompt, block=generator.block, fusion_residual_init=0.2
     )
     model.save_pretrained(folder / "model")
-    return folder / "model"
+
+
+@contextlib.contextmanager
+def weights_folder(given: Path | None) -> Iterator[Path]:
+    """`given`, which stays, or a folder that is deleted afterwards."""
+    if given is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    else:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
 
 
 def question(model, options, frames: int = FRAMES) -> dict[str, torch.Tensor]:
@@ -204,6 +224,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--memory", nargs="+", default=["full"], choices=CHOICES, help="as `vega3d ask --memory`")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--folder", type=Path, help="of the weights, kept for the next run; else they are deleted")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
     results = {
@@ -213,16 +234,16 @@ def main() -> None:
         "frames": FRAMES,
         "rows": {},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = write_checkpoint(Path(folder), options)
+    with weights_folder(options.folder) as folder:
+        checkpoint = made_checkpoint(folder, options)
         for name in options.memory:
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             results["rows"][name] = measure(checkpoint, name, options)
             release()
             print_row(name, results["rows"][name])
-    if options.output:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+            if options.output:
+                options.output.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

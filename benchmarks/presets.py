@@ -12,7 +12,6 @@ import gc
 import json
 import platform
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import peft
 import torch
 import transformers
 from generator import release
-from model import question, write_checkpoint
+from model import made_checkpoint, question, weights_folder
 from transformers import PrinterCallback, TrainerCallback
 
 import vega3d
@@ -116,6 +115,7 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
     parser.add_argument("--repeats", type=int, default=7, help="timed steps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--folder", type=Path, help="of the weights, kept for the next run; else they are deleted")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
     results = {
@@ -125,8 +125,8 @@ def main() -> None:
         "frames": FRAMES,
         "rows": {},
     }
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = write_checkpoint(Path(folder), options)
+    with weights_folder(options.folder) as folder:
+        checkpoint = made_checkpoint(folder, options)
         for preset in options.presets:
             try:
                 row = measure(checkpoint, preset, options)
@@ -136,8 +136,8 @@ def main() -> None:
             release()
             results["rows"][preset] = row
             print(shown(preset, row), flush=True)
-    if options.output:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+            if options.output:
+                options.output.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

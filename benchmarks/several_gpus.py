@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 import transformers
 from accelerate import PartialState
-from model import FRAMES, question, write_checkpoint
+from model import FRAMES, made_checkpoint, question
 from transformers import TrainerCallback, TrainingArguments
 
 import vega3d
@@ -61,14 +61,6 @@ def synchronise() -> None:
 
 def peak_gib() -> float | None:
     return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else None
-
-
-def made_checkpoint(options, state: PartialState) -> Path:
-    """The checkpoint of an earlier run, or one that the first process writes while the others wait."""
-    options.device = state.device
-    with state.main_process_first():
-        folder = options.folder / "model"
-        return folder if (folder / "config.json").is_file() else write_checkpoint(options.folder, options)
 
 
 def load(checkpoint: Path, state: PartialState) -> VegaForSpatialReasoning:
@@ -155,7 +147,9 @@ def compare(files: list[Path]) -> None:
 def measure(options) -> None:
     state = PartialState(cpu=not torch.cuda.is_available())
     options.folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = made_checkpoint(options, state)
+    options.device = state.device
+    with state.main_process_first():
+        checkpoint = made_checkpoint(options.folder, options)
     results = {
         "command": f"benchmarks/several_gpus.py --parts {','.join(options.parts)}{' --full' if options.full else ''}",
         "processes": state.num_processes,
