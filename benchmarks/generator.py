@@ -2,8 +2,10 @@
 
     python benchmarks/generator.py                                 # CPU, tiny shapes
     python benchmarks/generator.py --full --output generator.json  # GPU, Wan2.1-T2V-1.3B shapes, random weights
+    python benchmarks/generator.py --full --sizes 832x480 --mode clip --frames 81
 
-The straightforward way encodes and denoises frame by frame, runs all blocks, and reads the wanted one by a hook.
+The straightforward way encodes with diffusers, runs all blocks, and reads the wanted one by a hook: frame by frame,
+or with all frames of the clip together in the modes that join them.
 Its float32 run is the reference of the cosine. All ways load the same files; compiling is not timed.
 """
 
@@ -55,7 +57,7 @@ def write_generator(folder: Path, full: bool, device: str) -> VegaGeneratorConfi
 
 
 class Straightforward:
-    """What one writes first: one frame at a time, the whole transformer, a hook on the block."""
+    """What one writes first: diffusers' encoder, the whole transformer, a hook on the block."""
 
     def __init__(self, folder: Path, generator: VegaGenerator, dtype: torch.dtype, device: str):
         load = {"torch_dtype": dtype}
@@ -72,21 +74,33 @@ class Straightforward:
 
     @torch.no_grad()
     def __call__(self, clip: torch.Tensor) -> torch.Tensor:
+        mode = self.generator.config.clip_mode
+        if mode == "clip":
+            return self.hidden_states(self.encode(clip), 0)
+        latents = [self.encode(frame[None]) for frame in clip]
+        if mode == "views":
+            return self.hidden_states(torch.cat(latents, dim=2), 0)
+        return torch.cat([self.hidden_states(latent, index) for index, latent in enumerate(latents)])
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Normalised latents of frames that follow each other, float[T, 3, H, W] -> float32[1, Z, t, h, w]."""
         config = self.vae.config
         mean, std = (
-            clip.new_tensor(x, dtype=torch.float32).view(-1, 1, 1, 1)
+            frames.new_tensor(x, dtype=torch.float32).view(-1, 1, 1, 1)
             for x in (config.latents_mean, config.latents_std)
         )
-        step = torch.tensor([self.generator.level.step], device=clip.device)
-        frames = []
-        for index, frame in enumerate(clip):
-            pixels = unit_pixels(frame).to(self.dtype)[None, :, None]
-            latent = (self.vae.encode(pixels).latent_dist.mean.float() - mean) / std
-            noise = self.generator.noise(index, latent[:, :, 0].shape, latent.device)[:, :, None]
-            self.transformer(add_noise(latent, noise, self.generator.level.sigma).to(self.dtype), step, self.prompt)
-            frames.append(self.hidden)
-        height, width = clip.shape[2] // 16, clip.shape[3] // 16
-        return torch.cat(frames).unflatten(1, (height, width))
+        pixels = unit_pixels(frames).to(self.dtype).transpose(0, 1)[None]
+        return (self.vae.encode(pixels).latent_dist.mean.float() - mean) / std
+
+    def hidden_states(self, latents: torch.Tensor, first: int) -> torch.Tensor:
+        """What the block gives for latents of which the first one is number `first`, float[t, h, w, C]."""
+        shape = latents[:, :, 0].shape
+        numbers = range(first, first + latents.shape[2])
+        noise = torch.stack([self.generator.noise(number, shape, latents.device) for number in numbers], dim=2)
+        step = torch.tensor([self.generator.level.step], device=latents.device)
+        self.transformer(add_noise(latents, noise, self.generator.level.sigma).to(self.dtype), step, self.prompt)
+        t, h, w = (edge // patch for edge, patch in zip(latents.shape[2:], (1, 2, 2), strict=True))
+        return self.hidden[0].unflatten(0, (t, h, w))
 
 
 def measure(function, clip: torch.Tensor, repeats: int) -> dict:
@@ -127,15 +141,15 @@ def compare(folder: Path, config: VegaGeneratorConfig, size: tuple[int, int], op
     prompt = torch.randn(config.prompt_tokens, config.transformer["text_dim"], generator=random)
     rows, features = {}, {}
     for way in options.ways:
-        generator = load(folder, config, prompt, dtype, options.device, WAYS[way])
+        generator = load(folder, config, prompt, dtype, options.device, {**WAYS[way], "clip_mode": options.mode})
         encode = functools.partial(first_features, generator)
         rows[f"vega3d, {way}, {name}"] = measure(encode, clip, options.repeats)
         features[f"vega3d, {way}, {name}"] = encode(clip).cpu()
         generator.tower = None
         release()
     straight = Straightforward(folder, generator, dtype, options.device)
-    rows[f"diffusers, frame by frame, hook, {name}"] = measure(straight, clip, max(1, options.repeats // 3))
-    features[f"diffusers, frame by frame, hook, {name}"] = straight(clip).cpu()
+    rows[f"diffusers, all blocks, hook, {name}"] = measure(straight, clip, max(1, options.repeats // 3))
+    features[f"diffusers, all blocks, hook, {name}"] = straight(clip).cpu()
     del straight
     release()
     reference = Straightforward(folder, generator, torch.float32, options.device)(clip).cpu()
@@ -157,7 +171,7 @@ def load(
 
 def print_table(size: str, rows: dict, frames: int) -> None:
     slowest = max(row["milliseconds"] for row in rows.values())
-    print(f"\n{size}, {frames} frames")
+    print(f"\n{size}, {frames} frames", flush=True)
     print(f"{'':40} {'ms':>9} {'ratio':>6} {'peak GiB':>9} {'cosine':>8} {'to eager':>9}")
     for name, row in rows.items():
         peak = f"{row['peak_gib']:.2f}" if row["peak_gib"] is not None else "-"
@@ -171,17 +185,21 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="Wan2.1-T2V-1.3B shapes instead of tiny ones")
     parser.add_argument("--sizes", nargs="+", metavar="WxH", help="default: 832x480 1280x720, or 128x96 when tiny")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS)[:3], help="of vega3d")
-    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--mode", choices=("frame", "views", "clip"), default="frame", help="as `clip_mode`")
+    parser.add_argument("--frames", type=int, default=32, help="1 + 4k in the mode clip")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
+    if options.mode == "clip" and options.frames % 4 != 1:
+        parser.error(f"--frames is {options.frames}, but diffusers encodes 1 + 4k frames in the mode clip, such as 33")
     sizes = options.sizes or (["832x480", "1280x720"] if options.full else ["128x96"])
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     results = {
         "command": "python benchmarks/generator.py" + (" --full" if options.full else ""),
         "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor(),
         "versions": {module.__name__: module.__version__ for module in (torch, diffusers, transformers, vega3d)},
+        "mode": options.mode,
         "frames": options.frames,
         "sizes": {},
     }

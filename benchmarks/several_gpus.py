@@ -162,8 +162,8 @@ def measure(options) -> None:
         results["rows"][part] = row
         if state.is_main_process:
             print(f"{part}, {state.num_processes} processes: {json.dumps(row)}", flush=True)
-    if options.output and state.is_main_process:
-        options.output.write_text(json.dumps(results, indent=2) + "\n")
+            if options.output:
+                options.output.write_text(json.dumps(results, indent=2) + "\n")
     state.destroy_process_group()
 
 

@@ -23,6 +23,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanTrans
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
+from .causal_vae_wan_vega3d import CausalWanEncoder
 from .configuration_vega3d import VegaGeneratorConfig
 from .files_vega3d import check_indices, read_json, value_errors, weight_names
 from .layouts_vega3d import LATENT_EDGE, TEMPORAL_STRIDE, check_part_class
@@ -74,18 +75,6 @@ class WanVAEToLatents(AutoencoderKLWan):
         self.post_quant_conv = None
 
 
-class CausalWanEncoder(nn.Module):
-    """The VAE's encoder as it is, for consecutive frames."""
-
-    def __init__(self, vae: WanVAEToLatents):
-        super().__init__()
-        self.vae = vae
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        """float[B, T, 3, H, W] with T = 1 + 4k -> float[B, 1 + k, Z, H / 8, W / 8]"""
-        return self.vae.encode(clips.transpose(1, 2)).latent_dist.mean.transpose(1, 2)
-
-
 class LatentTower(nn.Module):
     """The VAE's encoder, with the normalisation of its latents."""
 
@@ -95,15 +84,12 @@ class LatentTower(nn.Module):
         self.encoder: Any = CausalWanEncoder(vae) if self.is_causal else FoldedWanEncoder(vae)
         self.latents_mean = vae.config.latents_mean
         self.latents_std = vae.config.latents_std
-        if config.compile and not self.is_causal:  # the causal one keeps frames between calls, which compiles badly
+        if config.compile:
             self.encoder.compile()
 
     def slice_frames(self) -> None:
-        """From now on the VAE encodes one frame at a time; the causal one, which goes by fours, one clip at a time."""
-        if self.is_causal:
-            self.encoder.vae.enable_slicing()
-        else:
-            self.encoder.pixels_at_a_time = 1
+        """From now on the VAE encodes one frame at a time; the causal one, which goes by fours, four."""
+        self.encoder.pixels_at_a_time = 1
 
     def offload(self, device: torch.device) -> None:
         """Goes to the device, but for what a subclass leaves in host memory."""
@@ -116,9 +102,10 @@ class LatentTower(nn.Module):
         """
         frames = frames.to(next(self.encoder.parameters()).dtype)
         if self.is_causal:
-            return normalise_latents(self.encoder(frames), self.latents_mean, self.latents_std)
-        parts = self.encoder.parts(frames.flatten(0, 1))
-        latents = torch.cat([self.encoder(part) for part in parts]).unflatten(0, frames.shape[:2])
+            latents = torch.stack([self.encoder.encode(clip) for clip in frames])
+        else:
+            parts = self.encoder.parts(frames.flatten(0, 1))
+            latents = torch.cat([self.encoder(part) for part in parts]).unflatten(0, frames.shape[:2])
         return normalise_latents(latents, self.latents_mean, self.latents_std)
 
 

@@ -1,0 +1,178 @@
+"""The encoder of Wan's VAE for consecutive frames, as 2D convolutions over frames that lie side by side in channels.
+
+A causal 3D convolution of a frame sees that frame and the two before it. As one 2D convolution of their channels,
+joined, it runs in channels_last and in the kernels that are fast on a GPU, and compiles: what diffusers keeps between
+its chunks of four frames is handed over here as values.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import (
+    WanAttentionBlock,
+    WanCausalConv3d,
+    WanResample,
+    WanResidualBlock,
+    patchify,
+)
+from torch import nn
+
+from .layouts_vega3d import TEMPORAL_STRIDE, check_latent_edge
+from .vae_wan_vega3d import PIXELS_AT_A_TIME, ChannelRMSNorm, FoldedAttention, FoldedDownsample, fold_conv
+
+
+class Memory:
+    """What the convolutions keep of the frames before a chunk, in the order in which they are computed.
+
+    Args:
+        before: what they kept after the chunk before, or None for the first frame of a clip.
+    """
+
+    def __init__(self, before: list[torch.Tensor] | None):
+        self.before = before
+        self.after: list[torch.Tensor] = []
+
+    @property
+    def is_first(self) -> bool:
+        return self.before is None
+
+    def joined(self, frames: torch.Tensor, count: int) -> torch.Tensor:
+        """float[T, C, H, W] behind the last `count` frames before them, which are zeros before a clip."""
+        nothing = [torch.zeros_like(frames[:1])] * count
+        earlier = nothing if self.before is None else [self.before[len(self.after)]]
+        joined = torch.cat([*earlier, frames])
+        self.keep(joined[-count:])
+        return joined
+
+    def keep(self, frames: torch.Tensor) -> None:
+        self.after.append(frames.clone())
+
+
+class CausalConv(nn.Module):
+    """`WanCausalConv3d` with three frames in its kernel, on float[T, C, H, W]."""
+
+    def __init__(self, conv: WanCausalConv3d):
+        super().__init__()
+        self.size, self.stride = conv.kernel_size[0], conv.stride[0]
+        self.conv = nn.Conv2d(
+            self.size * conv.in_channels,
+            conv.out_channels,
+            kernel_size=conv.kernel_size[1:],
+            padding=(conv._padding[2], conv._padding[0]),
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
+        )
+        weight = conv.weight.data.transpose(1, 2).flatten(1, 2)  # the earliest frame's channels first
+        self.conv.load_state_dict({"weight": weight, "bias": conv.bias.data})
+
+    def forward(self, frames: torch.Tensor, memory: Memory) -> torch.Tensor:
+        joined = memory.joined(frames, self.size - self.stride)
+        last = len(joined) - self.size + 1
+        return self.conv(torch.cat([joined[i : i + last : self.stride] for i in range(self.size)], dim=1))
+
+
+class CausalResidualBlock(nn.Module):
+    def __init__(self, block: WanResidualBlock):
+        super().__init__()
+        self.norm1 = ChannelRMSNorm(block.norm1)
+        self.conv1 = CausalConv(block.conv1)
+        self.norm2 = ChannelRMSNorm(block.norm2)
+        self.conv2 = CausalConv(block.conv2)
+        is_identity = isinstance(block.conv_shortcut, nn.Identity)
+        self.shortcut = nn.Identity() if is_identity else fold_conv(block.conv_shortcut)
+
+    def forward(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
+        residual = self.conv1(F.silu(self.norm1(x), inplace=True), memory)
+        residual = self.conv2(F.silu(self.norm2(residual), inplace=True), memory)
+        return residual.add_(self.shortcut(x))
+
+
+class CausalDownsample(nn.Module):
+    """Half the height and width; and in time, of each two frames after the first one, with the one before them."""
+
+    def __init__(self, block: WanResample):
+        super().__init__()
+        self.in_space = FoldedDownsample(block)
+        self.in_time = CausalConv(block.time_conv) if block.mode == "downsample3d" else None
+
+    def forward(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
+        x = self.in_space(x)
+        if self.in_time is None:
+            return x
+        if memory.is_first:
+            memory.keep(x)
+            return x
+        return self.in_time(x, memory)
+
+
+class FrameAttention(nn.Module):
+    """Attention within each frame, which needs no other."""
+
+    def __init__(self, block: WanAttentionBlock):
+        super().__init__()
+        self.attention = FoldedAttention(block)
+
+    def forward(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
+        return self.attention(x)
+
+
+BLOCKS: dict[type[nn.Module], Any] = {
+    WanResidualBlock: CausalResidualBlock,
+    WanAttentionBlock: FrameAttention,
+    WanResample: CausalDownsample,
+}
+
+
+class CausalWanEncoder(nn.Module):
+    """`AutoencoderKLWan.encode(...).latent_dist.mean` of consecutive frames; made of a loaded VAE and never stored.
+
+    Raises ValueError for a VAE with residual shortcuts, or latents of 16 px (Wan2.2).
+    """
+
+    def __init__(self, vae: AutoencoderKLWan):
+        super().__init__()
+        encoder, middle = vae.encoder, vae.encoder.mid_block
+        self.pixels_at_a_time = PIXELS_AT_A_TIME
+        self.patch_size: int = vae.config.patch_size or 1
+        check_latent_edge(vae.config)
+        self.z_dim = vae.config.z_dim
+        self.conv_in = CausalConv(encoder.conv_in)
+        pairs = zip(middle.attentions, middle.resnets[1:], strict=True)
+        blocks = [*encoder.down_blocks, middle.resnets[0], *(block for pair in pairs for block in pair)]
+        self.blocks = nn.ModuleList(BLOCKS[type(block)](block) for block in blocks)
+        self.norm_out = ChannelRMSNorm(encoder.norm_out)
+        self.conv_out = CausalConv(encoder.conv_out)
+        self.quant_conv = fold_conv(vae.quant_conv)
+        self.to(memory_format=torch.channels_last)
+
+    def parts(self, frames: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Frames to encode at a time: the first, then fours, as many as `FoldedWanEncoder` takes at a time."""
+        yield frames[:1]
+        fours = max(1, self.pixels_at_a_time // (frames.shape[2] * frames.shape[3]) // TEMPORAL_STRIDE)
+        yield from frames[1:].split(fours * TEMPORAL_STRIDE) if len(frames) > 1 else ()
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """Means of a clip float[T, 3, H, W] in [-1, 1] with T = 1 + 4k -> float[1 + k, Z, H / 8, W / 8]."""
+        latents, memory = [], None
+        for part in self.parts(frames):
+            means, memory = self(part, memory)
+            latents.append(means)
+        return torch.cat(latents)
+
+    def forward(
+        self, frames: torch.Tensor, before: list[torch.Tensor] | None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Means of the posterior of a chunk, not yet normalised, and what the next one needs.
+
+        The first frame alone, or float[4k, 3, H, W] after it -> float[1 or k, Z, H / 8, W / 8].
+        """
+        memory = Memory(before)
+        patches = patchify(frames.unsqueeze(2), self.patch_size).squeeze(2)
+        x = self.conv_in(patches.contiguous(memory_format=torch.channels_last), memory)
+        for block in self.blocks:
+            x = block(x, memory)
+        x = self.conv_out(F.silu(self.norm_out(x), inplace=True), memory)
+        return self.quant_conv(x)[:, : self.z_dim], memory.after
