@@ -28,11 +28,12 @@ class Memory:
     """What the convolutions keep of the frames before a chunk, in the order in which they are computed.
 
     Args:
-        before: what they kept after the chunk before, or None for the first frame of a clip.
+        clips: that are encoded together; the rows of a tensor are the first frame of each clip, then the second.
+        before: what they kept after the chunk before, or None for the first frames.
     """
 
-    def __init__(self, before: list[torch.Tensor] | None):
-        self.before = before
+    def __init__(self, clips: int, before: list[torch.Tensor] | None):
+        self.clips, self.before = clips, before
         self.after: list[torch.Tensor] = []
 
     @property
@@ -40,11 +41,11 @@ class Memory:
         return self.before is None
 
     def joined(self, frames: torch.Tensor, count: int) -> torch.Tensor:
-        """float[T, C, H, W] behind the last `count` frames before them, which are zeros before a clip."""
-        nothing = [torch.zeros_like(frames[:1])] * count
+        """float[T * clips, C, H, W] behind the last `count` frames before them, which are zeros before a clip."""
+        nothing = [torch.zeros_like(frames[: self.clips])] * count
         earlier = nothing if self.before is None else [self.before[len(self.after)]]
         joined = torch.cat([*earlier, frames])
-        self.keep(joined[-count:])
+        self.keep(joined[-count * self.clips :])
         return joined
 
     def keep(self, frames: torch.Tensor) -> None:
@@ -52,7 +53,7 @@ class Memory:
 
 
 class CausalConv(nn.Module):
-    """`WanCausalConv3d` with three frames in its kernel, on float[T, C, H, W]."""
+    """`WanCausalConv3d` with three frames in its kernel, on float[T * clips, C, H, W]."""
 
     def __init__(self, conv: WanCausalConv3d):
         super().__init__()
@@ -69,9 +70,10 @@ class CausalConv(nn.Module):
         self.conv.load_state_dict({"weight": weight, "bias": conv.bias.data})
 
     def forward(self, frames: torch.Tensor, memory: Memory) -> torch.Tensor:
-        joined = memory.joined(frames, self.size - self.stride)
-        last = len(joined) - self.size + 1
-        return self.conv(torch.cat([joined[i : i + last : self.stride] for i in range(self.size)], dim=1))
+        in_time = memory.joined(frames, self.size - self.stride).unflatten(0, (-1, memory.clips))
+        last = len(in_time) - self.size + 1
+        seen = [in_time[first : first + last : self.stride].flatten(0, 1) for first in range(self.size)]
+        return self.conv(torch.cat(seen, dim=1))
 
 
 class CausalResidualBlock(nn.Module):
@@ -149,30 +151,30 @@ class CausalWanEncoder(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def parts(self, frames: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Frames to encode at a time: the first, then fours, as many as `FoldedWanEncoder` takes at a time."""
-        yield frames[:1]
-        fours = max(1, self.pixels_at_a_time // (frames.shape[2] * frames.shape[3]) // TEMPORAL_STRIDE)
-        yield from frames[1:].split(fours * TEMPORAL_STRIDE) if len(frames) > 1 else ()
+        """Frames to encode at a time: the first, then fours, as many pixels as `FoldedWanEncoder` takes at a time."""
+        yield frames[:, :1]
+        fours = max(1, self.pixels_at_a_time // frames[:, :1, 0].numel() // TEMPORAL_STRIDE)
+        yield from frames[:, 1:].split(fours * TEMPORAL_STRIDE, dim=1) if frames.shape[1] > 1 else ()
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """Means of a clip float[T, 3, H, W] in [-1, 1] with T = 1 + 4k -> float[1 + k, Z, H / 8, W / 8]."""
+        """Means of clips float[B, T, 3, H, W] in [-1, 1] with T = 1 + 4k -> float[B, 1 + k, Z, H / 8, W / 8]."""
         latents, memory = [], None
         for part in self.parts(frames):
             means, memory = self(part, memory)
             latents.append(means)
-        return torch.cat(latents)
+        return torch.cat(latents, dim=1)
 
     def forward(
         self, frames: torch.Tensor, before: list[torch.Tensor] | None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Means of the posterior of a chunk, not yet normalised, and what the next one needs.
 
-        The first frame alone, or float[4k, 3, H, W] after it -> float[1 or k, Z, H / 8, W / 8].
+        The first frames alone, or float[B, 4k, 3, H, W] after them -> float[B, 1 or k, Z, H / 8, W / 8].
         """
-        memory = Memory(before)
-        patches = patchify(frames.unsqueeze(2), self.patch_size).squeeze(2)
+        memory = Memory(len(frames), before)
+        patches = patchify(frames.transpose(0, 1).flatten(0, 1).unsqueeze(2), self.patch_size).squeeze(2)
         x = self.conv_in(patches.contiguous(memory_format=torch.channels_last), memory)
         for block in self.blocks:
             x = block(x, memory)
         x = self.conv_out(F.silu(self.norm_out(x), inplace=True), memory)
-        return self.quant_conv(x)[:, : self.z_dim], memory.after
+        return self.quant_conv(x)[:, : self.z_dim].unflatten(0, (-1, len(frames))).transpose(0, 1), memory.after

@@ -102,7 +102,7 @@ class LatentTower(nn.Module):
         """
         frames = frames.to(next(self.encoder.parameters()).dtype)
         if self.is_causal:
-            latents = torch.stack([self.encoder.encode(clip) for clip in frames])
+            latents = self.encoder.encode(frames)
         else:
             parts = self.encoder.parts(frames.flatten(0, 1))
             latents = torch.cat([self.encoder(part) for part in parts]).unflatten(0, frames.shape[:2])
