@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
     results = {
-        "command": "python benchmarks/model.py" + (" --full" if options.full else ""),
+        "command": f"python benchmarks/model.py{' --full' * options.full} --memory {' '.join(options.memory)}",
         "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor(),
         "versions": {module.__name__: module.__version__ for module in (torch, diffusers, transformers, vega3d)},
         "frames": FRAMES,

@@ -21,9 +21,10 @@ TOTALS = {  # lines of the table: what they are of
 VISION_PATCH = 14 * 14  # [px]; 16 * 16 of Qwen3-VL makes fewer
 PROMPT_TOKENS = 100
 VAE_COPIES = 4  # of the widest states: input, residual, its norm, the result
+JOINED_COPIES = 4  # beside them in the mode clip: the frames behind those before them, and three of these joined
 BLOCK_WIDTHS = 15  # hidden states of C channels in a block, beside the feed-forward's
 FORMULAS = {
-    "VAE": "4 P base_dim b, P pixels encoded at a time",
+    "VAE": "4 P base_dim b (8 in the mode clip), P pixels encoded at a time",
     "generator blocks": "L (ffn_dim + 15 C) b, L tokens at a time",
     "visual tower": "N (3 intermediate + 6 hidden) b, N patches",
     "language model": "T (3 intermediate + 6 hidden) b, T tokens; in few bits one linear more, unpacked",
@@ -61,12 +62,14 @@ def generator_stages(shapes: Shapes, choice: MemoryChoice, size: int) -> dict[st
     config, vae = shapes.config.generator_config, shapes.config.generator_config.vae
     from vega3d.modeling.vae_wan_vega3d import PIXELS_AT_A_TIME
 
+    few, copies = 1 if choice.slices else max(1, PIXELS_AT_A_TIME // shapes.area), VAE_COPIES
     if config.clip_mode == "clip":
-        pixels = min(shapes.num_frames, TEMPORAL_STRIDE) * shapes.area
+        frames = min(shapes.num_frames, TEMPORAL_STRIDE * max(1, few // TEMPORAL_STRIDE))
+        copies += JOINED_COPIES
     else:
-        few = 1 if choice.slices else max(1, PIXELS_AT_A_TIME // shapes.area)
-        pixels = min(few, shapes.num_frames, config.chunk_frames) * shapes.area
-    stages = {"VAE": VAE_COPIES * pixels * vae.get("base_dim", 96) * size // (vae.get("patch_size") or 1) ** 2}
+        frames = min(few, shapes.num_frames, config.chunk_frames)
+    states = copies * frames * shapes.area * vae.get("base_dim", 96)
+    stages = {"VAE": states * size // (vae.get("patch_size") or 1) ** 2}
     if config.family != "vae":
         heads, head = (
             config.transformer.get("num_attention_heads", 40),
