@@ -67,9 +67,11 @@ def make_trainer(folder: Path, preset: str, options) -> VegaTrainer:
     batch = {name: value.cpu() for name, value in question(model, options, FRAMES).items()}
     batch["labels"] = torch.full_like(batch["input_ids"], -100)
     batch["labels"][:, -8:] = batch["input_ids"][:, -8:]
+    arguments = training_arguments(config, is_bfloat16=dtype == torch.bfloat16)
+    arguments = arguments.set_save("no")  # a checkpoint of `full` has 100 GB
     trainer = VegaTrainer(
         trained_model(config, model),
-        training_arguments(config, is_bfloat16=dtype == torch.bfloat16),
+        arguments,
         data_collator=lambda rows: dict(batch),
         train_dataset=[{}] * config.steps,
     )
