@@ -141,7 +141,8 @@ def compare(folder: Path, config: VegaGeneratorConfig, size: tuple[int, int], op
     prompt = torch.randn(config.prompt_tokens, config.transformer["text_dim"], generator=random)
     rows, features = {}, {}
     for way in options.ways:
-        generator = load(folder, config, prompt, dtype, options.device, {**WAYS[way], "clip_mode": options.mode})
+        changes = {**WAYS[way], "clip_mode": options.mode, "attention_backend": options.attention}
+        generator = load(folder, config, prompt, dtype, options.device, changes)
         encode = functools.partial(first_features, generator)
         rows[f"vega3d, {way}, {name}"] = measure(encode, clip, options.repeats)
         features[f"vega3d, {way}, {name}"] = encode(clip).cpu()
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", metavar="WxH", help="default: 832x480 1280x720, or 128x96 when tiny")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS)[:3], help="of vega3d")
     parser.add_argument("--mode", choices=("frame", "views", "clip"), default="frame", help="as `clip_mode`")
+    parser.add_argument("--attention", default="native", help="as `attention_backend`, such as _flash_3")
     parser.add_argument("--frames", type=int, default=32, help="1 + 4k in the mode clip")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -200,6 +202,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if options.device == "cuda" else platform.processor(),
         "versions": {module.__name__: module.__version__ for module in (torch, diffusers, transformers, vega3d)},
         "mode": options.mode,
+        "attention": options.attention,
         "frames": options.frames,
         "sizes": {},
     }

@@ -13,6 +13,7 @@ from transformers.utils.import_utils import is_torch_greater_or_equal
 from golden_models import load_generator
 from tiny_models import WAN_TRANSFORMER, WAN_VAE, seeded
 from vega3d import VegaGenerator, VegaGeneratorConfig
+from vega3d.features.identity import feature_identity
 from vega3d.modeling.generator_wan_vega3d import WanTower, feed_forward, rotate
 from vega3d.modeling.quantisation_vega3d import (
     FLOAT8_ON_CPU,
@@ -126,6 +127,39 @@ def test_compiled_code_gives_the_same_features(generator):
     compiled = generator.variant(compile=True)
     assert not compiled.tower.rotary(torch.zeros(1, 4, 1, 4, 6)).is_complex()
     torch.testing.assert_close(compiled.encode([clip()])[0], plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["_native_math", "_native_flash"])
+def test_another_backend_computes_the_same_attention(generator, backend):
+    other = generator.variant(attention_backend=backend)
+    calls = []
+    attend, other.tower.attend = other.tower.attend, lambda *states: (calls.append(states), attend(*states))[1]
+    torch.testing.assert_close(other.encode([clip()])[0], generator.encode([clip()])[0], atol=2e-5, rtol=0)
+    assert len(calls) == 1 + TRANSFORMER["num_layers"]  # the trial, and each block
+    assert feature_identity(other) != feature_identity(generator)
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("fast", "attention_backend='fast': .* attention_backend='native', .* diffusers has .*_flash_3"),
+        ("_flash_3", "attention_backend='_flash_3': .*not usable"),
+        (
+            "_native_cudnn",
+            r"attention_backend='_native_cudnn' cannot compute heads of 16 channels in torch.float32 on cpu",
+        ),
+    ],
+)
+def test_a_backend_that_cannot_be_used_is_refused_before_the_vae_runs(generator, backend, message):
+    with pytest.raises(ValueError, match=message):
+        other = generator.variant(attention_backend=backend)
+        other.tower.encoder.register_forward_pre_hook(lambda *given: pytest.fail("the VAE ran"))
+        other.encode([clip()])
+
+
+def test_the_vae_alone_has_no_attention_to_choose():
+    with pytest.raises(ValueError, match=r"family='vae'.*attention_backend"):
+        VegaGeneratorConfig(transformer=TRANSFORMER, vae=WAN_VAE, block=1, family="vae", attention_backend="sage")
 
 
 def test_the_rotation_of_compiled_code_is_that_of_the_plain(generator):

@@ -70,7 +70,9 @@ def identity_with(
         "sigma": level.sigma,
         "noise": [noise.seed, noise.shared, config.noise_draws, signs_of_noise(noise.seed)],
         "clip_mode": config.clip_mode,
-        **({"frame_stride": config.frame_stride} if config.frame_stride > 1 else {}),  # as keys were before it
+        # As keys were before these two.
+        **({"frame_stride": config.frame_stride} if config.frame_stride > 1 else {}),
+        **({"attention_backend": config.attention_backend} if config.attention_backend != "native" else {}),
         "prompt": [config.prompt_length, xxhash.xxh3_128_hexdigest(prompt.numpy().tobytes())],
         "linear_precision": config.linear_precision,
         "dtype": str(next(tower.encoder.parameters()).dtype),

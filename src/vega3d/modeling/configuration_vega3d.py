@@ -134,6 +134,8 @@ class VegaGeneratorConfig(PreTrainedConfig):
         prompt_length: rows after zero padding, before the text projection; padded rows take part in attention.
         compile: compile the VAE's encoder and the blocks with `torch.compile`.
         linear_precision: of the linears in the blocks: `native`, or rounded to `fp8` or `int8` by row and token.
+        attention_backend: what computes the blocks' attention between tokens: `native`, which is torch, or another of
+            diffusers by its name, such as `_flash_3` or `sage`; some of them round more, and each needs its package.
         random_seed: of the weights of `family="random"`.
         files_hash: SHA-256 of the generator's files, stored at assembly; part of the key of cached features.
     """
@@ -158,6 +160,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
     prompt_length: int = 512
     compile: bool = False
     linear_precision: Literal["native", "fp8", "int8"] = "native"
+    attention_backend: str = "native"
     random_seed: int = 0
     files_hash: str | None = None
 
@@ -216,8 +219,9 @@ class VegaGeneratorConfig(PreTrainedConfig):
             self._check_block("extra_blocks", block)
         are_distinct = len(set(self.block_indices)) == len(self.block_indices)
         distinct = f"without block {self.block} and without repetitions"
-        is_alone = self.family != "vae" or not (self.extra_blocks or self.noise_draws > 1)
-        alone = "another with extra_blocks or noise_draws"
+        for_blocks = self.extra_blocks or self.noise_draws > 1 or self.attention_backend != "native"
+        is_alone = self.family != "vae" or not for_blocks
+        alone = "another with extra_blocks, noise_draws or attention_backend"
         no_blocks = "The VAE has no blocks and sees no noise: leave them out."
         check_fields(
             self,

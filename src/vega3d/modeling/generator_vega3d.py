@@ -285,6 +285,7 @@ class VegaGenerator(PreTrainedModel):
                 "The generator has no weights: load the model with `from_pretrained` or `from_backbones`."
             )
         check_float8(self.config.linear_precision, self.device)
+        self.tower.check_attention()
         for clip in clips:
             check_clip(clip, self.config.patch_size)
         self.settle()

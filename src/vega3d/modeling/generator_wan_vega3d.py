@@ -23,6 +23,7 @@ from diffusers.models.transformers.transformer_wan import WanAttention, WanTrans
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
 
+from .attention_wan_vega3d import Attend, attention_by, check_attention
 from .causal_vae_wan_vega3d import CausalWanEncoder
 from .configuration_vega3d import VegaGeneratorConfig
 from .files_vega3d import check_indices, read_json, value_errors, weight_names
@@ -91,6 +92,9 @@ class LatentTower(nn.Module):
         """From now on the VAE encodes one frame at a time; the causal one, which goes by fours, four."""
         self.encoder.pixels_at_a_time = 1
 
+    def check_attention(self) -> None:
+        """Nothing: the VAE's attention is torch's."""
+
     def offload(self, device: torch.device) -> None:
         """Goes to the device, but for what a subclass leaves in host memory."""
         self.to(device)
@@ -115,6 +119,8 @@ class WanTower(LatentTower):
     def __init__(self, transformer: WanTransformer3DModel, vae: WanVAEToLatents, config: VegaGeneratorConfig):
         super().__init__(vae, config)
         self.is_compiled = config.compile
+        self.attend = attention_by(config.attention_backend)
+        self.attention_backend = config.attention_backend
         self.run_block = torch.compile(run_block) if config.compile else run_block
         self.transformer: Any = transformer
         self.visit_offloaded: VisitBlocks | None = None
@@ -134,6 +140,13 @@ class WanTower(LatentTower):
             return
         for index in range(count):
             visit(index, self.transformer.blocks[index])
+
+    def check_attention(self) -> None:
+        """Raises ValueError if the attention backend cannot compute with the weights' type where they are."""
+        config, weight = self.transformer.config, self.transformer.patch_embedding.weight
+        check_attention(
+            self.attend, self.attention_backend, config.num_attention_heads, config.attention_head_dim, weight
+        )
 
     def embed_prompt(self, prompt: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The distinct rows of the projected prompt, and the logarithm of how often each occurs.
@@ -192,7 +205,7 @@ class WanTower(LatentTower):
 
         def run(index: int, block: WanTransformerBlock) -> None:
             nonlocal hidden
-            hidden = self.run_block(block, hidden, constants.blocks[index], constants.prompt_bias, rotary)
+            hidden = self.run_block(block, hidden, constants.blocks[index], constants.prompt_bias, rotary, self.attend)
             if index in blocks:
                 kept[index] = hidden.unflatten(1, grid)
 
@@ -260,12 +273,13 @@ def rotate(hidden: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
     return rotated.flatten(-2).to(hidden.dtype)
 
 
-def self_attention(attention: WanAttention, hidden: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+def self_attention(
+    attention: WanAttention, hidden: torch.Tensor, rotary: torch.Tensor, attend: Attend
+) -> torch.Tensor:
     query = rotate(split_heads(attention.norm_q(attention.to_q(hidden)), attention.heads), rotary)
     key = rotate(split_heads(attention.norm_k(attention.to_k(hidden)), attention.heads), rotary)
     value = split_heads(attention.to_v(hidden), attention.heads)
-    attended = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-    return attention.to_out[0](attended.transpose(1, 2).flatten(2))
+    return attention.to_out[0](attend(query, key, value).flatten(2))
 
 
 def prompt_attention(
@@ -298,12 +312,13 @@ def run_block(
     constants: BlockConstants,
     prompt_bias: torch.Tensor,
     rotary: torch.Tensor,
+    attend: Attend,
 ) -> torch.Tensor:
     """One `WanTransformerBlock` on float[B, L, C]; the modulations are the affine part of its norms."""
     size, epsilon = hidden.shape[-1:], block.norm1.eps
     # 1. Self-attention
     normed = F.layer_norm(hidden, size, constants.attention_scale, constants.attention_shift, epsilon)
-    hidden = torch.addcmul(hidden, self_attention(block.attn1, normed, rotary), constants.attention_gate)
+    hidden = torch.addcmul(hidden, self_attention(block.attn1, normed, rotary, attend), constants.attention_gate)
     # 2. Cross-attention to the prompt
     normed = F.layer_norm(hidden, size, *constants.prompt_norm, epsilon)
     hidden = hidden + prompt_attention(block.attn2, normed, constants, prompt_bias)
