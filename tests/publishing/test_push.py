@@ -270,6 +270,23 @@ def test_a_repository_without_auto_map_loads_here_and_elsewhere_says_what_it_lac
         run_without_package(asked, tmp_path, HF_ENDPOINT=hub, HF_HUB_OFFLINE="0", HF_TOKEN="hf_read")
 
 
+def test_neither_another_kind_of_model_nor_a_pickle_is_downloaded(hub, root, mine):
+    shutil.copytree(mine, root / "org" / "vlm")
+    change(root / "org" / "vlm" / "config.json", model_type="qwen2_5_vl")
+    (root / "org" / "none").mkdir()
+    (root / "org" / "none" / "weights.safetensors").touch()
+    shutil.copytree(mine, root / "org" / "mine")
+    (root / "org" / "mine" / "training_args.bin").touch()
+
+    other, none = (run("info", name) for name in ("org/vlm", "org/none"))
+
+    assert "of the type 'qwen2_5_vl', not 'vega3d'. Make a fused model of it" in other.stderr.splitlines()[-1]
+    assert "has no config.json" in none.stderr.splitlines()[-1] and other.exit_code == none.exit_code == 2
+    assert set(noted(root, "asked.txt")) == {"org/vlm/config.json"}
+    assert run("info", "org/mine").exit_code == 0
+    assert "org/mine/training_args.bin" not in noted(root, "asked.txt")
+
+
 def test_a_cut_connection_is_taken_up_again(hub, root, saved, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)  # so that a part of a small file counts
     pushed(saved, *LICENSE)

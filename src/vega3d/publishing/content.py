@@ -20,12 +20,11 @@ from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
 from vega3d.modeling.files_vega3d import COPY_AGAIN, INDEX, PARTS, value_errors, weight_files
 from vega3d.publishing import card, scores
 from vega3d.rooms.dataset.files import ARRAYS, is_whole_archive, is_whole_video
-from vega3d.shipped import EMBEDDED, model_folder
+from vega3d.shipped import EMBEDDED, PICKLES, model_folder
 
 Kind = Literal["model", "dataset", "space"]
 PACKAGE = Path(str(package_files("vega3d")))
 SPACE = PACKAGE / "demo" / "space"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 CODE = re.compile(r"\w+_vega3d\.py")
 STEM = "diffusion_pytorch_model"  # of the generator's weights
 NAMES = (  # of the files that transformers writes for a model and its processor, and those beside them
