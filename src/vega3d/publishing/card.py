@@ -41,7 +41,8 @@ The world simulator is frozen, and is loaded from its own files, {source}.
 {bases}
 ## How to load it
 
-With transformers, diffusers and PyAV alone. This runs the code in this repository: read it, and pin `revision=`.
+With transformers, diffusers, accelerate, torchvision and PyAV alone.
+This runs the code in this repository: read it, and pin `revision=`.
 
 ```python
 from transformers import AutoModel, AutoProcessor
