@@ -5,9 +5,12 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import vega3d
 from tiny_checkpoints import FROZEN
@@ -60,7 +63,6 @@ def run_without(packages: list[str], arguments: list[str], folder: Path) -> subp
 
 
 def test_the_table_of_extras_is_that_of_the_project():
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     base = [requirement.partition(">=")[0] for requirement in project["dependencies"]]
     for module, extra in EXTRAS.items():
@@ -126,7 +128,6 @@ def test_ask_needs_no_extra(tmp_path):
 
 def test_the_lowest_versions_are_the_floors_of_the_project():
     """`make test-lowest` installs them; a floor such as 1.11 stands for the first 1.11.x that there is."""
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     texts = [
         *project["dependencies"],
@@ -143,9 +144,16 @@ def test_the_lowest_versions_are_the_floors_of_the_project():
         assert lowest[name].split(".")[: len(numbers)] == numbers, name
 
 
+def test_the_packages_of_the_base_install_run_on_the_lowest_python():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    lowest = project["requires-python"].removeprefix(">=")
+    for requirement in project["dependencies"]:
+        name = requirement.partition(">=")[0]
+        assert SpecifierSet(metadata(name)["Requires-Python"] or "").contains(f"{lowest}.0"), name
+
+
 def test_lmms_eval_finds_its_model_without_loading_it():
     """The entry point is found in the project, and what it names imports neither torch nor lmms-eval."""
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
     points = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["entry-points"]["lmms_eval.models"]
     code = "import sys, pkgutil; made = pkgutil.resolve_name(sys.argv[1]); print(callable(made), *sorted("
     code += "{'torch', 'transformers', 'lmms_eval'} & set(sys.modules)))"

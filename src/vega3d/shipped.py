@@ -1,5 +1,6 @@
 """Names without paths: the embedded models, the example clips, and where the files of a model lie."""
 
+import json
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,6 +14,8 @@ HUB_SAYS = {
     412: "Somebody has changed it meanwhile. Look at it, and try again.",
     429: "The Hub gets too many requests. Try again in some minutes.",
 }
+MODEL_TYPE = "vega3d"  # of `VegaConfig`, which takes seconds to import
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")  # which run code when they are read
 ASSETS = Path(str(files("vega3d"))) / "assets"
 
 
@@ -35,7 +38,7 @@ def posed_clip(name: str) -> Path:
 def model_folder(name_or_path: str | Path) -> Path:
     """Local folder of a checkpoint; one on the Hub is downloaded first, `org/name` or `org/name@REVISION`.
 
-    Raises ValueError if there is none.
+    Raises ValueError if there is none; on the Hub, also for another kind of model, before its weights are downloaded.
     """
     name = str(name_or_path)
     if name in SHIPPED:
@@ -51,10 +54,27 @@ def model_folder(name_or_path: str | Path) -> Path:
         raise ValueError(f"There is no model {name!r}. {remedy}")
     from huggingface_hub import snapshot_download
 
-    try:
-        return Path(snapshot_download(repository, revision=revision or None))
-    except Exception as error:  # of the network, too, whose errors have no common class
-        raise ValueError(f"The model {name!r} cannot be downloaded: {hub_reason(error)} {remedy}") from error
+    def fetched(revision: str | None, **patterns) -> Path:
+        try:
+            return Path(snapshot_download(repository, revision=revision, **patterns))
+        except Exception as error:  # of the network, too, whose errors have no common class
+            raise ValueError(f"The model {name!r} cannot be downloaded: {hub_reason(error)} {remedy}") from error
+
+    folder = fetched(revision or None, allow_patterns="config.json")
+    check_kind(folder / "config.json", name)
+    return fetched(folder.name, ignore_patterns=[f"*{ending}" for ending in PICKLES])
+
+
+def check_kind(config: Path, name: str) -> None:
+    """Raises ValueError unless a config that was downloaded is that of a fused model."""
+    values = json.loads(config.read_bytes()) if config.is_file() else None
+    if not isinstance(values, dict):
+        raise ValueError(f"{name} is no checkpoint: it has no config.json of a model. Give that of a fused model.")
+    if values.get("model_type") != MODEL_TYPE:
+        raise ValueError(
+            f"{name} is a model of the type {values.get('model_type')!r}, not {MODEL_TYPE!r}. Make a fused model of "
+            "it with `vega3d assemble`, or with `vega3d convert` if it is an official checkpoint of VEGA-3D."
+        )
 
 
 def hub_reason(error: Exception) -> str:

@@ -9,6 +9,8 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import metadata as metadata_of
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 import yaml
 from gradio_client import Client, handle_file
+from packaging.specifiers import SpecifierSet
 
 from tiny_checkpoints import FROZEN
 from vega3d.demo.app import build, launch
@@ -365,14 +368,19 @@ def test_the_space_is_the_same_page(tmp_path):
     assert names["demo"].title == "VEGA-3D"
 
 
+ON_ZEROGPU_PYTHON = ("3.10.13", "3.12.12")  # the only ones there, by huggingface.co/docs/hub/spaces-zerogpu
+
+
 def test_the_space_needs_what_the_package_needs():
-    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     plots = project["optional-dependencies"]["plots"]  # of the demo's extra; the Space brings its own Gradio
     pins = dict(line.split("==") for line in (PROJECT / "constraints.txt").read_text().splitlines()[1:])
     needed = {re.split("[>=<]", wanted)[0] for wanted in (*project["dependencies"], *plots)} | {"spaces"}
     assert (SPACE / "requirements.txt").read_text().split() == [f"{name}=={pins[name]}" for name in sorted(needed)]
     metadata = yaml.safe_load((SPACE / "README.md").read_text().split("---")[1])
+    assert metadata["python_version"] in ON_ZEROGPU_PYTHON
+    for name in needed:
+        assert SpecifierSet(metadata_of(name)["Requires-Python"] or "").contains(metadata["python_version"]), name
     assert metadata["sdk"] == "gradio" and metadata["sdk_version"].startswith("6.")
     assert f"gradio=={metadata['sdk_version']}" in (PROJECT / "constraints.txt").read_text()
     assert metadata["app_file"] == "app.py" and len(metadata["short_description"]) <= 60

@@ -370,7 +370,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another width": (changed(generative_merger_hidden_dim=4096), r"mlp\.0\.\w+ is \(48.*config says \(4096"),
     "fewer blocks of the transformer": (
         saved_again(lambda weights: without_block(weights, f"{TOWER}blocks.2.")),
-        "The transformer of .* has 2 blocks, but its config says 3",
+        r"The transformer of \S+official has 2 blocks, but the config of \S+wan says 3\. Give the Wan",
     ),
     "fewer layers of the language model": (
         saved_again(lambda weights: without_block(weights, "model.layers.2.")),

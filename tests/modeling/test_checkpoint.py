@@ -393,6 +393,14 @@ def shallow_files(folder: Path) -> None:
     )
 
 
+def fewer_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    text = config["vlm_config"]["text_config"]
+    text["num_hidden_layers"] -= 1
+    text["layer_types"] = None
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 TRANSFORMER = Path("generator") / "transformer"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 BROKEN = {
@@ -406,7 +414,11 @@ BROKEN = {
     "other shapes": (other_shapes, "transformer in .* has ffn_dim=32|transformer in .* cannot be loaded"),
     "a missing tensor": (drop_key, "vae in .* lacks 1 of its weights, the first is encoder.conv_in.weight"),
     "too few blocks": (shallow_files, "transformer in .* has num_layers=1, but the model's config says 3"),
-    "truncated model": (lambda folder: truncate(folder / "model.safetensors"), "cannot be read"),
+    "truncated model": (lambda folder: truncate(folder / "model.safetensors"), r"model\.safetensors cannot be read"),
+    "too few layers of the VLM": (
+        fewer_layers,
+        r"weights of the VLM that its config does not tell of, the first is \S+layers",
+    ),
 }
 
 
@@ -415,6 +427,14 @@ def test_broken_files_are_errors(copied, name):
     spoil, message = BROKEN[name]
     spoil(copied)
     with pytest.raises(ValueError, match=message):
+        VegaForSpatialReasoning.from_pretrained(copied)
+
+
+def test_weights_in_a_pickle_are_refused_with_what_to_do(copied):
+    torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
+    (copied / "model.safetensors").unlink()
+
+    with pytest.raises(OSError, match=r"has no model\.safetensors.*nothing is unpickled: have them saved"):
         VegaForSpatialReasoning.from_pretrained(copied)
 
 

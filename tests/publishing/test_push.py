@@ -1,10 +1,14 @@
 """`vega3d push` against a stand-in Hub: what goes there, what does not, and that what comes back is the same."""
 
+import contextlib
 import hashlib
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,10 +20,11 @@ from command_line import run
 from evaluation.evaluation_data import question_records, question_rows, write_jsonl
 from hub.hub_process import arrange, noted, serving, talk_to
 from remote_process import run_without_package
-from tiny_checkpoints import FROZEN
+from tiny_checkpoints import FROZEN, save_policy
+from vega3d import VegaForActionPrediction, VegaForVisualGrounding
 from vega3d.evaluation.answerers import ChanceAnswerer
 from vega3d.evaluation.run import evaluate
-from vega3d.hub.load import load_vega
+from vega3d.hub.load import load_task, load_vega
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.publishing.content import model_content
 from vega3d.publishing.push import Target, find_changes, push
@@ -151,6 +156,33 @@ def test_transformers_alone_pull_it_and_give_the_same_logits(hub, saved, tmp_pat
     assert torch.equal(torch.load(logits), expected)
 
 
+@pytest.mark.parametrize("task", [VegaForActionPrediction, VegaForVisualGrounding])
+def test_a_model_of_another_task_is_pushed_with_a_card_that_says_how_it_is_asked(hub, tmp_path, task):
+    folder = tmp_path / "mine"
+    if task is VegaForActionPrediction:
+        save_policy(folder, ("front",), 2, 3)
+    else:
+        model, processor = load_vega(FROZEN, device="cpu")
+        task.from_reasoning(model, processor.tokenizer).save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    pushed(folder, *LICENSE)
+
+    card = ModelCard.load("org/mine")
+    assert type(load_task(task, "org/mine", device="cpu")[0]) is task
+    if task is VegaForVisualGrounding:
+        assert "boxes in 3D" in card.text and 'vega3d ground kitchen "' in card.text
+        return
+    assert card.data.pipeline_tag == "robotics" and "vega3d act org/mine --replay" in card.text
+    assert "cameras of toy, whose units" in card.text and "questions" not in card.text
+    [asked] = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    asked = asked.replace(", trust_remote_code=True", "")  # that has a test of its own
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(asked, {"image_0": np.zeros((32, 32, 3), np.uint8), "state": [0.0, 0.0]})
+    assert printed.getvalue().count("[") == 1 + load_vega(FROZEN, device="cpu")[0].config.action_chunk
+
+
 def test_a_commit_is_pinned_and_what_was_pulled_once_needs_no_hub(hub, root, mine, monkeypatch):
     first = pushed(mine, *LICENSE)["commit"]
     config = json.loads((mine / "config.json").read_text())
@@ -236,6 +268,23 @@ def test_a_repository_without_auto_map_loads_here_and_elsewhere_says_what_it_lac
     asked = "from transformers import AutoModel\nAutoModel.from_pretrained('org/bare', trust_remote_code=True)"
     with pytest.raises(AssertionError, match="model type `vega3d` but Transformers does not recognize this"):
         run_without_package(asked, tmp_path, HF_ENDPOINT=hub, HF_HUB_OFFLINE="0", HF_TOKEN="hf_read")
+
+
+def test_neither_another_kind_of_model_nor_a_pickle_is_downloaded(hub, root, mine):
+    shutil.copytree(mine, root / "org" / "vlm")
+    change(root / "org" / "vlm" / "config.json", model_type="qwen2_5_vl")
+    (root / "org" / "none").mkdir()
+    (root / "org" / "none" / "weights.safetensors").touch()
+    shutil.copytree(mine, root / "org" / "mine")
+    (root / "org" / "mine" / "training_args.bin").touch()
+
+    other, none = (run("info", name) for name in ("org/vlm", "org/none"))
+
+    assert "of the type 'qwen2_5_vl', not 'vega3d'. Make a fused model of it" in other.stderr.splitlines()[-1]
+    assert "has no config.json" in none.stderr.splitlines()[-1] and other.exit_code == none.exit_code == 2
+    assert set(noted(root, "asked.txt")) == {"org/vlm/config.json"}
+    assert run("info", "org/mine").exit_code == 0
+    assert "org/mine/training_args.bin" not in noted(root, "asked.txt")
 
 
 def test_a_cut_connection_is_taken_up_again(hub, root, saved, monkeypatch):

@@ -79,7 +79,7 @@ CONTENT = {  # of a user's message: what the refusal says
     "null content": (None, "content"),
     "a visual alone": ([VIEW], "no text"),
     "sound": ([{"type": "input_audio", "input_audio": {}}], "input_audio"),
-    "two videos in one part": ([PART, {"type": "video_url", "video_url": [{}, {}]}], "[1].video_url"),
+    "two videos in one part": ([PART, {"type": "video_url", "video_url": [{}, {}]}], "[1].video_url: there are 2"),
     "no url": ([PART, {"type": "image_url", "image_url": {}}], "image_url.url"),
     "detail": ([PART, {"type": "image_url", "image_url": {"url": "x", "detail": "low"}}], "detail"),
     "too many visuals": ([PART, *[VIEW] * 17], "17"),

@@ -1,7 +1,7 @@
 """`python -m research.tiny.simulator sample`."""
 
 import json
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from research.tiny.simulator.commands import app
 from vega3d_cli.common import COUNT, SEED, load_generator, one_line_errors, progress, quieten
 
 
-class SolverName(str, Enum):
+class SolverName(StrEnum):
     unipc = "unipc"
     euler = "euler"
 

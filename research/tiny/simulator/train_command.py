@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +14,7 @@ from research.tiny.simulator.commands import app
 from vega3d_cli.common import one_line_errors, parse_settings, progress, quieten
 
 
-class StageName(str, Enum):
+class StageName(StrEnum):
     rooms = "rooms"
     vae = "vae"
     dit = "dit"

@@ -49,6 +49,7 @@ from vega3d.processing.processor_checks_vega3d import check_vlm_parts
 SMALL_FILES = ("*.json", "*/config.json", "*/*.index.json", "*.txt", "*.jinja")
 SPATIAL, SCENE, WAN = "spatial", "scene", "wan"
 HEAD = "grounding_head.ranking."
+OTHER_WAN = "Give the Wan that it was trained with, or copy both again, whole."
 PARTS_FILE, FIELDS_FILE = "parts.safetensors", "parts.json"
 
 
@@ -135,7 +136,8 @@ def write_spatial(checkpoint: Repository, wan: Wan, target: Path, restore: bool,
     tower = rename_transformer(under(tensors, TOWER), checkpoint.name)
     with torch.device("meta"):
         transformer = WanTransformer3DModel.from_config(wan.transformer)
-    check_weights(tower, transformer.state_dict(), f"The transformer of {checkpoint.name}")
+    place = f"The transformer of {checkpoint.name}"
+    check_weights(tower, transformer.state_dict(), place, f"the config of {wan.name}", OTHER_WAN)
     weights = fused_weights(tensors, settings.model["fusion"])
     config = fused_config(settings, vlm, wan)
     check_fused(weights, config, checkpoint.name)

@@ -13,24 +13,33 @@ WHOLE_AGAIN = "Copy or download it again, whole."
 NEW_SPREAD = 0.02  # standard deviation of weights that transformers begins anew
 
 
-def check_weights(found: Mapping[str, StoredTensor], expected: Mapping[str, torch.Tensor], place: str) -> None:
-    """Raises ValueError unless names and shapes are those of a model that the config describes."""
+def check_weights(
+    found: Mapping[str, StoredTensor],
+    expected: Mapping[str, torch.Tensor],
+    place: str,
+    config: str = "its config",
+    again: str = WHOLE_AGAIN,
+) -> None:
+    """Raises ValueError unless names and shapes are those of a model that a config describes.
+
+    `again` is the remedy for missing weights, `config` says in the message whose config it is.
+    """
     counts = depths(found)
     for part, count in depths(expected).items():
         if counts.get(part, 0) != count:
-            raise ValueError(f"{place} has {counts.get(part, 0)} {part}, but its config says {count}. {WHOLE_AGAIN}")
+            raise ValueError(f"{place} has {counts.get(part, 0)} {part}, but {config} says {count}. {again}")
     missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
     if missing:
-        raise ValueError(f"{place} lacks {len(missing)} weights, the first is {missing[0]}. {WHOLE_AGAIN}")
+        raise ValueError(f"{place} lacks {len(missing)} weights, the first is {missing[0]}. {again}")
     if unknown:
         raise ValueError(
-            f"{place} has {len(unknown)} weights that its config does not tell of, the first is {unknown[0]}: they "
+            f"{place} has {len(unknown)} weights that {config} does not tell of, the first is {unknown[0]}: they "
             f"would be lost. {OWN_CONFIG}"
         )
     for name, tensor in found.items():
         wanted = tuple(expected[name].shape)
         if tensor.shape != wanted:
-            raise ValueError(f"{place}: {name} is {tensor.shape}, but its config says {wanted}. {OWN_CONFIG}")
+            raise ValueError(f"{place}: {name} is {tensor.shape}, but {config} says {wanted}. {OWN_CONFIG}")
 
 
 def depths(names: Mapping[str, Any]) -> dict[str, int]:

@@ -9,14 +9,14 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from .backbones_vega3d import check_seed, embed_empty_prompt, find_backbones, load_vlm, split_config
@@ -91,6 +91,7 @@ class CheckpointedModel(PreTrainedModel):
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
         check_complete(pretrained_model_name_or_path, info["missing_keys"], COPY_AGAIN)
+        check_vlm_is_whole(pretrained_model_name_or_path, info["unexpected_keys"])
         check_weights_are_finite(model, pretrained_model_name_or_path)
         avoid_packed_kernel(model)
         keep_scales(model)
@@ -300,6 +301,19 @@ def cast(module: torch.nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
+def check_vlm_is_whole(checkpoint: Any, unexpected: Collection[str]) -> None:
+    """Raises ValueError for weights of the VLM that its config leaves out, such as layers that it does not count.
+
+    Weights of other parts may be left over: a field such as `fusion="none"` replaces that of the checkpoint.
+    """
+    left = [name for name in unexpected if "vlm.model." in name]
+    if left:
+        raise ValueError(
+            f"{checkpoint} has {len(left)} weights of the VLM that its config does not tell of, the first is "
+            f"{min(left)}. Give the checkpoint with its own config.json."
+        )
+
+
 # --- Options of `from_pretrained` that a fused model cannot follow: each is refused with the reason and what to do ---
 
 SUB_MODELS: dict[str, Any] = {
@@ -375,7 +389,16 @@ def loading(checkpoint: Any, options: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise ValueError(f"The weights in {checkpoint} cannot be read: {error}. Copy the checkpoint again.") from error
+        raise ValueError(
+            f"The weights in {cut_short(checkpoint)} cannot be read: {error}. Copy the checkpoint again."
+        ) from error
+    except OSError as error:
+        if "model.safetensors" not in str(error):
+            raise
+        raise OSError(
+            f"{checkpoint} has no model.safetensors. Weights are read from safetensors alone, nothing is unpickled: "
+            "have them saved by `save_pretrained`, or get them as safetensors from their publisher."
+        ) from error
     except StrictDataclassError as error:
         raise ValueError(f"{checkpoint} has no such config: {' '.join(str(error).split())}") from error
     except TypeError as error:
@@ -393,6 +416,17 @@ def loading(checkpoint: Any, options: Mapping[str, Any]) -> Iterator[None]:
             f"Weights in {checkpoint} have other shapes than the config asks for. Leave out fields that change them, "
             "or give ignore_mismatched_sizes=True to begin those weights anew."
         ) from error
+
+
+def cut_short(checkpoint: Any) -> Any:
+    """The first file of a local checkpoint whose weights cannot be read; else the checkpoint."""
+    for file in sorted(Path(str(checkpoint)).glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError):
+            return file
+    return checkpoint
 
 
 def shown(value: Any) -> str:

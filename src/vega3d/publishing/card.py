@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from vega3d import VegaConfig
+from vega3d import VegaConfig, VegaForActionPrediction, VegaForSpatialReasoning, VegaForVisualGrounding
 from vega3d.hub.assemble import describe
 from vega3d.hub.tensor_files import Stored
 from vega3d.publishing.scores import Benchmark, model_index, section
@@ -27,7 +27,7 @@ BASE_LICENSES = {  # of the pretrained models that `vega3d assemble` takes
 TAGS = ["vega3d", "spatial-reasoning", "video", "world-model", "arxiv:2603.19235"]
 BODY = """# {name}
 
-A vision-language model that answers questions about the space that a video or an image shows.
+{opening}
 Its visual tokens are fused with the hidden states of a frozen video diffusion model, the *world simulator*: the method
 of VEGA-3D ([arXiv 2603.19235](https://arxiv.org/abs/2603.19235)), in an independent implementation, `vega3d`.
 {notice}
@@ -41,25 +41,21 @@ The world simulator is frozen, and is loaded from its own files, {source}.
 {bases}
 ## How to load it
 
-With transformers, diffusers and PyAV alone. This runs the code in this repository: read it, and pin `revision=`.
+With transformers, diffusers, accelerate, torchvision and PyAV alone.
+This runs the code in this repository: read it, and pin `revision=`.
 
 ```python
 from transformers import AutoModel, AutoProcessor
 
 model = AutoModel.from_pretrained("{repo_id}", trust_remote_code=True, dtype="auto")
 processor = AutoProcessor.from_pretrained("{repo_id}", trust_remote_code=True)
-question = "How many chair(s) are in this room?"
-content = [{{"type": "video", "video": "kitchen.mp4"}}, {{"type": "text", "text": question}}]
-messages = [{{"role": "user", "content": content}}]
-inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
-answer = model.generate(**inputs.to(model.device), max_new_tokens=16)
-print(processor.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+{python}
 ```
 
 With `vega3d`, which runs no code of this repository:
 
 ```bash
-vega3d ask kitchen.mp4 "How many chair(s) are in this room?" --number --model {repo_id}
+{command}
 ```
 
 ## Measured results
@@ -85,6 +81,25 @@ vega3d ask kitchen.mp4 "How many chair(s) are in this room?" --number --model {r
 }}
 ```
 """
+ANSWERS = """question = "How many chair(s) are in this room?"
+content = [{"type": "video", "video": "kitchen.mp4"}, {"type": "text", "text": question}]
+messages = [{"role": "user", "content": content}]
+inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+answer = model.generate(**inputs.to(model.device), max_new_tokens=16)
+print(processor.decode(answer[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))"""
+OPENINGS: dict[type, str] = {
+    VegaForSpatialReasoning: "A vision-language model that answers questions about the space that a video or an image "
+    "shows.",
+    VegaForVisualGrounding: "A vision-language model that answers questions about the space that a video or an image "
+    "shows, and finds\nthe objects that an expression means, as boxes in 3D.",
+    VegaForActionPrediction: "A policy: a vision-language model that reads the images of a robot's cameras, an "
+    "instruction and its state, and\npredicts its next actions.",
+}
+COMMANDS: dict[type, str] = {
+    VegaForSpatialReasoning: 'vega3d ask kitchen.mp4 "How many chair(s) are in this room?" --number --model {repo_id}',
+    VegaForVisualGrounding: 'vega3d ground kitchen "the chair closest to the door" --model {repo_id}',
+    VegaForActionPrediction: "vega3d act {repo_id} --replay DEMONSTRATIONS --output replay.mp4",
+}
 NOT_MEASURED = (
     "None. Measure it with `vega3d evaluate {repo_id} --output result.json`, and push with `--results result.json`."
 )
@@ -94,6 +109,7 @@ class CardFacts(NamedTuple):
     """What a card says beside what stands in the model's folder."""
 
     repo_id: str
+    task: type  # of the model's class
     license: str
     base_models: Sequence[str]  # Hub ids
     benchmarks: Sequence[Benchmark]
@@ -105,19 +121,22 @@ def model_card(folder: Path, config: VegaConfig, weights: Stored, facts: CardFac
     own = read_card(folder)
     if own is not None:
         return str(completed(own, facts))
-    described = describe(folder)
+    described, task = describe(folder), facts.task
     parts = [f"| {part} | {count:,} |" for part, count in described["parameters"].items()]
     generator = config.generator_config
     text = BODY.format(
         name=facts.repo_id.rpartition("/")[2],
         notice=f"\n{config.notice}\n" if config.notice else "",
+        opening=OPENINGS[task],
+        python=predicted_actions(config) if task is VegaForActionPrediction else ANSWERS,
+        command=COMMANDS[task].format(repo_id=facts.repo_id),
         parts="\n".join(["| part | parameters |", "|---|---|", *parts]),
         source=f"`{generator.source}/`"
         if generator.is_relative
         else f"those of [{generator.source}]({link(generator.source)})",
         bases=base_text(facts.base_models),
         scores="\n\n".join(section(one, facts.repo_id) for one in facts.benchmarks)
-        or NOT_MEASURED.format(repo_id=facts.repo_id),
+        or ("None." if task is VegaForActionPrediction else NOT_MEASURED.format(repo_id=facts.repo_id)),
         limits="\n".join(f"- {line}" for line in limits(config, weights)),
         license=license_text(facts),
         repo_id=facts.repo_id,
@@ -131,7 +150,7 @@ def completed(card: ModelCard, facts: CardFacts) -> ModelCard:
     data = card.data.to_dict()
     data = {
         "library_name": "transformers",
-        "pipeline_tag": "image-text-to-text",
+        "pipeline_tag": "robotics" if facts.task is VegaForActionPrediction else "image-text-to-text",
         "tags": TAGS,
         **({"base_model": list(facts.base_models)} if facts.base_models else {}),
         **data,
@@ -181,6 +200,16 @@ def digest(text: str) -> str:
 # --- Parts of its text -----------------------------------------------------------------------------------------------
 
 
+def predicted_actions(config: VegaConfig) -> str:
+    """Lines of Python that ask a policy, by its own cameras."""
+    images = ", ".join(f'"{name}": image_{number}' for number, name in enumerate(config.action_cameras or ()))
+    frames = f"{config.action_frames}, " if config.action_frames > 1 else ""
+    return (
+        f"images = {{{images}}}  # uint8[{frames}H, W, 3]; state: float[{config.state_size}]\n"
+        'print(model.predict_actions(processor, images, "open the window", state))'
+    )
+
+
 def link(repo_id: str) -> str:
     return f"https://huggingface.co/{repo_id}"
 
@@ -207,6 +236,10 @@ def limits(config: VegaConfig, weights: Stored) -> list[str]:
         lines.append(
             "The fusion is untrained: its residual scale is 0, so it answers exactly as its vision-language model."
         )
+    if config.action_statistics:
+        data = config.action_statistics["dataset"]
+        lines.append(f"It knows the robot and the cameras of {data}, whose units its states and actions have.")
+        return [*lines, *filter(None, [config.notice])]
     if config.questions:
         names, forms = config.questions.get("names") or [], config.questions.get("forms") or []
         lines.append(

@@ -10,21 +10,21 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from vega3d import VegaConfig, VegaForSpatialReasoning, VegaForVisualGrounding, VegaGeneratorConfig
+from vega3d import VegaConfig, VegaGeneratorConfig
 from vega3d.files import read_json
 from vega3d.hub.load import load_processor
+from vega3d.hub.memory import task_of
 from vega3d.hub.tensor_files import Stored, stored_tensors
 from vega3d.hub.weight_checks import check_weights
 from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
 from vega3d.modeling.files_vega3d import COPY_AGAIN, INDEX, PARTS, value_errors, weight_files
 from vega3d.publishing import card, scores
 from vega3d.rooms.dataset.files import ARRAYS, is_whole_archive, is_whole_video
-from vega3d.shipped import EMBEDDED, model_folder
+from vega3d.shipped import EMBEDDED, PICKLES, model_folder
 
 Kind = Literal["model", "dataset", "space"]
 PACKAGE = Path(str(package_files("vega3d")))
 SPACE = PACKAGE / "demo" / "space"
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 CODE = re.compile(r"\w+_vega3d\.py")
 STEM = "diffusion_pytorch_model"  # of the generator's weights
 NAMES = (  # of the files that transformers writes for a model and its processor, and those beside them
@@ -120,7 +120,7 @@ def model_content(
     unknown = sorted((datasets or {}).keys() - {benchmark.name for benchmark in benchmarks})
     if unknown:
         raise ValueError(f"--eval-dataset names {unknown[0]}, of which there is no result. Give one with --results.")
-    facts = card.CardFacts(repo_id, named, bases, benchmarks, datasets or {})
+    facts = card.CardFacts(repo_id, task_of(config), named, bases, benchmarks, datasets or {})
     text = card.model_card(folder, config, weights, facts)
     pushed: dict[str, Path | bytes] = {**files, **scores.eval_files(benchmarks, datasets or {})}
     notes = list(notes_on(named, bases, benchmarks, datasets or {}, own is not None))
@@ -217,9 +217,8 @@ def checked_weights(folder: Path, files: Mapping[str, Path], config: VegaConfig)
             place = folder / generator.source / part
             stored_tensors(place / name for name in weight_files(place, STEM, names_in(place), place))
     if config.to_dict().get("quantization_config") is None:
-        grounds = config.architectures == [VegaForVisualGrounding.__name__]
         with torch.device("meta"), value_errors(f"The config of {folder}"):
-            model: Any = (VegaForVisualGrounding if grounds else VegaForSpatialReasoning)(config)
+            model: Any = task_of(config)(config)
         expected = model.state_dict()
         for name in model.all_tied_weights_keys.keys() - found.keys():
             expected.pop(name, None)

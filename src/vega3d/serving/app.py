@@ -169,7 +169,7 @@ async def read_json(request: Request, settings: ServerSettings) -> Any:
 
     try:
         await asyncio.wait_for(arrive(), BODY_SECONDS)
-    except asyncio.TimeoutError as error:
+    except TimeoutError as error:
         raise ApiError(408, f"The body did not arrive within {BODY_SECONDS:.0f} s.", "timeout") from error
     try:
         return await asyncio.to_thread(json.loads, bytes(body), parse_constant=finite, parse_float=finite)
@@ -184,7 +184,7 @@ async def pass_over(request: Request) -> None:
         async for _ in request.stream():
             pass
 
-    with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect):
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
         await asyncio.wait_for(arrive(), PASSED_OVER_SECONDS)
 
 

@@ -39,6 +39,13 @@ class Address(Strict):
     url: Annotated[str, Field(min_length=1)]
     detail: Literal["auto"] = "auto"
 
+    @model_validator(mode="before")
+    @classmethod
+    def of_one(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            raise ValueError(f"there are {len(value)} visuals, but a part holds one. Give each a part of its own.")
+        return value
+
 
 class TextPart(Strict):
     type: Literal["text"]
@@ -209,6 +216,7 @@ def refusal(error: ValidationError) -> ApiError:
         return ApiError(400, f"{place} is missing. Give it.", "missing_required_parameter", place)
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     if first["type"] == "value_error":
+        message = f"{place}: {message}" if "." in place else message  # an option names itself
         return ApiError(400, f"{message}.", "invalid_value", place or None)
     shown = repr(first["input"])
     got = f", but is {shown}" if len(shown) < 100 else ""

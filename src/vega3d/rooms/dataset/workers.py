@@ -11,7 +11,6 @@ import os
 import pickle
 import runpy
 import signal
-import sys
 import threading
 import traceback
 from collections import deque
@@ -272,8 +271,7 @@ def _portable(error: Exception) -> Exception:
         copy = pickle.loads(pickle.dumps(error))
     except Exception:
         return RuntimeError(text)
-    if sys.version_info >= (3, 11):
-        copy.add_note(f"In a worker:\n{text}")
+    copy.add_note(f"In a worker:\n{text}")
     return copy
 
 
