@@ -3,6 +3,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches a hub
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: more threads cost more than they bring
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")  # else torch compiles a program for each of the CPU's abilities
 
 from collections.abc import Callable
 from functools import partial
