@@ -18,19 +18,26 @@ from vega3d_cli import common
 if TYPE_CHECKING:
     from vega3d import VegaForSpatialReasoning, VegaProcessor
 
-LONG = (  # files that go first, so that no process is left alone with one at the end
-    "tests/training/test_several_processes.py",
-    "tests/training/test_finetuning_examples.py",
-    "tests/test_readme.py",
-    "tests/test_bad_input.py",
-    "tests/hub/test_hub.py",
-    "research/tiny/tests/study/test_symbols.py",
-    "tests/test_claims.py",
-    "tests/test_import.py",
-    "tests/features/test_cache.py",
-    "research/tiny/tests/simulator/test_generator_training.py",
+LONG = (  # files of 20 s and more, longest first, so that no process is left alone with one at the end
     "research/tiny/tests/study/test_training.py",
-    "tests/training/test_killed_training.py",
+    "research/tiny/tests/study/test_symbols.py",
+    "research/tiny/tests/simulator/test_generator_training.py",
+    "tests/test_bad_input.py",
+    "tests/training/test_several_processes.py",
+    "tests/rooms/test_dataset.py",
+    "tests/test_claims.py",
+    "tests/demo/test_browser.py",
+    "tests/test_readme.py",
+    "tests/training/test_finetuning_examples.py",
+    "tests/test_cli.py",
+    "tests/modeling/test_checkpoint.py",
+    "tests/publishing/test_push.py",
+    "tests/modeling/test_model.py",
+    "research/tiny/tests/study/test_grounding_of_the_study.py",
+    "tests/test_import.py",
+    "tests/evaluation/test_batches.py",
+    "tests/training/test_damaged_checkpoints.py",
+    "tests/inference/test_session.py",
 )
 gc.disable()  # until all is imported: a third of the time of collecting tests went into looking for cycles
 common.LOADING_AFTER = 60  # [s]; a busy machine loads slowly, and tests of refusals count lines
