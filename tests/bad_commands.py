@@ -4,12 +4,11 @@ One line, exit code 2, nothing left behind, no file of the user touched.
 """
 
 import faulthandler
-import hashlib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from bad_values import own_device, special_files
 
 SECONDS = 10  # that a refusal may take
 HANGS = 60  # [s] after which the whole run is ended with a traceback: a read of a pipe cannot be interrupted
+TICK = 0.012  # [s] for which the time that the system gives to changes may stand still
 SPECIAL = ("pipe", "socket", "folder", "loop", "device-link", "hanging-link")
 
 Damages = dict[str, Callable[[bytes], bytes]]
@@ -99,15 +99,30 @@ def check_refused(arguments: list[str], capsys, *application) -> None:
 
 
 def snapshot(folder: Path) -> dict[str, tuple]:
-    """All that is in a folder: kinds, lengths, times, and what small files hold."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        status = path.lstat()
-        regular = path.is_file() and not path.is_symlink()
-        held = hashlib.sha256(path.read_bytes()).hexdigest() if regular and status.st_size < 100_000 else None
-        when = status.st_mtime_ns if regular else None
-        found[str(path.relative_to(folder))] = (status.st_mode, status.st_size if regular else None, when, held)
-    return found
+    """All that is in a folder: kinds, lengths, and times, of which nobody can set back that of the last change.
+
+    It is taken so long after the last change that another one has another time.
+    """
+    found = {entry.path: (entry, entry.stat(follow_symlinks=False)) for entry in entries(folder)}
+    newest = max((status.st_ctime for _, status in found.values()), default=0.0)
+    time.sleep(max(0.0, min(newest + TICK - time.time(), TICK)))
+    return {
+        path: (status.st_mode, regular_file(status) if entry.is_file(follow_symlinks=False) else None)
+        for path, (entry, status) in found.items()
+    }
+
+
+def regular_file(status: os.stat_result) -> tuple[int, ...]:
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def entries(folder: str | Path) -> Iterator[os.DirEntry]:
+    """What is in a folder, and in those within it; links are not followed."""
+    with os.scandir(folder) as inside:
+        for entry in inside:
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from entries(entry.path)
 
 
 def in_place(word: str) -> str:

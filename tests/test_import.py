@@ -1,12 +1,13 @@
 """`import vega3d` is light, and the Auto classes know the model all the same, whichever is imported first."""
 
-import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 import vega3d
+from forks import run_forked
 from tiny_checkpoints import FROZEN
 
 LOADS = {
@@ -30,62 +31,29 @@ def test_importing_the_package_imports_neither_torch_nor_transformers():
     assert run_python(code) == "[]"
 
 
-# A process for each order and class, forked before either package is imported, but after what takes most of the time.
-TOLD_BY_FORKS = """
-import json, os, sys, traceback
-import bitsandbytes, torch._dynamo
-
-def told(lines):
-    read, write = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            names = {"folder": sys.argv[1]}
-            exec(lines, names)
-            os.write(write, names["name"].encode())
-        except BaseException:
-            os.write(write, traceback.format_exc().encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        text = pipe.read()
-    os.waitpid(child, 0)
-    return text
-
-before = {name.partition(".")[0] for name in sys.modules}
-assert not before & {"vega3d", "transformers", "huggingface_hub", "diffusers"}, before
-print(json.dumps({case: told(lines) for case, lines in json.loads(sys.argv[2]).items()}))
-"""
-
-
-def in_both_orders(ours: str, theirs: str, made: str) -> dict[str, str]:
-    """Lines that import both and note the class of what is made, by what comes first."""
-    note = f"name = type({made}).__name__"
-    return {"vega3d": "\n".join([ours, theirs, note]), "transformers": "\n".join([theirs, ours, note])}
-
-
-@pytest.fixture(scope="module")
-def told() -> dict[str, str]:
-    cases = {}
-    for name, made in LOADS.items():
-        for first, lines in in_both_orders("import vega3d", f"from transformers import {name}", made).items():
-            cases[f"{name} {first}"] = lines
-    config = "from vega3d.modeling.configuration_vega3d import VegaConfig"
-    made = "AutoModel.from_config(VegaConfig.from_pretrained(folder))"
-    for first, lines in in_both_orders(config, "from transformers import AutoModel", made).items():
-        cases[f"config alone {first}"] = lines
-    return json.loads(run_python(TOLD_BY_FORKS, str(FROZEN), json.dumps(cases)).splitlines()[-1])
+def class_of(made: str, first: str, ours: str, theirs: str) -> str:
+    """The class of what is made in a process of its own, where both are imported in the order that `first` says."""
+    lines = [ours, theirs] if first == "vega3d" else [theirs, ours]
+    code = "\n".join(["import sys", "folder = sys.argv[1]", *lines, f"print(type({made}).__name__)"])
+    done = run_forked(code, str(FROZEN), environment=os.environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize("first", ["vega3d", "transformers"])
 @pytest.mark.parametrize("name", LOADS)
-def test_auto_classes_know_the_model_whichever_is_imported_first(name, first, told):
-    assert told[f"{name} {first}"] == CLASSES.get(name, "VegaForSpatialReasoning")
+def test_auto_classes_know_the_model_whichever_is_imported_first(name, first):
+    made = class_of(LOADS[name], first, "import vega3d", f"from transformers import {name}")
+
+    assert made == CLASSES.get(name, "VegaForSpatialReasoning")
 
 
 @pytest.mark.parametrize("first", ["vega3d", "transformers"])
-def test_auto_classes_know_the_model_though_only_its_config_is_imported(first, told):
-    assert told[f"config alone {first}"] == "VegaForSpatialReasoning"
+def test_auto_classes_know_the_model_though_only_its_config_is_imported(first):
+    config = "from vega3d.modeling.configuration_vega3d import VegaConfig"
+    model = "AutoModel.from_config(VegaConfig.from_pretrained(folder))"
+
+    assert class_of(model, first, config, "from transformers import AutoModel") == "VegaForSpatialReasoning"
 
 
 def test_every_public_name_is_there_and_another_is_refused():

@@ -1,11 +1,13 @@
 """The `vega3d` command. Argument parsing only: the package, which takes seconds to import, is imported in commands."""
 
+import functools
 import signal
 import sys
 from itertools import pairwise
 from typing import Any, NoReturn
 
 import typer
+import typer.main
 
 from vega3d_cli import (  # noqa: F401 (each adds its commands to the application)
     act,
@@ -40,11 +42,17 @@ def end_on_signal(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+@functools.cache
+def parser(application: typer.Typer) -> Any:
+    """What reads an application's command lines; `application(...)` would build it anew for each."""
+    return typer.main.get_command(application)
+
+
 def run(arguments: list[str], application: typer.Typer = app, name: str = "vega3d") -> int:
     """Runs a command line; the exit code. Whatever the user can get wrong ends with one line."""
     try:
         refuse_empty(arguments, name)
-        code = application(debug_first(arguments), prog_name=name, standalone_mode=False) or 0
+        code = parser(application)(debug_first(arguments), prog_name=name, standalone_mode=False) or 0
         if code == INTERRUPTED:  # so typer ends a command at Ctrl-C, without a word
             typer.echo("interrupted", err=True)
         return code

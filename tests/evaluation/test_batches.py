@@ -86,12 +86,17 @@ def test_answers_to_a_fusion_that_reads_the_question(folder):
     check_equal(ask(ModelAnswerer(model, processor, "t", 4), QUESTIONS[:6], 6), alone)
 
 
-def passes_of(module, answerer: ModelAnswerer, questions: list[AnnotatedQuestion], size: int) -> int:
-    passes: list[int] = []
-    hook = module.register_forward_hook(lambda *_: passes.append(1))
+def passes_of(modules, answerer: ModelAnswerer, questions: list[AnnotatedQuestion], size: int) -> list[int]:
+    """How often each module is called."""
+    passes: list[list[int]] = [[] for _ in modules]
+    hooks = [
+        module.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        for module, calls in zip(modules, passes, strict=True)
+    ]
     ask(answerer, questions, size)
-    hook.remove()
-    return len(passes)
+    for hook in hooks:
+        hook.remove()
+    return [len(calls) for calls in passes]
 
 
 def test_a_video_is_encoded_once_in_and_between_batches(tiny):
@@ -99,10 +104,12 @@ def test_a_video_is_encoded_once_in_and_between_batches(tiny):
     model = tiny[0]
     scenes = sorted(QUESTIONS, key=lambda item: (item.scene, bool(item.marks)))
     videos = len({(item.scene, item.marks) for item in scenes})
-    for module in (model.model.generator.tower, model.model.vlm.model.visual):
-        once = passes_of(module, ModelAnswerer(*tiny, "tiny", num_frames=4), scenes[:1], 1)
-        for size in (2, 5, 12):
-            assert passes_of(module, ModelAnswerer(*tiny, "tiny", num_frames=4), scenes, size) == videos * once
+    modules = (model.model.generator.tower, model.model.vlm.model.visual)
+    once = passes_of(modules, ModelAnswerer(*tiny, "tiny", num_frames=4), scenes[:1], 1)
+    assert all(once)
+    for size in (2, 5, 12):
+        passes = passes_of(modules, ModelAnswerer(*tiny, "tiny", num_frames=4), scenes, size)
+        assert passes == [videos * count for count in once]
 
 
 def test_a_prompt_with_a_placeholder_of_its_own_is_refused(tiny):

@@ -5,8 +5,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from cache_writer import fill, fill_for_ever, forkserver
 from cache_writer import hidden as small_hidden
 from safetensors.torch import load_file, save_file
 
+from forks import run_forked
 from tiny_inputs import IMAGE, SHORT_VIDEO, VIDEO, batch
 from vega3d.features.cache import FeatureCache, list_entries
 from vega3d.features.identity import clip_hash, entry_key, feature_identity
@@ -276,9 +275,8 @@ def test_a_read_only_folder_is_read_and_says_so(tmp_path_factory):
         cache.put(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "identity", torch.zeros(1, 1, 1, 4))
         for path in [cache.folder, *cache.folder.rglob("*")]:
             path.chmod(0o555 if path.is_dir() else 0o444)
-        done = subprocess.run(
-            [sys.executable, "-c", UNWRITABLE, str(cache.folder)], capture_output=True, text=True, check=True
-        )
+        done = run_forked(UNWRITABLE, str(cache.folder), environment=os.environ)
+        assert done.returncode == 0, done.stderr
         assert "takes no more entries" in done.stdout and "Permission denied" in done.stdout
         for path in [cache.folder, *cache.folder.rglob("*")]:
             path.chmod(0o755)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from forks import run_forked
+
 SERVER = Path(__file__).with_name("hub_server.py")
 ASKED = "asked.txt"  # beside the organisations: each file that was asked for, one a line
 
@@ -31,7 +33,7 @@ def run(hub: tuple[str, Path], code: str, home: Path) -> str:
     """Standard output of code that talks to the Hub, with a cache of its own."""
     environment = {**os.environ, "HF_ENDPOINT": hub[0], "HF_HOME": str(home), "HF_TOKEN": "hf_test"}
     environment.pop("HF_HUB_OFFLINE", None)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
+    result = run_forked(code, environment=environment)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from command_line import run
+from forks import run_forked
 from tiny_checkpoints import FROZEN, FROZEN_CONFIG, save_vlm_with_processor
 from tiny_models import BLOCK
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaProcessor
@@ -347,7 +348,7 @@ for job in json.loads(sys.argv[1]):
 """
     argument = json.dumps([[str(part) for part in job] for job in jobs])
 
-    ran = subprocess.run([sys.executable, "-c", code, argument], input="y\n" * 99, capture_output=True, text=True)
+    ran = run_forked(code, argument, environment=os.environ, input="y\n" * 99)
 
     assert ran.stdout.count("exit") == len(jobs), ran.stderr
     assert not mark.exists()

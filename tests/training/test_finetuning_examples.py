@@ -24,12 +24,12 @@ def fall(losses: list[float]) -> float:
     return 1 - sum(losses[-5:]) / sum(losses[:5])
 
 
-def finetune(monkeypatch, data, output: Path, tune: str, batch_size: int) -> list[float]:
+def finetune(monkeypatch, data, output: Path, tune: str, batch_size: int, steps: int = 30) -> list[float]:
     rates = [word for part in tune.split(",") for word in ("--lr", f"{part}={RATES[part]}")]
     where = ["--data", data, "--output", output, "--num-frames", 2, "--batch-size", batch_size]
-    run(monkeypatch, "finetune.py", *where, "--tune", tune, "--steps", 30, *rates)
+    run(monkeypatch, "finetune.py", *where, "--tune", tune, "--steps", steps, *rates)
     losses = json.loads((output / "losses.json").read_text())
-    assert len(losses) == 30
+    assert len(losses) == steps
     AutoModel.from_pretrained(output)
     return losses
 
@@ -55,7 +55,7 @@ def test_loss_falls_on_a_few_rows_in_30_steps(few_rows, tmp_path, monkeypatch, t
 
 
 def test_rooms_are_taken_as_they_are(rooms, tmp_path, monkeypatch):
-    finetune(monkeypatch, rooms, tmp_path / "out", "gate", 1)
+    finetune(monkeypatch, rooms, tmp_path / "out", "gate", 1, steps=3)
 
 
 def test_trl(rooms, tmp_path, monkeypatch, capsys):

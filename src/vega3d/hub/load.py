@@ -105,18 +105,27 @@ def load_task(
     if memory == "int4" and device.type != "cuda":
         raise ValueError(f"memory is 'int4', but the device is {device.type!r}, not a GPU of NVIDIA. Use '4bit'.")
     folder = model_folder(name_or_path)
-    processor = load_processor(folder)
-    model = load_model(model_class, folder, memory, device, dtype)
+    config = VegaConfig.from_pretrained(folder)
+    processor = load_processor(folder, config)
+    model = load_model(model_class, folder, memory, device, dtype, config)
     pack_vision_attention(model)
     return model, processor
 
 
 def load_model(
-    model_class: type[Model], folder: Path, memory: str, device: torch.device, dtype: str | torch.dtype = "auto"
+    model_class: type[Model],
+    folder: Path,
+    memory: str,
+    device: torch.device,
+    dtype: str | torch.dtype = "auto",
+    config: VegaConfig | None = None,
 ) -> Model:
-    """The model in a folder, in eval mode on a device, held as a choice of `CHOICES` says; raises as `load_task`."""
+    """The model in a folder, in eval mode on a device, held as a choice of `CHOICES` says; raises as `load_task`.
+
+    `config` is that of the folder, if it has been read.
+    """
     choice = CHOICES[memory]
-    shapes = checkpoint_shapes(folder)
+    shapes = checkpoint_shapes(folder, config)
     held = shapes.dtype if dtype == "auto" else as_dtype(dtype)
     if memory == "int4" and held != torch.bfloat16:
         raise ValueError(f"memory is 'int4', but the weights are in {held}. Give dtype='bfloat16', or use '4bit'.")
@@ -156,9 +165,9 @@ def task_class(folder: Path) -> type[VegaTaskModel]:
     return task_of(VegaConfig.from_pretrained(folder))
 
 
-def load_processor(folder: Path) -> VegaProcessor:
-    """The processor of a checkpoint; raises ValueError if there is none, or it is of another model."""
-    config = VegaConfig.from_pretrained(folder)
+def load_processor(folder: Path, config: VegaConfig | None = None) -> VegaProcessor:
+    """The processor of a checkpoint; raises ValueError if there is none, or it is of another model than its config."""
+    config = VegaConfig.from_pretrained(folder) if config is None else config
     processor = VegaProcessor.from_pretrained(folder)
     check_vlm_processor(processor, config)
     for name in ("image_token_id", "video_token_id"):

@@ -158,9 +158,9 @@ def small_files(name: str | Path) -> Path:
     return download(repository, SMALL_FILES, f"The model {str(name)!r}: ", revision=revision or None)
 
 
-def checkpoint_shapes(folder: Path) -> Shapes:
-    """Those of a fused checkpoint, with the frames that its processor samples."""
-    config = VegaConfig.from_pretrained(folder)
+def checkpoint_shapes(folder: Path, config: VegaConfig | None = None) -> Shapes:
+    """Those of a fused checkpoint, with the frames that its processor samples; `config` is its own, if read."""
+    config = VegaConfig.from_pretrained(folder) if config is None else config
     stored = folder / "processor_config.json"
     frames = read_json(stored) if stored.is_file() else {}
     return Shapes(

@@ -27,11 +27,25 @@ def direction(random: np.random.Generator) -> str:
         return f"{', '.join(SECTORS[level])}; {bearings}: {word}"
 
 
+class AtPlaces(torch.nn.Module):
+    """An MLP where its result is looked at, and 0 elsewhere: in the last layer the other tokens' results are not."""
+
+    def __init__(self, mlp: torch.nn.Module):
+        super().__init__()
+        self.mlp, self.places = mlp, torch.zeros(0, 0, dtype=torch.bool)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        result = torch.zeros_like(states)
+        result[self.places] = self.mlp(states[self.places])
+        return result
+
+
 def test_one_layer_learns_words_from_bearings_in_40000_questions():
     tokenizer = build_tokenizer(2048)
     recipe = VLMRecipe(hidden=160, layers=1, intermediate=640, vision_hidden=32, vision_depth=1, vocabulary=2048)
     model = build_vlm(recipe, tokenizer)
     language, embeddings = model.model.language_model, model.get_input_embeddings()
+    mlp = language.layers[0].mlp = AtPlaces(language.layers[0].mlp)
     matrices = [value for value in language.layers.parameters() if value.ndim > 1]
     others = [value for value in language.parameters() if all(value is not matrix for matrix in matrices)]
     groups = [
@@ -48,9 +62,10 @@ def test_one_layer_learns_words_from_bearings_in_40000_questions():
         batch = tokenizer(some, return_tensors="pt", padding=True, add_special_tokens=False)
         heads = tokenizer([text.rpartition(":")[0] + ":" for text in some], add_special_tokens=False)["input_ids"]
         words = batch["attention_mask"].sum(1) - torch.tensor([len(head) for head in heads])
-        states = language(inputs_embeds=embeddings(batch["input_ids"]), attention_mask=batch["attention_mask"])
         wanted = batch["input_ids"][:, 1:]
         is_word = torch.arange(wanted.shape[1]) >= wanted.shape[1] - words[:, None]
+        mlp.places = F.pad(is_word, (0, 1))
+        states = language(inputs_embeds=embeddings(batch["input_ids"]), attention_mask=batch["attention_mask"])
         logits = model.lm_head(states.last_hidden_state[:, :-1][is_word])
         is_wrong = torch.zeros(wanted.shape, dtype=torch.bool)
         is_wrong[is_word] = logits.argmax(-1) != wanted[is_word]
