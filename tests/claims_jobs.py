@@ -3,6 +3,7 @@
 python tests/claims_jobs.py NAMES FOLDER REPETITIONS   # prints {name: [hash, ...]} as JSON
 """
 
+import gc
 import hashlib
 import json
 import random
@@ -12,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-from tiny_checkpoints import FROZEN
 
 
 def digest_of(*values: bytes | str | torch.Tensor) -> str:
@@ -174,6 +173,7 @@ _STORED: list = []
 
 def stored():
     """The stored checkpoint in float32, loaded once a process."""
+    from tiny_checkpoints import FROZEN
     from vega3d.hub.load import load_vega
 
     if not _STORED:
@@ -214,5 +214,6 @@ def run_all(names: list[str], folder: Path, repetitions: int) -> dict[str, list[
 
 
 if __name__ == "__main__":
+    gc.set_threshold(50_000)  # else a fifth of the time of imports goes into looking for cycles
     told = run_all(json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
     print(json.dumps(told))
