@@ -6,6 +6,7 @@ from diffusers import AutoencoderKLWan
 
 from tiny_models import WAN_VAE, seeded
 from vega3d.modeling.causal_vae_wan_vega3d import CausalWanEncoder
+from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
 
 VAES = {
     "plain": WAN_VAE,
@@ -65,3 +66,10 @@ def test_it_compiles_as_one_graph():
     encoder = CausalWanEncoder(vae)
     encoder.compile(fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(encoder.encode(pixels), expected(vae, pixels), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", [CausalWanEncoder, FoldedWanEncoder])
+def test_a_vae_with_residual_shortcuts_is_refused(encoder):
+    vae = AutoencoderKLWan(**{**WAN_VAE, "is_residual": True})
+    with pytest.raises(ValueError, match=r"WanResidualDownBlock, .* use a Wan2\.1 VAE"):
+        encoder(vae)

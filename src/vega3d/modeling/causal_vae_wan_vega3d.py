@@ -6,7 +6,7 @@ its chunks of four frames is handed over here as values.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,19 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import (
 from torch import nn
 
 from .layouts_vega3d import TEMPORAL_STRIDE, check_latent_edge
-from .vae_wan_vega3d import PIXELS_AT_A_TIME, ChannelRMSNorm, FoldedAttention, FoldedDownsample, fold_conv
+from .vae_wan_vega3d import (
+    PIXELS_AT_A_TIME,
+    ChannelRMSNorm,
+    Classes,
+    FoldedAttention,
+    FoldedDownsample,
+    FoldedResidualBlock,
+    fold_block,
+    fold_conv,
+)
 
 
-class Memory:
+class EarlierFrames:
     """What the convolutions keep of the frames before a chunk, in the order in which they are computed.
 
     Args:
@@ -37,16 +46,19 @@ class Memory:
         self.after: list[torch.Tensor] = []
 
     @property
-    def is_first(self) -> bool:
+    def are_none(self) -> bool:
         return self.before is None
 
-    def joined(self, frames: torch.Tensor, count: int) -> torch.Tensor:
-        """float[T * clips, C, H, W] behind the last `count` frames before them, which are zeros before a clip."""
-        nothing = [torch.zeros_like(frames[: self.clips])] * count
-        earlier = nothing if self.before is None else [self.before[len(self.after)]]
-        joined = torch.cat([*earlier, frames])
+    def with_frames(self, frames: torch.Tensor, count: int) -> torch.Tensor:
+        """The last `count` frames before a chunk, which are zeros before a clip, then float[T * clips, C, H, W]."""
+        joined = torch.cat([*self._last(frames, count), frames])
         self.keep(joined[-count * self.clips :])
         return joined
+
+    def _last(self, frames: torch.Tensor, count: int) -> list[torch.Tensor]:
+        if self.before is None:
+            return [torch.zeros_like(frames[: self.clips])] * count
+        return [self.before[len(self.after)]]
 
     def keep(self, frames: torch.Tensor) -> None:
         self.after.append(frames.clone())
@@ -69,27 +81,11 @@ class CausalConv(nn.Module):
         weight = conv.weight.data.transpose(1, 2).flatten(1, 2)  # the earliest frame's channels first
         self.conv.load_state_dict({"weight": weight, "bias": conv.bias.data})
 
-    def forward(self, frames: torch.Tensor, memory: Memory) -> torch.Tensor:
-        in_time = memory.joined(frames, self.size - self.stride).unflatten(0, (-1, memory.clips))
+    def forward(self, frames: torch.Tensor, earlier: EarlierFrames) -> torch.Tensor:
+        in_time = earlier.with_frames(frames, self.size - self.stride).unflatten(0, (-1, earlier.clips))
         last = len(in_time) - self.size + 1
         seen = [in_time[first : first + last : self.stride].flatten(0, 1) for first in range(self.size)]
         return self.conv(torch.cat(seen, dim=1))
-
-
-class CausalResidualBlock(nn.Module):
-    def __init__(self, block: WanResidualBlock):
-        super().__init__()
-        self.norm1 = ChannelRMSNorm(block.norm1)
-        self.conv1 = CausalConv(block.conv1)
-        self.norm2 = ChannelRMSNorm(block.norm2)
-        self.conv2 = CausalConv(block.conv2)
-        is_identity = isinstance(block.conv_shortcut, nn.Identity)
-        self.shortcut = nn.Identity() if is_identity else fold_conv(block.conv_shortcut)
-
-    def forward(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
-        residual = self.conv1(F.silu(self.norm1(x), inplace=True), memory)
-        residual = self.conv2(F.silu(self.norm2(residual), inplace=True), memory)
-        return residual.add_(self.shortcut(x))
 
 
 class CausalDownsample(nn.Module):
@@ -100,14 +96,14 @@ class CausalDownsample(nn.Module):
         self.in_space = FoldedDownsample(block)
         self.in_time = CausalConv(block.time_conv) if block.mode == "downsample3d" else None
 
-    def forward(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, earlier: EarlierFrames) -> torch.Tensor:
         x = self.in_space(x)
         if self.in_time is None:
             return x
-        if memory.is_first:
-            memory.keep(x)
+        if earlier.are_none:
+            earlier.keep(x)
             return x
-        return self.in_time(x, memory)
+        return self.in_time(x, earlier)
 
 
 class FrameAttention(nn.Module):
@@ -117,12 +113,12 @@ class FrameAttention(nn.Module):
         super().__init__()
         self.attention = FoldedAttention(block)
 
-    def forward(self, x: torch.Tensor, memory: Memory) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, earlier: EarlierFrames) -> torch.Tensor:
         return self.attention(x)
 
 
-BLOCKS: dict[type[nn.Module], Any] = {
-    WanResidualBlock: CausalResidualBlock,
+CAUSAL: Classes = {
+    WanResidualBlock: partial(FoldedResidualBlock, conv=CausalConv),
     WanAttentionBlock: FrameAttention,
     WanResample: CausalDownsample,
 }
@@ -144,7 +140,7 @@ class CausalWanEncoder(nn.Module):
         self.conv_in = CausalConv(encoder.conv_in)
         pairs = zip(middle.attentions, middle.resnets[1:], strict=True)
         blocks = [*encoder.down_blocks, middle.resnets[0], *(block for pair in pairs for block in pair)]
-        self.blocks = nn.ModuleList(BLOCKS[type(block)](block) for block in blocks)
+        self.blocks = nn.ModuleList(fold_block(block, CAUSAL) for block in blocks)
         self.norm_out = ChannelRMSNorm(encoder.norm_out)
         self.conv_out = CausalConv(encoder.conv_out)
         self.quant_conv = fold_conv(vae.quant_conv)
@@ -158,9 +154,9 @@ class CausalWanEncoder(nn.Module):
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """Means of clips float[B, T, 3, H, W] in [-1, 1] with T = 1 + 4k -> float[B, 1 + k, Z, H / 8, W / 8]."""
-        latents, memory = [], None
+        latents, kept = [], None
         for part in self.parts(frames):
-            means, memory = self(part, memory)
+            means, kept = self(part, kept)
             latents.append(means)
         return torch.cat(latents, dim=1)
 
@@ -171,10 +167,10 @@ class CausalWanEncoder(nn.Module):
 
         The first frames alone, or float[B, 4k, 3, H, W] after them -> float[B, 1 or k, Z, H / 8, W / 8].
         """
-        memory = Memory(len(frames), before)
+        earlier = EarlierFrames(len(frames), before)
         patches = patchify(frames.transpose(0, 1).flatten(0, 1).unsqueeze(2), self.patch_size).squeeze(2)
-        x = self.conv_in(patches.contiguous(memory_format=torch.channels_last), memory)
+        x = self.conv_in(patches.contiguous(memory_format=torch.channels_last), earlier)
         for block in self.blocks:
-            x = block(x, memory)
-        x = self.conv_out(F.silu(self.norm_out(x), inplace=True), memory)
-        return self.quant_conv(x)[:, : self.z_dim].unflatten(0, (-1, len(frames))).transpose(0, 1), memory.after
+            x = block(x, earlier)
+        x = self.conv_out(F.silu(self.norm_out(x), inplace=True), earlier)
+        return self.quant_conv(x)[:, : self.z_dim].unflatten(0, (-1, len(frames))).transpose(0, 1), earlier.after

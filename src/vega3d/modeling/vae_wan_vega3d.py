@@ -5,7 +5,8 @@ the temporal down-sampling does nothing. The folded encoder has a third of the w
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,18 +61,24 @@ class ChannelRMSNorm(nn.Module):
 
 
 class FoldedResidualBlock(nn.Module):
-    def __init__(self, block: WanResidualBlock):
+    """
+    Args:
+        block: of the VAE.
+        conv: makes a convolution of three frames one of two dimensions, which also takes what `forward` gets beside x.
+    """
+
+    def __init__(self, block: WanResidualBlock, conv: Callable[[WanCausalConv3d], nn.Module] = fold_conv):
         super().__init__()
         self.norm1 = ChannelRMSNorm(block.norm1)
-        self.conv1 = fold_conv(block.conv1)
+        self.conv1 = conv(block.conv1)
         self.norm2 = ChannelRMSNorm(block.norm2)
-        self.conv2 = fold_conv(block.conv2)
+        self.conv2 = conv(block.conv2)
         is_identity = isinstance(block.conv_shortcut, nn.Identity)
         self.shortcut = nn.Identity() if is_identity else fold_conv(block.conv_shortcut)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        residual = self.conv1(F.silu(self.norm1(x), inplace=True))
-        residual = self.conv2(F.silu(self.norm2(residual), inplace=True))
+    def forward(self, x: torch.Tensor, *given: Any) -> torch.Tensor:
+        residual = self.conv1(F.silu(self.norm1(x), inplace=True), *given)
+        residual = self.conv2(F.silu(self.norm2(residual), inplace=True), *given)
         return residual.add_(self.shortcut(x))
 
 
@@ -120,17 +127,22 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
     return torch.stack(frames).unsqueeze(1)
 
 
-def fold_block(block: nn.Module) -> nn.Module:
-    if isinstance(block, WanResidualBlock):
-        return FoldedResidualBlock(block)
-    if isinstance(block, WanAttentionBlock):
-        return FoldedAttention(block)
-    if isinstance(block, WanResample):
-        return FoldedDownsample(block)
-    raise ValueError(
-        f"The VAE has a block of type {type(block).__name__}, which cannot be folded to two dimensions: "
-        "use a Wan2.1 VAE (`AutoencoderKLWan` with is_residual=False)."
-    )
+Classes = Mapping[type[nn.Module], Callable[[Any], nn.Module]]
+FOLDED: Classes = {
+    WanResidualBlock: FoldedResidualBlock,
+    WanAttentionBlock: FoldedAttention,
+    WanResample: FoldedDownsample,
+}
+
+
+def fold_block(block: nn.Module, classes: Classes = FOLDED) -> nn.Module:
+    """A block of the VAE in two dimensions; raises ValueError for one of another type."""
+    if type(block) not in classes:
+        raise ValueError(
+            f"The VAE has a block of type {type(block).__name__}, which cannot be folded to two dimensions: "
+            "use a Wan2.1 VAE (`AutoencoderKLWan` with is_residual=False)."
+        )
+    return classes[type(block)](block)
 
 
 class FoldedWanEncoder(nn.Module):
