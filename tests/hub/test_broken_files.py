@@ -88,6 +88,14 @@ def test_a_config_is_never_taken_for_the_default_one(model_folder, text):
             load(model_folder)
 
 
+@pytest.mark.parametrize("place", [("fancy",), ("generator_config", "fancy")])
+def test_a_key_that_nothing_reads_is_refused(model_folder, place):
+    change(model_folder / "config.json", *place, value=1)
+
+    with pytest.raises(ValueError, match=rf"config\.json has the key {'.'.join(place)}, which nothing reads"):
+        load_vega(model_folder, device="cpu")
+
+
 FIELDS: list[tuple[tuple[str, ...], Any]] = [
     (("vlm_config",), []),
     (("vlm_config",), "qwen2_5_vl"),

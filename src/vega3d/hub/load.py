@@ -1,5 +1,6 @@
 """Loading a model with its processor by name: the embedded one, a folder, a Hub id."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,18 +10,21 @@ from transformers import BitsAndBytesConfig, TorchAoConfig
 from vega3d import VegaConfig, VegaForSpatialReasoning, VegaGenerator, VegaGeneratorConfig, VegaProcessor
 from vega3d.extras import optional_module
 from vega3d.features.cache import FeatureCache
+from vega3d.files import read_json
 from vega3d.hub.memory import INT4_GROUP, check_widths, checkpoint_shapes, task_of
 from vega3d.hub.memory_choices import CHOICES, Memory, memory_choice
 from vega3d.hub.memory_report import check_memory, free_memory
 from vega3d.inference.session import Session
 from vega3d.inference.vision_attention import pack_vision_attention
 from vega3d.modeling.backbones_vega3d import embed_empty_prompt
+from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
 from vega3d.modeling.files_vega3d import read_generator_info, read_part_config
 from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.processing.generator_frames_vega3d import FrameSettings
 from vega3d.shipped import EMBEDDED, model_folder
 
 Model = TypeVar("Model", bound=VegaTaskModel)
+OTHER_KEYS = {"auto_map", "model_type", "tie_word_embeddings", "quantization_config", "torch_dtype", "_name_or_path"}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -106,6 +110,7 @@ def load_task(
         raise ValueError(f"memory is 'int4', but the device is {device.type!r}, not a GPU of NVIDIA. Use '4bit'.")
     folder = model_folder(name_or_path)
     config = VegaConfig.from_pretrained(folder)
+    check_known_keys(folder)
     processor = load_processor(folder, config)
     model = load_model(model_class, folder, memory, device, dtype, config)
     pack_vision_attention(model)
@@ -158,6 +163,20 @@ def quantisation(language: str, device: torch.device) -> BitsAndBytesConfig | To
         packing = "tile_packed_to_4d"
         return TorchAoConfig(ao.Int4WeightOnlyConfig(group_size=INT4_GROUP, int4_packing_format=packing))
     return TorchAoConfig(ao.Int8WeightOnlyConfig() if language == "int8" else ao.Float8WeightOnlyConfig())
+
+
+def check_known_keys(folder: Path) -> None:
+    """Raises ValueError for a key in the config of a checkpoint that nothing reads: transformers keeps it unsaid."""
+    values = read_json(folder / "config.json")
+    parts = (("", values, VegaConfig), ("generator_config.", values.get("generator_config"), VegaGeneratorConfig))
+    for place, held, kind in parts:
+        known = {one.name for one in fields(kind)} | OTHER_KEYS | {*FRAME_SETTINGS}
+        unknown = sorted(held.keys() - known) if isinstance(held, dict) else []
+        if unknown:
+            raise ValueError(
+                f"{folder / 'config.json'} has the key {place}{unknown[0]}, which nothing reads. Correct its name, or "
+                "remove it; a newer vega3d may know it."
+            )
 
 
 def task_class(folder: Path) -> type[VegaTaskModel]:

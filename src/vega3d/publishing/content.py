@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any, Literal
@@ -10,13 +10,12 @@ from typing import Any, Literal
 import torch
 import yaml
 
-from vega3d import VegaConfig, VegaGeneratorConfig
+from vega3d import VegaConfig
 from vega3d.files import read_json
-from vega3d.hub.load import load_processor
+from vega3d.hub.load import check_known_keys, load_processor
 from vega3d.hub.memory import task_of
 from vega3d.hub.tensor_files import Stored, stored_tensors
 from vega3d.hub.weight_checks import check_weights
-from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
 from vega3d.modeling.files_vega3d import COPY_AGAIN, INDEX, PARTS, value_errors, weight_files
 from vega3d.publishing import card, scores
 from vega3d.rooms.dataset.files import ARRAYS, is_whole_archive, is_whole_video
@@ -33,7 +32,6 @@ NAMES = (  # of the files that transformers writes for a model and its processor
     *("added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "scores.json"),
     *("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE"),
 )
-OTHER_KEYS = {"auto_map", "model_type", "tie_word_embeddings", "quantization_config", "torch_dtype", "_name_or_path"}
 SAVE_AGAIN = (
     "Save it with its code: `session = vega3d.load(FOLDER); session.model.save_pretrained(NEW); "
     "session.processor.save_pretrained(NEW)`, and push NEW."
@@ -135,15 +133,7 @@ def checked_config(folder: Path) -> VegaConfig:
             f"{folder} holds a model of the type {values.get('model_type')!r}, but `vega3d push` takes fused models "
             f"({VegaConfig.model_type!r}). Make one with `vega3d assemble`."
         )
-    parts = (("", values, VegaConfig), ("generator_config.", values.get("generator_config"), VegaGeneratorConfig))
-    for place, held, kind in parts:
-        known = {one.name for one in fields(kind)} | OTHER_KEYS | {*FRAME_SETTINGS}
-        unknown = sorted(held.keys() - known) if isinstance(held, dict) else []
-        if unknown:
-            raise ValueError(
-                f"{folder / 'config.json'} has the key {place}{unknown[0]}, which nothing reads. Correct its name, or "
-                "remove it."
-            )
+    check_known_keys(folder)
     config = VegaConfig.from_pretrained(folder)
     source = config.generator_config.source
     if Path(source).is_absolute():
