@@ -61,10 +61,9 @@ class ChannelRMSNorm(nn.Module):
 
 
 class FoldedResidualBlock(nn.Module):
-    """
-    Args:
-        block: of the VAE.
-        conv: makes a convolution of three frames one of two dimensions, which also takes what `forward` gets beside x.
+    """`WanResidualBlock` in two dimensions.
+
+    `conv` folds its convolutions, which also take what `forward` is given beside x.
     """
 
     def __init__(self, block: WanResidualBlock, conv: Callable[[WanCausalConv3d], nn.Module] = fold_conv):
