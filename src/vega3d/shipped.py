@@ -1,9 +1,8 @@
 """Names without paths: the embedded models, the example clips, and where the files of a model lie."""
 
+import json
 from importlib.resources import files
 from pathlib import Path
-
-from vega3d.files import read_json
 
 EMBEDDED = ("vega3d-tiny",)  # it answers questions
 POLICIES = ("vega3d-metaworld",)  # for `vega3d act`
@@ -70,7 +69,12 @@ def check_kind(config: Path, name: str) -> None:
     """Raises ValueError unless a config that was downloaded is that of a fused model."""
     if not config.is_file():
         raise ValueError(f"{name} is no checkpoint: it has no config.json. Give that of a fused model.")
-    values = read_json(config, "Give another checkpoint, or have its files mended.")
+    try:
+        values = json.loads(config.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"The config.json of {name} is no JSON: {error}. Give another checkpoint.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"The config.json of {name} holds no names with values. Give another checkpoint.")
     if values.get("model_type") != MODEL_TYPE:
         raise ValueError(
             f"{name} is a model of the type {values.get('model_type')!r}, not {MODEL_TYPE!r}. Make a fused model of "
