@@ -96,6 +96,12 @@ def test_a_key_that_nothing_reads_is_refused(model_folder, place):
         load_vega(model_folder, device="cpu")
 
 
+def test_a_key_that_a_trainer_writes_is_none_of_these(model_folder):
+    change(model_folder / "config.json", "use_cache", value=False)
+
+    load_vega(model_folder, device="cpu")
+
+
 FIELDS: list[tuple[tuple[str, ...], Any]] = [
     (("vlm_config",), []),
     (("vlm_config",), "qwen2_5_vl"),

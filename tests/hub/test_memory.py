@@ -130,7 +130,7 @@ def test_compiled_blocks_are_not_offloaded(models):
 
 def test_full_size_is_what_a_gpu_held(full_size):
     """A fused model of these shapes was weighed on an H200; an index says what the VLM's files hold."""
-    measured = json.loads(MEASURED.read_text())["rows"]["load dtype"]["weights_gib"]
+    measured = json.loads(MEASURED.read_text())["rows"]["full"]["weights_gib"]
     index = json.loads((QWEN / "model.safetensors.index.json").read_text())
     held = weight_bytes(full_size, CHOICES["full"])
 

@@ -235,6 +235,13 @@ def test_other_names_and_pages_of_other_sites_are_refused(server):
     assert server.post(body, "Host: localhost", "Origin: https://evil.example")[0] == 403
 
 
+def test_a_refusal_arrives_though_the_body_is_on_its_way(tiny):
+    with served(Session(*tiny), api_key="secret") as locked:
+        for _ in range(10):
+            assert locked.post(b" " * 2_000_000)[0] == 401
+            assert locked.post(b" " * 2_000_000, "Host: evil.example")[0] == 403
+
+
 def test_a_key_is_asked_for(tiny):
     with served(Session(*tiny), api_key="secret") as locked:
         options = {"model": "tiny", "messages": [{"role": "user", "content": "What?"}], "max_tokens": 1}

@@ -24,7 +24,15 @@ from vega3d.processing.generator_frames_vega3d import FrameSettings
 from vega3d.shipped import EMBEDDED, model_folder
 
 Model = TypeVar("Model", bound=VegaTaskModel)
-OTHER_KEYS = {"auto_map", "model_type", "tie_word_embeddings", "quantization_config", "torch_dtype", "_name_or_path"}
+OTHER_KEYS = {  # that transformers and its Trainer write or read
+    "auto_map",
+    "model_type",
+    "tie_word_embeddings",
+    "quantization_config",
+    "torch_dtype",
+    "use_cache",
+    "_name_or_path",
+}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 

@@ -113,6 +113,7 @@ class Gate:
             words = f"{busy} requests are being answered, the most that are taken (--max-requests). Try again."
             refusal = ApiError(429, words, "too_many_requests")
         if refusal is not None:
+            await pass_over(Request(scope, receive))
             await error_response(refusal)(scope, receive, send)
             return
         self.busy += is_chat
@@ -138,6 +139,7 @@ def key_check(key: str | None):
         given = request.headers.get("authorization", "")
         sent = given[7:] if given[:7].lower() == "bearer " else ""
         if key is not None and not hmac.compare_digest(sent.encode(), key.encode()):
+            await pass_over(request)
             raise ApiError(
                 401, "The API key is missing or wrong. Send it as Authorization: Bearer KEY.", "invalid_api_key"
             )
