@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
 from command_line import run
 from tiny_checkpoints import FROZEN, FROZEN_CONFIG, copy_frozen, save_checkpoint
@@ -28,6 +29,7 @@ from vega3d.hub.memory import (
 from vega3d.hub.memory_choices import CHOICES, memory_choice
 from vega3d.hub.memory_report import GIB, activation_bytes, check_memory, describe_memory, together
 from vega3d.modeling import generator_wan_vega3d
+from vega3d.modeling.causal_vae_wan_vega3d import CausalWanEncoder
 
 LAYOUTS = Path(__file__).parents[1] / "fixtures" / "layouts"
 QWEN, WAN = LAYOUTS / "qwen2.5-vl-7b-instruct", LAYOUTS / "wan2.1-t2v-1.3b-diffusers"
@@ -161,6 +163,20 @@ def test_activations_grow_with_the_frames(full_size, choice):
     )
 
     assert all(few[stage] <= many[stage] for stage in few) and together(few) < together(many)
+
+
+@pytest.mark.parametrize(("choice", "frames"), [("full", 8), ("low", 4)])
+def test_the_vae_of_consecutive_frames_takes_as_many_as_it_encodes_at_a_time(choice, frames):
+    shapes = replace(read_shapes(WAN), area=832 * 480, num_frames=33)
+    shapes.config.generator_config.clip_mode = "clip"
+    encoder = CausalWanEncoder(AutoencoderKLWan(base_dim=4))
+    encoder.pixels_at_a_time = 1 if CHOICES[choice].slices else encoder.pixels_at_a_time
+    at_a_time = max(part.shape[1] for part in encoder.parts(torch.empty(1, 33, 3, 480, 832, device="meta")))
+
+    held = activation_bytes(shapes, CHOICES[choice], torch.bfloat16)["VAE"]
+
+    assert at_a_time == frames
+    assert held == 8 * frames * 832 * 480 * 96 * 2
 
 
 def test_the_estimate_of_the_blocks_is_near_what_was_measured():
