@@ -28,6 +28,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder of all that is made")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--cards", type=int, default=1, help="steps that train at the same time, each on a card")
+    parser.add_argument("--trainings-per-card", type=int, default=1, help="steps that share a card")
     parser.add_argument("--workers", type=int, default=1, help="processes that make rooms")
     parser.add_argument("--arms", nargs="+", help="arms to train, in this order; all of the recipe by default")
     parser.add_argument("--seeds", nargs="+", type=int, help="the recipe's by default")
@@ -65,7 +66,7 @@ def steps(options: argparse.Namespace, recipe: Recipe) -> Iterator[Step]:
     yield Step("study-rooms", [*study, "--stages", "rooms"], ["simulator-rooms"] if trained else [])
     yield Step("tower", [*study, "--stages", "tower"], ["study-rooms"], on_card=True)
     needs = {arm: ["tower", *(f"read-{name}" for name in trained if name == recipe.arms[arm].stream)] for arm in arms}
-    groups = list(arms_together(needs, options.cards))
+    groups = list(arms_together(needs, options.cards * options.trainings_per_card))
     for group in groups:
         command = [*study, "--stages", "arms", "--arms", *group]
         yield Step(f"arms-{'-'.join(group)}", command, needs[group[0]], on_card=True)
@@ -76,11 +77,11 @@ def steps(options: argparse.Namespace, recipe: Recipe) -> Iterator[Step]:
         yield Step("export", [*study, *export], ["tables"], on_card=True)
 
 
-def arms_together(needs: dict[str, list[str]], cards: int) -> Iterator[list[str]]:
-    """Arms that wait for the same steps, a process for each card: it reads rows and compiles layers once."""
+def arms_together(needs: dict[str, list[str]], places: int) -> Iterator[list[str]]:
+    """Arms that wait for the same steps, a process for each place: it reads rows and compiles layers once."""
     for wanted in dict.fromkeys(map(tuple, needs.values())):
         alike = [arm for arm in needs if tuple(needs[arm]) == wanted]
-        yield from (alike[first::cards] for first in range(min(cards, len(alike))))
+        yield from (alike[first::places] for first in range(min(places, len(alike))))
 
 
 def given_generators(options: argparse.Namespace) -> dict[str, str]:
@@ -125,8 +126,9 @@ def reuse(trained: Path, *targets: Path) -> None:
 
 def main() -> None:
     options = parse()
-    if options.cards < 1:
-        sys.exit(f"error: --cards is {options.cards}, but one step at a time is the least.")
+    for option, places in (("--cards", options.cards), ("--trainings-per-card", options.trainings_per_card)):
+        if places < 1:
+            sys.exit(f"error: {option} is {places}, but one step at a time is the least.")
     for option, folder in (("--vae", options.vae), ("--tower", options.tower)):
         if folder is not None and not (folder / "config.json").is_file():
             sys.exit(f"error: {option} {folder} has no config.json. Name the folder of a trained one.")
@@ -145,7 +147,7 @@ def main() -> None:
         reuse(options.vae, *(simulator(options) / folder / "vae" for folder in FOLDERS.values()))
     if options.tower is not None:
         reuse(options.tower, options.output / "tower" / "model")
-    sys.exit(Runner(list(steps(options, recipe)), options.cards, options.device, logs).run())
+    sys.exit(Runner(list(steps(options, recipe)), options.cards, options.device, logs, options.trainings_per_card).run())
 
 
 if __name__ == "__main__":

@@ -135,12 +135,16 @@ def test_a_trained_vae_and_a_trimmed_generator_take_their_places(tmp_path):
 
 
 def test_trained_generators_take_the_place_of_the_simulators_training_and_cards_share_the_arms(tmp_path):
-    options = options_of(tmp_path, "--cards", "2", "--generator", "trained=a", "--generator", "twin=b")
+    generators = ["--generator", "trained=a", "--generator", "twin=b"]
+    options = options_of(tmp_path, "--cards", "2", *generators)
     steps = {step.name: step for step in reproduce.steps(options, read_recipe(options.recipe))}
     arms = ["arms-semantic-twin-pixels", "arms-trained-oracle"]
     assert list(steps) == ["study-rooms", "tower", *arms, "tables"]
     assert steps["study-rooms"].needs == [] and all(steps[arm].needs == ["tower"] for arm in arms)
     assert {"trained=a", "twin=b"} <= set(steps["tower"].command)
+    two_each = options_of(tmp_path, "--cards", "2", "--trainings-per-card", "2", *generators)
+    shared = [step.name for step in reproduce.steps(two_each, read_recipe(options.recipe)) if "arms" in step.name]
+    assert shared == ["arms-semantic-pixels", "arms-trained", "arms-twin", "arms-oracle"]
 
 
 @pytest.mark.parametrize("wrong", [["--tower", "nowhere"], ["--vae", "nowhere"], ["--generator", "trained=nowhere"]])
