@@ -98,6 +98,8 @@ def run(options: argparse.Namespace) -> None:
         experiment.make_rooms(splits)
     if "tower" in options.stages:
         experiment.tower()
+        for split in splits:  # read here, so that arms that start at the same time do not all compute it
+            experiment.fill(split, None)
     if "arms" in options.stages:
         for arm in arms:
             experiment.train_arm(arm)
