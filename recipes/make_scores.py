@@ -117,7 +117,8 @@ def score(text: str, example) -> float:
 
 def trained(results: dict) -> dict:
     """What models of a study score that were trained with a simulator, and without one."""
-    official = results["splits"][SPLIT]["official"]
+    split = next(split for split in (SPLIT, "validation") if split in results["splits"])
+    official = results["splits"][split]["official"]
     return {
         "rooms": official["scenes"],
         "seeds": len(results["seeds"]),

@@ -147,7 +147,8 @@ def main() -> None:
         reuse(options.vae, *(simulator(options) / folder / "vae" for folder in FOLDERS.values()))
     if options.tower is not None:
         reuse(options.tower, options.output / "tower" / "model")
-    sys.exit(Runner(list(steps(options, recipe)), options.cards, options.device, logs, options.trainings_per_card).run())
+    planned = list(steps(options, recipe))
+    sys.exit(Runner(planned, options.cards, options.device, logs, options.trainings_per_card).run())
 
 
 if __name__ == "__main__":

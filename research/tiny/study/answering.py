@@ -15,7 +15,7 @@ from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.questions import ReasonedAnswer, reason_and_answer
 
 NEW_TOKENS = 112  # the most of an answer; the longest in words has some 85
-CLIPS_AT_A_TIME = {"cpu": 16, "cuda": 96}  # more of them, fewer steps that wait for short kernels
+CLIPS_AT_A_TIME = {"cpu": 16, "cuda": 48}  # keys and values of 96 filled a card that two trainings share
 QUESTIONS_AT_A_TIME = 16  # about one clip
 
 TokensOf = Callable[[list[int]], torch.Tensor]
