@@ -175,7 +175,7 @@ def summary(values: dict, arm: str) -> str:
 
 
 def difference_told(scores: dict, differences: dict, name: str, arm: str, control: str) -> str:
-    """"81.1 - 79.9: +1.2 [-0.5, 2.8]", bold where the interval leaves out 0; empty if it was not measured."""
+    """Both averages, and their difference as `+1.2 [-0.5, 2.8]`, bold where it leaves out 0; empty if not measured."""
     if name not in differences:
         return ""
     interval, is_noise = differences[name]["interval"], differences[name]["verdict"] == "noise"

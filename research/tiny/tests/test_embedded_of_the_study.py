@@ -5,10 +5,9 @@ import re
 import runpy
 from pathlib import Path
 
-import yaml
-
 from research.tiny.ship import SNIPPETS, VERDICT, with_answers
-from research.tiny.study.question_forms import trained_questions
+from research.tiny.study.recipe import read_recipe
+from research.tiny.study.wordings import known_questions
 from vega3d.demo.examples import read_scores
 from vega3d.demo.panels import scoreboard
 from vega3d.files import read_json
@@ -17,15 +16,13 @@ from vega3d.shipped import ASSETS
 MODEL = ASSETS / "vega3d-tiny"
 PROJECT = Path(__file__).parents[3]
 RESULTS = PROJECT / "research" / "tiny" / "results"
-GUESSES = {*(f"object_rel_direction_{level}" for level in ("easy", "medium", "hard")), "route_planning"}
+RECIPE = PROJECT / "research" / "tiny" / "configs" / "study.yaml"
 
 
 def test_the_embedded_model_lists_what_its_recipe_trained_on():
     config = json.loads((MODEL / "config.json").read_text())
 
-    expected = trained_questions(yaml.safe_load((RESULTS / "third.yaml").read_text())["categories"], GUESSES)
-
-    assert config["questions"] == expected
+    assert config["questions"] == known_questions(read_recipe(RECIPE).categories, guesses=())
 
 
 def test_the_scores_name_the_results_of_the_study():
@@ -33,9 +30,9 @@ def test_the_scores_name_the_results_of_the_study():
 
     scores = read_scores(MODEL)
 
-    assert scores.trained == recipe["trained"](read_json(RESULTS / "third.json"))
+    assert scores.trained == recipe["trained"](read_json(RESULTS / "study.json"))
     panel = scoreboard(scores)
-    for text in ("1,000 rooms", "65.3", "63.2", "+2.2 [0.7, 4.0]"):
+    for text in ("120 rooms", "81.1", "79.9", "+1.2 [-0.5, 2.8]"):
         assert text in panel
 
 

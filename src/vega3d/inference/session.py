@@ -17,6 +17,7 @@ from transformers import (
     TextIteratorStreamer,
     TextStreamer,
 )
+from transformers.utils import ModelOutput
 
 from vega3d.configs import check_count
 from vega3d.features.cache import FeatureCache
@@ -37,6 +38,7 @@ from vega3d.inference.encoding import (
     with_boxes_in_words,
     with_features,
 )
+from vega3d.inference.shared_pass import shared_inputs
 from vega3d.modeling.fusion_vega3d import FUSIONS
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
@@ -204,6 +206,8 @@ class Session:
     ) -> list[RawAnswer]:
         """Answers questions together, with padding on the left; each as if it were asked alone, but for rounding.
 
+        Questions about one clip share the language model's pass over its tokens, unless the fusion reads the question.
+
         Args:
             questions: those without a visual are asked blind, by their words alone.
             max_new_tokens: the most that an answer may have; `BARE_TOKENS` by default, and `WORDS_TOKENS` of a model
@@ -221,7 +225,24 @@ class Session:
             else self.encode(question, with_generator=with_generator, with_semantic=not with_generator)
             for question in questions
         ]
-        return self._raw_answers(questions, self._inputs(questions, clips, with_generator)[0], max_new_tokens)
+        shared = self._shared_tokens(questions, clips, with_generator)
+        if shared is None:
+            inputs, _ = self._inputs(questions, clips, with_generator)
+        else:
+            prompts = [self._prompt(*asked) for asked in zip(questions, clips, strict=True)]
+            inputs = shared_inputs(self.model, self.processor, prompts, *shared)
+        return self._raw_answers(questions, inputs, max_new_tokens)
+
+    def _shared_tokens(
+        self, questions: Sequence[SpatialQuestion], clips: Sequence[EncodedClip | None], with_generator: bool
+    ) -> tuple[EncodedClip, ModelOutput] | None:
+        """The clip and its tokens if several questions are about them, and nothing in them depends on a question."""
+        first = clips[0] if len(clips) > 1 else None
+        if first is None or any(clip is not first for clip in clips) or any(question.points for question in questions):
+            return None
+        is_fused = with_generator and self.model.config.fusion != "none"
+        tokens = first.fused if is_fused else first.semantic
+        return None if tokens is None else (first, tokens)
 
     def _raw_answers(
         self, questions: Sequence[SpatialQuestion], inputs: dict, max_new_tokens: int | None

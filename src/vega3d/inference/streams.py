@@ -1,16 +1,13 @@
-"""`StreamSession`: the two streams of a clip apart, so that one can be changed while the other stays as it is.
-
-The questions about one encoded clip share the language model's pass over its tokens, which are most of each prompt.
-"""
+"""`StreamSession`: the two streams of a clip apart, so that one can be changed while the other stays as it is."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from transformers import DynamicCache
 
 from vega3d.inference.encoding import EncodedClip, join_visuals, placed_tokens, semantic_tokens, with_features
 from vega3d.inference.session import Session
+from vega3d.inference.shared_pass import shared_inputs
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.questions import RawAnswer, SpatialQuestion
 
@@ -56,27 +53,8 @@ class StreamSession(Session):
     def answer_about(
         self, clip: EncodedClip, questions: Sequence[SpatialQuestion], max_new_tokens: int | None = None
     ) -> list[RawAnswer]:
-        """As `Session.answer_batch`, for questions about one clip of `fused`; the same but for rounding.
-
-        All prompts begin with the clip, which goes through the language model once. What follows is padded on the
-        left, between the clip and the words.
-        """
+        """As `Session.answer_batch`, for questions about one clip of `fused`."""
+        assert clip.fused is not None
         prompts = [self._prompt(question, clip) for question in questions]
-        rows = self.processor.tokenizer(prompts, padding=False)["input_ids"]
-        placeholder = self.model.config.video_token_id
-        shared = len(rows[0]) - rows[0][::-1].index(placeholder)
-        start = torch.tensor([rows[0][:shared]], device=self.model.device)
-        cache = DynamicCache(config=self.model.config.get_text_config())
-        visual = {"mm_encoder_outputs": {"video": clip.fused}, **clip.language}
-        self.model(input_ids=start, past_key_values=cache, logits_to_keep=1, **visual)
-        cache.batch_repeat_interleave(len(rows))
-        ends = self.processor.tokenizer.pad(
-            {"input_ids": [row[shared:] for row in rows]}, padding_side="left", return_tensors="pt"
-        ).to(self.model.device)
-        starts = start.expand(len(rows), -1)
-        inputs = {
-            "input_ids": torch.cat([starts, ends["input_ids"]], dim=1),
-            "attention_mask": torch.cat([torch.ones_like(starts), ends["attention_mask"]], dim=1),
-            "past_key_values": cache,
-        }
+        inputs = shared_inputs(self.model, self.processor, prompts, clip, clip.fused)
         return self._raw_answers(questions, inputs, max_new_tokens)

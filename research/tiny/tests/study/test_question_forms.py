@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from research.tiny.study.answers import FloorPlan, Place
 from research.tiny.study.question_forms import FORMS, trained_questions
+from research.tiny.study.recipe import read_recipe
 from research.tiny.study.rows import plan_rows
 from vega3d.questions import KnownQuestions, SpatialQuestion
 from vega3d.rooms import load_furniture, sample_scene, sample_trajectory, scene_seed
@@ -14,7 +14,7 @@ from vega3d.rooms.questions.observation import observe
 from vega3d.rooms.questions.questions import QUESTION_MAKERS, shuffled_candidates
 from vega3d.rooms.render.embree import EmbreeRenderer
 
-RECIPE = Path(__file__).parents[2] / "results" / "third.yaml"
+RECIPE = Path(__file__).parents[2] / "configs" / "study.yaml"
 
 
 def asked(question: str, options: tuple[str, ...] = (), number: bool = False) -> SpatialQuestion:
@@ -40,8 +40,7 @@ def test_every_question_of_the_rooms_has_a_form():
 
 
 def test_every_question_of_the_floor_plan_has_a_form():
-    categories = yaml.safe_load(RECIPE.read_text())["categories"]
-    known = KnownQuestions.from_config(trained_questions(categories, ()))
+    known = KnownQuestions.from_config(trained_questions(read_recipe(RECIPE).categories, ()))
     rows = list(plan_rows(FloorPlan({"bed": Place(1, 2, 3), "coffee table": Place(-1, -2, 4)})))
 
     assert [known.note(asked(question)) for _, question, _ in rows] == [None] * 4
