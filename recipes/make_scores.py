@@ -1,6 +1,6 @@
 """Scores a checkpoint with its world simulator and without, for its card and for the page of `vega3d demo`.
 
-    python recipes/make_scores.py src/vega3d/assets/vega3d-tiny --results research/tiny/results/third.json
+    python recipes/make_scores.py src/vega3d/assets/vega3d-tiny --results research/tiny/results/study.json
 
 writes scores.json into the folder, and puts the tables into its README.md. The questions are those of the first rooms
 of the split `test`, of each type the first question about each room. *Without* is the same weights with the simulator

@@ -77,6 +77,26 @@ def test_answers_do_not_depend_on_batches_or_order(tiny, answerer):
     check_equal(ask(answerer(*tiny, "tiny", num_frames=4), QUESTIONS[::-1], 8), alone)
 
 
+def test_questions_about_one_clip_share_its_pass_through_the_language_model(tiny):
+    """Not those with boxes drawn in, which are other clips, nor one about a clip that nobody else asks about."""
+    model, _ = tiny
+    asked = [item for item in QUESTIONS if not item.marks]
+    scenes = [item.scene for item in asked]
+    clip_tokens = 100  # fewer than any clip has here, more than any words
+    seen: list[tuple[int, int]] = []
+
+    def see(_, __, inputs):
+        seen.append(tuple(inputs["input_ids"].shape))
+
+    hook = model.register_forward_pre_hook(see, with_kwargs=True)
+    ModelAnswerer(*tiny, "tiny", num_frames=4).answer(asked)
+    hook.remove()
+
+    first, second = (scenes.count(name) for name in ("room", "study"))
+    passes = [rows for rows, length in seen if length > clip_tokens]
+    assert min(first, second) >= 2 and passes == [1, 1]
+
+
 def test_answers_to_a_fusion_that_reads_the_question(folder):
     model, processor = load_vega(folder, device="cpu", dtype="float32")
     torch.manual_seed(0)

@@ -225,24 +225,36 @@ class Session:
             else self.encode(question, with_generator=with_generator, with_semantic=not with_generator)
             for question in questions
         ]
-        shared = self._shared_tokens(questions, clips, with_generator)
-        if shared is None:
-            inputs, _ = self._inputs(questions, clips, with_generator)
-        else:
-            prompts = [self._prompt(*asked) for asked in zip(questions, clips, strict=True)]
-            inputs = shared_inputs(self.model, self.processor, prompts, *shared)
-        return self._raw_answers(questions, inputs, max_new_tokens)
+        answers: dict[int, RawAnswer] = {}
+        for numbers, inputs in self._batches(questions, clips, with_generator):
+            answered = self._raw_answers([questions[number] for number in numbers], inputs, max_new_tokens)
+            answers.update(zip(numbers, answered, strict=True))
+        return [answers[number] for number in range(len(questions))]
 
-    def _shared_tokens(
+    def _batches(
         self, questions: Sequence[SpatialQuestion], clips: Sequence[EncodedClip | None], with_generator: bool
-    ) -> tuple[EncodedClip, ModelOutput] | None:
-        """The clip and its tokens if several questions are about them, and nothing in them depends on a question."""
-        first = clips[0] if len(clips) > 1 else None
-        if first is None or any(clip is not first for clip in clips) or any(question.points for question in questions):
-            return None
+    ) -> Iterator[tuple[list[int], dict]]:
+        """Questions by number, with their inputs: those that share a clip's pass together, then all others."""
+        by_clip: dict[int, list[int]] = {}
+        for number, clip in enumerate(clips):
+            by_clip.setdefault(id(clip), []).append(number)
+        others: list[int] = []
+        for numbers in by_clip.values():
+            asked, clip = [questions[number] for number in numbers], clips[numbers[0]]
+            tokens = None if clip is None else self._tokens_of_all(clip, with_generator)
+            if clip is None or tokens is None or len(asked) == 1 or any(question.points for question in asked):
+                others += numbers
+                continue
+            prompts = [self._prompt(question, clip) for question in asked]
+            yield numbers, shared_inputs(self.model, self.processor, prompts, clip, tokens)
+        if others:
+            shown = [clips[number] for number in others]
+            yield others, self._inputs([questions[number] for number in others], shown, with_generator)[0]
+
+    def _tokens_of_all(self, clip: EncodedClip, with_generator: bool) -> ModelOutput | None:
+        """The visual tokens that all questions about a clip see; None if they depend on the question."""
         is_fused = with_generator and self.model.config.fusion != "none"
-        tokens = first.fused if is_fused else first.semantic
-        return None if tokens is None else (first, tokens)
+        return clip.fused if is_fused else clip.semantic
 
     def _raw_answers(
         self, questions: Sequence[SpatialQuestion], inputs: dict, max_new_tokens: int | None
