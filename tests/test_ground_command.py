@@ -1,6 +1,7 @@
 """`vega3d ground`: the shipped clip, what is printed, views that a viewer opens, files of others that stay."""
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -140,6 +141,17 @@ def test_proposals_go_by_the_name_of_the_clip(checkpoint, tmp_path):
     (scan / "proposals.json").write_text(json.dumps({"scene0000_01": boxes}))
     done = run("ground", scan, "a lamp", "--model", checkpoint)
     assert done.exit_code == 2 and "has no boxes of scene0000_00, but of scene0000_01" in done.stderr
+
+
+def test_poses_the_wrong_way_round_are_refused_before_weights_are_read(checkpoint, tmp_path):
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"no weights")
+    clip = room_clip(6, 64, 64)
+    scan = write_scannet(tmp_path / "scene0000_00", clip)
+    for number, pose in enumerate(clip.world_from_camera):
+        np.savetxt(scan / "pose" / f"{number}.txt", np.linalg.inv(pose))
+    done = run("ground", scan, "a lamp", "--model", model)
+    assert done.exit_code == 2 and "seem to be camera_from_world" in done.stderr
 
 
 def test_edges_are_where_the_corners_project():

@@ -453,6 +453,8 @@ def test_options_that_cannot_be(checkpoint, options, message):
         ({"boxes": [torch.tensor([[0.0, 0, 0, 1, -1, 1]])]}, "boxes of prompt 0: box 0.*negative size"),
         ({"boxes": [torch.tensor([[0.0, 0, 40, 1, 1, 1]])]}, "outside the scene"),
         ({"boxes": [torch.zeros(1, 6), torch.zeros(1, 6)]}, "1 prompts, but boxes for 2"),
+        ({"boxes": 5}, "1 prompts, but boxes are 5. Give a list"),
+        ({"labels": torch.tensor(1.0)}, r"1 prompts, but labels are tensor"),
         ({"labels": [torch.zeros(1, 5)]}, "labels of prompt 0 have the shape"),
         ({"ranking": "best"}, "ranking is 'best'"),
         ({"visual_positions": None, "visual_positions_mask": None}, "no visual_positions.*depth"),

@@ -243,6 +243,9 @@ def test_ground_by_the_rule_of_several_boxes(loaded, boxes):
     ("sentence", "given", "message"),
     [
         ("", {}, "must be a sentence"),
+        ([], {}, r"The expression is \[\], but must be a sentence, or a list"),
+        (None, {}, "The expression is None"),
+        (["a lamp", 3], {}, "The expression is 3"),
         ("a lamp", {"boxes": [[0, 0, 0, 1, 1, -1]]}, "negative size"),
         ("a lamp", {"boxes": [[0, 0, 99, 1, 1, 1]]}, "outside the scene"),
     ],
@@ -251,6 +254,14 @@ def test_ground_refuses(loaded, sentence, given, message):
     model, processor = loaded
     with pytest.raises(ValueError, match=message):
         model.ground(processor, CLIP.video(), sentence, **given)
+
+
+def test_what_a_video_was_not_read_with_is_refused(loaded):
+    model, processor = loaded
+    seen = model.look(processor, CLIP.video(), num_frames=4)
+    with pytest.raises(ValueError, match="num_frames, depth would have no effect on a video that `look` has read"):
+        model.ground(processor, seen, "a lamp", num_frames=2, depth=CLIP.depth)
+    assert model.ground(processor, seen, "a lamp", cache=None).box is not None
 
 
 def test_ground_without_depth(loaded):

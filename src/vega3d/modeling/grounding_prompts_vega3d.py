@@ -36,6 +36,14 @@ def ground_text(processor: Any, expression: str) -> str:
     return prompt_text(processor, content, GROUND_TOKEN)
 
 
+def sentences(expression: Any) -> list:
+    """One sentence or several as a list; raises ValueError for what is neither, or no sentence at all."""
+    found = [expression] if isinstance(expression, str) else expression
+    if not isinstance(found, (list, tuple)) or not found:
+        raise ValueError(f"The expression is {expression!r}, but must be a sentence, or a list of one or more.")
+    return list(found)
+
+
 def with_other_text(input_ids: torch.Tensor, text: str, other: str, processor: Any) -> torch.Tensor:
     """int[1, L']: the prompt int[1, L] of `text` with what follows the video taken from `other`.
 
