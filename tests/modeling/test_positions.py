@@ -92,7 +92,7 @@ def test_a_point_in_the_prompt_is_added_to_its_own_token(assemble, batch):
         with pytest.raises(ValueError, match="coord_positions"):
             model(**inputs, coord_positions=wrong)
     points[1, 2] = 6
-    with pytest.raises(ValueError, match=r"point \[-3.0, 0.2.*, 6.0\] outside the scene, .* to \[15.0, 15.0, 5.0\] m"):
+    with pytest.raises(ValueError, match=r"has \[-3.0, 0.2.*, 6.0\] outside the scene, .* to \[15.0, 15.0, 5.0\] m"):
         model(**inputs, coord_positions=points)
 
 

@@ -74,9 +74,7 @@ def checked_box_lists(
     except TypeError:  # a number, or an array of none
         given = f"are {boxes!r}"
     if given is not None:
-        raise ValueError(
-            f"There are {count} prompts, but {name} {given}. Give a list, one float[M, 6 or 7] a prompt."
-        )
+        raise ValueError(f"There are {count} prompts, but {name} {given}. Give a list, one float[M, 6 or 7] a prompt.")
     return [
         None if one is None else checked_boxes(one, lower, upper, f"{name} of prompt {number}", device)
         for number, one in enumerate(boxes)

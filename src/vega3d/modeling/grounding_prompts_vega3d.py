@@ -25,13 +25,21 @@ def ground_places(input_ids: torch.Tensor, config: VegaConfig) -> torch.Tensor:
     return found.long().argmax(-1)
 
 
+def checked_expression(processor: Any, expression: Any) -> str:
+    """A sentence without white space around it.
+
+    Raises ValueError for one that is empty, or that holds `<ground>` or placeholders of visuals.
+    """
+    kind, reserved = "a sentence that describes an object", (GROUND_TOKEN, COORD_TOKEN)
+    return checked_words(processor, expression, "The expression", kind, reserved)
+
+
 def ground_text(processor: Any, expression: str) -> str:
     """The prompt about one video that asks for what a sentence describes, up to `<ground>`.
 
-    Raises ValueError for a sentence that is empty, or that holds `<ground>` or placeholders of visuals.
+    Raises ValueError as `checked_expression`.
     """
-    kind, reserved = "a sentence that describes an object", (GROUND_TOKEN, COORD_TOKEN)
-    words = checked_words(processor, expression, "The expression", kind, reserved)
+    words = checked_expression(processor, expression)
     content = [{"type": "video"}, {"type": "text", "text": PROMPT.format(expression=words)}]
     return prompt_text(processor, content, GROUND_TOKEN)
 

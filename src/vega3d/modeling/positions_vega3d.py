@@ -86,7 +86,7 @@ def with_positions(
 
 
 def check_coordinates(input_ids: torch.Tensor, points: torch.Tensor | None, config: VegaConfig) -> None:
-    """Raises ValueError unless there is a point float[3] in the scene for each token of int[B, L] that stands for one."""
+    """Raises ValueError unless each token of int[B, L] that stands for a point has one, float[3], in the scene."""
     token = config.coord_token_id
     count, shape = 0 if token is None else int((input_ids == token).sum()), [] if points is None else [*points.shape]
     if shape != ([count, 3] if count else []):
@@ -103,8 +103,9 @@ def check_coordinates(input_ids: torch.Tensor, points: torch.Tensor | None, conf
     if outside.any():
         row = int(outside.int().argmax())
         raise ValueError(
-            f"coord_positions has the point {points[row].tolist()} outside the scene, which is from {lower.tolist()} to "
-            f"{upper.tolist()} m. Move the origin of the world into the scene, or give the config another position_range."
+            f"coord_positions has {points[row].tolist()} outside the scene, which is from {lower.tolist()} to "
+            f"{upper.tolist()} m. Move the origin of the world into the scene, or give the config another "
+            "position_range."
         )
 
 
