@@ -102,6 +102,7 @@ def test_a_mapping_with_arrays_is_the_same_row(loaded):
         ({"expression": "the <ground> lamp"}, "holds the special token <ground>"),
         ({"expression": "the <|video_pad|>"}, r"holds the special token <\|video_pad\|>"),
         ({"video": CLIP.frames}, "its video has no depth and cameras"),
+        ({"video": [CLIP.video(), CLIP.video()]}, "its video is 2 videos, but a sentence is about one"),
         (
             {"video": CLIP.frames, "depth": CLIP.depth},
             "it has depth. Give all of depth, intrinsics, world_from_camera",
