@@ -16,7 +16,7 @@ from processing.builders import build_tokenizer
 from remote_process import run_without_package
 from tiny_inputs import IMAGE, SHORT_VIDEO, VIDEO
 from tiny_models import BLOCK, every_vlm, randomise, save_generator, save_vlm
-from vega3d import VegaForSpatialReasoning, VegaForVisualGrounding
+from vega3d import VegaConfig, VegaForSpatialReasoning, VegaForVisualGrounding
 
 GROUND = 263  # the first id after those of the tokenizer
 CODE = {"position_code": "sin3d"}
@@ -429,6 +429,18 @@ def test_heads_that_diverged(checkpoint, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"NaN or infinity in grounding_head\.ranking\.no_target"):
         VegaForVisualGrounding.from_pretrained(tmp_path)
+
+
+def test_a_whole_number_is_a_float_too(checkpoint):
+    """So that the official way, 0, can be asked for as it is documented."""
+    reasoning = VegaForSpatialReasoning.from_pretrained(checkpoint)
+    official = {"grounding_margin": 0, "grounding_box_weight": 0}
+    config = VegaForVisualGrounding.from_reasoning(reasoning, build_tokenizer(), **official).config
+    assert [type(value) for value in (config.grounding_margin, config.grounding_box_weight)] == [float, float]
+    assert VegaConfig.from_dict({**config.to_dict(), "grounding_margin": 1}).grounding_margin == 1.0
+    for wrong in (True, "0", 10**400):
+        with pytest.raises(ValueError, match="VegaConfig: "):
+            VegaConfig.from_dict({**config.to_dict(), "grounding_margin": wrong})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from analysis.posed_clips import room_clip
 from tiny_checkpoints import FROZEN, save_checkpoint
 from vega3d import VegaForVisualGrounding
 from vega3d.features.cache import FeatureCache, feature_identity
-from vega3d.hub.assemble import add_grounding, describe
+from vega3d.hub.assemble import add_grounding, assemble, describe
 from vega3d.hub.load import load_task, load_vega
 from vega3d.training import GroundingCollator, GroundingExample, VegaTrainer, choose_parts, train
 
@@ -287,6 +287,20 @@ def test_an_assembled_model_knows_its_tokens_and_finds_boxes(tmp_path, vlm_type)
     assert [one.number in range(3) for one in found] == [True, True]
     assert describe(folder)["parameters"]["grounding head"] > 0
     assert load_vega(folder, device="cpu")[0].config.coord_token_id == tokens[1]
+
+
+@pytest.mark.parametrize(
+    ("grounding", "settings", "message"),
+    [
+        (True, {"ground_token_id": 3}, "ground_token_id is the number of a token that grounding adds"),
+        (True, {"coord_token_id": 3}, "coord_token_id is the number of a token that grounding adds"),
+        (False, {"ground_token_id": 3}, "ground_token_id is the number of a token that grounding adds"),
+        (False, {"grounding_head": "mlp"}, "grounding_head would have no effect on a model that finds no boxes"),
+    ],
+)
+def test_settings_of_grounding_that_would_be_ignored(grounding, settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        assemble("no/vlm", "no/generator", tmp_path / "out", grounding=grounding, **settings)
 
 
 def test_a_run_of_answers_would_lose_the_heads(checkpoint, talk, tmp_path):
