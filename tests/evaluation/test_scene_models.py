@@ -129,7 +129,7 @@ def test_a_caption_is_of_the_point_in_its_prompt(data, loaded, checkpoint):
     inputs = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, num_frames=FRAMES
     )
-    for point, equal in ((record.box[:3], True), (record.box[:3] + (5, 5, 3), False)):
+    for point, equal in ((record.box[:3], True), (record.box[:3] + np.array([5, 5, 3]), False)):
         points = torch.tensor(point[None], dtype=torch.float32)
         ids = model.generate(**inputs, coord_positions=points, max_new_tokens=128, do_sample=False)
         text = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
