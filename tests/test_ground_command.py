@@ -1,6 +1,7 @@
 """`vega3d ground`: the shipped clip, what is printed, views that a viewer opens, files of others that stay."""
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -142,6 +143,17 @@ def test_proposals_go_by_the_name_of_the_clip(checkpoint, tmp_path):
     assert done.exit_code == 2 and "has no boxes of scene0000_00, but of scene0000_01" in done.stderr
 
 
+def test_poses_the_wrong_way_round_are_refused_before_weights_are_read(checkpoint, tmp_path):
+    model = shutil.copytree(checkpoint, tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"no weights")
+    clip = room_clip(6, 64, 64)
+    scan = write_scannet(tmp_path / "scene0000_00", clip)
+    for number, pose in enumerate(clip.world_from_camera):
+        np.savetxt(scan / "pose" / f"{number}.txt", np.linalg.inv(pose))
+    done = run("ground", scan, "a lamp", "--model", model)
+    assert done.exit_code == 2 and "seem to be camera_from_world" in done.stderr
+
+
 def test_edges_are_where_the_corners_project():
     """A box at one metre, of the field of view's half; an edge that begins behind the camera is cut before it."""
     pose, intrinsics = look_at((0, 0, 0), (1, 0, 0)), np.array([[480.0, 0, 240], [0, 480, 240], [0, 0, 1]])
@@ -162,3 +174,25 @@ def test_points_are_thinned_to_the_mean_of_a_voxel():
     found, means = thinned(points, colours, 0.02)
     np.testing.assert_allclose(found, [[0.002, 0, 0], [0.05, 0, 0]])
     np.testing.assert_allclose(means, [[50, 0, 0], [7, 7, 7]])
+
+
+@pytest.mark.parametrize("far", [1e6, 1e30])
+def test_a_point_far_away_is_a_voxel_of_its_own(far):
+    points = np.array([[0.1, 0.1, 0.1], [far, far, far], [0.105, 0.105, 0.105], [1.0, 0.1, 0.1]])
+    means, colours = thinned(points, 10.0 * points)
+    order = means[:, 0].argsort()
+    np.testing.assert_allclose(means[order], [[0.1025] * 3, [1.0, 0.1, 0.1], [far] * 3])
+    np.testing.assert_allclose(colours, 10 * means)
+
+
+def test_a_viewer_opens_the_view(checkpoint, tmp_path):
+    trimesh = pytest.importorskip("trimesh")
+    view = tmp_path / "chair.glb"
+    box = found("kitchen", EXPRESSION, "--model", checkpoint, "--num-frames", "4", "--save-view", view)["box"]
+    scene = trimesh.load(view)
+    assert set(scene.geometry) == {"points", "box", "runner-up"}
+    assert len(scene.geometry["points"].vertices) > 10_000
+    corners, center = scene.geometry["box"].vertices, np.array(box["center"])
+    assert np.abs(corners - center).max(0) == pytest.approx(np.array(box["size"]) / 2, abs=1e-3)
+    turned, _ = scene.graph["box"]
+    assert turned[:3, :3] @ center == pytest.approx([center[0], center[2], -center[1]], abs=1e-5)  # glTF has y up

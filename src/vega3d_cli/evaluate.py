@@ -237,7 +237,7 @@ class ScanQuestions(NamedTuple):
             self.check_model(model)
         records, missing = self.read(needs_scans=baseline is None)
         if baseline is None:
-            return self.answerer(model), records, missing
+            return self.answerer(model, records), records, missing
         train = [] if train_table is None else self.read_table(train_table.parent, str(train_table))[0]
         return scene_baseline(baseline, records, train, self.seed), records, missing
 
@@ -293,20 +293,25 @@ class ScanQuestions(NamedTuple):
         elif self.benchmark == "scan2cap":
             common.grounding_folder(model.name, "coord_token_id")
 
-    def answerer(self, model: ModelOptions) -> Any:
-        """The loaded model; it sees all frames that are read of a scan."""
+    def answerer(self, model: ModelOptions, records: list) -> Any:
+        """The loaded model, which can answer the records; it sees all frames that are read of a scan."""
         from vega3d.evaluation.scenes.tables import GROUNDING_BENCHMARKS
 
         with common.loading(model.name):
-            from vega3d.evaluation.scenes.models import GroundingAnswerer, TextAnswerer
-            from vega3d.hub.load import load_task
+            from vega3d import VegaConfig
+            from vega3d.evaluation.scenes.models import GroundingAnswerer, TextAnswerer, check_asked
+            from vega3d.hub.load import load_processor, load_task
             from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
             from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
+            from vega3d.shipped import model_folder
 
             features = common.open_cache(model.cache)
             task: Any = VegaForSpatialReasoning
             if self.benchmark in GROUNDING_BENCHMARKS:
                 task = VegaForVisualGrounding
+            folder = model_folder(model.name)
+            config = VegaConfig.from_pretrained(folder)
+            check_asked(records, config, load_processor(folder, config))
             loaded, processor = load_task(task, model.name, model.four_bit, model.device)
             views = model.num_frames or processor.num_frames
             settings = {"num_frames": views, "skip_lost": self.skip_lost, "four_bit": model.four_bit}

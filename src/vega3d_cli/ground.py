@@ -79,10 +79,13 @@ def ground(
         from vega3d.modeling.boxes_vega3d import checked_boxes
         from vega3d.modeling.grounding_prompts_vega3d import ground_text
         from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
+        from vega3d.processing.clip_geometry_vega3d import check_direction
 
         cameras, processor = common.intrinsics(intrinsics), load_processor(checkpoint)
         ground_text(processor, expression)  # refuses what cannot be asked
         clip = read_posed_video(folder, num_frames or processor.num_frames, layout, skip_lost, cameras, clip_name)
+        if clip.geometry is not None:
+            check_direction(clip.geometry)  # the processor does it, too, but not before weights are read
         boxes = None if known is None else boxes_of(clip.source, known, file)
         if boxes is not None:
             lower, upper = VegaConfig.from_pretrained(checkpoint).position_range

@@ -1,13 +1,15 @@
 """Models that answer about scans and rooms: boxes and texts, the aligned world, the command."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import constants
-from scene_data import download, published_files, scan_names, write
+from scene_data import boxes_of, download, proposals_of, published_files, scan_names, scanrefer, write
 
 from analysis.posed_clips import ROOM, room_clip, write_scannet
 from command_line import run
@@ -127,7 +129,7 @@ def test_a_caption_is_of_the_point_in_its_prompt(data, loaded, checkpoint):
     inputs = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, num_frames=FRAMES
     )
-    for point, equal in ((record.box[:3], True), (record.box[:3] + 5, False)):
+    for point, equal in ((record.box[:3], True), (record.box[:3] + np.array([5, 5, 3]), False)):
         points = torch.tensor(point[None], dtype=torch.float32)
         ids = model.generate(**inputs, coord_positions=points, max_new_tokens=128, do_sample=False)
         text = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
@@ -166,6 +168,35 @@ def test_scans_that_a_model_cannot_use(checkpoint, tmp_path):
     lost = run(*command)
     assert lost.exit_code == 2 and "Leave these frames out with --skip-lost" in lost.stderr
     assert run(*command, "--skip-lost", "--limit", "2").exit_code == 0
+
+
+ODD = [
+    ("scanrefer", "an empty sentence", "Question 0: The expression is '', but must be a sentence"),
+    ("scanrefer", "a token", "Question 0: The expression 'The <ground> thing' holds the special token <ground>"),
+    ("scanrefer", "a far proposal", "Question 4: proposals of scene0001_00: box 2, .* outside the scene"),
+    ("scan2cap", "a far object", "Question 4: what is described in scene0001_00: box 0, .* outside the scene"),
+]
+
+
+@pytest.mark.parametrize(("benchmark", "what", "message"), ODD)
+def test_what_a_model_would_refuse_is_refused_before_its_weights_are_read(
+    benchmark, what, message, checkpoint, data, tmp_path
+):
+    model, folder = shutil.copytree(checkpoint, tmp_path / "model"), shutil.copytree(data, tmp_path / "data")
+    (model / "model.safetensors").write_bytes(b"no weights")
+    rows, boxes, objects = scanrefer(2), proposals_of(2), boxes_of(2)
+    if what == "a far proposal":
+        boxes["scannet/scene0001_00"][2][0] = 99.0
+    elif what == "a far object":
+        for known in (boxes["scannet/scene0001_00"][1], objects["scannet/scene0001_00"][0]):
+            known[0] = 99.0
+    else:
+        rows[0]["description"] = "" if what == "an empty sentence" else "the <ground> thing"
+    write(folder / "ScanRefer_filtered_val.json", rows)
+    write(folder / "proposals.json", boxes)
+    write(folder / "objects.json", objects)
+    done = run("evaluate", model, "--benchmark", benchmark, "--data", folder, "--output", tmp_path / "o.json")
+    assert done.exit_code == 2 and re.search(message, done.stderr), done.stderr
 
 
 def test_published_rows_give_the_same_answers(data, loaded, tmp_path):

@@ -4,7 +4,18 @@ import json
 
 import numpy as np
 import pytest
-from scene_data import CHAIR, DOOR, box_of, download, published_files, scan_names, write, write_scan
+from scene_data import (
+    CHAIR,
+    DOOR,
+    box_of,
+    boxes_of,
+    download,
+    multi3drefer,
+    published_files,
+    scan_names,
+    write,
+    write_scan,
+)
 
 from vega3d.evaluation.rules import SCENE_RULES
 from vega3d.evaluation.scenes.readers import TABLES, load_scenes
@@ -66,6 +77,15 @@ def test_missing_data_is_named_and_left_out_only_where_it_may(tmp_path):
     with pytest.raises(ValueError, match=r"No question of multi3drefer_val.json is left"):
         write(folder / "proposals.json", {"scene0009_00": [box_of(0, DOOR)]})
         load("multi3drefer", folder, allow_missing=True)
+
+
+def test_a_scan_without_objects_has_no_true_boxes_to_choose_from(tmp_path):
+    data = download(tmp_path, scans=2)
+    write(data / "objects.json", {**boxes_of(2), "scannet/scene0000_00": []})
+    rows = [row for row in multi3drefer(2) if not row["object_ids"]]
+    write(data / "multi3drefer_val.json", rows)
+    with pytest.raises(ValueError, match="scene0000_00: no boxes of its objects"):
+        load_scenes("multi3drefer", data, proposals="objects", needs_scans=False)
 
 
 def test_the_class_of_an_object_is_that_of_its_first_row(tmp_path):

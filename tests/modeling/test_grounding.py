@@ -16,7 +16,7 @@ from processing.builders import build_tokenizer
 from remote_process import run_without_package
 from tiny_inputs import IMAGE, SHORT_VIDEO, VIDEO
 from tiny_models import BLOCK, every_vlm, randomise, save_generator, save_vlm
-from vega3d import VegaForSpatialReasoning, VegaForVisualGrounding
+from vega3d import VegaConfig, VegaForSpatialReasoning, VegaForVisualGrounding
 
 GROUND = 263  # the first id after those of the tokenizer
 CODE = {"position_code": "sin3d"}
@@ -431,6 +431,18 @@ def test_heads_that_diverged(checkpoint, tmp_path):
         VegaForVisualGrounding.from_pretrained(tmp_path)
 
 
+def test_a_whole_number_is_a_float_too(checkpoint):
+    """So that the official way, 0, can be asked for as it is documented."""
+    reasoning = VegaForSpatialReasoning.from_pretrained(checkpoint)
+    official = {"grounding_margin": 0, "grounding_box_weight": 0}
+    config = VegaForVisualGrounding.from_reasoning(reasoning, build_tokenizer(), **official).config
+    assert [type(value) for value in (config.grounding_margin, config.grounding_box_weight)] == [float, float]
+    assert VegaConfig.from_dict({**config.to_dict(), "grounding_margin": 1}).grounding_margin == 1.0
+    for wrong in (True, "0", 10**400):
+        with pytest.raises(ValueError, match="VegaConfig: "):
+            VegaConfig.from_dict({**config.to_dict(), "grounding_margin": wrong})
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -453,6 +465,8 @@ def test_options_that_cannot_be(checkpoint, options, message):
         ({"boxes": [torch.tensor([[0.0, 0, 0, 1, -1, 1]])]}, "boxes of prompt 0: box 0.*negative size"),
         ({"boxes": [torch.tensor([[0.0, 0, 40, 1, 1, 1]])]}, "outside the scene"),
         ({"boxes": [torch.zeros(1, 6), torch.zeros(1, 6)]}, "1 prompts, but boxes for 2"),
+        ({"boxes": 5}, "1 prompts, but boxes are 5. Give a list"),
+        ({"labels": torch.tensor(1.0)}, r"1 prompts, but labels are tensor"),
         ({"labels": [torch.zeros(1, 5)]}, "labels of prompt 0 have the shape"),
         ({"ranking": "best"}, "ranking is 'best'"),
         ({"visual_positions": None, "visual_positions_mask": None}, "no visual_positions.*depth"),

@@ -91,6 +91,9 @@ def test_a_point_in_the_prompt_is_added_to_its_own_token(assemble, batch):
     for wrong in (None, points[:2], points * math.nan):
         with pytest.raises(ValueError, match="coord_positions"):
             model(**inputs, coord_positions=wrong)
+    points[1, 2] = 6
+    with pytest.raises(ValueError, match=r"has \[-3.0, 0.2.*, 6.0\] outside the scene, .* to \[15.0, 15.0, 5.0\] m"):
+        model(**inputs, coord_positions=points)
 
 
 @pytest.mark.parametrize(

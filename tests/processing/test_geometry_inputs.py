@@ -119,6 +119,7 @@ def test_every_form_gives_the_same(processor, tmp_path):
         (clip.frames, arrays(clip)),
         (clip.frames, tensors),
         (clip.frames, {**arrays(clip), "intrinsics": each}),
+        (clip.frames, {name: [value.tolist()] for name, value in arrays(clip).items()}),
         (path, arrays(clip)),
         (folder, arrays(clip)),
         (clip.video(), {}),
@@ -129,6 +130,18 @@ def test_every_form_gives_the_same(processor, tmp_path):
     messages = [{"role": "user", "content": [{"type": "video", "video": clip.frames}]}]
     found = processor.apply_chat_template(messages, tokenize=True, return_dict=True, num_frames=3, **arrays(clip))
     assert torch.equal(found["visual_positions"], wanted["visual_positions"])
+
+
+def test_depth_of_an_image_as_lists_and_in_sixteen_bits(processor):
+    depth, pose = CLIP.depth[1], CLIP.world_from_camera[1]
+    cameras = {"intrinsics": [CLIP.intrinsics], "world_from_camera": [pose]}
+    wanted = processor(text=IMAGE, images=CLIP.frames[1], depth=depth, **{k: v[0] for k, v in cameras.items()})
+    listed = {name: [value[0].tolist()] for name, value in cameras.items()}
+    found = processor(text=IMAGE, images=CLIP.frames[1], depth=[depth.tolist()], **listed)
+    assert torch.equal(found["visual_positions"], wanted["visual_positions"])
+    short = torch.from_numpy(depth).bfloat16().requires_grad_()
+    found = processor(text=IMAGE, images=CLIP.frames[1], depth=[short], **cameras)
+    torch.testing.assert_close(found["visual_positions"], wanted["visual_positions"], atol=0.02, rtol=0)
 
 
 def test_a_batch_of_images_and_videos_with_and_without_depth(processor):
@@ -202,6 +215,7 @@ def changed(**changes):
 
 
 HALF = np.diag([0.5, 0.5, 1.0])
+MIRROR, LAST = np.diag([1.0, 1.0, -1.0, 1.0]), np.diag([0.0, 0.0, 0.0, 999.0])
 SHORT = {"depth": CLIP.depth[:4], "world_from_camera": CLIP.world_from_camera[:4]}
 BAD = {
     "size": (changed(depth=CLIP.depth[:, :48, :64], intrinsics=HALF @ CLIP.intrinsics), "depth of 64 x 48 px"),
@@ -209,7 +223,10 @@ BAD = {
     "focal": (changed(intrinsics=np.diag([-1, 1, 1]) @ CLIP.intrinsics), "focal lengths above 0"),
     "matrix": (changed(intrinsics=np.ones(4)), r"intrinsics must be \[3, 3\]"),
     "lost": (changed(world_from_camera=CLIP.world_from_camera * math.nan), "NaN or infinite, the first is view 0"),
-    "rigid": (changed(world_from_camera=2 * CLIP.world_from_camera), "not rigid"),
+    "rigid": (changed(world_from_camera=2 * CLIP.world_from_camera), "not rigid .* by 3, at most"),
+    "mirrored": (changed(world_from_camera=CLIP.world_from_camera @ MIRROR), "view 0 is not rigid .it mirrors"),
+    "last row": (changed(world_from_camera=CLIP.world_from_camera + LAST), "last row 0 0 0 1000, but must have 0 0 0"),
+    "ragged": (changed(depth=[[[[1.0], [1.0, 2.0]]]]), "video 0: depth is no array: .* rows of one length"),
     "count": (
         changed(depth=CLIP.depth[:4], world_from_camera=CLIP.world_from_camera[:4]),
         "5 frames, but depth .* of 4",

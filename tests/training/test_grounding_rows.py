@@ -9,7 +9,7 @@ from analysis.posed_clips import room_clip
 from tiny_checkpoints import FROZEN, save_checkpoint
 from vega3d import VegaForVisualGrounding
 from vega3d.features.cache import FeatureCache, feature_identity
-from vega3d.hub.assemble import add_grounding, describe
+from vega3d.hub.assemble import add_grounding, assemble, describe
 from vega3d.hub.load import load_task, load_vega
 from vega3d.training import GroundingCollator, GroundingExample, VegaTrainer, choose_parts, train
 
@@ -102,6 +102,7 @@ def test_a_mapping_with_arrays_is_the_same_row(loaded):
         ({"expression": "the <ground> lamp"}, "holds the special token <ground>"),
         ({"expression": "the <|video_pad|>"}, r"holds the special token <\|video_pad\|>"),
         ({"video": CLIP.frames}, "its video has no depth and cameras"),
+        ({"video": [CLIP.video(), CLIP.video()]}, "its video is 2 videos, but a sentence is about one"),
         (
             {"video": CLIP.frames, "depth": CLIP.depth},
             "it has depth. Give all of depth, intrinsics, world_from_camera",
@@ -243,6 +244,9 @@ def test_ground_by_the_rule_of_several_boxes(loaded, boxes):
     ("sentence", "given", "message"),
     [
         ("", {}, "must be a sentence"),
+        ([], {}, r"The expression is \[\], but must be a sentence, or a list"),
+        (None, {}, "The expression is None"),
+        (["a lamp", 3], {}, "The expression is 3"),
         ("a lamp", {"boxes": [[0, 0, 0, 1, 1, -1]]}, "negative size"),
         ("a lamp", {"boxes": [[0, 0, 99, 1, 1, 1]]}, "outside the scene"),
     ],
@@ -251,6 +255,14 @@ def test_ground_refuses(loaded, sentence, given, message):
     model, processor = loaded
     with pytest.raises(ValueError, match=message):
         model.ground(processor, CLIP.video(), sentence, **given)
+
+
+def test_what_a_video_was_not_read_with_is_refused(loaded):
+    model, processor = loaded
+    seen = model.look(processor, CLIP.video(), num_frames=4)
+    with pytest.raises(ValueError, match="num_frames, depth would have no effect on a video that `look` has read"):
+        model.ground(processor, seen, "a lamp", num_frames=2, depth=CLIP.depth)
+    assert model.ground(processor, seen, "a lamp", cache=None).box is not None
 
 
 def test_ground_without_depth(loaded):
@@ -275,6 +287,20 @@ def test_an_assembled_model_knows_its_tokens_and_finds_boxes(tmp_path, vlm_type)
     assert [one.number in range(3) for one in found] == [True, True]
     assert describe(folder)["parameters"]["grounding head"] > 0
     assert load_vega(folder, device="cpu")[0].config.coord_token_id == tokens[1]
+
+
+@pytest.mark.parametrize(
+    ("grounding", "settings", "message"),
+    [
+        (True, {"ground_token_id": 3}, "ground_token_id is the number of a token that grounding adds"),
+        (True, {"coord_token_id": 3}, "coord_token_id is the number of a token that grounding adds"),
+        (False, {"ground_token_id": 3}, "ground_token_id is the number of a token that grounding adds"),
+        (False, {"grounding_head": "mlp"}, "grounding_head would have no effect on a model that finds no boxes"),
+    ],
+)
+def test_settings_of_grounding_that_would_be_ignored(grounding, settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        assemble("no/vlm", "no/generator", tmp_path / "out", grounding=grounding, **settings)
 
 
 def test_a_run_of_answers_would_lose_the_heads(checkpoint, talk, tmp_path):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from research.tiny.study.experiment import Experiment
+from research.tiny.study.experiment import POINTS, Experiment
 from research.tiny.study.export import export
 from research.tiny.study.found_boxes import TASKS, box_table, box_values
 from research.tiny.study.held_out import CONDITIONS, TRAINED, wording_table
@@ -94,6 +94,10 @@ def run(options: argparse.Namespace) -> None:
     if not set(splits) <= set(experiment.splits):
         raise ValueError(f"--splits are {splits}, but the recipe has {experiment.splits}.")
     evaluated = [split for split in (VALIDATION, *TEST_SPLITS) if split in splits]
+    if "arms" in options.stages:
+        for arm, seed in itertools.product(arms, recipe.seeds):
+            if not (experiment.run_folder(arm, seed) / POINTS).is_file():
+                experiment.start_folder(arm, seed)  # rooms take hours: what is missing is told before
     if "rooms" in options.stages:
         experiment.make_rooms(splits)
     if "tower" in options.stages:

@@ -1,7 +1,8 @@
 """Assembling a checkpoint from two pretrained repositories, and describing one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoProcessor, ProcessorMixin
@@ -83,6 +84,7 @@ def assemble(
     output = check_new_folder(output)
     check_seed(seed)
     check_dtype_name(dtype)
+    check_grounding_settings(grounding, config)
     config, frames = split_settings(config)
     backbones = find_backbones(vlm, generator, prompt_embeds, **config)
     processor = make_processor(vlm, backbones.config.generator_config, **frames)
@@ -100,6 +102,16 @@ def assemble(
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
     return output
+
+
+def check_grounding_settings(grounding: bool, settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for settings of grounding that would have no effect."""
+    made = [name for name in ("ground_token_id", "coord_token_id") if name in settings]
+    if "ground_token_id" in settings or (grounding and made):
+        raise ValueError(f"{made[0]} is the number of a token that grounding adds. Leave it out.")
+    unused = [name for name in settings if name.startswith("grounding_")]
+    if unused and not grounding:
+        raise ValueError(f"{unused[0]} would have no effect on a model that finds no boxes. Make one: grounding.")
 
 
 def add_grounding(name_or_path: str | Path, output: str | Path, seed: int = 0, **options) -> Path:

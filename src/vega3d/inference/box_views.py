@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # they import torch, which refusals do without
 
 MARK = "vega3d ground"  # stands in both files, by which those of an earlier run are known
 VOXEL = 0.02  # edge of a voxel [m]
+MOST_CELLS = 2.0**62  # that 64 bits number
 GREEN, AMBER = (0, 230, 118), (255, 171, 0)  # of the box, and of the next best one
 EDGES = np.argwhere(np.triu((CORNERS[:, None] != CORNERS).sum(-1) == 1))  # int[12, 2], of `box_corners`
 NEAR = 0.05  # [m] before the camera, from which on edges are drawn
@@ -79,8 +80,11 @@ def thinned(points: Array, colours: Array, voxel: float = VOXEL) -> tuple[Array,
     """The mean point float64[m, 3] and the mean colour float64[m, 3] of each voxel that has points float[n, 3]."""
     if not len(points):
         return np.zeros((0, 3)), np.zeros((0, 3))
-    cells = np.floor(points / voxel).astype(np.int64)
+    cells = np.floor(points / voxel)
     cells -= cells.min(0)
+    if (cells.max(0) + 1).prod() > MOST_CELLS:  # a point is far away: cells without points are not counted
+        cells = np.stack([np.unique(column, return_inverse=True)[1] for column in cells.T], axis=1)
+    cells = cells.astype(np.int64)
     numbers = np.ravel_multi_index(tuple(cells.T), tuple(cells.max(0) + 1))
     _, places, counts = np.unique(numbers, return_inverse=True, return_counts=True)
     values = np.concatenate([points, colours], axis=1)

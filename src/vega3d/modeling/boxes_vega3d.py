@@ -69,10 +69,12 @@ def checked_box_lists(
     """
     if boxes is None:
         return [None] * count
-    if len(boxes) != count:
-        raise ValueError(
-            f"There are {count} prompts, but {name} for {len(boxes)}. Give a list, one float[M, 6 or 7] a prompt."
-        )
+    try:
+        given = f"for {len(boxes)}" if len(boxes) != count else None
+    except TypeError:  # a number, or an array of none
+        given = f"are {boxes!r}"
+    if given is not None:
+        raise ValueError(f"There are {count} prompts, but {name} {given}. Give a list, one float[M, 6 or 7] a prompt.")
     return [
         None if one is None else checked_boxes(one, lower, upper, f"{name} of prompt {number}", device)
         for number, one in enumerate(boxes)

@@ -57,13 +57,18 @@ FRAME_SETTINGS = ("max_area", "frame_fit", "frame_size")  # of the processor; co
 
 
 def with_value_errors(config_class: type) -> type:
-    """Values of the wrong kind raise what `strict` and transformers raise; callers catch ValueError for bad input."""
+    """Values of the wrong kind raise what `strict` and transformers raise; callers catch ValueError for bad input.
+
+    A whole number counts as a `float`, as in JSON.
+    """
     strict_init = config_class.__init__  # type: ignore[misc]
+    floats = {known.name for known in fields(config_class) if known.type in (float, float | None)}
 
     @functools.wraps(strict_init)
     def init(self, *args, **kwargs):
         try:
-            strict_init(self, *args, **kwargs)
+            whole = {name: float(kwargs[name]) for name in floats & kwargs.keys() if type(kwargs[name]) is int}
+            strict_init(self, *args, **{**kwargs, **whole})
         except (ValueError, MemoryError):
             raise
         except Exception as error:

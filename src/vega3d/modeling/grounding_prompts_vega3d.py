@@ -25,15 +25,31 @@ def ground_places(input_ids: torch.Tensor, config: VegaConfig) -> torch.Tensor:
     return found.long().argmax(-1)
 
 
+def checked_expression(processor: Any, expression: Any) -> str:
+    """A sentence without white space around it.
+
+    Raises ValueError for one that is empty, or that holds `<ground>` or placeholders of visuals.
+    """
+    kind, reserved = "a sentence that describes an object", (GROUND_TOKEN, COORD_TOKEN)
+    return checked_words(processor, expression, "The expression", kind, reserved)
+
+
 def ground_text(processor: Any, expression: str) -> str:
     """The prompt about one video that asks for what a sentence describes, up to `<ground>`.
 
-    Raises ValueError for a sentence that is empty, or that holds `<ground>` or placeholders of visuals.
+    Raises ValueError as `checked_expression`.
     """
-    kind, reserved = "a sentence that describes an object", (GROUND_TOKEN, COORD_TOKEN)
-    words = checked_words(processor, expression, "The expression", kind, reserved)
+    words = checked_expression(processor, expression)
     content = [{"type": "video"}, {"type": "text", "text": PROMPT.format(expression=words)}]
     return prompt_text(processor, content, GROUND_TOKEN)
+
+
+def sentences(expression: Any) -> list:
+    """One sentence or several as a list; raises ValueError for what is neither, or no sentence at all."""
+    found = [expression] if isinstance(expression, str) else expression
+    if not isinstance(found, (list, tuple)) or not found:
+        raise ValueError(f"The expression is {expression!r}, but must be a sentence, or a list of one or more.")
+    return list(found)
 
 
 def with_other_text(input_ids: torch.Tensor, text: str, other: str, processor: Any) -> torch.Tensor:

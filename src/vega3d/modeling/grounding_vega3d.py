@@ -21,7 +21,7 @@ from .grounding_outputs_vega3d import (
     VegaGroundingOutput,
     listed,
 )
-from .grounding_prompts_vega3d import TOKENS, ground_places, ground_text, with_other_text
+from .grounding_prompts_vega3d import TOKENS, ground_places, ground_text, sentences, with_other_text
 from .inputs_vega3d import PATCH_GRIDS, VisualInputs, checked_streams, split_visuals, visual_rows
 from .modeling_vega3d import VegaForSpatialReasoning, VegaTaskModel
 from .positions_vega3d import object_vectors, points_in_boxes, position_code, with_positions
@@ -199,11 +199,17 @@ class VegaForVisualGrounding(VegaTaskModel):
                 processor; and `cache`, as of `look`.
 
         Raises:
-            ValueError: as `forward` and the processor, and for a sentence that is empty or holds special tokens.
+            ValueError: as `forward` and the processor; for a sentence that is empty or holds special tokens, or none;
+                and for `inputs` beside what `look` made, which has read its own.
         """
         check_ranking(ranking)
-        expressions = [expression] if isinstance(expression, str) else list(expression)
+        expressions = sentences(expression)
         texts = [ground_text(processor, one) for one in expressions]
+        given = [name for name, value in inputs.items() if value is not None]
+        if isinstance(video, SeenVideo) and given:
+            raise ValueError(
+                f"{', '.join(given)} would have no effect on a video that `look` has read. Give it to `look`."
+            )
         if boxes is not None:
             boxes = self._checked([boxes], "boxes", 1)[0]
         seen = video if isinstance(video, SeenVideo) else self.look(processor, video, expressions[0], **inputs)

@@ -405,8 +405,10 @@ class VegaTaskModel(VegaPreTrainedModel, GenerationMixin):
         unknown = sorted(options.keys() - {*known, "notice", "questions"})
         if unknown:
             raise ValueError(f"from_reasoning got the options {unknown}, but takes {known}, notice and questions.")
-        VegaConfig.from_dict({**config.to_dict(), **options})  # raises for a bad value, before anything is changed
-        for name, value in {**options, **add_tokens(model, tokenizer, tokens, seed)}.items():
+        # Raises for a bad value, before anything is changed.
+        checked = VegaConfig.from_dict({**config.to_dict(), **options})
+        given = {name: getattr(checked, name) for name in options}
+        for name, value in {**given, **add_tokens(model, tokenizer, tokens, seed)}.items():
             setattr(config, name, value)
         with torch.device("meta"):
             made = cls(config)

@@ -86,7 +86,7 @@ def with_positions(
 
 
 def check_coordinates(input_ids: torch.Tensor, points: torch.Tensor | None, config: VegaConfig) -> None:
-    """Raises ValueError unless there is a finite point float[3] for each token of int[B, L] that stands for one."""
+    """Raises ValueError unless each token of int[B, L] that stands for a point has one, float[3], in the scene."""
     token = config.coord_token_id
     count, shape = 0 if token is None else int((input_ids == token).sum()), [] if points is None else [*points.shape]
     if shape != ([count, 3] if count else []):
@@ -94,8 +94,19 @@ def check_coordinates(input_ids: torch.Tensor, points: torch.Tensor | None, conf
             f"The text has {count} tokens that stand for a point (coord_token_id={token}), but coord_positions is "
             f"{shape or None}. Give float[{count}, 3] [m], a point for each."
         )
-    if points is not None and not points.isfinite().all():
+    if points is None:
+        return
+    if not points.isfinite().all():
         raise ValueError(f"coord_positions must be finite, but are {points.tolist()}.")
+    lower, upper = (points.new_tensor(bound) for bound in config.position_range)
+    outside = ((points < lower) | (points > upper)).any(-1)
+    if outside.any():
+        row = int(outside.int().argmax())
+        raise ValueError(
+            f"coord_positions has {points[row].tolist()} outside the scene, which is from {lower.tolist()} to "
+            f"{upper.tolist()} m. Move the origin of the world into the scene, or give the config another "
+            "position_range."
+        )
 
 
 def with_coordinates(

@@ -79,14 +79,27 @@ class ClipGeometry:
 
 def float_array(name: str, given: Any, dtype: type, source: str) -> np.ndarray:
     """The values as an array of `dtype`; raises ValueError if they are no numbers, or depth counts whole units."""
-    array = given if isinstance(given, np.ndarray) else np.asarray(given.cpu() if is_tensor(given) else given)
+    try:
+        array = given if isinstance(given, np.ndarray) else plain_array(given)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{source}: {name} is no array: {error} Give rows of one length.") from error
     if array.dtype.kind not in ("f" if name == "depth" else "fiu"):
         raise ValueError(f"{source}: {name} is {array_type(array)}, but must be floating point. Convert it to metres.")
     return array.astype(dtype, copy=False)
 
 
-def is_tensor(given: Any) -> bool:
+def plain_array(given: Any) -> np.ndarray:
+    """Lists or a tensor as an array; numpy has no bfloat16, which becomes float32."""
     import torch  # not above: a refusal of poses on disk does not wait for it
+
+    if isinstance(given, torch.Tensor):
+        given = given.detach().cpu()
+        given = given.float() if given.dtype == torch.bfloat16 else given
+    return np.asarray(given)
+
+
+def is_tensor(given: Any) -> bool:
+    import torch
 
     return isinstance(given, torch.Tensor)
 
@@ -130,12 +143,15 @@ def check_poses(poses: np.ndarray, count: int, name: str) -> None:
     rotation = poses[:, :3, :3]
     deviation = np.abs(np.swapaxes(rotation, 1, 2) @ rotation - np.eye(3)).max(axis=(1, 2))
     mirrored, last_row = np.linalg.det(rotation) < 0, (poses[:, 3] != (0, 0, 0, 1)).any(axis=1)
-    bad = np.flatnonzero((deviation > RIGID) | mirrored | last_row)
-    if len(bad):
-        raise ValueError(
-            f"{name}: the pose of view {bad[0]} is not rigid (R^T R differs from the identity by "
-            f"{deviation[bad[0]]:.3g}, at most {RIGID} is rounding). Give camera-to-world matrices in metres."
-        )
+    for bad, why in (
+        (deviation > RIGID, "is not rigid (R^T R differs from the identity by {:.3g}, at most {} is rounding)"),
+        (mirrored, "is not rigid (it mirrors: its determinant is below 0)"),
+        (last_row, "has the last row {row}, but must have 0 0 0 1"),
+    ):
+        if bad.any():
+            view = int(bad.argmax())
+            what = why.format(deviation[view], RIGID, row=" ".join(f"{value:g}" for value in poses[view, 3]))
+            raise ValueError(f"{name}: the pose of view {view} {what}. Give camera-to-world matrices in metres.")
 
 
 def check_intrinsics(intrinsics: np.ndarray, depth_shape: tuple[int, ...], source: str) -> None:
@@ -295,7 +311,8 @@ def given_geometry(
         else:
             images, matrix, poses = values
             if is_image:
-                images, poses = images[None], poses[None]
+                images = float_array("depth", images, np.float32, source)[None]
+                poses = float_array("world_from_camera", poses, np.float64, source)[None]
             found.append(ClipGeometry(images, matrix, poses, source=source))
     return found
 

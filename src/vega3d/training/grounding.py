@@ -101,8 +101,10 @@ class GroundingCollator(VegaCollator):
         return {**inputs, "ids": [example.id for example in examples]} if self.return_ids else inputs
 
     def posed_clip(self, example: GroundingExample) -> VideoClip:
-        """The sampled frames with their geometry; raises ValueError if there is none."""
+        """The sampled frames with their geometry; raises ValueError if there is none, or for several videos."""
         videos = flatten_videos(example.video)
+        if len(videos) != 1:
+            raise ValueError(f"its video is {len(videos)} videos, but a sentence is about one. Give a row for each.")
         [clip] = load_clips(videos, None, None, self.num_frames, self.fps, True, [example.geometry])
         if clip.geometry is None:
             raise ValueError("its video has no depth and cameras. Give depth, intrinsics and world_from_camera.")

@@ -154,3 +154,11 @@ def test_what_is_trained_already_must_be_there(tmp_path, wrong, monkeypatch):
     with pytest.raises(SystemExit, match=f"{wrong[0]}.*nowhere"):
         reproduce.main()
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_to_go_on_with_that_are_missing_are_told_before_rooms_are_made(tmp_path, monkeypatch):
+    recipe = CONFIGS / "smoke_grounding.yaml"
+    monkeypatch.setattr("sys.argv", ["study", str(recipe), "--output", str(tmp_path), "--stages", "rooms", "arms"])
+    with pytest.raises(ValueError, match="smoke/arms/semantic/seed0 holds no finished training"):
+        study.run(study.parse())
+    assert not (tmp_path / "rooms").exists()

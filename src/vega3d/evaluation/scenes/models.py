@@ -10,8 +10,10 @@ from vega3d.evaluation.rules import UNIQUE_OR_MULTIPLE
 from vega3d.evaluation.scenes.records import ChosenBoxes, GroundingRecord, SceneRecord, TextRecord
 from vega3d.features.cache import FeatureCache
 from vega3d.inference.session import Session
+from vega3d.modeling.boxes_vega3d import checked_boxes
+from vega3d.modeling.configuration_vega3d import VegaConfig
 from vega3d.modeling.grounding_head_vega3d import Ranking
-from vega3d.modeling.grounding_prompts_vega3d import PROMPT
+from vega3d.modeling.grounding_prompts_vega3d import PROMPT, checked_expression
 from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.processing.processing_vega3d import VegaProcessor
@@ -20,6 +22,23 @@ from vega3d.questions import SpatialQuestion
 
 TEXT_TOKENS = 128  # the most of a caption or an answer
 ReadScan = Callable[[SceneRecord], VideoClip]  # the frames of a question's scan, with depth and poses
+
+
+def check_asked(records: Sequence[SceneRecord], config: VegaConfig, processor: VegaProcessor) -> None:
+    """Raises ValueError, naming the question, for what a model would refuse when its turn comes.
+
+    That is a sentence that cannot be put to it, and a box with its centre outside the scenes that it knows.
+    """
+    lower, upper = config.position_range
+    for record in records:
+        try:
+            if isinstance(record, GroundingRecord):
+                checked_expression(processor, record.expression)
+                checked_boxes(record.boxes, lower, upper, f"proposals of {record.scan}")
+            elif isinstance(record, TextRecord) and record.box is not None:
+                checked_boxes(record.box[None], lower, upper, f"what is described in {record.scan}")
+        except ValueError as error:
+            raise ValueError(f"Question {record.id}: {error}") from error
 
 
 class LastScan:

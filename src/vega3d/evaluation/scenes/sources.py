@@ -71,7 +71,10 @@ class Source:
     def boxes(self, scan: str) -> np.ndarray:
         """float64[M, 6], the proposals; raises `MissingDataError` if the scan has none."""
         if self.uses_objects:
-            return np.array(list(self.objects_of(scan).values()))
+            boxes = list(self.objects_of(scan).values())
+            if not boxes:  # which a model would take for none given
+                raise MissingDataError(f"{scan}: no boxes of its objects")
+            return np.array(boxes)
         if self.proposals is None:
             return np.zeros((0, 6))
         if scan not in self.proposals:
