@@ -26,7 +26,7 @@ from vega3d.questions import SpatialQuestion
 from vega3d.shipped import ASSETS, model_folder
 
 NAME = "vega3d-tiny"
-LARGEST_TREE = 38 * 2**20  # bytes of all tracked files
+LARGEST_TREE = 43 * 2**20  # bytes of all tracked files, of which the model has 24 and its tests 9
 README, MAKEFILE = Path("README.md"), Path("Makefile")
 SNIPPETS = (("room", "object_rel_distance"), ("study", "object_counting"))  # those of the README, in its order
 VERDICT = re.compile(r"  # .+, which is (?:right|wrong)$", re.MULTILINE)

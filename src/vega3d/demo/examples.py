@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 
@@ -31,6 +32,7 @@ CATEGORIES = {
 }
 FILE = "scores.json"
 MACRO = "macro"
+LONGEST_SHOWN = 80  # of an answer in a table, in characters; a model without its simulator may not come to an end
 COLUMNS = {  # of the file, and as they are shown; `with` and `without` are means over trainings
     "model": "this model",
     "off": "switched off",
@@ -172,7 +174,10 @@ def examples_lines(examples: Sequence[dict]) -> list[str]:
     ]
     rows = []
     for example in examples:
-        answers = [f"{example[name]} ({percent(example['scores'][name])})" for name in ("model", "off")]
+        answers = [
+            f"{shorten(example[name], LONGEST_SHOWN, placeholder=' ...')} ({percent(example['scores'][name])})"
+            for name in ("model", "off")
+        ]
         rows.append(f"| {example['clip']} | {example['category']} | {example['right']} | {' | '.join(answers)} |")
     return head + rows
 
