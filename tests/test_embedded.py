@@ -50,7 +50,7 @@ def test_it_is_loaded_by_its_name():
     assert str(model.dtype) == f"torch.{json.loads((MODEL / 'config.json').read_text())['dtype']}"
 
 
-BFLOAT16_STEP = 2**-7  # of probabilities between 0.5 and 1; two options can have the same one
+NEAR_TIE = 2e-3  # of logits in float32, whose sums differ by less from processor to processor
 
 
 def test_the_card_has_its_scores_and_the_answers_to_the_examples():
@@ -61,6 +61,7 @@ def test_the_card_has_its_scores_and_the_answers_to_the_examples():
     stored = {(row["clip"], row["category"]): row for row in scores.examples}
     assert set(stored) == {(clip, name) for clip, by_category in examples.items() for name in by_category}
 
+    clear = 0
     for name, example in examples["room"].items():
         asked = SpatialQuestion(
             "room",
@@ -73,15 +74,12 @@ def test_the_card_has_its_scores_and_the_answers_to_the_examples():
         for kind in ("model", "off"):
             with recorded_logits(session) as logits:
                 given = session.answer(asked, with_generator=kind == "model")
-            expected = stored["room", name][kind]
-            if given.options is None:
-                assert is_said(expected, logits, session.processor.tokenizer), (name, kind, given.text)
-                continue
-            *_, second, first = sorted(given.options.values())
-            if first - second > BFLOAT16_STEP:  # which of two equal ones comes first depends on the processor
-                assert given.text == expected, (name, kind)
+            if are_clear(logits):
+                clear += 1
+                assert given.text == stored["room", name][kind], (name, kind)
         assert stored["room", name]["right"] == example.right
 
+    assert clear >= len(examples["room"])  # half of the answers, with the generator and without
     assert scores_text(scores) in (MODEL / "README.md").read_text()
 
 
@@ -97,12 +95,10 @@ def recorded_logits(session: Session) -> Iterator[list[torch.Tensor]]:
         hook.remove()
 
 
-def is_said(text: str, logits: list[torch.Tensor], tokenizer) -> bool:
-    """Whether greedy decoding gives a text, or gave it but for a token that is as likely, to a step of bfloat16."""
-    for token, step in zip([*tokenizer(text).input_ids, tokenizer.eos_token_id], logits, strict=True):
-        if token != step.argmax():
-            return bool(step.max() - step[token] <= step.max() * BFLOAT16_STEP)
-    return True
+def are_clear(logits: list[torch.Tensor]) -> bool:
+    """Whether no token of an answer leads by so little that another processor might write another one."""
+    leads = [float(first - second) for first, second in (step.topk(2).values for step in logits)]
+    return min(leads) > NEAR_TIE
 
 
 def test_three_lines_give_the_answer_that_is_stored():
