@@ -23,8 +23,6 @@ def shared_inputs(
     What follows the clip is padded on the left, between the clip and the words.
 
     Args:
-        model: of the clip.
-        processor: of the model.
         prompts: whole, with the clip's `text` in each; they differ behind it alone.
         clip: what the prompts are about.
         tokens: its visual tokens, with or without the generator's.
