@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
     if "arms" in options.stages:
         for arm, seed in itertools.product(arms, recipe.seeds):
             if not (experiment.run_folder(arm, seed) / POINTS).is_file():
-                experiment.start_folder(arm, seed)  # rooms take hours: what is missing is told before
+                experiment.start_folder(arm, seed)  # rooms take long: what is missing is told before
     if "rooms" in options.stages:
         experiment.make_rooms(splits)
     if "tower" in options.stages:
