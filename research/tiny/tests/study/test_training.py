@@ -14,7 +14,7 @@ from research.tiny.study import streams as streams_module
 from research.tiny.study.answering import PackedAnswerer
 from research.tiny.study.arms import tune, write_shuffled
 from research.tiny.study.experiment import Experiment, load_arm
-from research.tiny.study.export import check_sizes, export
+from research.tiny.study.export import check_sizes, export, own_scores
 from research.tiny.study.fusion_watch import FusionWatch
 from research.tiny.study.held_out import CONDITIONS, wording_table
 from research.tiny.study.held_out import TRAINED as TRAINED_WORDINGS
@@ -400,6 +400,22 @@ def test_exported_checkpoint_loads_with_the_trained_weights(finished, tmp_path):
     assert not list((tmp_path / "tiny").glob("*.py"))
     with pytest.raises(ValueError, match="The arm 'oracle' has no generator"):
         export(finished, "oracle", tmp_path / "oracle", "x")
+
+
+def test_a_checkpoint_is_stored_in_sixteen_bits_and_loaded_in_float32(finished, tmp_path):
+    export(finished, "trained", tmp_path / "tiny", "vega3d-tiny")
+    assert torch.bfloat16 in {value.dtype for value in load_file(tmp_path / "tiny" / "model.safetensors").values()}
+    assert load_vega(tmp_path / "tiny", device="cpu")[0].dtype == torch.float32
+
+
+def test_scores_of_a_checkpoint_are_those_of_test_rooms_if_it_answered_some(finished):
+    assert own_scores(finished, "trained", 0)[0] == "validation"
+    answered = finished.result_file("test", "trained", 0)
+    answered.parent.mkdir()
+    shutil.copy(finished.result_file("validation", "trained", 0), answered)
+    found, _, _ = own_scores(finished, "trained", 0)
+    shutil.rmtree(answered.parent)
+    assert found == "test"
 
 
 def test_too_large_a_checkpoint_is_refused(tmp_path, monkeypatch):
