@@ -27,8 +27,21 @@ from .attention_wan_vega3d import Attend, attention_by, check_attention
 from .causal_vae_wan_vega3d import CausalWanEncoder
 from .configuration_vega3d import VegaGeneratorConfig
 from .files_vega3d import check_indices, read_json, value_errors, weight_names
+from .kernels_wan_vega3d import (
+    NORM_HEADS,
+    ROTATE_HEADS,
+    add,
+    add_norm_round,
+    can_run,
+    gelu_peak,
+    gelu_round,
+    norm_round,
+    rotate,
+    round_tokens,
+    split_heads,
+)
 from .layouts_vega3d import LATENT_EDGE, TEMPORAL_STRIDE, check_part_class
-from .quantisation_vega3d import EightBitLinear, lower_linears
+from .quantisation_vega3d import EightBitLinear, RoundedTokens, lower_linears
 from .vae_wan_vega3d import FoldedWanEncoder, normalise_latents
 
 Visit = Callable[[int, WanTransformerBlock], None]  # the index of a block, and the block
@@ -119,6 +132,7 @@ class WanTower(LatentTower):
     def __init__(self, transformer: WanTransformer3DModel, vae: WanVAEToLatents, config: VegaGeneratorConfig):
         super().__init__(vae, config)
         self.is_compiled = config.compile
+        self.with_kernels = True  # where they can run; benchmarks compare
         self.attend = attention_by(config.attention_backend)
         self.attention_backend = config.attention_backend
         self.run_block = torch.compile(run_block) if config.compile else run_block
@@ -183,11 +197,11 @@ class WanTower(LatentTower):
         self.visit_blocks(add, len(self.transformer.blocks))
         return WanConstants(blocks, prompt_bias.to(dtype).view(1, 1, 1, -1))
 
-    def rotary(self, latents: torch.Tensor) -> torch.Tensor:
-        """complex[1, L, 1, C / H / 2] for float[B, Z, t, h, w], or float[2, ...] for the compiler."""
+    def rotary(self, latents: torch.Tensor, fused: bool = False) -> torch.Tensor:
+        """complex[1, L, 1, C / H / 2] for float[B, Z, t, h, w], or float[2, ...] for the compiler and the kernels."""
         cosine, sine = self.transformer.rope(latents)
         parts = cosine[..., 0::2].float(), sine[..., 1::2].float()
-        return torch.stack(parts) if self.is_compiled else torch.complex(*parts)
+        return torch.stack(parts) if self.is_compiled or fused else torch.complex(*parts)
 
     def forward(
         self, latents: torch.Tensor, constants: WanConstants, blocks: Sequence[int]
@@ -197,15 +211,17 @@ class WanTower(LatentTower):
         Noisy latents float[B, Z, t, h, w] -> float[B, t, h / p, w / p, C] for each block, which count from 0; a token
         covers p x p latents, `latent_patch` of the config.
         """
-        rotary = self.rotary(latents)
         embedded = self.transformer.patch_embedding(latents.to(self.transformer.patch_embedding.weight.dtype))
         grid = embedded.shape[2:]
         hidden = embedded.flatten(2).transpose(1, 2).contiguous()  # float[B, L, C]
+        fused = self.with_kernels and can_run(hidden)
+        rotary = self.rotary(latents, fused)
         kept = {}
 
         def run(index: int, block: WanTransformerBlock) -> None:
             nonlocal hidden
-            hidden = self.run_block(block, hidden, constants.blocks[index], constants.prompt_bias, rotary, self.attend)
+            given = constants.blocks[index], constants.prompt_bias, rotary, self.attend, fused
+            hidden = self.run_block(block, hidden, *given)
             if index in blocks:
                 kept[index] = hidden.unflatten(1, grid)
 
@@ -245,11 +261,6 @@ def visited(block: nn.Module, visit: Callable[[nn.Module], None]) -> None:
     visit(block)
 
 
-def split_heads(hidden: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """float[B, L, C] -> float[B, L, H, C / H]"""
-    return hidden.unflatten(2, (num_heads, -1))
-
-
 def block_constants(block: WanTransformerBlock, modulation: torch.Tensor, prompt: torch.Tensor) -> BlockConstants:
     """What a block needs for the noise level of float32[1, 6, C], and for the projected prompt float[1, P + 1, C]."""
     shift, scale, gate, ff_shift, ff_scale, ff_gate = (block.scale_shift_table.float() + modulation)[0].to(
@@ -262,43 +273,44 @@ def block_constants(block: WanTransformerBlock, modulation: torch.Tensor, prompt
     return BlockConstants(1 + scale, shift, gate, 1 + ff_scale, ff_shift, ff_gate, norm, key, value)
 
 
-def rotate(hidden: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-    """Rotates pairs of neighbouring channels of float[B, L, H, C / H] by the angles of the token's (t, h, w)."""
-    pairs = hidden.float().unflatten(-1, (-1, 2))
-    if rotary.is_complex():
-        rotated = torch.view_as_real(torch.view_as_complex(pairs) * rotary)
-    else:
-        (first, second), (cosine, sine) = pairs.unbind(-1), rotary
-        rotated = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
-    return rotated.flatten(-2).to(hidden.dtype)
-
-
 def self_attention(
-    attention: WanAttention, hidden: torch.Tensor, rotary: torch.Tensor, attend: Attend
+    attention: WanAttention, hidden: torch.Tensor | RoundedTokens, rotary: torch.Tensor, attend: Attend, fused: bool
 ) -> torch.Tensor:
-    query = rotate(split_heads(attention.norm_q(attention.to_q(hidden)), attention.heads), rotary)
-    key = rotate(split_heads(attention.norm_k(attention.to_k(hidden)), attention.heads), rotary)
+    query, key = attention.to_q(hidden), attention.to_k(hidden)
+    norms = attention.norm_q, attention.norm_k
+    if fused:
+        query, key = ROTATE_HEADS(query, key, norms[0].weight, norms[1].weight, rotary, norms[0].eps)
+    else:
+        query = rotate(split_heads(norms[0](query), attention.heads), rotary)
+        key = rotate(split_heads(norms[1](key), attention.heads), rotary)
     value = split_heads(attention.to_v(hidden), attention.heads)
-    return attention.to_out[0](attend(query, key, value).flatten(2))
+    attended = attend(query, key, value).flatten(2)
+    return attention.to_out[0](round_tokens(attended) if isinstance(hidden, RoundedTokens) else attended)
 
 
 def prompt_attention(
-    attention: WanAttention, hidden: torch.Tensor, constants: BlockConstants, prompt_bias: torch.Tensor
+    attention: WanAttention,
+    hidden: torch.Tensor | RoundedTokens,
+    constants: BlockConstants,
+    prompt_bias: torch.Tensor,
+    fused: bool,
 ) -> torch.Tensor:
-    query = split_heads(attention.norm_q(attention.to_q(hidden)), attention.heads).transpose(1, 2)
+    query, norm = attention.to_q(hidden), attention.norm_q
+    query = NORM_HEADS(query, norm.weight, norm.eps) if fused else norm(query)
+    query = split_heads(query, attention.heads).transpose(1, 2)
     key, value = (rows.expand(query.shape[0], -1, -1, -1) for rows in (constants.prompt_key, constants.prompt_value))
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=prompt_bias)
-    return attention.to_out[0](attended.transpose(1, 2).flatten(2))
+    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=prompt_bias).transpose(1, 2).flatten(2)
+    return attention.to_out[0](round_tokens(attended) if isinstance(hidden, RoundedTokens) else attended)
 
 
-def feed_forward(ffn: FeedForward, hidden: torch.Tensor) -> torch.Tensor:
+def feed_forward(ffn: FeedForward, hidden: torch.Tensor | RoundedTokens) -> torch.Tensor:
     """Linear, GELU (tanh), linear, on float[B, L, C]."""
     gelu, down = ffn.net[0], ffn.net[2]
+    if isinstance(hidden, RoundedTokens):
+        return down(gelu_round(gelu.proj(hidden)))
     if isinstance(down, EightBitLinear):
         widened = gelu.proj(hidden)
-        # |GELU(x)| is at most x or 0.17, so that a bound on the row is known without computing GELU for it.
-        peak = widened.amax(-1, keepdim=True).clamp(min=0.17)
-        return down(gelu.gelu(widened), peak)
+        return down(gelu.gelu(widened), gelu_peak(widened))
     if hidden.is_cuda:  # there the GELU is part of the product; on a CPU the same function takes another GELU
         tokens, up = hidden.flatten(0, 1), gelu.proj
         widened = torch._addmm_activation(up.bias, tokens, up.weight.t(), use_gelu=True)
@@ -313,18 +325,53 @@ def run_block(
     prompt_bias: torch.Tensor,
     rotary: torch.Tensor,
     attend: Attend,
+    fused: bool,
 ) -> torch.Tensor:
-    """One `WanTransformerBlock` on float[B, L, C]; the modulations are the affine part of its norms."""
-    size, epsilon = hidden.shape[-1:], block.norm1.eps
+    """One `WanTransformerBlock` on float[B, L, C]; the modulations are the affine part of its norms.
+
+    With `fused`, what is between the products is that of the kernels, which round to float8 for products in float8.
+    """
+    epsilon = block.norm1.eps
+    rounds = fused and takes_float8(block.attn1.to_q)
     # 1. Self-attention
-    normed = F.layer_norm(hidden, size, constants.attention_scale, constants.attention_shift, epsilon)
-    hidden = torch.addcmul(hidden, self_attention(block.attn1, normed, rotary, attend), constants.attention_gate)
+    normed = norm(hidden, constants.attention_scale, constants.attention_shift, epsilon, rounds)
+    attended = self_attention(block.attn1, normed, rotary, attend, fused)
     # 2. Cross-attention to the prompt
-    normed = F.layer_norm(hidden, size, *constants.prompt_norm, epsilon)
-    hidden = hidden + prompt_attention(block.attn2, normed, constants, prompt_bias)
+    hidden, normed = add_norm(hidden, attended, constants.attention_gate, *constants.prompt_norm, epsilon, rounds)
+    attended = prompt_attention(block.attn2, normed, constants, prompt_bias, fused)
     # 3. Feed-forward
-    normed = F.layer_norm(hidden, size, constants.feed_forward_scale, constants.feed_forward_shift, epsilon)
-    return torch.addcmul(hidden, feed_forward(block.ffn, normed), constants.feed_forward_gate)
+    affine = constants.feed_forward_scale, constants.feed_forward_shift
+    hidden, normed = add_norm(hidden, attended, None, *affine, epsilon, rounds)
+    return add(hidden, feed_forward(block.ffn, normed), constants.feed_forward_gate)
+
+
+def takes_float8(linear: nn.Module) -> bool:
+    return isinstance(linear, EightBitLinear) and linear.precision == "fp8"
+
+
+def norm(
+    hidden: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, epsilon: float, rounds: bool
+) -> torch.Tensor | RoundedTokens:
+    """The layer norm of float[B, L, C] with an affine part float[C], rounded to float8 on request."""
+    if rounds:
+        return norm_round(hidden, scale, shift, epsilon)
+    return F.layer_norm(hidden, hidden.shape[-1:], scale, shift, epsilon)
+
+
+def add_norm(
+    hidden: torch.Tensor,
+    update: torch.Tensor,
+    gate: torch.Tensor | None,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    epsilon: float,
+    rounds: bool,
+) -> tuple[torch.Tensor, torch.Tensor | RoundedTokens]:
+    """The residual stream float[B, L, C] after an update, and its `norm`."""
+    if rounds:
+        return add_norm_round(hidden, update, gate, scale, shift, epsilon)
+    hidden = add(hidden, update, gate)
+    return hidden, norm(hidden, scale, shift, epsilon, rounds)
 
 
 def build_wan_tower(config: VegaGeneratorConfig) -> WanTower:

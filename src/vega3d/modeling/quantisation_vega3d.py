@@ -8,7 +8,7 @@ row's peak that saves a pass over the widest tensor.
 import copy
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -122,6 +122,13 @@ MULTIPLE = 16  # of the sides of a float8 matrix on a GPU
 CONSTANT_LINEARS = ("attn2.to_k", "attn2.to_v")  # of the constant prompt: computed once, so they keep their precision
 
 
+class RoundedTokens(NamedTuple):
+    """Tokens that are rounded already, in float8."""
+
+    bits: torch.Tensor  # float8[..., C]
+    scale: torch.Tensor  # float32[..., 1]
+
+
 class EightBitLinear(nn.Module):
     """A linear with weights scaled by row and activations scaled by token, both rounded to `fp8` (e4m3) or `int8`.
 
@@ -145,24 +152,32 @@ class EightBitLinear(nn.Module):
         self.register_buffer("scale", scale.t().contiguous(), persistent=False)  # float32[1, out]
         self.bias = linear.bias
 
-    def forward(self, hidden: torch.Tensor, peak: torch.Tensor | None = None) -> torch.Tensor:
-        """float[..., in] -> float[..., out]; `peak` float[..., 1] is a known bound on each token."""
+    def forward(self, hidden: torch.Tensor | RoundedTokens, peak: torch.Tensor | None = None) -> torch.Tensor:
+        """float[..., in] -> float[..., out]; `peak` float[..., 1] is a known bound on each token.
+
+        The product of rounded tokens is bfloat16.
+        """
+        if isinstance(hidden, RoundedTokens):
+            product = self.multiply(hidden.bits.flatten(0, -2), hidden.scale.reshape(-1, 1))
+            return product.unflatten(0, hidden.bits.shape[:-1])
         tokens = hidden.flatten(0, -2)
         rounded, scale = round_rows(tokens, self.precision, None if peak is None else peak.reshape(-1, 1))
+        return self.multiply(rounded, scale).to(hidden.dtype).unflatten(0, hidden.shape[:-1])
+
+    def multiply(self, rounded: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """8 bits[N, in], float32[N, 1] -> float[N, out]"""
         weight = self.weight_bits.view(STORED[self.precision]).t()
         if self.precision == "int8":
-            product = torch._int_mm(rounded, weight).float() * scale * self.scale + self.bias
-        else:
-            product = torch._scaled_mm(  # the public scaled_mm breaks compiled graphs (torch 2.11)
-                rounded,
-                weight,
-                scale_a=scale,
-                scale_b=self.scale.float(),
-                bias=self.bias.bfloat16(),
-                out_dtype=torch.bfloat16,
-                use_fast_accum=True,
-            )
-        return product.to(hidden.dtype).unflatten(0, hidden.shape[:-1])
+            return torch._int_mm(rounded, weight).float() * scale * self.scale + self.bias
+        return torch._scaled_mm(  # the public scaled_mm breaks compiled graphs (torch 2.11)
+            rounded,
+            weight,
+            scale_a=scale,
+            scale_b=self.scale.float(),
+            bias=self.bias.bfloat16(),
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
+        )
 
 
 def round_rows(
