@@ -3,6 +3,9 @@
     python benchmarks/generator.py                                 # CPU, tiny shapes
     python benchmarks/generator.py --full --output generator.json  # GPU, Wan2.1-T2V-1.3B shapes, random weights
     python benchmarks/generator.py --full --sizes 832x480 --mode clip --frames 81
+    python benchmarks/generator.py --full --ways "compiled, fp8, no kernels" "compiled, fp8"
+
+The last one says what Triton's kernels win, and "to eager" is the cosine to the first way, which is without them.
 
 The straightforward way encodes with diffusers, runs all blocks, and reads the wanted one by a hook: frame by frame,
 or with all frames of the clip together in the modes that join them.
@@ -37,6 +40,8 @@ WAYS: dict[str, dict] = {
     "compiled": {"compile": True},
     "compiled, fp8": {"compile": True, "linear_precision": "fp8"},
     "compiled, int8": {"compile": True, "linear_precision": "int8"},
+    "compiled, no kernels": {"compile": True},
+    "compiled, fp8, no kernels": {"compile": True, "linear_precision": "fp8"},
 }
 TINY = {"num_attention_heads": 2, "attention_head_dim": 32, "ffn_dim": 96, "num_layers": 6, "text_dim": 32}
 
@@ -143,6 +148,8 @@ def compare(folder: Path, config: VegaGeneratorConfig, size: tuple[int, int], op
     for way in options.ways:
         changes = {**WAYS[way], "clip_mode": options.mode, "attention_backend": options.attention}
         generator = load(folder, config, prompt, dtype, options.device, changes)
+        if "no kernels" in way:
+            generator.tower.with_kernels = False
         encode = functools.partial(first_features, generator)
         rows[f"vega3d, {way}, {name}"] = measure(encode, clip, options.repeats)
         features[f"vega3d, {way}, {name}"] = encode(clip).cpu()

@@ -36,6 +36,8 @@ from .kernels_wan_vega3d import (
     gelu_peak,
     gelu_round,
     norm_round,
+    plain_prompt_attention,
+    prompt_round,
     rotate,
     round_tokens,
     split_heads,
@@ -132,7 +134,7 @@ class WanTower(LatentTower):
     def __init__(self, transformer: WanTransformer3DModel, vae: WanVAEToLatents, config: VegaGeneratorConfig):
         super().__init__(vae, config)
         self.is_compiled = config.compile
-        self.with_kernels = True  # where they can run; benchmarks compare
+        self.with_kernels: bool | None = None  # where they can run; tests and benchmarks say yes or no
         self.attend = attention_by(config.attention_backend)
         self.attention_backend = config.attention_backend
         self.run_block = torch.compile(run_block) if config.compile else run_block
@@ -214,7 +216,7 @@ class WanTower(LatentTower):
         embedded = self.transformer.patch_embedding(latents.to(self.transformer.patch_embedding.weight.dtype))
         grid = embedded.shape[2:]
         hidden = embedded.flatten(2).transpose(1, 2).contiguous()  # float[B, L, C]
-        fused = self.with_kernels and can_run(hidden)
+        fused = can_run(hidden) if self.with_kernels is None else self.with_kernels
         rotary = self.rotary(latents, fused)
         kept = {}
 
@@ -296,11 +298,11 @@ def prompt_attention(
     fused: bool,
 ) -> torch.Tensor:
     query, norm = attention.to_q(hidden), attention.norm_q
+    prompt = constants.prompt_key, constants.prompt_value, prompt_bias
+    if isinstance(hidden, RoundedTokens):
+        return attention.to_out[0](prompt_round(query, norm.weight, *prompt, norm.eps))
     query = NORM_HEADS(query, norm.weight, norm.eps) if fused else norm(query)
-    query = split_heads(query, attention.heads).transpose(1, 2)
-    key, value = (rows.expand(query.shape[0], -1, -1, -1) for rows in (constants.prompt_key, constants.prompt_value))
-    attended = F.scaled_dot_product_attention(query, key, value, attn_mask=prompt_bias).transpose(1, 2).flatten(2)
-    return attention.to_out[0](round_tokens(attended) if isinstance(hidden, RoundedTokens) else attended)
+    return attention.to_out[0](plain_prompt_attention(query, *prompt))
 
 
 def feed_forward(ffn: FeedForward, hidden: torch.Tensor | RoundedTokens) -> torch.Tensor:

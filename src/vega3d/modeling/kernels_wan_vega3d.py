@@ -29,6 +29,7 @@ else:
 LOGGER = logging.getLogger(__name__)
 NARROWEST, WIDEST = 16, 32768  # rows that the kernels take, in channels
 FLOAT8 = torch.float8_e4m3fn
+MOST_KEYS = 8  # of a prompt that a kernel reads for each query; there are two for the empty prompt
 LEAST_GELU = 0.17  # GELU(x) is no less than -0.17, wherever x is
 # A copy of this file, as the Hub makes them, has another name and must not take these operators away.
 NAMESPACE = re.sub(r"\W", "_", __name__)
@@ -117,6 +118,30 @@ def plain_rotate_heads(
     return turned, turned_key
 
 
+def plain_prompt_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Attention of float[B, L, C] to the rows of one prompt for all clips, float[1, H, P, C / H] -> float[B, L, C]
+
+    `bias` float[1, 1, 1, P] is added to the scores.
+    """
+    queries = split_heads(query, key.shape[1]).transpose(1, 2)
+    key, value = (rows.expand(len(query), -1, -1, -1) for rows in (key, value))
+    return F.scaled_dot_product_attention(queries, key, value, attn_mask=bias).transpose(1, 2).flatten(2)
+
+
+def plain_prompt_round(
+    query: torch.Tensor,
+    weight: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor,
+    epsilon: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `plain_round`, of the attention to the prompt after the norm of the query."""
+    return plain_round(plain_prompt_attention(plain_norm_heads(query, weight, epsilon), key, value, bias))
+
+
 # --- Kernels: a program computes a row, in two tiles whose sides are powers of two, so that few lanes are idle -------
 
 if HAS_TRITON:
@@ -150,7 +175,7 @@ if HAS_TRITON:
     @triton.jit
     def gelu(values):
         """x / (1 + exp(-2 u)), which is GELU (tanh): u = sqrt(2 / pi) (x + 0.044715 x^3), here times log2(e)."""
-        return values / (1.0 + tl.exp2(-2.302208198 * (values + 0.044715 * values * values * values)))
+        return values / (1.0 + tl.exp2(values * (-2.302208198 - 0.1029432396 * (values * values))))
 
     @triton.jit
     def round_kernel(hidden, bits, scales, width, largest, head: tl.constexpr, tail: tl.constexpr):
@@ -260,6 +285,63 @@ if HAS_TRITON:
         second = rotate_pairs(second, second_cosine, second_sine, tail // 2)
         store_tiles(turned_key + start, first, second, width, head, tail)
 
+    @triton.jit
+    def attend_tile(
+        query,
+        keys,
+        values,
+        bias,
+        width,
+        count,
+        factor,
+        start: tl.constexpr,
+        lanes: tl.constexpr,
+        channels: tl.constexpr,
+    ):
+        """Attention of a tile of whole heads to the rows of the prompt, one after the other; exponents are of 2."""
+        columns = start + tl.arange(0, lanes)
+        heads: tl.constexpr = lanes // channels
+        query = tl.reshape(query, (heads, channels))
+        highest = tl.full((heads,), float("-inf"), tl.float32)
+        total = tl.zeros((heads,), tl.float32)
+        attended = tl.zeros((heads, channels), tl.float32)
+        for place in range(count):
+            key = tl.load(keys + place * width + columns, mask=columns < width, other=0.0).to(tl.float32)
+            value = tl.load(values + place * width + columns, mask=columns < width, other=0.0).to(tl.float32)
+            score = tl.sum(query * tl.reshape(key, (heads, channels)), axis=1)
+            score = (score * factor + tl.load(bias + place).to(tl.float32)) * 1.4426950408889634
+            above = tl.maximum(highest, score)
+            kept, share = tl.exp2(highest - above), tl.exp2(score - above)
+            total = total * kept + share
+            attended = attended * kept[:, None] + share[:, None] * tl.reshape(value, (heads, channels))
+            highest = above
+        return tl.reshape(attended * (1.0 / total)[:, None], (lanes,))
+
+    @triton.jit
+    def prompt_round_kernel(
+        query,
+        weight,
+        keys,
+        values,
+        bias,
+        bits,
+        scales,
+        width,
+        count,
+        epsilon,
+        factor,
+        largest,
+        channels: tl.constexpr,
+        head: tl.constexpr,
+        tail: tl.constexpr,
+    ):
+        row = tl.program_id(0).to(tl.int64)
+        start = row * width
+        first, second = load_normed(query + start, weight, width, epsilon, head, tail)
+        first = attend_tile(first, keys, values, bias, width, count, factor, 0, head, channels)
+        second = attend_tile(second, keys, values, bias, width, count, factor, head, tail, channels)
+        store_rounded(bits + start, first, second, peak_of(first, second), scales + row, largest, width, head, tail)
+
 
 def launch(kernel: Any, rows: torch.Tensor, *arguments, **constants) -> None:
     """Runs a kernel with a program for each row of float[..., C], where the rows are."""
@@ -347,6 +429,26 @@ def triton_rotate_heads(
     return split_heads(turned[0], query.shape[-1] // (2 * half)), split_heads(turned[1], query.shape[-1] // (2 * half))
 
 
+def triton_prompt_round(
+    query: torch.Tensor,
+    weight: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor,
+    epsilon: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    _, heads, count, channels = key.shape
+    if count > MOST_KEYS or heads == 1 or channels & (channels - 1):  # tiles are whole heads
+        return triton_round(plain_prompt_attention(triton_norm_heads(query, weight, epsilon), key, value, bias))
+    query = query.contiguous()
+    bits, scales = empty_rounded(query)
+    rows = (states.transpose(1, 2).contiguous() for states in (key, value))  # as they lie in memory
+    tensors = query, weight.contiguous(), *rows, bias.contiguous(), bits, scales
+    numbers = query.shape[-1], count, epsilon, channels**-0.5, LARGEST["fp8"]
+    launch(prompt_round_kernel, query, *tensors, *numbers, channels=channels)
+    return bits, scales
+
+
 # --- Operators of torch ----------------------------------------------------------------------------------------------
 
 
@@ -416,6 +518,13 @@ ROTATE_HEADS = operator(
     plain_rotate_heads,
     empty_heads,
 )
+PROMPT_ROUND = operator(
+    "prompt_round",
+    "(Tensor query, Tensor weight, Tensor key, Tensor value, Tensor bias, float epsilon) -> (Tensor, Tensor)",
+    triton_prompt_round,
+    plain_prompt_round,
+    lambda query, *others: empty_rounded(query),
+)
 
 
 def round_tokens(hidden: torch.Tensor) -> RoundedTokens:
@@ -444,6 +553,18 @@ def add_norm_round(
     """The residual stream after an update (`add`), and its layer norm in float8 (`norm_round`)."""
     summed, bits, scales = ADD_NORM_ROUND(hidden, update, gate, scale, shift, epsilon)
     return summed, RoundedTokens(bits, scales)
+
+
+def prompt_round(
+    query: torch.Tensor,
+    weight: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bias: torch.Tensor,
+    epsilon: float,
+) -> RoundedTokens:
+    """Attention to the prompt (`plain_prompt_attention`) after the norm of the query across heads, in float8."""
+    return RoundedTokens(*PROMPT_ROUND(query, weight, key, value, bias, epsilon))
 
 
 # --- Where the kernels run -------------------------------------------------------------------------------------------

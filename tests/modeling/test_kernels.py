@@ -1,0 +1,261 @@
+"""Triton's kernels of the generator: what they compute, and the blocks that are made of them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from transformers.utils.import_utils import is_torch_greater_or_equal
+
+from forks import run_forked
+from golden_models import load_generator
+from tiny_models import WAN_TRANSFORMER, WAN_VAE, seeded
+from vega3d import VegaGenerator
+from vega3d.modeling import kernels_wan_vega3d as kernels
+from vega3d.modeling.generator_wan_vega3d import run_block
+from vega3d.modeling.quantisation_vega3d import FLOAT8_ON_CPU, EightBitLinear, RoundedTokens
+
+TESTS = Path(__file__).parents[1]
+TRANSFORMER = {**WAN_TRANSFORMER, "attention_head_dim": 16}  # linears in multiples of 16
+needs_triton = pytest.mark.skipif(not kernels.HAS_TRITON, reason="Triton is not installed")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+HAS_FLOAT8 = is_torch_greater_or_equal(FLOAT8_ON_CPU, accept_dev=True)
+needs_float8 = pytest.mark.skipif(not HAS_FLOAT8, reason=f"float8 on a CPU needs torch {FLOAT8_ON_CPU}")
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def cosine(first: torch.Tensor, second: torch.Tensor) -> float:
+    return F.cosine_similarity(first.double(), second.double(), dim=-1).mean().item()
+
+
+# --- The kernels -----------------------------------------------------------------------------------------------------
+
+
+@needs_triton
+def test_interpreted_kernels_compute_what_their_definitions_say():
+    """Also for rows of zeros, no rows, huge and tiny values, NaN and infinity, and widths that are no power of two."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-W", "ignore", str(TESTS / "interpreted_kernels.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 91
+    for row in rows:
+        lost = 2**-7 if row["case"].endswith("bfloat16") else 1e-6  # bfloat16 is cut off there
+        assert row["as finite"], row
+        assert row.get("steps", 0) <= 1 and row.get("off", 0) < 2e-3 and row.get("scale", 0) < 1e-6, row
+        assert row.get("peak", 0) < 448.01, row  # a GPU saturates, torch rounds up to 464 down
+        assert row.get("difference", 0) < lost and row.get("sum", 0) < lost, row
+        assert row.get("cosine", 1) > 0.99999, row
+
+
+def signature(kernel, constants: dict) -> tuple[dict, dict]:
+    """Types and alignments of a kernel's arguments, as a launch with rows in bfloat16 has them."""
+    numbers = dict.fromkeys(("width", "tokens", "count"), "i32")
+    numbers |= dict.fromkeys(("epsilon", "factor", "largest", "least"), "fp32")
+    pointers = {"bits": "*fp8e4nv", "scales": "*fp32", "rotary": "*fp32"}
+    types = {**numbers, **pointers, **dict.fromkeys(constants, "constexpr")}
+    names = {name: types.get(name, "*bf16") for name in kernel.arg_names}
+    aligned = [place for place, (name, type_) in enumerate(names.items()) if name == "width" or type_.startswith("*")]
+    return names, {(place,): [["tt.divisibility", 16]] for place in aligned}
+
+
+SIDES = {1536: {"head": 1024, "tail": 512}, 8960: {"head": 8192, "tail": 1024}}
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("name", "width", "warps", "constants"),
+    [
+        ("round_kernel", 1536, 4, {}),
+        ("gelu_round_kernel", 8960, 8, {}),
+        ("norm_round_kernel", 1536, 4, {"adds": False, "gates": False}),
+        ("norm_round_kernel", 1536, 4, {"adds": True, "gates": True}),
+        ("norm_heads_kernel", 1536, 4, {}),
+        ("rotate_heads_kernel", 1536, 4, {"half": 64}),
+        ("prompt_round_kernel", 1536, 4, {"channels": 128}),
+    ],
+)
+def test_kernels_compile_for_a_gpu_that_is_not_there(name, width, warps, constants, tmp_path, monkeypatch):
+    """For compute capability 9.0 (H100, H200), with loads of 16 bytes, rounding that saturates, and nothing spilled."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel, constants = getattr(kernels, name), {**constants, **SIDES[width]}
+    types, attributes = signature(kernel, constants)
+    source = ASTSource(fn=kernel, signature=types, constexprs=constants, attrs=attributes)
+    code = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps}).asm["ptx"]
+    assert "ld.global.v4.b32" in code
+    assert ("cvt.rn.satfinite.e4m3x2.f32" in code) == ("round" in name)
+    assert "ld.local" not in code and "st.local" not in code
+
+
+@needs_gpu
+@needs_triton
+@pytest.mark.parametrize(("rows", "width"), [(1, 1536), (4097, 1536), (515, 8960), (7, 384)])
+def test_kernels_on_a_gpu_compute_what_their_definitions_say(rows, width):
+    hidden, update, other = (random(1, rows, width, seed=seed).bfloat16().cuda() for seed in range(3))
+    scale, shift, gate = (random(width, seed=seed).bfloat16().cuda() for seed in range(3, 6))
+    angles = random(1, rows, 1, 64, seed=6).cuda()
+    rotary = torch.stack([angles.cos(), angles.sin()])
+    prompt = [random(1, width // 128, 2, 128, seed=seed).bfloat16().cuda() for seed in (7, 8)]
+    bias = torch.tensor([0.0, 6.25]).view(1, 1, 1, 2).bfloat16().cuda()
+    assert kernels.can_run(hidden)
+    rounded = [
+        (kernels.ROUND(hidden), kernels.plain_round(hidden)),
+        (kernels.GELU_ROUND(hidden), kernels.plain_gelu_round(hidden)),
+        (kernels.NORM_ROUND(hidden, scale, shift, 1e-6), kernels.plain_norm_round(hidden, scale, shift, 1e-6)),
+    ]
+    given = hidden, scale, *prompt, bias, 1e-6
+    rounded.append((kernels.PROMPT_ROUND(*given), kernels.plain_prompt_round(*given)))
+    for adding in ((hidden, update, gate), (hidden, update, None)):
+        ours, theirs = (f(*adding, scale, shift, 1e-6) for f in (kernels.ADD_NORM_ROUND, kernels.plain_add_norm_round))
+        torch.testing.assert_close(ours[0], theirs[0])
+        rounded.append((ours[1:], theirs[1:]))
+    for (bits, scales), (plain_bits, plain_scales) in rounded:
+        torch.testing.assert_close(scales, plain_scales, rtol=2**-7, atol=0)
+        assert bits.float().isfinite().all()
+        assert cosine(bits.float() * scales, plain_bits.float() * plain_scales) > 0.9995
+    given = hidden, other, scale, shift, rotary, 1e-6
+    for ours, theirs in zip(kernels.ROTATE_HEADS(*given), kernels.plain_rotate_heads(*given), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2**-6, atol=2**-6)
+    torch.testing.assert_close(
+        kernels.NORM_HEADS(hidden, scale, 1e-6), kernels.plain_norm_heads(hidden, scale, 1e-6), rtol=2**-6, atol=1e-6
+    )
+
+
+# --- The operators ---------------------------------------------------------------------------------------------------
+
+ROWS = {
+    **{"hidden": (2, 5, 48), "update": (2, 5, 48), "gate": (48,), "scale": (48,), "shift": (48,)},
+    **{"key": (1, 3, 2, 16), "value": (1, 3, 2, 16), "bias": (1, 1, 1, 2)},
+}
+
+
+@pytest.mark.parametrize(
+    ("operator", "names", "numbers"),
+    [
+        (kernels.ROUND, ["hidden"], []),
+        (kernels.GELU_ROUND, ["hidden"], []),
+        (kernels.NORM_ROUND, ["hidden", "scale", "shift"], [1e-6]),
+        (kernels.ADD_NORM_ROUND, ["hidden", "update", "gate", "scale", "shift"], [1e-6]),
+        (kernels.NORM_HEADS, ["hidden", "scale"], [1e-6]),
+        (kernels.ROTATE_HEADS, ["hidden", "update", "scale", "shift", "rotary"], [1e-6]),
+        (kernels.PROMPT_ROUND, ["hidden", "scale", "key", "value", "bias"], [1e-6]),
+    ],
+)
+def test_the_compiler_knows_what_an_operator_gives(operator, names, numbers):
+    angles = random(1, 5, 1, 12)
+    tensors = {name: random(*shape, seed=seed).bfloat16() for seed, (name, shape) in enumerate(ROWS.items())}
+    tensors["rotary"] = torch.stack([angles.cos(), angles.sin()])
+    torch.library.opcheck(operator, (*(tensors[name] for name in names), *numbers))
+
+
+def test_without_triton_the_definitions_compute(tmp_path):
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch
+from vega3d.modeling import kernels_wan_vega3d as kernels
+assert not kernels.HAS_TRITON and not kernels.can_run(torch.zeros(1, 1, 16))
+rows = torch.randn(1, 3, 16)
+for ours, theirs in zip(kernels.ROUND(rows), kernels.plain_round(rows), strict=True):
+    assert torch.equal(ours.float(), theirs.float())
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = run_forked(code, folder=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_kernels_do_not_run_on_a_cpu():
+    assert not kernels.can_run(torch.zeros(1, 1, 16, dtype=torch.bfloat16))
+
+
+# --- Blocks made of them ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory) -> VegaGenerator:
+    transformer = seeded(lambda: WanTransformer3DModel(**TRANSFORMER), 2)
+    vae = seeded(lambda: AutoencoderKLWan(**WAN_VAE), 3)
+    prompt = torch.randn(1, TRANSFORMER["text_dim"], generator=torch.Generator().manual_seed(5))
+    loaded = load_generator(
+        tmp_path_factory.mktemp("wan") / "files", transformer, vae, prompt, block=-1, chunk_frames=4
+    )
+    return loaded.to(torch.bfloat16)
+
+
+def clip() -> torch.Tensor:
+    return torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def both(generator: VegaGenerator, **changes) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features with what is between the products as it is on a CPU, and as it is where the kernels run."""
+    changed = generator.variant(**changes)
+    plain = changed.encode([clip()])[0]
+    changed.tower.with_kernels = True
+    return plain, changed.encode([clip()])[0]
+
+
+@pytest.mark.parametrize("precision", [pytest.param("fp8", marks=needs_float8), "int8", "native"])
+def test_blocks_of_the_kernels_compute_what_others_do(generator, precision):
+    plain, fused = both(generator, linear_precision=precision)
+    assert fused.dtype == plain.dtype == torch.bfloat16
+    assert cosine(fused, plain) > 0.9999
+
+
+@needs_float8
+def test_blocks_of_the_kernels_compute_the_same_bits_with_the_same_rotation(generator):
+    """In float8, a block's steps are those of the other composition one by one, but for complex numbers."""
+    changed = generator.variant(linear_precision="fp8")
+    tower, latents = changed.tower, random(2, 4, 1, 4, 6)
+    rotary = tower.rotary(latents, fused=True)
+    constants = tower.constants(changed.prompt_embeds, changed.config.prompt_length, 500)
+    width = tower.transformer.blocks[0].attn1.to_q.bias.shape[0]
+    hidden = random(2, 6, width).bfloat16()
+    for block, of_block in zip(tower.transformer.blocks, constants.blocks, strict=True):
+        given = block, hidden, of_block, constants.prompt_bias, rotary, tower.attend
+        plain = run_block(*given, False)
+        assert torch.equal(run_block(*given, True), plain)
+        hidden = plain
+
+
+@needs_float8
+def test_features_in_float8_are_close_to_those_in_full_precision(generator):
+    exact = generator.variant().to(torch.float32).encode([clip()])[0]
+    assert cosine(both(generator, linear_precision="fp8")[1], exact) > 0.998
+
+
+@needs_float8
+@pytest.mark.parametrize("backend", ["native", "_native_math"])
+def test_blocks_of_the_kernels_compile_to_one_graph(generator, backend):
+    changed = generator.variant(linear_precision="fp8", attention_backend=backend)
+    changed.tower.with_kernels = True
+    expected = changed.encode([clip()])[0]
+    torch._dynamo.reset()
+    changed.tower.run_block = torch.compile(run_block, fullgraph=True)
+    assert cosine(changed.encode([clip()])[0], expected) > 0.9999
+
+
+@needs_float8
+def test_a_linear_takes_tokens_that_are_rounded():
+    linear, hidden = EightBitLinear(torch.nn.Linear(32, 48), "fp8"), random(2, 5, 32).bfloat16()
+    rounded = kernels.round_tokens(hidden)
+    assert isinstance(rounded, RoundedTokens) and rounded.bits.shape == hidden.shape
+    assert torch.equal(linear(rounded), linear(hidden))
+
+
+def test_operators_of_another_copy_of_the_file_have_other_names():
+    """Code of a model on the Hub is a copy of these modules."""
+    assert re.fullmatch(r"\w+", kernels.NAMESPACE) and kernels.NAMESPACE.endswith("modeling_kernels_wan_vega3d")
