@@ -1,4 +1,4 @@
-"""The generator's Triton kernels, one by one, against what `torch.compile` makes of their definitions.
+"""The generator's Triton kernels, one by one, against their definitions in torch, which are compiled on a GPU.
 
     python benchmarks/kernels.py                                 # CPU, tiny shapes: the definitions against themselves
     python benchmarks/kernels.py --full --output kernels.json    # GPU, Wan2.1-T2V-1.3B at 832x480, 32 frames
@@ -151,7 +151,7 @@ def main() -> None:
         for name, job in tqdm(made.items(), desc="kernels"):
             results["rows"][name] = row = measure(job, options)
             print(
-                f"{name:25} kernel {row['kernel']:8.3f} ms, compiled definition {row['definition']:8.3f} ms, "
+                f"{name:25} kernel {row['kernel']:8.3f} ms, definition {row['definition']:8.3f} ms, "
                 f"ratio {row['ratio']:5.2f}, {row['gigabytes_per_second']:6.0f} GB/s, cosine {row['cosine']:.6f}"
             )
     if options.output:

@@ -159,7 +159,7 @@ def cases() -> Iterator[tuple[str, int, str, tuple[int, int], torch.dtype]]:
             if fill != "huge" or name in ("round", "gelu"):  # elsewhere its square is infinite
                 yield name, 384, fill, (2, 3), torch.bfloat16
         yield name, 768, "normal", (0, 7), torch.bfloat16
-        for width, size in ((HEAD, (3, 5)), (384, (2, 3)), (1536, (1, 1)), (1536, (2, 2))):
+        for width, size in ((HEAD, (3, 5)), (5 * HEAD, (2, 2)), (384, (2, 3)), (1536, (1, 1)), (1536, (2, 2))):
             yield name, width, "normal", size, torch.float32
 
 

@@ -1,8 +1,8 @@
 """Triton kernels between the products of Wan's blocks: each reads a row once, and writes its result once.
 
-They are for rows in bfloat16 on an NVIDIA GPU. Each has a reference in plain torch, which is the definition, and
-computes elsewhere. Results are those of the reference but for the last digit: kernels keep float32 until the end, where
-the reference rounds to the type of its input between two steps.
+They are for rows in bfloat16 on an NVIDIA GPU. Each has a definition in plain torch, which computes elsewhere. Results
+are those of the definition but for rounding: kernels keep float32 until the end, where the definition rounds to the
+type of its input between two steps.
 
 To `torch.compile` each kernel is one operator, so that it breaks no graph.
 """
