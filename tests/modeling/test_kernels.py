@@ -178,8 +178,17 @@ for ours, theirs in zip(kernels.ROUND(rows), kernels.plain_round(rows), strict=T
     assert done.returncode == 0, done.stderr
 
 
-def test_kernels_do_not_run_on_a_cpu():
+def test_kernels_do_not_run_on_a_cpu_and_nobody_is_warned(caplog):
     assert not kernels.can_run(torch.zeros(1, 1, 16, dtype=torch.bfloat16))
+    assert not caplog.records
+
+
+@needs_triton
+def test_a_triton_that_does_not_work_is_told_once(caplog):
+    """As on a CPU, for which Triton has no compiler."""
+    kernels.works.cache_clear()
+    assert not kernels.works(torch.device("cpu")) and not kernels.works(torch.device("cpu"))
+    assert ["runs without Triton's kernels" in record.message for record in caplog.records] == [True]
 
 
 # --- Blocks made of them ---------------------------------------------------------------------------------------------
@@ -215,10 +224,10 @@ def test_blocks_of_the_kernels_compute_what_others_do(generator, precision):
     assert cosine(fused, plain) > 0.9999
 
 
-@needs_float8
-def test_blocks_of_the_kernels_compute_the_same_bits_with_the_same_rotation(generator):
-    """In float8, a block's steps are those of the other composition one by one, but for complex numbers."""
-    changed = generator.variant(linear_precision="fp8")
+@pytest.mark.parametrize("precision", [pytest.param("fp8", marks=needs_float8), "int8", "native"])
+def test_blocks_of_the_kernels_compute_the_same_bits_with_the_same_rotation(generator, precision):
+    """A block's steps are those of the other composition one by one, but for complex numbers."""
+    changed = generator.variant(linear_precision=precision)
     tower, latents = changed.tower, random(2, 4, 1, 4, 6)
     rotary = tower.rotary(latents, fused=True)
     constants = tower.constants(changed.prompt_embeds, changed.config.prompt_length, 500)

@@ -156,9 +156,10 @@ if HAS_TRITON:
 
     @triton.jit
     def store_tiles(row, first, second, width, head: tl.constexpr, tail: tl.constexpr):
+        """A row, in the type that it is stored in."""
         columns = head + tl.arange(0, tail)
-        tl.store(row + tl.arange(0, head), first.to(row.dtype.element_ty))
-        tl.store(row + columns, second.to(row.dtype.element_ty), mask=columns < width)
+        tl.store(row + tl.arange(0, head), first)
+        tl.store(row + columns, second, mask=columns < width)
 
     @triton.jit
     def store_rounded(row, first, second, peak, scale, largest, width, head: tl.constexpr, tail: tl.constexpr):
@@ -350,11 +351,8 @@ def launch(kernel: Any, rows: torch.Tensor, *arguments, **constants) -> None:
     tail = 1 << (width - head - 1).bit_length()
     lanes = head + tail
     warps = 4 if lanes <= 4096 else 8 if lanes <= 16384 else 16
-    count = rows.numel() // width
-    if count == 0:
-        return
     with torch.cuda.device_of(rows):
-        kernel[(count,)](*arguments, **constants, head=head, tail=tail, num_warps=warps)
+        kernel[(rows.numel() // width,)](*arguments, **constants, head=head, tail=tail, num_warps=warps)
 
 
 def empty_rounded(hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
