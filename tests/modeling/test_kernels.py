@@ -241,6 +241,19 @@ def test_blocks_of_the_kernels_compute_the_same_bits_with_the_same_rotation(gene
 
 
 @needs_float8
+@pytest.mark.parametrize(("precision", "with_kernels"), [("fp8", True), ("fp8", False), ("int8", True)])
+def test_every_linear_in_float8_takes_tokens_that_a_kernel_rounded(generator, precision, with_kernels):
+    changed = generator.variant(linear_precision=precision)
+    changed.tower.with_kernels = with_kernels
+    taken = []
+    for module in changed.tower.modules():
+        if isinstance(module, EightBitLinear):
+            module.register_forward_pre_hook(lambda module, given: taken.append(isinstance(given[0], RoundedTokens)))
+    changed.encode([clip()])
+    assert taken == [precision == "fp8" and with_kernels] * 8 * TRANSFORMER["num_layers"]
+
+
+@needs_float8
 def test_features_in_float8_are_close_to_those_in_full_precision(generator):
     exact = generator.variant().to(torch.float32).encode([clip()])[0]
     assert cosine(both(generator, linear_precision="fp8")[1], exact) > 0.998
