@@ -61,7 +61,7 @@ def test_interpreted_kernels_compute_what_their_definitions_say():
 
 def signature(kernel, constants: dict) -> tuple[dict, dict]:
     """Types and alignments of a kernel's arguments, as a launch with rows in bfloat16 has them."""
-    numbers = dict.fromkeys(("width", "tokens", "count"), "i32")
+    numbers = dict.fromkeys(("width", "tokens"), "i32")
     numbers |= dict.fromkeys(("epsilon", "factor", "largest", "least"), "fp32")
     pointers = {"bits": "*fp8e4nv", "scales": "*fp32", "rotary": "*fp32"}
     types = {**numbers, **pointers, **dict.fromkeys(constants, "constexpr")}
@@ -83,7 +83,7 @@ SIDES = {1536: {"head": 1024, "tail": 512}, 8960: {"head": 8192, "tail": 1024}}
         ("norm_round_kernel", 1536, 4, {"adds": True, "gates": True}),
         ("norm_heads_kernel", 1536, 4, {}),
         ("rotate_heads_kernel", 1536, 4, {"half": 64}),
-        ("prompt_round_kernel", 1536, 4, {"channels": 128}),
+        ("prompt_round_kernel", 1536, 4, {"count": 2, "channels": 128}),
     ],
 )
 def test_kernels_compile_for_a_gpu_that_is_not_there(name, width, warps, constants, tmp_path, monkeypatch):

@@ -293,8 +293,8 @@ if HAS_TRITON:
         values,
         bias,
         width,
-        count,
         factor,
+        count: tl.constexpr,
         start: tl.constexpr,
         lanes: tl.constexpr,
         channels: tl.constexpr,
@@ -306,7 +306,7 @@ if HAS_TRITON:
         highest = tl.full((heads,), float("-inf"), tl.float32)
         total = tl.zeros((heads,), tl.float32)
         attended = tl.zeros((heads, channels), tl.float32)
-        for place in range(count):
+        for place in tl.static_range(count):
             key = tl.load(keys + place * width + columns, mask=columns < width, other=0.0).to(tl.float32)
             value = tl.load(values + place * width + columns, mask=columns < width, other=0.0).to(tl.float32)
             score = tl.sum(query * tl.reshape(key, (heads, channels)), axis=1)
@@ -328,10 +328,10 @@ if HAS_TRITON:
         bits,
         scales,
         width,
-        count,
         epsilon,
         factor,
         largest,
+        count: tl.constexpr,
         channels: tl.constexpr,
         head: tl.constexpr,
         tail: tl.constexpr,
@@ -339,8 +339,8 @@ if HAS_TRITON:
         row = tl.program_id(0).to(tl.int64)
         start = row * width
         first, second = load_normed(query + start, weight, width, epsilon, head, tail)
-        first = attend_tile(first, keys, values, bias, width, count, factor, 0, head, channels)
-        second = attend_tile(second, keys, values, bias, width, count, factor, head, tail, channels)
+        first = attend_tile(first, keys, values, bias, width, factor, count, 0, head, channels)
+        second = attend_tile(second, keys, values, bias, width, factor, count, head, tail, channels)
         store_rounded(bits + start, first, second, peak_of(first, second), scales + row, largest, width, head, tail)
 
 
@@ -442,8 +442,8 @@ def triton_prompt_round(
     bits, scales = empty_rounded(query)
     rows = (states.transpose(1, 2).contiguous() for states in (key, value))  # as they lie in memory
     tensors = query, weight.contiguous(), *rows, bias.contiguous(), bits, scales
-    numbers = query.shape[-1], count, epsilon, channels**-0.5, LARGEST["fp8"]
-    launch(prompt_round_kernel, query, *tensors, *numbers, channels=channels)
+    numbers = query.shape[-1], epsilon, channels**-0.5, LARGEST["fp8"]
+    launch(prompt_round_kernel, query, *tensors, *numbers, count=count, channels=channels)
     return bits, scales
 
 
