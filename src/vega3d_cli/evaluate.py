@@ -397,7 +397,7 @@ def audit(
             "[default: rooms of split test are made, and stored in the cache]"
         ),
     ] = None,
-    scenes: Annotated[int, typer.Option(**(common.COUNT | {"min": 2}), help="Most scenes.")] = 60,
+    scenes: Annotated[int, typer.Option(**(common.COUNT | {"min": 2}), help="Most scenes.")] = 20,
     questions_per_scene: Annotated[
         int, typer.Option(**common.COUNT, help="Most questions of a scene, balanced over the types.")
     ] = 8,
