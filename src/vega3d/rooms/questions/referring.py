@@ -382,11 +382,11 @@ def even_shares(expressions: Sequence[ReferringExpression]) -> np.ndarray:
     Two conditions are fitted by turns (raking): each of `ReferringExpression.words` stands as often with none, one and
     several, and each object is meant equally often, as nearly as the words allow. An expression takes the geometric
     mean of the corrections of its words, and of its targets. One with a word that never stands with one of the numbers
-    is not used; all shares are zero if none is left.
+    is not used; all shares are zero if none is left, as where no expression at all means one of the numbers.
     """
-    if not expressions:
-        return np.zeros(0)
     right = np.array([said.right for said in expressions])
+    if not expressions or len(np.unique(right)) < len(expressions[0].options):
+        return np.zeros(len(expressions))
     words = Incidence([said.words for said in expressions], right)
     targets = Incidence([said.targets for said in expressions], right)
     share = words.used_with_each(np.ones(len(expressions)))
