@@ -124,6 +124,15 @@ def test_as_many_mean_none_one_and_several(question_type, walkthroughs):
 
 
 @pytest.mark.parametrize("question_type", COUNTS)
+def test_nothing_is_drawn_where_a_number_is_never_meant(question_type, walkthroughs):
+    """Even if all words of some expressions stand with each of the other numbers."""
+    asked = asked_of(walkthroughs[0][1], question_type)
+    for missing in range(len(COUNTS[question_type])):
+        left = [said for said in asked if said.right != missing]
+        assert left and balanced(left, np.random.default_rng(0), 5) == []
+
+
+@pytest.mark.parametrize("question_type", COUNTS)
 def test_words_and_boxes_alone_give_nothing_away(question_type, walkthroughs):
     """Baselines that know how often each word and each box of a walkthrough stands with each answer, and see no more.
 

@@ -169,6 +169,12 @@ def enclosing_boxes(boxes: torch.Tensor) -> torch.Tensor:
     return torch.cat([(low + high) / 2, boxes[:, 2:3], high - low, boxes[:, 5:6]], dim=1)
 
 
+def volumes(sizes: torch.Tensor) -> torch.Tensor:
+    """float[...] of float[..., 3]; the gradient of `torch.prod` would wait for the GPU, to look for zeros."""
+    width, depth, height = sizes.unbind(-1)
+    return width * depth * height
+
+
 def generalised_iou(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """float[M]: IoU of pairs of axis-aligned boxes float[M, 6], less the empty share of the box around both.
 
@@ -176,9 +182,9 @@ def generalised_iou(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """
     low, high = boxes[:, :3] - boxes[:, 3:] / 2, boxes[:, :3] + boxes[:, 3:] / 2
     other_low, other_high = others[:, :3] - others[:, 3:] / 2, others[:, :3] + others[:, 3:] / 2
-    common = (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0).prod(-1)
-    around = (torch.maximum(high, other_high) - torch.minimum(low, other_low)).prod(-1).clamp(min=1e-9)
-    union = boxes[:, 3:].prod(-1) + others[:, 3:].prod(-1) - common
+    common = volumes((torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0))
+    around = volumes(torch.maximum(high, other_high) - torch.minimum(low, other_low)).clamp(min=1e-9)
+    union = volumes(boxes[:, 3:]) + volumes(others[:, 3:]) - common
     return common / union.clamp(min=1e-9) - (around - union) / around
 
 

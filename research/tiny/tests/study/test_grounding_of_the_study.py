@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.profiler import ProfilerActivity, profile
 
 from research.tiny.study.experiment import Experiment
 from research.tiny.study.export import export
@@ -142,17 +143,30 @@ def test_an_exported_checkpoint_has_the_scores_and_losses_of_the_study(grounded,
         np.testing.assert_allclose(chosen.boxes, wanted_boxes, atol=1e-5)
 
 
+READING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"}  # for which a program waits for a GPU
+
+
 def test_a_step_waits_for_nothing(grounded):
-    """On the device "meta" there are no values, so that what looks at one, or comes from elsewhere, is an error."""
+    """On the device "meta" what comes from elsewhere is an error; on a CPU no value is looked at.
+
+    Some gradients (that of `torch.prod`) look at values, but not on "meta" or under a dispatch mode.
+    """
     batches, model = grounded.batches("train", "trained"), copy.deepcopy(grounded.reader("trained", 0).model)
     clips, seen, _, _ = batches.make(0)
-    wanted = Wanted(*(values.to("meta") for values in batches.expressions.of_step(0, 0, clips)))
-    tokens = batches.streams[0][clips].to("meta").requires_grad_()
-    states = torch.zeros(*seen.ids.shape, tokens.shape[-1], device="meta", requires_grad=True)
-    losses = ground_losses(model.to("meta"), states, tokens, wanted)
-    total = sum(losses.values()) + read_tokens(model, tokens, wanted).sum()
-    gradients = torch.autograd.grad(total, [*model.grounding_head.parameters(), tokens, states])
-    assert all(value.device.type == "meta" for value in gradients)
+    wanted, shown = batches.expressions.of_step(0, 0, clips), batches.streams[0][clips].float()
+
+    def gradients(device: str) -> tuple[torch.Tensor, ...]:
+        placed = Wanted(*(values.to(device) for values in wanted))
+        tokens = shown.to(device).requires_grad_()
+        states = torch.zeros(*seen.ids.shape, tokens.shape[-1], device=device, requires_grad=True)
+        with profile(activities=[ProfilerActivity.CPU]) as run:
+            losses = ground_losses(model.to(device), states, tokens, placed)
+            total = sum(losses.values()) + read_tokens(model, tokens, placed).sum()
+            found = torch.autograd.grad(total, [*model.grounding_head.parameters(), tokens, states])
+        assert not READING & {event.name for event in run.events()}
+        return found
+
+    assert all(value.device.type == device for device in ("cpu", "meta") for value in gradients(device))
 
 
 def test_heads_and_language_model_learn_and_answers_go_on(grounded):
