@@ -30,6 +30,7 @@ from research.tiny.study.recipe import TEST_SPLITS, VALIDATION, Recipe, read_rec
 from research.tiny.study.table import archive, experiment_values, markdown, paired_values, read_results, write_tables
 from vega3d.files import write_json, write_whole
 from vega3d.rooms.questions.proposals import PROPOSALS
+from vega3d_cli.common import parse_settings
 
 STAGES = ("rooms", "tower", "arms", "tables", "wordings", "export")
 TOLD_EVERY = 100  # steps
@@ -50,6 +51,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--generator", action="append", default=[], metavar="NAME=FOLDER", help="in the recipe's place"
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the recipe, as rooms.train=1600"
+    )
     parser.add_argument("--arm", default="trained", help="to export")
     parser.add_argument("--checkpoint", type=Path, help="folder to export into")
     parser.add_argument("--name", default="vega3d-tiny", help="of the exported model")
@@ -63,7 +67,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
     Raises:
         ValueError: for a generator, an arm, a seed or a split that the recipe does not have.
     """
-    recipe = read_recipe(options.recipe)
+    settings = parse_settings(options.set)
+    recipe = read_recipe(options.recipe, settings)
     folders = {name: value for name, _, value in (item.partition("=") for item in options.generator)}
     seeds = options.seeds or recipe.seeds
     known = {
@@ -76,7 +81,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         unknown = [value for value in given if value not in there]
         if unknown:
             raise ValueError(f"{option} names {unknown}, but the recipe has {list(there)}.")
-    return read_recipe(options.recipe, {"generators": {**recipe.generators, **folders}, "seeds": seeds})
+    return read_recipe(options.recipe, {**settings, "generators": {**recipe.generators, **folders}, "seeds": seeds})
 
 
 def run(options: argparse.Namespace) -> None:
@@ -105,12 +110,12 @@ def run(options: argparse.Namespace) -> None:
         for split in splits:  # read here, so that arms that start at the same time do not all compute it
             experiment.fill(split, None)
     if "arms" in options.stages:
-        for arm in arms:
-            experiment.train_arm(arm)
+        for arm, seed in itertools.product(arms, recipe.seeds):
+            experiment.train_arm(arm, [seed])
             for split in evaluated:
-                experiment.evaluate_arm(arm, split)
                 if recipe.grounding is not None:
-                    experiment.ground_arm(arm, split)
+                    experiment.ground_arm(arm, split, [seed])
+                experiment.evaluate_arm(arm, split, seeds=[seed])
     if "tables" in options.stages:
         tables(experiment, arms, evaluated)
     if "wordings" in options.stages:

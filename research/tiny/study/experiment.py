@@ -40,7 +40,9 @@ from research.tiny.study.recipe import ORACLE, PIXELS, TEST_SPLITS, TRAIN, VALID
 from research.tiny.study.rooms import RoomShards, make_rooms
 from research.tiny.study.rows import TALK_KINDS
 from research.tiny.study.streams import (
+    AT_A_TIME,
     StoredStream,
+    StreamRows,
     clip_format,
     generator_states,
     oracle_states,
@@ -101,6 +103,7 @@ class Experiment:
         self._data: dict[str, SplitData] = {}
         self._packs: dict[str, PackMaker] = {}
         self._expressions: dict[str, Expressions] = {}
+        self._open: dict[tuple[str, str | None], StreamRows] = {}
 
     # Rooms
 
@@ -248,6 +251,7 @@ class Experiment:
         elif stream in self.recipe.generators:
             arm, vlm = self.recipe.arms[arm_name], self.output / "vlm"
             model = arm_model(self.recipe, arm, vlm, self.generator_folder(arm), 0, tools.precision).to(self.device)
+            model.model.generator.config.chunk_frames = AT_A_TIME * self.recipe.rooms.num_frames
 
         @torch.no_grad()
         def compute(read: np.ndarray) -> torch.Tensor:
@@ -265,10 +269,14 @@ class Experiment:
         return stored
 
     def streams(self, split: str, arm_name: str) -> Streams:
-        semantic = self.fill(split, None).open(self.device)
-        if self.recipe.arms[arm_name].stream is None:
-            return semantic, None
-        return semantic, self.fill(split, arm_name).open(self.device)
+        """Both streams on the device, where they stay until those of another arm are asked for."""
+        self._open = {key: rows for key, rows in self._open.items() if key[1] in (None, arm_name)}
+        names = [None, None if self.recipe.arms[arm_name].stream is None else arm_name]
+        for name in names:
+            if (split, name) not in self._open:
+                self._open[split, name] = self.fill(split, name).open(self.device)
+        semantic, hidden = (self._open[split, name] for name in names)
+        return semantic, None if names[1] is None else hidden
 
     # Arms
 
@@ -333,9 +341,10 @@ class Experiment:
             self._packs[split] = PackMaker(self.data(split), tools.words, tools.clip.prefix, packs, in_words, 0, first)
         return Batches(self._packs[split], self.streams(split, arm_name), self.tools.clip.temporal, expressions)
 
-    def train_arm(self, arm_name: str) -> None:
-        """All seeds of an arm."""
-        missing = [seed for seed in self.recipe.seeds if not (self.run_folder(arm_name, seed) / POINTS).is_file()]
+    def train_arm(self, arm_name: str, seeds: Sequence[int] | None = None) -> None:
+        """Some seeds of an arm, all by default, as in the methods below."""
+        seeds = self.recipe.seeds if seeds is None else seeds
+        missing = [seed for seed in seeds if not (self.run_folder(arm_name, seed) / POINTS).is_file()]
         if not missing:
             return
         self.deadline.check(f"training of {arm_name}")
@@ -349,9 +358,10 @@ class Experiment:
             write_json(folder / POINTS, point_errors(reader, self.data(VALIDATION), validation.streams))
             self.tell({"arm": arm_name, "seed": seed, **log[-1]})
 
-    def evaluate_arm(self, arm_name: str, split: str, wordings: str = "") -> None:
-        """Result files of all seeds of an arm on one split, in VSI-Bench's words or those of `held_out.CONDITIONS`."""
-        files = {seed: self.result_file(split, arm_name, seed, wordings) for seed in self.recipe.seeds}
+    def evaluate_arm(self, arm_name: str, split: str, wordings: str = "", seeds: Sequence[int] | None = None) -> None:
+        """Result files of an arm on one split, in VSI-Bench's words or those of `held_out.CONDITIONS`."""
+        seeds = self.recipe.seeds if seeds is None else seeds
+        files = {seed: self.result_file(split, arm_name, seed, wordings) for seed in seeds}
         missing = [seed for seed, file in files.items() if not file.is_file()]
         if not missing:
             return
@@ -392,10 +402,10 @@ class Experiment:
         }
         return model, tokens_of, settings
 
-    def ground_arm(self, arm_name: str, split: str) -> None:
-        """Result files of the boxes that all seeds of an arm find, by task and source of proposals."""
+    def ground_arm(self, arm_name: str, split: str, seeds: Sequence[int] | None = None) -> None:
+        """Result files of the boxes that an arm finds, by task and source of proposals."""
         ways = list(itertools.product(TASKS, PROPOSALS))
-        for seed in self.recipe.seeds:
+        for seed in self.recipe.seeds if seeds is None else seeds:
             files = {way: self.result_file(split, arm_name, seed, " ".join(way)) for way in ways}
             if all(file.is_file() for file in files.values()):
                 continue

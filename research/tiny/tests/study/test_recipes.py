@@ -162,3 +162,14 @@ def test_runs_to_go_on_with_that_are_missing_are_told_before_rooms_are_made(tmp_
     with pytest.raises(ValueError, match="smoke/arms/semantic/seed0 holds no finished training"):
         study.run(study.parse())
     assert not (tmp_path / "rooms").exists()
+
+
+def test_settings_take_the_place_of_the_recipes(monkeypatch):
+    words = ["study", str(CONFIGS / "grounding.yaml"), "--output", "nowhere", "--seeds", "2"]
+    settings = ["rooms.train=7", "grounding.start=null", "training.steps=5"]
+    monkeypatch.setattr("sys.argv", words + [word for setting in settings for word in ("--set", setting)])
+    recipe = study.recipe_of(study.parse())
+    assert (recipe.rooms.train, recipe.grounding.start, recipe.training.steps, recipe.seeds) == (7, None, 5, [2])
+    monkeypatch.setattr("sys.argv", [*words, "--set", "rooms.trian=7"])
+    with pytest.raises(ValueError, match=r"rooms\.trian"):
+        study.recipe_of(study.parse())
