@@ -71,29 +71,36 @@ def assemble(
 
     vega3d convert official-scene-7b scene-parts
 
-    vega3d convert Wan2.1-T2V-1.3B wan && vega3d assemble --vlm qwen --generator wan out""",
+    vega3d convert Wan2.1-T2V-1.3B wan && vega3d assemble --vlm qwen --generator wan out
+
+    vega3d convert taew2_1.safetensors tiny-wan --generator Wan-AI/Wan2.1-T2V-1.3B-Diffusers""",
 )
 def convert(
     source: Annotated[
         str,
-        typer.Argument(metavar="SRC", help="Hub id or folder of an official VEGA-3D checkpoint or original Wan2.1."),
+        typer.Argument(
+            metavar="SRC",
+            help="Hub id or folder of an official VEGA-3D checkpoint or original Wan2.1, or a file with TAEHV.",
+        ),
     ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for what is made of it.")],
     generator: Annotated[
         str | None,
         typer.Option(
             metavar="WAN",
-            help="Hub id or folder of the checkpoint's Wan2.1 T2V, in diffusers' or the original layout.",
+            help="Hub id or folder of the checkpoint's Wan2.1 T2V, or of the one that TAEHV is for, in diffusers' or "
+            "the original layout.",
         ),
     ] = None,
     restore: Annotated[
         bool, typer.Option("--restore", help="Take WAN's transformer in place of the one in the checkpoint.")
     ] = False,
 ) -> None:
-    """Convert an official VEGA-3D checkpoint, or the original Wan, to the layouts that are read here.
+    """Convert an official VEGA-3D checkpoint, the original Wan, or a tiny VAE to the layouts that are read here.
 
     Of a spatial-reasoning checkpoint a whole model is made. It says whether the generator in it is the pretrained one.
-    Of one for 3D scenes projector, fusion and grounding head are taken. Of a Wan a generator for `assemble` is made.
+    Of one for 3D scenes projector, fusion and grounding head are taken. Of a Wan a generator for `assemble` is made,
+    with TAEHV one whose VAE is tiny.
     """
     common.quieten(False)
     with common.loading(source):

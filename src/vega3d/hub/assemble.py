@@ -13,8 +13,10 @@ from vega3d.hub.load import check_dtype_name, check_vlm_processor, load_vega, ta
 from vega3d.modeling.backbones_vega3d import check_seed, find_backbones, split_config
 from vega3d.modeling.configuration_vega3d import FRAME_SETTINGS
 from vega3d.modeling.files_vega3d import value_errors
+from vega3d.modeling.layouts_vega3d import is_tiny
 from vega3d.modeling.modeling_vega3d import VegaTaskModel
 from vega3d.modeling.noise_vega3d import noise_level
+from vega3d.modeling.tiny_vae_wan_vega3d import TinyFrameEncoder, TinyVAEToLatents
 from vega3d.modeling.vae_wan_vega3d import FoldedWanEncoder
 from vega3d.processing.processor_checks_vega3d import check_vlm_parts
 
@@ -157,8 +159,14 @@ def describe(folder: Path) -> dict:
         model = whole_model.model
         used = WanTransformer3DModel.from_config({**generator.transformer, "num_layers": generator.num_blocks_read})
         whole = WanTransformer3DModel.from_config(generator.transformer)
-        vae = AutoencoderKLWan.from_config(generator.vae)
-        encoder = FoldedWanEncoder(vae) if generator.clip_mode != "clip" else vae.encoder
+        vae: Any
+        encoder: torch.nn.Module
+        if is_tiny(generator.vae):
+            vae = TinyVAEToLatents.from_config(generator.vae)
+            encoder = TinyFrameEncoder(vae)
+        else:
+            vae = AutoencoderKLWan.from_config(generator.vae)
+            encoder = FoldedWanEncoder(vae) if generator.clip_mode != "clip" else vae.encoder
     step, sigma = noise_level(generator.family, generator.timestep, generator.shift)
     parameters = {
         "vlm": count(model.vlm),

@@ -25,6 +25,7 @@ from vega3d.hub.official_configs import Settings, scene_settings, spatial_settin
 from vega3d.hub.official_names import FUSION, GROUNDING_HEAD, PROJECTOR, QWEN_VLM, SCENE_VLM, TOWER, rename
 from vega3d.hub.original_wan import STEM, Report, Wan, fetch_wan, find_wan, rename_transformer, write_wan
 from vega3d.hub.tensor_files import Stored, StoredTensor, Tensors, by_file, stored_tensors, write_shards, write_tensors
+from vega3d.hub.tiny_vae import SUFFIXES, write_with_tiny_vae
 from vega3d.hub.weight_checks import WHOLE_AGAIN, check_weights, compare
 from vega3d.modeling.alignment_vega3d import PROJECTORS
 from vega3d.modeling.backbones_vega3d import embed_empty_prompt
@@ -47,7 +48,7 @@ from vega3d.modeling.layouts_vega3d import is_official
 from vega3d.processing.processor_checks_vega3d import check_vlm_parts
 
 SMALL_FILES = ("*.json", "*/config.json", "*/*.index.json", "*.txt", "*.jinja")
-SPATIAL, SCENE, WAN = "spatial", "scene", "wan"
+SPATIAL, SCENE, WAN, TINY_VAE = "spatial", "scene", "wan", "tiny VAE"
 HEAD = "grounding_head.ranking."
 OTHER_WAN = "Give the Wan that it was trained with, or copy both again, whole."
 PARTS_FILE, FIELDS_FILE = "parts.safetensors", "parts.json"
@@ -60,13 +61,17 @@ def convert(
     restore: bool = False,
     report: Report | None = None,
 ) -> Path:
-    """Writes an official checkpoint, or an original Wan, in our layout; `output` appears only when it is whole.
+    """Writes an official checkpoint, an original Wan, or a Wan with a tiny VAE in our layout.
+
+    `output` appears only when it is whole.
 
     Args:
         source: Hub id or folder of an official spatial-reasoning checkpoint, of one for 3D scenes, whose generative
-            parts and grounding head are taken, or of a Wan2.1-T2V in the layout of the original code.
+            parts and grounding head are taken, or of a Wan2.1-T2V in the layout of the original code; or a file with
+            the weights of TAEHV, a tiny VAE.
         output: folder, not there yet or empty.
-        generator: Hub id or folder of the Wan2.1-T2V of the checkpoint, in diffusers' layout or the original one.
+        generator: Hub id or folder of the Wan2.1-T2V of the checkpoint, or of the one whose VAE the tiny one replaces,
+            in diffusers' layout or the original one.
         restore: take the transformer of `generator` in place of the checkpoint's own.
         report: called with each line on what was found.
 
@@ -76,19 +81,24 @@ def convert(
     """
     output = check_new_folder(output)
     report = report or (lambda line: None)
-    checkpoint = open_repository(source, "an official checkpoint or an original Wan", SMALL_FILES)
-    kind = kind_of(checkpoint)
+    file, checkpoint, wan = Path(source), None, None
+    if file.suffix in SUFFIXES and file.is_file():
+        kind = TINY_VAE
+    else:
+        checkpoint = open_repository(source, "an official checkpoint or an original Wan", SMALL_FILES)
+        kind = kind_of(checkpoint)
     check_options(source, kind, generator, restore)
-    wan = None
-    if kind == WAN:
+    if checkpoint is not None and kind == WAN:
         wan = find_wan(checkpoint)
     elif generator is not None:
         wan = find_wan(open_repository(generator, "a generator", SMALL_FILES))
     with whole_folder(output) as partial:
-        if kind == SCENE:
+        if checkpoint is not None and kind == SCENE:
             write_scene_parts(checkpoint, wan, partial, report)
-        elif wan is not None and kind == SPATIAL:
+        elif checkpoint is not None and wan is not None and kind == SPATIAL:
             write_spatial(checkpoint, wan, partial, restore, report)
+        elif wan is not None and kind == TINY_VAE:
+            write_with_tiny_vae(file, wan, partial, report)
         elif wan is not None:
             write_wan(wan, partial, report)
     return output
@@ -115,6 +125,8 @@ def check_options(source: str | Path, kind: str, generator: str | Path | None, r
         raise ValueError(
             f"{source} holds no transformer beside a VLM, so there is none to restore. Leave out --restore."
         )
+    if kind == TINY_VAE and generator is None:
+        raise ValueError(f"{source} holds a VAE alone. Give --generator, the Wan2.1-T2V whose VAE it replaces.")
     if kind == SPATIAL and generator is None:
         raise ValueError(
             f"{source} holds neither the VAE nor the prompt of its generator. Give --generator "

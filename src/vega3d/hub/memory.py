@@ -302,9 +302,9 @@ def transformer_bytes(config: VegaGeneratorConfig, choice: MemoryChoice, dtype: 
 
 def encoder_bytes(config: VegaGeneratorConfig, dtype: torch.dtype) -> int:
     """Bytes of the VAE's encoder; on the meta device."""
-    from vega3d.modeling.generator_wan_vega3d import LatentTower, WanVAEToLatents
+    from vega3d.modeling.generator_wan_vega3d import LatentTower, vae_class
 
-    encoder = LatentTower(WanVAEToLatents.from_config(config.vae), config).encoder
+    encoder = LatentTower(vae_class(config).from_config(config.vae), config).encoder
     buffers = sum(buffer.nbytes for buffer in encoder.buffers())
     return sum(weight.numel() for weight in encoder.parameters()) * dtype.itemsize + buffers
 

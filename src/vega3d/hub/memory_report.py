@@ -68,7 +68,7 @@ def generator_stages(shapes: Shapes, choice: MemoryChoice, size: int) -> dict[st
         copies += JOINED_COPIES
     else:
         frames = min(few, shapes.num_frames, config.chunk_frames)
-    states = copies * frames * shapes.area * vae.get("base_dim", 96)
+    states = copies * frames * shapes.area * vae.get("tiny_width", vae.get("base_dim", 96))
     stages = {"VAE": states * size // (vae.get("patch_size") or 1) ** 2}
     if config.family != "vae":
         heads, head = (

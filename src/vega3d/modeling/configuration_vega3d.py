@@ -22,6 +22,7 @@ from .layouts_vega3d import (
     check_vlm_sizes,
     is_number,
     is_official,
+    is_tiny,
     latent_edge,
     official_words,
     require,
@@ -122,7 +123,7 @@ class VegaGeneratorConfig(PreTrainedConfig):
         source: where its files are: a folder relative to the checkpoint (`generator`), a path, or a Hub id in the
             published diffusers layout (`transformer/`, `vae/`).
         transformer: diffusers config of `WanTransformer3DModel`, with all its layers.
-        vae: diffusers config of `AutoencoderKLWan`.
+        vae: diffusers config of `AutoencoderKLWan`, or that of a tiny VAE (`TinyVAEToLatents`).
         block: block whose output is read, 0-based; a negative value counts from the end (paper: 20 of 30).
         extra_blocks: more blocks, whose channels follow those of `block`.
         timestep: noise level asked for, in [0, 1000); the scheduler's nearest step is used (paper: 300).
@@ -237,6 +238,12 @@ class VegaGeneratorConfig(PreTrainedConfig):
                 self.frame_stride == 1 or self.clip_mode != "clip",
                 "1 with clip_mode='clip', whose VAE joins consecutive frames",
                 "Use clip_mode='frame' or 'views' with a stride.",
+            ),
+            (
+                "clip_mode",
+                self.clip_mode != "clip" or not is_tiny(self.vae),
+                "'frame' or 'views' with a tiny VAE, whose first latent is of four frames, where Wan's is of one",
+                "Use clip_mode='views' for all frames together.",
             ),
             ("shift", 0 < self.shift <= MOST_SHIFT, f"positive, at most {MOST_SHIFT}", "Wan2.1 uses 5.0."),
             ("noise_seed", 0 <= self.noise_seed < 2**31, "in [0, 2**31)", "Use 0 if in doubt."),

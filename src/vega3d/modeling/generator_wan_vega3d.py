@@ -42,8 +42,9 @@ from .kernels_wan_vega3d import (
     round_tokens,
     split_heads,
 )
-from .layouts_vega3d import LATENT_EDGE, TEMPORAL_STRIDE, check_part_class
+from .layouts_vega3d import LATENT_EDGE, TEMPORAL_STRIDE, check_part_class, is_tiny
 from .quantisation_vega3d import EightBitLinear, RoundedTokens, lower_linears
+from .tiny_vae_wan_vega3d import TinyFrameEncoder, TinyVAEToLatents
 from .vae_wan_vega3d import FoldedWanEncoder, normalise_latents
 
 Visit = Callable[[int, WanTransformerBlock], None]  # the index of a block, and the block
@@ -91,13 +92,25 @@ class WanVAEToLatents(AutoencoderKLWan):
         self.post_quant_conv = None
 
 
+VAEToLatents = WanVAEToLatents | TinyVAEToLatents
+
+
+def vae_class(config: VegaGeneratorConfig) -> type[VAEToLatents]:
+    """What the VAE's config is of."""
+    return TinyVAEToLatents if is_tiny(config.vae) else WanVAEToLatents
+
+
 class LatentTower(nn.Module):
     """The VAE's encoder, with the normalisation of its latents."""
 
-    def __init__(self, vae: WanVAEToLatents, config: VegaGeneratorConfig):
+    def __init__(self, vae: VAEToLatents, config: VegaGeneratorConfig):
         super().__init__()
         self.is_causal = config.clip_mode == "clip"
-        self.encoder: Any = CausalWanEncoder(vae) if self.is_causal else FoldedWanEncoder(vae)
+        self.encoder: Any
+        if isinstance(vae, TinyVAEToLatents):
+            self.encoder = TinyFrameEncoder(vae)
+        else:
+            self.encoder = CausalWanEncoder(vae) if self.is_causal else FoldedWanEncoder(vae)
         self.latents_mean = vae.config.latents_mean
         self.latents_std = vae.config.latents_std
         if config.compile:
@@ -131,7 +144,7 @@ class LatentTower(nn.Module):
 class WanTower(LatentTower):
     """VAE encoder and transformer up to the deepest block that is read, and nothing after it."""
 
-    def __init__(self, transformer: WanTransformer3DModel, vae: WanVAEToLatents, config: VegaGeneratorConfig):
+    def __init__(self, transformer: WanTransformer3DModel, vae: VAEToLatents, config: VegaGeneratorConfig):
         super().__init__(vae, config)
         self.is_compiled = config.compile
         self.with_kernels: bool | None = None  # where they can run; tests and benchmarks say yes or no
@@ -378,7 +391,7 @@ def add_norm(
 
 def build_wan_tower(config: VegaGeneratorConfig) -> WanTower:
     """A tower with random weights, for tests and benchmarks."""
-    return WanTower(build_transformer(config), WanVAEToLatents.from_config(config.vae), config)
+    return WanTower(build_transformer(config), vae_class(config).from_config(config.vae), config)
 
 
 def build_transformer(config: VegaGeneratorConfig) -> WanTransformer3DModel:
@@ -397,8 +410,8 @@ def load_wan_tower(
     return tower_class(lower_linears(transformer, config.linear_precision), load_vae(config, folder, dtype), config)
 
 
-def load_vae(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> WanVAEToLatents:
-    return load_part(WanVAEToLatents, folder, "vae", config.vae, dtype)  # type: ignore[return-value]
+def load_vae(config: VegaGeneratorConfig, folder: Path, dtype: torch.dtype) -> VAEToLatents:
+    return load_part(vae_class(config), folder, "vae", config.vae, dtype)  # type: ignore[return-value]
 
 
 def load_part(part_class: Any, folder: Path, name: str, config: dict, dtype: torch.dtype, **changes) -> nn.Module:
@@ -499,7 +512,7 @@ class NoiseTower(WanTower):
 class VAETower(LatentTower):
     """Clean latents of the VAE, on the grid of the transformer: a token is p x p of them (`latent_patch`)."""
 
-    def __init__(self, vae: WanVAEToLatents, config: VegaGeneratorConfig):
+    def __init__(self, vae: VAEToLatents, config: VegaGeneratorConfig):
         super().__init__(vae, config)
         self.latent_patch = config.latent_patch
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 # --- The generator ---------------------------------------------------------------------------------------------------
 
 
-CLASSES = {"transformer": "WanTransformer3DModel", "vae": "AutoencoderKLWan"}
+CLASSES = {"transformer": ("WanTransformer3DModel",), "vae": ("AutoencoderKLWan", "TAEHV")}
 GIVE_WAN = "Give a text-to-video generator of Wan2.1, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers."
 LATENT_EDGE = 8  # [px]
 TEMPORAL_STRIDE = 4  # frames that a latent of the causal VAE stands for, after the first
@@ -63,8 +63,15 @@ def check_finite_values(name: str, value: Any) -> None:
         require(math.isfinite(value), name, value, "finite", "Copy the config again.")
 
 
+def is_tiny(vae: Mapping[str, Any]) -> bool:
+    """Whether a config is of a tiny VAE in the layout of TAEHV, in place of Wan's own."""
+    return "tiny_width" in vae
+
+
 def latent_edge(vae: Mapping[str, Any]) -> int:
-    """Edge of the square of pixels that one latent of a Wan VAE covers [px], from the VAE's config."""
+    """Edge of the square of pixels that one latent covers [px], from the VAE's config."""
+    if is_tiny(vae):
+        return LATENT_EDGE
     return (vae.get("patch_size") or 1) * 2 ** (len(vae.get("dim_mult", [1, 2, 4, 4])) - 1)
 
 
@@ -81,10 +88,9 @@ def check_latent_edge(vae: Mapping[str, Any]) -> None:
 def check_part_class(part: str, config: Mapping[str, Any], place: Any) -> None:
     """Raises ValueError unless the config of `transformer` or `vae` names the class that reads it, unquantised."""
     found = config.get("_class_name")
-    if found != CLASSES[part]:
-        raise ValueError(
-            f"The generator's {part} in {place} is of class {found!r}, but must be {CLASSES[part]!r}. {GIVE_WAN}"
-        )
+    if found not in CLASSES[part]:
+        wanted = " or ".join(map(repr, CLASSES[part]))
+        raise ValueError(f"The generator's {part} in {place} is of class {found!r}, but must be {wanted}. {GIVE_WAN}")
     if config.get("quantization_config") is not None:
         raise ValueError(f"The generator's {part} in {place} is quantised. Give the one that is not.")
 
@@ -121,7 +127,19 @@ def check_transformer(config: Mapping[str, Any]) -> None:
     require(fits, "transformer.patch_size", patch, "like [1, 2, 2]", GIVE_WAN)
 
 
+def check_tiny_vae(config: Mapping[str, Any]) -> None:
+    remedy = "Make the generator again by `vega3d convert`."
+    for name in ("z_dim", "tiny_width"):
+        require_size(f"vae.{name}", config.get(name), remedy)
+    for name in ("latents_mean", "latents_std"):
+        require(name in config, f"vae.{name}", None, "given: a tiny VAE has no defaults", remedy)
+    check_statistics(config)
+
+
 def check_vae(config: Mapping[str, Any]) -> None:
+    if is_tiny(config):
+        check_tiny_vae(config)
+        return
     for name in ("z_dim", "base_dim", "num_res_blocks"):
         if name in config:
             require_size(f"vae.{name}", config[name], GIVE_WAN)
