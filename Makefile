@@ -51,10 +51,9 @@ SMOKE = runs/smoke
 smoke: $(INSTALLED)  ## the whole chain at toy size: rooms, generator and twin, tower, arms, tables, checkpoint, boxes, a question
 	rm -rf $(SMOKE)
 	$(BIN)/python -m research.tiny.reproduce research/tiny/configs/smoke_generator.yaml research/tiny/configs/smoke.yaml \
-		--output $(SMOKE) --checkpoint $(SMOKE)/model
+		--grounding research/tiny/configs/smoke_grounding.yaml --output $(SMOKE) --checkpoint $(SMOKE)/model
 	$(BIN)/python -m research.tiny.study research/tiny/configs/smoke.yaml --output $(SMOKE) --stages wordings \
 		--arms trained --splits validation
-	$(BIN)/python -m research.tiny.study research/tiny/configs/smoke_grounding.yaml --output $(SMOKE) --stages arms tables
 	$(BIN)/vega3d analyze probe $(SMOKE)/world-simulator/generator --clips 2 --train-clips 3 --views 5 --block 0,1 --readings depth,turn
 	$(BIN)/vega3d compare --first $(SMOKE)/smoke/results/test/semantic-seed0.json $(SMOKE)/smoke/results/test/semantic-seed1.json \
 		--second $(SMOKE)/smoke/results/test/trained-seed0.json $(SMOKE)/smoke/results/test/trained-seed1.json --paired-seeds

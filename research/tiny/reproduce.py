@@ -1,4 +1,4 @@
-"""Everything from nothing: rooms, world simulator, image twin, vision tower, arms and seeds, tables, checkpoint.
+"""Everything from nothing: rooms, world simulator, twin, vision tower, arms and seeds, tables, boxes, checkpoint.
 
 Each step is a command of its own with a log of its own, OUT/logs/STEP.log. A step starts as soon as those that it
 needs are done and a card is free; the same call goes on where it was stopped or killed.
@@ -25,6 +25,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("generator", type=Path, help="config of the world simulator")
     parser.add_argument("recipe", type=Path, help="of the study")
+    parser.add_argument("--grounding", type=Path, help="recipe of boxes that go on from the arms of the study")
     parser.add_argument("--output", type=Path, required=True, help="folder of all that is made")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--cards", type=int, default=1, help="steps that train at the same time, each on a card")
@@ -53,16 +54,11 @@ def steps(options: argparse.Namespace, recipe: Recipe) -> Iterator[Step]:
     """All steps; a step needs those alone that come before it."""
     arms = options.arms or list(recipe.arms)
     given = given_generators(options)
-    streams = [name for name in FOLDERS if name in {recipe.arms[arm].stream for arm in arms}]
-    trained = [name for name in streams if name not in given]
+    trained = [name for name in streams_of(recipe, arms) if name not in given]
     if trained:
         yield from simulator_steps(options, trained)
-    study = ["research.tiny.study", str(options.recipe), "--output", str(options.output), "--device", options.device]
-    study += ["--workers", str(options.workers)]
-    for name in streams:
-        study += ["--generator", f"{name}={given.get(name, generator_folder(options, name))}"]
-    study += ["--furniture", str(options.furniture)] if options.furniture else []
-    study += ["--seeds", *map(str, options.seeds)] if options.seeds else []
+    study = study_command(options, options.recipe, recipe, arms)
+    study += ["--set", "rooms.with_grounding=true"] if options.grounding else []
     yield Step("study-rooms", [*study, "--stages", "rooms"], ["simulator-rooms"] if trained else [])
     yield Step("tower", [*study, "--stages", "tower"], ["study-rooms"], on_card=True)
     needs = {arm: ["tower", *(f"read-{name}" for name in trained if name == recipe.arms[arm].stream)] for arm in arms}
@@ -72,9 +68,41 @@ def steps(options: argparse.Namespace, recipe: Recipe) -> Iterator[Step]:
         yield Step(f"arms-{'-'.join(group)}", command, needs[group[0]], on_card=True)
     done = [f"arms-{'-'.join(group)}" for group in groups]
     yield Step("tables", [*study, "--stages", "tables", "--arms", *arms], done, on_card=True)
+    if options.grounding is not None:
+        step_of = {arm: step for group, step in zip(groups, done, strict=True) for arm in group}
+        yield from grounding_steps(options, step_of)
     if options.checkpoint is not None and not options.checkpoint.exists():
         export = ["--stages", "export", "--checkpoint", str(options.checkpoint)]
         yield Step("export", [*study, *export], ["tables"], on_card=True)
+
+
+def streams_of(recipe: Recipe, arms: list[str]) -> list[str]:
+    """The generators that some arms read."""
+    return [name for name in FOLDERS if name in {recipe.arms[arm].stream for arm in arms}]
+
+
+def study_command(options: argparse.Namespace, file: Path, recipe: Recipe, arms: list[str]) -> list[str]:
+    """`research.tiny.study` without its stages."""
+    command = ["research.tiny.study", str(file), "--output", str(options.output), "--device", options.device]
+    command += ["--workers", str(options.workers)]
+    for name in streams_of(recipe, arms):
+        folder = given_generators(options).get(name, generator_folder(options, name))
+        command += ["--generator", f"{name}={folder}"]
+    command += ["--furniture", str(options.furniture)] if options.furniture else []
+    return command + (["--seeds", *map(str, options.seeds)] if options.seeds else [])
+
+
+def grounding_steps(options: argparse.Namespace, step_of: dict[str, str]) -> Iterator[Step]:
+    """The arms of a recipe of boxes that go on from arms of the study, each after the step that trains its own."""
+    recipe = read_recipe(options.grounding)
+    starts = {arm: recipe.first_with_stream(arm) for arm in recipe.arms}
+    arms = [arm for arm in recipe.arms if starts[arm] in step_of]
+    command = study_command(options, options.grounding, recipe, arms)
+    going = {starts[arm]: [one for one in arms if starts[one] == starts[arm]] for arm in arms}
+    for start, alike in going.items():
+        yield Step(f"boxes-{start}", [*command, "--stages", "arms", "--arms", *alike], [step_of[start]], on_card=True)
+    needs = [f"boxes-{start}" for start in going]
+    yield Step("boxes-tables", [*command, "--stages", "tables", "--arms", *arms], needs, on_card=True)
 
 
 def arms_together(needs: dict[str, list[str]], places: int) -> Iterator[list[str]]:

@@ -16,7 +16,7 @@ import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -224,15 +224,8 @@ class Experiment:
             identity = {"rooms": rooms, "vlm": sha256(self.vlm / "model.safetensors")}
             return StoredStream(self.output / "streams" / split / "semantic", len(self.data(split)), identity)
         identity = {"rooms": rooms, **self.stream_identity(self.recipe.arms[arm_name])}
-        folder = self.output / "streams" / split / self.of_equal_stream(arm_name)
+        folder = self.output / "streams" / split / self.recipe.first_with_stream(arm_name)
         return StoredStream(folder, len(self.data(split)), identity)
-
-    def of_equal_stream(self, arm_name: str) -> str:
-        """The first arm with the stream of this one."""
-        arm = self.recipe.arms[arm_name]
-        arms = self.recipe.arms.items()
-        alike = (replace(other, fusion=arm.fusion, position_code=arm.position_code) == arm for _, other in arms)
-        return next(name for (name, _), is_alike in zip(arms, alike, strict=True) if is_alike)
 
     def stream_identity(self, arm: ArmRecipe) -> dict:
         """What an arm's stream depends on, beside the frames."""
@@ -308,7 +301,7 @@ class Experiment:
         grounding = self.recipe.grounding
         if grounding is None or grounding.start is None:
             return None
-        folder = self.output / grounding.start / "arms" / self.of_equal_stream(arm_name) / f"seed{seed}"
+        folder = self.output / grounding.start / "arms" / self.recipe.first_with_stream(arm_name) / f"seed{seed}"
         check_finished(folder)
         return folder
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -152,6 +152,14 @@ class Recipe:
         unknown = [name for name in self.categories if name not in QUESTION_TYPES]
         if unknown or not self.categories:
             raise ValueError(f"categories are {self.categories}; give some of {', '.join(QUESTION_TYPES)}.")
+
+    def first_with_stream(self, arm_name: str) -> str:
+        """The first arm with the stream of this one, which it shares."""
+        arm = self.arms[arm_name]
+        alike = (
+            replace(other, fusion=arm.fusion, position_code=arm.position_code) == arm for other in self.arms.values()
+        )
+        return next(name for name, is_alike in zip(self.arms, alike, strict=True) if is_alike)
 
     def digest(self, *names: str) -> str:
         """SHA-256 of some of the fields, of `rooms` what training sees; checkpoints hold that of all they need."""

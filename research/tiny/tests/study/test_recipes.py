@@ -125,6 +125,21 @@ def test_everything_is_made_in_order(tmp_path):
         before.add(step.name)
 
 
+def test_boxes_go_on_from_the_arms_that_they_need(tmp_path):
+    options = options_of(tmp_path, "--grounding", str(CONFIGS / "grounding.yaml"), "--seeds", "1", "--cards", "2")
+    arms = ["semantic", "oracle", "trained"]
+    options.arms = arms
+    steps = {step.name: step for step in reproduce.steps(options, read_recipe(CONFIGS / "study.yaml"))}
+    boxes = [step for name, step in steps.items() if name.startswith("boxes")]
+    assert [step.name for step in boxes] == ["boxes-semantic", "boxes-trained", "boxes-oracle", "boxes-tables"]
+    assert all("--seeds 1" in " ".join(step.command) and "twin" not in " ".join(step.command) for step in boxes)
+    assert steps["boxes-trained"].command[-2:] == ["trained", "trained-no-code"]
+    assert steps["boxes-trained"].needs == ["arms-trained"]
+    assert steps["boxes-oracle"].needs == [name for name in steps if "arms" in name and "oracle" in name]
+    assert "rooms.with_grounding=true" in steps["study-rooms"].command
+    assert "rooms.with_grounding=true" not in boxes[0].command  # the recipe's own default
+
+
 def test_a_trained_vae_and_a_trimmed_generator_take_their_places(tmp_path):
     options = options_of(tmp_path, "--vae", "any", "--trim", "2", "--arms", "trained")
     steps = {step.name: step for step in reproduce.steps(options, read_recipe(options.recipe))}
