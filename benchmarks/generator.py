@@ -40,7 +40,6 @@ WAYS: dict[str, dict] = {
     "compiled": {"compile": True},
     "compiled, fp8": {"compile": True, "linear_precision": "fp8"},
     "compiled, int8": {"compile": True, "linear_precision": "int8"},
-    "compiled, no kernels": {"compile": True},
     "compiled, fp8, no kernels": {"compile": True, "linear_precision": "fp8"},
 }
 TINY = {"num_attention_heads": 2, "attention_head_dim": 32, "ffn_dim": 96, "num_layers": 6, "text_dim": 32}

@@ -113,11 +113,6 @@ def add_norm_rounding(rows: torch.Tensor, gated: bool) -> dict:
     return {**compare_rounded(tuple(rounded), theirs), "sum": compare(summed, exact.to(rows.dtype))["difference"]}
 
 
-def head_norm(rows: torch.Tensor) -> dict:
-    given = rows, affine(rows)[0], EPSILON
-    return compare(kernels.triton_norm_heads(*given), kernels.plain_norm_heads(*given))
-
-
 def rotation(rows: torch.Tensor) -> dict:
     angles = 6 * random(1, rows.shape[1], 1, HEAD // 2, seed=5)
     rotary = torch.stack([angles.cos(), angles.sin()])
@@ -145,7 +140,6 @@ JOBS = {
     "norm": norm_rounding,
     "add and norm": lambda rows: add_norm_rounding(rows, gated=True),
     "add and norm without a gate": lambda rows: add_norm_rounding(rows, gated=False),
-    "heads": head_norm,
     "rotate": rotation,
     "prompt": lambda rows: prompt_rounding(rows, 2),
     "longer prompt": lambda rows: prompt_rounding(rows, 7),
