@@ -160,6 +160,7 @@ def cases() -> Iterator[tuple[str, int, str, tuple[int, int], torch.dtype]]:
 def main() -> None:
     assert type(kernels.round_kernel).__name__ == "InterpretedFunction", "set TRITON_INTERPRET=1"
     kernels.FLOAT8 = torch.float32
+    assert kernels.works(torch.device("cpu")), "the numbers of the probe are not those of its definition"
     for name, width, fill, size, dtype in cases():
         rows = FILLS[fill](random(*size, width)).to(dtype)
         case = f"{name}, {fill}, {size[0] * size[1]} rows of {width}, {str(dtype).partition('.')[2]}"
