@@ -186,8 +186,8 @@ class VegaTrainer(Trainer):
         if lacking is not None:
             raise ValueError(
                 f"The rows {', '.join(self._ids)} have {lacking}, so their process uses fewer parameters than the "
-                "others. Set ddp_find_unused_parameters=True, without ddp_static_graph and use_reentrant, or leave them "
-                "out."
+                "others. Set ddp_find_unused_parameters=True, without ddp_static_graph and use_reentrant, or leave "
+                "them out."
             )
 
     def _get_grad_norm(self, model, grad_norm=None):
