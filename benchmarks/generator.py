@@ -43,7 +43,6 @@ WAYS: dict[str, dict] = {
     "compiled": {"compile": True},
     "compiled, fp8": {"compile": True, "linear_precision": "fp8"},
     "compiled, int8": {"compile": True, "linear_precision": "int8"},
-    "compiled, no kernels": {"compile": True},
     "compiled, fp8, no kernels": {"compile": True, "linear_precision": "fp8"},
     "compiled, tiny VAE": {"compile": True},
     "compiled, fp8, tiny VAE": {"compile": True, "linear_precision": "fp8"},

@@ -50,7 +50,6 @@ def jobs(frames: int, tokens: int, width: int, inner: int, heads: int, device: s
             (hidden, update, gate, *affine),
         ),
         "add, norm, round": (kernels.ADD_NORM_ROUND, kernels.plain_add_norm_round, (hidden, update, None, *affine)),
-        "norm of heads": (kernels.NORM_HEADS, kernels.plain_norm_heads, (hidden, scale, EPSILON)),
         "norm of heads, rotation": (
             kernels.ROTATE_HEADS,
             kernels.plain_rotate_heads,

@@ -2,14 +2,16 @@
 
     torchrun --nproc_per_node 1 benchmarks/several_gpus.py --full --folder made --output one.json
     torchrun --nproc_per_node 2 benchmarks/several_gpus.py --full --folder made --output two.json
+    torchrun --nproc_per_node 2 benchmarks/several_gpus.py --full --folder made --parts ddp --all-used
     accelerate launch --config_file recipes/accelerate/fsdp2.yaml benchmarks/several_gpus.py --parts fsdp --full \\
         --folder made --output fsdp.json
     python benchmarks/several_gpus.py --compare one.json two.json
 
 Without `--full` shapes are tiny, and without a GPU processes talk by gloo. Weights are random, and `--folder` keeps
 them for the next run. A sample is one question about 32 frames, a batch of one a process. `VegaTrainer` trains gate,
-projector and adapters on it (DDP), or gate, projector and the whole language model (FSDP2). Extraction goes through
-the feature cache, into one folder; the time is that of the process that ends last.
+projector and adapters on it (DDP), or gate, projector and the whole language model (FSDP2). All of them are used in
+every step, so that DDP need not look for others (`--all-used`). Extraction goes through the feature cache, into one
+folder; the time is that of the process that ends last.
 """
 
 import argparse
@@ -83,6 +85,7 @@ def arguments(output: Path, options, part: str, state: PartialState) -> Training
         remove_unused_columns=False,
         disable_tqdm=True,
         accelerator_config={"dispatch_batches": False},
+        ddp_find_unused_parameters=False if options.all_used else None,  # VegaTrainer's default is True
     )
 
 
@@ -108,6 +111,7 @@ def train(part: str, checkpoint: Path, options, state: PartialState) -> dict:
     step = statistics.median(times.seconds[WARM_STEPS:])
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     row = {"tune": TUNES[part], "step_s": step, "samples_per_s": state.num_processes / step, "peak_gib": peak_gib()}
+    row["all_used"] = options.all_used
     return {**row, "fastest_s": min(times.seconds), "slowest_s": max(times.seconds[WARM_STEPS:]), "losses": losses}
 
 
@@ -173,6 +177,7 @@ def main() -> None:
     parser.add_argument("--parts", type=lambda text: text.split(","), default=["ddp", "extract"], help=str(PARTS))
     parser.add_argument("--steps", type=int, default=12, help="that are timed, after those that warm up")
     parser.add_argument("--clips", type=int, default=16, help="of all processes together")
+    parser.add_argument("--all-used", action="store_true", help="DDP looks for no unused parameters")
     parser.add_argument("--rounds", type=int, default=5, help="of extraction")
     parser.add_argument("--folder", type=Path, help="of the weights and caches, which all processes see")
     parser.add_argument("--output", type=Path, help="JSON file")

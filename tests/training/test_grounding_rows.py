@@ -12,6 +12,7 @@ from vega3d.features.cache import FeatureCache, feature_identity
 from vega3d.hub.assemble import add_grounding, assemble, describe
 from vega3d.hub.load import load_task, load_vega
 from vega3d.training import GroundingCollator, GroundingExample, VegaTrainer, choose_parts, train
+from vega3d.training.trainer import lacking_of
 
 CLIP = room_clip(4, 64, 64)
 PLACE = CLIP.video().geometry
@@ -78,6 +79,21 @@ def test_a_batch_ends_each_prompt_with_ground_and_has_a_position_for_each_token(
     assert [len(label) for label in batch["labels"]] == [1, 2, 0]
     assert all(torch.equal(boxes, torch.tensor(BOXES, dtype=torch.float32)) for boxes in batch["boxes"])
     assert model(**batch).loss.isfinite()
+
+
+@pytest.mark.parametrize(("of", "lacking"), [(slice(0, 3), None), (slice(1, 3), None), (slice(2, 3), "no target")])
+def test_a_batch_without_any_target_uses_fewer_parameters(loaded, of, lacking):
+    """The box that is found without proposals is learnt from targets alone."""
+    model, processor = loaded
+    batch = GroundingCollator(processor, num_frames=4)(rows()[of])
+    model.requires_grad_(False)
+    model.grounding_head.requires_grad_(True)
+
+    model(**batch).loss.backward()
+
+    assert lacking_of(batch) == lacking
+    unused = [name for name, weight in model.grounding_head.named_parameters() if weight.grad is None]
+    assert bool(unused) == (lacking is not None), unused
 
 
 def test_a_mapping_with_arrays_is_the_same_row(loaded):

@@ -87,7 +87,8 @@ def test_two_processes_share_the_rows(talk, tmp_path):
     assert first["some text"]["weights"] == second["some text"]["weights"]
     assert len(first["some text"]["refusals"]) == 2 and not second["some text"]["refusals"]
     assert "The rows text0 have neither image nor video" in first["some text"]["refusals"][0]
-    for kind in ("stream", "rows"):
+    assert first["all used"] == {**first["rows"], "looks for unused": False} and first["rows"]["looks for unused"]
+    for kind in ("stream", "rows", "all used"):
         assert first[kind]["weights"] == second[kind]["weights"]
         rows = [process[kind]["rows"] for process in (first, second)]
         assert all(row[1:] == [1, 1] for process in rows for row in process)  # one prompt with its own video

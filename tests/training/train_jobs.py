@@ -23,18 +23,20 @@ def train_among_processes(rank: int, port: int, talk: str, output: str) -> None:
     torch.set_num_threads(1)
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})  # as torch's launcher does
-    entries = {kind: one_of_several(Path(talk), Path(output) / kind, kind) for kind in ("stream", "rows")}
+    kinds = {"stream": {}, "rows": {}, "all used": {"ddp_find_unused_parameters": False}}
+    entries = {kind: one_of_several(Path(talk), Path(output) / kind, kind, **kinds[kind]) for kind in kinds}
     entries["some text"] = with_text_rows(Path(talk), Path(output))
     (Path(output) / f"rank{rank}.json").write_text(json.dumps(entries))
 
 
-def one_of_several(talk: Path, output: Path, kind: str) -> dict:
+def one_of_several(talk: Path, output: Path, kind: str, **options) -> dict:
     from training_data import trainer_for
 
     from vega3d.training import DataSource, stream_examples
 
     stream = stream_examples([DataSource(str(talk))], seed=0, shuffle_buffer=1) if kind == "stream" else None
-    trainer = trainer_for(talk, output, "gate,projector", steps=4, train_dataset=stream, per_device_train_batch_size=1)
+    options["per_device_train_batch_size"] = 1
+    trainer = trainer_for(talk, output, "gate,projector", steps=4, train_dataset=stream, **options)
     original, rows = trainer._prepare_inputs, []
 
     def note(inputs):
@@ -43,7 +45,8 @@ def one_of_several(talk: Path, output: Path, kind: str) -> dict:
 
     trainer._prepare_inputs = note
     trainer.train()
-    return {"rows": rows, "weights": hash_of_trained(trainer)}
+    looks = trainer.model_wrapped.find_unused_parameters
+    return {"rows": rows, "weights": hash_of_trained(trainer), "looks for unused": looks}
 
 
 def hash_of_trained(trainer) -> str:

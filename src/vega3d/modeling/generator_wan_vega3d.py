@@ -28,7 +28,6 @@ from .causal_vae_wan_vega3d import CausalWanEncoder
 from .configuration_vega3d import VegaGeneratorConfig
 from .files_vega3d import check_indices, read_json, value_errors, weight_names
 from .kernels_wan_vega3d import (
-    NORM_HEADS,
     ROTATE_HEADS,
     add,
     add_norm_round,
@@ -147,7 +146,8 @@ class WanTower(LatentTower):
     def __init__(self, transformer: WanTransformer3DModel, vae: VAEToLatents, config: VegaGeneratorConfig):
         super().__init__(vae, config)
         self.is_compiled = config.compile
-        self.with_kernels: bool | None = None  # where they can run; tests and benchmarks say yes or no
+        # None is where they can run, and theirs are products in float8; tests and benchmarks say yes or no.
+        self.with_kernels: bool | None = None if takes_float8(transformer) else False
         self.attend = attention_by(config.attention_backend)
         self.attention_backend = config.attention_backend
         self.run_block = torch.compile(run_block) if config.compile else run_block
@@ -289,18 +289,19 @@ def block_constants(block: WanTransformerBlock, modulation: torch.Tensor, prompt
 
 
 def self_attention(
-    attention: WanAttention, hidden: torch.Tensor | RoundedTokens, rotary: torch.Tensor, attend: Attend, fused: bool
+    attention: WanAttention, hidden: torch.Tensor | RoundedTokens, rotary: torch.Tensor, attend: Attend
 ) -> torch.Tensor:
-    query, key = attention.to_q(hidden), attention.to_k(hidden)
+    rounded = isinstance(hidden, RoundedTokens)
     norms = attention.norm_q, attention.norm_k
-    if fused:
-        query, key = ROTATE_HEADS(query, key, norms[0].weight, norms[1].weight, rotary, norms[0].eps)
+    if rounded:
+        states = attention.to_q(hidden), attention.to_k(hidden)
+        query, key = ROTATE_HEADS(*states, norms[0].weight, norms[1].weight, rotary, norms[0].eps)
     else:
-        query = rotate(split_heads(norms[0](query), attention.heads), rotary)
-        key = rotate(split_heads(norms[1](key), attention.heads), rotary)
+        query = rotate(split_heads(norms[0](attention.to_q(hidden)), attention.heads), rotary)
+        key = rotate(split_heads(norms[1](attention.to_k(hidden)), attention.heads), rotary)
     value = split_heads(attention.to_v(hidden), attention.heads)
     attended = attend(query, key, value).flatten(2)
-    return attention.to_out[0](round_tokens(attended) if isinstance(hidden, RoundedTokens) else attended)
+    return attention.to_out[0](round_tokens(attended) if rounded else attended)
 
 
 def prompt_attention(
@@ -308,14 +309,12 @@ def prompt_attention(
     hidden: torch.Tensor | RoundedTokens,
     constants: BlockConstants,
     prompt_bias: torch.Tensor,
-    fused: bool,
 ) -> torch.Tensor:
     query, norm = attention.to_q(hidden), attention.norm_q
     prompt = constants.prompt_key, constants.prompt_value, prompt_bias
     if isinstance(hidden, RoundedTokens):
         return attention.to_out[0](prompt_round(query, norm.weight, *prompt, norm.eps))
-    query = NORM_HEADS(query, norm.weight, norm.eps) if fused else norm(query)
-    return attention.to_out[0](plain_prompt_attention(query, *prompt))
+    return attention.to_out[0](plain_prompt_attention(norm(query), *prompt))
 
 
 def feed_forward(ffn: FeedForward, hidden: torch.Tensor | RoundedTokens) -> torch.Tensor:
@@ -344,31 +343,32 @@ def run_block(
 ) -> torch.Tensor:
     """One `WanTransformerBlock` on float[B, L, C]; the modulations are the affine part of its norms.
 
-    With `fused`, what is between the products is that of the kernels, which round to float8 for products in float8.
+    With `fused`, what is between its products in float8 is that of the kernels.
     """
     epsilon = block.norm1.eps
-    rounds = fused and takes_float8(block.attn1.to_q)
     # 1. Self-attention
-    normed = norm(hidden, constants.attention_scale, constants.attention_shift, epsilon, rounds)
-    attended = self_attention(block.attn1, normed, rotary, attend, fused)
+    normed = norm(hidden, constants.attention_scale, constants.attention_shift, epsilon, fused)
+    attended = self_attention(block.attn1, normed, rotary, attend)
     # 2. Cross-attention to the prompt
-    hidden, normed = add_norm(hidden, attended, constants.attention_gate, *constants.prompt_norm, epsilon, rounds)
-    attended = prompt_attention(block.attn2, normed, constants, prompt_bias, fused)
+    hidden, normed = add_norm(hidden, attended, constants.attention_gate, *constants.prompt_norm, epsilon, fused)
+    attended = prompt_attention(block.attn2, normed, constants, prompt_bias)
     # 3. Feed-forward
     affine = constants.feed_forward_scale, constants.feed_forward_shift
-    hidden, normed = add_norm(hidden, attended, None, *affine, epsilon, rounds)
+    hidden, normed = add_norm(hidden, attended, None, *affine, epsilon, fused)
     return add(hidden, feed_forward(block.ffn, normed), constants.feed_forward_gate)
 
 
-def takes_float8(linear: nn.Module) -> bool:
+def takes_float8(transformer: WanTransformer3DModel) -> bool:
+    """Whether the linears of its blocks, which all have one precision, multiply in float8."""
+    linear = transformer.blocks[0].attn1.to_q
     return isinstance(linear, EightBitLinear) and linear.precision == "fp8"
 
 
 def norm(
-    hidden: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, epsilon: float, rounds: bool
+    hidden: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, epsilon: float, fused: bool
 ) -> torch.Tensor | RoundedTokens:
-    """The layer norm of float[B, L, C] with an affine part float[C], rounded to float8 on request."""
-    if rounds:
+    """The layer norm of float[B, L, C] with an affine part float[C], rounded to float8 with `fused`."""
+    if fused:
         return norm_round(hidden, scale, shift, epsilon)
     return F.layer_norm(hidden, hidden.shape[-1:], scale, shift, epsilon)
 
@@ -380,13 +380,13 @@ def add_norm(
     scale: torch.Tensor,
     shift: torch.Tensor,
     epsilon: float,
-    rounds: bool,
+    fused: bool,
 ) -> tuple[torch.Tensor, torch.Tensor | RoundedTokens]:
     """The residual stream float[B, L, C] after an update, and its `norm`."""
-    if rounds:
+    if fused:
         return add_norm_round(hidden, update, gate, scale, shift, epsilon)
     hidden = add(hidden, update, gate)
-    return hidden, norm(hidden, scale, shift, epsilon, rounds)
+    return hidden, norm(hidden, scale, shift, epsilon, fused)
 
 
 def build_wan_tower(config: VegaGeneratorConfig) -> WanTower:

@@ -65,8 +65,8 @@ class VegaTrainer(Trainer):
         check_options(args, model, kwargs)
         check_optimizer(args, rates, residual_scale_rate, kwargs)
         if args.ddp_find_unused_parameters is None:
-            # Rows without a visual use fewer parameters, on some of several processes. Checkpointing that runs the
-            # backward pass within the backward pass (`use_reentrant`) does not allow for it.
+            # Rows without a visual or a target use fewer parameters, on some of several processes. Checkpointing that
+            # runs the backward pass within the backward pass (`use_reentrant`) does not allow for it.
             args.ddp_find_unused_parameters = not (args.activation_checkpointing_kwargs or {}).get("use_reentrant")
         collator = kwargs.get("data_collator")
         if isinstance(collator, VegaCollator):
@@ -178,15 +178,16 @@ class VegaTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _check_used(self, inputs: Mapping) -> None:
-        """Raises ValueError for rows without a visual where several processes must use the same parameters."""
+        """Raises ValueError for rows without a visual or a target where processes must use the same parameters."""
         if self.is_sharded:
             several.check_same_kinds(self.accelerator, inputs, self._ids)
         fixed = self.args.ddp_static_graph or not self.args.ddp_find_unused_parameters
-        if fixed and self.args.world_size > 1 and not any(name in inputs for name in GRIDS):
+        lacking = lacking_of(inputs) if fixed and self.args.world_size > 1 else None
+        if lacking is not None:
             raise ValueError(
-                f"The rows {', '.join(self._ids)} have neither image nor video, so their process uses fewer "
-                "parameters than the others. Set ddp_find_unused_parameters=True, without ddp_static_graph and "
-                "use_reentrant, or leave them out."
+                f"The rows {', '.join(self._ids)} have {lacking}, so their process uses fewer parameters than the "
+                "others. Set ddp_find_unused_parameters=True, without ddp_static_graph and use_reentrant, or leave "
+                "them out."
             )
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -348,6 +349,16 @@ class VegaTrainer(Trainer):
             name = checkpoints.random_file(self.args.process_index, self.args.world_size)
             with checkpoints.reading(Path(checkpoint), name):
                 super()._load_rng_state(checkpoint)
+
+
+def lacking_of(inputs: Mapping) -> str | None:
+    """What no row of a batch has, without which some trained parameters have no gradient; None where nothing lacks."""
+    if not any(name in inputs for name in GRIDS):
+        return "neither image nor video"
+    labels = inputs.get("labels")
+    if isinstance(labels, list) and not any(len(boxes) for boxes in labels):  # of grounding: boxes for each row
+        return "no target"
+    return None
 
 
 def smoothed_loss(logits: torch.Tensor, labels: torch.Tensor, factor: float) -> torch.Tensor:
