@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from research.tiny.study.answering import PackedAnswerer
 from research.tiny.study.table import difference_table, score_table
 from research.tiny.study.wordings import Rewording, asked_slots, reworded
+from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.metrics import parse_official
 from vega3d.evaluation.report import scene_notes
 from vega3d.evaluation.vsibench import AnnotatedQuestion
-from vega3d.questions import ReasonedAnswer, SpatialQuestion, reason_and_answer
+from vega3d.questions import RawAnswer, ReasonedAnswer, SpatialQuestion
 
 TRAINED = "trained wordings"
 CONDITIONS: dict[str, dict[str, bool]] = {  # arguments of `wordings.reworded`
@@ -71,18 +71,16 @@ def plain_questions(records: Sequence[AnnotatedQuestion], condition: str) -> lis
 
 
 class PlainAnswerer:
-    """Answers to plain questions, with letters for words."""
+    """Answers of any answerer to plain questions, with letters for words."""
 
-    def __init__(self, answerer: PackedAnswerer, questions: Sequence[PlainQuestion], condition: str):
+    def __init__(self, answerer: Answerer, questions: Sequence[PlainQuestion], condition: str):
         self.answerer, self.questions = answerer, {question.id: question for question in questions}
         self.settings = {**answerer.settings, "wordings": condition}
 
-    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[ReasonedAnswer]:
-        written = self.answerer.answer_prompts([(int(record.visual), record.prompt) for record in records])
-        found: list[ReasonedAnswer] = []
-        for record, (text, _) in zip(records, written, strict=True):
-            reason, answer = reason_and_answer(text)
-            found.append((self.questions[record.id].official(answer), None, reason))
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer | ReasonedAnswer]:
+        found: list[RawAnswer | ReasonedAnswer] = []
+        for record, (text, _, *reason) in zip(records, self.answerer.answer(records), strict=True):
+            found.append((self.questions[record.id].official(text), None, *reason))
         return found
 
 
