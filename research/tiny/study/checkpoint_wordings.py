@@ -2,9 +2,9 @@
 
     python -m research.tiny.study.checkpoint_wordings vega3d-tiny --output runs/wordings
 
-makes the rooms of the recipe, asks about them, and writes `wordings.json` and `wordings.md` as the stage `wordings` of a study
-does from its run folders. What was made or answered is not made or answered again, so the same command goes on. Every
-answer is in OUTPUT/results.
+makes the rooms of the recipe, asks about them, and writes `wordings.json` and `wordings.md` as the stage `wordings` of
+a study does from its run folders. The same command goes on: what was made or answered is not made or answered again.
+Every answer is in OUTPUT/results.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from research.tiny.study.experiment import Experiment
 from research.tiny.study.held_out import CONDITIONS, TRAINED, PlainAnswerer, plain_questions, wording_table
 from research.tiny.study.recipe import TEST_SPLITS, VALIDATION, Recipe, read_recipe
 from research.tiny.study.table import paired_values, write_report
-from vega3d.evaluation.answerers import ModelAnswerer
+from vega3d.evaluation.answerers import Answerer, ModelAnswerer
 from vega3d.evaluation.run import evaluate
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.hub.load import load_vega
@@ -61,9 +61,9 @@ class ClipAnswerer(ModelAnswerer):
         return replace(record, visual=VideoClip(frames, np.arange(len(frames)) / FPS, record.scene))
 
 
-def ask(answerer: ClipAnswerer, output: Path) -> dict[str, list[dict]]:
-    """By condition the result of the questions, which lies in a folder; all are about the same clips."""
-    results, records = {}, answerer.data.records()
+def ask(answerer: Answerer, records: Sequence[AnnotatedQuestion], output: Path) -> dict[str, list[dict]]:
+    """By condition the result of the questions, whose file lies in a folder."""
+    results = {}
     output.mkdir(parents=True, exist_ok=True)
     for condition in CONDITIONS:
         questions = plain_questions(records, condition)
@@ -91,14 +91,16 @@ def run(options: argparse.Namespace) -> None:
     )
     model, processor = load_vega(options.checkpoint, device=options.device)  # before the rooms, which take longer
     experiment.make_rooms([split])
-    answerer = ClipAnswerer(model, processor, options.checkpoint, experiment.data(split))
-    values = paired_values(ask(answerer, options.output / "results" / split), [TRAINED], "official")
+    data = experiment.data(split)
+    answerer = ClipAnswerer(model, processor, options.checkpoint, data)
+    results = ask(answerer, data.records(), options.output / "results" / split)
+    values = paired_values(results, [TRAINED], "official")
     write_report(options.output / "wordings", {split: {options.checkpoint: values}}, wording_table)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     try:
-        run(parse())
+        run(parse(arguments))
     except (ValueError, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

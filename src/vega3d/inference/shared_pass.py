@@ -36,7 +36,7 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def _extended(self, name: str, held: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """float[B, H, L + N, C]; `held` is copied if it does not lie in its room, as after a repetition, or that is full."""
+        """float[B, H, L + N, C]; `held` is copied if it is not in its room, as after a repetition, or that is full."""
         start, end = held.shape[-2], held.shape[-2] + new.shape[-2]
         room = self._rooms.get(name)
         if room is None or room.data_ptr() != held.data_ptr() or room.shape[-2] < end:
