@@ -10,9 +10,9 @@ Every answer is in OUTPUT/results.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -77,10 +77,10 @@ def ask(answerer: Answerer, records: Sequence[AnnotatedQuestion], output: Path) 
     return results
 
 
-def rooms_of(recipe: Recipe, split: str, count: int | None, renderer: Literal["opengl", "embree"]) -> Recipe:
+def rooms_of(recipe: Recipe, split: str, count: int | None, renderer: str) -> Recipe:
     """The recipe with so many rooms of a split, or as many as it has."""
-    count = asdict(recipe.rooms)[split] if count is None else count
-    return replace(recipe, rooms=replace(recipe.rooms, renderer=renderer, **{split: count}))
+    changes: dict[str, Any] = {"renderer": renderer} | ({} if count is None else {split: count})
+    return replace(recipe, rooms=replace(recipe.rooms, **changes))
 
 
 def run(options: argparse.Namespace) -> None:

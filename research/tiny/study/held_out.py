@@ -79,8 +79,9 @@ class PlainAnswerer:
 
     def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer | ReasonedAnswer]:
         found: list[RawAnswer | ReasonedAnswer] = []
-        for record, (text, _, *reason) in zip(records, self.answerer.answer(records), strict=True):
-            found.append((self.questions[record.id].official(text), None, *reason))
+        for record, given in zip(records, self.answerer.answer(records), strict=True):
+            answer = self.questions[record.id].official(given[0])
+            found.append((answer, None, given[2]) if len(given) == 3 else (answer, None))
         return found
 
 

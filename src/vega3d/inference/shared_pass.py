@@ -22,6 +22,9 @@ class RoomyLayer(DynamicLayer):
     questions stand on one long clip. Without gradients alone.
     """
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, **settings: Any):
         super().__init__(**settings)
         self._rooms: dict[str, torch.Tensor] = {}
