@@ -19,7 +19,14 @@ from tqdm import tqdm
 
 from research.tiny.study.data import SplitData
 from research.tiny.study.experiment import Experiment
-from research.tiny.study.held_out import CONDITIONS, TRAINED, PlainAnswerer, plain_questions, wording_table
+from research.tiny.study.held_out import (
+    CONDITIONS,
+    TRAINED,
+    PlainAnswerer,
+    choice_values,
+    plain_questions,
+    wording_table,
+)
 from research.tiny.study.recipe import TEST_SPLITS, VALIDATION, Recipe, read_recipe
 from research.tiny.study.table import paired_values, write_report
 from vega3d.evaluation.answerers import Answerer, ModelAnswerer
@@ -95,6 +102,7 @@ def run(options: argparse.Namespace) -> None:
     answerer = ClipAnswerer(model, processor, options.checkpoint, data)
     results = ask(answerer, data.records(), options.output / "results" / split)
     values = paired_values(results, [TRAINED], "official")
+    values["choices"] = choice_values({condition: result for condition, [result] in results.items()})
     write_report(options.output / "wordings", {split: {options.checkpoint: values}}, wording_table)
 
 

@@ -14,7 +14,8 @@ from research.tiny.study.table import difference_table, score_table
 from research.tiny.study.wordings import Rewording, asked_slots, reworded
 from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.metrics import parse_official
-from vega3d.evaluation.report import scene_notes
+from vega3d.evaluation.report import percent, scene_notes
+from vega3d.evaluation.rules import VSIBENCH
 from vega3d.evaluation.vsibench import AnnotatedQuestion
 from vega3d.questions import RawAnswer, ReasonedAnswer, SpatialQuestion
 
@@ -85,6 +86,39 @@ class PlainAnswerer:
         return found
 
 
+def choice_values(results: Mapping[str, Mapping]) -> dict[str, dict[str, dict]]:
+    """Of choices by condition and category: questions and accuracy, with their options in the prompt and without."""
+    values: dict[str, dict[str, dict]] = {}
+    for condition, result in results.items():
+        values[condition] = {}
+        for category, types in VSIBENCH.rows.items():
+            asked = [question for question in result["questions"] if question["question_type"] in types]
+            shown, others = ([q for q in asked if ("Options:" in q["prompt"]) is wanted] for wanted in (True, False))
+            if asked[:1] and asked[0]["options"]:
+                values[condition][category] = {"options": accuracy(shown), "words": accuracy(others)}
+    return values
+
+
+def accuracy(questions: Sequence[Mapping]) -> dict:
+    scores = [question["scores"]["official"] for question in questions]
+    return {"questions": len(scores), "score": float(np.mean(scores)) if scores else None}
+
+
+def choice_lines(values: Mapping[str, Mapping[str, Mapping]]) -> list[str]:
+    """Markdown of `choice_values`."""
+    lines = [
+        "Choices by whether their options are in the prompt; which questions those are differs between the wordings.",
+        "",
+        f"| category | {' | '.join(f'{name}, {how}' for name in values for how in ('options', 'words'))} |",
+        "|---" * (1 + 2 * len(values)) + "|",
+    ]
+    for category in next(iter(values.values())):
+        found = [values[name][category][how] for name in values for how in ("options", "words")]
+        cells = [f"{percent(one['score'])} of {one['questions']}" if one["questions"] else "-" for one in found]
+        lines.append(f"| {category} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def wording_table(split: str, values: Mapping[str, Mapping]) -> str:
     """Markdown of `table.paired_values` of the conditions, by arm."""
     lines = [f"## Wordings: {split}", ""]
@@ -100,6 +134,7 @@ def wording_table(split: str, values: Mapping[str, Mapping]) -> str:
             "",
             *difference_table(found["differences"]),
             "",
+            *(choice_lines(found["choices"]) if "choices" in found else []),
             *(f"{note}\n" for note in scene_notes(found["figure_scenes"])),
         ]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from research.tiny.study.checkpoint_wordings import ClipAnswerer, ask, main
-from research.tiny.study.held_out import CONDITIONS, TRAINED, PlainQuestion
+from research.tiny.study.held_out import CONDITIONS, TRAINED, PlainQuestion, choice_values
 from research.tiny.study.table import paired_values
 from research.tiny.study.wordings import OFFICIAL, read_texts
 from tiny_checkpoints import FROZEN
@@ -41,6 +41,12 @@ def test_only_what_is_answered_in_held_out_wordings_counts_there(toy, tmp_path):
     scores = {condition: values["scores"][condition]["macro"]["score"] for condition in CONDITIONS}
     assert scores == {TRAINED: 1.0, HELD_OUT: 0.0, NEW_NAMES: 0.0}
     assert values["differences"][f"{HELD_OUT} - {TRAINED}"]["macro"]["interval"]["score"] == -1.0
+
+    choices = choice_values({condition: result for condition, [result] in results.items()})
+    for condition, right in ((TRAINED, 1.0), (HELD_OUT, 0.0)):
+        boxes, routes = (choices[condition][name] for name in ("localisation_by_choice", "route_planning"))
+        assert boxes["options"]["score"] == right and boxes["words"] == {"questions": 0, "score": None}
+        assert routes["words"]["score"] == right and routes["options"] == {"questions": 0, "score": None}
 
 
 def test_a_clip_is_shown_as_it_was_made(toy):
