@@ -30,7 +30,7 @@ def questions(count: int) -> list[AnnotatedQuestion]:
     """`count` questions about each clip, half of them choices of four, of different lengths."""
     types = [name for pair in zip(CHOICE_TYPES, (*NUMERIC_TYPES, *NUMERIC_TYPES), strict=False) for name in pair]
     records = []
-    for clip in ("room", "corridor"):
+    for clip in ("room", "study"):
         for number in range(count):
             name = types[number % len(types)]
             options = tuple(f"the {letter}-side" for letter in "ABCD") if name in CHOICE_TYPES else ()

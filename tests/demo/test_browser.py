@@ -142,6 +142,20 @@ def test_an_example_is_answered(page, tmp_path):
     assert fits_in_width(page)
 
 
+def test_text_in_the_place_of_a_number_is_one_click_away(page):
+    page.get_by_role("button", name="Counting").click()
+    record_texts(page, "#semantic")
+    ask(page)
+    expect(page.locator("#semantic")).to_contain_text(TOOK, timeout=SECONDS)
+    expect(page.locator("#semantic .vega-text")).to_have_text("No answer: no number.")
+    written = page.locator("#semantic details")
+    said = page.evaluate("window.said")
+    written.get_by_text("What the model wrote").click()
+    raw = written.inner_text().removeprefix("What the model wrote").strip()
+    assert raw and not any(raw[:8] in text for text in said)
+    assert fits_in_width(page)
+
+
 def test_form_answers_and_maps_need_no_scrolling(page):
     choose_closest(page)
     ask(page)

@@ -201,6 +201,24 @@ def test_text_of_models_and_visitors_is_escaped():
         raise ValueError(evil)
 
 
+def test_what_is_no_number_is_said_to_be_none_and_shown_when_it_is_asked_for():
+    babble = Answer("chair chair 3", seconds=1.0, reason="bed <i>")
+    folded = "<summary>What the model wrote</summary>bed &lt;i&gt;. chair chair 3</details>"
+    shown = answer_panel("Without", "semantic", babble, is_numeric=True)
+    assert "No answer: no number." in shown and folded in shown
+    assert "chair" not in shown.replace(folded, "") and "bed" not in shown.replace(folded, "")
+    assert "chair" not in answer_panel("", "", Answer("chair chair"), is_numeric=True)  # is being made
+    for panel in (answer_panel("", "", babble), answer_panel("", "", Answer("2.9 m", seconds=1.0), is_numeric=True)):
+        assert "No answer" not in panel and "<details" not in panel
+    assert "never trained on such tokens" in NO_ANSWER[1] and "never trained" not in NO_ANSWER[0]
+
+
+def test_a_card_shows_no_text_in_the_place_of_a_number():
+    row = {**ANSWERED, "category": "Distance", "right": "2.2", "model": "2.2", "off": "plant plant plant 2."}
+    values = {**GOOD_SCORES, "examples": [{**row, "scores": {"model": 1.0, "off": 0.0}}]}
+    assert "| room | Distance | 2.2 | 2.2 (100.0) | no number (0.0) |\n" in scores_text(Scores(**values))
+
+
 def test_errors_name_no_folder_of_the_server(tmp_path):
     video = write(tmp_path / "a.mp4", b"no video")
     with pytest.raises(gr.Error) as caught, shown_errors(video):

@@ -13,7 +13,6 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +26,15 @@ from research.tiny.study.loop import LOOKED_AT_EVERY, Deadline, OutOfTimeError
 from research.tiny.study.name_errors import name_table, name_values
 from research.tiny.study.point_table import point_table, point_values
 from research.tiny.study.recipe import TEST_SPLITS, VALIDATION, Recipe, read_recipe
-from research.tiny.study.table import archive, experiment_values, markdown, paired_values, read_results, write_tables
+from research.tiny.study.table import (
+    archive,
+    experiment_values,
+    markdown,
+    paired_values,
+    read_results,
+    write_report,
+    write_tables,
+)
 from vega3d.files import write_json, write_whole
 from vega3d.rooms.questions.proposals import PROPOSALS
 from vega3d_cli.common import parse_settings
@@ -169,14 +176,6 @@ def wordings(experiment: Experiment, arms: list[str], splits: list[str]) -> None
         columns = {arm: {condition: found[condition][arm] for condition in CONDITIONS} for arm in arms}
         values[split] = {arm: paired_values(results, [TRAINED], "official") for arm, results in columns.items()}
     write_report(experiment.own / "wordings", values, wording_table)
-
-
-def write_report(stem: Path, values: dict[str, dict], table: Callable[[str, dict], str]) -> None:
-    """Writes values by split as JSON, and their tables as Markdown, which is printed."""
-    text = "\n".join(table(split, found) for split, found in values.items())
-    write_json(stem.with_suffix(".json"), values)
-    write_whole(stem.with_suffix(".md"), partial(Path.write_text, data=text))
-    print(text)
 
 
 def main() -> None:

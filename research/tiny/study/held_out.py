@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from research.tiny.study.answering import PackedAnswerer
 from research.tiny.study.table import difference_table, score_table
 from research.tiny.study.wordings import Rewording, asked_slots, reworded
+from vega3d.evaluation.answerers import Answerer
 from vega3d.evaluation.metrics import parse_official
-from vega3d.evaluation.report import scene_notes
+from vega3d.evaluation.report import percent, scene_notes
+from vega3d.evaluation.rules import VSIBENCH
 from vega3d.evaluation.vsibench import AnnotatedQuestion
-from vega3d.questions import ReasonedAnswer, SpatialQuestion, reason_and_answer
+from vega3d.questions import RawAnswer, ReasonedAnswer, SpatialQuestion
 
 TRAINED = "trained wordings"
 CONDITIONS: dict[str, dict[str, bool]] = {  # arguments of `wordings.reworded`
@@ -71,19 +72,51 @@ def plain_questions(records: Sequence[AnnotatedQuestion], condition: str) -> lis
 
 
 class PlainAnswerer:
-    """Answers to plain questions, with letters for words."""
+    """Answers of any answerer to plain questions, with letters for words."""
 
-    def __init__(self, answerer: PackedAnswerer, questions: Sequence[PlainQuestion], condition: str):
+    def __init__(self, answerer: Answerer, questions: Sequence[PlainQuestion], condition: str):
         self.answerer, self.questions = answerer, {question.id: question for question in questions}
         self.settings = {**answerer.settings, "wordings": condition}
 
-    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[ReasonedAnswer]:
-        written = self.answerer.answer_prompts([(int(record.visual), record.prompt) for record in records])
-        found: list[ReasonedAnswer] = []
-        for record, (text, _) in zip(records, written, strict=True):
-            reason, answer = reason_and_answer(text)
-            found.append((self.questions[record.id].official(answer), None, reason))
+    def answer(self, records: Sequence[AnnotatedQuestion]) -> list[RawAnswer | ReasonedAnswer]:
+        found: list[RawAnswer | ReasonedAnswer] = []
+        for record, given in zip(records, self.answerer.answer(records), strict=True):
+            answer = self.questions[record.id].official(given[0])
+            found.append((answer, None, given[2]) if len(given) == 3 else (answer, None))
         return found
+
+
+def choice_values(results: Mapping[str, Mapping]) -> dict[str, dict[str, dict]]:
+    """Of choices by condition and category: questions and accuracy, with their options in the prompt and without."""
+    values: dict[str, dict[str, dict]] = {}
+    for condition, result in results.items():
+        values[condition] = {}
+        for category, types in VSIBENCH.rows.items():
+            asked = [question for question in result["questions"] if question["question_type"] in types]
+            shown, others = ([q for q in asked if ("Options:" in q["prompt"]) is wanted] for wanted in (True, False))
+            if asked[:1] and asked[0]["options"]:
+                values[condition][category] = {"options": accuracy(shown), "words": accuracy(others)}
+    return values
+
+
+def accuracy(questions: Sequence[Mapping]) -> dict:
+    scores = [question["scores"]["official"] for question in questions]
+    return {"questions": len(scores), "score": float(np.mean(scores)) if scores else None}
+
+
+def choice_lines(values: Mapping[str, Mapping[str, Mapping]]) -> list[str]:
+    """Markdown of `choice_values`."""
+    lines = [
+        "Choices by whether their options are in the prompt; which questions those are differs between the wordings.",
+        "",
+        f"| category | {' | '.join(f'{name}, {how}' for name in values for how in ('options', 'words'))} |",
+        "|---" * (1 + 2 * len(values)) + "|",
+    ]
+    for category in next(iter(values.values())):
+        found = [values[name][category][how] for name in values for how in ("options", "words")]
+        cells = [f"{percent(one['score'])} of {one['questions']}" if one["questions"] else "-" for one in found]
+        lines.append(f"| {category} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def wording_table(split: str, values: Mapping[str, Mapping]) -> str:
@@ -101,6 +134,7 @@ def wording_table(split: str, values: Mapping[str, Mapping]) -> str:
             "",
             *difference_table(found["differences"]),
             "",
+            *(choice_lines(found["choices"]) if "choices" in found else []),
             *(f"{note}\n" for note in scene_notes(found["figure_scenes"])),
         ]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ seeds on the same scenes.
 
 import json
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from vega3d.evaluation.report import (
     verdict,
 )
 from vega3d.evaluation.result_files import check_same_questions
-from vega3d.files import write_whole
+from vega3d.files import write_json, write_whole
 from vega3d.statistics import (
     LEAST_SCENES,
     RESAMPLES,
@@ -313,6 +313,14 @@ def write_tables(output: Path, values: Mapping) -> None:
     """`results.json` and `results.md`."""
     write_whole(output / "results.json", partial(Path.write_text, data=json.dumps(values, indent=1) + "\n"))
     write_whole(output / "results.md", partial(Path.write_text, data=markdown(values)))
+
+
+def write_report(stem: Path, values: dict[str, dict], table: Callable[[str, dict], str]) -> None:
+    """Writes values by split as JSON, and their tables as Markdown, which is printed."""
+    text = "\n".join(table(split, found) for split, found in values.items())
+    write_json(stem.with_suffix(".json"), values)
+    write_whole(stem.with_suffix(".md"), partial(Path.write_text, data=text))
+    print(text)
 
 
 def archive(output: Path) -> Path:

@@ -4,11 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 
 import numpy as np
 
-from vega3d.evaluation.metrics import is_choice
+from vega3d.evaluation.metrics import is_choice, parse_official, to_number
 from vega3d.evaluation.report import percent, span
 from vega3d.evaluation.rules import VSIBENCH
 from vega3d.files import read_json
@@ -31,8 +30,8 @@ CATEGORIES = {
     "Which box": "localisation_by_choice",
 }
 FILE = "scores.json"
+NO_NUMBER = "no number"
 MACRO = "macro"
-LONGEST_SHOWN = 80  # of an answer in a table, in characters; a model without its simulator may not come to an end
 COLUMNS = {  # of the file, and as they are shown; `with` and `without` are means over trainings
     "model": "this model",
     "off": "switched off",
@@ -175,11 +174,22 @@ def examples_lines(examples: Sequence[dict]) -> list[str]:
     rows = []
     for example in examples:
         answers = [
-            f"{shorten(example[name], LONGEST_SHOWN, placeholder=' ...')} ({percent(example['scores'][name])})"
+            f"{shown(example[name], example['category'])} ({percent(example['scores'][name])})"
             for name in ("model", "off")
         ]
         rows.append(f"| {example['clip']} | {example['category']} | {example['right']} | {' | '.join(answers)} |")
     return head + rows
+
+
+def shown(text: str, category: str) -> str:
+    """An answer to an example; of a text in which there should be a number and is none, that alone."""
+    is_number = category in CATEGORIES and not is_choice(CATEGORIES[category])
+    return NO_NUMBER if is_number and not holds_number(text) else text
+
+
+def holds_number(text: str) -> bool:
+    """Whether VSI-Bench's parser reads a number from an answer; babble that comes upon one later is no answer."""
+    return to_number(parse_official(text, "object_counting")) is not None
 
 
 def points(difference: Mapping[str, float | None]) -> str:

@@ -132,7 +132,7 @@ class Handlers:
             choices = split_options(options) if kind == CHOICE else []
             asked = make_question(video, question, kind, choices, example)
             note = self.note(asked)
-            yield (*answers(Answer(), Answer(), choices), panels.notice_panel(note), gr.skip(), gr.skip())
+            yield (*answers(Answer(), Answer(), asked), panels.notice_panel(note), gr.skip(), gr.skip())
             self._stopped.discard(request.session_hash)
             for shown, if_stopped in self._compared(asked, video, choices, example, note, progress):
                 yield shown
@@ -158,8 +158,8 @@ class Handlers:
             outcome = panels.outcome_panel(first, None, note)
             yield (gr.skip(), gr.skip(), outcome, panels.gate_maps(first.clip), panels.reading_panel(first.clip)), None
             for state in states:
-                shown = answers(state.fused, state.semantic, choices)
-                stopped = answers(state.fused, state.semantic, choices, True)
+                shown = answers(state.fused, state.semantic, asked)
+                stopped = answers(state.fused, state.semantic, asked, True)
                 yield (*shown, gr.skip(), gr.skip(), gr.skip()), stopped
             right = panels.right_answer(example, asked.question, choices)
             yield (gr.skip(), gr.skip(), panels.outcome_panel(first, right, note), gr.skip(), gr.skip()), None
@@ -223,10 +223,12 @@ def fill_in(example: Example) -> tuple:
     )
 
 
-def answers(fused: Answer, semantic: Answer, options: list[str], was_stopped: bool = False) -> tuple[str, str]:
+def answers(fused: Answer, semantic: Answer, asked: SpatialQuestion, was_stopped: bool = False) -> tuple[str, str]:
+    """Both panels, with and without the world simulator."""
+    how = (asked.options, was_stopped, asked.is_numeric)
     return (
-        panels.answer_panel(panels.WITH, "fused", fused, options, was_stopped),
-        panels.answer_panel(panels.WITHOUT, "semantic", semantic, options, was_stopped),
+        panels.answer_panel(panels.WITH, "fused", fused, *how),
+        panels.answer_panel(panels.WITHOUT, "semantic", semantic, *how),
     )
 
 

@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from io import BytesIO
 
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from vega3d.demo.compare import Comparison
-from vega3d.demo.examples import CATEGORY_NAMES, COLUMNS, MACRO, Example, Scores, points
+from vega3d.demo.examples import CATEGORY_NAMES, COLUMNS, MACRO, Example, Scores, holds_number, points
 from vega3d.inference.answer import Answer
 from vega3d.inference.encoding import EncodedClip
 from vega3d.inference.gate_figure import gate_overlays, gate_scale
@@ -21,6 +22,10 @@ INTRODUCTION = (
     "take in. The same model answers twice: with it, and with it switched off."
 )
 WITH, WITHOUT = "With the world simulator", "Without"
+ABOUT = {
+    WITHOUT: "The simulator's part of each visual token is left out. The model was never trained on such tokens, so "
+    "expect no answer."
+}
 EXAMPLES, QUESTION, KIND = "Examples", "Question", "Answer with"
 ASK_HERE, OPTIONS_HERE = "What do you want to know about the space?", "Options, one a line"
 GATES = "Gate maps over the frames"
@@ -28,6 +33,7 @@ MARKED = "The frame with the boxes"
 WAITING = "The answer appears here."
 STOPPED = '<div class="vega-faint">Stopped.</div>'
 NOTHING_SAID = "(nothing but blank space)"
+NO_NUMBER, WRITTEN = "No answer: no number.", "What the model wrote"
 READ_GATES = (
     "Each picture is a moment of the video; each square over it is one visual token. <b>Dark</b> squares take in the "
     "most from the world simulator, <b>bright</b> ones keep more of what the vision encoder sees. Click to enlarge."
@@ -77,11 +83,24 @@ def notice_panel(notice: str | None) -> str:
 
 
 def answer_panel(
-    title: str, style: str, answer: Answer, options: Sequence[str] = (), was_stopped: bool = False
+    title: str,
+    style: str,
+    answer: Answer,
+    options: Sequence[str] = (),
+    was_stopped: bool = False,
+    is_numeric: bool = False,
 ) -> str:
-    """One answer: its text so far, a bar an option, and the time taken."""
-    parts = [f"<h3>{escape(title)}</h3>"]
-    if answer.text:
+    """One answer: its text so far, a bar an option, and the time taken.
+
+    A number is shown when it is whole, and a text that is none, as VSI-Bench reads it, only when it is asked for.
+    """
+    parts = [heading(title)]
+    if is_numeric and answer.seconds is None:
+        answer = replace(answer, text="")
+    if is_numeric and answer.text and not holds_number(answer.text):
+        parts.append(no_number(answer))
+        answer = replace(answer, reason=None)
+    elif answer.text:
         parts.append(f'<div class="vega-text">{escape(answer.text)}</div>')
     elif answer.seconds is not None:
         parts.append(f'<div class="vega-text vega-faint">{NOTHING_SAID}</div>')
@@ -98,8 +117,23 @@ def answer_panel(
     return panel(style, "".join(parts))
 
 
+def heading(title: str) -> str:
+    """The title of a panel, and what is to be known before its answer is read."""
+    about = f'<div class="vega-about">{escape(ABOUT[title])}</div>' if title in ABOUT else ""
+    return f"<h3>{escape(title)}</h3>{about}"
+
+
+def no_number(answer: Answer) -> str:
+    """In place of a text without a number, with the text one click away."""
+    written = escape(". ".join(text for text in (answer.reason, answer.text) if text))
+    return (
+        f'<div class="vega-text vega-faint">{NO_NUMBER}</div>'
+        f'<details class="vega-faint"><summary>{WRITTEN}</summary>{written}</details>'
+    )
+
+
 def empty_panel(title: str, style: str) -> str:
-    return panel(style, f'<h3>{escape(title)}</h3><div class="vega-faint">{WAITING}</div>')
+    return panel(style, f'{heading(title)}<div class="vega-faint">{WAITING}</div>')
 
 
 def panel(style: str, content: str) -> str:
