@@ -431,3 +431,11 @@ def test_a_reader_is_of_the_arms_width(toy):
     widths = {arm: toy.reader(arm, 0).model.config.generator_config.hidden_size for arm in ("pixels", "oracle")}
     assert widths == {"pixels": 768, "oracle": 38}
     assert isinstance(toy.reader("semantic", 0), Reader)
+
+
+def test_streams_stay_on_the_device_until_another_arm_is_read(toy):
+    semantic, hidden = toy.streams("validation", "trained")
+    again = toy.streams("validation", "trained")
+    assert again[0] is semantic and again[1] is hidden
+    assert toy.streams("validation", "semantic") == (semantic, None)
+    assert toy.streams("validation", "trained")[1] is not hidden  # it made room for the other arm
