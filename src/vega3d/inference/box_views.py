@@ -199,19 +199,24 @@ def frames_showing(clip: "VideoClip", box: Sequence[float]) -> list[int]:
     return seen or np.unique(np.linspace(0, len(clip) - 1, SHOWN).round().astype(int)).tolist()
 
 
-def drawn(clip: "VideoClip", frame: int, box: Sequence[float]) -> Image.Image:
-    """A frame, enlarged to `WIDTH` if it is smaller, with the edges of a box before the camera."""
+def drawn(clip: "VideoClip", frame: int, *boxes: Sequence[float]) -> Image.Image:
+    """A frame, enlarged to `WIDTH` if it is smaller, with the edges of boxes before the camera.
+
+    The last box is green and over the others, which are amber.
+    """
     geometry, image = posed(clip), Image.fromarray(clip.frames[frame])
     if image.width < WIDTH:
         image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.BICUBIC)
     pose, intrinsics = geometry.world_from_camera[frame], intrinsics_of(geometry, frame)
     start, size = shown_part(geometry)
     draw = ImageDraw.Draw(image)
-    for ends in box_corners(upright(box))[EDGES]:
-        before = clipped(ends, project(ends, intrinsics, pose)[1])
-        if before is not None:
-            pixels = (project(before, intrinsics, pose)[0] - start) / size * image.size
-            draw.line([tuple(pixel) for pixel in pixels.tolist()], fill=GREEN, width=3)
+    for place, box in enumerate(boxes, start=1):
+        for ends in box_corners(upright(box))[EDGES]:
+            before = clipped(ends, project(ends, intrinsics, pose)[1])
+            if before is not None:
+                pixels = (project(before, intrinsics, pose)[0] - start) / size * image.size
+                colour = GREEN if place == len(boxes) else AMBER
+                draw.line([tuple(pixel) for pixel in pixels.tolist()], fill=colour, width=3)
     return image
 
 
