@@ -35,13 +35,16 @@ from vega3d.training.parts import choose_parts
 
 FRAMES = 32
 QUESTION_TOKENS = 40
+QWEN_7B, QWEN_3B = (3584, 28, 28, 4, 18944, 152064), (2048, 36, 16, 2, 11008, 151936)  # of Qwen2.5-VL
+TINY_VLM = (64, 2, 2, 2, 128, 512)
 
 
-def vlm_config(full: bool) -> Qwen2_5_VLConfig:
-    """Shapes of Qwen2.5-VL-7B-Instruct, or tiny ones in multiples of 64."""
-    width, layers, heads, kv_heads, inner, vocabulary = (
-        (3584, 28, 28, 4, 18944, 152064) if full else (64, 2, 2, 2, 128, 512)
-    )
+def vlm_config(full: bool, shape: tuple[int, int, int, int, int, int] = QWEN_7B) -> Qwen2_5_VLConfig:
+    """Shapes of Qwen2.5-VL-7B-Instruct, or of another `shape`; tiny ones in multiples of 64 unless `full`.
+
+    `shape` has width, layers, heads, heads of the keys, inner width and vocabulary of the language model.
+    """
+    width, layers, heads, kv_heads, inner, vocabulary = shape if full else TINY_VLM
     head = width // heads
     text = {
         "hidden_size": width,
