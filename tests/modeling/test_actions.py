@@ -14,6 +14,7 @@ from remote_process import run_without_package
 from tiny_checkpoints import VLM_PROCESSORS, save_vlm_with_processor
 from tiny_models import BLOCK, randomise, save_generator
 from vega3d import VegaForActionPrediction, VegaForSpatialReasoning
+from vega3d.modeling import actions_vega3d
 from vega3d.modeling.actions_vega3d import action_inputs
 
 CAMERAS = ["front", "wrist"]
@@ -73,6 +74,20 @@ def batch(policy, frames: int | None = None, tasks=TASKS) -> dict:
     model, processor = policy
     seen = [pictures(number, frames) for number in range(len(tasks))]
     return action_inputs(processor, model.config, seen, tasks) | {"state": torch.from_numpy(STATES[: len(tasks)])}
+
+
+def test_a_task_of_several_rows_is_written_once(policy, monkeypatch):
+    model, processor = policy
+    seen = [pictures(number) for number in range(4)]
+    tasks = [TASKS[0], TASKS[1], TASKS[0], TASKS[0]]
+    alone = [action_inputs(processor, model.config, [one], [task])["input_ids"] for one, task in zip(seen, tasks, strict=True)]
+    asked = []
+    usual = actions_vega3d.prompt_text
+    monkeypatch.setattr(actions_vega3d, "prompt_text", lambda *given: asked.append(given) or usual(*given))
+    together = action_inputs(processor, model.config, seen, tasks)
+    assert len(asked) == 2
+    for row, mask, ids in zip(together["input_ids"], together["attention_mask"], alone, strict=True):
+        assert row[mask.bool()].tolist() == ids[0].tolist()
 
 
 # --- What reaches an action --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, DynamicCache, StaticCache
 from tiny_inputs import CASES, IMAGE, SHORT_VIDEO, VIDEO, Visual, without_generator
 from tiny_models import IMAGE_TOKEN, VIDEO_TOKEN, every_vlm
 from vega3d.modeling.inputs_vega3d import FusedVisuals, token_type_ids
+from vega3d.modeling.turns_vega3d import NewTokens
 
 pytestmark = every_vlm
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
@@ -221,6 +222,33 @@ def test_new_tokens_stand_where_the_whole_conversation_has_them(model, batch, vl
     positions = torch.cat(heard, dim=-1)
     assert torch.equal(positions, whole[..., : positions.shape[-1]])
     assert ids.shape[1] - positions.shape[-1] == (door == "generate")  # the last token was not read any more
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor that stands for one on a GPU: `cpu` makes a plain one of it."""
+
+    def cpu(self):
+        return super().cpu().as_subclass(torch.Tensor)
+
+
+def test_positions_are_counted_on_the_cpu(model, batch, monkeypatch):
+    inputs = batch([5, VIDEO, 7, IMAGE, 8])
+    core, ids = model.model.vlm.model, inputs["input_ids"]
+    grids = {name: value for name, value in inputs.items() if name in ("image_grid_thw", "video_grid_thw")}
+    mask = torch.ones_like(ids)
+    expected, _ = core.get_rope_index(ids, token_type_ids(ids, model.config), attention_mask=mask, **grids)
+    places = []
+
+    def counted(*args, usual=core.get_rope_index, **given):
+        places.extend(type(value) for value in (*args, *given.values()) if isinstance(value, torch.Tensor))
+        return usual(*args, **given)
+
+    monkeypatch.setattr(core, "get_rope_index", counted)
+    far = {name: value.as_subclass(Elsewhere) for name, value in grids.items()}
+    tokens = NewTokens(core, None, ids.shape, mask.as_subclass(Elsewhere), ids.device)
+    found = tokens.positions(ids.as_subclass(Elsewhere), model.config, far, None)
+    assert set(places) == {torch.Tensor} and len(places) == 3 + len(grids)
+    assert torch.equal(found, expected)
 
 
 def test_rates_of_the_whole_conversation_end_with_those_of_new_videos(model, batch, vlm_type):

@@ -305,7 +305,11 @@ def action_inputs(
     Raises ValueError as `predict_actions`.
     """
     seen = [checked_images(one, config) for one in images]
-    texts = [action_text(processor, task, config) for task in tasks]
+    written: dict[str, str] = {}
+    for task in tasks:
+        if not isinstance(task, str) or task not in written:
+            written[task] = action_text(processor, task, config)
+    texts = [written[task] for task in tasks]
     if config.action_frames == 1:
         given: dict[str, Any] = {"images": [frames[0] for one in seen for frames in one]}
     else:

@@ -156,8 +156,11 @@ class NewTokens:
         return (self.attended[:, -self.length :] - 1 + self.offsets).clamp(min=0).expand(3, -1, -1)
 
     def _of_visuals(self, types: torch.Tensor, ids: torch.Tensor, grids: Mapping[str, Any]) -> torch.Tensor:
+        """Counted on the CPU: the VLM does it visual by visual, and would wait for a GPU several times at each."""
         mask = None if self.mask is None else self.mask[:, -self.length :].long()
-        positions, _ = self.core.get_rope_index(ids, mm_token_type_ids=types, attention_mask=mask, **grids)
+        given = {"mm_token_type_ids": types, "attention_mask": mask, **grids}
+        near = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in given.items()}
+        positions = self.core.get_rope_index(ids.cpu(), **near)[0].to(ids.device)
         if self.cached == 0:
             return positions
         return positions + self.attended[:, self.cached - 1 : self.cached] + self.offsets
