@@ -1,4 +1,4 @@
-"""Draws boxes that a model found in rooms: right ones, then wrong ones, the first of each in a result's shuffled order.
+"""Draws boxes that a model found in rooms: right ones, then wrong ones, the first of each in a shuffled result.
 
 A row is an expression, over the frames that show most of what it means: the box meant is green, a wrong one amber.
 
