@@ -80,8 +80,10 @@ def test_a_task_of_several_rows_is_written_once(policy, monkeypatch):
     model, processor = policy
     seen = [pictures(number) for number in range(4)]
     tasks = [TASKS[0], TASKS[1], TASKS[0], TASKS[0]]
-    pairs = zip(seen, tasks, strict=True)
-    alone = [action_inputs(processor, model.config, [one], [task])["input_ids"] for one, task in pairs]
+    alone = [
+        action_inputs(processor, model.config, [one], [task])["input_ids"]
+        for one, task in zip(seen, tasks, strict=True)
+    ]
     asked = []
     usual = actions_vega3d.prompt_text
     monkeypatch.setattr(actions_vega3d, "prompt_text", lambda *given: asked.append(given) or usual(*given))

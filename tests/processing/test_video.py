@@ -1,5 +1,6 @@
 """Reading videos, images and frames in memory: which frames, at which times, upright, and clear errors."""
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from processing.video_files import (
     write_video,
     write_without_frames,
 )
-from vega3d.processing.video_decoding_vega3d import decode_frames, read_timeline
+from vega3d.processing.video_decoding_vega3d import _converted, decode_frames, is_newer, read_timeline
 from vega3d.processing.video_vega3d import (
     VideoClip,
     choose_frames,
@@ -433,3 +434,22 @@ def test_sampling_by_rate_needs_times():
     assert len(sample_clip(clip, num_frames=2)) == 2
     with pytest.raises(ValueError, match=r"sampling at `fps` \(2\) needs the time of each frame"):
         sample_clip(clip, fps=2)
+
+
+@pytest.mark.skipif(not is_newer(), reason="an older PyAV converts in one thread")
+@pytest.mark.parametrize(("size", "threads"), [((64, 96), {"threads": 1}), ((720, 1280), {})])
+def test_small_frames_are_converted_in_one_thread_to_the_same_pixels(size, threads):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+    asked = []
+
+    class Spy:
+        height, width = size
+
+        def to_ndarray(self, **options):
+            asked.append(options)
+            return frame.to_ndarray(**options)
+
+    found = _converted(Spy(), "rgb24", size[1])
+    assert asked == [{"format": "rgb24", **threads}]
+    np.testing.assert_array_equal(found, frame.to_ndarray(format="rgb24"))

@@ -24,6 +24,7 @@ _BIDIRECTIONAL = 3  # AV_PICTURE_TYPE_B
 # Version of PyAV that has the index of a stream, closes decoders of several threads without a deadlock, and converts
 # frames by their own matrix and range.
 NEWER = 17
+SMALL = 1 << 17  # [px]; threads that convert a smaller frame cost more than they save
 
 # Numbers of transfer functions and primaries in ITU-T H.273.
 PQ, HLG = 16, 18
@@ -376,8 +377,10 @@ def _converted(frame: Any, pixel_format: str, width: int) -> np.ndarray:
     import av.filter
 
     if is_newer():
-        size: dict = {} if width == frame.width else {"width": width, "height": frame.height}
-        return frame.to_ndarray(format=pixel_format, **size, **({"interpolation": "BICUBIC"} if size else {}))
+        options: dict = {"threads": 1} if frame.width * frame.height <= SMALL else {}
+        if width != frame.width:
+            options |= {"width": width, "height": frame.height, "interpolation": "BICUBIC"}
+        return frame.to_ndarray(format=pixel_format, **options)
     graph = av.filter.Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base)
     scale = graph.add("scale", f"w={width}:h={frame.height}:flags=bicubic:out_range=full")
