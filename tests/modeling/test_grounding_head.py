@@ -75,7 +75,7 @@ def test_each_score_is_of_its_object_alone(name):
 
     torch.testing.assert_close(module.scores(query, objects[order])[:5], scores[:5][order])
     torch.testing.assert_close(module.scores(query, objects[:2])[:2], scores[:2])
-    assert len(scores) == (6 if name == "infonce" else 5)
+    assert len(scores) == (5 if name == "mlp" else 6)
 
 
 def test_a_box_lies_where_the_weighted_tokens_are():

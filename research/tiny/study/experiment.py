@@ -290,7 +290,8 @@ class Experiment:
             if start is not None:
                 load_arm(model, start)
             tokenizer = copy.deepcopy(self.tools.words.tokenizer)
-            model = VegaForVisualGrounding.from_reasoning(model, tokenizer, seed, position_code=arm.position_code)
+            options = {"position_code": arm.position_code, "grounding_head": self.recipe.grounding.head}
+            model = VegaForVisualGrounding.from_reasoning(model, tokenizer, seed, **options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             points = PointHead(width_of(model))

@@ -91,6 +91,7 @@ class GroundingRecipe:
     clips: int = 8  # of a step, that have positions and expressions; the others have questions alone
     expressions: int = 8  # the most about each of them
     boxes: int = 64  # the most among which is chosen
+    head: Literal["infonce", "relations"] = "infonce"  # `grounding_head` of `VegaConfig`
 
     def __post_init__(self):
         check_range(self, "clips", "expressions", "boxes", least=1)

@@ -43,7 +43,7 @@ Fusion = Literal[
     "none",
 ]
 Projector = Literal["merger_mlp", "avg", "mlp2x"]
-GroundingHead = Literal["infonce", "mlp"]
+GroundingHead = Literal["infonce", "mlp", "relations"]
 ObjectTokens = Literal["fused", "semantic"]
 PositionCode = Literal["none", "sin3d"]
 Normalisation = Literal["quantiles", "min_max", "mean_std"]
@@ -319,8 +319,8 @@ class VegaConfig(PreTrainedConfig):
         ground_token_id: the token `<ground>`, at which `VegaForVisualGrounding` reads what a sentence describes; None
             for a model that was not made for grounding.
         grounding_head: how boxes are scored: `infonce` = cosines, with a class "no target"; `mlp` = logits of each box
-            by itself.
-        grounding_temperature: tau of `infonce`.
+            by itself; `relations` = `infonce` after layers of attention among the boxes, which read how they lie.
+        grounding_temperature: tau of `infonce` and `relations`.
         grounding_tokens: which visual tokens an object vector is the mean of, `fused` or, as in the official code,
             `semantic`: those before fusion, so that the generator reaches a box through the query alone.
         grounding_margin: by which boxes are grown on every side before tokens are looked up in them [m], since

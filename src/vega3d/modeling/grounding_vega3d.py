@@ -25,6 +25,7 @@ from .grounding_prompts_vega3d import TOKENS, ground_places, ground_text, senten
 from .inputs_vega3d import PATCH_GRIDS, VisualInputs, checked_streams, split_visuals, visual_rows
 from .modeling_vega3d import VegaForSpatialReasoning, VegaTaskModel
 from .positions_vega3d import object_vectors, points_in_boxes, position_code, with_positions
+from .relation_head_vega3d import BoxRelations
 
 POSITIONS = ("visual_positions", "visual_positions_mask")
 HOW_TO_MAKE = "Make one of any checkpoint by VegaForVisualGrounding.from_reasoning, or `vega3d assemble --grounding`."
@@ -69,6 +70,9 @@ class VegaForVisualGrounding(VegaTaskModel):
         super()._init_weights(module)
         if isinstance(module, InfoNCEHead):
             init.normal_(module.no_target, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, BoxRelations):
+            init.zeros_(module.outer.weight)
+            init.zeros_(module.outer.bias)
 
     @classmethod
     def from_reasoning(
@@ -312,7 +316,7 @@ class VegaForVisualGrounding(VegaTaskModel):
 
     def _box_scores(self, prompt: Prompted, boxes: torch.Tensor) -> torch.Tensor:
         objects = object_vectors(prompt.tokens, prompt.positions, None, grown(boxes, self.config.grounding_margin))
-        return self.grounding_head.ranking.scores(prompt.query, self._coded(objects, boxes[:, :3]))
+        return self.grounding_head.ranking.scores(prompt.query, self._coded(objects, boxes[:, :3]), boxes)
 
     def _token_box(self, prompt: Prompted) -> TokenBox:
         """Scores of the placed tokens, as of boxes, and the box float32[6] that is read off them."""

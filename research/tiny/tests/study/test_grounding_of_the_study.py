@@ -49,7 +49,7 @@ def grounding_recipe(toy_recipe: Recipe, **options) -> Recipe:
         name=options.pop("name", "toy-grounding"),
         arms=arms,
         seeds=[0],
-        grounding=GroundingRecipe(clips=1, expressions=3, boxes=64, **options),
+        grounding=GroundingRecipe(clips=1, expressions=3, boxes=64, head="relations", **options),
         training=replace(toy_recipe.training, learning_rates=rates),
     )
 

@@ -1,0 +1,125 @@
+"""Boxes that look at each other: what reaches a score, filling, and a relation that cosines alone cannot learn."""
+
+from math import exp, log, log1p
+
+import pytest
+import torch
+from torch import nn
+
+from golden_models import fusion_config
+from vega3d.modeling import relation_head_vega3d
+from vega3d.modeling.grounding_head_vega3d import HEADS
+from vega3d.modeling.relation_head_vega3d import PLACES, relative_places
+
+SIZE, COUNT = 32, 6
+HEADS_PLACES = relation_head_vega3d.HEADS * PLACES
+
+
+@pytest.fixture
+def head():
+    """Whose last layer is not 0 any more."""
+    return made("relations")
+
+
+def made(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    head = HEADS[name](fusion_config(SIZE, "add", grounding_head=name))
+    nn.init.normal_(head.no_target)
+    return head
+
+
+def scene(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    boxes = torch.rand(COUNT, 6, generator=random) * 3 + 0.1
+    return torch.randn(SIZE, generator=random), torch.randn(COUNT, SIZE, generator=random), boxes
+
+
+def test_places():
+    boxes = torch.tensor([[0.0, 0, 0, 2, 2, 2], [3.0, 4, 0, 2, 2, 4], [0.5, 0, 0, 2, 2, 2]])
+    places = relative_places(boxes)
+    assert places.shape == (3, 3, PLACES)
+    assert places[0, 1, :5].tolist() == pytest.approx([3, 4, 0, 5, 5**0.5])  # 1 and 2 m apart along x and y
+    assert places[0, 1, 5:].tolist() == pytest.approx([log1p(5**0.5), exp(-(5**0.5)), 0, 0, log(2)])
+    assert places[1, 0, :3].tolist() == [-3, -4, 0]
+    assert places[0, 2, 4] == 0  # they overlap
+
+
+def test_a_yaw_counts_as_the_box_around_it():
+    boxes = torch.tensor([[0.0, 0, 0, 2, 1, 1, torch.pi / 2], [3.0, 0, 0, 1, 1, 1, 0]])
+    around = torch.tensor([[0.0, 0, 0, 1, 2, 1], [3.0, 0, 0, 1, 1, 1]])
+    assert torch.allclose(relative_places(boxes), relative_places(around), atol=1e-6)
+
+
+def test_it_begins_as_cosines_and_is_them_without_boxes(head):
+    query, objects, boxes = scene()
+    plain = HEADS["infonce"](fusion_config(SIZE, "add", grounding_head="infonce"))
+    plain.load_state_dict({name: value for name, value in head.state_dict().items() if "relations" not in name})
+    assert torch.equal(head.scores(query, objects), plain.scores(query, objects))
+    assert not torch.equal(head.scores(query, objects, boxes), plain.scores(query, objects))
+    nn.init.zeros_(head.relations.outer.weight)
+    nn.init.zeros_(head.relations.outer.bias)
+    assert torch.equal(head.scores(query, objects, boxes), plain.scores(query, objects))
+
+
+def test_a_score_depends_on_where_others_are_and_not_on_the_world(head):
+    query, objects, boxes = scene()
+    scores = head.scores(query, objects, boxes)
+    moved = boxes.clone()
+    moved[3, 0] += 1.0
+    assert (head.scores(query, objects, moved) - scores)[:COUNT].abs().min() > 1e-5
+    elsewhere = boxes + torch.tensor([10.0, -3, 1, 0, 0, 0])
+    assert torch.allclose(head.scores(query, objects, elsewhere), scores, atol=1e-5)
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
+    mixed = head.scores(query, objects[order], boxes[order])
+    assert torch.allclose(mixed[:COUNT], scores[order], atol=1e-6) and torch.allclose(mixed[-1], scores[-1])
+
+
+def test_where_others_are_decides_on_whom_is_looked_at(head):
+    query, objects, boxes = scene()
+    for layer in head.relations.layers:
+        nn.init.zeros_(layer.seen.weight[:, -HEADS_PLACES:])  # what is read of the places themselves
+    moved = boxes.clone()
+    moved[3, 0] += 1.0
+    assert (head.scores(query, objects, moved) - head.scores(query, objects, boxes))[:COUNT].abs().min() > 1e-6
+
+
+def test_filling_changes_nothing(head):
+    query, objects, boxes = scene()
+    is_box = torch.arange(COUNT) < 4
+    filled = head.scores(query, objects, boxes, is_box)
+    alone = head.scores(query, objects[:4], boxes[:4])
+    assert torch.allclose(filled[:4], alone[:4], atol=1e-6)
+    assert head.scores(query, objects[:0], boxes[:0]).shape == (1,)
+    assert head.scores(query, objects, boxes, torch.zeros(COUNT, dtype=torch.bool)).isfinite().all()
+
+
+def test_sixteen_bits(head):
+    query, objects, boxes = scene()
+    scores = head.scores(query, objects, boxes)
+    rounded = head.bfloat16().scores(query.bfloat16(), objects.bfloat16(), boxes)
+    assert rounded.dtype == torch.float32 and torch.allclose(rounded, scores, atol=0.03)
+
+
+def closest_to_the_last(count: int, random: torch.Generator) -> tuple[torch.Tensor, ...]:
+    """Queries, objects, boxes and the right ones: of two chairs, or three, the one nearest to the only lamp."""
+    boxes = torch.cat([torch.rand(count, COUNT, 3, generator=random) * 5, torch.full((count, COUNT, 3), 0.3)], dim=-1)
+    kinds = torch.tensor([0, 0, 0, 1, 2, 3]).expand(count, -1)  # chairs, two other things, a lamp
+    objects = torch.eye(SIZE)[kinds] * 5 + torch.randn(count, COUNT, SIZE, generator=random) * 0.1
+    near = (boxes[:, :, :3] - boxes[:, -1:, :3]).norm(dim=-1).masked_fill(kinds > 0, torch.inf).argmin(1)
+    return torch.ones(count, SIZE), objects, boxes, torch.nn.functional.one_hot(near, COUNT).bool()
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("infonce", 0.2, 0.5), ("relations", 0.8, 1.0)])
+def test_which_chair_is_nearest_to_the_lamp(name, least, most):
+    head, random = made(name), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
+    scores_of, loss_of = torch.vmap(head.scores), torch.vmap(head.loss)
+    for _ in range(200):
+        *given, right = closest_to_the_last(32, random)
+        optimizer.zero_grad()
+        loss_of(scores_of(*given), right).mean().backward()
+        optimizer.step()
+    *given, right = closest_to_the_last(500, random)
+    found = scores_of(*given)[:, :-1].argmax(1)
+    share = right[torch.arange(500), found].float().mean().item()
+    assert least <= share <= most  # a choice among the chairs by chance is right in a third
