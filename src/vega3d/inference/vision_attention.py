@@ -39,7 +39,7 @@ def packed_attention(
         attention_mask: None, because `cu_seq_lens_q` separates the windows.
         cu_seq_lens_q: int32[windows + 1], where each window begins, and the end.
         max_length_q: tokens of the longest window.
-        scaling: of the logits.
+        scaling: of the logits; None for 1 / sqrt(C).
         dropout: share of the weights that are dropped.
 
     Returns:
