@@ -15,6 +15,7 @@ from vega3d import VegaForActionPrediction
 from vega3d.features.cache import FeatureCache
 from vega3d.hub.assemble import describe
 from vega3d.hub.load import load_task, load_vega
+from vega3d.inference.vision_attention import NAME
 from vega3d.robotics import statistics
 from vega3d.robotics.episode_writer import EpisodeWriter
 from vega3d.training import ActionCollator, ActionOptions, DataSource, VegaTrainer, choose_parts, make_config
@@ -91,6 +92,17 @@ def test_all_of_the_head_is_trained_beside_adapters(trained, demonstrations):
 
     for (name, was), now in zip(before.action_head.named_parameters(), after.action_head.parameters(), strict=True):
         assert not torch.equal(was, now), name
+
+
+def test_a_new_policy_and_a_loaded_one_attend_to_many_windows_at_once(trained, demonstrations):
+    options = ActionOptions(chunk=CHUNK)
+    start, processor = load_vega(FROZEN, device="cpu")
+    new = policy_of(start, processor.tokenizer, PolicyData(DataSource(str(demonstrations)), options), options, 0)
+    loaded, _ = load_task(VegaForActionPrediction, trained, device="cpu")
+
+    for policy in (new, loaded):
+        assert policy.vlm_core.visual.config._attn_implementation == NAME
+        assert policy.config.vlm_config is policy.model.config.vlm_config
 
 
 def test_a_policy_is_trained_further_and_keeps_its_statistics(trained, tmp_path):

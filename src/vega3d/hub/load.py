@@ -94,7 +94,7 @@ def load_task(
 ) -> tuple[Model, VegaProcessor]:
     """A model of a task, in eval mode on its device, and its processor; the other arguments are those of `load`.
 
-    On a GPU and in 16 bits the vision tower attends to all its windows at once (`pack_vision_attention`).
+    The vision tower attends to many windows at once (`pack_vision_attention`).
 
     Args:
         model_class: such as `VegaForVisualGrounding` or `VegaForActionPrediction`, whose checkpoints answer questions,

@@ -411,7 +411,8 @@ class VegaTaskModel(VegaPreTrainedModel, GenerationMixin):
         for name, value in {**given, **add_tokens(model, tokenizer, tokens, seed)}.items():
             setattr(config, name, value)
         with torch.device("meta"):
-            made = cls(config)
+            made = cls(VegaConfig.from_dict(config.to_dict()))  # without the attention that the model was given
+        made.config = config
         made.model = model.model
         made.make_weights([made.get_submodule(name) for name in cls.own_parts], model, seed)
         made.generation_config = model.generation_config

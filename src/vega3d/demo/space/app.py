@@ -10,7 +10,6 @@ import torch
 from vega3d.demo.app import build, launch
 from vega3d.demo.compare import Comparer
 from vega3d.hub.load import load
-from vega3d.inference.vision_attention import pack_vision_attention
 
 MODEL = "vega3d-tiny"
 SECONDS = 120  # of the GPU that an answer may take
@@ -23,7 +22,6 @@ def on_gpu(function):
 session = load(MODEL, device="cpu")  # ZeroGPU has its GPU in the calls alone, and takes what is moved to it here
 if torch.cuda.is_available():
     session.model.to("cuda")
-    pack_vision_attention(session.model)
 demo = build(Comparer(session), on_gpu)
 
 if __name__ == "__main__":
