@@ -20,7 +20,7 @@ import torch
 
 from research.tiny.study.experiment import POINTS, Experiment
 from research.tiny.study.export import export
-from research.tiny.study.found_boxes import TASKS, box_table, box_values
+from research.tiny.study.found_boxes import WAYS, box_table, box_values
 from research.tiny.study.held_out import CONDITIONS, TRAINED, wording_table
 from research.tiny.study.loop import LOOKED_AT_EVERY, Deadline, OutOfTimeError
 from research.tiny.study.name_errors import name_table, name_values
@@ -36,7 +36,6 @@ from research.tiny.study.table import (
     write_tables,
 )
 from vega3d.files import write_json, write_whole
-from vega3d.rooms.questions.proposals import PROPOSALS
 from vega3d_cli.common import parse_settings
 
 STAGES = ("rooms", "tower", "arms", "tables", "wordings", "export")
@@ -157,7 +156,7 @@ def tables(experiment: Experiment, arms: list[str], splits: list[str]) -> None:
 def boxes_found(experiment: Experiment, arms: list[str], split: str, controls: list[str]) -> dict[str, dict]:
     """`found_boxes.box_values` of a split, by benchmark and proposals."""
     values = {}
-    for benchmark, source in itertools.product(TASKS, PROPOSALS):
+    for benchmark, source in WAYS:
         name = f"{benchmark} {source}"
         results = read_results(experiment.results_folder(split, name), arms, experiment.recipe.seeds)
         baselines = experiment.grounding_baselines(split, benchmark, source)

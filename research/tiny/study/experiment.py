@@ -12,7 +12,6 @@ Recipes with other names may share OUT, and with it rooms, tower and streams, wh
 """
 
 import copy
-import itertools
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -26,7 +25,7 @@ import torch
 from research.tiny.study.answering import PackedAnswerer, TokensOf
 from research.tiny.study.arms import arm_model, write_placeholder_generator, write_shuffled
 from research.tiny.study.data import SplitData, Words
-from research.tiny.study.found_boxes import TASKS, BoxAnswerer, baselines, grounding_records
+from research.tiny.study.found_boxes import WAYS, BoxAnswerer, baselines, grounding_records
 from research.tiny.study.fusion_watch import is_void
 from research.tiny.study.grounding import Expressions, add_ground_tokens
 from research.tiny.study.held_out import PlainAnswerer, plain_questions
@@ -72,7 +71,6 @@ from vega3d.hub.assemble import make_processor
 from vega3d.modeling.files_vega3d import hash_files
 from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning, VegaTaskModel
-from vega3d.rooms.questions.proposals import PROPOSALS
 from vega3d.runs import sha256
 from vega3d.training.checkpoints import load_trained
 from vega3d.training.parts import parameter_part
@@ -398,9 +396,8 @@ class Experiment:
 
     def ground_arm(self, arm_name: str, split: str, seeds: Sequence[int] | None = None) -> None:
         """Result files of the boxes that an arm finds, by task and source of proposals."""
-        ways = list(itertools.product(TASKS, PROPOSALS))
         for seed in self.recipe.seeds if seeds is None else seeds:
-            files = {way: self.result_file(split, arm_name, seed, " ".join(way)) for way in ways}
+            files = {way: self.result_file(split, arm_name, seed, " ".join(way)) for way in WAYS}
             if all(file.is_file() for file in files.values()):
                 continue
             self.deadline.check(f"grounding of {arm_name}, seed {seed}, on {split}")
@@ -424,7 +421,7 @@ class Experiment:
         folder = self.results_folder(split, f"{benchmark} {source}")
         return {
             name: self.evaluate_boxes(answerer, split, benchmark, source, folder / f"{name}.json")
-            for name, answerer in baselines(benchmark).items()
+            for name, answerer in baselines(benchmark, source).items()
         }
 
     def name_alone(self, split: str) -> dict:

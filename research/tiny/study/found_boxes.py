@@ -3,6 +3,7 @@
 Of rooms, the task `one` is scored as ScanRefer is, and `any` as Multi3DRefer is; kinds have the same names.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from research.tiny.study.answering import CLIPS_AT_A_TIME, TokensOf
 from research.tiny.study.data import DATASET, SplitData
-from research.tiny.study.grounding import Expressions, Wanted, box_scores, queries_of, read_tokens
+from research.tiny.study.grounding import Expressions, Wanted, box_scores, queries_of, read_tokens, token_boxes
 from research.tiny.study.network import packed_outputs
 from research.tiny.study.packs import pack
 from research.tiny.study.table import Results, difference_table, paired_values, score_table
@@ -21,20 +22,24 @@ from vega3d.evaluation.rules import OVERALL, SCENE_RULES
 from vega3d.evaluation.run import AnyAnswerer
 from vega3d.evaluation.scenes.answerers import BASELINES, scene_baseline
 from vega3d.evaluation.scenes.records import ChosenBoxes, GroundingRecord, best_proposal, with_scores
+from vega3d.evaluation.scenes.sources import WITHOUT_PROPOSALS
 from vega3d.evaluation.scenes.tables import SET_BENCHMARKS
 from vega3d.modeling.grounding_prompts_vega3d import PROMPT
 from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 from vega3d.rooms.dataset.grounding import questions_from_rows
+from vega3d.rooms.questions.proposals import PROPOSALS
 from vega3d.statistics import RESAMPLES
 
 TASKS = {"scanrefer": "one", "multi3drefer": "any"}  # of rooms, by the benchmark whose rules are theirs
+WAYS = (*itertools.product(TASKS, PROPOSALS), ("scanrefer", WITHOUT_PROPOSALS))  # benchmark, source of proposals
+FILLING = {WITHOUT_PROPOSALS: "true"}  # source of boxes that are not looked at
 BLIND = {"scanrefer": "blind box", "multi3drefer": "no box"}  # column of answers that see nothing
 
 
 def grounding_records(data: SplitData, benchmark: str, source: str) -> list[GroundingRecord]:
-    """The expressions of a split that are of a benchmark's task, with the proposals of a source."""
-    tables = zip(data.expressions, data.proposals, strict=True)
-    questions = [question for rows, boxes in tables for question in questions_from_rows(rows, boxes, source)]
+    """The expressions of a split that are of a benchmark's task, with the proposals of a source, or without any."""
+    tables, named = zip(data.expressions, data.proposals, strict=True), FILLING.get(source, source)
+    questions = [question for rows, boxes in tables for question in questions_from_rows(rows, boxes, named)]
     return [
         GroundingRecord(
             id=question.id,
@@ -43,7 +48,7 @@ def grounding_records(data: SplitData, benchmark: str, source: str) -> list[Grou
             prompt=PROMPT.format(expression=question.expression),
             dataset=DATASET,
             expression=question.expression,
-            boxes=question.boxes,
+            boxes=question.boxes[:0] if source == WITHOUT_PROPOSALS else question.boxes,
             targets=question.targets,
         )
         for question in questions
@@ -61,14 +66,16 @@ class NoBoxAnswerer:
         return [ChosenBoxes(record.boxes[:0], np.zeros(0)) for record in records]
 
 
-def baselines(benchmark: str) -> dict[str, AnyAnswerer]:
-    """What answers without a model: the ceiling of the boxes, by chance, and blind, by name."""
+def baselines(benchmark: str, source: str) -> dict[str, AnyAnswerer]:
+    """What answers without a model: the ceiling of the boxes, by chance, and blind, by name; none without boxes."""
+    if source == WITHOUT_PROPOSALS:
+        return {}
     found: dict[str, AnyAnswerer] = {name: scene_baseline(name, ()) for name in BASELINES}
     return found | ({"no": NoBoxAnswerer()} if benchmark in SET_BENCHMARKS else {})
 
 
 class BoxAnswerer:
-    """Chooses boxes as `VegaForVisualGrounding` does, all expressions about a clip in one pack."""
+    """Finds boxes as `VegaForVisualGrounding` does, all expressions about a clip in one pack."""
 
     def __init__(
         self,
@@ -96,29 +103,43 @@ class BoxAnswerer:
             clip, row = self.places[record.id]
             asked.setdefault(clip, []).append(row)
         at_a_time, clips = CLIPS_AT_A_TIME[self.model.device.type], list(asked)
-        scores: dict[tuple[int, int], torch.Tensor] = {}
+        find = self.free_boxes if self.source == WITHOUT_PROPOSALS else self.scores
+        found: dict[tuple[int, int], torch.Tensor] = {}
         for start in range(0, len(clips), at_a_time):
             some = clips[start : start + at_a_time]
-            for clip, found in zip(some, self.scores(some, [asked[clip] for clip in some]), strict=True):
-                scores.update({(clip, row): one for row, one in zip(asked[clip], found, strict=False)})
-        return [self._chosen(record, scores[self.places[record.id]]) for record in records]
+            for clip, values in zip(some, find(some, [asked[clip] for clip in some]), strict=True):
+                found.update({(clip, row): one for row, one in zip(asked[clip], values, strict=False)})
+        return [self._chosen(record, found[self.places[record.id]]) for record in records]
 
     @torch.no_grad()
     def scores(self, clips: list[int], rows: list[list[int]]) -> torch.Tensor:
         """float32[B, E, M + 1] of the E expressions of each clip, fewer of some; as `grounding.box_scores`."""
+        with self.tools.autocast():
+            return box_scores(self.model, *self._read(clips, rows)).cpu()
+
+    @torch.no_grad()
+    def free_boxes(self, clips: list[int], rows: list[list[int]]) -> torch.Tensor:
+        """float32[B, E, 6], the boxes that are read off the tokens; rows as of `scores`."""
+        with self.tools.autocast():
+            return token_boxes(self.model, *self._read(clips, rows))[1].cpu()
+
+    def _read(self, clips: list[int], rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, Wanted]:
+        """Queries, fused tokens, and what is wanted, of some expressions of each clip."""
         prefix, model = self.tools.clip.prefix, self.model
         questions = [self.expressions.asked(clip, own) for clip, own in zip(clips, rows, strict=True)]
         length = len(prefix.ids) + max(sum(len(prompt) for prompt, _ in asked) for asked in questions)
         packs = pack(prefix, questions, length).to(model.device)
-        chosen = [(own, self.source) for own in rows]
+        chosen = [(own, FILLING.get(self.source, self.source)) for own in rows]
         wanted = self.expressions.wanted(clips, chosen, max(map(len, rows)))
         wanted = Wanted(*(values.to(model.device) for values in wanted))
         tokens = self.tokens_of(clips)
-        with self.tools.autocast():
-            states = packed_outputs(model, read_tokens(model, tokens, wanted), packs, prefix).last_hidden_state
-            return box_scores(model, queries_of(states, wanted), tokens, wanted).cpu()
+        states = packed_outputs(model, read_tokens(model, tokens, wanted), packs, prefix).last_hidden_state
+        return queries_of(states, wanted), tokens, wanted
 
-    def _chosen(self, record: GroundingRecord, scores: torch.Tensor) -> ChosenBoxes:
+    def _chosen(self, record: GroundingRecord, found: torch.Tensor) -> ChosenBoxes:
+        if self.source == WITHOUT_PROPOSALS:
+            return ChosenBoxes(found[None].double().numpy(), np.zeros(1))
+        scores = found
         real = torch.cat([scores[: len(record.boxes)], scores[-1:]])
         chosen = self.model.grounding_head.ranking.chosen(real).tolist() if self.several else best_proposal(real[:-1])
         return with_scores(record.boxes, real, chosen)
@@ -138,7 +159,7 @@ def box_values(
 
     Args:
         results: of all arms, each with as many seeds.
-        baselines: result of each of `baselines`.
+        baselines: result of each of `baselines`; of boxes that none were given for there are none.
         against: arms that the others are compared with.
         benchmark: of the results.
         resamples: of the bootstrap.
@@ -147,7 +168,8 @@ def box_values(
     columns = {**results, **{f"{name} box": [result] * seeds for name, result in baselines.items()}}
     values = {}
     for scoring in SCENE_RULES[benchmark].scorings:
-        found = paired_values(columns, [BLIND[benchmark], *against], scoring, resamples)
+        controls = [name for name in (BLIND[benchmark], *against) if name in columns]
+        found = paired_values(columns, controls, scoring, resamples)
         pairs = found["differences"].items()
         of_arms = {pair: value for pair, value in pairs if pair.split(" - ")[0] in results}
         values[scoring] = {**found, "differences": of_arms}

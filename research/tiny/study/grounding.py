@@ -187,6 +187,21 @@ def box_scores(
     return scores.masked_fill(~there[:, None], -torch.inf)
 
 
+def token_boxes(
+    model: VegaForVisualGrounding, queries: torch.Tensor, tokens: torch.Tensor, wanted: Wanted
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The boxes that are read off fused tokens float[G, N, D] without code.
+
+    Returns:
+        float32[G, E, N + 1], scores of the tokens as if they were boxes, "no target" last, and the boxes
+        float32[G, E, 6].
+    """
+    head = model.grounding_head
+    scores = each(head.ranking.scores, 1)(queries, with_code(model, tokens, wanted.token_voxels))
+    weights = (scores[..., :-1] / head.ranking.temperature).softmax(-1)
+    return scores, each(head.box, 1, 2)(queries, tokens, wanted.positions, weights)
+
+
 def ground_losses(
     model: VegaForVisualGrounding, states: torch.Tensor, tokens: torch.Tensor, wanted: Wanted
 ) -> dict[str, torch.Tensor]:
@@ -209,9 +224,7 @@ def ground_losses(
 
     held = each(lambda points, boxes: points_in_boxes(points, boxes).any(0), 0)
     is_held = held(wanted.positions, grown(model, wanted.targets)) & wanted.has_target[..., None]
-    scores = each(head.ranking.scores, 1)(queries, with_code(model, tokens, wanted.token_voxels))
-    weights = (scores[..., :-1] / head.ranking.temperature).softmax(-1)
-    boxes = each(head.box, 1, 2)(queries, tokens, wanted.positions, weights)
+    scores, boxes = token_boxes(model, queries, tokens, wanted)
     return {
         "ground": ranking(box_scores(model, queries, tokens, wanted), wanted.right),
         "ground_tokens": ranking(scores, is_held),

@@ -137,6 +137,15 @@ def test_an_exported_checkpoint_has_the_scores_and_losses_of_the_study(grounded,
     torch.testing.assert_close(sum(losses.values()), theirs.loss, **CLOSE)
     assert all(loss > 0.01 for loss in losses.values())
 
+    free = BoxAnswerer(model, expressions, tools, tokens_of, settings, "scanrefer", "none")
+    with torch.no_grad():
+        read_off = torch.cat(exported(**inputs).boxes)
+    torch.testing.assert_close(free.free_boxes([0], [rows])[0], read_off, rtol=1e-3, atol=1e-3)
+    first = next(one for one in grounding_records(data, "scanrefer", "none") if one.scene == data.rows[0].scene)
+    (found,) = free.answer([first])
+    assert len(first.boxes) == 0
+    np.testing.assert_allclose(found.boxes[0], read_off[free.places[first.id][1]], atol=1e-3)
+
     records = [one for one in grounding_records(data, "multi3drefer", "detected") if one.scene == data.rows[0].scene]
     for record, chosen in zip(records, answerer.answer(records), strict=True):
         wanted_boxes = theirs.boxes[answerer.places[record.id][1]]
@@ -209,6 +218,10 @@ def test_tables_have_arms_ceiling_and_chance(grounded):
     assert overall["oracle box"] == 1.0 > overall["chance box"]
     wanted = {"trained - semantic", "unplaced - semantic", *(f"{arm} - blind box" for arm in arms)}
     assert set(exact["differences"]) == wanted
+    free = read_results(grounded.results_folder("validation", "scanrefer none"), arms, [0])
+    assert grounded.grounding_baselines("validation", "scanrefer", "none") == {}
+    values["scanrefer none"] = box_values(free, {}, ["semantic"], "scanrefer", 50)
+    assert set(values["scanrefer none"]["acc@0.25"]["differences"]) == {"trained - semantic", "unplaced - semantic"}
     nothing = grounded.grounding_baselines("validation", "multi3drefer", "true")["no"]
     kinds = [question["question_type"] for question in nothing["questions"]]
     share = sum(kind.startswith("zt") for kind in kinds) / len(kinds)
