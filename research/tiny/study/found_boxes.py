@@ -139,8 +139,7 @@ class BoxAnswerer:
     def _chosen(self, record: GroundingRecord, found: torch.Tensor) -> ChosenBoxes:
         if self.source == WITHOUT_PROPOSALS:
             return ChosenBoxes(found[None].double().numpy(), np.zeros(1))
-        scores = found
-        real = torch.cat([scores[: len(record.boxes)], scores[-1:]])
+        real = torch.cat([found[: len(record.boxes)], found[-1:]])
         chosen = self.model.grounding_head.ranking.chosen(real).tolist() if self.several else best_proposal(real[:-1])
         return with_scores(record.boxes, real, chosen)
 
