@@ -48,8 +48,7 @@ def statistics_of(size: int) -> dict[str, list[float]]:
 
 
 def make_policy(folder: Path, policy: str, way: str, config: Any, options) -> VegaForActionPrediction:
-    settings = dict(WAYS[way])
-    mode = settings.pop("mode", None)
+    settings = {name: value for name, value in WAYS[way].items() if name != "mode"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"robot": 0})))
     made = VegaForActionPrediction.from_backbones(
         folder / "vlm",
@@ -67,7 +66,7 @@ def make_policy(folder: Path, policy: str, way: str, config: Any, options) -> Ve
     made.to(options.device)
     pack_vision_attention(made)
     if settings:
-        compile_layers(made, mode)
+        compile_layers(made, mode=WAYS[way].get("mode"))
     return made
 
 

@@ -13,6 +13,7 @@ import torch
 from vega3d import VegaForActionPrediction
 from vega3d.hub.load import load_task
 from vega3d.inference.acting import check_robot
+from vega3d.inference.compiling import compile_layers
 from vega3d.robotics.metaworld import ACTION_NAMES, INSTRUCTIONS, STATE_NAMES, VIEWS
 from vega3d.runs import versions
 from vega3d.tables import aligned
@@ -23,19 +24,27 @@ PROCESSORS = Path("/proc/cpuinfo")
 
 
 def measure_rates(
-    policies: Sequence[str], device: str | None, size: int, rounds: int, on_progress: Callable[[int], None]
+    policies: Sequence[str],
+    device: str | None,
+    size: int,
+    rounds: int,
+    on_progress: Callable[[int], None],
+    is_compiled: bool = False,
 ) -> dict[str, Any]:
     """Times of queries: each round asks every policy once, so that what else the machine does slows all alike.
 
     The images are random, for the time does not depend on what they show. The processor's work is within the times,
     rendering is not.
 
-    `size` is the side of the images [px]; `on_progress` is called with 1 after each round. Raises ValueError for a
-    model that is no policy of the robot.
+    `size` is the side of the images [px]; `on_progress` is called with 1 after each round; `is_compiled` has
+    `compile_layers` before the first query, which is not timed. Raises ValueError for a model that is no policy of the
+    robot.
     """
     loaded = [load_task(VegaForActionPrediction, name, device=device) for name in policies]
     for name, (model, _) in zip(policies, loaded, strict=True):
         check_robot(model.config, name, tuple(VIEWS), (len(STATE_NAMES), len(ACTION_NAMES)))
+        if is_compiled:
+            compile_layers(model)
     random = np.random.default_rng(0)
     seconds = np.zeros((WARM_UP + rounds, len(loaded)))
     for number in range(len(seconds)):
@@ -50,6 +59,7 @@ def measure_rates(
         "threads": torch.get_num_threads(),
         "size": size,
         "rounds": rounds,
+        "compiled": is_compiled,
         "versions": versions("torch", "transformers"),
         "policies": [
             rate_of(name, model.config, column)
@@ -91,7 +101,8 @@ def format_rates(found: dict[str, Any]) -> str:
         rates = [f"{one['queries_per_second']:.1f}", str(one["chunk"]), f"{one['actions_per_second']:.0f}"]
         rows.append([one["policy"], one["fusion"], f"{1000 * one['seconds']:.1f}", f"{low} to {high}", *rates])
     about = f"{found['device']}, {found['threads']} threads of the CPU, images of {found['size']} px"
-    return "\n".join([f"{about}; medians of {found['rounds']} queries each", *aligned(rows)])
+    layers = ", layers compiled" if found["compiled"] else ""
+    return "\n".join([f"{about}{layers}; medians of {found['rounds']} queries each", *aligned(rows)])
 
 
 def processor_name() -> str:

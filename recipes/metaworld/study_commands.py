@@ -168,6 +168,9 @@ def rate(
     output: Annotated[Path | None, typer.Option(help="JSON file of the result.")] = None,
     size: Size = 128,
     rounds: Annotated[int, typer.Option(min=5, max=10_000, help="Queries of each policy.")] = 20,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Compile the layers of the VLMs first, which takes a minute or more.")
+    ] = False,
     device: common.Device = None,
     as_json: common.AsJson = False,
 ) -> None:
@@ -183,7 +186,7 @@ def rate(
     with common.loading("policies"):
         from recipes.metaworld.rate import format_rates, measure_rates
     with common.progress("rates", "round", rounds) as advance:
-        found = measure_rates(policies, device, size, rounds, advance)
+        found = measure_rates(policies, device, size, rounds, advance, compiled)
     if output is not None:
         write_json(output, found)
     typer.echo(json.dumps(found) if as_json else format_rates(found))

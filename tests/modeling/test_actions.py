@@ -14,6 +14,7 @@ from remote_process import run_without_package
 from tiny_checkpoints import VLM_PROCESSORS, save_vlm_with_processor
 from tiny_models import BLOCK, randomise, save_generator
 from vega3d import VegaForActionPrediction, VegaForSpatialReasoning
+from vega3d.inference.compiling import compile_layers
 from vega3d.modeling import actions_vega3d
 from vega3d.modeling.actions_vega3d import action_inputs
 
@@ -91,6 +92,33 @@ def test_a_task_of_several_rows_is_written_once(policy, monkeypatch):
     assert len(asked) == 2
     for row, mask, ids in zip(together["input_ids"], together["attention_mask"], alone, strict=True):
         assert row[mask.bool()].tolist() == ids[0].tolist()
+
+
+def test_layers_are_compiled_in_place(build, policy, monkeypatch):
+    model, processor = build()
+    given, graphs = batch((model, processor)), []
+    names, expected = list(model.state_dict()), policy[0](**given).actions
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    layers = compile_layers(model, backend=backend)
+
+    core = model.vlm_core
+    assert len(layers) == len(core.visual.blocks) + len(core.language_model.layers)
+    assert torch.equal(model(**given).actions, expected) and graphs
+    compiled = len(graphs)
+    assert torch.equal(model(**given).actions, expected) and len(graphs) == compiled
+    assert list(model.state_dict()) == names
+
+
+def test_a_model_that_generates_words_is_not_compiled(policy):
+    words = VegaForSpatialReasoning(policy[0].config)
+    with pytest.raises(ValueError, match="VegaForSpatialReasoning is no policy"):
+        compile_layers(words)
 
 
 # --- What reaches an action --------------------------------------------------------------------------------------

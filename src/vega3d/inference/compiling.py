@@ -1,26 +1,38 @@
-"""The layers of a VLM compiled, for models that are asked again and again with inputs of the same shapes."""
+"""The layers of a policy's VLM compiled, for a robot that asks again and again with inputs of the same shapes."""
 
 from typing import Any
 
+import torch
 from torch import nn
 
+from vega3d.modeling.actions_vega3d import VegaForActionPrediction
 
-def compile_layers(model: Any, mode: str | None = None) -> list[nn.Module]:
-    """Compiles the blocks of the vision tower and the layers of the language model of a fused model, in place.
+
+def compile_layers(policy: VegaForActionPrediction, **options: Any) -> list[nn.Module]:
+    """Compiles the blocks of the vision tower and the layers of the language model of a policy, in place.
 
     The generator is compiled by its own option, `compile` of `VegaGeneratorConfig`. Weights and saving stay as they
-    are; answers change by rounding. The first call compiles, which takes a minute or more at full size, as does the
+    are; actions change by rounding. The first query compiles, which takes a minute or more at full size, as does the
     first one of another shape.
 
     Args:
-        model: `VegaForActionPrediction`, or another model around `VegaModel`.
-        mode: as of `torch.compile`; `reduce-overhead` takes CUDA graphs, and needs the same shapes in all calls.
+        policy: its layers share what is compiled. Those of a model that generates words would not: each reads its own
+            place in the cache of keys and values, and torch gives up after eight.
+        options: of `torch.compile`; `mode="reduce-overhead"` takes CUDA graphs.
 
     Returns:
         What was compiled.
+
+    Raises:
+        ValueError: for a model that is no policy.
     """
-    core = model.vlm_core
+    if not isinstance(policy, VegaForActionPrediction):
+        raise ValueError(
+            f"{type(policy).__name__} is no policy. Compile the layers of a VegaForActionPrediction alone: those of a "
+            "model that generates words are compiled one by one, and most stay as they are."
+        )
+    core = policy.vlm_core
     layers = [*core.visual.blocks, *core.language_model.layers]
     for layer in layers:
-        layer.compile(mode=mode)
+        layer.forward = torch.compile(layer.forward, **options)
     return layers
