@@ -101,7 +101,7 @@ def format_rates(found: dict[str, Any]) -> str:
         rates = [f"{one['queries_per_second']:.1f}", str(one["chunk"]), f"{one['actions_per_second']:.0f}"]
         rows.append([one["policy"], one["fusion"], f"{1000 * one['seconds']:.1f}", f"{low} to {high}", *rates])
     about = f"{found['device']}, {found['threads']} threads of the CPU, images of {found['size']} px"
-    layers = ", layers compiled" if found["compiled"] else ""
+    layers = ", layers compiled" if found.get("compiled") else ""  # absent in files of earlier versions
     return "\n".join([f"{about}{layers}; medians of {found['rounds']} queries each", *aligned(rows)])
 
 
