@@ -8,7 +8,7 @@ from torch import nn
 
 from golden_models import fusion_config
 from vega3d.modeling import relation_head_vega3d
-from vega3d.modeling.grounding_head_vega3d import HEADS
+from vega3d.modeling.grounding_head_vega3d import GroundingHead
 from vega3d.modeling.relation_head_vega3d import PLACES, relative_places
 
 SIZE, COUNT = 32, 6
@@ -21,10 +21,10 @@ def head():
     return made("relations")
 
 
-def made(name: str) -> nn.Module:
+def made(name: str) -> GroundingHead:
     torch.manual_seed(0)
-    head = HEADS[name](fusion_config(SIZE, "add", grounding_head=name))
-    nn.init.normal_(head.no_target)
+    head = GroundingHead(fusion_config(SIZE, "add", grounding_head=name))
+    nn.init.normal_(head.ranking.no_target)
     return head
 
 
@@ -50,27 +50,25 @@ def test_a_yaw_counts_as_the_box_around_it():
     assert torch.allclose(relative_places(boxes), relative_places(around), atol=1e-6)
 
 
-def test_it_begins_as_cosines_and_is_them_without_boxes(head):
+def test_it_begins_as_cosines(head):
     query, objects, boxes = scene()
-    plain = HEADS["infonce"](fusion_config(SIZE, "add", grounding_head="infonce"))
-    plain.load_state_dict({name: value for name, value in head.state_dict().items() if "relations" not in name})
-    assert torch.equal(head.scores(query, objects), plain.scores(query, objects))
-    assert not torch.equal(head.scores(query, objects, boxes), plain.scores(query, objects))
+    cosines = head.ranking.scores(query, objects)
+    assert not torch.equal(head.box_scores(query, objects, boxes), cosines)
     nn.init.zeros_(head.relations.outer.weight)
     nn.init.zeros_(head.relations.outer.bias)
-    assert torch.equal(head.scores(query, objects, boxes), plain.scores(query, objects))
+    assert torch.equal(head.box_scores(query, objects, boxes), cosines)
 
 
 def test_a_score_depends_on_where_others_are_and_not_on_the_world(head):
     query, objects, boxes = scene()
-    scores = head.scores(query, objects, boxes)
+    scores = head.box_scores(query, objects, boxes)
     moved = boxes.clone()
     moved[3, 0] += 1.0
-    assert (head.scores(query, objects, moved) - scores)[:COUNT].abs().min() > 1e-5
+    assert (head.box_scores(query, objects, moved) - scores)[:COUNT].abs().min() > 1e-5
     elsewhere = boxes + torch.tensor([10.0, -3, 1, 0, 0, 0])
-    assert torch.allclose(head.scores(query, objects, elsewhere), scores, atol=1e-5)
+    assert torch.allclose(head.box_scores(query, objects, elsewhere), scores, atol=1e-5)
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(0))
-    mixed = head.scores(query, objects[order], boxes[order])
+    mixed = head.box_scores(query, objects[order], boxes[order])
     assert torch.allclose(mixed[:COUNT], scores[order], atol=1e-6) and torch.allclose(mixed[-1], scores[-1])
 
 
@@ -80,23 +78,23 @@ def test_where_others_are_decides_on_whom_is_looked_at(head):
         nn.init.zeros_(layer.seen.weight[:, -HEADS_PLACES:])  # what is read of the places themselves
     moved = boxes.clone()
     moved[3, 0] += 1.0
-    assert (head.scores(query, objects, moved) - head.scores(query, objects, boxes))[:COUNT].abs().min() > 1e-6
+    assert (head.box_scores(query, objects, moved) - head.box_scores(query, objects, boxes))[:COUNT].abs().min() > 1e-6
 
 
 def test_filling_changes_nothing(head):
     query, objects, boxes = scene()
     is_box = torch.arange(COUNT) < 4
-    filled = head.scores(query, objects, boxes, is_box)
-    alone = head.scores(query, objects[:4], boxes[:4])
+    filled = head.box_scores(query, objects, boxes, is_box)
+    alone = head.box_scores(query, objects[:4], boxes[:4])
     assert torch.allclose(filled[:4], alone[:4], atol=1e-6)
-    assert head.scores(query, objects[:0], boxes[:0]).shape == (1,)
-    assert head.scores(query, objects, boxes, torch.zeros(COUNT, dtype=torch.bool)).isfinite().all()
+    assert head.box_scores(query, objects[:0], boxes[:0]).shape == (1,)
+    assert head.box_scores(query, objects, boxes, torch.zeros(COUNT, dtype=torch.bool)).isfinite().all()
 
 
 def test_sixteen_bits(head):
     query, objects, boxes = scene()
-    scores = head.scores(query, objects, boxes)
-    rounded = head.bfloat16().scores(query.bfloat16(), objects.bfloat16(), boxes)
+    scores = head.box_scores(query, objects, boxes)
+    rounded = head.bfloat16().box_scores(query.bfloat16(), objects.bfloat16(), boxes)
     assert rounded.dtype == torch.float32 and torch.allclose(rounded, scores, atol=0.03)
 
 
@@ -113,7 +111,7 @@ def closest_to_the_last(count: int, random: torch.Generator) -> tuple[torch.Tens
 def test_which_chair_is_nearest_to_the_lamp(name, least, most):
     head, random = made(name), torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
-    scores_of, loss_of = torch.vmap(head.scores), torch.vmap(head.loss)
+    scores_of, loss_of = torch.vmap(head.box_scores), torch.vmap(head.ranking.loss)
     for _ in range(200):
         *given, right = closest_to_the_last(32, random)
         optimizer.zero_grad()

@@ -182,7 +182,7 @@ def box_scores(
     inside = torch.vmap(points_in_boxes)(wanted.positions, grown(model, wanted.boxes))  # bool[G, M, N]
     means = inside.to(tokens.dtype) @ tokens / inside.sum(-1, keepdim=True).clamp(min=1)
     objects = with_code(model, means, wanted.box_voxels)
-    scores = each(model.grounding_head.ranking.scores, 1, 2, 3)(queries, objects, wanted.boxes, wanted.is_box)
+    scores = each(model.grounding_head.box_scores, 1, 2, 3)(queries, objects, wanted.boxes, wanted.is_box)
     there = torch.cat([wanted.is_box, torch.ones_like(wanted.is_box[:, :1])], dim=1)
     return scores.masked_fill(~there[:, None], -torch.inf)
 

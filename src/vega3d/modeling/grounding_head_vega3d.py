@@ -42,17 +42,8 @@ class InfoNCEHead(nn.Module):
         self.object_mlp = two_layer_head(size, size, size)
         self.no_target = nn.Parameter(torch.zeros(size))  # an object vector; its first value is set in _init_weights
 
-    def scores(
-        self,
-        query: torch.Tensor,
-        objects: torch.Tensor,
-        boxes: torch.Tensor | None = None,
-        is_box: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """float32[M + 1] in [-1, 1] for a query float[D] and objects float[M, D].
-
-        Boxes float[M, 6 or 7] [m] of the objects, and bool[M], which of them are no filling, are for `RelationHead`.
-        """
+    def scores(self, query: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
+        """float32[M + 1] in [-1, 1] for a query float[D] and objects float[M, D]."""
         keys = self.object_mlp(torch.cat([objects, self.no_target.to(objects)[None]]))
         wanted = self.query_mlp(query[None])
         return products(F.normalize(keys.float(), dim=-1), F.normalize(wanted.float(), dim=-1))
@@ -92,14 +83,8 @@ class MLPHead(nn.Module):
         super().__init__()
         self.query_mlp = two_layer_head(config.hidden_size, config.hidden_size, config.hidden_size)
 
-    def scores(
-        self,
-        query: torch.Tensor,
-        objects: torch.Tensor,
-        boxes: torch.Tensor | None = None,
-        is_box: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """float32[M] for a query float[D] and objects float[M, D]; the others are as of `InfoNCEHead`."""
+    def scores(self, query: torch.Tensor, objects: torch.Tensor) -> torch.Tensor:
+        """float32[M] for a query float[D] and objects float[M, D]."""
         return products(objects.float(), self.query_mlp(query[None]).float())
 
     def loss(self, scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -123,30 +108,10 @@ class MLPHead(nn.Module):
         return order[scores[order] > 0]
 
 
-class RelationHead(InfoNCEHead):
-    """`InfoNCEHead` whose boxes have looked at each other; without boxes, and at first, it is one."""
-
-    def __init__(self, config: VegaConfig):
-        super().__init__(config)
-        self.relations = BoxRelations(config)
-
-    def scores(
-        self,
-        query: torch.Tensor,
-        objects: torch.Tensor,
-        boxes: torch.Tensor | None = None,
-        is_box: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """As of `InfoNCEHead`."""
-        if boxes is not None:
-            objects = objects + self.relations(query, objects, boxes, is_box).to(objects)
-        return super().scores(query, objects)
-
-
 HEADS: dict[str, Callable[[VegaConfig], InfoNCEHead | MLPHead]] = {
     "infonce": InfoNCEHead,
     "mlp": MLPHead,
-    "relations": RelationHead,
+    "relations": InfoNCEHead,  # after `BoxRelations`
 }
 
 
@@ -208,4 +173,16 @@ class GroundingHead(nn.Module):
     def __init__(self, config: VegaConfig):
         super().__init__()
         self.ranking = HEADS[config.grounding_head](config)
+        self.relations = BoxRelations(config) if config.grounding_head == "relations" else None
         self.box = BoxHead(config)
+
+    def box_scores(
+        self, query: torch.Tensor, objects: torch.Tensor, boxes: torch.Tensor, is_box: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scores of `ranking` for a query float[D] and objects float[M, D], the vectors of boxes float[M, 6 or 7] [m].
+
+        `is_box` is bool[M], which of them are no filling.
+        """
+        if self.relations is not None:
+            objects = objects + self.relations(query, objects, boxes, is_box).to(objects)
+        return self.ranking.scores(query, objects)

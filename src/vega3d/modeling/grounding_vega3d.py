@@ -316,7 +316,7 @@ class VegaForVisualGrounding(VegaTaskModel):
 
     def _box_scores(self, prompt: Prompted, boxes: torch.Tensor) -> torch.Tensor:
         objects = object_vectors(prompt.tokens, prompt.positions, None, grown(boxes, self.config.grounding_margin))
-        return self.grounding_head.ranking.scores(prompt.query, self._coded(objects, boxes[:, :3]), boxes)
+        return self.grounding_head.box_scores(prompt.query, self._coded(objects, boxes[:, :3]), boxes)
 
     def _token_box(self, prompt: Prompted) -> TokenBox:
         """Scores of the placed tokens, as of boxes, and the box float32[6] that is read off them."""
