@@ -5,7 +5,7 @@ import torch
 
 from golden_models import fusion_config
 from tiny_models import seeded
-from vega3d.modeling.grounding_head_vega3d import HEADS, BoxHead, box_loss, ranked, right_boxes
+from vega3d.modeling.grounding_head_vega3d import HEADS, BoxHead, box_loss, ranked, right_boxes, right_for_each
 
 SIZE = 16
 CUBE = torch.tensor([[0.0, 0, 0, 1, 1, 1]])
@@ -38,6 +38,14 @@ def test_right_boxes(shifts, right):
     boxes = shifted(*shifts) if shifts else CUBE[:0]
     assert right_boxes(boxes, CUBE).tolist() == right
     assert not right_boxes(boxes, CUBE[:0]).any()
+
+
+def test_right_for_each_of_several_targets():
+    boxes, targets = shifted(0.0, 0.3, 0.5, 2.0), shifted(0.0, 0.65, 2.4, 9.0)
+    right = right_for_each(boxes, targets)
+    assert [right_boxes(boxes, target[None]).tolist() for target in targets] == right.T.tolist()
+    assert right.T.tolist()[2:] == [[False, False, False, True], [False] * 4]  # IoU 0.43, the nearest; 0
+    assert right_boxes(boxes, targets).tolist() == right.any(1).tolist()
 
 
 @pytest.mark.parametrize(

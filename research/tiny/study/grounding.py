@@ -16,7 +16,7 @@ from research.tiny.study.data import SplitData, Words
 from research.tiny.study.packs import NOTHING, Asked, Prefix
 from research.tiny.study.recipe import GroundingRecipe
 from vega3d.modeling.configuration_vega3d import VegaConfig
-from vega3d.modeling.grounding_head_vega3d import box_loss, right_boxes
+from vega3d.modeling.grounding_head_vega3d import box_loss, right_for_each
 from vega3d.modeling.grounding_prompts_vega3d import COORD_TOKEN, GROUND_TOKEN, PROMPT
 from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 from vega3d.modeling.positions_vega3d import points_in_boxes, sinusoids, voxels
@@ -74,6 +74,7 @@ class Expressions:
         ids = iter(words.prompts(texts))
         self.prompts = [[np.append(next(ids), ground) for _ in rows] for rows in data.expressions]
         self._known: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._meant: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def chosen(self, seed: int, step: int, clips: Sequence[int]) -> list[tuple[list[int], str]]:
         """Of the first clips of a step the numbers of their expressions that are asked, and the source of boxes."""
@@ -114,10 +115,8 @@ class Expressions:
             ends = np.cumsum([len(self.prompts[clip][row]) for row in rows])
             places[number, : len(rows)], asked[number, : len(rows)] = self.start + ends - 1, True
             right[number, : len(rows), : len(own)] = is_right[rows]
-            for column, row in enumerate(rows):
-                meant = np.array(self.data.expressions[clip][row]["targets"], np.float32)
-                if len(meant):
-                    has_target[number, column], targets[number, column] = True, np.resize(meant, (most, 6))
+            means_any, meant = self.meant(clip)
+            has_target[number, : len(rows)], targets[number, : len(rows)] = means_any[rows], meant[rows]
         arrays = (places, asked, has_target, targets, boxes, is_box, right, self.data.positions(clips))
         tensors = [torch.from_numpy(values) for values in arrays]
         points = tensors[-1], tensors[4][..., :3]
@@ -125,16 +124,24 @@ class Expressions:
             *tensors, *(voxels(values, VegaConfig.position_range, VegaConfig.position_voxel) for values in points)
         )
 
+    def meant(self, clip: int) -> tuple[np.ndarray, np.ndarray]:
+        """bool[E], which expressions about a clip mean anything, and float32[E, M, 6], their boxes as in `Wanted`."""
+        if clip not in self._meant:
+            rows = [np.array(row["targets"], np.float32).reshape(-1, 6) for row in self.data.expressions[clip]]
+            filled = [np.resize(boxes, (self.recipe.boxes, 6)) for boxes in rows]  # zeros where there are none
+            self._meant[clip] = np.array([len(boxes) > 0 for boxes in rows], bool), np.stack(filled)
+        return self._meant[clip]
+
     def known(self, clip: int, source: str) -> tuple[torch.Tensor, torch.Tensor]:
         """float32[m, 6], the boxes of a clip, and bool[expressions, m], which of them each expression means."""
         if (clip, source) not in self._known:
             (table,) = (table for table in self.data.proposals[clip] if table["source"] == source)
             boxes = torch.tensor(table["boxes"], dtype=torch.float32).reshape(-1, 6)
-            rows = self.data.expressions[clip]
-            right = torch.zeros(len(rows), len(boxes), dtype=torch.bool)
-            for number, row in enumerate(rows):
-                right[number] = right_boxes(boxes, torch.tensor(row["targets"], dtype=torch.float32).reshape(-1, 6))
-            self._known[clip, source] = boxes, right
+            rows = [row["targets"] for row in self.data.expressions[clip]]
+            every = [target for targets in rows for target in targets]
+            right = right_for_each(boxes, torch.tensor(every, dtype=torch.float32).reshape(-1, 6))
+            parts = right.split([len(targets) for targets in rows], dim=1)
+            self._known[clip, source] = boxes, torch.stack([part.any(1) for part in parts])
         return self._known[clip, source]
 
 

@@ -66,16 +66,19 @@ def pack(prefix: Prefix, questions: Sequence[Sequence[Asked]], length: int, pad:
     ids[:, :start], segments[:, :start] = prefix.ids, 0
     positions[:, :, :start] = prefix.positions[:, None]
     for number, row in enumerate(questions):
-        place = start
-        for segment, (prompt, answer) in enumerate(row, start=1):
-            middle, end = place + len(prompt), place + len(prompt) + len(answer)
-            if end > length:
-                raise ValueError(f"The questions have {end} tokens or more, but a pack {length}. Ask fewer.")
-            ids[number, place:middle], ids[number, middle:end] = prompt, answer
-            labels[number, middle:end] = answer
-            segments[number, place:end] = segment
-            positions[:, number, place:end] = prefix.following + np.arange(end - place)
-            place = end
+        if not row:
+            continue
+        asked, sizes = np.array([[len(prompt), len(answer)] for prompt, answer in row]).T
+        sizes = asked + sizes
+        end = start + int(sizes.sum())
+        if end > length:
+            raise ValueError(f"The questions have {end} tokens, but a pack {length}. Ask fewer.")
+        there = (number, slice(start, end))
+        ids[there] = np.concatenate([tokens for question in row for tokens in question])
+        segments[there] = np.repeat(np.arange(1, len(row) + 1), sizes)
+        places = np.arange(end - start) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # in the question of each token
+        labels[there] = np.where(places < np.repeat(asked, sizes), IGNORED, ids[there])
+        positions[:, number, start:end] = prefix.following + places
     return Pack(*(torch.from_numpy(value) for value in (ids, positions, segments, labels)))
 
 
@@ -132,6 +135,7 @@ class PackMaker:
         answers = words.answers([row.words if in_words else row.answer for row in data.rows])
         self.asked = list(zip(words.prompts([row.prompt for row in data.rows]), answers, strict=True))
         self.planned = [number for number, row in enumerate(data.rows) if row.kind in PLANNED and not row.is_plain]
+        self.lengths = [len(prompt) + len(answer) for prompt, answer in self.asked]
         self.plans = words.ids([f"{plan}.\n" for plan in data.plans])
         self.seeded(seed)
 
@@ -175,10 +179,9 @@ class PackMaker:
         counts = [(rows, SHORT.get(kind, 1)) for kind, rows in by_kind.items()]
         chosen = []
         for row in (row for turn in range(turns) for rows, n in counts for row in rows[turn * n : (turn + 1) * n]):
-            size = sum(map(len, self.asked[row]))
-            if size <= room:
+            if self.lengths[row] <= room:
                 chosen.append(row)
-                room -= size
+                room -= self.lengths[row]
         return chosen
 
     def _text_rows(self, random: np.random.Generator) -> list[Asked]:

@@ -148,11 +148,16 @@ def box_loss(box: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def right_boxes(boxes: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """bool[M]: boxes of IoU >= 0.5 with a target, and for each target the one of the highest IoU, if it is >= 0.25."""
+    return right_for_each(boxes, targets).any(1)
+
+
+def right_for_each(boxes: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """bool[M, K]: what `right_boxes` gives for each of K targets alone."""
     iou = box_iou(boxes, targets)
-    right = (iou >= RIGHT_IOU).any(1)
+    right = iou >= RIGHT_IOU
     if iou.numel():
         highest, nearest = iou.max(0)
-        right[nearest[highest >= NEAREST_IOU]] = True
+        right[nearest, torch.arange(len(targets), device=iou.device)] |= highest >= NEAREST_IOU
     return right
 
 

@@ -195,7 +195,7 @@ def test_steps_depend_on_seed_and_number_alone(make):
 def test_too_long_a_pack_is_refused(toy):
     words = toy.tools.words
     question = words.prompts(["Where?"])[0], words.answers(["there"])[0]
-    with pytest.raises(ValueError, match=r"The questions have \d+ tokens or more, but a pack 8\. Ask fewer"):
+    with pytest.raises(ValueError, match=r"The questions have \d+ tokens, but a pack 8\. Ask fewer"):
         pack(text_prefix(words), [[question]], 8)
 
 
