@@ -251,6 +251,43 @@ def test_the_loss_without_boxes_has_its_weight(checkpoint, scene):
     close(loss(2.0), loss(0.0) + 2 * loss(0.0, None), 1e-4)
 
 
+def test_anchors_are_learned_from(checkpoint, scene):
+    model = grounding_model(checkpoint, grounding_box_weight=0.0, grounding_head="relations")
+    inputs = scene([5, VIDEO, 7], [3, IMAGE, 9], [7, SHORT_VIDEO])
+    boxes = [around(torch.rand(3, 3) * 4 - 2, 0.3) for _ in range(3)]
+    labels = [own[1:2] for own in boxes]
+    named = [boxes[0][[2, 0]], None, around(torch.tensor([[9.0, 9, 3], [0, 0, 0]]))[:1]]
+    with torch.no_grad():
+        plain = model(**inputs, boxes=boxes, labels=labels).loss
+    read = []
+    model.grounding_head.relations.register_forward_hook(lambda module, given, _: read.append(given))
+
+    output = model(**inputs, boxes=boxes, labels=labels, anchors=named)
+
+    weights = model.grounding_head.relations.anchors(*read[0][:2]).softmax(-1)
+    expected = -(weights[0, 2].log() + weights[1, 0].log()) / 2  # of the others none is known, or no box is near it
+    close(output.loss, plain + expected / 3)
+    output.loss.backward()
+    assert model.grounding_head.relations.named[0].weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("head", "labelled", "count", "message"),
+    [
+        ("infonce", True, 1, "by grounding_head='relations', but this is 'infonce' with labels given"),
+        ("relations", False, 1, "but this is 'relations' with labels not given. Leave the anchors out"),
+        ("relations", True, 3, "anchors has 3 boxes of one prompt, but at most 2 are read"),
+    ],
+)
+def test_anchors_that_nothing_reads_are_refused(checkpoint, scene, head, labelled, count, message):
+    model = grounding_model(checkpoint, grounding_head=head)
+    inputs = scene([5, VIDEO, 7])
+    boxes = around(torch.rand(3, 3))
+    labels = [boxes[:1]] if labelled else None
+    with pytest.raises(ValueError, match=message):
+        model(**inputs, boxes=[boxes], labels=labels, anchors=[boxes[:count]])
+
+
 def test_boxes_that_all_miss_teach_no_ranking(checkpoint, scene):
     model = grounding_model(checkpoint, grounding_box_weight=0.0)
     inputs = scene([5, VIDEO, 7])

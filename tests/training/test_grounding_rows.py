@@ -1,5 +1,7 @@
 """Rows of grounding: batches, training with VegaTrainer and with Trainer, `ground`, and rows that are refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,17 @@ def test_a_batch_ends_each_prompt_with_ground_and_has_a_position_for_each_token(
     assert [len(label) for label in batch["labels"]] == [1, 2, 0]
     assert all(torch.equal(boxes, torch.tensor(BOXES, dtype=torch.float32)) for boxes in batch["boxes"])
     assert model(**batch).loss.isfinite()
+
+
+def test_anchors_are_in_a_batch_if_a_row_has_some(loaded):
+    collator, with_anchors = GroundingCollator(loaded[1], num_frames=2), rows()
+    assert "anchors" not in collator(with_anchors)
+    with_anchors[1] = replace(with_anchors[1], anchors=BOXES[:1])
+    none, some, neither = collator(with_anchors)["anchors"]
+    assert none is None and neither is None and torch.equal(some, torch.tensor(BOXES[:1], dtype=torch.float32))
+    with_anchors[1] = replace(with_anchors[1], anchors=[[0, 0, 0, -1, 1, 1]])
+    with pytest.raises(ValueError, match=r"Row row1 cannot be trained on: its anchors"):
+        collator(with_anchors)
 
 
 @pytest.mark.parametrize(("of", "lacking"), [(slice(0, 3), None), (slice(1, 3), None), (slice(2, 3), "no target")])

@@ -12,7 +12,15 @@ import torch
 
 from research.tiny.study.answering import CLIPS_AT_A_TIME, TokensOf
 from research.tiny.study.data import DATASET, SplitData
-from research.tiny.study.grounding import Expressions, Wanted, box_scores, queries_of, read_tokens, token_boxes
+from research.tiny.study.grounding import (
+    Expressions,
+    Wanted,
+    box_scores,
+    object_vectors,
+    queries_of,
+    read_tokens,
+    token_boxes,
+)
 from research.tiny.study.network import packed_outputs
 from research.tiny.study.packs import pack
 from research.tiny.study.table import Results, difference_table, paired_values, score_table
@@ -115,7 +123,8 @@ class BoxAnswerer:
     def scores(self, clips: list[int], rows: list[list[int]]) -> torch.Tensor:
         """float32[B, E, M + 1] of the E expressions of each clip, fewer of some; as `grounding.box_scores`."""
         with self.tools.autocast():
-            return box_scores(self.model, *self._read(clips, rows)).cpu()
+            queries, tokens, wanted = self._read(clips, rows)
+            return box_scores(self.model, queries, object_vectors(self.model, tokens, wanted), wanted).cpu()
 
     @torch.no_grad()
     def free_boxes(self, clips: list[int], rows: list[list[int]]) -> torch.Tensor:

@@ -20,6 +20,7 @@ from vega3d.modeling.grounding_head_vega3d import box_loss, right_for_each
 from vega3d.modeling.grounding_prompts_vega3d import COORD_TOKEN, GROUND_TOKEN, PROMPT
 from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
 from vega3d.modeling.positions_vega3d import points_in_boxes, sinusoids, voxels
+from vega3d.modeling.relation_head_vega3d import ANCHORS
 from vega3d.rooms.questions.proposals import PROPOSALS
 
 CHOSEN_STREAM = 2  # of the random numbers of a step; `PackMaker` has others
@@ -39,6 +40,7 @@ class Wanted(NamedTuple):
     boxes: torch.Tensor  # float32[G, M, 6] [m]
     is_box: torch.Tensor  # bool[G, M], False for what fills up
     right: torch.Tensor  # bool[G, E, M], of `right_boxes`
+    anchors: torch.Tensor  # bool[G, E, ANCHORS, M], those that are right for each anchor
     positions: torch.Tensor  # float32[G, N, 3], of visual tokens [m]
     token_voxels: torch.Tensor  # float32[G, N, 3], of the position code
     box_voxels: torch.Tensor  # float32[G, M, 3], of the centres of boxes
@@ -73,7 +75,7 @@ class Expressions:
         texts = [PROMPT.format(expression=row["expression"]) for rows in data.expressions for row in rows]
         ids = iter(words.prompts(texts))
         self.prompts = [[np.append(next(ids), ground) for _ in rows] for rows in data.expressions]
-        self._known: dict[tuple[int, str], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._known: dict[tuple[int, str], tuple[torch.Tensor, ...]] = {}
         self._meant: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def chosen(self, seed: int, step: int, clips: Sequence[int]) -> list[tuple[list[int], str]]:
@@ -109,15 +111,17 @@ class Expressions:
             np.zeros((len(clips), most, 6), np.float32),
         )
         is_box, right = np.zeros((len(clips), most), bool), np.zeros((len(clips), count, most), bool)
+        anchors = np.zeros((len(clips), count, ANCHORS, most), bool)
         for number, (clip, (rows, source)) in enumerate(zip(clips, chosen, strict=True)):
-            own, is_right = self.known(clip, source)
+            own, is_right, is_anchor = self.known(clip, source)
             boxes[number, : len(own)], is_box[number, : len(own)] = own, True
             ends = np.cumsum([len(self.prompts[clip][row]) for row in rows])
             places[number, : len(rows)], asked[number, : len(rows)] = self.start + ends - 1, True
             right[number, : len(rows), : len(own)] = is_right[rows]
+            anchors[number, : len(rows), :, : len(own)] = is_anchor[rows]
             means_any, meant = self.meant(clip)
             has_target[number, : len(rows)], targets[number, : len(rows)] = means_any[rows], meant[rows]
-        arrays = (places, asked, has_target, targets, boxes, is_box, right, self.data.positions(clips))
+        arrays = (places, asked, has_target, targets, boxes, is_box, right, anchors, self.data.positions(clips))
         tensors = [torch.from_numpy(values) for values in arrays]
         points = tensors[-1], tensors[4][..., :3]
         return Wanted(
@@ -132,16 +136,23 @@ class Expressions:
             self._meant[clip] = np.array([len(boxes) > 0 for boxes in rows], bool), np.stack(filled)
         return self._meant[clip]
 
-    def known(self, clip: int, source: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """float32[m, 6], the boxes of a clip, and bool[expressions, m], which of them each expression means."""
+    def known(self, clip: int, source: str) -> tuple[torch.Tensor, ...]:
+        """float32[m, 6], the boxes of a clip, bool[E, m], which of them an expression means, and bool[E, ANCHORS, m],
+        which are its anchors.
+        """
         if (clip, source) not in self._known:
             (table,) = (table for table in self.data.proposals[clip] if table["source"] == source)
             boxes = torch.tensor(table["boxes"], dtype=torch.float32).reshape(-1, 6)
-            rows = [row["targets"] for row in self.data.expressions[clip]]
-            every = [target for targets in rows for target in targets]
+            rows = self.data.expressions[clip]
+            named = [row[name] for name in ("targets", "anchors") for row in rows]
+            every = [box for own in named for box in own]
             right = right_for_each(boxes, torch.tensor(every, dtype=torch.float32).reshape(-1, 6))
-            parts = right.split([len(targets) for targets in rows], dim=1)
-            self._known[clip, source] = boxes, torch.stack([part.any(1) for part in parts])
+            parts = right.split([len(own) for own in named], dim=1)
+            means = torch.stack([part.any(1) for part in parts[: len(rows)]])
+            anchors = torch.zeros(len(rows), ANCHORS, len(boxes), dtype=torch.bool)
+            for number, part in enumerate(parts[len(rows) :]):
+                anchors[number, : part.shape[1]] = part.T
+            self._known[clip, source] = boxes, means, anchors
         return self._known[clip, source]
 
 
@@ -182,13 +193,17 @@ def queries_of(states: torch.Tensor, wanted: Wanted) -> torch.Tensor:
     return states[: len(places)].gather(1, places)
 
 
-def box_scores(
-    model: VegaForVisualGrounding, queries: torch.Tensor, tokens: torch.Tensor, wanted: Wanted
-) -> torch.Tensor:
-    """float32[G, E, M + 1], of fused tokens float[G, N, D] without code; -inf for what fills up, "no target" last."""
+def object_vectors(model: VegaForVisualGrounding, tokens: torch.Tensor, wanted: Wanted) -> torch.Tensor:
+    """float[G, M, D] of the boxes, of fused tokens float[G, N, D] without code."""
     inside = torch.vmap(points_in_boxes)(wanted.positions, grown(model, wanted.boxes))  # bool[G, M, N]
     means = inside.to(tokens.dtype) @ tokens / inside.sum(-1, keepdim=True).clamp(min=1)
-    objects = with_code(model, means, wanted.box_voxels)
+    return with_code(model, means, wanted.box_voxels)
+
+
+def box_scores(
+    model: VegaForVisualGrounding, queries: torch.Tensor, objects: torch.Tensor, wanted: Wanted
+) -> torch.Tensor:
+    """float32[G, E, M + 1], of `object_vectors`; -inf for what fills up, "no target" last."""
     scores = each(model.grounding_head.box_scores, 1, 2, 3)(queries, objects, wanted.boxes, wanted.is_box)
     there = torch.cat([wanted.is_box, torch.ones_like(wanted.is_box[:, :1])], dim=1)
     return scores.masked_fill(~there[:, None], -torch.inf)
@@ -232,8 +247,14 @@ def ground_losses(
     held = each(lambda points, boxes: points_in_boxes(points, boxes).any(0), 0)
     is_held = held(wanted.positions, grown(model, wanted.targets)) & wanted.has_target[..., None]
     scores, boxes = token_boxes(model, queries, tokens, wanted)
-    return {
-        "ground": ranking(box_scores(model, queries, tokens, wanted), wanted.right),
+    objects = object_vectors(model, tokens, wanted)
+    found = {
+        "ground": ranking(box_scores(model, queries, objects, wanted), wanted.right),
         "ground_tokens": ranking(scores, is_held),
         "ground_box": mean(each(box_loss)(boxes, wanted.targets), wanted.has_target),
     }
+    if head.relations is not None:
+        losses = each(head.relations.anchor_losses, 1, 3)(queries, objects, wanted.anchors, wanted.is_box)
+        counts = wanted.anchors.any(-1).sum(-1)
+        found["ground_anchors"] = mean(losses.sum(-1) / counts.clamp(min=1), counts > 0)
+    return found

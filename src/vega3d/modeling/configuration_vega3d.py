@@ -319,7 +319,8 @@ class VegaConfig(PreTrainedConfig):
         ground_token_id: the token `<ground>`, at which `VegaForVisualGrounding` reads what a sentence describes; None
             for a model that was not made for grounding.
         grounding_head: how boxes are scored: `infonce` = cosines, with a class "no target"; `mlp` = logits of each box
-            by itself; `relations` = `infonce` after layers of attention among the boxes, which read how they lie.
+            by itself; `relations` = `infonce` of boxes as seen from the things that a sentence names beside the one
+            it means.
         grounding_temperature: tau of `infonce` and `relations`.
         grounding_tokens: which visual tokens an object vector is the mean of, `fused` or, as in the official code,
             `semantic`: those before fusion, so that the generator reaches a box through the query alone.

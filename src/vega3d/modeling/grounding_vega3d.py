@@ -11,7 +11,16 @@ from transformers import initialization as init
 from .boxes_vega3d import best_iou, checked_box_lists, grown
 from .checkpoint_vega3d import AUTO_MAP
 from .configuration_vega3d import VegaConfig
-from .grounding_head_vega3d import GroundingHead, InfoNCEHead, Ranking, box_loss, check_ranking, ranked, right_boxes
+from .grounding_head_vega3d import (
+    GroundingHead,
+    InfoNCEHead,
+    Ranking,
+    box_loss,
+    check_ranking,
+    ranked,
+    right_boxes,
+    right_for_each,
+)
 from .grounding_outputs_vega3d import (
     Features,
     Grounding,
@@ -25,7 +34,7 @@ from .grounding_prompts_vega3d import TOKENS, ground_places, ground_text, senten
 from .inputs_vega3d import PATCH_GRIDS, VisualInputs, checked_streams, split_visuals, visual_rows
 from .modeling_vega3d import VegaForSpatialReasoning, VegaTaskModel
 from .positions_vega3d import object_vectors, points_in_boxes, position_code, with_positions
-from .relation_head_vega3d import BoxRelations
+from .relation_head_vega3d import ANCHORS, BoxRelations
 
 POSITIONS = ("visual_positions", "visual_positions_mask")
 HOW_TO_MAKE = "Make one of any checkpoint by VegaForVisualGrounding.from_reasoning, or `vega3d assemble --grounding`."
@@ -134,6 +143,7 @@ class VegaForVisualGrounding(VegaTaskModel):
         attention_mask: torch.Tensor | None = None,
         boxes: Boxes = None,
         labels: Sequence[torch.Tensor] | None = None,
+        anchors: Boxes = None,
         ranking: Ranking = "scanrefer",
         scene: PlacedVisuals | None = None,
         output_gates: bool = False,
@@ -148,6 +158,9 @@ class VegaForVisualGrounding(VegaTaskModel):
             labels: the true boxes float[K, 6 or 7] of each prompt; K = 0 says that nothing fits. Boxes that overlap
                 one of them are right (`right_boxes`). A prompt whose boxes all miss its labels is not ranked: none of
                 them is right, nor is "no target".
+            anchors: with labels and the head `relations`, the true boxes float[A, 6 or 7] of what a sentence names
+                beside the thing it means, in the order of its words, A <= 2; None for a prompt where they are not
+                known. Where they are is learned from them; they are no part of the answer.
             ranking: `scanrefer` takes the best box; `multi3drefer` none, one or several (`InfoNCEHead.chosen`).
             scene: of `encode_scene`, in place of the visuals; their grids are given nevertheless.
             output_gates: also return the gates.
@@ -155,12 +168,13 @@ class VegaForVisualGrounding(VegaTaskModel):
 
         Raises:
             ValueError: as `encode_scene`; if a prompt has not one `<ground>`; for boxes that are none
-                (`checked_boxes`); without boxes if no visual token has a position.
+                (`checked_boxes`); without boxes if no visual token has a position; for anchors that nothing reads.
         """
         check_ranking(ranking)
         ground_places(input_ids, self.config)
         boxes = self._checked(boxes, "boxes", len(input_ids))
         targets = None if labels is None else self._checked_labels(labels, len(input_ids))
+        named = self._checked_anchors(anchors, targets, len(input_ids))
         visual, language = split_visuals(kwargs)
         if scene is None:
             scene = self.encode_scene(input_ids, attention_mask, output_gates, **visual)
@@ -174,7 +188,7 @@ class VegaForVisualGrounding(VegaTaskModel):
         scores, chosen, found = (tuple(items) for items in zip(*results, strict=True))
         loss, iou = None, None
         if targets is not None:
-            parts = zip(prompts, scores, found_free, targets, strict=True)
+            parts = zip(prompts, scores, found_free, targets, named, strict=True)
             loss = torch.stack([self._loss(*part) for part in parts]).mean()
             iou = torch.stack([best_iou(one, target) for one, target in zip(found, targets, strict=True)])
         return VegaGroundingOutput(
@@ -264,6 +278,26 @@ class VegaForVisualGrounding(VegaTaskModel):
             )
         return given
 
+    def _checked_anchors(
+        self, anchors: Boxes, targets: list[torch.Tensor] | None, count: int
+    ) -> list[torch.Tensor | None]:
+        """The anchors of each prompt, checked; raises ValueError as `_checked`, and for those that nothing reads."""
+        if anchors is None:
+            return [None] * count
+        if targets is None or self.grounding_head.relations is None:
+            head = self.config.grounding_head
+            raise ValueError(
+                f"anchors are learned from with labels, by grounding_head='relations', but this is {head!r} with "
+                f"labels {'not given' if targets is None else 'given'}. Leave the anchors out."
+            )
+        checked = self._checked(anchors, "anchors", count)
+        most = max((len(one) for one in checked if one is not None), default=0)
+        if most > ANCHORS:
+            raise ValueError(
+                f"anchors has {most} boxes of one prompt, but at most {ANCHORS} are read. Leave some out."
+            )
+        return checked
+
     def _prompted(
         self,
         input_ids: torch.Tensor,
@@ -314,9 +348,10 @@ class VegaForVisualGrounding(VegaTaskModel):
             return vectors
         return vectors + position_code(points, self.config).to(vectors)
 
-    def _box_scores(self, prompt: Prompted, boxes: torch.Tensor) -> torch.Tensor:
+    def _objects(self, prompt: Prompted, boxes: torch.Tensor) -> torch.Tensor:
+        """float[M, D], the vectors of boxes."""
         objects = object_vectors(prompt.tokens, prompt.positions, None, grown(boxes, self.config.grounding_margin))
-        return self.grounding_head.box_scores(prompt.query, self._coded(objects, boxes[:, :3]), boxes)
+        return self._coded(objects, boxes[:, :3])
 
     def _token_box(self, prompt: Prompted) -> TokenBox:
         """Scores of the placed tokens, as of boxes, and the box float32[6] that is read off them."""
@@ -329,24 +364,31 @@ class VegaForVisualGrounding(VegaTaskModel):
         self, prompt: Prompted, free: TokenBox | None, ranking: str
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Scores, the numbers of the boxes chosen, and these boxes; without boxes those of `_token_box`."""
-        head = self.grounding_head.ranking
+        head = self.grounding_head
         if prompt.boxes is None:
             assert free is not None
             scores, box = free
-            takes = ranking == "scanrefer" or len(head.chosen(scores)) > 0
+            takes = ranking == "scanrefer" or len(head.ranking.chosen(scores)) > 0
             return scores, torch.arange(int(takes), device=scores.device), box[None][: int(takes)]
-        scores = self._box_scores(prompt, prompt.boxes)
-        chosen = ranked(scores, len(prompt.boxes))[:1] if ranking == "scanrefer" else head.chosen(scores)
+        scores = head.box_scores(prompt.query, self._objects(prompt, prompt.boxes), prompt.boxes)
+        chosen = ranked(scores, len(prompt.boxes))[:1] if ranking == "scanrefer" else head.ranking.chosen(scores)
         return scores, chosen, prompt.boxes[chosen]
 
     def _loss(
-        self, prompt: Prompted, scores: torch.Tensor, free: TokenBox | None, targets: torch.Tensor
+        self,
+        prompt: Prompted,
+        scores: torch.Tensor,
+        free: TokenBox | None,
+        targets: torch.Tensor,
+        anchors: torch.Tensor | None,
     ) -> torch.Tensor:
-        """That of the ranking of the boxes, and of the box that is found without them."""
+        """That of the ranking of the boxes, of its anchors, and of the box that is found without boxes."""
         weight = 1.0 if prompt.boxes is None else self.config.grounding_box_weight
         loss = scores.sum() * 0
         if prompt.boxes is not None:
             loss = loss + self._ranking_loss(scores, right_boxes(prompt.boxes, targets), targets)
+            if anchors is not None:
+                loss = loss + self._anchor_loss(prompt, prompt.boxes, anchors)
         if free is not None:
             token_scores, box = free
             held = points_in_boxes(prompt.positions, grown(targets, self.config.grounding_margin)).any(0)
@@ -355,6 +397,14 @@ class VegaForVisualGrounding(VegaTaskModel):
                 found = found + box_loss(box, targets)
             loss = loss + weight * found
         return loss
+
+    def _anchor_loss(self, prompt: Prompted, boxes: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+        """Mean over the anchors that one of the boxes is right for."""
+        right = torch.zeros(ANCHORS, len(boxes), dtype=torch.bool, device=boxes.device)
+        right[: len(anchors)] = right_for_each(boxes, anchors).T
+        assert self.grounding_head.relations is not None  # `_checked_anchors` sees to it
+        losses = self.grounding_head.relations.anchor_losses(prompt.query, self._objects(prompt, boxes), right)
+        return losses.sum() / right.any(-1).sum().clamp(min=1)
 
     def _ranking_loss(self, scores: torch.Tensor, right: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         if len(targets) > 0 and not right.any():

@@ -1,7 +1,7 @@
-"""Boxes that look at each other: which of several chairs is meant follows from what stands around each.
+"""How boxes lie to the things that a sentence names beside the one it means: "the chair closest to the door".
 
-Attention among the boxes of a scene reads how they lie to each other, as in ViL3DRel (arXiv 2211.09646): its weights
-depend on what is looked for. Here the query of the language model stands for the words.
+First the anchors are found and then what lies to them as is said, after CoT3DRef (arXiv 2310.06214). Here the query of
+the language model stands for the words.
 """
 
 import torch
@@ -11,10 +11,12 @@ from torch import nn
 from .boxes_vega3d import enclosing_boxes
 from .configuration_vega3d import VegaConfig
 
-LAYERS, HEADS, MOST_WIDTH = 3, 4, 256
+ANCHORS = 2  # things that a sentence names beside the one it means: "between the bed and the door"
+MOST_WIDTH = 256
 PLACES = 10  # numbers of `relative_places`
-SMALLEST = 0.01  # [m], of an edge whose logarithm is taken
-NOT_THERE = -1e4  # added to what is not to be attended to; infinite, a scene without boxes would give NaN
+SEEN = ANCHORS * PLACES + 5  # of a box: how it lies to the anchors, on which side of the line through them, its edges
+SMALLEST = 0.01  # [m], of an edge whose logarithm is taken, and of a distance that is divided by
+NOT_THERE = -1e4  # added to the weight of what is not there; infinite, a scene without boxes would give NaN
 
 
 def relative_places(boxes: torch.Tensor) -> torch.Tensor:
@@ -33,44 +35,19 @@ def relative_places(boxes: torch.Tensor) -> torch.Tensor:
     return torch.cat([apart, floor, gap, gap.log1p(), (-gap).exp(), ratio], dim=-1)
 
 
-class RelationLayer(nn.Module):
-    """Attention among boxes by what they are and how they lie to each other, then an MLP; both as the query has it."""
-
-    def __init__(self, width: int, query_size: int):
-        super().__init__()
-        self.norms = nn.ModuleList([nn.LayerNorm(width, elementwise_affine=False) for _ in range(2)])
-        self.condition = nn.Linear(query_size, 4 * width + HEADS * PLACES)
-        self.attended = nn.Linear(width, 3 * width)
-        self.seen = nn.Linear(width + HEADS * PLACES, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-    def forward(
-        self, vectors: torch.Tensor, query: torch.Tensor, places: torch.Tensor, absent: torch.Tensor
-    ) -> torch.Tensor:
-        """float[M, W] for vectors float[M, W], a query float[D], `relative_places`, and float[M] added to weights."""
-        count, width = vectors.shape
-        scale, shift, own_scale, own_shift, wanted = self.condition(query).split([width] * 4 + [HEADS * PLACES])
-        given = self.attended(self.norms[0](vectors) * (1 + scale) + shift)
-        queries, keys, values = given.unflatten(-1, (3, HEADS, width // HEADS)).permute(1, 2, 0, 3)
-        weights = queries @ keys.transpose(-1, -2) / (width // HEADS) ** 0.5
-        weights = weights + torch.einsum("ijp,hp->hij", places, wanted.unflatten(0, (HEADS, PLACES)).to(places))
-        weights = (weights + absent).softmax(-1).to(values)  # float[H, M, M]
-        around = torch.einsum("hij,ijp->ihp", weights, places.to(values)).flatten(1)
-        seen = torch.cat([(weights @ values).transpose(0, 1).reshape(count, width), around], dim=-1)
-        vectors = vectors + self.seen(seen)
-        return vectors + self.mlp(self.norms[1](vectors) * (1 + own_scale) + own_shift)
-
-
 class BoxRelations(nn.Module):
-    """What boxes see of each other, to be added to their vectors; nothing at first, because `outer` begins with 0."""
+    """What boxes see of the anchors, to be added to their vectors; 0 at first, as `outer` begins."""
 
     def __init__(self, config: VegaConfig):
         super().__init__()
         size = config.hidden_size
-        width = min(size // 2, MOST_WIDTH) // HEADS * HEADS
+        width = min(size // 2, MOST_WIDTH)
+        self.temperature = config.grounding_temperature
         self.query_norm = nn.LayerNorm(size)
-        self.inner = nn.Linear(size, width)
-        self.layers = nn.ModuleList([RelationLayer(width, size) for _ in range(LAYERS)])
+        self.named = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, ANCHORS * width))
+        self.kinds = nn.Sequential(nn.Linear(size, size), nn.GELU(), nn.Linear(size, width))
+        self.layers = nn.ModuleList([nn.Linear(SEEN, width), nn.Linear(width, width)])
+        self.conditions = nn.ModuleList([nn.Linear(size, 2 * width) for _ in self.layers])
         self.outer = nn.Linear(width, size)
 
     def forward(
@@ -79,11 +56,40 @@ class BoxRelations(nn.Module):
         """float[M, D] for a query float[D], objects float[M, D] in boxes float[M, 6 or 7] [m], and bool[M], which of
         them are no filling.
         """
-        absent = torch.zeros_like(boxes[:, 0], dtype=torch.float32)
-        if is_box is not None:
-            absent = absent.masked_fill(~is_box, NOT_THERE)
-        places, wanted = relative_places(boxes), self.query_norm(query)
-        vectors = self.inner(F.layer_norm(objects, objects.shape[-1:]))
-        for layer in self.layers:
-            vectors = layer(vectors, wanted, places, absent)
-        return self.outer(vectors)
+        seen = seen_from_anchors(boxes, self.anchors(query, objects, is_box).softmax(-1)).to(objects)
+        query = self.query_norm(query)
+        for layer, condition in zip(self.layers, self.conditions, strict=True):
+            scale, shift = condition(query).chunk(2, -1)
+            seen = F.gelu(layer(seen) * (1 + scale) + shift)
+        return self.outer(seen)
+
+    def anchors(self, query: torch.Tensor, objects: torch.Tensor, is_box: torch.Tensor | None = None) -> torch.Tensor:
+        """float32[ANCHORS, M], logits: how like each object is to each anchor; arguments are those of `forward`."""
+        named = self.named(self.query_norm(query)).unflatten(-1, (ANCHORS, -1))
+        kinds = self.kinds(F.layer_norm(objects, objects.shape[-1:]))
+        cosines = (F.normalize(named.float(), dim=-1)[:, None] * F.normalize(kinds.float(), dim=-1)).sum(-1)
+        logits = cosines / self.temperature
+        return logits if is_box is None else logits.masked_fill(~is_box, NOT_THERE)
+
+    def anchor_losses(
+        self, query: torch.Tensor, objects: torch.Tensor, right: torch.Tensor, is_box: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """float32[ANCHORS]: -log of the weight of the boxes bool[ANCHORS, M] right for each; 0 where there is none."""
+        logits = self.anchors(query, objects, is_box)
+        counted = right | ~right.any(-1, keepdim=True)
+        return logits.logsumexp(-1) - logits.masked_fill(~counted, -torch.inf).logsumexp(-1)
+
+
+def seen_from_anchors(boxes: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """float32[M, SEEN] of boxes float[M, 6 or 7] [m], whose weights as each anchor are float32[ANCHORS, M].
+
+    `relative_places` of each anchor, sine and cosine of the angle between the ways to both across the floor, and the
+    logarithms of the edges.
+    """
+    # No matrix product, which autocast would round to 16 bits.
+    places = (weights[:, None, :, None] * relative_places(boxes)).sum(2).transpose(0, 1)
+    (x, y), (other_x, other_y) = (places[:, number, :2].unbind(-1) for number in range(ANCHORS))
+    lengths = (places[:, 0, :2].norm(dim=-1) * places[:, 1, :2].norm(dim=-1)).clamp(min=SMALLEST)
+    angle = torch.stack([x * other_y - y * other_x, x * other_x + y * other_y], dim=-1) / lengths[:, None]
+    edges = enclosing_boxes(boxes)[:, 3:].float().clamp(min=SMALLEST).log()
+    return torch.cat([places.flatten(1), angle, edges], dim=-1)

@@ -28,6 +28,8 @@ class GroundingExample:
         targets: float[K, 6 or 7], the true boxes: centre and sizes along x, y, z [m], the seventh the yaw [rad]; K may
             be 0, if nothing fits.
         boxes: float[M, 6 or 7], proposals; None to learn to do without.
+        anchors: float[A, 6 or 7], the true boxes of what the sentence names beside the targets, in the order of its
+            words, for the head `relations`; None if they are not known.
         geometry: depth and cameras of all frames of `video`, unless it has its own.
     """
 
@@ -36,6 +38,7 @@ class GroundingExample:
     video: Any
     targets: Any
     boxes: Any = None
+    anchors: Any = None
     geometry: ClipGeometry | None = None
 
 
@@ -62,6 +65,10 @@ def grounding_example(row: GroundingExample | Mapping, id: str) -> GroundingExam
     return GroundingExample(**{**values, "id": name})
 
 
+def optional_boxes(boxes: Any, name: str) -> Any:
+    return None if boxes is None else checked_boxes(boxes, *ANYWHERE, name)
+
+
 @contextmanager
 def named_row(id: str):
     """Puts the name of a row before the error of its bad input."""
@@ -76,7 +83,8 @@ class GroundingCollator(VegaCollator):
     """Makes a batch for `VegaForVisualGrounding` of rows of grounding (`GroundingExample`, or mappings).
 
     It returns the processor's output with the positions of visual tokens, padded on the right; `boxes`, float[M, 6 or
-    7] or None for each row; and `labels`, float[K, 6 or 7] for each row. Arguments are those of `VegaCollator`.
+    7] or None for each row; `labels`, float[K, 6 or 7] for each row; and, if a row has `anchors`, these or None for
+    each row. Arguments are those of `VegaCollator`.
 
     Raises:
         ValueError: naming the row whose clip cannot be read or has no depth, whose boxes are none, or whose sentence
@@ -85,11 +93,12 @@ class GroundingCollator(VegaCollator):
 
     def __call__(self, rows: Sequence[GroundingExample | Mapping]) -> dict[str, Any]:  # type: ignore[override]
         examples = [grounding_example(row, f"number {number} of the batch") for number, row in enumerate(rows)]
-        texts, clips, boxes, labels = [], [], [], []
+        texts, clips, boxes, labels, anchors = [], [], [], [], []
         for example in examples:
             with named_row(example.id):
                 texts.append(ground_text(self.processor, example.expression))
-                boxes.append(None if example.boxes is None else checked_boxes(example.boxes, *ANYWHERE, "its boxes"))
+                boxes.append(optional_boxes(example.boxes, "its boxes"))
+                anchors.append(optional_boxes(example.anchors, "its anchors"))
                 labels.append(checked_boxes(example.targets, *ANYWHERE, "its targets"))
                 clips.append(self.posed_clip(example))
         inputs = dict(
@@ -98,6 +107,8 @@ class GroundingCollator(VegaCollator):
         if self.cache is not None:
             inputs = dict(self.cache.attach(inputs, self.identity, self.processor.generator_patch_size))
         inputs |= {"boxes": boxes, "labels": labels}
+        if any(own is not None for own in anchors):
+            inputs["anchors"] = anchors
         return {**inputs, "ids": [example.id for example in examples]} if self.return_ids else inputs
 
     def posed_clip(self, example: GroundingExample) -> VideoClip:

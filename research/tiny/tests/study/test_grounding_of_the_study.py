@@ -24,6 +24,7 @@ from vega3d.hub.load import load_task
 from vega3d.modeling.grounding_head_vega3d import right_boxes
 from vega3d.modeling.grounding_prompts_vega3d import ground_text
 from vega3d.modeling.grounding_vega3d import VegaForVisualGrounding
+from vega3d.modeling.relation_head_vega3d import ANCHORS
 from vega3d.processing.clip_geometry_vega3d import ClipGeometry
 from vega3d.processing.video_vega3d import VideoClip
 from vega3d.rooms.dataset.files import FPS
@@ -88,11 +89,15 @@ def test_expressions_are_asked_first_and_end_with_ground(grounded):
     assert seen.segments[0, wanted.places[0, :count]].tolist() == list(range(1, count + 1))
     assert (seen.labels[0] >= 0).any()  # questions are asked behind them
 
-    boxes, _ = expressions.known(clips[0], source)
+    boxes, *_ = expressions.known(clips[0], source)
     assert torch.equal(wanted.boxes[0, : len(boxes)], boxes) and wanted.is_box[0].sum() == len(boxes)
     for place, row in enumerate(rows):
         targets = torch.tensor(expressions.data.expressions[clips[0]][row]["targets"]).reshape(-1, 6)
         assert torch.equal(wanted.right[0, place, : len(boxes)], right_boxes(boxes, targets))
+        anchors = torch.tensor(expressions.data.expressions[clips[0]][row]["anchors"]).reshape(-1, 6)
+        for number in range(ANCHORS):
+            is_anchor = right_boxes(boxes, anchors[number : number + 1])
+            assert torch.equal(wanted.anchors[0, place, number, : len(boxes)], is_anchor)
         assert wanted.has_target[0, place] == bool(len(targets))
         if len(targets):
             assert torch.equal(wanted.targets[0, place].unique(dim=0), targets.unique(dim=0))
@@ -109,7 +114,7 @@ def test_more_boxes_than_the_recipe_says_are_refused(grounded, toy_output):
 def test_an_exported_checkpoint_has_the_scores_and_losses_of_the_study(grounded, clip, tmp_path, arm):
     data, tools, expressions = grounded.data("validation"), grounded.tools, grounded.expressions("validation")
     model, tokens_of, settings = grounded.finished(arm, 0, "validation", grounded.streams("validation", arm))
-    rows, (boxes, _) = list(range(len(data.expressions[0]))), expressions.known(0, "detected")
+    rows, (boxes, *_) = list(range(len(data.expressions[0]))), expressions.known(0, "detected")
     answerer = BoxAnswerer(model, expressions, tools, tokens_of, settings, "multi3drefer", "detected")
     (ours,) = answerer.scores([0], [rows])
     asked = pack(tools.clip.prefix, [expressions.asked(0, rows)], 1024)
@@ -128,9 +133,11 @@ def test_an_exported_checkpoint_has_the_scores_and_losses_of_the_study(grounded,
     positions = torch.from_numpy(data.positions([0])[0]).repeat(len(texts), 1)
     torch.testing.assert_close(inputs["visual_positions"], positions, rtol=0, atol=6e-4)
     inputs["visual_positions"] = positions  # to the millimetre, as in the study: some voxels are others
-    targets = [torch.tensor(row["targets"]).reshape(-1, 6) for row in data.expressions[0]]
+    labels, anchors = (
+        [torch.tensor(row[name]).reshape(-1, 6) for row in data.expressions[0]] for name in ("targets", "anchors")
+    )
     with torch.no_grad():
-        theirs = exported(**inputs, boxes=[boxes] * len(texts), labels=targets, ranking="multi3drefer")
+        theirs = exported(**inputs, boxes=[boxes] * len(texts), labels=labels, anchors=anchors, ranking="multi3drefer")
     for mine, scores in zip(ours, theirs.scores, strict=True):
         assert scores.std() > 1e-3
         torch.testing.assert_close(torch.cat([mine[: len(boxes)], mine[-1:]]), scores, **CLOSE)

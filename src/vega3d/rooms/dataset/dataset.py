@@ -54,7 +54,7 @@ from vega3d.rooms.scene.trajectory import sample_trajectory
 from vega3d.runs import check_same_run, sha256
 from vega3d.video_files import write_video
 
-FORMAT = 5
+FORMAT = 6
 SETTINGS = "settings.json"
 # SHA-256 of a pack, and of the same arrays packed anew: data sets of the earlier go on with the later.
 PACKED_ANEW = {

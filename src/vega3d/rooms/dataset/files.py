@@ -44,7 +44,7 @@ TABLES: dict[str, dict[str, str]] = {
     "attributes": SOURCE | {"kind": "text", "question": "text", "answer": "text", "object_ids": "list of integer"},
     "grounding": SOURCE
     | {"task": "text", "kind": "text", "noun": "text", "relation": "text", "expression": "text"}
-    | {"object_ids": "list of integer", "targets": "list of list of number"},
+    | {"object_ids": "list of integer", "targets": "list of list of number", "anchors": "list of list of number"},
     "situations": SOURCE
     | {"question_type": "text", "situation": "text", "question": "text", "answer": "text", "options": "list of text"}
     | {"object_ids": "list of integer"},

@@ -31,6 +31,7 @@ class GroundingQuestion:
     expression: str
     boxes: np.ndarray  # float[M, 6], proposals: centre and size [m], axis-aligned
     targets: np.ndarray  # float[K, 6], true boxes of what is meant; K may be 0
+    anchors: np.ndarray  # float[A, 6], true boxes of what is named beside it, in the order of the words; A may be 0
     positives: tuple[int, ...]  # the proposals that are of targets; fewer than K if the detector missed some
     kind: str  # split: unique, multiple (task `one`), zt_wo_d, zt_w_d, st_wo_d, st_w_d, mt (task `any`)
     task: str  # "one" or "any" number of targets
@@ -63,7 +64,10 @@ def grounding_rows(
 
 
 def expression_row(expression: ReferringExpression, observation: Observation) -> dict:
-    boxes = [axis_aligned(observation.by_id[number].box).round(4).tolist() for number in expression.targets]
+    targets, anchors = (
+        [axis_aligned(observation.by_id[number].box).round(4).tolist() for number in numbers]
+        for numbers in (expression.targets, expression.anchors)
+    )
     return {
         "task": expression.task,
         "kind": expression.kind,
@@ -71,7 +75,8 @@ def expression_row(expression: ReferringExpression, observation: Observation) ->
         "relation": expression.relation,
         "expression": expression.text,
         "object_ids": list(expression.targets),
-        "targets": boxes,
+        "targets": targets,
+        "anchors": anchors,
     }
 
 
@@ -103,6 +108,7 @@ def questions_from_rows(
                 expression=row["expression"],
                 boxes=np.array(proposed["boxes"], float).reshape(-1, 6),
                 targets=np.array(row["targets"], float).reshape(-1, 6),
+                anchors=np.array(row["anchors"] or [], float).reshape(-1, 6),  # sets of earlier versions have none
                 positives=tuple(positives),
                 kind=row["kind"],
                 task=row["task"],

@@ -60,6 +60,7 @@ class ReferringExpression:
     relation: str  # what tells the objects apart, `Relation.name`
     clues: tuple[str, ...]  # other words of content: a colour or a distance, classes of anchors
     targets: tuple[int, ...]  # instances that are meant
+    anchors: tuple[int, ...]  # instances that are named beside them, in the order of the words
     others: int  # objects of the nouns in the room that are not meant, anchors left out
 
     @property
@@ -331,7 +332,8 @@ def expressed(
     targets = tuple(item.id for item, is_meant in objects if is_meant)
     others = len(objects) - len(targets)
     text = f"{determiner} {relation.words.format(noun)}"
-    return ReferringExpression("any", text, noun, relation.name, relation.clues, targets, others)
+    anchors = tuple(anchor.id for anchor in relation.anchors)
+    return ReferringExpression("any", text, noun, relation.name, relation.clues, targets, anchors, others)
 
 
 def singled_out(
