@@ -16,7 +16,7 @@ MOST_WIDTH = 256
 PLACES = 10  # numbers of `relative_places`
 SEEN = ANCHORS * PLACES + 5  # of a box: how it lies to the anchors, on which side of the line through them, its edges
 SMALLEST = 0.01  # [m], of an edge whose logarithm is taken, and of a distance that is divided by
-NOT_THERE = -1e4  # added to the weight of what is not there; infinite, a scene without boxes would give NaN
+NOT_THERE = -1e4  # logit of what is not there; infinite, a scene without boxes would give NaN
 
 
 def relative_places(boxes: torch.Tensor) -> torch.Tensor:
