@@ -188,6 +188,18 @@ def test_walkthroughs_in_memory_are_those_of_the_folder(made):
         np.testing.assert_array_equal(question.boxes, other.boxes)
 
 
+def test_a_data_set_of_an_earlier_format_has_no_anchors(made, tmp_path):
+    shutil.copytree(made / "annotations", tmp_path / "annotations")
+    path = tmp_path / "annotations" / "validation_grounding.parquet"
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).drop_columns("anchors"), path)
+
+    before, now = (load_grounding(folder, "validation", "true") for folder in (tmp_path, made))
+
+    assert any(len(question.anchors) for question in now)
+    assert all(question.anchors.shape == (0, 6) for question in before)
+    assert [question.targets.tolist() for question in before] == [question.targets.tolist() for question in now]
+
+
 def test_a_data_set_without_grounding_is_named(made, tmp_path):
     shutil.copytree(made, tmp_path / "copy")
     (tmp_path / "copy" / "annotations" / "validation_proposals.parquet").unlink()

@@ -109,6 +109,16 @@ def test_each_object_is_asked_about_equally_often():
     np.testing.assert_allclose(np.array(list(counts.values())) / 2400, 1 / 8, atol=4 * (7 / 64 / 2400) ** 0.5)
 
 
+def test_anchors_are_what_the_words_name_in_their_order():
+    observation = observe()
+    anchored = [said for said in referring_candidates(observation, np.random.default_rng(0)) if said.anchors]
+    assert {len(said.anchors) for said in anchored} == {1, 2}
+    for said in anchored:
+        names = [observation.by_id[number].name for number in said.anchors]
+        assert tuple(names) == said.clues[-len(names) :]
+        assert not {*said.anchors} & {*said.targets}
+
+
 def asked_of(observation, question_type):
     candidates = referring_candidates(observation, np.random.default_rng(0))
     return [said for said in candidates if said.question_type == question_type and said.relation in OF_ANY]
