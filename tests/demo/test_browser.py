@@ -3,11 +3,11 @@
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
@@ -27,6 +27,11 @@ FIRST = next(iter(CATEGORIES))  # of the examples of a model without scores
 NUM_MAPS = (NUM_FRAMES + 1) // 2  # a patch of the VLM holds two frames
 TOOK = re.compile(r"\d\.\d\d s")  # under an answer that is whole
 SECONDS = 60_000  # [ms] limit of one wait; the machine may be busy
+
+
+def processor_seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def free_port() -> int:
@@ -297,9 +302,9 @@ def test_an_upload_is_answered(page):
 def test_a_port_in_use_is_refused_before_the_model_is_loaded():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
-        start = time.perf_counter()
+        start = processor_seconds_of_children()
         result = subprocess.run([*COMMAND, "--port", port], capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: Cannot listen on 127.0.0.1:{port} (Address already in use).")
     assert len(result.stderr.splitlines()) == 1
-    assert time.perf_counter() - start < 10
+    assert processor_seconds_of_children() - start < 10

