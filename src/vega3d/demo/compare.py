@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from vega3d.inference.answer import Answer
+from vega3d.inference.clip_encoder import Progress
 from vega3d.inference.encoding import EncodedClip
 from vega3d.inference.gate_figure import gate_scale
-from vega3d.inference.session import MAX_NEW_TOKENS, Progress, Session
+from vega3d.inference.session import MAX_NEW_TOKENS, Session
 from vega3d.questions import SpatialQuestion
 
 
