@@ -251,6 +251,34 @@ def test_positions_are_counted_on_the_cpu(model, batch, monkeypatch):
     assert torch.equal(found, expected)
 
 
+def test_rows_that_are_alike_are_counted_once(model, batch, vlm_type, monkeypatch):
+    rows = [
+        [5, VIDEO, 7],
+        [6, VIDEO, 8],
+        [5, IMAGE, 7],
+        [5, 6, VIDEO, 7],
+        [9, OTHER, IMAGE, 7],
+        [9, VIDEO, 5],
+        [4, IMAGE, 5],
+    ]
+    inputs, core = batch(*rows), model.model.vlm.model
+    grids = {name: value for name, value in inputs.items() if name in ("image_grid_thw", "video_grid_thw")}
+    seconds = [1.0, 1.0, 1.0, 1.0, 2.0]  # of each video; the last one's row is like the first in all else
+    rates = {"second_per_grid_ts": torch.tensor(seconds)} if vlm_type == "qwen2_5_vl" else {}
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    expected, _ = core.get_rope_index(ids, token_type_ids(ids, model.config), attention_mask=mask, **grids, **rates)
+    counted = []
+
+    def count(ids, usual=core.get_rope_index, **given):
+        counted.append(len(ids))
+        return usual(ids, **given)
+
+    monkeypatch.setattr(core, "get_rope_index", count)
+    found = NewTokens(core, None, ids.shape, mask, ids.device).positions(ids, model.config, {**grids, **rates}, None)
+    assert torch.equal(found, expected)
+    assert counted == [5 if rates else 4]
+
+
 def test_rates_of_the_whole_conversation_end_with_those_of_new_videos(model, batch, vlm_type):
     turns = [5, VIDEO, 7], [8, OTHER, 9]
     whole, rates = batch([*turns[0], *turns[1]]), rates_of([*turns[0], *turns[1]], vlm_type, 3.0)

@@ -14,7 +14,7 @@ from transformers import Cache, GenerationConfig
 from transformers.utils import ModelOutput
 
 from .configuration_vega3d import VegaConfig
-from .inputs_vega3d import TOKEN_TYPES, text_ids, token_type_ids
+from .inputs_vega3d import TOKEN_TYPES, equal_items, text_ids, token_type_ids, visual_rows
 
 OFFSETS = "vega3d_offsets"  # attribute of a cache, int[B, P]: next position - number of tokens, after each of them
 
@@ -137,7 +137,7 @@ class NewTokens:
         if self.cached == 0:
             if not are_given:  # left to itself, the VLM would count from the prompt before
                 return torch.arange(self.length, device=ids.device).expand(3, self.rows, -1)
-            return self._of_visuals(types, ids, grids) if has_grids else None
+            return self._of_visuals(types, ids, grids, config) if has_grids else None
         is_text = self.is_step or not outputs
         if self.offsets is None and not is_text:
             raise ValueError(
@@ -148,19 +148,24 @@ class NewTokens:
             return None
         if is_text or not are_given:
             return self.of_text()
-        return self._of_visuals(types, ids, new_grids(grids, outputs or {}, self.rows))
+        return self._of_visuals(types, ids, new_grids(grids, outputs or {}, self.rows), config)
 
     def of_text(self) -> torch.Tensor:
         """int[3, B, L], with padding not counted."""
         assert self.offsets is not None
         return (self.attended[:, -self.length :] - 1 + self.offsets).clamp(min=0).expand(3, -1, -1)
 
-    def _of_visuals(self, types: torch.Tensor, ids: torch.Tensor, grids: Mapping[str, Any]) -> torch.Tensor:
-        """Counted on the CPU: the VLM does it visual by visual, and would wait for a GPU several times at each."""
+    def _of_visuals(
+        self, types: torch.Tensor, ids: torch.Tensor, grids: Mapping[str, Any], config: VegaConfig
+    ) -> torch.Tensor:
+        """Counted on the CPU, once for rows that are alike: the VLM does it visual by visual, and would wait for a GPU
+        several times at each.
+        """
         mask = None if self.mask is None else self.mask[:, -self.length :].long()
         given = {"mm_token_type_ids": types, "attention_mask": mask, **grids}
         near = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in given.items()}
-        positions = self.core.get_rope_index(ids.cpu(), **near)[0].to(ids.device)
+        first, alike, chosen = different_rows(ids.cpu(), near, config)
+        positions = self.core.get_rope_index(first, **chosen)[0][:, alike].to(ids.device)
         if self.cached == 0:
             return positions
         return positions + self.attended[:, self.cached - 1 : self.cached] + self.offsets
@@ -174,6 +179,42 @@ class NewTokens:
             positions = torch.arange(self.length, device=attended.device).expand(self.rows, -1) + self.cached
         positions = positions[..., -self.length :].to(attended.device)
         remember(cache, self.cached, offsets_of(positions, attended))
+
+
+def different_rows(
+    ids: torch.Tensor, given: Mapping[str, Any], config: VegaConfig
+) -> tuple[torch.Tensor, list[int], dict[str, Any]]:
+    """Of rows whose tokens have the same positions only the first.
+
+    Args:
+        ids: int[B, L] on the CPU, as all else.
+        given: `mm_token_type_ids`, `attention_mask` int[B, L] or None, and the grids and rates of the visuals.
+        config: of the model.
+
+    Returns:
+        Their ids int[R, L], for each of the B rows the number of its like among them, and what is `given` of them.
+    """
+    of_rows = {name: given[name] for name in ("mm_token_type_ids", "attention_mask") if given.get(name) is not None}
+    layouts = [[values[row].numpy().tobytes() for values in of_rows.values()] for row in range(len(ids))]
+    of_visuals: dict[str, tuple[Any, list[int]]] = {}
+    for name in TOKEN_TYPES:
+        grid = given.get(f"{name}_grid_thw")
+        if grid is None:
+            continue
+        rows = visual_rows(ids, name, grid, config)
+        of_visuals[f"{name}_grid_thw"] = grid, rows
+        if name == "video" and given.get("second_per_grid_ts") is not None:
+            of_visuals["second_per_grid_ts"] = torch.as_tensor(given["second_per_grid_ts"]), rows
+    for values, rows in of_visuals.values():
+        for value, row in zip(values.tolist(), rows, strict=True):
+            layouts[row].append(tuple(value) if isinstance(value, list) else value)
+    groups = equal_items([tuple(layout) for layout in layouts])
+    alike = {row: number for number, group in enumerate(groups) for row in group}
+    first = [group[0] for group in groups]  # in ascending order, as visuals stand
+    chosen = {name: values[first] for name, values in of_rows.items()}
+    for name, (values, rows) in of_visuals.items():
+        chosen[name] = values[[number for number, row in enumerate(rows) if row in first]]
+    return ids[first], [alike[row] for row in range(len(ids))], {**given, **chosen}
 
 
 def new_grids(grids: Mapping[str, Any], outputs: Mapping[str, ModelOutput], rows: int) -> dict[str, Any]:
