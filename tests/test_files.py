@@ -148,6 +148,30 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path):
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
 
 
+KILLED_AT_THE_END = """
+import os, shutil, signal, sys
+from pathlib import Path
+from vega3d.files import write_json
+shutil.rmtree = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
+write_json(Path(sys.argv[1]) / "result.json", {})
+"""
+
+
+def test_a_run_that_goes_on_removes_what_is_left_beside_whole_files(tmp_path):
+    (tmp_path / "scenes").mkdir()
+    subprocess.run([sys.executable, "-c", KILLED_AT_THE_END, str(tmp_path / "scenes")], check=False)
+    assert read_json(tmp_path / "scenes" / "result.json") == {} and len(hidden(tmp_path / "scenes")) == 1
+    users = tmp_path / "scenes" / ".film-12345678.partial"  # a file, where ours are folders
+    users.write_text("half")
+
+    with whole_file(tmp_path / "scenes" / "other.json") as written:
+        with only_run(tmp_path):
+            assert written.exists() and users.exists() and len(hidden(tmp_path / "scenes")) == 2
+        written.write_text("{}")
+
+    assert hidden(tmp_path / "scenes") == [users.name]
+
+
 def test_what_another_writer_is_writing_is_left_alone(tmp_path):
     path = tmp_path / "result.json"
     with whole_file(path) as first:

@@ -335,22 +335,36 @@ def remove_left_over(target: Path) -> None:
     """Removes the temporary files and folders that killed writers of this output left beside it."""
     prefix = partial_prefix(target)
     for path in target.parent.iterdir():
-        token = path.name.removeprefix(prefix).removesuffix(PARTIAL)
-        if path.name != f"{prefix}{token}{PARTIAL}" or len(token) != TOKEN_LENGTH or path.is_symlink():
-            continue
-        lock = path / LOCK if path.is_dir() else path
-        if not lock.is_file():
-            continue
-        with contextlib.suppress(Timeout, OSError), FileLock(lock, timeout=0):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        if path.name.startswith(prefix) and len(path.name) == len(prefix) + TOKEN_LENGTH + len(PARTIAL):
+            remove_if_free(path)
+
+
+def remove_all_left_over(folder: Path) -> None:
+    """Removes the temporary folders of all outputs in a folder, and in those within it, whole outputs or not."""
+    for path in list(folder.rglob(f".*-{'[0-9a-f]' * TOKEN_LENGTH}{PARTIAL}")):
+        if path.is_dir():
+            remove_if_free(path)
+
+
+def remove_if_free(path: Path) -> None:
+    """Removes a temporary file or folder unless its writer lives."""
+    lock = path / LOCK if path.is_dir() else path
+    if path.suffix != PARTIAL or path.is_symlink() or not lock.is_file():
+        return
+    with contextlib.suppress(Timeout, OSError), FileLock(lock, timeout=0):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextlib.contextmanager
 def only_run(place: str | Path) -> Iterator[None]:
-    """Holds an output while a run writes it, a folder or a file; raises ValueError if another run holds it."""
+    """Holds an output while a run writes it, a folder or a file; raises ValueError if another run holds it.
+
+    What writers of a killed run left in the folder is removed: a run that goes on may find an output whole beside
+    which the temporary folder is still there, and does not write it again.
+    """
     target = resolved(place)
     lock = target / LOCK if target.is_dir() else target.with_name(f".{target.name}{LOCK}")
     running = FileLock(lock, timeout=0)
@@ -359,6 +373,8 @@ def only_run(place: str | Path) -> Iterator[None]:
     except Timeout as error:
         raise ValueError(f"Another run is writing {place}. Wait for it to end, or give another output.") from error
     try:
+        if target.is_dir():
+            remove_all_left_over(target)
         yield
     finally:
         lock.unlink(missing_ok=True)
