@@ -189,7 +189,7 @@ def different_rows(
     Args:
         ids: int[B, L] on the CPU, as all else.
         given: `mm_token_type_ids`, `attention_mask` int[B, L] or None, and the grids and rates of the visuals.
-        config: of the model.
+        config: has the tokens and the merge by which visuals are counted to rows.
 
     Returns:
         Their ids int[R, L], for each of the B rows the number of its like among them, and what is `given` of them.
