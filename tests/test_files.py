@@ -148,19 +148,23 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path):
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
 
 
-KILLED_AT_THE_END = """
+KILLED_WITHIN = """
 import os, shutil, signal, sys
 from pathlib import Path
-from vega3d.files import write_json
-shutil.rmtree = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)
+from vega3d.files import FileLock, write_json
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+owner, name = {"acquire": (FileLock, "acquire"), "rmtree": (shutil, "rmtree"), "rmdir": (os, "rmdir")}[sys.argv[2]]
+setattr(owner, name, die)
 write_json(Path(sys.argv[1]) / "result.json", {})
 """
 
 
-def test_a_run_that_goes_on_removes_what_is_left_beside_whole_files(tmp_path):
+@pytest.mark.parametrize(("step", "is_whole"), [("acquire", False), ("rmtree", True), ("rmdir", True)])
+def test_a_run_that_goes_on_removes_what_is_left_beside_files_whole_or_not(tmp_path, step, is_whole):
     (tmp_path / "scenes").mkdir()
-    subprocess.run([sys.executable, "-c", KILLED_AT_THE_END, str(tmp_path / "scenes")], check=False)
-    assert read_json(tmp_path / "scenes" / "result.json") == {} and len(hidden(tmp_path / "scenes")) == 1
+    subprocess.run([sys.executable, "-c", KILLED_WITHIN, str(tmp_path / "scenes"), step], check=False)
+    assert (tmp_path / "scenes" / "result.json").is_file() == is_whole and len(hidden(tmp_path / "scenes")) == 1
     users = tmp_path / "scenes" / ".film-12345678.partial"  # a file, where ours are folders
     users.write_text("half")
 

@@ -344,6 +344,8 @@ def remove_all_left_over(folder: Path) -> None:
     for path in list(folder.rglob(f".*-{'[0-9a-f]' * TOKEN_LENGTH}{PARTIAL}")):
         if path.is_dir():
             remove_if_free(path)
+            with contextlib.suppress(OSError):
+                path.rmdir()  # if it is empty: its writer was killed before the lock was there, or when it was gone
 
 
 def remove_if_free(path: Path) -> None:
