@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.profiler import ProfilerActivity, profile
+from toy_grounding import grounding_recipe
 
 from research.tiny.study.experiment import Experiment
 from research.tiny.study.export import export
@@ -16,7 +17,6 @@ from research.tiny.study.grounding import Wanted, ground_losses, read_tokens
 from research.tiny.study.loop import RESULT, TRAINED
 from research.tiny.study.network import packed_outputs
 from research.tiny.study.packs import pack
-from research.tiny.study.recipe import GroundingRecipe, Recipe
 from research.tiny.study.rooms import rendered
 from research.tiny.study.table import read_results
 from vega3d.files import read_json
@@ -34,25 +34,6 @@ from vega3d.rooms.scene.scene import sample_scene
 from vega3d.rooms.scene.trajectory import sample_trajectories
 
 CLOSE = {"rtol": 1e-4, "atol": 2e-5}
-
-
-def grounding_recipe(toy_recipe: Recipe, **options) -> Recipe:
-    """The toy study with expressions; its arms have a position code, but one."""
-    trained, semantic = toy_recipe.arms["trained"], toy_recipe.arms["semantic"]
-    arms = {
-        "semantic": replace(semantic, position_code="sin3d"),
-        "trained": replace(trained, position_code="sin3d"),
-        "unplaced": trained,
-    }
-    rates = {**toy_recipe.training.learning_rates, "ground": 1e-2}
-    return replace(
-        toy_recipe,
-        name=options.pop("name", "toy-grounding"),
-        arms=arms,
-        seeds=[0],
-        grounding=GroundingRecipe(clips=1, expressions=3, boxes=64, head="relations", **options),
-        training=replace(toy_recipe.training, learning_rates=rates),
-    )
 
 
 @pytest.fixture(scope="module")
