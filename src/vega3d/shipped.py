@@ -35,18 +35,20 @@ def posed_clip(name: str) -> Path:
     return clips[name]
 
 
-def model_folder(name_or_path: str | Path) -> Path:
+def model_folder(name_or_path: str | Path, within: str = "") -> Path:
     """Local folder of a checkpoint; one on the Hub is downloaded first, `org/name` or `org/name@REVISION`.
+
+    Where the checkpoint is a folder `within` it, such as that of a policy of LeRobot, the outer one is returned.
 
     Raises ValueError if there is none; on the Hub, also for another kind of model, before its weights are downloaded.
     """
-    name = str(name_or_path)
+    name, config = str(name_or_path), f"{within}/config.json" if within else "config.json"
     if name in SHIPPED:
         return ASSETS / name
     if Path(name).is_dir():
-        if not (Path(name) / "config.json").is_file():
-            raise ValueError(f"{name} is no checkpoint: it has no config.json. Give the folder that was saved.")
-        check_regular(Path(name))
+        if not (Path(name) / config).is_file():
+            raise ValueError(f"{name} is no checkpoint: it has no {config}. Give the folder that was saved.")
+        check_regular(Path(name) / within)
         return Path(name)
     remedy = f"Give {EMBEDDED[0]!r}, a folder, or the id of a repository such as 'org/vega3d'."
     repository, _, revision = name.partition("@")
@@ -60,8 +62,8 @@ def model_folder(name_or_path: str | Path) -> Path:
         except Exception as error:  # of the network, too, whose errors have no common class
             raise ValueError(f"The model {name!r} cannot be downloaded: {hub_reason(error)} {remedy}") from error
 
-    folder = fetched(revision or None, allow_patterns="config.json")
-    check_kind(folder / "config.json", name)
+    folder = fetched(revision or None, allow_patterns=config)
+    check_kind(folder / config, name)
     return fetched(folder.name, ignore_patterns=[f"*{ending}" for ending in PICKLES])
 
 

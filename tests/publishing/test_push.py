@@ -29,7 +29,7 @@ from vega3d.modeling.modeling_vega3d import VegaForSpatialReasoning
 from vega3d.publishing.content import model_content
 from vega3d.publishing.push import Target, find_changes, push
 from vega3d.rooms.dataset import DatasetSettings
-from vega3d.shipped import example_clip
+from vega3d.shipped import example_clip, model_folder
 
 LICENSE = ("--license", "apache-2.0")
 
@@ -268,6 +268,20 @@ def test_a_repository_without_auto_map_loads_here_and_elsewhere_says_what_it_lac
     asked = "from transformers import AutoModel\nAutoModel.from_pretrained('org/bare', trust_remote_code=True)"
     with pytest.raises(AssertionError, match="model type `vega3d` but Transformers does not recognize this"):
         run_without_package(asked, tmp_path, HF_ENDPOINT=hub, HF_HUB_OFFLINE="0", HF_TOKEN="hf_read")
+
+
+def test_a_checkpoint_within_a_folder_is_found_there(hub, root, mine):
+    """As the policies of LeRobot are, whose own config is beside it."""
+    shutil.copytree(mine, root / "org" / "policy" / "inner")
+    (root / "org" / "policy" / "config.json").write_text('{"type": "vega3d"}')
+    for name in ("org/policy", root / "org" / "policy"):
+        folder = model_folder(name, within="inner")
+        assert list((folder / "inner").glob("model-*.safetensors"))
+        assert json.loads((folder / "config.json").read_text()) == {"type": "vega3d"}
+    with pytest.raises(ValueError, match="of the type None, not 'vega3d'"):
+        model_folder("org/policy")
+    with pytest.raises(ValueError, match="it has no other/config.json"):
+        model_folder(root / "org" / "policy", within="other")
 
 
 def test_neither_another_kind_of_model_nor_a_pickle_is_downloaded(hub, root, mine):

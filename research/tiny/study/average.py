@@ -72,7 +72,8 @@ def write_mean(run: Path, start: Path, share: float, output: Path) -> None:
     made_of = {"run": sha256(run / TRAINED), "start": sha256(start / TRAINED), "share": share}
     with whole_folder(output) as partial_folder:
         write_whole(partial_folder / TRAINED, partial(save_tensors, tensors=mean))
-        shutil.copyfile(run / HEAD, partial_folder / HEAD)
+        if (run / HEAD).is_file():
+            shutil.copyfile(run / HEAD, partial_folder / HEAD)
         write_json(partial_folder / RESULT, {**read_json(run / RESULT), "mean_of": made_of})
 
 

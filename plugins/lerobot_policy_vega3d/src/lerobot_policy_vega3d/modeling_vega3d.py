@@ -72,7 +72,8 @@ class Vega3dPolicy(PreTrainedPolicy):
         dataset_meta: Any = None,
     ) -> Self:
         """The policy of a checkpoint of LeRobot, a folder or a Hub id, in eval mode on `config.device`."""
-        folder = model_folder(f"{pretrained_name_or_path}@{revision}" if revision else pretrained_name_or_path)
+        name = f"{pretrained_name_or_path}@{revision}" if revision else pretrained_name_or_path
+        folder = model_folder(name, within=CHECKPOINT)
         config = config or Vega3dConfig.from_pretrained(folder)
         trained = load_task(VegaForActionPrediction, folder / CHECKPOINT, device=config.device, dtype="float32")
         return cls(config, dataset_stats, dataset_meta, trained).eval()
