@@ -28,10 +28,12 @@ def mean_weights(
 ) -> dict[str, torch.Tensor]:
     """`(1 - share) * before + share * after`, of the first rows where `after` has more, and `after` of other names.
 
+    All in float32, also of weights that are stored in 16 bits.
+
     Raises:
         ValueError: for a weight that `after` lacks, or of which it has other columns or fewer rows.
     """
-    mean = {name: value.clone() for name, value in after.items()}
+    mean = {name: value.to(torch.float32, copy=True) for name, value in after.items()}
     for name, value in before.items():
         if name not in mean:
             raise ValueError(f"{name} is a weight of the start alone. Give the run that this one began with.")
@@ -42,7 +44,7 @@ def mean_weights(
                 "began with."
             )
         part = mean[name][: len(value)] if value.ndim else mean[name]
-        part.lerp_(value, 1 - share)
+        part.lerp_(value.float(), 1 - share)
     return mean
 
 

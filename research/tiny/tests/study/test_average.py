@@ -73,3 +73,10 @@ def test_shares_and_runs_that_do_not_fit_are_refused(runs, tmp_path, monkeypatch
         mean_weights({"a": torch.zeros(3, 2)}, {"a": torch.zeros(2, 2)}, 0.5)
     with pytest.raises(ValueError, match="has shape"):
         mean_weights({"a": torch.zeros(3, 2)}, {"a": torch.zeros(3, 1)}, 0.5)
+
+
+def test_weights_in_16_bits_are_widened():
+    before, after = {"a": torch.tensor([[1.0]])}, {"a": torch.tensor([[1.0078125], [3.0]], dtype=torch.bfloat16)}
+    mean = mean_weights(before, after, 0.25)["a"]
+    assert mean.dtype == torch.float32
+    assert mean.tolist() == [[1.001953125], [3.0]]  # exact, and no number of bfloat16
