@@ -89,6 +89,21 @@ def test_a_model_that_generates_words_is_not_compiled(policy):
         compile_layers(words)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "reduce-overhead"}, "mode is 'reduce-overhead', which makes a CUDA graph of each layer"),
+        ({"mode": "max-autotune"}, "mode is 'max-autotune', which"),
+        ({"options": {"triton.cudagraphs": True}}, "options has 'triton.cudagraphs', which"),
+    ],
+)
+def test_layers_are_no_graphs_one_by_one(policy, options, message):
+    model = policy[0]
+    with pytest.raises(ValueError, match=f"{message}.*graph_queries"):
+        compile_layers(model, **options)
+    assert "forward" not in vars(model.vlm_core.visual.blocks[0])
+
+
 # --- What reaches an action --------------------------------------------------------------------------------------
 
 

@@ -8,15 +8,23 @@ all at once. It can hold nothing that waits for the GPU or depends on values, so
 - the pass (`QueryPlan.act`): from pixels, token ids and states to actions, on the GPU alone. It is captured.
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from transformers import Qwen2_5_VLForConditionalGeneration
+from torch import nn
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen3VLForConditionalGeneration
+from transformers.utils import ModelOutput
 from transformers.utils.generic import get_max_seqlen
-from transformers.vision_utils import get_vision_attention_seqlens, get_vision_position_ids, get_vision_window_index
+from transformers.vision_utils import (
+    get_vision_attention_seqlens,
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+    get_vision_window_index,
+)
 
 from vega3d.inference.vision_attention import pack_vision_attention
 from vega3d.modeling.action_head_vega3d import chunk_mask, scale_of
@@ -55,7 +63,7 @@ class QueryPlan:
     """What of a query follows from its layout: made once for each, on the CPU, with what the pass needs on the device.
 
     Args:
-        policy: of a Qwen2.5-VL whose windows of the vision tower are packed.
+        policy: as `check_pass` checks it.
         layout: on the CPU, `input_ids` int[B, L] in which words are `WORD`, and what `LAYOUT` names of the inputs.
         output_gates: whether the pass gives the gates, too.
 
@@ -70,14 +78,16 @@ class QueryPlan:
         self.grids = {name: layout[name] for name in GRIDS if layout.get(name) is not None}
         mask = layout.get("attention_mask")
         is_action = policy._checked_prompts(self.ids, layout)
-        self.actions = is_action.flatten().nonzero()[:, 0].to(device)  # int[B * K]
+        self.actions = places_of(self.ids, config.action_token_id).to(device)  # int[B * K]
         seen = chunk_mask(torch.ones_like(self.ids) if mask is None else mask, is_action)
         self.language_mask = policy._language_mask(seen).to(device)
         self.positions = self._positions(mask, layout.get("second_per_grid_ts"))  # int[3, B, L]
         self.vision: dict[str, Any] = {}
+        self.places: dict[str, torch.Tensor] = {}  # int[N], of the visual tokens among all
         for name in TOKEN_TYPES:
             if f"{name}_grid_thw" in self.grids:
                 self.vision.update(vision_plan(policy, name, self.grids[f"{name}_grid_thw"]))
+                self.places[name] = places_of(self.ids, token_id(name, config)).to(device)
         self.scales = [scale_of(config, name, device) for name in ("state", "action")]
         self.weights: torch.Tensor | None = None
         if config.fusion == "instruction_gated":
@@ -115,16 +125,54 @@ class QueryPlan:
             **self.grids,  # type: ignore[arg-type]
             **{name: values[name] for name in PIXELS if name in values},  # type: ignore[arg-type]
         )
-        for name, output in encoded.mm_encoder_outputs.items():
-            is_visual = torch.eq(ids, token_id(name, policy.config))[..., None]
-            embeds = embeds.masked_scatter(is_visual, torch.cat(output.pooler_output).to(embeds))
+        outputs = encoded.mm_encoder_outputs
+        for name, output in outputs.items():
+            embeds = written(embeds, self.places[name], torch.cat(output.pooler_output))
         # 3. Language model: float[B, L, D]
-        hidden = policy.vlm_core(
-            inputs_embeds=embeds, position_ids=self.positions, attention_mask=self.language_mask, use_cache=False
-        ).last_hidden_state
+        with deep_features(policy.vlm_core.language_model.layers, outputs, self.places):
+            hidden = policy.vlm_core(
+                inputs_embeds=embeds, position_ids=self.positions, attention_mask=self.language_mask, use_cache=False
+            ).last_hidden_state
         # 4. Actions: float32[B, K, A]
         predicted = policy.normalised_actions(hidden.flatten(0, 1).index_select(0, self.actions))
         return Acted(predicted * scale + centre, encoded.gates, finite[0] if finite else None)
+
+
+def places_of(ids: torch.Tensor, token: int | None) -> torch.Tensor:
+    """int[n], where a token stands in int[B, L], counted row after row."""
+    return torch.eq(ids, token).flatten().nonzero()[:, 0]  # type: ignore[arg-type]
+
+
+def written(hidden: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """float[B, L, D] with float[n, D] at the places int[n]."""
+    return hidden.flatten(0, 1).index_copy(0, places, tokens.to(hidden)).view_as(hidden)
+
+
+@contextmanager
+def deep_features(
+    layers: nn.ModuleList, outputs: Mapping[str, ModelOutput], places: Mapping[str, torch.Tensor]
+) -> Iterator[None]:
+    """Adds the vision tower's `deepstack_features`, where a VLM has them, to what the first layers give.
+
+    Its own language model does so by a mask, for which it would wait for the GPU.
+    """
+
+    def add(number: int, layer: nn.Module, inputs: tuple, hidden: torch.Tensor) -> torch.Tensor:
+        for name, output in outputs.items():
+            deep = torch.cat(output.deepstack_features[number]).to(hidden)
+            hidden = written(hidden, places[name], hidden.flatten(0, 1).index_select(0, places[name]) + deep)
+        return hidden
+
+    counts = [len(output.deepstack_features) for output in outputs.values() if "deepstack_features" in output]
+    hooks = [
+        layer.register_forward_hook(functools.partial(add, number))
+        for number, layer in enumerate(layers[: max(counts, default=0)])
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def vision_plan(policy: VegaForActionPrediction, name: str, grid: torch.Tensor) -> dict[str, Any]:
@@ -133,28 +181,49 @@ def vision_plan(policy: VegaForActionPrediction, name: str, grid: torch.Tensor) 
     Raises ValueError on a GPU in float32, where windows of several lengths have to be read one by one.
     """
     vision: Any = policy.vlm_core.visual
-    config, sizes = vision.config, (vision.spatial_merge_size, vision.window_size, vision.patch_size)
-    index, starts = get_vision_window_index(grid, *sizes)
-    frames, longest = get_vision_attention_seqlens(grid, config)
-    lengths = [sorted(set(ends.diff().tolist())) for ends in (starts, frames)]
+    starts, longest = get_vision_attention_seqlens(grid, vision.config)
+    found = {
+        "position_ids": get_vision_position_ids(grid, vision.config.spatial_merge_size),
+        "cu_seqlens": starts,
+        "max_seqlen": longest,
+        **VISION_PLANS[type(policy.model.vlm)](vision, grid),
+    }
+    lengths = [sorted(set(found[key].diff().tolist())) for key in ("cu_seqlens", "cu_window_seqlens") if key in found]
     if max(map(len, lengths)) > 1 and vision.dtype == torch.float32 and policy.device.type == "cuda":
         raise ValueError(
-            f"The {name}s {grid.tolist()} have windows and frames of {lengths} patches, whose lengths the vision "
-            "tower reads in float32. Load the policy in bfloat16, or show images of one size whose sides are "
-            f"multiples of {vision.window_size} px."
+            f"The {name}s {grid.tolist()} have frames and windows of {lengths} patches, whose lengths the vision "
+            "tower reads in float32. Load the policy in bfloat16, or show images of one size that windows divide."
         )
-    found = {
-        "position_ids": get_vision_position_ids(grid, vision.spatial_merge_size),
-        "cu_seqlens": frames,
-        "max_seqlen": longest,
-        "window_index": index,
-        "cu_window_seqlens": starts,
-        "max_window_seqlen": get_max_seqlen(starts, config),
-    }
     return {
         f"{name}_{key}": value.to(policy.device) if isinstance(value, torch.Tensor) else value
         for key, value in found.items()
     }
+
+
+def window_plan(vision: Any, grid: torch.Tensor) -> dict[str, Any]:
+    """The order of patches in windows, and where each window begins."""
+    sizes = vision.spatial_merge_size, vision.window_size, vision.patch_size
+    index, starts = get_vision_window_index(grid, *sizes)
+    longest = get_max_seqlen(starts, vision.config)
+    return {"window_index": index, "cu_window_seqlens": starts, "max_window_seqlen": longest}
+
+
+def resampling_plan(vision: Any, grid: torch.Tensor) -> dict[str, Any]:
+    """Which of the learned positions are the neighbours of each patch, and their weights."""
+    places, weights = get_vision_interpolation_indices_and_weights(
+        grid,
+        num_grid_per_side=vision.num_grid_per_side,
+        mode=vision.interpolation_mode,
+        align_corners=vision.interpolation_align_corners,
+        spatial_merge_size=vision.config.spatial_merge_size,
+    )
+    return {"interp_indices": places, "interp_weights": weights}
+
+
+VISION_PLANS = {
+    Qwen2_5_VLForConditionalGeneration: window_plan,
+    Qwen3VLForConditionalGeneration: resampling_plan,
+}
 
 
 def host_layout(policy: VegaForActionPrediction, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,7 +255,7 @@ class Graph(NamedTuple):
 
 
 class GraphedQueries:
-    """Queries of a policy, each a replay of the CUDA graph of its layout; called as the policy is.
+    """Queries of a policy, each a launch of the CUDA graph of its layout; called as the policy is.
 
     A query of another layout (length of the prompt, place of its images and its padding, sizes of images, batch) is
     captured when it is first asked. Graphs share the memory that they compute in.
@@ -294,7 +363,7 @@ def checked_inputs(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copied(acted: Acted) -> Acted:
-    """Copies that the next replay does not overwrite."""
+    """Copies that the next launch does not overwrite."""
     gates = acted.gates
     return Acted(
         acted.actions.clone(),
@@ -321,7 +390,7 @@ def graph_queries(policy: VegaForActionPrediction, most: int = 4) -> GraphedQuer
     capture. The vision tower's windows are packed (`pack_vision_attention`). `del policy.forward` undoes it.
 
     Args:
-        policy: with all of its weights on one GPU, around a Qwen2.5-VL.
+        policy: with all of its weights on one GPU.
         most: as in `GraphedQueries`.
 
     Raises:
@@ -353,10 +422,11 @@ def check_graphable(policy: VegaForActionPrediction, most: int) -> None:
 def check_pass(policy: VegaForActionPrediction) -> None:
     """Raises ValueError unless the pass of a policy is one that waits for nothing; packs its windows."""
     vlm, config = policy.model.vlm, policy.config
-    if not isinstance(vlm, Qwen2_5_VLForConditionalGeneration):
+    if type(vlm) not in VISION_PLANS:
+        known = ", ".join(one.__name__ for one in VISION_PLANS)
         raise ValueError(
-            f"The policy's VLM is {type(vlm).__name__}, whose layers look for visual tokens as they compute. Take a "
-            "policy around Qwen2.5-VL, or `compile_layers`."
+            f"The policy's VLM is {type(vlm).__name__}, of which a query is no pass that waits for nothing. Take a "
+            f"policy around one of {known}, or `compile_layers`."
         )
     if policy.training:
         raise ValueError(
