@@ -177,6 +177,18 @@ def function_of_torch(states: torch.Tensor) -> torch.Tensor:
     return states + torch.ones(1, 1).to(states.device)
 
 
+@quiet
+def test_images_of_two_sizes_do_not_wait_either(build):
+    policy = build()
+    model, processor = policy
+    seen = [pictures(0) | {"wrist": pictures(1, size=(48, 32))["wrist"]}]
+    given = action_inputs(processor, model.config, seen, TASKS[:1]) | {"state": torch.from_numpy(STATES[:1])}
+    check_pass(model)
+    with torch.no_grad():
+        check_equal(plan_of(model, given).act(values_of(given)), model, given)
+    assert pass_on_absent_gpu(policy, given).actions.is_cuda
+
+
 WAITS = {
     "item": lambda states: states.sum().item(),
     "tolist": lambda states: states.tolist(),
@@ -277,6 +289,17 @@ def test_a_policy_that_is_on_no_gpu_is_refused(build):
 def test_inputs_that_no_graph_reads_are_refused(build, change, message):
     with pytest.raises(ValueError, match=message):
         checked_inputs(batch(build()) | change)
+
+
+@quiet
+def test_autocast_is_refused(build):
+    given = batch(build())
+    torch.set_autocast_enabled("cuda", True)  # the context would turn it off where there is no GPU
+    try:
+        with pytest.raises(ValueError, match="under autocast"):
+            checked_inputs(given)
+    finally:
+        torch.set_autocast_enabled("cuda", False)
 
 
 # --- Graphs ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ all at once. It can hold nothing that waits for the GPU or depends on values, so
 """
 
 import functools
+import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -270,7 +272,8 @@ class GraphedQueries:
         self._graphs: OrderedDict[tuple, Graph] = OrderedDict()
         self._weights = tensors_of(policy)
         self._addresses = self._places()
-        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(policy.device)
+        self._lock = threading.Lock()  # queries share the places of their inputs
 
     def _places(self) -> list[int]:
         return [tensor.data_ptr() for tensor in self._weights]
@@ -298,7 +301,7 @@ class GraphedQueries:
                 "The policy's weights have moved since `graph_queries`, which graphs do not follow. Call it again "
                 "after the last `to` or other change; writing into the weights is allowed."
             )
-        with torch.inference_mode(False), torch.no_grad(), torch.cuda.device(policy.device):
+        with self._lock, torch.inference_mode(False), torch.no_grad(), torch.cuda.device(policy.device):
             graph = self._graph(inputs, output_gates)
             for name, place in graph.values.items():
                 place.copy_(inputs[name])
@@ -315,9 +318,9 @@ class GraphedQueries:
         key = (output_gates, shapes, tuple((name, identity(value)) for name, value in sorted(layout.items())))
         if key not in self._graphs:
             plan = QueryPlan(self.policy, layout, output_gates)
-            while len(self._graphs) >= self.most:
-                self._graphs.popitem(last=False)
             self._graphs[key] = self._capture(plan, values)
+            if len(self._graphs) > self.most:  # only now, as the new one shares the memory of the old ones
+                self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
         return self._graphs[key]
 
@@ -325,16 +328,16 @@ class GraphedQueries:
         """Compiled layers compile in the passes before: `compile_layers` comes first, then these, then the capture."""
         device = self.policy.device
         places = {name: value.to(device, copy=True) for name, value in values.items()}
-        beside = torch.cuda.Stream(device)
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for _ in range(WARM_UP):
                 plan.act(places)
             with no_waits():  # names the operation that waits, where a capture would only fail
                 plan.act(places)
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=beside, capture_error_mode="thread_local"):
+        pool = next((other.graph.pool() for other in self._graphs.values()), None)
+        with torch.cuda.graph(graph, pool, stream=self._stream, capture_error_mode="thread_local"):
             acted = plan.act(places)
         return Graph(graph, places, acted, [plan, *self.policy.generator_module.derived])
 
@@ -342,6 +345,8 @@ class GraphedQueries:
 def checked_inputs(given: Mapping[str, Any]) -> dict[str, Any]:
     """What of the inputs of a query there is; raises ValueError for what a graph cannot read."""
     inputs = {name: value for name, value in given.items() if value is not None and name not in UNREAD}
+    if torch.is_autocast_enabled("cuda"):
+        raise ValueError("A query as a CUDA graph was asked under autocast, which would be captured. Leave it out.")
     unknown = sorted(inputs.keys() - {*VALUES, *LAYOUT})
     if unknown:
         raise ValueError(
@@ -376,7 +381,8 @@ def copied(acted: Acted) -> Acted:
 def no_waits() -> Iterator[None]:
     """torch raises an error, with the line that is to blame, for what waits for the GPU."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings(action="ignore"):  # that it does not find all
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
