@@ -197,6 +197,7 @@ def main() -> None:
                     f"{row['slowest']:.1f}), ratio {row['ratio']:.2f}, actions differ by "
                     f"{row['difference_to_first_way']:.1e}; first query {row['first_query_seconds']:.1f} s",
                     *(note.format(row[key]) for key, note in NOTES.items() if key in row),
+                    sep=", ",
                     flush=True,
                 )
             if options.output:
