@@ -147,6 +147,7 @@ def test_features_that_are_not_finite_are_told_apart_without_a_look(build):
 @torch.no_grad()
 def pass_on_absent_gpu(policy, given) -> Acted:
     """The pass on a GPU that is not there, after one in which copies to it are allowed."""
+    pytest.importorskip("torch.nn.attention.varlen", reason="windows in 16 bits need a newer torch")
     model = policy[0]
     check_pass(model)
     on_gpu(model.to(torch.bfloat16))

@@ -104,6 +104,13 @@ def test_layers_are_no_graphs_one_by_one(policy, options, message):
     assert "forward" not in vars(model.vlm_core.visual.blocks[0])
 
 
+def test_layers_of_queries_that_are_graphs_are_not_compiled(build):
+    model, _ = build()
+    model.forward = lambda **inputs: None  # where `graph_queries` puts its own
+    with pytest.raises(ValueError, match=r"Compile first, and call `graph_queries` after it"):
+        compile_layers(model)
+
+
 # --- What reaches an action --------------------------------------------------------------------------------------
 
 

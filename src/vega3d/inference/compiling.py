@@ -27,12 +27,18 @@ def compile_layers(policy: VegaForActionPrediction, **options: Any) -> list[nn.M
         What was compiled.
 
     Raises:
-        ValueError: for a model that is no policy, and for an option that makes CUDA graphs.
+        ValueError: for a model that is no policy, one whose queries are graphs already, and for an option that makes
+            CUDA graphs.
     """
     if not isinstance(policy, VegaForActionPrediction):
         raise ValueError(
             f"{type(policy).__name__} is no policy. Compile the layers of a VegaForActionPrediction alone: those of a "
             "model that generates words are compiled one by one, and most stay as they are."
+        )
+    if "forward" in vars(policy):
+        raise ValueError(
+            "The policy's queries are CUDA graphs of layers that are not compiled. Compile first, and call "
+            "`graph_queries` after it; `del policy.forward` ends the graphs."
         )
     mode, inductor = options.get("mode"), options.get("options") or {}
     if mode in WITH_GRAPHS or inductor.get("triton.cudagraphs"):
