@@ -5,8 +5,11 @@
 
 One robot, two cameras of 224 x 224 px, one frame each, a chunk of 8 actions. A query is a call of the model, with
 inputs on the device, until its actions are on the CPU; the processor is left out. Policies of a way take turns.
-"compiled" is `compile_layers` and `compile=True` of the generator, "CUDA graphs" is `compile_layers` with
-`reduce-overhead`. The ratio is of medians, to the policy without a generator of the same way.
+"compiled" is `compile_layers` and `compile=True` of the generator, "graph" is `graph_queries`, on a GPU alone;
+"compiled, graph" is both, in this order. The ratio is of medians, to the policy without a generator of the same way.
+Before a graph is timed, its actions are compared with those of the same model without it, for other images, words and
+states, and, if nothing is compiled, in prompts of two lengths by turns: `difference_to_no_graph` is expected to be 0.
+Seconds and memory are those of the first query, with what is compiled and captured in it.
 """
 
 import argparse
@@ -30,16 +33,20 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 import vega3d
 from vega3d import VegaForActionPrediction
 from vega3d.inference.compiling import compile_layers
+from vega3d.inference.graphs import graph_queries
 from vega3d.inference.vision_attention import pack_vision_attention
 
 CAMERAS, CHUNK, STATE, ACTION = ("front", "wrist"), 8, 8, 7
 WORDS = 60  # of the prompt, beside visual tokens and placeholders
 POLICIES = {"without a generator": {"fusion": "none"}, "with a generator": {"fusion_residual_init": 0.2}}
-WAYS: dict[str, dict[str, Any]] = {
+WAYS: dict[str, dict[str, Any]] = {  # options of the policy, and whether its queries are graphs
     "eager": {},
     "compiled": {"compile": True},
-    "compiled, CUDA graphs": {"compile": True, "mode": "reduce-overhead"},
+    "graph": {"graph": True},
+    "compiled, graph": {"compile": True, "graph": True},
 }
+COMPARED = 5  # queries of a graph
+NOTES = {"first_query_mebibytes": "{:.0f} MiB", "difference_to_no_graph": "{:.1e} from the actions of no graph"}
 
 
 def statistics_of(size: int) -> dict[str, list[float]]:
@@ -48,7 +55,7 @@ def statistics_of(size: int) -> dict[str, list[float]]:
 
 
 def make_policy(folder: Path, policy: str, way: str, config: Any, options) -> VegaForActionPrediction:
-    settings = {name: value for name, value in WAYS[way].items() if name != "mode"}
+    settings = {name: value for name, value in WAYS[way].items() if name != "graph"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"robot": 0})))
     made = VegaForActionPrediction.from_backbones(
         folder / "vlm",
@@ -66,17 +73,21 @@ def make_policy(folder: Path, policy: str, way: str, config: Any, options) -> Ve
     made.to(options.device)
     pack_vision_attention(made)
     if settings:
-        compile_layers(made, mode=WAYS[way].get("mode"))
+        compile_layers(made)
+    if WAYS[way].get("graph"):
+        graph_queries(made)
     return made
 
 
-def query_inputs(model: VegaForActionPrediction, options) -> dict[str, torch.Tensor]:
+def query_inputs(
+    model: VegaForActionPrediction, options, seed: int = 0, words: int = WORDS
+) -> dict[str, torch.Tensor]:
     """Random pixels of the cameras, packed as the processor does, and a prompt that ends in the placeholders."""
-    random = torch.Generator().manual_seed(0)
+    random = torch.Generator().manual_seed(seed)
     config, side = model.config, 224 if options.full else 56
     patches, generator_patches = side // 14, side // 16
     image = [config.image_token_id] * (patches**2 // 4)
-    text = torch.randint(5, 200, (WORDS,), generator=random).tolist()
+    text = torch.randint(5, 200, (words,), generator=random).tolist()
     vlm = config.vlm_config
     ids = [token for _ in CAMERAS for token in (vlm.vision_start_token_id, *image, vlm.vision_end_token_id)]
     ids += [*text, config.state_token_id, *[config.action_token_id] * CHUNK]
@@ -90,14 +101,35 @@ def query_inputs(model: VegaForActionPrediction, options) -> dict[str, torch.Ten
             0, 256, (count * generator_patches**2, 768), dtype=torch.uint8, generator=random
         ),
         "generator_image_grid_thw": torch.tensor([(1, generator_patches, generator_patches)] * count),
-        "state": torch.zeros(1, STATE),
+        "state": torch.rand(1, STATE, generator=random) * 2 - 1,
     }
     return {name: value.to(options.device) for name, value in inputs.items()}
 
 
 @torch.no_grad()
-def measure(models_of: dict[str, VegaForActionPrediction], options) -> dict[str, dict]:
+def first_query(model: VegaForActionPrediction, way: str, options) -> dict[str, Any]:
+    """Seconds and MiB of the first query, and what a graph changes in some queries' actions, at most."""
+    on_gpu = options.device == "cuda"
+    before = torch.cuda.memory_reserved() if on_gpu else 0
+    start = time.perf_counter()
+    model(**query_inputs(model, options)).actions.cpu()
+    row: dict[str, Any] = {"first_query_seconds": time.perf_counter() - start}
+    if on_gpu:
+        row["first_query_mebibytes"] = (torch.cuda.memory_reserved() - before) / 2**20
+    if WAYS[way].get("graph"):
+        differences = []
+        for seed in range(COMPARED):
+            inputs = query_inputs(model, options, seed, WORDS + ("compile" not in WAYS[way]) * seed % 2)
+            found, expected = model(**inputs), VegaForActionPrediction.forward(model, **inputs)
+            differences.append((found.actions - expected.actions).abs().max().item())
+        row["difference_to_no_graph"] = max(differences)
+    return row
+
+
+@torch.no_grad()
+def measure(models_of: dict[str, VegaForActionPrediction], way: str, options) -> dict[str, dict]:
     """Milliseconds of queries, and the first actions, of each policy; one after the other, round by round."""
+    first = {name: first_query(model, way, options) for name, model in models_of.items()}
     inputs = {name: query_inputs(model, options) for name, model in models_of.items()}
     times: dict[str, list[float]] = {name: [] for name in models_of}
     actions = {}
@@ -113,6 +145,7 @@ def measure(models_of: dict[str, VegaForActionPrediction], options) -> dict[str,
             "fastest": min(values),
             "slowest": max(values),
             "actions": actions[name].flatten().tolist(),
+            **first[name],
         }
         for name, values in times.items()
     }
@@ -152,7 +185,7 @@ def main() -> None:
         for way in tqdm(options.ways, desc="ways"):
             release()
             policies = {policy: make_policy(folder, policy, way, config, options) for policy in POLICIES}
-            results["rows"][way] = rows = measure(policies, options)
+            results["rows"][way] = rows = measure(policies, way, options)
             del policies
             plain = rows["without a generator"]["milliseconds"]
             for policy, row in rows.items():
@@ -162,7 +195,9 @@ def main() -> None:
                 print(
                     f"{way:24} {policy:20} {row['milliseconds']:8.1f} ms ({row['fastest']:.1f} to "
                     f"{row['slowest']:.1f}), ratio {row['ratio']:.2f}, actions differ by "
-                    f"{row['difference_to_first_way']:.1e}",
+                    f"{row['difference_to_first_way']:.1e}; first query {row['first_query_seconds']:.1f} s",
+                    *(note.format(row[key]) for key, note in NOTES.items() if key in row),
+                    sep=", ",
                     flush=True,
                 )
             if options.output:

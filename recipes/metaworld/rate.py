@@ -14,6 +14,7 @@ from vega3d import VegaForActionPrediction
 from vega3d.hub.load import load_task
 from vega3d.inference.acting import check_robot
 from vega3d.inference.compiling import compile_layers
+from vega3d.inference.graphs import graph_queries
 from vega3d.robotics.metaworld import ACTION_NAMES, INSTRUCTIONS, STATE_NAMES, VIEWS
 from vega3d.runs import versions
 from vega3d.tables import aligned
@@ -30,6 +31,7 @@ def measure_rates(
     rounds: int,
     on_progress: Callable[[int], None],
     is_compiled: bool = False,
+    is_graph: bool = False,
 ) -> dict[str, Any]:
     """Times of queries: each round asks every policy once, so that what else the machine does slows all alike.
 
@@ -37,14 +39,16 @@ def measure_rates(
     rendering is not.
 
     `size` is the side of the images [px]; `on_progress` is called with 1 after each round; `is_compiled` has
-    `compile_layers` before the first query, which is not timed. Raises ValueError for a model that is no policy of the
-    robot.
+    `compile_layers` before the first query, which is not timed, and `is_graph` then has `graph_queries`. Raises
+    ValueError for a model that is no policy of the robot, and as they do.
     """
     loaded = [load_task(VegaForActionPrediction, name, device=device) for name in policies]
     for name, (model, _) in zip(policies, loaded, strict=True):
         check_robot(model.config, name, tuple(VIEWS), (len(STATE_NAMES), len(ACTION_NAMES)))
         if is_compiled:
             compile_layers(model)
+        if is_graph:
+            graph_queries(model)
     random = np.random.default_rng(0)
     seconds = np.zeros((WARM_UP + rounds, len(loaded)))
     for number in range(len(seconds)):
@@ -60,6 +64,7 @@ def measure_rates(
         "size": size,
         "rounds": rounds,
         "compiled": is_compiled,
+        "graph": is_graph,
         "versions": versions("torch", "transformers"),
         "policies": [
             rate_of(name, model.config, column)
@@ -101,8 +106,9 @@ def format_rates(found: dict[str, Any]) -> str:
         rates = [f"{one['queries_per_second']:.1f}", str(one["chunk"]), f"{one['actions_per_second']:.0f}"]
         rows.append([one["policy"], one["fusion"], f"{1000 * one['seconds']:.1f}", f"{low} to {high}", *rates])
     about = f"{found['device']}, {found['threads']} threads of the CPU, images of {found['size']} px"
-    layers = ", layers compiled" if found.get("compiled") else ""  # absent in files of earlier versions
-    return "\n".join([f"{about}{layers}; medians of {found['rounds']} queries each", *aligned(rows)])
+    ways = {"compiled": ", layers compiled", "graph": ", queries as CUDA graphs"}
+    chosen = "".join(words for name, words in ways.items() if found.get(name))  # absent in files of earlier versions
+    return "\n".join([f"{about}{chosen}; medians of {found['rounds']} queries each", *aligned(rows)])
 
 
 def processor_name() -> str:

@@ -171,6 +171,9 @@ def rate(
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Compile the layers of the VLMs first, which takes a minute or more.")
     ] = False,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Ask each policy by one CUDA graph, on a GPU alone; after --compiled.")
+    ] = False,
     device: common.Device = None,
     as_json: common.AsJson = False,
 ) -> None:
@@ -186,7 +189,7 @@ def rate(
     with common.loading("policies"):
         from recipes.metaworld.rate import format_rates, measure_rates
     with common.progress("rates", "round", rounds) as advance:
-        found = measure_rates(policies, device, size, rounds, advance, compiled)
+        found = measure_rates(policies, device, size, rounds, advance, compiled, graph)
     if output is not None:
         write_json(output, found)
     typer.echo(json.dumps(found) if as_json else format_rates(found))

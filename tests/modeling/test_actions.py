@@ -9,35 +9,14 @@ import torch
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from fitting import fit
-from processing.builders import build_processor
 from remote_process import run_without_package
-from tiny_checkpoints import VLM_PROCESSORS, save_vlm_with_processor
-from tiny_models import BLOCK, randomise, save_generator
+from tiny_checkpoints import save_vlm_with_processor
+from tiny_models import save_generator
+from tiny_policies import ACTION, CAMERAS, CHUNK, STATES, TASKS, build_policy, pictures, statistics
 from vega3d import VegaForActionPrediction, VegaForSpatialReasoning
 from vega3d.inference.compiling import compile_layers
 from vega3d.modeling import actions_vega3d
 from vega3d.modeling.actions_vega3d import action_inputs
-
-CAMERAS = ["front", "wrist"]
-CHUNK, STATE, ACTION = 4, 3, 2
-TASKS = ["reach the ball", "close the drawer now"]
-RANDOM = np.random.default_rng(0)
-STATES = RANDOM.uniform(-1, 1, (2, STATE)).astype(np.float32)
-
-
-def statistics(low=(-1.0, 10.0), high=(1.0, 30.0)) -> dict:
-    def of(low, high):
-        low, high = np.asarray(low, float), np.asarray(high, float)
-        values = {"mean": (low + high) / 2, "std": (high - low) / 4, "min": low, "max": high, "q01": low, "q99": high}
-        return {name: value.tolist() for name, value in values.items()}
-
-    return {"dataset": "toys", "state": of([-1] * STATE, [1] * STATE), "action": of(low, high)}
-
-
-def pictures(seed: int = 0, frames: int | None = None, size=(32, 48)) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(seed)
-    shape = (*size, 3) if frames is None else (frames, *size, 3)
-    return {name: random.integers(0, 256, shape, dtype=np.uint8) for name in CAMERAS}
 
 
 @pytest.fixture(scope="module")
@@ -49,18 +28,7 @@ def folders(tmp_path_factory, vlm_type):
 @pytest.fixture(scope="module")
 def build(folders, vlm_type):
     def make(seed: int = 0, **options) -> tuple[VegaForActionPrediction, object]:
-        processor = build_processor(VLM_PROCESSORS[vlm_type], generator_max_area=4096)
-        given = {"block": BLOCK, "projector_hidden_size": 32, "fusion_residual_init": 0.5, "action_chunk": CHUNK}
-        model = VegaForActionPrediction.from_backbones(
-            *folders,
-            tokenizer=processor.tokenizer,
-            statistics=statistics(),
-            cameras=CAMERAS,
-            seed=seed,
-            **{**given, **options},
-        )
-        randomise(model.action_head, seed)
-        return model, processor
+        return build_policy(folders, vlm_type, seed, **options)
 
     return make
 
@@ -119,6 +87,28 @@ def test_a_model_that_generates_words_is_not_compiled(policy):
     words = VegaForSpatialReasoning(policy[0].config)
     with pytest.raises(ValueError, match="VegaForSpatialReasoning is no policy"):
         compile_layers(words)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "reduce-overhead"}, "mode is 'reduce-overhead', which makes a CUDA graph of each layer"),
+        ({"mode": "max-autotune"}, "mode is 'max-autotune', which"),
+        ({"options": {"triton.cudagraphs": True}}, "options has 'triton.cudagraphs', which"),
+    ],
+)
+def test_layers_are_no_graphs_one_by_one(policy, options, message):
+    model = policy[0]
+    with pytest.raises(ValueError, match=f"{message}.*graph_queries"):
+        compile_layers(model, **options)
+    assert "forward" not in vars(model.vlm_core.visual.blocks[0])
+
+
+def test_layers_of_queries_that_are_graphs_are_not_compiled(build):
+    model, _ = build()
+    model.forward = lambda **inputs: None  # where `graph_queries` puts its own
+    with pytest.raises(ValueError, match=r"Compile first, and call `graph_queries` after it"):
+        compile_layers(model)
 
 
 # --- What reaches an action --------------------------------------------------------------------------------------

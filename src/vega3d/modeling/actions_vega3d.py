@@ -147,24 +147,18 @@ class VegaForActionPrediction(VegaTaskModel):
         state = self._checked("state", state, (rows, config.state_size)).to(input_ids.device)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         centre, scale = scale_of(config, "state", state.device)
-        queries = self.action_head.queries.weight
-        placed = self.action_head.state(((state - centre) / scale).to(queries))
         is_placeholder = is_action | torch.eq(input_ids, config.state_token_id)  # type: ignore[arg-type]
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             labels=torch.where(is_placeholder, input_ids, IGNORED),  # no part of the instruction
-            token_embeddings={
-                config.state_token_id: placed,
-                config.action_token_id: queries.repeat(rows, 1),
-            },
+            token_embeddings=self.own_tokens((state - centre) / scale),
             language_mask=self._language_mask(chunk_mask(mask, is_action)),
             output_gates=output_gates,
             **{"use_cache": False, **kwargs},
         )
         hidden = outputs.last_hidden_state
-        hidden = hidden[is_action.to(hidden.device)].unflatten(0, (rows, config.action_chunk))  # float[B, K, D]
-        predicted = self.action_head(hidden.to(queries))
+        predicted = self.normalised_actions(hidden[is_action.to(hidden.device)])
         centre, scale = scale_of(config, "action", predicted.device)
         loss = None
         if labels is not None:
@@ -172,6 +166,20 @@ class VegaForActionPrediction(VegaTaskModel):
             loss = chunk_loss(predicted, (target.to(centre) - centre) / scale, is_pad.to(predicted.device))
         return VegaActionOutput(
             loss=loss, actions=predicted * scale + centre, gates=outputs.gates if output_gates else None
+        )
+
+    def own_tokens(self, state: torch.Tensor) -> dict[Any, torch.Tensor]:
+        """Embeddings of `<state>`, float[B, D], and of all `<action>`, float[B * K, D], for normalised states."""
+        queries = self.action_head.queries.weight
+        return {
+            self.config.state_token_id: self.action_head.state(state.to(queries)),
+            self.config.action_token_id: queries.repeat(len(state), 1),
+        }
+
+    def normalised_actions(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32[B, K, A] of the hidden states of all `<action>`, float[B * K, D]."""
+        return self.action_head(
+            hidden.unflatten(0, (-1, self.config.action_chunk)).to(self.action_head.queries.weight)
         )
 
     def predict_actions(

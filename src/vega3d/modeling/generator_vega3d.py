@@ -199,6 +199,11 @@ class VegaGenerator(PreTrainedModel):
             self._state = state_of(self)
 
     @property
+    def derived(self) -> list[Any]:
+        """What was derived from weights, prompt and seed so far, and is read at every use; more is in the tower."""
+        return [self.tower, *self._constants.values(), *self.noise.stored]
+
+    @property
     def level(self) -> NoiseLevel:
         """The configured noise level."""
         return noise_level(self.config.family, self.config.timestep, self.config.shift)
@@ -208,6 +213,7 @@ class VegaGenerator(PreTrainedModel):
         clips: Sequence[torch.Tensor],
         noise: Sequence[torch.Tensor] | None = None,
         on_progress: Callable[[int], None] | None = None,
+        finite: list[torch.Tensor] | None = None,
     ) -> list[torch.Tensor]:
         """Hidden states of block l; a clip's features depend on nothing but itself, whatever is computed with it.
 
@@ -216,6 +222,8 @@ class VegaGenerator(PreTrainedModel):
                 lengths may differ.
             noise: float[t, Z, h, w] for each clip, in place of the seeded noise.
             on_progress: called after each chunk with its number of frames.
+            finite: takes bool[n], whether the features of each clip are finite, which is then not looked at here:
+                reading it waits for the GPU.
 
         Returns:
             float[t, h, w, C] for each clip; t = T, or ceil(T / 2) with `frame_stride=2`, or 1 + ceil((T - 1) / 4) in
@@ -246,7 +254,10 @@ class VegaGenerator(PreTrainedModel):
                 for row, number in enumerate(numbers):
                     features[number] = torch.cat([chunk[row] for chunk in chunks])
             in_order = [features[number] for number in range(len(clips))]
-            check_finite(in_order, *NOT_FINITE)
+            if finite is None:
+                check_finite(in_order, *NOT_FINITE)
+            elif in_order:
+                finite.append(all_finite(in_order))
         return in_order
 
     def read(
@@ -461,7 +472,17 @@ def check_finite(states: Sequence[torch.Tensor], origin: str, remedy: str) -> No
     """Raises ValueError if one of several tensors holds NaN or infinity; reads the device once for all of them."""
     if not states:
         return
-    finite = torch.stack([state.isfinite().all().to(states[0].device) for state in states]).tolist()
-    if not all(finite):
-        clip = f"clip {finite.index(False)} (of {len(finite)})"
+    check_all(all_finite(states), origin, remedy)
+
+
+def all_finite(states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """bool[n], which of n tensors hold neither NaN nor infinity."""
+    return torch.stack([state.isfinite().all().to(states[0].device) for state in states])
+
+
+def check_all(finite: torch.Tensor, origin: str, remedy: str) -> None:
+    """Raises ValueError, as `check_finite`, unless `all_finite` of tensors, bool[n], is true of all."""
+    found = finite.tolist()
+    if not all(found):
+        clip = f"clip {found.index(False)} (of {len(found)})"
         raise ValueError(f"{origin} of {clip} are not finite: they hold NaN or infinity. {remedy}")

@@ -44,7 +44,7 @@ from .kernels_wan_vega3d import (
 from .layouts_vega3d import LATENT_EDGE, TEMPORAL_STRIDE, check_part_class, is_tiny
 from .quantisation_vega3d import EightBitLinear, RoundedTokens, lower_linears
 from .tiny_vae_wan_vega3d import TinyFrameEncoder, TinyVAEToLatents
-from .vae_wan_vega3d import FoldedWanEncoder, normalise_latents
+from .vae_wan_vega3d import FoldedWanEncoder, channel_statistics, normalise_latents
 
 Visit = Callable[[int, WanTransformerBlock], None]  # the index of a block, and the block
 VisitBlocks = Callable[[Visit, int], None]  # visits as many blocks, from the first
@@ -112,6 +112,7 @@ class LatentTower(nn.Module):
             self.encoder = CausalWanEncoder(vae) if self.is_causal else FoldedWanEncoder(vae)
         self.latents_mean = vae.config.latents_mean
         self.latents_std = vae.config.latents_std
+        self._statistics: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
         if config.compile:
             self.encoder.compile()
 
@@ -137,7 +138,10 @@ class LatentTower(nn.Module):
         else:
             parts = self.encoder.parts(frames.flatten(0, 1))
             latents = torch.cat([self.encoder(part) for part in parts]).unflatten(0, frames.shape[:2])
-        return normalise_latents(latents, self.latents_mean, self.latents_std)
+        device = latents.device
+        if device not in self._statistics:
+            self._statistics[device] = channel_statistics(self.latents_mean, self.latents_std, device)
+        return normalise_latents(latents, *self._statistics[device])
 
 
 class WanTower(LatentTower):

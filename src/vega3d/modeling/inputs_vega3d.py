@@ -434,8 +434,23 @@ def instruction_embeddings(
 ) -> torch.Tensor:
     """float[B, D]: mean embedding of each prompt's text tokens, without visuals, padding and the answer.
 
-    Ids and labels are int[B, L]; the mask is too, or int[B, P + L] with that of P tokens in a cache; `embeddings` are
-    int[B, L] -> float[B, L, D]. Raises ValueError if a prompt has no text.
+    `embeddings` are int[B, L] -> float[B, L, D]; all else is as in `text_weights`, as are the errors.
+    """
+    return mean_embedding(text_weights(input_ids, attention_mask, labels, config), embeddings(input_ids))
+
+
+def mean_embedding(weights: torch.Tensor, embedded: torch.Tensor) -> torch.Tensor:
+    """float[B, D] for weights float[B, L] and embeddings float[B, L, D]."""
+    return torch.einsum("bl,bld->bd", weights.to(embedded.dtype), embedded)
+
+
+def text_weights(
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, labels: torch.Tensor | None, config: VegaConfig
+) -> torch.Tensor:
+    """float32[B, L]: one over the number of a prompt's text tokens at each of them, and 0 elsewhere.
+
+    Ids and labels are int[B, L]; the mask is too, or int[B, P + L] with that of P tokens in a cache. Raises ValueError
+    if a prompt has no text.
     """
     is_text = ~is_visual(input_ids, config)
     if attention_mask is not None:
@@ -447,6 +462,4 @@ def instruction_embeddings(
             "fusion='instruction_gated' needs a question, but a prompt of the batch has no text tokens. "
             "Give input_ids with one."
         )
-    embedded = embeddings(input_ids)
-    weight = (is_text / is_text.sum(-1, keepdim=True)).to(embedded.dtype)
-    return torch.einsum("bl,bld->bd", weight, embedded)
+    return is_text / is_text.sum(-1, keepdim=True)

@@ -145,6 +145,8 @@ class VegaModel(VegaPreTrainedModel):
         on_progress: Callable[[int], None] | None = None,
         semantic: Mapping[str, ModelOutput] | None = None,
         vision_options: Mapping[str, Any] | None = None,
+        instruction: torch.Tensor | None = None,
+        finite: list[torch.Tensor] | None = None,
         **visual: Unpack[VisualInputs],
     ) -> VegaEncoderOutput:
         """Both streams of all images and videos of a batch, aligned and fused.
@@ -160,6 +162,8 @@ class VegaModel(VegaPreTrainedModel):
             semantic: the VLM's own encoder outputs of these visuals under `image` and `video`, so that they are not
                 computed again where the generator's features alone differ.
             vision_options: of the VLM's encoder, such as `output_hidden_states`.
+            instruction: float[B, D], in place of the mean embedding of each prompt's text.
+            finite: as in `VegaGenerator.encode`.
             visual: the images and videos.
 
         Raises:
@@ -174,10 +178,10 @@ class VegaModel(VegaPreTrainedModel):
             return VegaEncoderOutput(FusedVisuals(plain, **visual))
         given = visual.get("generator_hidden_states")
         if given is None:
-            num_frames, features = self._computed_features(streams, noise, on_progress)
+            num_frames, features = self._computed_features(streams, noise, on_progress, finite)
         else:
             num_frames, features = self._cached_features(streams, given, ids.device)
-        questions = self._questions(ids, inputs_embeds, attention_mask, labels, streams)
+        questions = self._questions(ids, inputs_embeds, attention_mask, labels, streams, instruction)
         grids = [grid for stream in streams.values() for grid in stream.grids]
 
         # 2. Semantic stream: float[N, D] a visual
@@ -251,10 +255,12 @@ class VegaModel(VegaPreTrainedModel):
             for name, stream in streams.items()
         }
 
-    def _computed_features(self, streams: dict[str, VisualStreams], noise, on_progress) -> tuple[list[int], Features]:
+    def _computed_features(
+        self, streams: dict[str, VisualStreams], noise, on_progress, finite
+    ) -> tuple[list[int], Features]:
         """Frames of each clip, and its features, which are computed when they are called for."""
         clips = generator_clips(streams, self.config.generator_config)
-        return [len(clip) for clip in clips], lambda: self.generator.encode(clips, noise, on_progress)
+        return [len(clip) for clip in clips], lambda: self.generator.encode(clips, noise, on_progress, finite)
 
     def _cached_features(self, streams: dict[str, VisualStreams], given, device) -> tuple[list[int], Features]:
         """The same of stored features; those in pinned memory are copied while the vision tower runs."""
@@ -267,12 +273,15 @@ class VegaModel(VegaPreTrainedModel):
 
         return num_frames, features
 
-    def _questions(self, ids, embeds, attention_mask, labels, streams: dict[str, VisualStreams]) -> list[torch.Tensor]:
+    def _questions(
+        self, ids, embeds, attention_mask, labels, streams: dict[str, VisualStreams], text: torch.Tensor | None
+    ) -> list[torch.Tensor]:
         """float[D] for each visual, the mean embedding of its prompt's text; empty if the fusion does not read it."""
         if not (self.fusion.needs_instruction and streams):
             return []
-        embeddings = self.get_input_embeddings() if embeds is None else lambda ids: embeds
-        text = instruction_embeddings(ids, attention_mask, labels, self.config, embeddings)
+        if text is None:
+            embeddings = self.get_input_embeddings() if embeds is None else lambda ids: embeds
+            text = instruction_embeddings(ids, attention_mask, labels, self.config, embeddings)
         rows = (row for name, stream in streams.items() for row in visual_rows(ids, name, stream.grid, self.config))
         return [text[row] for row in rows]
 

@@ -1,5 +1,6 @@
 """Noise levels of the schedule, and noise that is a function of seed and frame."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from .configuration_vega3d import NUM_TRAIN_TIMESTEPS
 
 NOISE_STRIDE = 1_000_003  # prime: seeds of (noise_seed, frame) meet only for clips of over a million frames
 DRAW_STRIDE = 2_654_435_761  # 2**32 / golden ratio: torch keeps 32 bits of a seed; there the draws must lie far apart
-STORED_FRAMES = 64
+STORED_FRAMES, STORED_SIZES = 64, 4
 
 
 class NoiseLevel(NamedTuple):
@@ -23,6 +24,7 @@ PURE_NOISE = NoiseLevel(NUM_TRAIN_TIMESTEPS - 1, 1.0)
 NO_NOISE = NoiseLevel(0, 0.0)
 
 
+@functools.lru_cache(maxsize=64)
 def flow_matching_step(timestep: int, shift: float) -> NoiseLevel:
     """The scheduler's step nearest to `timestep`, and its noise level.
 
@@ -54,16 +56,22 @@ def add_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: float | torch.T
 class SeededNoise:
     """Noise of frames, drawn on the CPU, so that it is the same on every device.
 
-    The first frames of the last size are stored on the device; drawing takes as long as the model on a GPU. With
+    The first frames of the last sizes are stored on the device; drawing takes as long as the model on a GPU. With
     `shared` there is one map for all frames of a draw.
     """
 
     def __init__(self, seed: int, shared: bool):
         self.seed, self.shared = seed, shared
-        self._stored: dict[int, torch.Tensor] = {}  # float32[n, Z, h, w] of the first n frames of a draw
+        # For each size, float32[n, Z, h, w] of the first n frames of each draw.
+        self._stored: dict[tuple[int, ...], dict[int, torch.Tensor]] = {}
 
     def forget(self) -> None:
         self._stored = {}
+
+    @property
+    def stored(self) -> list[torch.Tensor]:
+        """The frames that are stored, of each size and draw."""
+        return [frames for draws in self._stored.values() for frames in draws.values()]
 
     def __call__(
         self, start: int, shape: Sequence[int], device: torch.device | str = "cpu", draw: int = 0
@@ -71,19 +79,25 @@ class SeededNoise:
         """float32[n, Z, h, w] for frames start .. start + n - 1 of a draw."""
         count, size = shape[0], tuple(shape[1:])
         if self.shared:
-            return self._draw(0, 1, size, draw).to(device).expand(count, *size)
+            return self._first(1, size, device, draw).expand(count, *size)
         if start + count > STORED_FRAMES:
             return self._draw(start, count, size, draw).to(device)
-        stored = self._stored.get(draw)
-        if stored is not None and (stored.shape[1:] != size or stored.device != torch.device(device)):
-            self.forget()
+        return self._first(start + count, size, device, draw)[start:]
+
+    def _first(self, count: int, size: tuple[int, ...], device: torch.device | str, draw: int) -> torch.Tensor:
+        """float32[count, Z, h, w] of a draw, stored."""
+        draws = self._stored.setdefault(size, {})
+        if len(self._stored) > STORED_SIZES:
+            del self._stored[next(iter(self._stored))]
+        stored = draws.get(draw)
+        if stored is not None and stored.device != torch.device(device):
             stored = None
-        if stored is None or len(stored) < start + count:
+        if stored is None or len(stored) < count:
             known = 0 if stored is None else len(stored)
-            drawn = self._draw(known, start + count - known, size, draw).to(device)
+            drawn = self._draw(known, count - known, size, draw).to(device)
             stored = drawn if stored is None else torch.cat([stored, drawn])
-            self._stored[draw] = stored
-        return stored[start : start + count]
+            draws[draw] = stored
+        return stored[:count]
 
     def _draw(self, start: int, count: int, size: tuple[int, ...], draw: int) -> torch.Tensor:
         frames = []

@@ -26,11 +26,17 @@ from .layouts_vega3d import check_latent_edge
 PIXELS_AT_A_TIME = 4 * 1280 * 720
 
 
-def normalise_latents(latents: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def channel_statistics(
+    mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and spread of latents, float32[Z, 1, 1] each."""
+    center, spread = (torch.tensor(values, dtype=torch.float32, device=device) for values in (mean, std))
+    return center.view(-1, 1, 1), spread.view(-1, 1, 1)
+
+
+def normalise_latents(latents: torch.Tensor, center: torch.Tensor, spread: torch.Tensor) -> torch.Tensor:
     """`(latents - mean) / std` by channel, float[..., Z, h, w] -> float32[..., Z, h, w]: what the transformer sees."""
-    latents = latents.float()
-    center, spread = (latents.new_tensor(statistic).view(-1, 1, 1) for statistic in (mean, std))
-    return (latents - center) / spread
+    return (latents.float() - center) / spread
 
 
 def fold_conv(conv: WanCausalConv3d) -> nn.Conv2d:
