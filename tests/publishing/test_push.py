@@ -280,7 +280,7 @@ def test_a_checkpoint_within_a_folder_is_found_there(hub, root, mine):
         assert json.loads((folder / "config.json").read_text()) == {"type": "vega3d"}
     with pytest.raises(ValueError, match="of the type None, not 'vega3d'"):
         model_folder("org/policy")
-    with pytest.raises(ValueError, match="it has no other/config.json"):
+    with pytest.raises(ValueError, match=r"it has no other/config\.json"):
         model_folder(root / "org" / "policy", within="other")
 
 
