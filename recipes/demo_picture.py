@@ -1,17 +1,19 @@
 """Takes the picture of the demo for the docs, with Debian's chromium.
 
 vega3d demo --port 7860  # in another shell
-python recipes/demo_picture.py http://127.0.0.1:7860 docs/results/demo.png
+python recipes/demo_picture.py http://127.0.0.1:7860 docs/results/demo.webp
 """
 
 import sys
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
+from palette import save_palette
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from vega3d.files import whole_file
+from vega3d.files import write_whole
 
 SIZE = {"width": 1280, "height": 1080}
 CATEGORY = "Which is closest"
@@ -31,9 +33,7 @@ def main(address: str, path: Path) -> None:
         page.wait_for_timeout(500)  # [ms]; the page fades its panels
         picture = Image.open(BytesIO(page.screenshot()))
         browser.close()
-    palette = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)  # not seen, and less than half as large
-    with whole_file(path) as partial:
-        palette.save(partial, format="png", optimize=True)
+    write_whole(path, partial(save_palette, picture))
 
 
 if __name__ == "__main__":

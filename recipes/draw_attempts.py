@@ -1,6 +1,6 @@
 """Draws attempts of a policy in Meta-World: a row of frames each, from the first to the last, and how it came out.
 
-python recipes/draw_attempts.py docs/results/attempts.png vega3d-metaworld window-open-v3:1000 coffee-button-v3:1001
+python recipes/draw_attempts.py docs/results/attempts.webp vega3d-metaworld window-open-v3:1000 coffee-button-v3:1001
 """
 
 import argparse

@@ -3,7 +3,7 @@
 A row is an expression, over the frames that show most of what it means: the box meant is green, a wrong one amber.
 
 vega3d evaluate vega3d-tiny --benchmark rooms-grounding --proposals true --limit 70 --output grounding.json
-python recipes/draw_groundings.py docs/results/groundings.png grounding.json
+python recipes/draw_groundings.py docs/results/groundings.webp grounding.json
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Draws one room: colour, depth and instances of its walkthrough, and a question of each type with its answer.
 
-python recipes/draw_questions.py docs/results/rooms.png
+python recipes/draw_questions.py docs/results/rooms.webp
 """
 
 import argparse
