@@ -96,6 +96,7 @@ def save_model(model: VegaTaskModel, experiment: Experiment, folder: Path, dtype
         add_ground_tokens(processor.tokenizer)
     processor.save_pretrained(folder)
     strip_local(folder)
+    strip_spaces(folder / "tokenizer.json")
     load_in_float32(folder)
 
 
@@ -109,6 +110,12 @@ def strip_local(folder: Path) -> None:
             part.pop("auto_map", None)
             part.pop("_name_or_path", None)
         (folder / name).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def strip_spaces(file: Path) -> None:
+    """Writes a JSON file again without what stands between its values: of a tokenizer's that is more than half."""
+    values = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(values, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 def load_in_float32(folder: Path) -> None:

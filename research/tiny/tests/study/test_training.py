@@ -398,6 +398,9 @@ def test_exported_checkpoint_loads_with_the_trained_weights(finished, tmp_path):
     assert processor.num_frames == finished.recipe.rooms.num_frames
     assert "Apache-2.0" in (tmp_path / "tiny" / "README.md").read_text()
     assert not list((tmp_path / "tiny").glob("*.py"))
+    text, study = "Wie breit? 0.4 m: 窓 <x>", finished.tools.words.tokenizer
+    assert processor.tokenizer(text).input_ids == study(text).input_ids
+    assert (tmp_path / "tiny" / "tokenizer.json").read_text(encoding="utf-8").count("\n") == 1
     with pytest.raises(ValueError, match="The arm 'oracle' has no generator"):
         export(finished, "oracle", tmp_path / "oracle", "x")
 
