@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from processing.builders import build_processor
-from tiny_checkpoints import VLM_PROCESSORS
-from tiny_models import BLOCK, randomise
+from tiny_checkpoints import VLM_PROCESSORS, save_vlm_with_processor
+from tiny_models import BLOCK, randomise, save_generator
 from vega3d import VegaForActionPrediction
 
 CAMERAS = ["front", "wrist"]
@@ -30,10 +30,15 @@ def pictures(seed: int = 0, frames: int | None = None, size=(32, 48)) -> dict[st
     return {name: random.integers(0, 256, shape, dtype=np.uint8) for name in CAMERAS}
 
 
+def save_backbones(folder: Path, vlm_type: str) -> tuple[Path, Path]:
+    """Folders of a VLM with its processor and of a generator."""
+    return save_vlm_with_processor(folder / "vlm", vlm_type), save_generator(folder / "generator")
+
+
 def build_policy(
     folders: tuple[Path, Path], vlm_type: str, seed: int = 0, **options
 ) -> tuple[VegaForActionPrediction, object]:
-    """A policy and its processor of the folders of a VLM with its processor and of a generator."""
+    """A policy and its processor, of the folders of `save_backbones`."""
     processor = build_processor(VLM_PROCESSORS[vlm_type], generator_max_area=4096)
     given = {"block": BLOCK, "projector_hidden_size": 32, "fusion_residual_init": 0.5, "action_chunk": CHUNK}
     model = VegaForActionPrediction.from_backbones(

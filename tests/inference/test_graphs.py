@@ -10,9 +10,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from absent_gpu import AbsentGPU, WaitError, on_gpu
-from tiny_checkpoints import save_vlm_with_processor
-from tiny_models import every_vlm, save_generator
-from tiny_policies import STATE, STATES, TASKS, build_policy, pictures
+from tiny_models import every_vlm
+from tiny_policies import STATE, STATES, TASKS, build_policy, pictures, save_backbones
 from vega3d import VegaForActionPrediction
 from vega3d.inference.compiling import compile_layers
 from vega3d.inference.graphs import (
@@ -43,8 +42,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graph
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, vlm_type):
-    folder = tmp_path_factory.mktemp("backbones")
-    return save_vlm_with_processor(folder / "vlm", vlm_type), save_generator(folder / "generator")
+    return save_backbones(tmp_path_factory.mktemp("backbones"), vlm_type)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,7 @@ from transformers import AutoModel, AutoModelForImageTextToText
 
 from fitting import fit
 from remote_process import run_without_package
-from tiny_checkpoints import save_vlm_with_processor
-from tiny_models import save_generator
-from tiny_policies import ACTION, CAMERAS, CHUNK, STATES, TASKS, build_policy, pictures, statistics
+from tiny_policies import ACTION, CAMERAS, CHUNK, STATES, TASKS, build_policy, pictures, save_backbones, statistics
 from vega3d import VegaForActionPrediction, VegaForSpatialReasoning
 from vega3d.inference.compiling import compile_layers
 from vega3d.modeling import actions_vega3d
@@ -21,8 +19,7 @@ from vega3d.modeling.actions_vega3d import action_inputs
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, vlm_type):
-    folder = tmp_path_factory.mktemp("backbones")
-    return save_vlm_with_processor(folder / "vlm", vlm_type), save_generator(folder / "generator")
+    return save_backbones(tmp_path_factory.mktemp("backbones"), vlm_type)
 
 
 @pytest.fixture(scope="module")

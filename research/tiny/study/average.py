@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from research.tiny.study.experiment import check_finished
@@ -59,9 +60,17 @@ def main() -> None:
         parser.error(f"--share is {options.share}, but must be between 0 (the start) and 1 (the run)")
     try:
         write_mean(options.run, options.start, options.share, options.output)
-    except ValueError as error:
-        parser.exit(2, f"error: {error}\n")
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
     print(json.dumps({"output": str(options.output), "share": options.share}))
+
+
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    """What a run trained; raises ValueError if its file cannot be read."""
+    try:
+        return load_file(run / TRAINED)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{run / TRAINED} cannot be read: {error}. Train this run again.") from error
 
 
 def write_mean(run: Path, start: Path, share: float, output: Path) -> None:
@@ -69,7 +78,7 @@ def write_mean(run: Path, start: Path, share: float, output: Path) -> None:
     for folder in (run, start):
         check_finished(folder)
     check_new_folder(output)
-    before, after = (load_file(folder / TRAINED) for folder in (start, run))
+    before, after = (weights_of(folder) for folder in (start, run))
     mean = mean_weights(before, after, share)
     made_of = {"run": sha256(run / TRAINED), "start": sha256(start / TRAINED), "share": share}
     with whole_folder(output) as partial_folder:

@@ -1,5 +1,6 @@
 """The mean of a run and the run that it began with: its weights, what it refuses, and that stages take it."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -59,7 +60,10 @@ def test_stages_take_a_mean_as_a_run(runs, tmp_path, monkeypatch):
 
 def test_shares_and_runs_that_do_not_fit_are_refused(runs, tmp_path, monkeypatch, capsys):
     start, run = (experiment.run_folder("trained", 0) for experiment in runs)
+    cut = shutil.copytree(start, tmp_path / "cut")
+    (cut / TRAINED).write_bytes((start / TRAINED).read_bytes()[:100])
     for words, message in (
+        ((run, "--start", cut, "--share", 0.5), "trained.safetensors cannot be read"),
         ((run, "--start", start, "--share", 1.5), "--share is 1.5"),
         ((run, "--start", tmp_path, "--share", 0.5), "holds no finished training"),
         ((start, "--start", run, "--share", 0.5), "is a weight of the start alone"),
